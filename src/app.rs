@@ -1,0 +1,218 @@
+//! The life of one process: open the store, fill the view, bind, serve, drain, close.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    auth::{apps::Apps, credentials::Credentials},
+    clock::Clock,
+    config::Config,
+    dev,
+    error::Error,
+    gateway::Gateway,
+    grpc::Api,
+    limit::Limits,
+    model::UserId,
+    server,
+    service::Service,
+    store::{self, Store, StoreError},
+    sweep::Sweeper,
+    view::View,
+};
+
+/// Why a start or a run has failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Failure {
+    #[error("{}", .0.join("\n"))]
+    Config(Vec<String>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{what} {addr} cannot be served: {source}; choose another address, or port 0 for a free one")]
+    Bind { what: &'static str, addr: SocketAddr, source: io::Error },
+    #[error("{what}: {source}")]
+    File { what: String, source: io::Error },
+    #[error("the dev directory could not be written: {0}")]
+    Seed(#[from] Error),
+    #[error("{0}")]
+    Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The addresses that were bound.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Addresses {
+    pub grpc: SocketAddr,
+    pub rest: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// A process that is ready to serve.
+pub struct App {
+    /// The addresses that were bound.
+    pub addresses: Addresses,
+    /// The service behind the listeners.
+    pub service: Arc<Service>,
+    credentials: Arc<Credentials>,
+    gateway: Gateway,
+    listeners: [TcpListener; 3],
+    background: Background,
+    drain: Duration,
+}
+
+/// Tasks that run as long as the app does.
+struct Background(Vec<AbortHandle>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl App {
+    /// Opens the store, fills the view, and binds the listeners.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
+        let apps = Arc::new(Apps::new(&config.apps).map_err(Failure::Config)?);
+        let credentials = Credentials::new(apps.clone(), &config.apps, &config.services, clock.clone());
+        let credentials = Arc::new(credentials.map_err(Failure::Config)?);
+        if config.apps.is_empty() {
+            tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
+        }
+        let (store, view) = load(config).await?;
+        let service = Arc::new(Service {
+            limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
+            token_ttl_s: config.token_ttl_seconds,
+            store: store.clone(),
+            view: view.clone(),
+            clock: clock.clone(),
+            apps,
+        });
+        for app in service.apps.iter().filter(|app| app.strict) {
+            view.sweep_unregistered(app.key.as_str());
+        }
+        let follow = tokio::spawn(view.clone().follow(store.clone()));
+        let sweep = tokio::spawn(Sweeper { store, view, clock: clock.clone() }.run());
+        let background = Background(vec![follow.abort_handle(), sweep.abort_handle()]);
+        if config.dev {
+            dev::seed(&service).await?;
+        }
+        let gateway = Gateway {
+            api: Api::new(service.clone()),
+            clock,
+            max_users: config.max_users,
+            trusted_proxies: config.trusted_proxies.clone().into(),
+        };
+        let (listeners, addresses) = bind(config).await?;
+        if let Some(path) = &config.addr_file {
+            write_whole(path, &serde_json::to_string(&addresses).unwrap_or_default())?;
+        }
+        let drain = Duration::from_secs(config.drain_seconds);
+        Ok(Self { addresses, service, credentials, gateway, listeners, background, drain })
+    }
+
+    /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's user.
+    pub fn dev_tokens(&self) -> Result<(String, String), Error> {
+        let now_ms = self.service.clock.now_ms();
+        let keys = |app| self.service.apps.get(app).map(|app| (&app.key, app.tokens.as_ref()));
+        let month_s = 30 * 24 * 3_600;
+        let (Ok((agora, Some(agora_keys))), Ok((imkit, Some(imkit_keys)))) = (keys(dev::AGORA_APP), keys(dev::IMKIT_APP)) else {
+            return Err(Error::internal("the dev apps have no tokens"));
+        };
+        let user = UserId::parse(dev::IMKIT_USER.to_owned(), false)?;
+        let app_token = agora_keys.mint_app(agora, now_ms, Some(month_s))?;
+        Ok((app_token, imkit_keys.mint_user(imkit, user.as_str(), now_ms / 1_000 + month_s)?))
+    }
+
+    /// Serves until `stop`, then drains: health says so first, calls that run are finished, the store is closed.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let Self { service, credentials, gateway, listeners: [grpc, rest, admin], background, drain, .. } = self;
+        let (tell, told) = watch::channel(false);
+        let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
+        let mut servers = JoinSet::new();
+        servers.spawn(server::serve_grpc(grpc, routes, credentials.clone(), told.clone()));
+        servers.spawn(server::serve_rest(rest, gateway, credentials, told.clone()));
+        servers.spawn(server::serve_admin(admin, service.clone(), told));
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = servers.join_next() => ended,
+        };
+        if let Some(ended) = ended {
+            ended.map_err(|error| Failure::Serve(error.into()))?.map_err(Failure::Serve)?;
+        }
+        drain_servers(servers, &tell, &health, drain).await;
+        drop(background);
+        service.store.close().await?;
+        tracing::info!(revision = service.view.revision(), "closed");
+        Ok(())
+    }
+}
+
+async fn load(config: &Config) -> Result<(Arc<dyn Store>, View), Failure> {
+    let started = Instant::now();
+    let (engine, directory) = (config.store, config.data_dir.clone());
+    let (cache_bytes, retention) = (config.cache_bytes, config.retention);
+    tracing::info!(?engine, directory = %directory.display(), "opening the store");
+    let open = tokio::task::spawn_blocking(move || store::open(engine, &directory, cache_bytes, retention));
+    let store = open.await.map_err(|error| Failure::Serve(error.into()))??;
+    let view = View::load(&*store).await?;
+    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(records = view.records(), revision = view.revision(), took_ms, "the view is filled");
+    Ok((store, view))
+}
+
+async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure> {
+    let bind = async |what, addr| {
+        let bound = async {
+            let listener = TcpListener::bind(addr).await?;
+            let addr = listener.local_addr()?;
+            Ok((listener, addr))
+        };
+        bound.await.map_err(|source| Failure::Bind { what, addr, source })
+    };
+    let (grpc_listener, grpc) = bind("grpc_addr", config.grpc_addr).await?;
+    let (rest_listener, rest) = bind("rest_addr", config.rest_addr).await?;
+    let (admin_listener, admin) = bind("admin_addr", config.admin_addr).await?;
+    tracing::info!(%grpc, %rest, %admin, "listening");
+    Ok(([grpc_listener, rest_listener, admin_listener], Addresses { grpc, rest, admin }))
+}
+
+/// Whoever waits for the file finds it whole.
+fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+    let draft = path.with_extension("tmp");
+    let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+    written.map_err(|source| Failure::File { what: path.display().to_string(), source })
+}
+
+async fn drain_servers(
+    mut servers: JoinSet<Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    tell: &watch::Sender<bool>,
+    health: &HealthReporter,
+    drain: Duration,
+) {
+    tracing::info!(?drain, "stopping: finishing the calls that run");
+    server::set_serving(health, ServingStatus::NotServing).await;
+    tell.send_replace(true);
+    let all = async {
+        while let Some(ended) = servers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::error!(error, "a listener has failed");
+            }
+        }
+    };
+    if tokio::time::timeout(drain, all).await.is_err() {
+        tracing::warn!(?drain, "some connections were still open and are cut");
+    }
+}

@@ -1,0 +1,196 @@
+//! Who is calling, and what they may do. Credentials are looked at once, by [`credentials`], in front of both listeners; the rules are one
+//! function, [`may`], with a test for every cell of its table.
+
+use std::sync::Arc;
+
+use crate::{
+    error::{Error, Reason},
+    model::AppKey,
+};
+
+pub mod apps;
+pub mod credentials;
+pub mod secret;
+pub mod token;
+
+/// Who is calling.
+#[derive(Clone, Debug)]
+pub enum Principal {
+    /// An internal service.
+    Service(Arc<ServiceAccount>),
+    /// Whoever has an app's API key or app token: may do everything inside the app.
+    AppAdmin {
+        /// The app.
+        app: AppKey,
+        /// What it was known by.
+        by: Credential,
+    },
+    /// A user of an app.
+    User {
+        /// The app.
+        app: AppKey,
+        /// Folded as the app says.
+        user: String,
+    },
+}
+
+/// What an app admin was known by: it decides how a refusal is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Credential {
+    ApiKey,
+    Token,
+}
+
+/// An internal service, as configured.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    /// For logs, and as actor of what it writes.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// Where: app keys, or `*` for all.
+    pub apps: Vec<String>,
+}
+
+/// What a service may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Every question.
+    Check,
+    /// Mutes, bans, allow lists and notification mutes.
+    Write,
+    /// The directory.
+    Admin,
+}
+
+/// What is to be done, with the facts about the target that decide who may.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Action<'a> {
+    /// Ask whether this user may speak.
+    CheckSend { user: &'a str },
+    /// See a room and its ban.
+    SeeRoom,
+    /// List who is muted or allowed in a room.
+    ListRoom { is_staff: bool },
+    /// Mute, unmute, ban, unban, allow, disallow.
+    Moderate { is_staff: bool },
+    /// See a client and its muted rooms.
+    SeeClient { user: &'a str },
+    /// Change this user's notification mutes.
+    MuteNotifications { user: &'a str },
+    /// List rooms and clients.
+    ListDirectory,
+    /// Change rooms and clients.
+    WriteDirectory,
+}
+
+/// May this principal do that, inside an app that is its own? `is_staff` of an action counts for users only: whether the directory has them
+/// as owner or admin of the room.
+#[must_use]
+pub fn may(principal: &Principal, action: Action<'_>) -> bool {
+    match principal {
+        Principal::AppAdmin { .. } => true,
+        Principal::Service(service) => service.scopes.contains(&match action {
+            Action::CheckSend { .. }
+            | Action::SeeRoom
+            | Action::ListRoom { .. }
+            | Action::SeeClient { .. }
+            | Action::ListDirectory => Scope::Check,
+            Action::Moderate { .. } | Action::MuteNotifications { .. } => Scope::Write,
+            Action::WriteDirectory => Scope::Admin,
+        }),
+        Principal::User { user: own, .. } => match action {
+            Action::CheckSend { user } | Action::SeeClient { user } | Action::MuteNotifications { user } => own == user,
+            Action::SeeRoom => true,
+            Action::ListRoom { is_staff } | Action::Moderate { is_staff } => is_staff,
+            Action::ListDirectory | Action::WriteDirectory => false,
+        },
+    }
+}
+
+impl Principal {
+    /// Refuses whoever has no business in this app, in the words that tell nothing about it.
+    /// Errors: PERMISSION_DENIED, INVALID_API_KEY, INVALID_TOKEN.
+    pub fn belongs_to(&self, key: &AppKey) -> Result<(), Error> {
+        match self {
+            Self::Service(service) if service.apps.iter().any(|app| app == "*" || app == key.as_str()) => Ok(()),
+            Self::Service(_) => Err(Error::new(Reason::PermissionDenied, "this service is not configured for the app")),
+            Self::AppAdmin { app, .. } | Self::User { app, .. } if app == key => Ok(()),
+            Self::AppAdmin { by: Credential::ApiKey, .. } => {
+                Err(Error::new(Reason::InvalidApiKey, "the API key is not one of this app"))
+            }
+            Self::AppAdmin { .. } | Self::User { .. } => {
+                Err(Error::new(Reason::InvalidToken, "the token is not one of this app"))
+            }
+        }
+    }
+
+    /// As it stands in records and events.
+    #[must_use]
+    pub fn actor(&self) -> String {
+        match self {
+            Self::Service(service) => format!("service:{}", service.name),
+            Self::AppAdmin { .. } => "app".to_owned(),
+            Self::User { user, .. } => format!("user:{user}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(key: &str) -> AppKey {
+        AppKey::parse(key.to_owned()).unwrap_or_else(|error| unreachable!("{error}"))
+    }
+
+    fn service(scopes: &[Scope], apps: &[&str]) -> Principal {
+        let apps = apps.iter().map(|app| (*app).to_owned()).collect();
+        Principal::Service(Arc::new(ServiceAccount { name: "s".to_owned(), scopes: scopes.to_vec(), apps }))
+    }
+
+    /// Each action, and whether these may: scope check, scope write, scope admin, app admin, the user itself or staff, another user.
+    #[test]
+    fn every_cell_of_the_table() {
+        let principals = [
+            service(&[Scope::Check], &["*"]),
+            service(&[Scope::Write], &["*"]),
+            service(&[Scope::Admin], &["*"]),
+            Principal::AppAdmin { app: app("a"), by: Credential::Token },
+            Principal::User { app: app("a"), user: "me".to_owned() },
+            Principal::User { app: app("a"), user: "other".to_owned() },
+        ];
+        let (y, n) = (true, false);
+        let table = [
+            (Action::CheckSend { user: "me" }, [y, n, n, y, y, n]),
+            (Action::SeeRoom, [y, n, n, y, y, y]),
+            (Action::ListRoom { is_staff: false }, [y, n, n, y, n, n]),
+            (Action::ListRoom { is_staff: true }, [y, n, n, y, y, y]),
+            (Action::Moderate { is_staff: false }, [n, y, n, y, n, n]),
+            (Action::Moderate { is_staff: true }, [n, y, n, y, y, y]),
+            (Action::SeeClient { user: "me" }, [y, n, n, y, y, n]),
+            (Action::MuteNotifications { user: "me" }, [n, y, n, y, y, n]),
+            (Action::ListDirectory, [y, n, n, y, n, n]),
+            (Action::WriteDirectory, [n, n, y, y, n, n]),
+        ];
+        for (action, expected) in table {
+            let found = principals.each_ref().map(|principal| may(principal, action));
+            assert_eq!(found, expected, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_gets_into_an_app_that_is_not_theirs() {
+        let refusal = |principal: Principal| principal.belongs_to(&app("a#b")).err().map(|error| error.reason);
+        assert_eq!(refusal(service(&[], &["*"])), None);
+        assert_eq!(refusal(service(&[], &["x", "a#b"])), None);
+        assert_eq!(refusal(service(&[], &["a"])), Some(Reason::PermissionDenied));
+        assert_eq!(refusal(Principal::AppAdmin { app: app("a#b"), by: Credential::Token }), None);
+        assert_eq!(refusal(Principal::AppAdmin { app: app("a"), by: Credential::Token }), Some(Reason::InvalidToken));
+        assert_eq!(refusal(Principal::AppAdmin { app: app("a"), by: Credential::ApiKey }), Some(Reason::InvalidApiKey));
+        assert_eq!(refusal(Principal::User { app: app("a"), user: "u".to_owned() }), Some(Reason::InvalidToken));
+    }
+}

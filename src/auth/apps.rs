@@ -1,0 +1,132 @@
+//! The apps of this service, as configured.
+
+use std::collections::HashMap;
+
+use super::{
+    secret::{KeyHash, Secret},
+    token::TokenKeys,
+};
+use crate::{
+    error::{Error, Reason},
+    model::{AppKey, UserId},
+};
+
+/// One app as it stands in the configuration.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppConfig {
+    /// `org#app`, or one word.
+    pub key: String,
+    /// Whether rooms and clients have to be registered.
+    #[serde(default)]
+    pub directory: Directory,
+    /// Whether `Aa` and `aa` are the same user. Without it: yes for `org#app`, no for one word.
+    pub case_insensitive_users: Option<bool>,
+    /// Hash of the `IM-API-KEY`.
+    pub api_key_hash: Option<KeyHash>,
+    /// Hash of the `IM-CLIENT-KEY`.
+    pub client_key_hash: Option<KeyHash>,
+    /// For the token endpoint.
+    pub client_id: Option<String>,
+    /// Hash of the secret that goes with `client_id`.
+    pub client_secret_hash: Option<KeyHash>,
+    /// Signs the app's tokens, and its users'.
+    pub token_secret: Option<Secret>,
+}
+
+/// Which rooms and clients exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Directory {
+    /// Those that were registered.
+    #[default]
+    Strict,
+    /// All.
+    Open,
+}
+
+/// One app at work.
+pub struct App {
+    /// Its key.
+    pub key: AppKey,
+    /// Its place among the apps, for what is counted by app.
+    pub number: usize,
+    /// Whether rooms and clients have to be registered.
+    pub strict: bool,
+    fold: bool,
+    /// Nothing where no token of this app can be good.
+    pub tokens: Option<TokenKeys>,
+    client: Option<(String, KeyHash)>,
+}
+
+impl App {
+    /// A user id of this app. Errors: INVALID_ARGUMENT on `user`.
+    pub fn user(&self, raw: String) -> Result<UserId, Error> {
+        UserId::parse(raw, self.fold)
+    }
+
+    /// Whether these are the app's client id and secret. Takes the same time for a wrong id as for a wrong secret.
+    #[must_use]
+    pub fn knows_client(&self, id: &str, secret: &str) -> bool {
+        let (known_id, hash) = self.client.as_ref().map_or(("", None), |(id, hash)| (id.as_str(), Some(hash)));
+        let same_id = KeyHash::of(known_id).is_of(id);
+        hash.is_some_and(|hash| hash.is_of(secret)) & same_id
+    }
+}
+
+/// All apps by key.
+#[derive(Default)]
+pub struct Apps {
+    apps: HashMap<String, App>,
+}
+
+impl Apps {
+    /// The apps of this configuration. Errors: everything that is wrong with it, a sentence each.
+    pub fn new(configs: &[AppConfig]) -> Result<Self, Vec<String>> {
+        let (mut apps, mut wrong) = (HashMap::new(), Vec::new());
+        for (number, config) in configs.iter().enumerate() {
+            match build(number, config) {
+                Ok(app) => {
+                    if apps.insert(config.key.clone(), app).is_some() {
+                        wrong.push(format!("app \"{}\": configured twice", config.key));
+                    }
+                }
+                Err(what) => wrong.push(format!("app \"{}\": {what}", config.key)),
+            }
+        }
+        if wrong.is_empty() { Ok(Self { apps }) } else { Err(wrong) }
+    }
+
+    /// The app of that key. Errors: APP_NOT_FOUND.
+    pub fn get(&self, key: &str) -> Result<&App, Error> {
+        self.apps.get(key).ok_or_else(|| Error::new(Reason::AppNotFound, "there is no such app"))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &App> {
+        self.apps.values()
+    }
+}
+
+fn build(number: usize, config: &AppConfig) -> Result<App, String> {
+    let key = AppKey::parse(config.key.clone()).map_err(|error| error.message)?;
+    let client = match (&config.client_id, &config.client_secret_hash) {
+        (Some(id), Some(hash)) => Some((id.clone(), hash.clone())),
+        (None, None) => None,
+        _ => return Err("client_id and client_secret_hash go together".to_owned()),
+    };
+    if client.is_some() && config.token_secret.is_none() {
+        return Err("client_id needs token_secret, to sign the tokens that it gets".to_owned());
+    }
+    if config.token_secret.as_ref().is_some_and(|secret| secret.expose().len() < 16) {
+        return Err("token_secret is shorter than 16 characters".to_owned());
+    }
+    Ok(App {
+        number,
+        strict: config.directory == Directory::Strict,
+        fold: config.case_insensitive_users.unwrap_or(config.key.contains('#')),
+        tokens: config.token_secret.as_ref().map(TokenKeys::new),
+        client,
+        key,
+    })
+}

@@ -1,0 +1,166 @@
+//! From a request's headers to a principal: one tower layer, used by both listeners.
+//!
+//! The layer refuses nobody. It leaves [`Caller`] in the request's extensions, and the door to the service refuses, in the caller's own
+//! protocol; what needs no credential (health, the token endpoint) does not look at it.
+//!
+//! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the user's token. `Authorization: Bearer` has
+//! a service token, an app token, or a user's token with the claim `app`. The first of them that is there counts.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::{HeaderMap, Request};
+use tower::util::MapRequestLayer;
+
+use super::{
+    Credential, Principal, Scope, ServiceAccount,
+    apps::{App, AppConfig, Apps},
+    secret::KeyHash,
+    token::{Bearer, Unverified},
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Reason},
+};
+
+/// Who is calling, or why that is not known.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The principal, or one of the UNAUTHENTICATED reasons.
+    pub principal: Result<Principal, Error>,
+    /// This is one more part of a call that has been counted: a further page of a list that one REST call asks for whole.
+    pub counted: bool,
+}
+
+impl Caller {
+    /// Whoever sent no credential.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { principal: Err(missing()), counted: false }
+    }
+
+    /// The same caller, within a call that has been counted.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        Self { counted: true, ..self.clone() }
+    }
+}
+
+/// An internal service as it stands in the configuration.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// For logs, and as actor of what it writes.
+    pub name: String,
+    /// Hash of its bearer token.
+    pub token_hash: KeyHash,
+    /// `check`, `write`, `admin`.
+    pub scopes: Vec<Scope>,
+    /// App keys, or `*` for all.
+    pub apps: Vec<String>,
+}
+
+/// All credentials that are good.
+pub struct Credentials {
+    apps: Arc<Apps>,
+    clock: Clock,
+    services: HashMap<KeyHash, Arc<ServiceAccount>>,
+    api_keys: HashMap<KeyHash, String>,
+    client_keys: HashMap<KeyHash, String>,
+}
+
+impl Credentials {
+    /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence each.
+    pub fn new(apps: Arc<Apps>, configs: &[AppConfig], services: &[ServiceConfig], clock: Clock) -> Result<Self, Vec<String>> {
+        let mut wrong = Vec::new();
+        let mut api_keys = HashMap::new();
+        let mut client_keys = HashMap::new();
+        for config in configs {
+            for (hash, keys, name) in [
+                (&config.api_key_hash, &mut api_keys, "api_key_hash"),
+                (&config.client_key_hash, &mut client_keys, "client_key_hash"),
+            ] {
+                let Some(hash) = hash else { continue };
+                if keys.insert(hash.clone(), config.key.clone()).is_some() {
+                    wrong.push(format!("app \"{}\": {name} is that of another app too", config.key));
+                }
+            }
+        }
+        let mut accounts = HashMap::new();
+        for ServiceConfig { name, token_hash, scopes, apps } in services {
+            let account = ServiceAccount { name: name.clone(), scopes: scopes.clone(), apps: apps.clone() };
+            if accounts.insert(token_hash.clone(), Arc::new(account)).is_some() {
+                wrong.push(format!("service \"{name}\": token_hash is that of another service too"));
+            }
+        }
+        if wrong.is_empty() { Ok(Self { apps, clock, services: accounts, api_keys, client_keys }) } else { Err(wrong) }
+    }
+
+    /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
+    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
+        if let Some(key) = header(headers, "im-api-key") {
+            let app = find(&self.apps, &self.api_keys, key);
+            let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
+            return Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::ApiKey });
+        }
+        if let Some(key) = header(headers, "im-client-key") {
+            let app = find(&self.apps, &self.client_keys, key);
+            let app = app.ok_or_else(|| Error::new(Reason::InvalidClientKey, "the client key is of no app"))?;
+            let token = header(headers, "im-authorization").map(strip_bearer).filter(|token| !token.is_empty());
+            return self.bearer(app, token.ok_or_else(missing)?);
+        }
+        let token = header(headers, "authorization").map(strip_bearer).filter(|token| !token.is_empty()).ok_or_else(missing)?;
+        if let Some(service) = self.services.get(&KeyHash::of(token)) {
+            return Ok(Principal::Service(service.clone()));
+        }
+        let unverified = Unverified::read(token)?;
+        match unverified.app.and_then(|key| self.apps.get(&key).ok()) {
+            Some(app) => self.bearer(app, token),
+            None => Err(invalid()),
+        }
+    }
+
+    fn bearer(&self, app: &App, token: &str) -> Result<Principal, Error> {
+        let keys = app.tokens.as_ref().ok_or_else(invalid)?;
+        match keys.verify(&app.key, token, self.clock.now_ms())? {
+            Bearer::App => Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::Token }),
+            Bearer::User(user) => {
+                let user = app.user(user).map_err(|_| invalid())?.into();
+                Ok(Principal::User { app: app.key.clone(), user })
+            }
+        }
+    }
+}
+
+/// The layer.
+pub fn layer<B>(credentials: Arc<Credentials>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
+    MapRequestLayer::new(move |mut request: Request<B>| {
+        let caller = Caller { principal: credentials.principal(request.headers()), counted: false };
+        request.extensions_mut().insert(caller);
+        request
+    })
+}
+
+/// Keys are found by their hash, which tells a prober nothing about them: it cannot choose the hash of what it sends.
+fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Option<&'a App> {
+    keys.get(&KeyHash::of(key)).and_then(|app| apps.get(app).ok())
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    // What is no text is no credential; it is found wrong like any other wrong one.
+    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}").trim())
+}
+
+fn strip_bearer(value: &str) -> &str {
+    match value.split_at_checked(6) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
+        _ => value,
+    }
+}
+
+fn missing() -> Error {
+    Error::new(Reason::MissingToken, "no token was sent")
+}
+
+fn invalid() -> Error {
+    Error::new(Reason::InvalidToken, "the token is invalid or has expired")
+}

@@ -1,0 +1,209 @@
+//! The command line: what can be asked of the program, and its exit codes: 0, 64 for usage and configuration, 1 for a failure.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{App, Failure},
+    auth::{apps::Apps, secret::KeyHash},
+    clock::Clock,
+    config::{Config, Settings},
+    dev, telemetry,
+};
+
+const USAGE: u8 = 64;
+const FAILURE: u8 = 1;
+
+#[derive(Parser)]
+#[command(
+    name = "mute-service",
+    version,
+    about,
+    after_help = "Without a command it is `serve --dev`: the embedded store in ./data, loopback only, with the documents' own apps, users and rooms.\n\
+                  MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
+                  Exit codes: 0, 64 for usage and configuration, 1 for a failure."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve gRPC, REST and admin until SIGTERM or SIGINT
+    Serve(Serve),
+    /// Check a configuration, tell everything that is wrong with it, and start nothing
+    CheckConfig(Serve),
+    /// Mint an app token, or a user token, of a configured app
+    Token(Token),
+    /// Print the hash of a key, to be put in the configuration; the key is read from standard input where it is not given
+    HashKey {
+        /// A random key of at least 32 characters; what is given here can be seen by others on the machine
+        key: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct Source {
+    /// The configuration: settings, [[apps]] and [[services]], in TOML
+    #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Add apps, keys and a directory that make the documents' examples work; loopback only
+    #[arg(long, env = "MUTE_DEV")]
+    dev: bool,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args)]
+struct Token {
+    #[command(flatten)]
+    source: Source,
+    /// Key of the app, such as org#app
+    #[arg(long)]
+    app: String,
+    /// Mint a token of this user; without it, one of the app
+    #[arg(long)]
+    user: Option<String>,
+    /// How long it is good for; 0, for an app token, is without end
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3_600)]
+    ttl: u64,
+}
+
+/// Runs the program with the arguments and the environment of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let parsed = if arguments.len() > 1 {
+        Cli::try_parse_from(arguments)
+    } else {
+        Cli::try_parse_from(["mute-service", "serve", "--dev"])
+    };
+    match parsed {
+        Ok(cli) => run(cli.command),
+        Err(error) => {
+            // A closed pipe is nobody to tell of it.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(USAGE),
+            }
+        }
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    let outcome = match command {
+        Command::Serve(Serve { source, settings }) => serve(&source, settings),
+        Command::CheckConfig(Serve { source, settings }) => check_config(&source, settings),
+        Command::Token(token) => mint(&token),
+        Command::HashKey { key } => hash_key(key),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            ExitCode::from(if matches!(failure, Failure::Config(_)) { USAGE } else { FAILURE })
+        }
+    }
+}
+
+fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
+    telemetry::init_logs();
+    let config = load(source, settings)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
+    runtime.block_on(async {
+        let app = App::start(&config, Clock::system()).await?;
+        if config.dev {
+            let (app_token, user_token) = app.dev_tokens()?;
+            say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
+        }
+        let stop = stop_signal().map_err(|error| Failure::Serve(error.into()))?;
+        app.run(stop).await
+    })
+}
+
+/// Done when the process is told to stop.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
+    let config = load(source, settings)?;
+    let apps = std::sync::Arc::new(Apps::new(&config.apps).map_err(Failure::Config)?);
+    crate::auth::credentials::Credentials::new(apps, &config.apps, &config.services, Clock::system()).map_err(Failure::Config)?;
+    say(&format!("The configuration is good: {} apps, {} services.\n", config.apps.len(), config.services.len()));
+    Ok(())
+}
+
+fn mint(token: &Token) -> Result<(), Failure> {
+    let wrong = |what: &str| Failure::Config(vec![what.to_owned()]);
+    let config = load(&token.source, Settings::default())?;
+    let apps = Apps::new(&config.apps).map_err(Failure::Config)?;
+    let app = apps.get(&token.app).map_err(|_| wrong("--app: no such app is configured; give its key, and --config or --dev"))?;
+    let keys = app.tokens.as_ref().ok_or_else(|| wrong("the app has no token_secret to sign with"))?;
+    let now_ms = Clock::system().now_ms();
+    let minted = match &token.user {
+        Some(_) if token.ttl == 0 => return Err(wrong("--ttl: a user token has an end")),
+        Some(user) => {
+            let user = app.user(user.clone()).map_err(|error| wrong(&error.message))?;
+            keys.mint_user(&app.key, user.as_str(), (now_ms / 1_000).saturating_add(token.ttl))
+        }
+        None => keys.mint_app(&app.key, now_ms, (token.ttl != 0).then_some(token.ttl)),
+    };
+    say(&format!("{}\n", minted?));
+    Ok(())
+}
+
+fn hash_key(key: Option<String>) -> Result<(), Failure> {
+    let key = match key {
+        Some(key) => key,
+        None => read_key()?,
+    };
+    if key.len() < 32 {
+        complain("warning: the key is shorter than 32 characters; take a random one, such as `openssl rand -hex 32` makes");
+    }
+    say(&format!("{}\n", KeyHash::of(&key)));
+    Ok(())
+}
+
+fn read_key() -> Result<String, Failure> {
+    if io::stdin().is_terminal() {
+        complain("The key, then Enter:");
+    }
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line);
+    read.map_err(|source| Failure::File { what: "standard input".to_owned(), source })?;
+    let key = line.trim_end_matches(['\r', '\n']);
+    if key.is_empty() { Err(Failure::Config(vec!["no key was given".to_owned()])) } else { Ok(key.to_owned()) }
+}
+
+fn load(source: &Source, settings: Settings) -> Result<Config, Failure> {
+    Config::load(settings, source.config.as_deref(), source.dev).map_err(Failure::Config)
+}
+
+fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,257 @@
+//! Settings: flag before environment before file before default. Each has its unit in its name, its default beside it, and is checked before
+//! anything starts; whatever is wrong is told at once.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::{
+    auth::{apps::AppConfig, apps::Apps, credentials::ServiceConfig},
+    dev,
+    store::{Engine, Retention},
+};
+
+/// Settings that may be given in any of the three ways.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What keeps the records: `sled` is embedded, in the data directory [default: sled]
+    #[arg(long, value_enum, env = "MUTE_STORE")]
+    pub store: Option<Engine>,
+    /// Where the embedded store is kept [default: ./data]
+    #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where gRPC is served; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR", env = "MUTE_GRPC_ADDR")]
+    pub grpc_addr: Option<SocketAddr>,
+    /// Where the REST paths are served [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "MUTE_REST_ADDR")]
+    pub rest_addr: Option<SocketAddr>,
+    /// Where health and metrics are served; keep it from the public [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR", env = "MUTE_ADMIN_ADDR")]
+    pub admin_addr: Option<SocketAddr>,
+    /// A file to write the bound addresses to, as JSON
+    #[arg(long, value_name = "FILE", env = "MUTE_ADDR_FILE")]
+    pub addr_file: Option<PathBuf>,
+    /// Calls a second of one method in one app; 0 is without limit; internal services are not limited [default: 100]
+    #[arg(long, value_name = "N", env = "MUTE_RATE_LIMIT")]
+    pub rate_limit: Option<u32>,
+    /// Tokens issued a second in one app; 0 is without limit [default: 300]
+    #[arg(long, value_name = "N", env = "MUTE_TOKEN_RATE_LIMIT")]
+    pub token_rate_limit: Option<u32>,
+    /// Users that one call of an Agora path may name, 1 to 100 [default: 60]
+    #[arg(long, value_name = "N", env = "MUTE_MAX_USERS")]
+    pub max_users: Option<usize>,
+    /// How long an issued token is good for where the caller does not say; 0 is without end [default: 604800, a week]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_TOKEN_TTL_SECONDS")]
+    pub token_ttl_seconds: Option<u64>,
+    /// Networks of proxies whose X-Forwarded-... headers are believed [default: none]
+    #[arg(long, value_name = "CIDR,CIDR", value_delimiter = ',', env = "MUTE_TRUSTED_PROXIES")]
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Commits kept for those who watch [default: 1000000]
+    #[arg(long, value_name = "N", env = "MUTE_KEEP_COMMITS")]
+    pub keep_commits: Option<u64>,
+    /// For how long commits are kept for those who watch [default: 30]
+    #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
+    pub keep_days: Option<u64>,
+    /// Page cache of the embedded store [default: 256]
+    #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
+    pub cache_mib: Option<u64>,
+    /// How long calls may go on after the order to stop [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_DRAIN_SECONDS")]
+    pub drain_seconds: Option<u64>,
+}
+
+impl Settings {
+    fn or(self, other: Self) -> Self {
+        Self {
+            store: self.store.or(other.store),
+            data_dir: self.data_dir.or(other.data_dir),
+            grpc_addr: self.grpc_addr.or(other.grpc_addr),
+            rest_addr: self.rest_addr.or(other.rest_addr),
+            admin_addr: self.admin_addr.or(other.admin_addr),
+            addr_file: self.addr_file.or(other.addr_file),
+            rate_limit: self.rate_limit.or(other.rate_limit),
+            token_rate_limit: self.token_rate_limit.or(other.token_rate_limit),
+            max_users: self.max_users.or(other.max_users),
+            token_ttl_seconds: self.token_ttl_seconds.or(other.token_ttl_seconds),
+            trusted_proxies: self.trusted_proxies.or(other.trusted_proxies),
+            keep_commits: self.keep_commits.or(other.keep_commits),
+            keep_days: self.keep_days.or(other.keep_days),
+            cache_mib: self.cache_mib.or(other.cache_mib),
+            drain_seconds: self.drain_seconds.or(other.drain_seconds),
+        }
+    }
+}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub dev: bool,
+    pub store: Engine,
+    pub data_dir: PathBuf,
+    pub grpc_addr: SocketAddr,
+    pub rest_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
+    pub addr_file: Option<PathBuf>,
+    pub rate_limit: u32,
+    pub token_rate_limit: u32,
+    pub max_users: usize,
+    pub token_ttl_seconds: u64,
+    pub trusted_proxies: Vec<IpNet>,
+    pub retention: Retention,
+    pub cache_bytes: u64,
+    pub drain_seconds: u64,
+    pub apps: Vec<AppConfig>,
+    pub services: Vec<ServiceConfig>,
+}
+
+/// What a configuration file holds: settings, and who may call.
+#[derive(Debug, Default)]
+struct File {
+    settings: Settings,
+    apps: Vec<AppConfig>,
+    services: Vec<ServiceConfig>,
+}
+
+impl Config {
+    /// Puts flags and environment, the file, and the defaults together. Errors: everything that is wrong, a sentence each.
+    pub fn load(flags: Settings, file: Option<&Path>, dev: bool) -> Result<Self, Vec<String>> {
+        let mut file = file.map(File::read).transpose()?.unwrap_or_default();
+        if dev {
+            file.apps.extend(dev::apps());
+            file.services.push(dev::service());
+        }
+        let settings = flags.or(file.settings);
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let config = Self {
+            dev,
+            store: settings.store.unwrap_or_default(),
+            data_dir: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")),
+            grpc_addr: settings.grpc_addr.unwrap_or_else(|| local(50_051)),
+            rest_addr: settings.rest_addr.unwrap_or_else(|| local(8_080)),
+            admin_addr: settings.admin_addr.unwrap_or_else(|| local(9_090)),
+            addr_file: settings.addr_file,
+            // What the vendors' documents promise for each app.
+            rate_limit: settings.rate_limit.unwrap_or(100),
+            token_rate_limit: settings.token_rate_limit.unwrap_or(300),
+            max_users: settings.max_users.unwrap_or(60),
+            token_ttl_seconds: settings.token_ttl_seconds.unwrap_or(7 * 24 * 3_600),
+            trusted_proxies: settings.trusted_proxies.unwrap_or_default(),
+            // A commit takes some 200 bytes here: a million of them is the order of a gigabyte on disk at most.
+            retention: Retention {
+                commits: settings.keep_commits.unwrap_or(1_000_000),
+                age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
+            },
+            // Reads come from the view, so the cache serves writes and the start only.
+            cache_bytes: settings.cache_mib.unwrap_or(256) << 20,
+            drain_seconds: settings.drain_seconds.unwrap_or(10),
+            apps: file.apps,
+            services: file.services,
+        };
+        let wrong = config.faults();
+        if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut wrong = Apps::new(&self.apps).err().unwrap_or_default();
+        if !(1..=100).contains(&self.max_users) {
+            wrong.push("max_users is 1 to 100".to_owned());
+        }
+        if self.token_ttl_seconds > crate::service::MAX_TTL_S {
+            wrong.push("token_ttl_seconds is at most 2147483647; 0 is without end".to_owned());
+        }
+        if self.retention.commits == 0 {
+            wrong.push("keep_commits is at least 1".to_owned());
+        }
+        if self.dev {
+            for (name, addr) in [("grpc_addr", self.grpc_addr), ("rest_addr", self.rest_addr), ("admin_addr", self.admin_addr)] {
+                if !addr.ip().is_loopback() {
+                    wrong.push(format!("{name} {addr}: dev mode has well-known keys and serves loopback addresses only"));
+                }
+            }
+        }
+        wrong
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Vec<String>> {
+        let text = fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?;
+        Self::parse(&text).map_err(|wrong| wrong.into_iter().map(|what| format!("{}: {what}", path.display())).collect())
+    }
+
+    fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+        let mut wrong = Vec::new();
+        let apps = list(&mut table, "apps", &mut wrong);
+        let services = list(&mut table, "services", &mut wrong);
+        let settings = table.try_into().unwrap_or_else(|error: toml::de::Error| {
+            wrong.push(error.to_string());
+            Settings::default()
+        });
+        if wrong.is_empty() { Ok(Self { settings, apps, services }) } else { Err(wrong) }
+    }
+}
+
+/// Takes a list of tables out of the file; what is wrong with one does not hide what is wrong with the next.
+fn list<T: serde::de::DeserializeOwned>(table: &mut toml::Table, name: &str, wrong: &mut Vec<String>) -> Vec<T> {
+    let items = match table.remove(name) {
+        None => return Vec::new(),
+        Some(toml::Value::Array(items)) => items,
+        Some(_) => {
+            wrong.push(format!("{name} is a list of tables: [[{name}]]"));
+            return Vec::new();
+        }
+    };
+    let item = |(number, item): (usize, toml::Value)| {
+        let item = item.try_into().map_err(|error| wrong.push(format!("[[{name}]] number {}: {error}", number + 1)));
+        item.ok()
+    };
+    items.into_iter().enumerate().filter_map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_configuration_is_good() {
+        let file = File::parse(include_str!("../deploy/mute-service.toml"));
+        let wrong = file.and_then(|file| Apps::new(&file.apps).map(drop)).err();
+        assert_eq!(wrong, None);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_and_all_faults_are_told() {
+        let text =
+            "grpc_adr = \"127.0.0.1:1\"\n[[apps]]\nkey = \"a\"\ncolour = 1\n[[apps]]\nkey = \"b\"\napi_key_hash = \"plain\"\n";
+        let wrong = File::parse(text).err().unwrap_or_default().join("\n");
+        for word in ["grpc_adr", "colour", "hash-key"] {
+            assert!(wrong.contains(word), "{word} in {wrong}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_before_the_file() {
+        let flags = Settings { rate_limit: Some(1), ..Settings::default() };
+        let file = Settings { rate_limit: Some(2), max_users: Some(3), ..Settings::default() };
+        let both = flags.or(file);
+        assert_eq!((both.rate_limit, both.max_users), (Some(1), Some(3)));
+    }
+
+    #[test]
+    fn dev_mode_serves_loopback_only() {
+        let open = Settings { rest_addr: "0.0.0.0:8080".parse().ok(), ..Settings::default() };
+        let wrong = Config::load(open.clone(), None, true).err().unwrap_or_default();
+        assert!(wrong.iter().any(|what| what.contains("loopback")), "{wrong:?}");
+        assert!(Config::load(open, None, false).is_ok());
+    }
+}

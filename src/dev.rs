@@ -1,0 +1,158 @@
+//! Dev mode: apps, keys and a directory that make the documents' own examples work. None of it exists without `--dev`.
+
+use std::net::SocketAddr;
+
+use crate::{
+    auth::{
+        Credential, Principal, Scope,
+        apps::{AppConfig, Directory},
+        credentials::{Caller, ServiceConfig},
+        secret::{KeyHash, Secret},
+    },
+    error::Error,
+    model::{Address, AppKey, RoomId},
+    service::{Call, ClientPatch, RoomPatch, Service},
+};
+
+/// The app of Agora's and Easemob's documents.
+pub const AGORA_APP: &str = "easemob-demo#testapp";
+/// The app of IMKit's documents.
+pub const IMKIT_APP: &str = "SampleApp";
+/// The user of IMKit's `/me` documents.
+pub const IMKIT_USER: &str = "1485248560558";
+
+const CLIENT_ID: &str = "dev-client";
+const CLIENT_SECRET: &str = "dev-secret";
+const API_KEY: &str = "dev-api-key";
+const CLIENT_KEY: &str = "dev-client-key";
+const SERVICE_TOKEN: &str = "dev-service-token";
+const AGORA_ROOM: &str = "1265710621211";
+
+/// The two apps.
+#[must_use]
+pub fn apps() -> [AppConfig; 2] {
+    let app = |key: &str, fold| AppConfig {
+        key: key.to_owned(),
+        directory: Directory::Strict,
+        case_insensitive_users: Some(fold),
+        api_key_hash: None,
+        client_key_hash: None,
+        client_id: None,
+        client_secret_hash: None,
+        token_secret: Some(Secret::new(format!("dev-token-secret of {key}"))),
+    };
+    [
+        AppConfig {
+            client_id: Some(CLIENT_ID.to_owned()),
+            client_secret_hash: Some(KeyHash::of(CLIENT_SECRET)),
+            ..app(AGORA_APP, true)
+        },
+        AppConfig {
+            api_key_hash: Some(KeyHash::of(API_KEY)),
+            client_key_hash: Some(KeyHash::of(CLIENT_KEY)),
+            ..app(IMKIT_APP, false)
+        },
+    ]
+}
+
+/// The internal service.
+#[must_use]
+pub fn service() -> ServiceConfig {
+    ServiceConfig {
+        name: "dev".to_owned(),
+        token_hash: KeyHash::of(SERVICE_TOKEN),
+        scopes: vec![Scope::Check, Scope::Write, Scope::Admin],
+        apps: vec![AGORA_APP.to_owned(), IMKIT_APP.to_owned()],
+    }
+}
+
+/// Registers the clients and rooms of the documents, where they are not registered.
+pub async fn seed(service: &Service) -> Result<(), Error> {
+    let agora = enter(service, AGORA_APP)?;
+    for user in ["user1", "user2", "user3", "user4", "user5", "owner1"] {
+        seed_client(service, &agora, user, ClientPatch::default()).await?;
+    }
+    let room = RoomPatch { name: Some("testchatroom".to_owned()), owner: Some("owner1".to_owned()), ..RoomPatch::default() };
+    seed_room(service, &agora, AGORA_ROOM, room).await?;
+    let imkit = enter(service, IMKIT_APP)?;
+    seed_client(service, &imkit, "aaa", admin_example()).await?;
+    seed_client(service, &imkit, IMKIT_USER, user_example()).await?;
+    for room in ["demo", "demo-room"] {
+        seed_room(service, &imkit, room, RoomPatch { name: Some(room.to_owned()), ..RoomPatch::default() }).await?;
+    }
+    Ok(())
+}
+
+fn enter<'a>(service: &'a Service, app: &str) -> Result<Call<'a>, Error> {
+    let principal = Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
+    service.enter(Caller { principal: Ok(principal), counted: true }, app.to_owned(), "Seed")
+}
+
+async fn seed_client(service: &Service, call: &Call<'_>, user: &str, patch: ClientPatch) -> Result<(), Error> {
+    let user = call.app.user(user.to_owned())?;
+    if service.get_client(call, &user).is_err() {
+        service.upsert_client(call, &user, &patch).await?;
+    }
+    Ok(())
+}
+
+async fn seed_room(service: &Service, call: &Call<'_>, room: &str, patch: RoomPatch) -> Result<(), Error> {
+    let room = RoomId::parse(room.to_owned())?;
+    if service.get_room(call, &room).is_err() {
+        service.upsert_room(call, Some(&room), &patch).await?;
+    }
+    Ok(())
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+/// The client of IMKit's admin document.
+fn admin_example() -> ClientPatch {
+    ClientPatch {
+        is_robot: Some(false),
+        description: text("description la la #1541926309694"),
+        avatar_url: text("http://loremflickr.com/240/240/style?1569804629"),
+        nickname: text("AAA"),
+        email: text("arielle.mckellar@coolgoose.ca"),
+        address: Some(Address { address: "::1".to_owned(), family: "IPv6".to_owned(), port: 50_392 }),
+        user_agent: text(
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_3) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/80.0.3987.132 Safari/537.36",
+        ),
+        last_login_ms: Some(1_583_726_632_592),
+        ..ClientPatch::default()
+    }
+}
+
+/// The client of IMKit's `/me` document.
+fn user_example() -> ClientPatch {
+    ClientPatch {
+        email: text("test@test.com"),
+        nickname: text("Test AB"),
+        avatar_url: text("http://example.com/avatarUrl"),
+        last_login_ms: Some(1_487_068_306_745),
+        ..ClientPatch::default()
+    }
+}
+
+/// What to paste, at these addresses, with these tokens.
+#[must_use]
+pub fn welcome(rest: SocketAddr, grpc: SocketAddr, app_token: &str, user_token: &str) -> String {
+    format!(
+        "Dev mode: loopback only, with keys that everybody knows.
+  app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
+  app {IMKIT_APP}: IM-API-KEY {API_KEY}, IM-CLIENT-KEY {CLIENT_KEY}; rooms demo, demo-room
+  internal service, over gRPC at {grpc}: authorization: Bearer {SERVICE_TOKEN}
+
+Mute two members of a room (Agora, Easemob):
+  curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'
+
+Unmute a room's notifications for a client, as admin (IMKit; mute them first, with POST):
+  curl -X DELETE 'http://{rest}/admin/clients/aaa/mute/demo' -H 'IM-API-KEY: {API_KEY}'
+
+Unmute a room's notifications, as the user itself (IMKit):
+  curl -X DELETE 'http://{rest}/me/mute/demo-room' -H 'IM-CLIENT-KEY: {CLIENT_KEY}' -H 'IM-Authorization: {user_token}'
+"
+    )
+}

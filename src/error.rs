@@ -1,0 +1,164 @@
+//! What can go wrong for a caller: one vocabulary, one table. Every reason has a stable name; `grpc/status.rs` and the two vendors'
+//! gateway files give each its form on the wire, in a match without a wildcard.
+
+use std::time::Duration;
+
+use crate::store::StoreError;
+
+/// A reason of the error table. Its name on the wire is [`Reason::as_str`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The API key is missing or of no app.
+    InvalidApiKey,
+    /// The client key is missing or of no app.
+    InvalidClientKey,
+    /// The token is not valid: bad signature, expired, of another app.
+    InvalidToken,
+    /// What was sent as a token is none.
+    MalformedToken,
+    /// No credential was sent.
+    MissingToken,
+    /// The caller is known and may not do this.
+    PermissionDenied,
+    /// The client id or secret is wrong.
+    InvalidCredentials,
+    /// The directory has no such client.
+    ClientNotFound,
+    /// The directory has no such room.
+    RoomNotFound,
+    /// There is no such app; told only to those who may know.
+    AppNotFound,
+    /// The owner of a room cannot be muted in it.
+    OwnerNotMutable,
+    /// A field is not as the contract says.
+    InvalidArgument,
+    /// More users than one call may name.
+    TooManyUsers,
+    /// Too many calls of this method in this app.
+    RateLimited,
+    /// The store cannot take a write now.
+    StoreUnavailable,
+    /// The store has no room for a write.
+    StoreFull,
+    /// Ours to find in the log.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, in the order of the table.
+    pub const ALL: [Self; 17] = [
+        Self::InvalidApiKey,
+        Self::InvalidClientKey,
+        Self::InvalidToken,
+        Self::MalformedToken,
+        Self::MissingToken,
+        Self::PermissionDenied,
+        Self::InvalidCredentials,
+        Self::ClientNotFound,
+        Self::RoomNotFound,
+        Self::AppNotFound,
+        Self::OwnerNotMutable,
+        Self::InvalidArgument,
+        Self::TooManyUsers,
+        Self::RateLimited,
+        Self::StoreUnavailable,
+        Self::StoreFull,
+        Self::Internal,
+    ];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidApiKey => "INVALID_API_KEY",
+            Self::InvalidClientKey => "INVALID_CLIENT_KEY",
+            Self::InvalidToken => "INVALID_TOKEN",
+            Self::MalformedToken => "MALFORMED_TOKEN",
+            Self::MissingToken => "MISSING_TOKEN",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::InvalidCredentials => "INVALID_CREDENTIALS",
+            Self::ClientNotFound => "CLIENT_NOT_FOUND",
+            Self::RoomNotFound => "ROOM_NOT_FOUND",
+            Self::AppNotFound => "APP_NOT_FOUND",
+            Self::OwnerNotMutable => "OWNER_NOT_MUTABLE",
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::TooManyUsers => "TOO_MANY_USERS",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::StoreFull => "STORE_FULL",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// The reason of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+/// One error, as the caller is told of it. What the log is told besides is in `cause`.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The row of the table.
+    pub reason: Reason,
+    /// One sentence for the caller; never an internal matter, never a secret.
+    pub message: String,
+    /// The field that is wrong.
+    pub field: Option<&'static str>,
+    /// The users it is about.
+    pub users: Vec<String>,
+    /// When trying again may help.
+    pub retry_after: Option<Duration>,
+    /// For the log only.
+    pub cause: Option<String>,
+}
+
+impl Error {
+    /// An error of this reason.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), field: None, users: Vec::new(), retry_after: None, cause: None }
+    }
+
+    /// A field that is not as the contract says.
+    pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self { field: Some(field), ..Self::new(Reason::InvalidArgument, message) }
+    }
+
+    /// An internal error: the caller is told nothing, the log is told `cause`.
+    pub fn internal(cause: impl ToString) -> Self {
+        Self { cause: Some(cause.to_string()), ..Self::new(Reason::Internal, "internal error") }
+    }
+
+    /// The directory lacks these clients.
+    pub fn clients_not_found(users: Vec<String>) -> Self {
+        Self { users, ..Self::new(Reason::ClientNotFound, "a user is not registered in this app") }
+    }
+
+    /// The directory lacks the room.
+    pub fn room_not_found() -> Self {
+        Self::new(Reason::RoomNotFound, "the room is not registered in this app")
+    }
+
+    /// The store cannot take a write now; `cause` goes to the log.
+    pub fn unavailable(cause: impl ToString) -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            cause: Some(cause.to_string()),
+            ..Self::new(Reason::StoreUnavailable, "the store cannot take writes now; try again")
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full(_) => {
+                Self { cause: Some(error.to_string()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
+            }
+            StoreError::Conflict { .. } | StoreError::Unavailable(_) | StoreError::Compacted { .. } => Self::unavailable(error),
+            StoreError::Corrupt { .. } | StoreError::InUse { .. } => Self::internal(error),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The REST gateway: the documented HTTP paths of two vendors, mapped onto the RPCs. It knows vendor JSON and RPC messages, nothing else: every
+//! handler makes a message, calls the same method that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
+//! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in the other.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, Request, State, rejection::BytesRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::{auth::credentials::Caller, clock::Clock, grpc::Api};
+
+mod agora;
+mod imkit;
+
+/// A body holds at most 60 users of 64 characters, or a profile with 16 KiB of custom fields.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// A path with 60 users of 64 characters, each percent-encoded, is within it.
+const MAX_URI_BYTES: usize = 16 << 10;
+const MAX_HEADER_BYTES: usize = 16 << 10;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Gateway {
+    /// The RPCs.
+    pub api: Api,
+    /// For the timestamps of the envelopes.
+    pub clock: Clock,
+    /// Users that one Agora call may name.
+    pub max_users: usize,
+    /// Whose `X-Forwarded-...` headers count.
+    pub trusted_proxies: Arc<[IpNet]>,
+}
+
+impl FromRef<Gateway> for Api {
+    fn from_ref(gateway: &Gateway) -> Self {
+        gateway.api.clone()
+    }
+}
+
+/// All paths of both vendors. The credentials layer goes around it.
+pub fn router(gateway: Gateway) -> Router {
+    let for_all = gateway.clone();
+    agora::routes()
+        .merge(imkit::routes())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(for_all, around))
+        .with_state(gateway)
+}
+
+async fn no_such_path(uri: Uri) -> Response {
+    refuse(&uri, StatusCode::NOT_FOUND)
+}
+
+async fn no_such_method(uri: Uri) -> Response {
+    refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// Around every request: refuses a head that is too large, and writes the errors that tell the time.
+async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+    let started_ms = gateway.clock.now_ms();
+    agora::render(limit_head(request, next).await, &gateway.clock, started_ms)
+}
+
+async fn limit_head(request: Request, next: Next) -> Response {
+    let uri_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if uri_bytes > MAX_URI_BYTES {
+        refuse(request.uri(), StatusCode::URI_TOO_LONG)
+    } else if header_bytes > MAX_HEADER_BYTES {
+        refuse(request.uri(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        next.run(request).await
+    }
+}
+
+/// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most like.
+fn refuse(uri: &Uri, status: StatusCode) -> Response {
+    let first = uri.path().split('/').nth(1);
+    if matches!(first, Some("admin" | "me" | "rooms")) { imkit::refuse(status) } else { agora::refuse(status) }
+}
+
+/// A message with its caller, as a gRPC method expects it.
+fn rpc<T>(caller: &Caller, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(caller.clone());
+    request
+}
+
+/// Who is calling, as the credentials layer found out.
+fn caller(parts: &Parts) -> Caller {
+    parts.extensions.get().cloned().unwrap_or_else(Caller::nobody)
+}
+
+fn peer(parts: &Parts) -> Option<SocketAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer)
+}
+
+/// The headers of a proxy that is trusted; nothing where the peer is none.
+fn forwarded<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
+    let peer = peer(parts)?.ip().to_canonical();
+    gateway.trusted_proxies.iter().any(|net| net.contains(&peer)).then_some(&parts.headers)
+}
+
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// What is wrong with a body.
+enum BadBody {
+    TooLarge,
+    NoJson,
+    Broken,
+}
+
+/// The bytes of a body that is within its limit.
+fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, BadBody> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => BadBody::TooLarge,
+        _ => BadBody::Broken,
+    })
+}
+
+/// A body as JSON, whatever its Content-Type: real SDKs send none, or a form type.
+fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBody> {
+    serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::NoJson)
+}
+
+fn answer<T: Serialize>(status: StatusCode, body: &T, retry_after: Option<Duration>) -> Response {
+    let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+    if let Some(seconds) = retry_after.map(retry_seconds) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Whole seconds, at least one.
+fn retry_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,278 @@
+//! What a request to an Agora path is about, and the envelopes of its answers and errors.
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Path, rejection::BytesRejection},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    auth::credentials::Caller,
+    clock::Clock,
+    error::Reason,
+    gateway::{self, BadBody, Gateway},
+    grpc::status::Told,
+};
+
+const GROUP: &str = "com.easemob.group.exception.GroupAuthorizationException";
+const FORBIDDEN: &str = "com.easemob.group.exception.ForbiddenOpException";
+const PARAMETER: &str = "com.easemob.group.exception.InvalidParameterException";
+const ARGUMENT: &str = "java.lang.IllegalArgumentException";
+
+/// One request: the app and the ids in its path, who sent it, and when.
+pub(super) struct Ask {
+    /// `org#app`, or the id of an `/app-id/` path.
+    pub(super) app: String,
+    pub(super) caller: Caller,
+    organization: String,
+    application_name: String,
+    segments: HashMap<String, String>,
+    uri: String,
+    clock: Clock,
+    started_ms: u64,
+}
+
+impl FromRequestParts<Gateway> for Ask {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
+        let started_ms = gateway.clock.now_ms();
+        let segments = Path::<HashMap<String, String>>::from_request_parts(parts, gateway).await;
+        let Path(mut segments) = segments.map_err(|_| Failure::argument("the path is no UTF-8"))?;
+        let organization = segments.remove("org_name").unwrap_or_default();
+        let application_name = segments.remove("app_name").unwrap_or_default();
+        let app = if organization.is_empty() { application_name.clone() } else { format!("{organization}#{application_name}") };
+        let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
+        Ok(Self { app, caller, organization, application_name, segments, uri, clock: gateway.clock.clone(), started_ms })
+    }
+}
+
+/// Scheme and host as the caller sees them, without the query.
+fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
+    let forwarded = |name| gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, name));
+    let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
+    let host = forwarded("x-forwarded-host").or_else(|| gateway::text(&parts.headers, header::HOST));
+    let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("localhost");
+    format!("{scheme}://{host}{}", parts.uri.path())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    action: &'a str,
+    application: Uuid,
+    uri: &'a str,
+    entities: &'a [Value],
+    organization: &'a str,
+    application_name: &'a str,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<T>,
+    timestamp: u64,
+    duration: u64,
+}
+
+impl Ask {
+    /// The path's segment of that name.
+    pub(super) fn segment(&self, name: &str) -> String {
+        self.segments.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The application's UUID, the same for ever.
+    pub(super) fn application(&self) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, self.app.as_bytes())
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The answer with `data`.
+    pub(super) fn data<T: Serialize>(&self, action: &str, data: T) -> Response {
+        self.envelope(action, &[], Some(data))
+    }
+
+    /// The answer with `entities`.
+    pub(super) fn entities(&self, action: &str, entities: &[Value]) -> Response {
+        self.envelope(action, entities, None::<()>)
+    }
+
+    fn envelope<T: Serialize>(&self, action: &str, entities: &[Value], data: Option<T>) -> Response {
+        let (timestamp, duration) = self.times();
+        let envelope = Envelope { head: self.head(action, entities), data, timestamp, duration };
+        gateway::answer(StatusCode::OK, &envelope, None)
+    }
+
+    fn head<'a>(&'a self, action: &'a str, entities: &'a [Value]) -> Head<'a> {
+        let (organization, application_name) = (&self.organization, &self.application_name);
+        Head { action, application: self.application(), uri: &self.uri, entities, organization, application_name }
+    }
+
+    /// When the answer is made, and how long that took.
+    fn times(&self) -> (u64, u64) {
+        let now_ms = self.clock.now_ms();
+        (now_ms, now_ms.saturating_sub(self.started_ms))
+    }
+
+    /// What comes before and after the elements of a streamed `data` array.
+    pub(super) fn around(&self, action: &str) -> (String, impl Fn(Option<usize>) -> String + Send + use<>) {
+        let head = serde_json::to_string(&self.head(action, &[])).unwrap_or_default();
+        let head = format!("{},\"data\":[", head.trim_end_matches('}'));
+        let (clock, started_ms) = (self.clock.clone(), self.started_ms);
+        let tail = move |count: Option<usize>| {
+            let now_ms = clock.now_ms();
+            let count = count.map_or_else(String::new, |count| format!(",\"count\":{count}"));
+            format!("]{count},\"timestamp\":{now_ms},\"duration\":{}}}", now_ms.saturating_sub(started_ms))
+        };
+        (head, tail)
+    }
+}
+
+/// One error, as Agora's callers know it. [`render`] makes an answer of it, which tells when it was made and how long that took.
+#[derive(Clone)]
+pub(super) struct Failure {
+    status: StatusCode,
+    error: &'static str,
+    exception: &'static str,
+    description: String,
+    retry_after: Option<Duration>,
+    /// The users that the directory lacks, where that is what is wrong.
+    pub(super) lacking: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+    exception: &'a str,
+    timestamp: u64,
+    duration: u64,
+    error_description: &'a str,
+}
+
+impl Failure {
+    pub(super) fn new(status: u16, error: &'static str, exception: &'static str, description: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, error, exception, description: description.into(), retry_after: None, lacking: Vec::new() }
+    }
+
+    /// A field that is not as documented.
+    pub(super) fn argument(description: impl Into<String>) -> Self {
+        Self::new(400, "illegal_argument", ARGUMENT, description)
+    }
+
+    /// More users than a call may name, in the words of the path.
+    pub(super) fn too_many(description: impl Into<String>) -> Self {
+        Self::new(400, "invalid_parameter", PARAMETER, description)
+    }
+
+    pub(super) fn not_members(users: &[String]) -> Self {
+        Self::new(400, "forbidden_op", FORBIDDEN, format!("users [{}] are not members of this group!", users.join(", ")))
+    }
+
+    pub(super) fn no_room(room: &str) -> Self {
+        const EXCEPTION: &str = "com.easemob.group.exception.ResourceNotFoundException";
+        Self::new(404, "resource_not_found", EXCEPTION, format!("grpID {room} does not exist!"))
+    }
+
+    /// The error table's Agora column.
+    pub(super) fn of(told: Told, room: &str) -> Self {
+        const SECURITY: &str = "com.easemob.im.exceptions.EasemobSecurityException";
+        const OAUTH: &str = "Unable to authenticate (OAuth)";
+        const UNAVAILABLE: &str = "ServiceUnavailableException";
+        let message = || told.message.clone();
+        let failure = match told.reason {
+            Reason::MissingToken => Self::new(401, "group_authorization", GROUP, "token is blank!"),
+            Reason::InvalidToken | Reason::InvalidApiKey | Reason::InvalidClientKey => {
+                Self::new(401, "unauthorized", SECURITY, OAUTH)
+            }
+            Reason::MalformedToken => Self::new(
+                401,
+                "auth_bad_access_token",
+                "EasemobSecurityException",
+                "Unable to authenticate due to corrupt access token",
+            ),
+            Reason::PermissionDenied => Self::new(403, "forbidden_op", FORBIDDEN, message()),
+            Reason::OwnerNotMutable => Self::new(403, "forbidden_op", FORBIDDEN, "forbidden operation on group owner!"),
+            Reason::InvalidCredentials => Self::new(400, "invalid_grant", "InvalidGrantException", message()),
+            Reason::ClientNotFound => Self { lacking: told.users.clone(), ..Self::not_members(&told.users) },
+            Reason::RoomNotFound => Self::no_room(room),
+            Reason::AppNotFound => Self::new(
+                404,
+                "organization_application_not_found",
+                "OrganizationApplicationNotFoundException",
+                "Could not find the application of this organization",
+            ),
+            Reason::InvalidArgument => Self::argument(message()),
+            Reason::TooManyUsers => Self::too_many(message()),
+            Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
+            Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, "service_unavailable", UNAVAILABLE, message()),
+            Reason::Internal => Self::new(500, "internal_error", "InternalErrorException", "internal error"),
+        };
+        Self { retry_after: told.retry_after, ..failure }
+    }
+
+    /// A status that comes of no handler.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let (error, exception, description) = match status {
+            StatusCode::NOT_FOUND => {
+                ("service_resource_not_found", "ServiceResourceNotFoundException", "Service resource not found")
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("method_not_allowed", "MethodNotAllowedException", "Method not allowed on this path")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => ("payload_too_large", "PayloadTooLargeException", "The body is larger than 64 KiB"),
+            StatusCode::URI_TOO_LONG => ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB"),
+            _ => ("bad_request", "BadRequestException", "The request cannot be served"),
+        };
+        Self::new(status.as_u16(), error, exception, description)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes the body of an answer that a [`Failure`] was made into; leaves any other as it is.
+pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: u64) -> Response {
+    let Some(failure) = response.extensions().get::<Failure>() else { return response };
+    let Failure { error, exception, description, .. } = failure;
+    let timestamp = clock.now_ms();
+    let duration = timestamp.saturating_sub(started_ms);
+    let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
+    gateway::answer(failure.status, &body, failure.retry_after)
+}
+
+impl From<BadBody> for Failure {
+    fn from(body: BadBody) -> Self {
+        match body {
+            BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+            BadBody::NoJson => {
+                Self::new(400, "json_parse", "com.fasterxml.jackson.core.JsonParseException", "The body is not valid JSON")
+            }
+            BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
+        }
+    }
+}
+
+/// A body as a JSON object.
+pub(super) fn object(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Map<String, Value>, Failure> {
+    match gateway::json(body)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(Failure::argument("the body is no JSON object")),
+    }
+}

@@ -1,0 +1,160 @@
+//! The paths of IMKit: `/admin/...` with an app's API key, `/me...` with its client key and a user's token, `/rooms`.
+//!
+//! Quirks that live here: an admin who unmutes a room that was not muted gets an error, a user does not; the client has Mongo's `_id` and
+//! `__v`; a user is shown less of itself than an admin, and its own connection as the last one.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{
+        Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tonic::Status;
+
+use self::{
+    client::{admin_view, own_view},
+    envelope::{Admin, Failure, Me, done},
+};
+use super::{Gateway, rpc};
+use crate::{
+    grpc::{Api, status::Told},
+    proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
+};
+
+mod client;
+mod envelope;
+
+/// Clients in one page, where nobody says, and at most.
+const DEFAULT_LIMIT: i32 = 50;
+const MAX_LIMIT: i32 = 100;
+
+type Body = Result<Bytes, BytesRejection>;
+type Outcome = Result<Response, Failure>;
+
+pub(super) fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/admin/clients", post(upsert_client).get(list_clients))
+        .route("/admin/clients/{uid}", get(get_client).delete(delete_client))
+        .route("/admin/clients/{uid}/mute/{room}", post(mute).delete(unmute))
+        .route("/me", get(me))
+        .route("/me/mute/{room}", post(mute_own).delete(unmute_own))
+        .route("/rooms", post(upsert_room))
+}
+
+/// An error for a request that reaches no handler.
+pub(super) fn refuse(status: StatusCode) -> Response {
+    Failure::of_status(status).into_response()
+}
+
+async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
+    let (user, room) = (admin.segment("uid"), admin.segment("room"));
+    let message = pb::MuteRoomNotificationsRequest { app: admin.app.clone(), user, room, duration: None };
+    let muted = told(api.mute_room_notifications(rpc(&admin.caller, message)).await)?;
+    Ok(done(admin_view(&admin.app, muted.client.unwrap_or_default())))
+}
+
+async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
+    let (user, room) = (admin.segment("uid"), admin.segment("room"));
+    let message = pb::UnmuteRoomNotificationsRequest { app: admin.app.clone(), user, room };
+    let unmuted = told(api.unmute_room_notifications(rpc(&admin.caller, message)).await)?;
+    if !unmuted.was_muted {
+        return Err(Failure::room_not_muted());
+    }
+    Ok(done(admin_view(&admin.app, unmuted.client.unwrap_or_default())))
+}
+
+async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
+    let message =
+        pb::MuteRoomNotificationsRequest { app: me.app.clone(), user: me.user.clone(), room: me.segment("room"), duration: None };
+    let muted = told(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
+    Ok(done(own_view(&me, muted.client.unwrap_or_default())))
+}
+
+async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
+    let message = pb::UnmuteRoomNotificationsRequest { app: me.app.clone(), user: me.user.clone(), room: me.segment("room") };
+    let unmuted = told(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
+    Ok(done(own_view(&me, unmuted.client.unwrap_or_default())))
+}
+
+async fn me(me: Me, State(api): State<Api>) -> Outcome {
+    let message = pb::GetClientRequest { app: me.app.clone(), user: me.user.clone() };
+    let seen = told(api.get_client(rpc(&me.caller, message)).await)?;
+    Ok(done(own_view(&me, seen.client.unwrap_or_default())))
+}
+
+async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
+    let message = pb::GetClientRequest { app: admin.app.clone(), user: admin.segment("uid") };
+    let seen = told(api.get_client(rpc(&admin.caller, message)).await)?;
+    Ok(done(admin_view(&admin.app, seen.client.unwrap_or_default())))
+}
+
+async fn delete_client(admin: Admin, State(api): State<Api>) -> Outcome {
+    let message = pb::DeleteClientRequest { app: admin.app.clone(), user: admin.segment("uid") };
+    let deleted = told(api.delete_client(rpc(&admin.caller, message)).await)?;
+    let client = deleted.client.ok_or_else(Failure::client_not_found)?;
+    Ok(done(admin_view(&admin.app, client)))
+}
+
+/// Strange values count as missing ones, as they do there.
+#[derive(Default, Deserialize)]
+struct Paging {
+    limit: Option<String>,
+    skip: Option<String>,
+}
+
+async fn list_clients(admin: Admin, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+    let paging = paging.map(|Query(paging)| paging).unwrap_or_default();
+    let number = |text: Option<String>| text.and_then(|text| text.parse::<i32>().ok());
+    let page_size = number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    let skip = number(paging.skip).unwrap_or(0).max(0);
+    let message = pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
+    let list = told(api.list_clients(rpc(&admin.caller, message)).await)?;
+    let data: Vec<_> = list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
+    Ok(done(json!({"totalCount": list.total_size, "data": data})))
+}
+
+async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
+    let body = object(body)?;
+    let issue_access_token = body.get("issueAccessToken") == Some(&Value::Bool(true));
+    let message = pb::UpsertClientRequest { app: admin.app.clone(), client: Some(client::parse(body)?), issue_access_token };
+    let written = told(api.upsert_client(rpc(&admin.caller, message)).await)?;
+    let mut result = serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default())).unwrap_or_default();
+    if issue_access_token {
+        result["token"] = json!(written.access_token);
+        result["expirationDate"] = json!(written.token_expire_time.as_ref().map(client::rfc3339));
+    }
+    Ok(done(result))
+}
+
+async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
+    let body = object(body)?;
+    let room = client::string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
+    let (name, description) = (client::string(&body, "name")?, client::string(&body, "description")?);
+    let message = pb::UpsertRoomRequest { app: admin.app.clone(), room, name, description, ..Default::default() };
+    let written = told(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
+    let updated_at = written.update_time.as_ref().map(client::rfc3339);
+    let mut result =
+        json!({"_id": written.room, "id": written.room, "appID": admin.app, "name": written.name, "updatedAt": updated_at});
+    if !written.description.is_empty() {
+        result["description"] = json!(written.description);
+    }
+    Ok(done(result))
+}
+
+fn object(body: Body) -> Result<Map<String, Value>, Failure> {
+    match super::json(body)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(Failure::invalid("the body is no JSON object")),
+    }
+}
+
+fn told<T>(reply: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {
+    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status)))
+}

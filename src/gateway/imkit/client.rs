@@ -1,0 +1,172 @@
+//! A client as IMKit shows it and takes it.
+
+use prost_types::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::envelope::{Failure, Me};
+use crate::proto::v1 as pb;
+
+/// Fields that are the service's to say, or that have a field of their own, and are no custom fields.
+const OWN_FIELDS: [&str; 17] = [
+    "_id",
+    "id",
+    "__v",
+    "appID",
+    "mute",
+    "updatedAt",
+    "nickname",
+    "avatarUrl",
+    "description",
+    "email",
+    "isRobot",
+    "address",
+    "userAgent",
+    "lastLoginTimeMS",
+    "issueAccessToken",
+    "token",
+    "expirationDate",
+];
+
+#[derive(Serialize)]
+pub(super) struct Address {
+    address: String,
+    family: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u32>,
+}
+
+impl Address {
+    pub(super) fn new(address: String, family: &str, port: Option<u32>) -> Self {
+        Self { address, family: family.to_owned(), port }
+    }
+}
+
+/// As an admin sees it. A field that is not known is absent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AdminView {
+    mute: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_robot: Option<bool>,
+    #[serde(rename = "_id")]
+    mongo_id: String,
+    #[serde(rename = "__v")]
+    version: u8,
+    #[serde(rename = "appID")]
+    app_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nickname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
+    id: String,
+    #[serde(rename = "lastLoginTimeMS", skip_serializing_if = "Option::is_none")]
+    last_login_time_ms: Option<i64>,
+    #[serde(flatten)]
+    custom: Map<String, Value>,
+}
+
+pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
+    let address =
+        |address: pb::ClientAddress| Address { address: address.address, family: address.family, port: Some(address.port) };
+    AdminView {
+        mute: client.muted_rooms,
+        is_robot: client.is_robot,
+        mongo_id: client.user.clone(),
+        version: 0,
+        app_id: app.to_owned(),
+        description: client.description,
+        avatar_url: client.avatar_url,
+        nickname: client.nickname,
+        email: client.email,
+        address: client.address.map(address),
+        user_agent: client.user_agent,
+        updated_at: client.update_time.as_ref().map(rfc3339),
+        id: client.user,
+        last_login_time_ms: client.last_login_time.map(|time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000),
+        custom: serde_json::from_str(&client.custom_json).unwrap_or_default(),
+    }
+}
+
+/// As the user itself sees it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OwnView {
+    #[serde(rename = "_id")]
+    mongo_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nickname: Option<String>,
+    #[serde(rename = "appID")]
+    app_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+    mute: Vec<String>,
+    #[serde(rename = "lastLoginTimeMS")]
+    last_login_time_ms: u64,
+}
+
+pub(super) fn own_view(me: &Me, client: pb::Client) -> OwnView {
+    OwnView {
+        mongo_id: client.user,
+        email: client.email,
+        nickname: client.nickname,
+        app_id: me.app.clone(),
+        avatar_url: client.avatar_url,
+        address: me.address(),
+        user_agent: me.user_agent.clone(),
+        mute: client.muted_rooms,
+        last_login_time_ms: me.started_ms,
+    }
+}
+
+/// The client of a body: known fields, and all others as custom ones.
+pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure> {
+    let user = string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
+    let is_robot = match body.get("isRobot") {
+        None | Some(Value::Null) => None,
+        Some(Value::Bool(is_robot)) => Some(*is_robot),
+        Some(_) => return Err(Failure::invalid("isRobot is true or false")),
+    };
+    let client = pb::Client {
+        user,
+        nickname: string(&body, "nickname")?,
+        avatar_url: string(&body, "avatarUrl")?,
+        description: string(&body, "description")?,
+        email: string(&body, "email")?,
+        is_robot,
+        ..Default::default()
+    };
+    body.retain(|name, _| !OWN_FIELDS.contains(&name.as_str()));
+    let custom_json = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
+    Ok(pb::Client { custom_json, ..client })
+}
+
+pub(super) fn string(body: &Map<String, Value>, name: &str) -> Result<Option<String>, Failure> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Failure::invalid(format!("{name} is a string"))),
+    }
+}
+
+/// RFC 3339 with milliseconds, always.
+pub(super) fn rfc3339(time: &Timestamp) -> String {
+    let text = time.to_string();
+    if text.contains('.') { text } else { text.replace('Z', ".000Z") }
+}

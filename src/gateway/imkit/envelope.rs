@@ -1,0 +1,209 @@
+//! Who a request to an IMKit path comes from, and the envelopes of its answers and errors.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::client::Address;
+use crate::{
+    auth::{Principal, credentials::Caller},
+    error::Reason,
+    gateway::{self, BadBody, Gateway},
+    grpc::status::Told,
+};
+
+type Segments = HashMap<String, String>;
+
+/// A request of an app's admin: whoever has its API key.
+pub(super) struct Admin {
+    pub(super) app: String,
+    pub(super) caller: Caller,
+    segments: Segments,
+}
+
+impl FromRequestParts<Gateway> for Admin {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
+        let caller = gateway::caller(parts);
+        let app = match &caller.principal {
+            Ok(Principal::AppAdmin { app, .. }) => app.to_string(),
+            Ok(_) | Err(_) => return Err(Failure::of_reason(Reason::InvalidApiKey)),
+        };
+        Ok(Self { app, caller, segments: segments(parts, gateway).await? })
+    }
+}
+
+impl Admin {
+    /// The path's segment of that name.
+    pub(super) fn segment(&self, name: &str) -> String {
+        self.segments.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// A request of a user for itself: with the app's client key and a token of its own.
+pub(super) struct Me {
+    pub(super) app: String,
+    pub(super) user: String,
+    pub(super) caller: Caller,
+    pub(super) user_agent: Option<String>,
+    pub(super) started_ms: u64,
+    segments: Segments,
+    peer: Option<(IpAddr, Option<u16>)>,
+}
+
+impl FromRequestParts<Gateway> for Me {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
+        let caller = gateway::caller(parts);
+        let (app, user) = match &caller.principal {
+            _ if !parts.headers.contains_key("im-client-key") => return Err(Failure::of_reason(Reason::InvalidClientKey)),
+            Ok(Principal::User { app, user }) => (app.to_string(), user.clone()),
+            Err(error) => return Err(Failure::of_reason(error.reason)),
+            Ok(_) => return Err(Failure::of_reason(Reason::InvalidToken)),
+        };
+        let user_agent = gateway::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
+        let (peer, started_ms) = (peer(parts, gateway), gateway.clock.now_ms());
+        Ok(Self { app, user, caller, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
+    }
+}
+
+impl Me {
+    /// The path's segment of that name.
+    pub(super) fn segment(&self, name: &str) -> String {
+        self.segments.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Where the request came from.
+    pub(super) fn address(&self) -> Option<Address> {
+        let (ip, port) = self.peer?;
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        Some(Address::new(ip.to_string(), family, port.map(u32::from)))
+    }
+}
+
+/// The caller behind a trusted proxy, whose port it does not tell; else the peer.
+fn peer(parts: &Parts, gateway: &Gateway) -> Option<(IpAddr, Option<u16>)> {
+    let behind = gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, "x-forwarded-for"));
+    let behind = behind.and_then(|list| list.rsplit(',').next()?.trim().parse().ok());
+    behind.map(|ip| (ip, None)).or_else(|| gateway::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
+}
+
+async fn segments(parts: &mut Parts, gateway: &Gateway) -> Result<Segments, Failure> {
+    let segments = Path::<Segments>::from_request_parts(parts, gateway).await;
+    segments.map(|Path(segments)| segments).map_err(|_| Failure::invalid("the path is no UTF-8"))
+}
+
+#[derive(Serialize)]
+struct Success<T> {
+    #[serde(rename = "RC")]
+    code: u16,
+    #[serde(rename = "RM")]
+    message: &'static str,
+    result: T,
+}
+
+/// The answer with this result.
+pub(super) fn done<T: Serialize>(result: T) -> Response {
+    gateway::answer(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
+}
+
+/// One error, as IMKit's callers know it.
+pub(super) struct Failure {
+    status: StatusCode,
+    /// The line in `RM`.
+    line: &'static str,
+    code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(status: u16, line: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, line, code, message: message.into(), retry_after: None }
+    }
+
+    /// A request that is not as documented.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(400, "Bad Request", "INVALID_REQUEST", message)
+    }
+
+    /// An admin has unmuted a room that was not muted.
+    pub(super) fn room_not_muted() -> Self {
+        Self::new(400, "Room is not muted", "ROOM_NOT_MUTED", "The specified room is not in the mute list")
+    }
+
+    /// The directory lacks the client.
+    pub(super) fn client_not_found() -> Self {
+        Self::of_reason(Reason::ClientNotFound)
+    }
+
+    fn of_reason(reason: Reason) -> Self {
+        Self::of(Told { reason, message: String::new(), users: Vec::new(), retry_after: None })
+    }
+
+    /// The error table's IMKit column.
+    pub(super) fn of(told: Told) -> Self {
+        const UNAVAILABLE: &str = "Service Unavailable";
+        let message = told.message;
+        let failure = match told.reason {
+            Reason::InvalidApiKey => Self::new(401, "Unauthorized", "INVALID_API_KEY", "Invalid or missing API key"),
+            Reason::InvalidClientKey => Self::new(403, "Forbidden", "INVALID_CLIENT_KEY", "Invalid client key"),
+            Reason::InvalidToken | Reason::MalformedToken | Reason::MissingToken | Reason::InvalidCredentials => {
+                Self::new(401, "Unauthorized", "INVALID_TOKEN", "Invalid or expired token")
+            }
+            Reason::PermissionDenied => Self::new(403, "Forbidden", "INSUFFICIENT_PERMISSIONS", message),
+            Reason::ClientNotFound => {
+                Self::new(404, "Client not found", "CLIENT_NOT_FOUND", "The specified client does not exist")
+            }
+            Reason::RoomNotFound => Self::new(404, "Room not found", "ROOM_NOT_FOUND", "The specified room does not exist"),
+            Reason::AppNotFound => Self::new(404, "Not Found", "NOT_FOUND", message),
+            Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers => Self::invalid(message),
+            Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
+            Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message),
+            Reason::Internal => Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error"),
+        };
+        Self { retry_after: told.retry_after, ..failure }
+    }
+
+    /// A status that comes of no handler.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        let (line, code, message) = match status {
+            StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "There is no such path"),
+            StatusCode::METHOD_NOT_ALLOWED => ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method"),
+            StatusCode::PAYLOAD_TOO_LARGE => ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB"),
+            StatusCode::URI_TOO_LONG => ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB"),
+            _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
+        };
+        Self::new(status.as_u16(), line, code, message)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut error = json!({"code": self.code, "message": self.message});
+        if let Some(wait) = self.retry_after {
+            error["retryAfter"] = Value::from(gateway::retry_seconds(wait));
+        }
+        let body = json!({"RC": self.status.as_u16(), "RM": self.line, "error": error});
+        gateway::answer(self.status, &body, self.retry_after)
+    }
+}
+
+impl From<BadBody> for Failure {
+    fn from(body: BadBody) -> Self {
+        match body {
+            BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+            BadBody::NoJson => Self::invalid("The body is not valid JSON"),
+            BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
+        }
+    }
+}

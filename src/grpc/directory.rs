@@ -1,0 +1,130 @@
+//! `DirectoryService`.
+
+use tonic::{Request, Response, async_trait};
+
+use super::{Api, Reply, encode, open, parse};
+use crate::{
+    error::Error,
+    model::{Address, RoomId},
+    proto::v1::{self as pb, directory_service_server::DirectoryService},
+    service::{Call, ClientPatch, RoomPage, RoomPatch},
+    view::Page,
+};
+
+#[async_trait]
+impl DirectoryService for Api {
+    async fn upsert_client(&self, request: Request<pb::UpsertClientRequest>) -> Reply<pb::UpsertClientResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "UpsertClient")?;
+        let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
+        let user = call.app.user(client.user.clone())?;
+        let written = self.service.upsert_client(&call, &user, &client_patch(client)?).await?;
+        let token = if message.issue_access_token { Some(self.service.user_token(&call, &user)?) } else { None };
+        let (access_token, token_expire_time) =
+            token.map_or_else(Default::default, |(token, exp_s)| (token, encode::timestamp(exp_s.saturating_mul(1_000))));
+        Ok(Response::new(pb::UpsertClientResponse {
+            client: Some(encode::client(written.answer)),
+            revision: encode::revision(written.revision),
+            access_token,
+            token_expire_time,
+        }))
+    }
+
+    async fn get_client(&self, request: Request<pb::GetClientRequest>) -> Reply<pb::GetClientResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "GetClient")?;
+        let user = call.app.user(message.user)?;
+        let client = self.service.get_client(&call, &user)?;
+        Ok(Response::new(pb::GetClientResponse { client: Some(encode::client(client)) }))
+    }
+
+    async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Reply<pb::ListClientsResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "ListClients")?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        let (mut clients, total) = self.service.list_clients(&call, page)?;
+        let next_page_token = parse::cut(&mut clients, size, |client| client.user.clone());
+        let clients = clients.into_iter().map(encode::client).collect();
+        Ok(Response::new(pb::ListClientsResponse { clients, next_page_token, total_size: encode::count(total) }))
+    }
+
+    async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Reply<pb::DeleteClientResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "DeleteClient")?;
+        let user = call.app.user(message.user)?;
+        let written = self.service.delete_client(&call, &user).await?;
+        let client = written.answer.map(encode::client);
+        Ok(Response::new(pb::DeleteClientResponse { client, revision: encode::revision(written.revision) }))
+    }
+
+    async fn upsert_room(&self, request: Request<pb::UpsertRoomRequest>) -> Reply<pb::UpsertRoomResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app.clone(), "UpsertRoom")?;
+        let room = if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
+        let written = self.service.upsert_room(&call, room.as_ref(), &room_patch(&call, message)?).await?;
+        let (id, profile) = written.answer;
+        let room = Some(encode::room(id.into(), profile));
+        Ok(Response::new(pb::UpsertRoomResponse { room, revision: encode::revision(written.revision) }))
+    }
+
+    async fn delete_room(&self, request: Request<pb::DeleteRoomRequest>) -> Reply<pb::DeleteRoomResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "DeleteRoom")?;
+        let written = self.service.delete_room(&call, &RoomId::parse(message.room)?).await?;
+        let revision = encode::revision(written.revision);
+        Ok(Response::new(pb::DeleteRoomResponse { was_registered: written.answer, revision }))
+    }
+
+    async fn list_rooms(&self, request: Request<pb::ListRoomsRequest>) -> Reply<pb::ListRoomsResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "ListRooms")?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let RoomPage { mut rooms, total } =
+            self.service.list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
+        let next_page_token = parse::cut(&mut rooms, size, |(id, _)| id.to_string());
+        let rooms = rooms.into_iter().map(|(id, profile)| encode::room(id.to_string(), profile)).collect();
+        Ok(Response::new(pb::ListRoomsResponse { rooms, next_page_token, total_size: encode::count(total) }))
+    }
+}
+
+fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
+    let address = |address: pb::ClientAddress| {
+        let port = u16::try_from(address.port).map_err(|_| Error::invalid("client.address.port", "a port is 0 to 65535"))?;
+        let address = Address { address: address.address, family: address.family, port };
+        let short = address.address.len() <= 64 && address.family.len() <= 16;
+        short.then_some(address).ok_or_else(|| Error::invalid("client.address", "an address is at most 64 bytes, a family 16"))
+    };
+    let last_login_ms = |time: prost_types::Timestamp| {
+        let ms = time.seconds.checked_mul(1_000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
+        let ms = ms.and_then(|ms| u64::try_from(ms).ok());
+        ms.ok_or_else(|| Error::invalid("client.last_login_time", "a time is not before 1970"))
+    };
+    Ok(ClientPatch {
+        nickname: parse::text("client.nickname", client.nickname)?,
+        avatar_url: parse::text("client.avatar_url", client.avatar_url)?,
+        description: parse::text("client.description", client.description)?,
+        email: parse::text("client.email", client.email)?,
+        is_robot: client.is_robot,
+        address: client.address.map(address).transpose()?,
+        user_agent: parse::text("client.user_agent", client.user_agent)?,
+        last_login_ms: client.last_login_time.map(last_login_ms).transpose()?,
+        custom_json: client.custom_json,
+        created_ms: 0,
+        updated_ms: 0,
+    })
+}
+
+fn room_patch(call: &Call<'_>, message: pb::UpsertRoomRequest) -> Result<RoomPatch, Error> {
+    let owner = match message.owner {
+        Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
+        other => other,
+    };
+    let admins = message.admins.map(|admins| parse::some_users(call, admins.users)).transpose()?;
+    Ok(RoomPatch {
+        name: parse::text("name", message.name)?,
+        description: parse::text("description", message.description)?,
+        owner,
+        admins: admins.map(|admins| admins.into_iter().map(Into::into).collect()),
+    })
+}

@@ -1,0 +1,101 @@
+//! From the model to messages.
+
+use prost_types::Timestamp;
+
+use crate::{
+    model::{Address, ClientProfile, Expire, Mark, RoomProfile},
+    proto::v1 as pb,
+    service::{Answer, ClientSeen},
+    view::Rule,
+};
+
+/// Nothing for 0, which is "not known".
+pub(super) fn timestamp(ms: u64) -> Option<Timestamp> {
+    let seconds = i64::try_from(ms / 1_000).ok()?;
+    let nanos = i32::try_from(ms % 1_000 * 1_000_000).ok()?;
+    (ms != 0).then_some(Timestamp { seconds, nanos })
+}
+
+pub(super) fn expire_time(expire: Expire) -> Option<Timestamp> {
+    expire.ms().and_then(timestamp)
+}
+
+pub(super) fn revision(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+pub(super) fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+pub(super) fn muted_member(user: String, mark: &Mark) -> pb::MutedMember {
+    pb::MutedMember {
+        user,
+        expire_time: expire_time(mark.expire),
+        mute_time: timestamp(mark.set_ms),
+        actor: mark.why.actor.to_string(),
+        reason: mark.why.reason.to_string(),
+    }
+}
+
+pub(super) fn ban(mark: &Mark) -> pb::RoomBan {
+    pb::RoomBan {
+        expire_time: expire_time(mark.expire),
+        ban_time: timestamp(mark.set_ms),
+        actor: mark.why.actor.to_string(),
+        reason: mark.why.reason.to_string(),
+    }
+}
+
+pub(super) fn room(id: String, profile: RoomProfile) -> pb::Room {
+    pb::Room {
+        room: id,
+        name: profile.name,
+        description: profile.description,
+        owner: profile.owner,
+        admins: profile.admins,
+        create_time: timestamp(profile.created_ms),
+        update_time: timestamp(profile.updated_ms),
+    }
+}
+
+pub(super) fn client(seen: ClientSeen) -> pb::Client {
+    let ClientSeen { user, profile, muted_rooms } = seen;
+    let ClientProfile { nickname, avatar_url, description, email, is_robot, user_agent, custom_json, .. } = profile;
+    let address = |Address { address, family, port }| pb::ClientAddress { address, family, port: port.into() };
+    pb::Client {
+        user,
+        nickname,
+        avatar_url,
+        description,
+        email,
+        is_robot,
+        address: profile.address.map(address),
+        user_agent,
+        last_login_time: profile.last_login_ms.and_then(timestamp),
+        custom_json,
+        create_time: timestamp(profile.created_ms),
+        update_time: timestamp(profile.updated_ms),
+        muted_rooms,
+    }
+}
+
+pub(super) fn decision(answer: &Answer) -> pb::CheckSendResponse {
+    let mut message = pb::CheckSendResponse { allowed: answer.allowed, rule: rule(answer.rule).into(), ..Default::default() };
+    if let Some(mark) = &answer.mark {
+        message.expire_time = expire_time(mark.expire);
+        message.reason = mark.why.reason.to_string();
+        message.actor = mark.why.actor.to_string();
+    }
+    message
+}
+
+const fn rule(rule: Rule) -> pb::Rule {
+    match rule {
+        Rule::None => pb::Rule::None,
+        Rule::MemberMute => pb::Rule::MemberMute,
+        Rule::RoomBan => pb::Rule::RoomBan,
+        Rule::RoomStaff => pb::Rule::RoomStaff,
+        Rule::AllowList => pb::Rule::AllowList,
+    }
+}

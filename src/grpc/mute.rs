@@ -1,0 +1,174 @@
+//! `MuteService`.
+
+use tonic::{Request, Response, async_trait};
+
+use super::{Api, Reply, encode, open, parse};
+use crate::{
+    error::Error,
+    model::RoomId,
+    proto::v1::{self as pb, mute_service_server::MuteService},
+};
+
+#[async_trait]
+impl MuteService for Api {
+    async fn mute_members(&self, request: Request<pb::MuteMembersRequest>) -> Reply<pb::MuteMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "MuteMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let users = parse::users(&call, message.users)?;
+        let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason).await?;
+        let members = users.into_iter().map(|user| encode::muted_member(user.into(), &written.answer)).collect();
+        Ok(Response::new(pb::MuteMembersResponse { members, revision: encode::revision(written.revision) }))
+    }
+
+    async fn unmute_members(&self, request: Request<pb::UnmuteMembersRequest>) -> Reply<pb::UnmuteMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "UnmuteMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let users = parse::users(&call, message.users)?;
+        let written = self.service.unmute_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
+        let members = users.into_iter().zip(written.answer);
+        let members = members.map(|(user, was_muted)| pb::UnmutedMember { user: user.into(), was_muted }).collect();
+        Ok(Response::new(pb::UnmuteMembersResponse { members, revision: encode::revision(written.revision) }))
+    }
+
+    async fn list_muted_members(&self, request: Request<pb::ListMutedMembersRequest>) -> Reply<pb::ListMutedMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "ListMutedMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let skip = parse::skip(message.skip)?;
+        let mut muted = self.service.list_muted(&call, &room, after.as_deref(), skip, size + 1)?;
+        let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
+        let members = muted.into_iter().map(|(user, mark)| encode::muted_member(user, &mark)).collect();
+        Ok(Response::new(pb::ListMutedMembersResponse { members, next_page_token }))
+    }
+
+    async fn ban_room(&self, request: Request<pb::BanRoomRequest>) -> Reply<pb::BanRoomResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "BanRoom")?;
+        let room = RoomId::parse(message.room)?;
+        let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let written = self.service.ban_room(&call, &room, duration_ms, &reason).await?;
+        let ban = Some(encode::ban(&written.answer));
+        Ok(Response::new(pb::BanRoomResponse { ban, revision: encode::revision(written.revision) }))
+    }
+
+    async fn unban_room(&self, request: Request<pb::UnbanRoomRequest>) -> Reply<pb::UnbanRoomResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "UnbanRoom")?;
+        let room = RoomId::parse(message.room)?;
+        let written = self.service.unban_room(&call, &room, &parse::reason(message.reason)?).await?;
+        let revision = encode::revision(written.revision);
+        Ok(Response::new(pb::UnbanRoomResponse { was_banned: written.answer, revision }))
+    }
+
+    async fn get_room(&self, request: Request<pb::GetRoomRequest>) -> Reply<pb::GetRoomResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "GetRoom")?;
+        let room = RoomId::parse(message.room)?;
+        let seen = self.service.get_room(&call, &room)?;
+        Ok(Response::new(pb::GetRoomResponse {
+            room: Some(encode::room(room.into(), seen.profile.unwrap_or_default())),
+            ban: seen.ban.as_ref().map(encode::ban),
+            muted_count: encode::count(seen.muted),
+            allowed_count: encode::count(seen.allowed),
+        }))
+    }
+
+    async fn allow_members(&self, request: Request<pb::AllowMembersRequest>) -> Reply<pb::AllowMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "AllowMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let users = parse::users(&call, message.users)?;
+        let written = self.service.allow_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
+        Ok(Response::new(pb::AllowMembersResponse { revision: encode::revision(written.revision) }))
+    }
+
+    async fn disallow_members(&self, request: Request<pb::DisallowMembersRequest>) -> Reply<pb::DisallowMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "DisallowMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let users = parse::users(&call, message.users)?;
+        let written = self.service.disallow_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
+        let revision = encode::revision(written.revision);
+        Ok(Response::new(pb::DisallowMembersResponse { was_allowed: written.answer, revision }))
+    }
+
+    async fn list_allowed_members(
+        &self,
+        request: Request<pb::ListAllowedMembersRequest>,
+    ) -> Reply<pb::ListAllowedMembersResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "ListAllowedMembers")?;
+        let room = RoomId::parse(message.room)?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let mut allowed = if message.users.is_empty() {
+            self.service.list_allowed(&call, &room, after.as_deref(), size + 1)?
+        } else {
+            self.service.find_allowed(&call, &room, &parse::some_users(&call, message.users)?)?
+        };
+        let next_page_token = parse::cut(&mut allowed, size, |(user, _)| user.clone());
+        let member =
+            |(user, mark): (_, crate::model::Mark)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
+        let members = allowed.into_iter().map(member).collect();
+        Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token }))
+    }
+
+    async fn mute_room_notifications(
+        &self,
+        request: Request<pb::MuteRoomNotificationsRequest>,
+    ) -> Reply<pb::MuteRoomNotificationsResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "MuteRoomNotifications")?;
+        let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
+        let duration_ms = parse::duration_ms(message.duration)?;
+        let written = self.service.mute_notifications(&call, &user, &room, duration_ms).await?;
+        let client = Some(encode::client(written.answer));
+        Ok(Response::new(pb::MuteRoomNotificationsResponse { client, revision: encode::revision(written.revision) }))
+    }
+
+    async fn unmute_room_notifications(
+        &self,
+        request: Request<pb::UnmuteRoomNotificationsRequest>,
+    ) -> Reply<pb::UnmuteRoomNotificationsResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "UnmuteRoomNotifications")?;
+        let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
+        let written = self.service.unmute_notifications(&call, &user, &room).await?;
+        let (client, was_muted) = written.answer;
+        let revision = encode::revision(written.revision);
+        Ok(Response::new(pb::UnmuteRoomNotificationsResponse { client: Some(encode::client(client)), was_muted, revision }))
+    }
+
+    async fn list_muted_rooms(&self, request: Request<pb::ListMutedRoomsRequest>) -> Reply<pb::ListMutedRoomsResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "ListMutedRooms")?;
+        let user = call.app.user(message.user)?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let after = after.as_deref().map(place_and_room).transpose()?;
+        let mut muted = self.service.list_muted_rooms(&call, &user, after, size + 1)?;
+        let next_page_token = parse::cut(&mut muted, size, |(muted, _)| format!("{}:{}", muted.place, muted.room));
+        let room = |(muted, mark): (crate::view::MutedRoom, crate::model::Mark)| pb::MutedRoom {
+            room: muted.room.into(),
+            expire_time: encode::expire_time(mark.expire),
+            mute_time: encode::timestamp(mark.set_ms),
+        };
+        Ok(Response::new(pb::ListMutedRoomsResponse { rooms: muted.into_iter().map(room).collect(), next_page_token }))
+    }
+
+    async fn check_send(&self, request: Request<pb::CheckSendRequest>) -> Reply<pb::CheckSendResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "CheckSend")?;
+        let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
+        let answer = self.service.check_send(&call, &room, &user)?;
+        Ok(Response::new(encode::decision(&answer)))
+    }
+}
+
+/// Where a page of muted rooms starts: that list is in the order of places.
+fn place_and_room(token: &str) -> Result<(u64, &str), Error> {
+    let parts = token.split_once(':').and_then(|(place, room)| Some((place.parse().ok()?, room)));
+    parts.ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
+}

@@ -1,0 +1,129 @@
+//! From messages to the model: everything a caller can get wrong about the form of a field is found here.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::{
+    error::{Error, Reason},
+    model::UserId,
+    service::Call,
+};
+
+const MAX_USERS: usize = 100;
+const MAX_REASON_BYTES: usize = 512;
+const MAX_TEXT_BYTES: usize = 1_024;
+const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: usize = 1_000;
+
+/// 1..100 users of the app.
+pub(super) fn users(call: &Call<'_>, raw: Vec<String>) -> Result<Vec<UserId>, Error> {
+    if raw.is_empty() {
+        return Err(Error::invalid("users", "name at least one user"));
+    }
+    some_users(call, raw)
+}
+
+/// Up to 100 users of the app.
+pub(super) fn some_users(call: &Call<'_>, raw: Vec<String>) -> Result<Vec<UserId>, Error> {
+    if raw.len() > MAX_USERS {
+        return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call names at most 100 users") });
+    }
+    raw.into_iter().map(|user| call.app.user(user)).collect()
+}
+
+pub(super) fn reason(raw: String) -> Result<String, Error> {
+    if raw.len() <= MAX_REASON_BYTES { Ok(raw) } else { Err(Error::invalid("reason", "a reason is at most 512 bytes")) }
+}
+
+pub(super) fn text(field: &'static str, raw: Option<String>) -> Result<Option<String>, Error> {
+    if raw.as_ref().is_none_or(|text| text.len() <= MAX_TEXT_BYTES) {
+        Ok(raw)
+    } else {
+        Err(Error::invalid(field, "a text is at most 1024 bytes"))
+    }
+}
+
+/// Milliseconds; a part of one counts as one.
+pub(super) fn duration_ms(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
+    let Some(raw) = raw else { return Ok(None) };
+    let wrong = || Error::invalid("duration", "a duration is more than zero; leave it out for good");
+    let seconds = u64::try_from(raw.seconds).map_err(|_| wrong())?;
+    let nanos = u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
+    Ok(Some(seconds.saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000))))
+}
+
+/// Whole seconds.
+pub(super) fn ttl_s(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
+    let wrong = || Error::invalid("ttl", "a time to live is a whole number of seconds, not negative");
+    match raw {
+        None => Ok(None),
+        Some(prost_types::Duration { seconds, nanos: 0 }) => u64::try_from(seconds).map(Some).map_err(|_| wrong()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// 0 is the default, more than the maximum is the maximum (AIP-158).
+pub(super) fn page_size(raw: i32) -> Result<usize, Error> {
+    match usize::try_from(raw) {
+        Ok(0) => Ok(DEFAULT_PAGE),
+        Ok(size) => Ok(size.min(MAX_PAGE)),
+        Err(_) => Err(Error::invalid("page_size", "a page size is not negative")),
+    }
+}
+
+pub(super) fn skip(raw: i32) -> Result<usize, Error> {
+    usize::try_from(raw).map_err(|_| Error::invalid("skip", "skip is not negative"))
+}
+
+/// The id after which the page starts.
+pub(super) fn page_token(raw: &str) -> Result<Option<String>, Error> {
+    if raw.is_empty() {
+        return Ok(None);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(raw).ok();
+    let id = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    id.map(Some).ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
+}
+
+/// Cuts a list that was asked for one longer than its page, and gives the token of the next page, or nothing at its end.
+pub(super) fn cut<T>(items: &mut Vec<T>, size: usize, id: impl FnOnce(&T) -> String) -> String {
+    if items.len() <= size {
+        return String::new();
+    }
+    items.truncate(size);
+    items.last().map(|last| URL_SAFE_NO_PAD.encode(id(last))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes_are_capped_and_not_refused() {
+        assert_eq!(page_size(0).ok(), Some(100));
+        assert_eq!(page_size(7).ok(), Some(7));
+        assert_eq!(page_size(i32::MAX).ok(), Some(1_000));
+        assert!(page_size(-1).is_err());
+    }
+
+    #[test]
+    fn durations_count_in_whole_milliseconds_upwards() {
+        let ms = |seconds, nanos| duration_ms(Some(prost_types::Duration { seconds, nanos })).ok().flatten();
+        assert_eq!(ms(1, 500_000_000), Some(1_500));
+        assert_eq!(ms(0, 1), Some(1));
+        assert_eq!(ms(-1, 0), None);
+        assert_eq!(ms(0, -1), None);
+        assert_eq!(ms(i64::MAX, 0), Some(u64::MAX));
+        assert_eq!(duration_ms(None).ok().flatten(), None);
+    }
+
+    #[test]
+    fn a_token_names_the_last_id_of_a_page_that_is_not_the_last() {
+        let mut items = vec!["a", "b", "ü"];
+        assert_eq!(cut(&mut items, 3, |id| (*id).to_owned()), "");
+        items.push("z");
+        let token = cut(&mut items, 3, |id| (*id).to_owned());
+        assert_eq!(items.len(), 3);
+        assert_eq!(page_token(&token).ok().flatten().as_deref(), Some("ü"));
+        assert!(page_token("%%%").is_err());
+    }
+}

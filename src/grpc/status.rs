@@ -1,0 +1,98 @@
+//! The error table's gRPC column, both ways: an error becomes a google.rpc.Status with details, and the gateway reads its reason back.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::error::{Error, Reason};
+
+const DOMAIN: &str = "mute.v1";
+
+const fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidApiKey
+        | Reason::InvalidClientKey
+        | Reason::InvalidToken
+        | Reason::MalformedToken
+        | Reason::MissingToken
+        | Reason::InvalidCredentials => Code::Unauthenticated,
+        Reason::PermissionDenied => Code::PermissionDenied,
+        Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => Code::NotFound,
+        Reason::OwnerNotMutable => Code::FailedPrecondition,
+        Reason::InvalidArgument | Reason::TooManyUsers => Code::InvalidArgument,
+        Reason::RateLimited | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::StoreUnavailable => Code::Unavailable,
+        Reason::Internal => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    /// The one place where an error's cause is logged.
+    fn from(error: Error) -> Self {
+        if let Some(cause) = &error.cause {
+            tracing::error!(reason = error.reason.as_str(), cause, "a call has failed");
+        }
+        let mut metadata = HashMap::new();
+        if !error.users.is_empty() {
+            metadata.insert("users".to_owned(), error.users.join(","));
+        }
+        let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
+        if let Some(field) = error.field {
+            details.add_bad_request_violation(field, error.message.clone());
+        }
+        if error.retry_after.is_some() {
+            details.set_retry_info(error.retry_after);
+        }
+        Status::with_error_details(code(error.reason), error.message, details)
+    }
+}
+
+/// What a status of this service says.
+#[derive(Clone)]
+pub struct Told {
+    /// Its row of the table; INTERNAL for a status of another maker.
+    pub reason: Reason,
+    /// Its sentence.
+    pub message: String,
+    /// The users it is about.
+    pub users: Vec<String>,
+    /// When trying again may help.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Status> for Told {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let users = info.and_then(|info| info.metadata.get("users"));
+        Self {
+            reason: info.and_then(|info| Reason::parse(&info.reason)).unwrap_or(Reason::Internal),
+            users: users.map(|users| users.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_comes_back_from_its_status() {
+        for reason in Reason::ALL {
+            let error = Error { users: vec!["a".to_owned(), "b".to_owned()], ..Error::new(reason, "words") };
+            let told = Told::from(Status::from(error));
+            assert_eq!((told.reason, told.message.as_str()), (reason, "words"));
+            assert_eq!(told.users, ["a", "b"]);
+        }
+        assert_eq!(Told::from(Status::not_found("x")).reason, Reason::Internal);
+    }
+
+    #[test]
+    fn an_internal_error_tells_the_caller_nothing() {
+        let status = Status::from(Error::internal("/var/lib/secret path"));
+        assert!(!format!("{status:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,47 @@
+//! Who may speak in this room, until when and why; and who wants no push from it.
+//!
+//! ```text
+//!      REST caller                    gRPC caller
+//!           |                              |
+//! gateway/  agora.rs  imkit.rs             |        vendor JSON <-> RPC message; nothing else
+//!           \____________  _______________/
+//!                        \/
+//! grpc/     one method an RPC: parse the message into the model, call, encode the answer
+//!                         |
+//! service/  the rules: who may, what is checked, what is committed
+//!                |                   |
+//! view/   answers every read     store/   commit, snapshot, change feed
+//!                \___ fed by ________/
+//! model, error   ids, times, records, one error vocabulary
+//! ```
+//!
+//! Dependencies point down only; `tests/it/layers.rs` holds that.
+//!
+//! **A write** (mute two members over REST): [`gateway`] turns path and body into a message; [`grpc`] parses ids and duration; [`service`]
+//! checks the principal, the room and the clients against the view and builds a batch; [`store`] makes it durable and puts it on the change
+//! feed; [`view`] applies it; the service, which waited for the view to reach that revision, answers; [`gateway`] writes the vendor's
+//! envelope. Whoever asks after that answer sees the mute.
+//!
+//! **A read** (may this user speak): the layer of [`auth::credentials`], [`grpc`], [`view`]. No disk, no lock across an await.
+//!
+//! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
+//! process, [`config`] its settings, [`cli`] its commands, [`dev`] what makes the documents' examples work.
+
+pub mod app;
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod dev;
+pub mod error;
+pub mod gateway;
+pub mod grpc;
+pub mod limit;
+pub mod model;
+pub mod proto;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod sweep;
+pub mod telemetry;
+pub mod view;

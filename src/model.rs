@@ -1,0 +1,9 @@
+//! The words of the domain as types: ids that cannot be wrong, times, and the records that are stored. Knows no protocol and no engine.
+
+mod expire;
+mod ids;
+mod record;
+
+pub use expire::Expire;
+pub use ids::{AppKey, RoomId, UserId};
+pub use record::{Address, ClientProfile, Event, EventKind, Key, Mark, Owner, RoomProfile, Value, Why};

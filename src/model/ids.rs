@@ -1,0 +1,135 @@
+//! Ids, parsed once at the door. None of them holds a control character, so codecs may use NUL between two of them.
+
+use std::fmt;
+
+use crate::error::Error;
+
+const MAX_APP_PART_CHARS: usize = 64;
+const MAX_ROOM_BYTES: usize = 128;
+const MAX_USER_CHARS: usize = 64;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id! {
+    /// The key of an app: one or two parts of 1..64 characters of `A-Z a-z 0-9 _ . -`, joined by `#`.
+    AppKey
+}
+id! {
+    /// A room inside an app: 1..128 bytes without control characters.
+    RoomId
+}
+id! {
+    /// A user inside an app: 1..64 characters without control characters; lower case where the app is case-insensitive.
+    UserId
+}
+
+impl AppKey {
+    /// Errors: INVALID_ARGUMENT on `app`.
+    pub fn parse(raw: String) -> Result<Self, Error> {
+        let well_formed = |part: &str| {
+            (1..=MAX_APP_PART_CHARS).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        let (first, second) = raw.split_once('#').map_or((raw.as_str(), None), |(a, b)| (a, Some(b)));
+        if well_formed(first) && second.is_none_or(well_formed) {
+            Ok(Self(raw))
+        } else {
+            Err(Error::invalid("app", "an app key is `name` or `org#name`, each 1 to 64 of A-Z a-z 0-9 _ . -"))
+        }
+    }
+}
+
+impl RoomId {
+    /// Errors: INVALID_ARGUMENT on `room`.
+    pub fn parse(raw: String) -> Result<Self, Error> {
+        if (1..=MAX_ROOM_BYTES).contains(&raw.len()) && !has_control(&raw) {
+            Ok(Self(raw))
+        } else {
+            Err(Error::invalid("room", "a room id is 1 to 128 bytes without control characters"))
+        }
+    }
+}
+
+impl UserId {
+    /// Folds to lower case where `fold`. Errors: INVALID_ARGUMENT on `user`.
+    pub fn parse(mut raw: String, fold: bool) -> Result<Self, Error> {
+        if fold {
+            if raw.is_ascii() {
+                raw.make_ascii_lowercase();
+            } else {
+                raw = raw.to_lowercase();
+            }
+        }
+        // The count of characters is at most that of bytes, which is at hand.
+        let short = raw.len() <= MAX_USER_CHARS || raw.chars().count() <= MAX_USER_CHARS;
+        if !raw.is_empty() && short && !has_control(&raw) {
+            Ok(Self(raw))
+        } else {
+            Err(Error::invalid("user", "a user id is 1 to 64 characters without control characters"))
+        }
+    }
+}
+
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_key_is_one_or_two_parts() {
+        for good in ["a", "SampleApp", "easemob-demo#testapp", &"x".repeat(64)] {
+            assert!(AppKey::parse(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", "#", "a#", "#a", "a#b#c", "a b", "a/b", "ä", &"x".repeat(65)] {
+            assert!(AppKey::parse(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn room_and_user_ids_hold_their_limits() {
+        assert!(RoomId::parse("ü".repeat(64)).is_ok());
+        assert!(RoomId::parse("ü".repeat(64) + "x").is_err());
+        assert!(UserId::parse("ü".repeat(64), false).is_ok());
+        assert!(UserId::parse("ü".repeat(65), false).is_err());
+        for bad in ["", "a\0b", "a\r\nb", "\u{7f}", "a\u{85}"] {
+            assert!(RoomId::parse(bad.to_owned()).is_err(), "{bad:?}");
+            assert!(UserId::parse(bad.to_owned(), false).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn case_is_folded_only_where_the_app_says_so() -> Result<(), Error> {
+        assert_eq!(UserId::parse("AaÄ".to_owned(), true)?.as_str(), "aaä");
+        assert_eq!(UserId::parse("Aa".to_owned(), false)?.as_str(), "Aa");
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! What is stored: keys, values, and the event that goes with each commit. How they look as bytes is `store/codec.rs`'s matter.
+
+use std::sync::Arc;
+
+use super::Expire;
+
+/// Names one record. Borrowed, because a key is only ever looked at on the way to bytes or to the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Key<'a> {
+    /// The registration of a room.
+    Room { app: &'a str, room: &'a str },
+    /// The ban of a room.
+    Ban { app: &'a str, room: &'a str },
+    /// A member mute.
+    MemberMute { app: &'a str, room: &'a str, user: &'a str },
+    /// A place on a room's allow list.
+    Allowed { app: &'a str, room: &'a str, user: &'a str },
+    /// The registration of a client.
+    Client { app: &'a str, user: &'a str },
+    /// A notification mute.
+    NotificationMute { app: &'a str, user: &'a str, room: &'a str },
+}
+
+/// Whose record it is: the records of one owner share a prefix in the store and a lock in the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Owner<'a> {
+    Room { app: &'a str, room: &'a str },
+    Client { app: &'a str, user: &'a str },
+}
+
+impl<'a> Key<'a> {
+    /// Whose record it is.
+    #[must_use]
+    pub const fn owner(self) -> Owner<'a> {
+        match self {
+            Self::Room { app, room }
+            | Self::Ban { app, room }
+            | Self::MemberMute { app, room, .. }
+            | Self::Allowed { app, room, .. } => Owner::Room { app, room },
+            Self::Client { app, user } | Self::NotificationMute { app, user, .. } => Owner::Client { app, user },
+        }
+    }
+}
+
+/// What a record says. Which of them goes with which key is fixed: `Room` and `Client` with theirs, `NotificationMute` with its own,
+/// `Mark` with the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A registered room.
+    Room(RoomProfile),
+    /// A registered client.
+    Client(ClientProfile),
+    /// A member mute, a ban, or a place on an allow list.
+    Mark(Mark),
+    /// A notification mute and its place in the client's list.
+    NotificationMute(Mark, u64),
+}
+
+/// Something set on a user or a room: until when, since when, by whom and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// When it ends.
+    pub expire: Expire,
+    /// When it was set, in Unix milliseconds.
+    pub set_ms: u64,
+    /// By whom and why; shared, because many marks have the same.
+    pub why: Arc<Why>,
+}
+
+/// Who set a mark, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Why {
+    /// `service:NAME`, `app`, or `user:ID`.
+    pub actor: Box<str>,
+    /// In the words of who set it; may be empty.
+    pub reason: Box<str>,
+}
+
+/// A registered room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomProfile {
+    /// May be empty.
+    pub name: String,
+    /// May be empty.
+    pub description: String,
+    /// User id, or empty.
+    pub owner: String,
+    /// User ids.
+    pub admins: Vec<String>,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Unix milliseconds.
+    pub updated_ms: u64,
+}
+
+impl RoomProfile {
+    /// Whether the user is the owner or an admin.
+    #[must_use]
+    pub fn is_staff(&self, user: &str) -> bool {
+        self.owner == user || self.admins.iter().any(|admin| admin == user)
+    }
+}
+
+/// A registered client. A field that is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ClientProfile {
+    pub nickname: Option<String>,
+    pub avatar_url: Option<String>,
+    pub description: Option<String>,
+    pub email: Option<String>,
+    pub is_robot: Option<bool>,
+    pub address: Option<Address>,
+    pub user_agent: Option<String>,
+    /// Unix milliseconds.
+    pub last_login_ms: Option<u64>,
+    /// A JSON object as text, or empty.
+    pub custom_json: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Unix milliseconds; changes with each notification mute and unmute too.
+    pub updated_ms: u64,
+}
+
+/// Where a client last connected from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Address {
+    pub address: String,
+    pub family: String,
+    pub port: u16,
+}
+
+/// Who did what to whom, when and why: one with each commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Event {
+    pub kind: EventKind,
+    pub app: String,
+    /// Empty where it is about no room.
+    pub room: String,
+    pub users: Vec<String>,
+    pub actor: String,
+    pub reason: String,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// When what was set ends.
+    pub expire: Expire,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum EventKind {
+    Muted,
+    Unmuted,
+    Expired,
+    Banned,
+    Unbanned,
+    Allowed,
+    Disallowed,
+    NotificationsMuted,
+    NotificationsUnmuted,
+    ClientUpserted,
+    ClientDeleted,
+    RoomUpserted,
+    RoomDeleted,
+    /// Notification mutes of a deleted room were removed.
+    Swept,
+}

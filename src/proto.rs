@@ -1,0 +1,17 @@
+//! The messages compiled from `proto/`. `v1` is the API: known to `grpc` and `gateway` only. `store_v1` is what is stored: known to the
+//! record codec and to an engine that keeps a log of commits.
+
+/// The API, package `mute.v1`.
+#[allow(missing_docs, clippy::all, clippy::expect_used, clippy::unwrap_used, rustdoc::all)]
+pub mod v1 {
+    tonic::include_proto!("mute.v1");
+}
+
+/// Stored messages, package `mute.store.v1`.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub(crate) mod store_v1 {
+    tonic::include_proto!("mute.store.v1");
+}
+
+/// Every message and service as a `FileDescriptorSet`, for the reflection service.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

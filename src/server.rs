@@ -1,0 +1,105 @@
+//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two.
+
+use std::{error::Error as StdError, net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use tokio::{net::TcpListener, sync::watch};
+use tonic::{server::NamedService as _, service::Routes, transport::server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    auth::credentials::{self, Credentials},
+    gateway::{self, Gateway},
+    grpc::Api,
+    proto::{
+        DESCRIPTORS,
+        v1::{
+            directory_service_server::DirectoryServiceServer, mute_service_server::MuteServiceServer,
+            token_service_server::TokenServiceServer,
+        },
+    },
+    service::Service,
+    telemetry,
+};
+
+type Failure = Box<dyn StdError + Send + Sync>;
+
+/// Tells when to stop.
+pub type Stop = watch::Receiver<bool>;
+
+/// Health as gRPC's own service tells it, and the routes of all services.
+pub async fn grpc_routes(api: Api) -> Result<(Routes, HealthReporter), Failure> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    set_serving(&reporter, ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection = reflection.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).build_v1()?;
+    let mut routes = Routes::new(health).add_service(reflection);
+    routes = routes.add_service(MuteServiceServer::new(api.clone()));
+    routes = routes.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api));
+    Ok((routes, reporter))
+}
+
+/// Tells gRPC's health checkers.
+pub async fn set_serving(reporter: &HealthReporter, status: ServingStatus) {
+    for name in ["", MuteServiceServer::<Api>::NAME, DirectoryServiceServer::<Api>::NAME, TokenServiceServer::<Api>::NAME] {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Serves gRPC until it is told to stop, then finishes the calls that run.
+pub async fn serve_grpc(listener: TcpListener, routes: Routes, credentials: Arc<Credentials>, stop: Stop) -> Result<(), Failure> {
+    tonic::transport::Server::builder()
+        .layer(credentials::layer(credentials))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), told(stop))
+        .await?;
+    Ok(())
+}
+
+/// Serves REST until it is told to stop, then finishes the calls that run.
+pub async fn serve_rest(
+    listener: TcpListener,
+    gateway: Gateway,
+    credentials: Arc<Credentials>,
+    stop: Stop,
+) -> Result<(), Failure> {
+    use axum::serve::ListenerExt as _;
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without nodelay");
+        }
+    });
+    let router = gateway::router(gateway).layer(credentials::layer(credentials));
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(told(stop)).await?;
+    Ok(())
+}
+
+/// Serves health and metrics until it is told to stop.
+pub async fn serve_admin(listener: TcpListener, service: Arc<Service>, stop: Stop) -> Result<(), Failure> {
+    let admin = Admin { service, stop: stop.clone() };
+    let router =
+        Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
+    axum::serve(listener, router.with_state(admin)).with_graceful_shutdown(told(stop)).await?;
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Admin {
+    service: Arc<Service>,
+    stop: Stop,
+}
+
+async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+    if *admin.stop.borrow() { (StatusCode::SERVICE_UNAVAILABLE, "stopping") } else { (StatusCode::OK, "ok") }
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, TEXT)], telemetry::metrics(&admin.service))
+}
+
+async fn told(mut stop: Stop) {
+    // An error means that whoever would tell is gone, which tells the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

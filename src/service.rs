@@ -1,0 +1,195 @@
+//! The rules: who may, what is checked, what is committed. One file a subject; this one has what they share: the way in, and the way a
+//! change is committed.
+//!
+//! # The way in
+//! [`Service::enter`] makes a [`Call`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
+//! can be reached without one.
+//!
+//! # The way of a change
+//! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
+//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again.
+
+use std::sync::Arc;
+
+use crate::{
+    auth::{Action, Principal, apps::App, apps::Apps, credentials::Caller, may},
+    clock::Clock,
+    error::{Error, Reason},
+    limit::Limits,
+    model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
+    store::{Batch, Revision, Store, StoreError},
+    view::View,
+};
+
+mod allow;
+mod ban;
+mod check;
+mod directory;
+mod member;
+mod notification;
+mod token;
+
+pub use ban::RoomSeen;
+pub use check::Answer;
+pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
+pub use token::MAX_TTL_S;
+
+/// How often a change is planned anew because somebody was faster.
+const ATTEMPTS: usize = 16;
+
+/// The service, once for all listeners.
+pub struct Service {
+    /// The configured apps.
+    pub apps: Arc<Apps>,
+    /// Where changes go.
+    pub store: Arc<dyn Store>,
+    /// Where answers come from.
+    pub view: View,
+    /// The time.
+    pub clock: Clock,
+    /// How often an app may call.
+    pub limits: Limits,
+    /// How long a token is good for where nobody says, in seconds.
+    pub token_ttl_s: u64,
+}
+
+/// A known caller inside one app.
+pub struct Call<'a> {
+    /// The app.
+    pub app: &'a App,
+    /// The caller.
+    pub principal: Principal,
+}
+
+/// What a change has come to.
+pub struct Written<T> {
+    /// The answer to it.
+    pub answer: T,
+    /// The commit that holds it; where there was nothing to change, the one it was decided on.
+    pub revision: Revision,
+}
+
+/// A planned change: nothing where there is nothing to change.
+type Plan<T> = (Option<Batch>, T);
+
+impl Call<'_> {
+    /// Errors: PERMISSION_DENIED.
+    fn permit(&self, action: Action<'_>) -> Result<(), Error> {
+        if may(&self.principal, action) {
+            Ok(())
+        } else {
+            Err(Error::new(Reason::PermissionDenied, "the caller may not do this"))
+        }
+    }
+
+    fn key(&self) -> &str {
+        self.app.key.as_str()
+    }
+
+    fn mark(&self, now_ms: u64, expire: Expire, reason: &str) -> Mark {
+        let why = Why { actor: self.principal.actor().into(), reason: reason.into() };
+        Mark { expire, set_ms: now_ms, why: Arc::new(why) }
+    }
+
+    fn event(&self, kind: EventKind, now_ms: u64) -> Event {
+        Event {
+            kind,
+            app: self.key().to_owned(),
+            room: String::new(),
+            users: Vec::new(),
+            actor: self.principal.actor(),
+            reason: String::new(),
+            at_ms: now_ms,
+            expire: Expire::NEVER,
+        }
+    }
+
+    fn room_event(&self, kind: EventKind, now_ms: u64, room: &RoomId, users: &[UserId], reason: &str) -> Event {
+        let users = users.iter().map(ToString::to_string).collect();
+        Event { room: room.to_string(), users, reason: reason.to_owned(), ..self.event(kind, now_ms) }
+    }
+}
+
+impl Service {
+    /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
+    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call<'_>, Error> {
+        let Caller { principal, counted } = caller;
+        let principal = principal?;
+        let key = crate::model::AppKey::parse(app)?;
+        principal.belongs_to(&key)?;
+        let app = self.apps.get(key.as_str())?;
+        if !counted && !matches!(principal, Principal::Service(_)) {
+            self.limits.call(app.number, method)?;
+        }
+        Ok(Call { app, principal })
+    }
+
+    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED.
+    fn permit_in_room<'a>(&self, call: &Call<'_>, room: &RoomId, action: impl FnOnce(bool) -> Action<'a>) -> Result<(), Error> {
+        let is_staff = match &call.principal {
+            Principal::User { user, .. } => self.view.room(call.key(), room.as_str(), |room| {
+                room.and_then(|room| room.profile.as_ref()).is_some_and(|profile| profile.value.is_staff(user))
+            }),
+            Principal::Service(_) | Principal::AppAdmin { .. } => false,
+        };
+        call.permit(action(is_staff))
+    }
+
+    /// That the room exists, as a plan may rely on it: in a strict app, the revision of its registration. Errors: ROOM_NOT_FOUND.
+    fn require_room(&self, call: &Call<'_>, room: &RoomId) -> Result<Option<Revision>, Error> {
+        if !call.app.strict {
+            return Ok(None);
+        }
+        let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision));
+        revision.map(Some).ok_or_else(Error::room_not_found)
+    }
+
+    /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
+    fn require_clients<'a>(&self, call: &Call<'_>, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        if !call.app.strict {
+            return Ok(());
+        }
+        let missing: Vec<_> = users.filter(|user| !self.has_client(call, user)).map(str::to_owned).collect();
+        if missing.is_empty() { Ok(()) } else { Err(Error::clients_not_found(missing)) }
+    }
+
+    fn has_client(&self, call: &Call<'_>, user: &str) -> bool {
+        self.view.client(call.key(), user, |client| client.is_some_and(|client| client.profile.is_some()))
+    }
+
+    /// Plans, commits, and waits for the view. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL.
+    async fn change<T>(&self, plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send) -> Result<Written<T>, Error>
+    where
+        T: Send,
+    {
+        for _ in 0..ATTEMPTS {
+            let decided_on = self.view.revision();
+            let (batch, answer) = plan(self.clock.now_ms())?;
+            let Some(batch) = batch else { return Ok(Written { answer, revision: decided_on }) };
+            match self.store.commit(batch).await {
+                Ok(revision) => {
+                    self.caught_up(revision).await?;
+                    return Ok(Written { answer, revision });
+                }
+                Err(StoreError::Conflict { revision }) => self.caught_up(revision).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::unavailable("too many writers of the same record"))
+    }
+
+    async fn caught_up(&self, revision: Revision) -> Result<(), Error> {
+        if self.view.wait_for(revision).await {
+            Ok(())
+        } else {
+            Err(Error::unavailable(format!("the view has not reached revision {revision}")))
+        }
+    }
+}
+
+/// Lets a batch through only while the room is registered as it was when the batch was planned.
+fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registered: Option<Revision>) {
+    if registered.is_some() {
+        batch.expect(Key::Room { app, room: room.as_str() }, registered);
+    }
+}

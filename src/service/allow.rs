@@ -1,0 +1,102 @@
+//! Allow lists: who may speak during a room ban.
+
+use super::{Call, Service, Written, expect_room};
+use crate::{
+    auth::Action,
+    error::Error,
+    model::{EventKind, Expire, Key, Mark, RoomId, UserId, Value},
+    store::Batch,
+};
+
+impl Service {
+    /// Puts the users on the allow list; those who are on it stay as they are.
+    pub async fn allow_members(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        users: &[UserId],
+        reason: &str,
+    ) -> Result<Written<()>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            let registered = self.require_room(call, room)?;
+            self.require_clients(call, users.iter().map(UserId::as_str))?;
+            let known = self.allowed(call, room, users);
+            let new: Vec<_> =
+                users.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(user, _)| user.clone()).collect();
+            if new.is_empty() {
+                return Ok((None, ()));
+            }
+            let mut batch = Batch::of(&call.room_event(EventKind::Allowed, now_ms, room, &new, reason));
+            expect_room(&mut batch, call.key(), room, registered);
+            let value = Value::Mark(call.mark(now_ms, Expire::NEVER, reason));
+            for user in &new {
+                batch.put(Key::Allowed { app: call.key(), room: room.as_str(), user: user.as_str() }, &value);
+            }
+            Ok((Some(batch), ()))
+        })
+        .await
+    }
+
+    /// Takes the users off the allow list. Answers whether each was on it.
+    pub async fn disallow_members(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        users: &[UserId],
+        reason: &str,
+    ) -> Result<Written<Vec<bool>>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            self.require_room(call, room)?;
+            let known = self.allowed(call, room, users);
+            let was_allowed: Vec<_> = known.iter().map(Option::is_some).collect();
+            let listed = users.iter().zip(known).filter_map(|(user, revision)| Some((user.clone(), revision?)));
+            let (gone, revisions): (Vec<_>, Vec<_>) = listed.unzip();
+            if gone.is_empty() {
+                return Ok((None, was_allowed));
+            }
+            let mut batch = Batch::of(&call.room_event(EventKind::Disallowed, now_ms, room, &gone, reason));
+            for (user, revision) in gone.iter().zip(revisions) {
+                let key = Key::Allowed { app: call.key(), room: room.as_str(), user: user.as_str() };
+                batch.expect(key, Some(revision));
+                batch.delete(key);
+            }
+            Ok((Some(batch), was_allowed))
+        })
+        .await
+    }
+
+    /// The allow list after `after`, at most `size` users.
+    pub fn list_allowed(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        after: Option<&str>,
+        size: usize,
+    ) -> Result<Vec<(String, Mark)>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
+        self.require_room(call, room)?;
+        Ok(self.view.room(call.key(), room.as_str(), |room| {
+            let Some(room) = room else { return Vec::new() };
+            room.allowed_after(after).take(size).map(|(user, mark)| (user.to_owned(), mark.clone())).collect()
+        }))
+    }
+
+    /// Those of the users that are on the allow list.
+    pub fn find_allowed(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
+        self.require_room(call, room)?;
+        Ok(self.view.room(call.key(), room.as_str(), |room| {
+            let allowed = |user: &UserId| Some((user.to_string(), room?.allowed.get(user.as_str())?.value.clone()));
+            users.iter().filter_map(allowed).collect()
+        }))
+    }
+
+    fn allowed(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
+        self.view.room(call.key(), room.as_str(), |room| {
+            let allowed = |user: &UserId| Some(room?.allowed.get(user.as_str())?.revision);
+            users.iter().map(allowed).collect()
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! Room bans: nobody may speak but owner, admins and allow list.
+
+use super::{Call, Service, Written, expect_room};
+use crate::{
+    auth::Action,
+    error::Error,
+    model::{Event, EventKind, Expire, Key, Mark, RoomId, RoomProfile, Value},
+    store::Batch,
+};
+
+/// What is known of a room.
+pub struct RoomSeen {
+    /// Nothing where the directory, an open one, does not have it.
+    pub profile: Option<RoomProfile>,
+    /// The ban in force.
+    pub ban: Option<Mark>,
+    /// Member mutes, those included that have ended and are not swept yet.
+    pub muted: usize,
+    /// Users on the allow list.
+    pub allowed: usize,
+}
+
+impl Service {
+    /// Bans the room. Answers the ban.
+    pub async fn ban_room(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        duration_ms: Option<u64>,
+        reason: &str,
+    ) -> Result<Written<Mark>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            let expire = Expire::after(now_ms, duration_ms)?;
+            let registered = self.require_room(call, room)?;
+            let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
+            let mut batch = Batch::of(&Event { expire, ..event });
+            expect_room(&mut batch, call.key(), room, registered);
+            let mark = call.mark(now_ms, expire, reason);
+            batch.put(Key::Ban { app: call.key(), room: room.as_str() }, &Value::Mark(mark.clone()));
+            Ok((Some(batch), mark))
+        })
+        .await
+    }
+
+    /// Ends the ban. Answers whether one was in force.
+    pub async fn unban_room(&self, call: &Call<'_>, room: &RoomId, reason: &str) -> Result<Written<bool>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            self.require_room(call, room)?;
+            let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.ban_in_force(now_ms)?.revision));
+            let Some(revision) = revision else { return Ok((None, false)) };
+            let mut batch = Batch::of(&call.room_event(EventKind::Unbanned, now_ms, room, &[], reason));
+            let key = Key::Ban { app: call.key(), room: room.as_str() };
+            batch.expect(key, Some(revision));
+            batch.delete(key);
+            Ok((Some(batch), true))
+        })
+        .await
+    }
+
+    /// What is known of the room.
+    pub fn get_room(&self, call: &Call<'_>, room: &RoomId) -> Result<RoomSeen, Error> {
+        call.permit(Action::SeeRoom)?;
+        self.require_room(call, room)?;
+        let now_ms = self.clock.now_ms();
+        Ok(self.view.room(call.key(), room.as_str(), |room| RoomSeen {
+            profile: room.and_then(|room| Some(room.profile.as_ref()?.value.clone())),
+            ban: room.and_then(|room| Some(room.ban_in_force(now_ms)?.value.clone())),
+            muted: room.map_or(0, |room| room.muted.len()),
+            allowed: room.map_or(0, |room| room.allowed.len()),
+        }))
+    }
+}

@@ -1,0 +1,250 @@
+//! The directory: which rooms and clients exist, and what is known of them.
+
+use std::sync::Arc;
+
+use super::{Call, Service, Written};
+use crate::{
+    auth::Action,
+    error::Error,
+    model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
+    store::Batch,
+    view::{Held, Page},
+};
+
+/// A JSON object of custom fields is at most this long.
+const CUSTOM_JSON_BYTES: usize = 16 << 10;
+
+/// The fields of a client that are to change: those that are there, and keys of `custom_json`.
+pub type ClientPatch = ClientProfile;
+
+/// The fields of a room that are to change.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct RoomPatch {
+    pub name: Option<String>,
+    pub description: Option<String>,
+    /// An empty id takes the owner away.
+    pub owner: Option<String>,
+    pub admins: Option<Vec<String>>,
+}
+
+/// A page of the registered rooms.
+pub struct RoomPage {
+    /// By id.
+    pub rooms: Vec<(Arc<str>, RoomProfile)>,
+    /// How many there are in all.
+    pub total: usize,
+}
+
+/// A client, and the rooms whose notifications it has muted, in the order of muting.
+pub struct ClientSeen {
+    /// Its id.
+    pub user: String,
+    /// Empty where the directory, an open one, does not have it.
+    pub profile: ClientProfile,
+    /// Room ids.
+    pub muted_rooms: Vec<String>,
+}
+
+impl Service {
+    /// Registers a client or changes it. Answers it.
+    pub async fn upsert_client(&self, call: &Call<'_>, user: &UserId, patch: &ClientPatch) -> Result<Written<ClientSeen>, Error> {
+        call.permit(Action::WriteDirectory)?;
+        let written = self
+            .change(|now_ms| {
+                let old = self.view.client(call.key(), user.as_str(), |client| client?.profile.clone());
+                let revision = old.as_ref().map(|old| old.revision);
+                let old = old.map(|old| old.value);
+                let new = merge_client(old.clone().unwrap_or_default(), patch)?;
+                if old.as_ref() == Some(&new) {
+                    return Ok((None, ()));
+                }
+                let created_ms = old.map_or(now_ms, |old| old.created_ms);
+                let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientUpserted, now_ms) };
+                let mut batch = Batch::of(&event);
+                let key = Key::Client { app: call.key(), user: user.as_str() };
+                batch.expect(key, revision);
+                batch.put(key, &Value::Client(ClientProfile { created_ms, updated_ms: now_ms, ..new }));
+                Ok((Some(batch), ()))
+            })
+            .await?;
+        Ok(Written { answer: self.client_seen(call, user), revision: written.revision })
+    }
+
+    /// One client. Errors: CLIENT_NOT_FOUND.
+    pub fn get_client(&self, call: &Call<'_>, user: &UserId) -> Result<ClientSeen, Error> {
+        call.permit(Action::SeeClient { user: user.as_str() })?;
+        self.require_clients(call, std::iter::once(user.as_str()))?;
+        Ok(self.client_seen(call, user))
+    }
+
+    /// A page of the registered clients by id, and how many there are in all.
+    pub fn list_clients(&self, call: &Call<'_>, page: Page<'_>) -> Result<(Vec<ClientSeen>, usize), Error> {
+        call.permit(Action::ListDirectory)?;
+        let (ids, total) = self.view.client_ids(call.key(), page);
+        Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
+    }
+
+    /// Removes a client and its notification mutes. Answers it as it was, where it was registered.
+    pub async fn delete_client(&self, call: &Call<'_>, user: &UserId) -> Result<Written<Option<ClientSeen>>, Error> {
+        call.permit(Action::WriteDirectory)?;
+        self.change(|now_ms| {
+            let revision = self.view.client(call.key(), user.as_str(), |client| Some(client?.profile.as_ref()?.revision));
+            if revision.is_none() {
+                return Ok((None, None));
+            }
+            let was = self.client_seen(call, user);
+            let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientDeleted, now_ms) };
+            let mut batch = Batch::of(&event);
+            batch.expect(Key::Client { app: call.key(), user: user.as_str() }, revision);
+            batch.delete_client(call.key(), user.as_str());
+            Ok((Some(batch), Some(was)))
+        })
+        .await
+    }
+
+    /// Registers a room or changes it; without an id, a new one with a numeric id. Answers it with its id.
+    /// Errors: CLIENT_NOT_FOUND for owner and admins.
+    pub async fn upsert_room(
+        &self,
+        call: &Call<'_>,
+        room: Option<&RoomId>,
+        patch: &RoomPatch,
+    ) -> Result<Written<(RoomId, RoomProfile)>, Error> {
+        call.permit(Action::WriteDirectory)?;
+        self.change(|now_ms| {
+            let id = room.map_or_else(|| new_room_id(now_ms), |room| Ok(room.clone()))?;
+            let staff = patch.owner.iter().filter(|owner| !owner.is_empty()).chain(patch.admins.iter().flatten());
+            self.require_clients(call, staff.map(String::as_str))?;
+            let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
+            let revision = old.as_ref().map(|old| old.revision);
+            let old = old.map(|old: Held<RoomProfile>| old.value);
+            let new = merge_room(old.clone().unwrap_or_default(), patch);
+            if old.as_ref() == Some(&new) {
+                return Ok((None, (id, new)));
+            }
+            let created_ms = old.map_or(now_ms, |old| old.created_ms);
+            let new = RoomProfile { created_ms, updated_ms: now_ms, ..new };
+            let mut batch = Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, &id, &[], ""));
+            let key = Key::Room { app: call.key(), room: id.as_str() };
+            batch.expect(key, revision);
+            batch.put(key, &Value::Room(new.clone()));
+            Ok((Some(batch), (id, new)))
+        })
+        .await
+    }
+
+    /// Removes a room with its ban, member mutes and allow list. Answers whether it was registered.
+    pub async fn delete_room(&self, call: &Call<'_>, room: &RoomId) -> Result<Written<bool>, Error> {
+        call.permit(Action::WriteDirectory)?;
+        self.change(|now_ms| {
+            let (known, revision) = self.view.room(call.key(), room.as_str(), |room| {
+                (room.is_some(), room.and_then(|room| Some(room.profile.as_ref()?.revision)))
+            });
+            // An open directory may hold mutes of a room that nobody has registered.
+            if revision.is_none() && (call.app.strict || !known) {
+                return Ok((None, false));
+            }
+            let mut batch = Batch::of(&call.room_event(EventKind::RoomDeleted, now_ms, room, &[], ""));
+            batch.expect(Key::Room { app: call.key(), room: room.as_str() }, revision);
+            batch.delete_room(call.key(), room.as_str());
+            Ok((Some(batch), revision.is_some()))
+        })
+        .await
+    }
+
+    /// A page of the registered rooms.
+    pub fn list_rooms(&self, call: &Call<'_>, page: Page<'_>) -> Result<RoomPage, Error> {
+        call.permit(Action::ListDirectory)?;
+        let (ids, total) = self.view.room_ids(call.key(), page);
+        let profile = |id: Arc<str>| {
+            let profile =
+                self.view.room(call.key(), &id, |room| room.and_then(|room| Some(room.profile.as_ref()?.value.clone())));
+            (id, profile.unwrap_or_default())
+        };
+        Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
+    }
+
+    pub(super) fn client_seen(&self, call: &Call<'_>, user: &UserId) -> ClientSeen {
+        self.client_named(call, user.as_str())
+    }
+
+    fn client_named(&self, call: &Call<'_>, user: &str) -> ClientSeen {
+        let now_ms = self.clock.now_ms();
+        self.view.client(call.key(), user, |client| ClientSeen {
+            user: user.to_owned(),
+            profile: client.and_then(|client| Some(client.profile.as_ref()?.value.clone())).unwrap_or_default(),
+            muted_rooms: client
+                .map_or_else(Vec::new, |client| client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()),
+        })
+    }
+}
+
+/// Sixteen digits: time and chance. The commit fails, and another is tried, if there is such a room.
+fn new_room_id(now_ms: u64) -> Result<RoomId, Error> {
+    RoomId::parse((now_ms * 1_000 + rand::random_range(0..1_000)).to_string())
+}
+
+fn merge_room(old: RoomProfile, patch: &RoomPatch) -> RoomProfile {
+    RoomProfile {
+        name: patch.name.clone().unwrap_or(old.name),
+        description: patch.description.clone().unwrap_or(old.description),
+        owner: patch.owner.clone().unwrap_or(old.owner),
+        admins: patch.admins.clone().unwrap_or(old.admins),
+        ..old
+    }
+}
+
+fn merge_client(old: ClientProfile, patch: &ClientPatch) -> Result<ClientProfile, Error> {
+    Ok(ClientProfile {
+        nickname: patch.nickname.clone().or(old.nickname),
+        avatar_url: patch.avatar_url.clone().or(old.avatar_url),
+        description: patch.description.clone().or(old.description),
+        email: patch.email.clone().or(old.email),
+        is_robot: patch.is_robot.or(old.is_robot),
+        address: patch.address.clone().or(old.address),
+        user_agent: patch.user_agent.clone().or(old.user_agent),
+        last_login_ms: patch.last_login_ms.or(old.last_login_ms),
+        custom_json: merge_custom(&old.custom_json, &patch.custom_json)?,
+        created_ms: old.created_ms,
+        updated_ms: old.updated_ms,
+    })
+}
+
+fn merge_custom(old: &str, patch: &str) -> Result<String, Error> {
+    if patch.is_empty() {
+        return Ok(old.to_owned());
+    }
+    let wrong = || Error::invalid("client.custom_json", "custom fields are a JSON object of at most 16 KiB");
+    let patch: serde_json::Map<_, _> = serde_json::from_str(patch).map_err(|_| wrong())?;
+    let mut merged: serde_json::Map<_, _> =
+        if old.is_empty() { serde_json::Map::new() } else { serde_json::from_str(old).map_err(Error::internal)? };
+    merged.extend(patch);
+    merged.retain(|_, value| !value.is_null());
+    let text = if merged.is_empty() { String::new() } else { serde_json::Value::Object(merged).to_string() };
+    if text.len() <= CUSTOM_JSON_BYTES { Ok(text) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn custom_fields_are_merged_by_key_and_null_takes_one_away() -> Result<(), Error> {
+        assert_eq!(merge_custom(r#"{"a":1,"b":2}"#, r#"{"b":null,"c":3}"#)?, r#"{"a":1,"c":3}"#);
+        assert_eq!(merge_custom(r#"{"a":1}"#, "")?, r#"{"a":1}"#);
+        assert_eq!(merge_custom(r#"{"a":1}"#, r#"{"a":null}"#)?, "");
+        assert!(merge_custom("", "[1]").is_err());
+        assert!(merge_custom("", &format!(r#"{{"a":"{}"}}"#, "x".repeat(CUSTOM_JSON_BYTES))).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn fields_that_are_not_given_stay() -> Result<(), Error> {
+        let old = ClientProfile { nickname: Some("old".to_owned()), email: Some("e".to_owned()), ..ClientProfile::default() };
+        let patch = ClientPatch { nickname: Some("new".to_owned()), ..ClientPatch::default() };
+        let new = merge_client(old, &patch)?;
+        assert_eq!((new.nickname.as_deref(), new.email.as_deref()), (Some("new"), Some("e")));
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Member mutes: who may not speak in a room.
+
+use super::{Call, Service, Written, expect_room};
+use crate::{
+    auth::Action,
+    error::{Error, Reason},
+    model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Value},
+    store::Batch,
+};
+
+impl Service {
+    /// Mutes all of the users or none. Answers the mark that each of them now has.
+    pub async fn mute_members(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        users: &[UserId],
+        duration_ms: Option<u64>,
+        reason: &str,
+    ) -> Result<Written<Mark>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            let expire = Expire::after(now_ms, duration_ms)?;
+            let registered = self.require_room(call, room)?;
+            self.require_clients(call, users.iter().map(UserId::as_str))?;
+            self.refuse_owner(call, room, users)?;
+            let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);
+            let mut batch = Batch::of(&Event { expire, ..event });
+            expect_room(&mut batch, call.key(), room, registered);
+            let mark = call.mark(now_ms, expire, reason);
+            let value = Value::Mark(mark.clone());
+            for user in users {
+                batch.put(Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() }, &value);
+            }
+            Ok((Some(batch), mark))
+        })
+        .await
+    }
+
+    /// Unmutes the users. Answers whether a mute of each was in force.
+    pub async fn unmute_members(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        users: &[UserId],
+        reason: &str,
+    ) -> Result<Written<Vec<bool>>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        self.change(|now_ms| {
+            self.require_room(call, room)?;
+            let revisions: Vec<_> = self.view.room(call.key(), room.as_str(), |room| {
+                let muted = |user: &UserId| Some(room?.mute_in_force(user.as_str(), now_ms)?.revision);
+                users.iter().map(muted).collect()
+            });
+            let was_muted: Vec<_> = revisions.iter().map(Option::is_some).collect();
+            let muted = users.iter().zip(revisions).filter_map(|(user, revision)| Some((user.clone(), revision?)));
+            let (gone, revisions): (Vec<_>, Vec<_>) = muted.unzip();
+            if gone.is_empty() {
+                return Ok((None, was_muted));
+            }
+            let mut batch = Batch::of(&call.room_event(EventKind::Unmuted, now_ms, room, &gone, reason));
+            for (user, revision) in gone.iter().zip(revisions) {
+                let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
+                batch.expect(key, Some(revision));
+                batch.delete(key);
+            }
+            Ok((Some(batch), was_muted))
+        })
+        .await
+    }
+
+    /// The mutes in force of users after `after`, at most `size` of them.
+    pub fn list_muted(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        after: Option<&str>,
+        skip: usize,
+        size: usize,
+    ) -> Result<Vec<(String, Mark)>, Error> {
+        self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
+        self.require_room(call, room)?;
+        let now_ms = self.clock.now_ms();
+        Ok(self.view.room(call.key(), room.as_str(), |room| {
+            let Some(room) = room else { return Vec::new() };
+            let mutes = room.mutes_after(after, now_ms).skip(skip).take(size);
+            mutes.map(|(user, mark)| (user.to_owned(), mark.clone())).collect()
+        }))
+    }
+
+    fn refuse_owner(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
+        let owner = self.view.room(call.key(), room.as_str(), |room| {
+            let profile = &room?.profile.as_ref()?.value;
+            users.iter().any(|user| user.as_str() == profile.owner).then(|| profile.owner.clone())
+        });
+        match owner {
+            None => Ok(()),
+            Some(owner) => Err(Error {
+                users: vec![owner],
+                ..Error::new(Reason::OwnerNotMutable, "the owner of a room cannot be muted in it")
+            }),
+        }
+    }
+}

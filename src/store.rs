@@ -1,0 +1,146 @@
+//! The store: durable commits, a snapshot, and the change feed. Keys and values are bytes to it; `codec` says what they mean.
+//!
+//! # The contract
+//! One suite (`tests/it/contract.rs`) holds every engine to these clauses, by their numbers:
+//!
+//! 1. [`Store::commit`] is all or nothing, and durable when it returns its revision. Dropping its future does not undo it half.
+//! 2. Revisions strictly increase, over restarts too. An empty store is at revision 0.
+//! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
+//! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with [`StoreError::Compacted`]: then the caller takes
+//!    a snapshot again. A prefix delete is on the feed as itself or as the deletes it caused.
+//! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
+//! 6. The store interprets nothing.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+pub mod codec;
+mod sled;
+
+/// The number of a commit.
+pub type Revision = u64;
+
+/// What one commit is to change, on which conditions, with its event.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// All of them must hold, else nothing is changed.
+    pub expectations: Vec<Expectation>,
+    /// Applied in order.
+    pub operations: Vec<Operation>,
+    /// Who did what, as bytes.
+    pub event: Vec<u8>,
+    /// When, in Unix milliseconds: for how long the event is kept.
+    pub at_ms: u64,
+}
+
+/// The revision a key was last written at; nothing where it must be absent.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// Which key.
+    pub key: Vec<u8>,
+    /// Its revision.
+    pub revision: Option<Revision>,
+}
+
+/// One change of one key, or of all keys of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Operation {
+    Put { key: Vec<u8>, value: Vec<u8> },
+    Delete { key: Vec<u8> },
+    DeletePrefix { prefix: Vec<u8> },
+}
+
+/// One commit, as the change feed tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Commit {
+    pub revision: Revision,
+    pub operations: Vec<Operation>,
+    pub event: Vec<u8>,
+    pub at_ms: u64,
+}
+
+/// One record of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Entry {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    /// When it was last written.
+    pub revision: Revision,
+}
+
+/// Every record as of one revision, in pages.
+#[allow(missing_docs)]
+pub struct Snapshot {
+    pub revision: Revision,
+    pub pages: BoxStream<'static, Result<Vec<Entry>, StoreError>>,
+}
+
+/// Commits in order, from one revision on, without end.
+pub type Feed = BoxStream<'static, Result<Commit, StoreError>>;
+
+/// What went wrong in an engine. `error.rs` says what a caller is told of it.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StoreError {
+    #[error("an expectation of the commit did not hold at revision {revision}")]
+    Conflict { revision: Revision },
+    #[error("commits up to revision {oldest} are no longer kept")]
+    Compacted { oldest: Revision },
+    #[error("the store is full: {0}")]
+    Full(String),
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    #[error("the store is corrupt at {place}: {what}")]
+    Corrupt { place: String, what: String },
+    #[error(
+        "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"
+    )]
+    InUse { directory: String },
+}
+
+/// A durable, ordered map of bytes with a change feed. The contract is at the top of this file.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Clauses 1, 2 and 5.
+    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError>;
+
+    /// Clause 3.
+    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+
+    /// Clause 4.
+    async fn watch(&self, after: Revision) -> Result<Feed, StoreError>;
+
+    /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be committed after it.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Which engine keeps the records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Embedded, in the data directory.
+    #[default]
+    Sled,
+}
+
+/// For how long and how many commits are kept for those who watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// At most this many.
+    pub commits: u64,
+    /// None older than this, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// Opens the store of this engine, creating it where there is none. May take a while; call it off the async threads.
+/// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
+pub fn open(engine: Engine, directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
+    match engine {
+        Engine::Sled => Ok(Arc::new(sled::Embedded::open(directory, cache_bytes, retention)?)),
+    }
+}

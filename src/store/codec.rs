@@ -1,0 +1,332 @@
+//! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold every version ever written.
+//!
+//! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a room, and those of a client, share a
+//! prefix, and member mutes are in the order of users. Ids hold no control character, so NUL ends one.
+//!
+//! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of `mute.store.v1`. The key is in the
+//! checksum, so a value that came under another key is found out.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::{Batch, Expectation, Operation, Revision, StoreError};
+use crate::{
+    model::{Address, ClientProfile, Event, EventKind, Expire, Key, Mark, Owner, RoomProfile, Value, Why},
+    proto::store_v1 as pb,
+};
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 5;
+const ROOM: u8 = b'r';
+const CLIENT: u8 = b'c';
+const PROFILE: u8 = b'p';
+const BAN: u8 = b'b';
+const MUTED: u8 = b'm';
+const ALLOWED: u8 = b'a';
+const NOTIFICATION: u8 = b'n';
+
+impl Batch {
+    /// A batch of this event, which has happened now.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        Self { event: seal(&[], &event_message(event)), at_ms: event.at_ms, ..Self::default() }
+    }
+
+    /// Writes a record.
+    pub fn put(&mut self, key: Key<'_>, value: &Value) {
+        let key = encode_key(key);
+        let value = encode_value(&key, value);
+        self.operations.push(Operation::Put { key, value });
+    }
+
+    /// Removes a record.
+    pub fn delete(&mut self, key: Key<'_>) {
+        self.operations.push(Operation::Delete { key: encode_key(key) });
+    }
+
+    /// Removes a room's registration, ban, member mutes and allow list.
+    pub fn delete_room(&mut self, app: &str, room: &str) {
+        self.operations.push(Operation::DeletePrefix { prefix: join(ROOM, app, room) });
+    }
+
+    /// Removes a client's registration and notification mutes.
+    pub fn delete_client(&mut self, app: &str, user: &str) {
+        self.operations.push(Operation::DeletePrefix { prefix: join(CLIENT, app, user) });
+    }
+
+    /// Lets the batch through only while the record is still that of this revision, or still absent.
+    pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
+        self.expectations.push(Expectation { key: encode_key(key), revision });
+    }
+}
+
+fn join(kind: u8, app: &str, id: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(app.len() + id.len() + 3 + 65);
+    bytes.push(kind);
+    bytes.extend_from_slice(app.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(id.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// The bytes of a key.
+#[must_use]
+pub fn encode_key(key: Key<'_>) -> Vec<u8> {
+    let (mut bytes, kind, last) = match key {
+        Key::Room { app, room } => (join(ROOM, app, room), PROFILE, ""),
+        Key::Ban { app, room } => (join(ROOM, app, room), BAN, ""),
+        Key::MemberMute { app, room, user } => (join(ROOM, app, room), MUTED, user),
+        Key::Allowed { app, room, user } => (join(ROOM, app, room), ALLOWED, user),
+        Key::Client { app, user } => (join(CLIENT, app, user), PROFILE, ""),
+        Key::NotificationMute { app, user, room } => (join(CLIENT, app, user), NOTIFICATION, room),
+    };
+    bytes.push(kind);
+    bytes.extend_from_slice(last.as_bytes());
+    bytes
+}
+
+/// The key of these bytes. Errors: [`StoreError::Corrupt`].
+pub fn decode_key(bytes: &[u8]) -> Result<Key<'_>, StoreError> {
+    parse_key(bytes).ok_or_else(|| corrupt(bytes, "no key of this service"))
+}
+
+/// What the prefix stands for. Errors: [`StoreError::Corrupt`].
+pub fn decode_prefix(bytes: &[u8]) -> Result<Owner<'_>, StoreError> {
+    let parse = || {
+        let (owner, rest) = parse_owner(bytes)?;
+        rest.is_empty().then_some(owner)
+    };
+    parse().ok_or_else(|| corrupt(bytes, "no prefix of this service"))
+}
+
+fn parse_owner(bytes: &[u8]) -> Option<(Owner<'_>, &str)> {
+    let (kind, rest) = bytes.split_first()?;
+    let (app, rest) = std::str::from_utf8(rest).ok()?.split_once('\0')?;
+    let (id, rest) = rest.split_once('\0')?;
+    match *kind {
+        ROOM => Some((Owner::Room { app, room: id }, rest)),
+        CLIENT => Some((Owner::Client { app, user: id }, rest)),
+        _ => None,
+    }
+}
+
+fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
+    let (owner, rest) = parse_owner(bytes)?;
+    let (kind, last) = (*rest.as_bytes().first()?, rest.get(1..)?);
+    match (owner, kind, last.is_empty()) {
+        (Owner::Room { app, room }, PROFILE, true) => Some(Key::Room { app, room }),
+        (Owner::Room { app, room }, BAN, true) => Some(Key::Ban { app, room }),
+        (Owner::Room { app, room }, MUTED, false) => Some(Key::MemberMute { app, room, user: last }),
+        (Owner::Room { app, room }, ALLOWED, false) => Some(Key::Allowed { app, room, user: last }),
+        (Owner::Client { app, user }, PROFILE, true) => Some(Key::Client { app, user }),
+        (Owner::Client { app, user }, NOTIFICATION, false) => Some(Key::NotificationMute { app, user, room: last }),
+        _ => None,
+    }
+}
+
+/// The bytes of a value under this key.
+#[must_use]
+pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
+    match value {
+        Value::Room(room) => seal(key, &room_message(room)),
+        Value::Client(client) => seal(key, &client_message(client)),
+        Value::Mark(mark) => seal(key, &mark_message(mark, 0)),
+        Value::NotificationMute(mark, place) => seal(key, &mark_message(mark, *place)),
+    }
+}
+
+/// Key and value of a record. Errors: [`StoreError::Corrupt`].
+pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), StoreError> {
+    let decoded = decode_key(key)?;
+    let value = match decoded {
+        Key::Room { .. } => Value::Room(room_model(unseal(key, value)?)),
+        Key::Client { .. } => Value::Client(client_model(unseal(key, value)?)),
+        Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } => Value::Mark(mark_model(unseal(key, value)?).0),
+        Key::NotificationMute { .. } => {
+            let (mark, place) = mark_model(unseal(key, value)?);
+            Value::NotificationMute(mark, place)
+        }
+    };
+    Ok((decoded, value))
+}
+
+/// The event of these bytes. Errors: [`StoreError::Corrupt`].
+pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
+    let message: pb::Event = unseal(&[], bytes)?;
+    let kind = kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
+    Ok(Event {
+        kind,
+        app: message.app,
+        room: message.room,
+        users: message.users,
+        actor: message.actor,
+        reason: message.reason,
+        at_ms: message.at_ms,
+        expire: expire_model(message.expire_ms),
+    })
+}
+
+/// Puts version and checksum before a message.
+pub(crate) fn seal<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + message.encoded_len());
+    bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
+    // A Vec grows as needed, so there is nothing to fail.
+    let _ = message.encode(&mut bytes);
+    let sum = checksum(key, &bytes[HEADER_BYTES..]);
+    bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// Checks version and checksum, and decodes the message. Errors: [`StoreError::Corrupt`].
+pub(crate) fn unseal<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M, StoreError> {
+    let Some((&[version, a, b, c, d], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(corrupt(key, "a value shorter than its header"));
+    };
+    if version != VERSION {
+        return Err(corrupt(key, &format!("a value of version {version}, and this program knows version {VERSION}")));
+    }
+    if checksum(key, body) != u32::from_le_bytes([a, b, c, d]) {
+        return Err(corrupt(key, "a value whose checksum is wrong"));
+    }
+    M::decode(body).map_err(|error| corrupt(key, &error.to_string()))
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+fn corrupt(key: &[u8], what: &str) -> StoreError {
+    StoreError::Corrupt { place: format!("key \"{}\"", key.escape_ascii()), what: what.to_owned() }
+}
+
+fn expire_model(ms: u64) -> Expire {
+    if ms == 0 { Expire::NEVER } else { Expire::at_ms(ms) }
+}
+
+fn mark_message(mark: &Mark, place: u64) -> pb::Mark {
+    pb::Mark {
+        expire_ms: mark.expire.ms().unwrap_or(0),
+        set_ms: mark.set_ms,
+        actor: mark.why.actor.to_string(),
+        reason: mark.why.reason.to_string(),
+        place,
+    }
+}
+
+fn mark_model(message: pb::Mark) -> (Mark, u64) {
+    let why = Why { actor: message.actor.into(), reason: message.reason.into() };
+    (Mark { expire: expire_model(message.expire_ms), set_ms: message.set_ms, why: Arc::new(why) }, message.place)
+}
+
+fn room_message(room: &RoomProfile) -> pb::Room {
+    pb::Room {
+        name: room.name.clone(),
+        description: room.description.clone(),
+        owner: room.owner.clone(),
+        admins: room.admins.clone(),
+        created_ms: room.created_ms,
+        updated_ms: room.updated_ms,
+    }
+}
+
+fn room_model(message: pb::Room) -> RoomProfile {
+    RoomProfile {
+        name: message.name,
+        description: message.description,
+        owner: message.owner,
+        admins: message.admins,
+        created_ms: message.created_ms,
+        updated_ms: message.updated_ms,
+    }
+}
+
+fn client_message(client: &ClientProfile) -> pb::Client {
+    let address = client.address.clone();
+    pb::Client {
+        nickname: client.nickname.clone(),
+        avatar_url: client.avatar_url.clone(),
+        description: client.description.clone(),
+        email: client.email.clone(),
+        is_robot: client.is_robot,
+        address: address.map(|a| pb::Address { address: a.address, family: a.family, port: a.port.into() }),
+        user_agent: client.user_agent.clone(),
+        last_login_ms: client.last_login_ms.unwrap_or(0),
+        custom_json: client.custom_json.clone(),
+        created_ms: client.created_ms,
+        updated_ms: client.updated_ms,
+    }
+}
+
+fn client_model(message: pb::Client) -> ClientProfile {
+    let address = |a: pb::Address| Address { address: a.address, family: a.family, port: u16::try_from(a.port).unwrap_or(0) };
+    ClientProfile {
+        nickname: message.nickname,
+        avatar_url: message.avatar_url,
+        description: message.description,
+        email: message.email,
+        is_robot: message.is_robot,
+        address: message.address.map(address),
+        user_agent: message.user_agent,
+        last_login_ms: (message.last_login_ms != 0).then_some(message.last_login_ms),
+        custom_json: message.custom_json,
+        created_ms: message.created_ms,
+        updated_ms: message.updated_ms,
+    }
+}
+
+fn event_message(event: &Event) -> pb::Event {
+    pb::Event {
+        kind: kind_message(event.kind).into(),
+        app: event.app.clone(),
+        room: event.room.clone(),
+        users: event.users.clone(),
+        actor: event.actor.clone(),
+        reason: event.reason.clone(),
+        at_ms: event.at_ms,
+        expire_ms: event.expire.ms().unwrap_or(0),
+    }
+}
+
+fn kind_message(kind: EventKind) -> pb::EventKind {
+    match kind {
+        EventKind::Muted => pb::EventKind::Muted,
+        EventKind::Unmuted => pb::EventKind::Unmuted,
+        EventKind::Expired => pb::EventKind::Expired,
+        EventKind::Banned => pb::EventKind::Banned,
+        EventKind::Unbanned => pb::EventKind::Unbanned,
+        EventKind::Allowed => pb::EventKind::Allowed,
+        EventKind::Disallowed => pb::EventKind::Disallowed,
+        EventKind::NotificationsMuted => pb::EventKind::NotificationsMuted,
+        EventKind::NotificationsUnmuted => pb::EventKind::NotificationsUnmuted,
+        EventKind::ClientUpserted => pb::EventKind::ClientUpserted,
+        EventKind::ClientDeleted => pb::EventKind::ClientDeleted,
+        EventKind::RoomUpserted => pb::EventKind::RoomUpserted,
+        EventKind::RoomDeleted => pb::EventKind::RoomDeleted,
+        EventKind::Swept => pb::EventKind::Swept,
+    }
+}
+
+fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
+    match kind {
+        pb::EventKind::Unspecified => None,
+        pb::EventKind::Muted => Some(EventKind::Muted),
+        pb::EventKind::Unmuted => Some(EventKind::Unmuted),
+        pb::EventKind::Expired => Some(EventKind::Expired),
+        pb::EventKind::Banned => Some(EventKind::Banned),
+        pb::EventKind::Unbanned => Some(EventKind::Unbanned),
+        pb::EventKind::Allowed => Some(EventKind::Allowed),
+        pb::EventKind::Disallowed => Some(EventKind::Disallowed),
+        pb::EventKind::NotificationsMuted => Some(EventKind::NotificationsMuted),
+        pb::EventKind::NotificationsUnmuted => Some(EventKind::NotificationsUnmuted),
+        pb::EventKind::ClientUpserted => Some(EventKind::ClientUpserted),
+        pb::EventKind::ClientDeleted => Some(EventKind::ClientDeleted),
+        pb::EventKind::RoomUpserted => Some(EventKind::RoomUpserted),
+        pb::EventKind::RoomDeleted => Some(EventKind::RoomDeleted),
+        pb::EventKind::Swept => Some(EventKind::Swept),
+    }
+}

@@ -1,0 +1,497 @@
+//! The embedded engine, on sled 0.34: one process, one directory. The only file that knows the word.
+//!
+//! # Why a writer thread
+//! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So one
+//! thread takes all waiting commits, writes them as ONE sled batch, flushes, calls `sync_data()` on its own handle of the database file,
+//! and only then answers all of them (group commit). sled's own flush timer is off.
+//!
+//! # Layout
+//! One tree, because only within one is a sled batch atomic:
+//! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the commit, sealed by the codec; `m` -> the newest revision.
+//! Beside it in the data directory: `LOCK`, held while a process has it open, and `RUNNING`, there from an open to an orderly close; who
+//! finds it checks the whole log before the first answer.
+//!
+//! # The change feed
+//! A watcher reads the log, never further than what is synced, and waits for the newest synced revision to move on. Nothing is buffered
+//! for it. Revisions have no gaps here, so a missing one means that the log has been cut: compacted.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    thread::JoinHandle,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
+use sled::IVec;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError, codec};
+use crate::proto::store_v1 as pb;
+
+/// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
+const QUEUE: usize = 4_096;
+/// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
+const GROUP_COMMITS: usize = 1_024;
+const GROUP_BYTES: usize = 4 << 20;
+/// Records in one page of a snapshot, and commits in one read of the log.
+const PAGE: usize = 1_024;
+const LOG_CHUNK: usize = 256;
+
+const DATA: u8 = b'd';
+const LOG: u8 = b'l';
+const NEWEST: &[u8] = b"m";
+
+/// An open data directory.
+pub(super) struct Embedded {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    /// Taken only when this is dropped.
+    queue: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    tree: sled::Db,
+    /// The newest revision that is on stable storage.
+    synced: watch::Sender<Revision>,
+    /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision.
+    gate: RwLock<()>,
+    /// Held, not read: dropping it, after the tree, lets the next process in.
+    _lock: File,
+}
+
+struct Job {
+    batch: Batch,
+    answer: oneshot::Sender<Result<Revision, StoreError>>,
+}
+
+impl Embedded {
+    pub(super) fn open(directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Self, StoreError> {
+        fs::create_dir_all(directory).map_err(|error| in_directory(directory, &error))?;
+        let lock = lock(directory)?;
+        let marker = directory.join("RUNNING");
+        let unclean = marker.exists();
+        File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| in_directory(directory, &error))?;
+        let path = directory.join("store");
+        let tree = sled::Config::new().path(&path).cache_capacity(cache_bytes).flush_every_ms(None).open().map_err(failure)?;
+        tree.flush().map_err(failure)?;
+        // What sled has just created is there after a power cut only once the directories that name it are synced.
+        for place in [&path, &directory.to_path_buf()] {
+            File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| in_directory(place, &error))?;
+        }
+        let file = File::open(path.join("db")).map_err(|error| in_directory(&path, &error))?;
+        let revision = newest(&tree)?;
+        if unclean {
+            tracing::warn!(revision, "the last stop was not an orderly one; checking the log of commits");
+            check_log(&tree, revision)?;
+        }
+        let shared = Arc::new(Shared { tree, synced: watch::Sender::new(revision), gate: RwLock::new(()), _lock: lock });
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let oldest = oldest(&shared.tree)?;
+        let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest };
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self { shared, directory: directory.to_path_buf(), queue: Some(queue), writer: Some(writer) })
+    }
+
+    async fn send(&self, batch: Batch) -> Result<Revision, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(Job { batch, answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+}
+
+impl Drop for Embedded {
+    /// Lets the writer finish what is queued, so that whoever opens the directory next finds it free.
+    fn drop(&mut self) {
+        self.queue.take();
+        if let Some(Err(_)) = self.writer.take().map(JoinHandle::join) {
+            tracing::error!("the writer of the store has panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+        self.send(batch).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let shared = self.shared.clone();
+        let (pages, read) = mpsc::channel(4);
+        let (revision, revised) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _still = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
+            if revision.send(*shared.synced.borrow()).is_ok() {
+                send_pages(&shared.tree, &pages);
+            }
+        });
+        let revision = revised.await.map_err(|_| closed())?;
+        Ok(Snapshot { revision, pages: ReceiverStream::new(read).boxed() })
+    }
+
+    async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
+        let follower =
+            Follower { shared: self.shared.clone(), synced: self.shared.synced.subscribe(), after, read: VecDeque::new() };
+        Ok(stream::unfold(follower, Follower::next).boxed())
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        // An empty batch behind all others: when it is answered, they are.
+        self.send(Batch::default()).await?;
+        fs::remove_file(self.directory.join("RUNNING")).map_err(|error| in_directory(&self.directory, &error))
+    }
+}
+
+fn send_pages(tree: &sled::Db, pages: &mpsc::Sender<Result<Vec<Entry>, StoreError>>) {
+    let mut page = Vec::with_capacity(PAGE);
+    for pair in tree.scan_prefix([DATA]) {
+        match pair.map_err(failure).and_then(|(key, value)| entry(&key, &value)) {
+            Ok(entry) => page.push(entry),
+            Err(error) => {
+                let _ = pages.blocking_send(Err(error));
+                return;
+            }
+        }
+        if page.len() == PAGE && pages.blocking_send(Ok(std::mem::replace(&mut page, Vec::with_capacity(PAGE)))).is_err() {
+            return;
+        }
+    }
+    let _ = pages.blocking_send(Ok(page));
+}
+
+fn entry(key: &[u8], value: &[u8]) -> Result<Entry, StoreError> {
+    let (revision, value) = split_revision(key, value)?;
+    Ok(Entry { key: key[1..].to_vec(), value: value.to_vec(), revision })
+}
+
+fn split_revision<'a>(key: &[u8], value: &'a [u8]) -> Result<(Revision, &'a [u8]), StoreError> {
+    let (revision, value) = value.split_first_chunk().ok_or_else(|| corrupt(key, "a value without its revision"))?;
+    Ok((Revision::from_be_bytes(*revision), value))
+}
+
+/// One watcher's place in the log.
+struct Follower {
+    shared: Arc<Shared>,
+    synced: watch::Receiver<Revision>,
+    after: Revision,
+    read: VecDeque<Commit>,
+}
+
+impl Follower {
+    async fn next(mut self) -> Option<(Result<Commit, StoreError>, Self)> {
+        if self.read.is_empty() {
+            let synced = *self.synced.wait_for(|synced| *synced > self.after).await.ok()?;
+            let (shared, after) = (self.shared.clone(), self.after);
+            let read = tokio::task::spawn_blocking(move || read_log(&shared.tree, after, synced)).await;
+            match read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))) {
+                Ok(commits) => self.read = commits,
+                Err(error) => return Some((Err(error), self)),
+            }
+        }
+        let commit = self.read.pop_front()?;
+        self.after = commit.revision;
+        Some((Ok(commit), self))
+    }
+}
+
+fn read_log(tree: &sled::Db, after: Revision, synced: Revision) -> Result<VecDeque<Commit>, StoreError> {
+    let mut commits = VecDeque::new();
+    for pair in tree.range(log_key(after + 1)..=log_key(synced)).take(LOG_CHUNK) {
+        let (key, value) = pair.map_err(failure)?;
+        let commit = decode_commit(&key, &value)?;
+        if commit.revision != after + 1 + commits.len() as u64 {
+            break;
+        }
+        commits.push_back(commit);
+    }
+    if commits.is_empty() {
+        return Err(StoreError::Compacted { oldest: oldest(tree)?.map_or(synced, |(revision, _)| revision) });
+    }
+    Ok(commits)
+}
+
+/// The one thread that writes.
+struct Writer {
+    shared: Arc<Shared>,
+    /// Our own handle of the database file, to sync it.
+    file: File,
+    jobs: mpsc::Receiver<Job>,
+    /// The newest revision given out.
+    revision: Revision,
+    retention: Retention,
+    /// The oldest commit of the log and its time.
+    oldest: Option<(Revision, u64)>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.jobs.blocking_recv() {
+            let mut group = Group { from: self.revision, revision: self.revision, ..Group::default() };
+            let mut next = Some(first);
+            while let Some(job) = next {
+                group.add(&self.shared.tree, job);
+                let more = group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
+                next = if more { self.jobs.try_recv().ok() } else { None };
+            }
+            self.finish(group);
+        }
+    }
+
+    /// Makes the group durable, then visible, then answers.
+    fn finish(&mut self, mut group: Group) {
+        let (revision, answers) = (group.revision, std::mem::take(&mut group.answers));
+        let outcome = self.write(group);
+        match &outcome {
+            Ok(()) => {
+                self.revision = revision;
+                self.shared.synced.send_replace(revision);
+            }
+            Err(error) => {
+                tracing::error!(%error, commits = answers.len(), "a group of commits could not be made durable");
+                // Their callers are told that it failed, and yet the tree may hold them. Then they keep their revisions, and come on the
+                // feed with the next group that is synced.
+                self.revision = newest(&self.shared.tree).unwrap_or(self.revision);
+            }
+        }
+        for (answer, revision) in answers {
+            let _ = answer.send(match &outcome {
+                Ok(()) => Ok(revision),
+                Err(StoreError::Full(what)) => Err(StoreError::Full(what.clone())),
+                Err(error) => Err(StoreError::Unavailable(error.to_string())),
+            });
+        }
+    }
+
+    fn write(&mut self, group: Group) -> Result<(), StoreError> {
+        if group.revision == group.from {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let _alone = shared.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let newest_ms = group.newest_ms;
+        let (mut batch, commits) = (sled::Batch::default(), group.revision - group.from);
+        for (key, change) in group.changes {
+            match change {
+                Some((revision, value)) => batch.insert(key, [&revision.to_be_bytes()[..], &value].concat()),
+                None => batch.remove(key),
+            }
+        }
+        for (key, commit) in group.log {
+            batch.insert(key, commit);
+        }
+        batch.insert(NEWEST, group.revision.to_be_bytes().to_vec());
+        self.prune(&mut batch, commits, group.revision, newest_ms)?;
+        shared.tree.apply_batch(batch).map_err(failure)?;
+        shared.tree.flush().map_err(failure)?;
+        self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))
+    }
+
+    /// Cuts the log where it is too long or too old, at most two commits for each new one, so that no commit pays for many.
+    fn prune(&mut self, batch: &mut sled::Batch, commits: u64, newest: Revision, newest_ms: u64) -> Result<(), StoreError> {
+        let mut oldest = match self.oldest {
+            Some(oldest) => oldest,
+            None => (newest - commits + 1, newest_ms),
+        };
+        for _ in 0..commits * 2 {
+            let too_many = newest - oldest.0 >= self.retention.commits;
+            let too_old = oldest.1.saturating_add(self.retention.age_ms) < newest_ms;
+            if !(too_many || too_old) || oldest.0 + commits >= newest {
+                break;
+            }
+            batch.remove(&log_key(oldest.0));
+            let key = log_key(oldest.0 + 1);
+            let next = self.shared.tree.get(key).map_err(failure)?;
+            let at_ms = next.map(|value| decode_commit(&key, &value)).transpose()?.map_or(newest_ms, |commit| commit.at_ms);
+            oldest = (oldest.0 + 1, at_ms);
+        }
+        self.oldest = Some(oldest);
+        Ok(())
+    }
+}
+
+/// Commits that become durable together. Each sees what those before it in the group have changed.
+#[derive(Default)]
+struct Group {
+    from: Revision,
+    revision: Revision,
+    changes: BTreeMap<Vec<u8>, Option<(Revision, Vec<u8>)>>,
+    log: Vec<(IVec, Vec<u8>)>,
+    answers: Vec<(oneshot::Sender<Result<Revision, StoreError>>, Revision)>,
+    bytes: usize,
+    newest_ms: u64,
+}
+
+impl Group {
+    fn add(&mut self, tree: &sled::Db, job: Job) {
+        let Job { batch, answer } = job;
+        match self.holds(tree, &batch.expectations) {
+            Ok(true) => {}
+            Ok(false) => {
+                let _ = answer.send(Err(StoreError::Conflict { revision: self.revision }));
+                return;
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return;
+            }
+        }
+        // Only `close` sends a batch with nothing in it; it is answered with the group and leaves no trace.
+        let is_empty = batch.operations.is_empty() && batch.event.is_empty();
+        if !is_empty && let Err(error) = self.change(tree, batch) {
+            let _ = answer.send(Err(error));
+            return;
+        }
+        self.answers.push((answer, self.revision));
+    }
+
+    fn holds(&self, tree: &sled::Db, expectations: &[Expectation]) -> Result<bool, StoreError> {
+        for Expectation { key, revision } in expectations {
+            if self.revision_of(tree, &data_key(key))? != *revision {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn revision_of(&self, tree: &sled::Db, key: &[u8]) -> Result<Option<Revision>, StoreError> {
+        match self.changes.get(key) {
+            Some(change) => Ok(change.as_ref().map(|(revision, _)| *revision)),
+            None => match tree.get(key).map_err(failure)? {
+                Some(value) => Ok(Some(split_revision(key, &value)?.0)),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn change(&mut self, tree: &sled::Db, batch: Batch) -> Result<(), StoreError> {
+        let revision = self.revision + 1;
+        let mut changes = Vec::with_capacity(batch.operations.len());
+        for operation in &batch.operations {
+            match operation {
+                Operation::Put { key, value } => changes.push((data_key(key), Some((revision, value.clone())))),
+                Operation::Delete { key } => changes.push((data_key(key), None)),
+                Operation::DeletePrefix { prefix } => {
+                    let prefix = data_key(prefix);
+                    for key in tree.scan_prefix(&prefix).keys() {
+                        changes.push((key.map_err(failure)?.to_vec(), None));
+                    }
+                    let pending = self.changes.range(prefix.clone()..).map(|(key, _)| key);
+                    changes.extend(pending.take_while(|key| key.starts_with(&prefix)).map(|key| (key.clone(), None)));
+                }
+            }
+        }
+        self.newest_ms = batch.at_ms;
+        let key = log_key(revision);
+        let commit = encode_commit(&key, batch);
+        self.bytes += commit.len()
+            + changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |c| c.1.len())).sum::<usize>();
+        self.changes.extend(changes);
+        self.log.push((IVec::from(&key[..]), commit));
+        self.revision = revision;
+        Ok(())
+    }
+}
+
+fn encode_commit(key: &[u8], batch: Batch) -> Vec<u8> {
+    use pb::operation::Action;
+    let message = |operation| match operation {
+        Operation::Put { key, value } => pb::Operation { key, action: Some(Action::Put(value)) },
+        Operation::Delete { key } => pb::Operation { key, action: Some(Action::Delete(true)) },
+        Operation::DeletePrefix { prefix } => pb::Operation { key: prefix, action: Some(Action::DeletePrefix(true)) },
+    };
+    let operations = batch.operations.into_iter().map(message).collect();
+    codec::seal(key, &pb::Commit { operations, event: batch.event, at_ms: batch.at_ms })
+}
+
+fn decode_commit(key: &[u8], value: &[u8]) -> Result<Commit, StoreError> {
+    use pb::operation::Action;
+    let revision = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(Revision::from_be_bytes);
+    let revision = revision.ok_or_else(|| corrupt(key, "a log key that is no revision"))?;
+    let message: pb::Commit = codec::unseal(key, value)?;
+    let operation = |operation: pb::Operation| match operation.action {
+        Some(Action::Put(value)) => Ok(Operation::Put { key: operation.key, value }),
+        Some(Action::Delete(_)) => Ok(Operation::Delete { key: operation.key }),
+        Some(Action::DeletePrefix(_)) => Ok(Operation::DeletePrefix { prefix: operation.key }),
+        None => Err(corrupt(key, "an operation of no known kind")),
+    };
+    let operations = message.operations.into_iter().map(operation).collect::<Result<_, _>>()?;
+    Ok(Commit { revision, operations, event: message.event, at_ms: message.at_ms })
+}
+
+fn data_key(key: &[u8]) -> Vec<u8> {
+    [&[DATA], key].concat()
+}
+
+fn log_key(revision: Revision) -> [u8; 9] {
+    let mut key = [LOG; 9];
+    key[1..].copy_from_slice(&revision.to_be_bytes());
+    key
+}
+
+fn newest(tree: &sled::Db) -> Result<Revision, StoreError> {
+    match tree.get(NEWEST).map_err(failure)? {
+        Some(value) => Ok(split_revision(NEWEST, &value)?.0),
+        None => Ok(0),
+    }
+}
+
+fn oldest(tree: &sled::Db) -> Result<Option<(Revision, u64)>, StoreError> {
+    let first = tree.scan_prefix([LOG]).next().transpose().map_err(failure)?;
+    first.map(|(key, value)| decode_commit(&key, &value).map(|commit| (commit.revision, commit.at_ms))).transpose()
+}
+
+/// Every commit of the log is whole, and none is missing up to the newest.
+fn check_log(tree: &sled::Db, newest: Revision) -> Result<(), StoreError> {
+    let mut last = None;
+    for pair in tree.scan_prefix([LOG]) {
+        let (key, value) = pair.map_err(failure)?;
+        let commit = decode_commit(&key, &value)?;
+        if last.is_some_and(|last| last + 1 != commit.revision) {
+            return Err(corrupt(&key, "a gap in the log of commits"));
+        }
+        last = Some(commit.revision);
+    }
+    if last.unwrap_or(newest) == newest { Ok(()) } else { Err(corrupt(NEWEST, "the newest revision is not that of the log")) }
+}
+
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let file = File::options().create(true).truncate(false).write(true).open(directory.join("LOCK"));
+    let file = file.map_err(|error| in_directory(directory, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { directory: directory.display().to_string() }),
+        Err(fs::TryLockError::Error(error)) => Err(in_directory(directory, &error)),
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+fn corrupt(key: &[u8], what: &str) -> StoreError {
+    StoreError::Corrupt { place: format!("key \"{}\"", key.escape_ascii()), what: what.to_owned() }
+}
+
+fn in_directory(directory: &Path, error: &io::Error) -> StoreError {
+    StoreError::Unavailable(format!("{}: {error}", directory.display()))
+}
+
+fn failure(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => StoreError::Full(error.to_string()),
+        sled::Error::Corruption { at, .. } => {
+            StoreError::Corrupt { place: format!("{at:?} of the database file"), what: "sled found a damaged page".to_owned() }
+        }
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}

@@ -1,0 +1,121 @@
+//! The sweeper: removes marks that have ended, and notification mutes of deleted rooms. It only frees space and puts EXPIRED on the feed; what
+//! has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone, because the commit expects the old one.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Clock,
+    model::{Event, EventKind, Expire, Key},
+    store::{Batch, Revision, Store, StoreError},
+    view::{Due, DueMark, View},
+};
+
+/// How often it looks. Half of the second within which an expiry is to be on the feed.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Marks in one commit, as many as in one call of a user.
+const COMMIT: usize = 100;
+/// Marks in one look, so that a flood of them does not hold the others up.
+const LOOK: usize = 1_000;
+/// As actor of what it does.
+const ACTOR: &str = "service";
+
+/// Sweeps the store of what the view says is due.
+pub struct Sweeper {
+    /// What is swept.
+    pub store: Arc<dyn Store>,
+    /// Who knows what is due.
+    pub view: View,
+    /// When.
+    pub clock: Clock,
+}
+
+impl Sweeper {
+    /// Sweeps for ever.
+    pub async fn run(self) {
+        loop {
+            match self.sweep().await {
+                Ok(swept) if swept >= LOOK => {}
+                Ok(_) => tokio::time::sleep(PERIOD).await,
+                Err(error) => {
+                    tracing::warn!(%error, "sweeping has failed; trying again");
+                    tokio::time::sleep(PERIOD).await;
+                }
+            }
+        }
+    }
+
+    /// Removes what is due now, and waits until the view has it. Answers how many marks were due.
+    pub async fn sweep(&self) -> Result<usize, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let mut swept = 0;
+        let mut last = 0;
+        for due in self.view.due(now_ms, LOOK) {
+            for (batch, marks) in batches(&due, now_ms) {
+                match self.store.commit(batch).await {
+                    Ok(revision) => {
+                        last = revision;
+                        swept += marks;
+                    }
+                    // Somebody renewed or removed one of them: the next look has the rest.
+                    Err(StoreError::Conflict { revision }) => last = revision,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.view.wait_for(last).await;
+        Ok(swept)
+    }
+}
+
+fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
+    let app = &*due.app;
+    let batch = |kind, room: &str, users: Vec<String>| {
+        Batch::of(&Event {
+            kind,
+            app: app.to_owned(),
+            room: room.to_owned(),
+            users,
+            actor: ACTOR.to_owned(),
+            reason: String::new(),
+            at_ms: now_ms,
+            expire: Expire::NEVER,
+        })
+    };
+    match &due.marks {
+        DueMark::MemberMutes { room, users } => users
+            .chunks(COMMIT)
+            .map(|users| {
+                let mut batch = batch(EventKind::Expired, room, users.iter().map(|(user, _)| user.to_string()).collect());
+                users.iter().for_each(|(user, revision)| remove(&mut batch, Key::MemberMute { app, room, user }, *revision));
+                (batch, users.len())
+            })
+            .collect(),
+        DueMark::Ban { room, revision } => {
+            let mut batch = batch(EventKind::Expired, room, Vec::new());
+            remove(&mut batch, Key::Ban { app, room }, *revision);
+            vec![(batch, 1)]
+        }
+        DueMark::NotificationMutes { user, rooms } => rooms
+            .iter()
+            .map(|(room, revision)| {
+                let mut batch = batch(EventKind::NotificationsUnmuted, room, vec![user.to_string()]);
+                remove(&mut batch, Key::NotificationMute { app, user, room }, *revision);
+                (batch, 1)
+            })
+            .collect(),
+        DueMark::Deleted { room, users } => users
+            .chunks(COMMIT)
+            .map(|users| {
+                let mut batch = batch(EventKind::Swept, room, users.iter().map(|user| user.to_string()).collect());
+                batch.expect(Key::Room { app, room }, None);
+                users.iter().for_each(|user| batch.delete(Key::NotificationMute { app, user, room }));
+                (batch, users.len())
+            })
+            .collect(),
+    }
+}
+
+fn remove(batch: &mut Batch, key: Key<'_>, revision: Revision) {
+    batch.expect(key, Some(revision));
+    batch.delete(key);
+}

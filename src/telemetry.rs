@@ -1,0 +1,48 @@
+//! Logs, and every metric by name.
+
+use std::io::IsTerminal as _;
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::service::Service;
+
+/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default `info`.
+pub fn init_logs() {
+    let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    let ansi = std::io::stderr().is_terminal();
+    // A second call, in a test, changes nothing.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();
+}
+
+/// The metrics of this moment, in the OpenMetrics text format.
+#[must_use]
+pub fn metrics(service: &Service) -> String {
+    let mut registry = Registry::with_prefix("mute");
+    let gauge = |value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge
+    };
+    registry.register("view_revision", "Newest commit in the view", gauge(service.view.revision()));
+    registry.register(
+        "view_records",
+        "Records in the view, ended ones that are not swept yet among them",
+        gauge(service.view.records()),
+    );
+    let build = Family::<Vec<(String, String)>, Gauge>::default();
+    build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+    registry.register("build_info", "The running program", build);
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(error) => {
+            tracing::error!(%error, "metrics could not be written");
+            String::new()
+        }
+    }
+}

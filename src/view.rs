@@ -1,0 +1,116 @@
+//! The view: every live record in memory, built from the store; it answers every read.
+//!
+//! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one [`Room`] or one [`Client`] for the length of a
+//! closure, under the read lock of its shard: never across an await, never for longer than one page. All changes of one commit to one room
+//! or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the reader's clock; an
+//! expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
+
+mod client;
+mod due;
+mod feed;
+mod index;
+mod room;
+mod state;
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use self::state::State;
+use crate::store::Revision;
+
+pub use self::{
+    client::{Client, MutedRoom},
+    due::{Due, DueMark},
+    room::{Decision, Held, Room, Rule, may_speak},
+};
+
+/// How long a write waits for its own commit to come back on the feed. The feed is a few microseconds behind; a second is a fault.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// A handle of the one view; cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Swapped whole when the feed has to start again from a snapshot.
+    state: ArcSwap<State>,
+    applied: watch::Sender<Revision>,
+}
+
+impl View {
+    /// The newest commit that is in the view.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        *self.inner.applied.borrow()
+    }
+
+    /// Waits until the commit is in the view. False: it was not within five seconds.
+    pub async fn wait_for(&self, revision: Revision) -> bool {
+        let mut applied = self.inner.applied.subscribe();
+        let wait = applied.wait_for(|applied| *applied >= revision);
+        matches!(tokio::time::timeout(CATCH_UP, wait).await, Ok(Ok(_)))
+    }
+
+    /// Reads one room; nothing is known of it where there is none.
+    pub fn room<T>(&self, app: &str, room: &str, read: impl FnOnce(Option<&Room>) -> T) -> T {
+        let state = self.inner.state.load();
+        match state.app(app) {
+            Some(app) => app.rooms.read(room, read),
+            None => read(None),
+        }
+    }
+
+    /// Reads one client; nothing is known of it where there is none.
+    pub fn client<T>(&self, app: &str, user: &str, read: impl FnOnce(Option<&Client>) -> T) -> T {
+        let state = self.inner.state.load();
+        match state.app(app) {
+            Some(app) => app.clients.read(user, read),
+            None => read(None),
+        }
+    }
+
+    /// Ids of registered rooms in order, and how many there are in all.
+    #[must_use]
+    pub fn room_ids(&self, app: &str, page: Page<'_>) -> (Vec<Arc<str>>, usize) {
+        self.inner.state.load().app(app).map_or_else(Default::default, |app| app.rooms.registered(page))
+    }
+
+    /// Ids of registered clients in order, and how many there are in all.
+    #[must_use]
+    pub fn client_ids(&self, app: &str, page: Page<'_>) -> (Vec<Arc<str>>, usize) {
+        self.inner.state.load().app(app).map_or_else(Default::default, |app| app.clients.registered(page))
+    }
+
+    /// Marks that have ended, and notification mutes of deleted rooms: at most about `limit` of them.
+    #[must_use]
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
+        self.inner.state.load().due(now_ms, limit)
+    }
+
+    /// Has rooms of this app that are not registered swept of their notification mutes: in an app whose directory is strict they were left
+    /// by a deletion that a stop has cut short.
+    pub fn sweep_unregistered(&self, app: &str) {
+        self.inner.state.load().sweep_unregistered(app);
+    }
+
+    /// How many records the view holds.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.inner.state.load().records()
+    }
+}
+
+/// Where a page of a list starts, and how long it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// Only ids after this one.
+    pub after: Option<&'a str>,
+    /// Leave out this many of them.
+    pub skip: usize,
+    /// At most this many.
+    pub size: usize,
+}

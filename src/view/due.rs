@@ -1,0 +1,166 @@
+//! Which rooms and clients the sweeper is to look at, and when.
+//!
+//! The schedule holds rooms and clients, not marks: one entry for the earliest end of each, so that it costs next to nothing beside the
+//! marks themselves. An entry whose time is no longer that of its place is stale and dropped when it comes up.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{client::Client, room::Room, state::State};
+use crate::store::Revision;
+
+/// What has ended in one room, or for one client.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Due {
+    pub app: Arc<str>,
+    pub marks: DueMark,
+}
+
+/// Which marks have ended, with the revisions they had.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum DueMark {
+    MemberMutes {
+        room: Arc<str>,
+        users: Vec<(Box<str>, Revision)>,
+    },
+    Ban {
+        room: Arc<str>,
+        revision: Revision,
+    },
+    NotificationMutes {
+        user: Arc<str>,
+        rooms: Vec<(Box<str>, Revision)>,
+    },
+    /// Notification mutes of a deleted room.
+    Deleted {
+        room: Arc<str>,
+        users: Vec<Box<str>>,
+    },
+}
+
+pub(super) enum Place<'a> {
+    Room(&'a str),
+    Client(&'a str),
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Visit {
+    at_ms: u64,
+    is_room: bool,
+    app: Arc<str>,
+    id: Arc<str>,
+}
+
+#[derive(Default)]
+pub(super) struct Schedule {
+    visits: Mutex<BTreeSet<Visit>>,
+}
+
+impl Schedule {
+    /// Has the place visited at that time, if it is not to be visited earlier anyway.
+    pub(super) fn at(&self, at_ms: Option<u64>, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
+        let Some(at_ms) = at_ms.filter(|at_ms| scheduled_ms.is_none_or(|scheduled| *at_ms < scheduled)) else { return };
+        *scheduled_ms = Some(at_ms);
+        let (is_room, id) = match place {
+            Place::Room(id) => (true, id),
+            Place::Client(id) => (false, id),
+        };
+        self.visits().insert(Visit { at_ms, is_room, app: app.into(), id: id.into() });
+    }
+
+    pub(super) fn due(&self, state: &State, now_ms: u64, limit: usize) -> Vec<Due> {
+        let mut due = Vec::new();
+        let mut found = 0;
+        let mut after = None;
+        while found < limit {
+            let Some(visit) = self.next(after.as_ref(), now_ms) else { break };
+            let Some(app) = state.app(&visit.app) else { break };
+            let marks = if visit.is_room {
+                app.rooms.update(&visit.id, |room| {
+                    let marks = ended_in_room(&visit.id, room, now_ms, limit - found);
+                    self.settle(&visit, marks.is_empty(), &mut room.scheduled_ms, next_end_of_room(&room.muted, &room.ban));
+                    marks
+                })
+            } else {
+                app.clients.update(&visit.id, |client| {
+                    let marks = ended_of_client(&visit.id, client, now_ms, limit - found);
+                    let ends = client.muted.iter().filter_map(|muted| muted.mark.value.expire.ms()).min();
+                    self.settle(&visit, marks.is_empty(), &mut client.scheduled_ms, ends);
+                    marks
+                })
+            };
+            found += marks.iter().map(DueMark::len).sum::<usize>();
+            due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), marks }));
+            after = Some(visit);
+        }
+        due
+    }
+
+    fn next(&self, after: Option<&Visit>, now_ms: u64) -> Option<Visit> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let visits = self.visits();
+        let next = visits.range((after.map_or(Unbounded, Excluded), Unbounded)).next();
+        next.filter(|visit| visit.at_ms <= now_ms).cloned()
+    }
+
+    /// Keeps the visit while something is due there, because the sweep of it may fail; else plans the next one.
+    fn settle(&self, visit: &Visit, nothing_due: bool, scheduled_ms: &mut Option<u64>, next_ms: Option<u64>) {
+        let stale = *scheduled_ms != Some(visit.at_ms);
+        if !(nothing_due || stale) {
+            return;
+        }
+        let mut visits = self.visits();
+        visits.remove(visit);
+        if !stale {
+            *scheduled_ms = next_ms;
+            visits.extend(next_ms.map(|at_ms| Visit { at_ms, ..visit.clone() }));
+        }
+    }
+
+    fn visits(&self) -> std::sync::MutexGuard<'_, BTreeSet<Visit>> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DueMark {
+    fn len(&self) -> usize {
+        match self {
+            Self::MemberMutes { users, .. } => users.len(),
+            Self::Ban { .. } => 1,
+            Self::NotificationMutes { rooms, .. } => rooms.len(),
+            Self::Deleted { users, .. } => users.len(),
+        }
+    }
+}
+
+type Marks = std::collections::BTreeMap<Box<str>, super::Held<crate::model::Mark>>;
+
+fn next_end_of_room(muted: &Marks, ban: &Option<super::Held<crate::model::Mark>>) -> Option<u64> {
+    muted.values().chain(ban).filter_map(|mark| mark.value.expire.ms()).min()
+}
+
+fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<DueMark> {
+    let mut due = Vec::new();
+    let ended = room.muted.iter().filter(|(_, mute)| !mute.value.expire.in_force(now_ms));
+    let users: Vec<_> = ended.take(limit).map(|(user, mute)| (user.clone(), mute.revision)).collect();
+    if !users.is_empty() {
+        due.push(DueMark::MemberMutes { room: id.clone(), users });
+    }
+    if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
+        due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
+    }
+    if room.deleted && !room.silenced.is_empty() {
+        due.push(DueMark::Deleted { room: id.clone(), users: room.silenced.keys().take(limit).cloned().collect() });
+    }
+    due
+}
+
+fn ended_of_client(id: &Arc<str>, client: &Client, now_ms: u64, limit: usize) -> Vec<DueMark> {
+    let ended = client.muted.iter().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
+    let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.clone(), muted.mark.revision)).collect();
+    if rooms.is_empty() { Vec::new() } else { vec![DueMark::NotificationMutes { user: id.clone(), rooms }] }
+}

@@ -1,0 +1,227 @@
+//! One room, and the pure function that the service exists for: may this user speak?
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use super::index::Entity;
+use crate::{
+    model::{Expire, Key, Mark, RoomProfile, Value},
+    store::Revision,
+};
+
+/// A value and the revision it was written at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held<T> {
+    /// What it says.
+    pub value: T,
+    /// For expectations.
+    pub revision: Revision,
+}
+
+/// Everything known of one room.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Nothing where the directory does not have it.
+    pub profile: Option<Held<RoomProfile>>,
+    /// May have ended.
+    pub ban: Option<Held<Mark>>,
+    /// By user; some may have ended.
+    pub muted: BTreeMap<Box<str>, Held<Mark>>,
+    /// By user.
+    pub allowed: BTreeMap<Box<str>, Held<Mark>>,
+    /// Who wants no push from this room, until when; some may have ended.
+    pub silenced: BTreeMap<Box<str>, Expire>,
+    /// The room was deleted and is to be swept of its notification mutes.
+    pub(super) deleted: bool,
+    /// When the sweeper is to look at it, in Unix milliseconds.
+    pub(super) scheduled_ms: Option<u64>,
+}
+
+impl Entity for Room {
+    fn is_registered(&self) -> bool {
+        self.profile.is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.profile.is_none()
+            && self.ban.is_none()
+            && self.muted.is_empty()
+            && self.allowed.is_empty()
+            && self.silenced.is_empty()
+    }
+}
+
+impl Room {
+    /// The mute of this user, where one is in force.
+    #[must_use]
+    pub fn mute_in_force(&self, user: &str, now_ms: u64) -> Option<&Held<Mark>> {
+        self.muted.get(user).filter(|mute| mute.value.expire.in_force(now_ms))
+    }
+
+    /// The ban, where one is in force.
+    #[must_use]
+    pub fn ban_in_force(&self, now_ms: u64) -> Option<&Held<Mark>> {
+        self.ban.as_ref().filter(|ban| ban.value.expire.in_force(now_ms))
+    }
+
+    /// The mutes in force of users after this one, in order.
+    pub fn mutes_after<'a>(&'a self, after: Option<&'a str>, now_ms: u64) -> impl Iterator<Item = (&'a str, &'a Mark)> {
+        from(&self.muted, after).filter(move |(_, mute)| mute.expire.in_force(now_ms))
+    }
+
+    /// The allow list after this user, in order.
+    pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
+        from(&self.allowed, after)
+    }
+
+    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`].
+    pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
+        match (key, value) {
+            (Key::Room { .. }, Some(Value::Room(value))) => {
+                self.profile = Some(Held { value, revision });
+                self.deleted = false;
+            }
+            (Key::Room { .. }, _) => self.profile = None,
+            (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value, revision }),
+            (Key::Ban { .. }, _) => self.ban = None,
+            (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => {
+                self.muted.insert(user.into(), Held { value, revision });
+            }
+            (Key::MemberMute { user, .. }, _) => {
+                self.muted.remove(user);
+            }
+            (Key::Allowed { user, .. }, Some(Value::Mark(value))) => {
+                self.allowed.insert(user.into(), Held { value, revision });
+            }
+            (Key::Allowed { user, .. }, _) => {
+                self.allowed.remove(user);
+            }
+            (Key::Client { .. } | Key::NotificationMute { .. }, _) => {}
+        }
+    }
+
+    /// Notes who wants no push from here.
+    pub(super) fn silence(&mut self, user: &str, expire: Option<Expire>) {
+        match expire {
+            Some(expire) => {
+                self.silenced.insert(user.into(), expire);
+            }
+            None => {
+                self.silenced.remove(user);
+            }
+        }
+    }
+
+    /// Forgets all but the notification mutes, which are the clients' records.
+    pub(super) fn delete(&mut self) {
+        let silenced = std::mem::take(&mut self.silenced);
+        *self = Self { deleted: !silenced.is_empty(), silenced, scheduled_ms: self.scheduled_ms, ..Self::default() };
+    }
+}
+
+fn from<'a>(marks: &'a BTreeMap<Box<str>, Held<Mark>>, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    marks.range::<str, _>((start, Bound::Unbounded)).map(|(user, mark)| (&**user, &mark.value))
+}
+
+/// What decided whether a user may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Rule {
+    /// Nothing forbids it.
+    None,
+    MemberMute,
+    RoomBan,
+    /// A ban is in force, and the user is the owner or an admin.
+    RoomStaff,
+    AllowList,
+}
+
+/// May the user speak, and what decided it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Decision<'a> {
+    pub allowed: bool,
+    pub rule: Rule,
+    /// The mute or the ban that decided.
+    pub mark: Option<&'a Mark>,
+}
+
+/// May this user speak in this room at this moment? The first that matches decides:
+/// a member mute in force says no; during a ban in force staff and allow list may, everybody else may not; otherwise yes.
+#[must_use]
+pub fn may_speak<'a>(room: Option<&'a Room>, user: &str, now_ms: u64) -> Decision<'a> {
+    let Some(room) = room else { return Decision { allowed: true, rule: Rule::None, mark: None } };
+    if let Some(mute) = room.mute_in_force(user, now_ms) {
+        return Decision { allowed: false, rule: Rule::MemberMute, mark: Some(&mute.value) };
+    }
+    let Some(ban) = room.ban_in_force(now_ms) else { return Decision { allowed: true, rule: Rule::None, mark: None } };
+    let is_staff = room.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user));
+    let (allowed, rule) = match (is_staff, room.allowed.contains_key(user)) {
+        (true, _) => (true, Rule::RoomStaff),
+        (false, true) => (true, Rule::AllowList),
+        (false, false) => (false, Rule::RoomBan),
+    };
+    Decision { allowed, rule, mark: Some(&ban.value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000;
+
+    fn mark(expire: Expire) -> Held<Mark> {
+        Held { value: Mark { expire, set_ms: 0, why: Default::default() }, revision: 1 }
+    }
+
+    fn room(muted: &[&str], banned: bool, allowed: &[&str]) -> Room {
+        let marks = |users: &[&str]| users.iter().map(|user| (Box::from(*user), mark(Expire::NEVER))).collect();
+        let profile = RoomProfile { owner: "owner".to_owned(), admins: vec!["admin".to_owned()], ..RoomProfile::default() };
+        Room {
+            profile: Some(Held { value: profile, revision: 1 }),
+            ban: banned.then(|| mark(Expire::NEVER)),
+            muted: marks(muted),
+            allowed: marks(allowed),
+            ..Room::default()
+        }
+    }
+
+    fn rule(room: &Room, user: &str) -> (bool, Rule) {
+        let decision = may_speak(Some(room), user, NOW);
+        (decision.allowed, decision.rule)
+    }
+
+    #[test]
+    fn without_mute_and_ban_everybody_may_speak() {
+        assert_eq!(rule(&room(&[], false, &[]), "u"), (true, Rule::None));
+        assert!(may_speak(None, "u", NOW).allowed);
+    }
+
+    #[test]
+    fn a_ban_spares_owner_admins_and_allow_list_only() {
+        let banned = room(&[], true, &["guest"]);
+        assert_eq!(rule(&banned, "u"), (false, Rule::RoomBan));
+        assert_eq!(rule(&banned, "owner"), (true, Rule::RoomStaff));
+        assert_eq!(rule(&banned, "admin"), (true, Rule::RoomStaff));
+        assert_eq!(rule(&banned, "guest"), (true, Rule::AllowList));
+    }
+
+    #[test]
+    fn a_mute_is_stronger_than_the_allow_list_and_the_staff() {
+        let room = room(&["guest", "admin"], true, &["guest"]);
+        assert_eq!(rule(&room, "guest"), (false, Rule::MemberMute));
+        assert_eq!(rule(&room, "admin"), (false, Rule::MemberMute));
+    }
+
+    #[test]
+    fn what_has_ended_forbids_nothing_from_that_very_millisecond() {
+        let mut room = room(&[], false, &[]);
+        room.muted.insert("u".into(), mark(Expire::at_ms(NOW)));
+        room.ban = Some(mark(Expire::at_ms(NOW)));
+        assert_eq!(rule(&room, "u"), (true, Rule::None));
+        room.ban = Some(mark(Expire::at_ms(NOW + 1)));
+        assert_eq!(rule(&room, "u"), (false, Rule::RoomBan));
+        room.muted.insert("u".into(), mark(Expire::at_ms(NOW + 1)));
+        assert_eq!(rule(&room, "u"), (false, Rule::MemberMute));
+    }
+}

@@ -1,0 +1,188 @@
+//! All apps of the view, and how one commit changes them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    client::Client,
+    due::{Due, Place, Schedule},
+    index::Index,
+    room::Room,
+};
+use crate::{
+    model::{Expire, Key, Mark, Owner, Value, Why},
+    store::Revision,
+};
+
+/// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are dropped.
+const SHARED_WHYS: usize = 65_536;
+
+#[derive(Default)]
+pub(super) struct State {
+    apps: RwLock<HashMap<Box<str>, Arc<App>>>,
+    pub(super) schedule: Schedule,
+    whys: Mutex<HashSet<Arc<Why>>>,
+    records: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct App {
+    pub(super) rooms: Index<Room>,
+    pub(super) clients: Index<Client>,
+}
+
+/// One change of the feed: what a key now says, or that it is gone.
+pub(super) struct Change<'a> {
+    pub(super) key: Key<'a>,
+    pub(super) value: Option<Value>,
+}
+
+impl State {
+    pub(super) fn app(&self, app: &str) -> Option<Arc<App>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    fn app_or_new(&self, app: &str) -> Arc<App> {
+        if let Some(app) = self.app(app) {
+            return app;
+        }
+        self.apps.write().unwrap_or_else(PoisonError::into_inner).entry(app.into()).or_default().clone()
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Applies changes of one commit; those of one owner that follow each other, under one lock.
+    pub(super) fn apply(&self, mut changes: Vec<Change<'_>>, revision: Revision) {
+        for run in changes.chunk_by_mut(|a, b| a.key.owner() == b.key.owner()) {
+            let Some(first) = run.first() else { continue };
+            match first.key.owner() {
+                Owner::Room { app, room } => self.apply_to_room(app, room, run, revision),
+                Owner::Client { app, user } => self.apply_to_client(app, user, run, revision),
+            }
+        }
+    }
+
+    fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
+        self.app_or_new(app).rooms.update(id, |room| {
+            let before = room.records();
+            for change in run {
+                let value = change.value.take().map(|value| self.share(value));
+                self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
+                room.apply(change.key, value, revision);
+            }
+            self.count(before, room.records());
+        });
+    }
+
+    fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>], revision: Revision) {
+        let rooms = &self.app_or_new(app).rooms;
+        self.app_or_new(app).clients.update(user, |client| {
+            let before = client.records();
+            for change in run {
+                let value = change.value.take().map(|value| self.share(value));
+                self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
+                if let Key::NotificationMute { room, .. } = change.key {
+                    rooms.update(room, |room| room.silence(user, value.as_ref().and_then(expire)));
+                }
+                client.apply(change.key, value, revision);
+            }
+            self.count(before, client.records());
+        });
+    }
+
+    /// Applies the deletion of all records of one owner.
+    pub(super) fn delete(&self, owner: Owner<'_>) {
+        match owner {
+            Owner::Room { app, room: id } => self.app_or_new(app).rooms.update(id, |room| {
+                self.count(room.records(), 0);
+                room.delete();
+                if room.deleted {
+                    self.schedule.at(Some(0), app, Place::Room(id), &mut room.scheduled_ms);
+                }
+            }),
+            Owner::Client { app, user } => {
+                let app = self.app_or_new(app);
+                let client = app.clients.update(user, |client| {
+                    self.count(client.records(), 0);
+                    std::mem::take(client)
+                });
+                for muted in client.muted {
+                    app.rooms.update(&muted.room, |room| room.silence(user, None));
+                }
+            }
+        }
+    }
+
+    pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
+        self.schedule.due(self, now_ms, limit)
+    }
+
+    pub(super) fn sweep_unregistered(&self, key: &str) {
+        let Some(app) = self.app(key) else { return };
+        app.rooms.each(|id, room| {
+            if room.profile.is_none() && !room.silenced.is_empty() {
+                room.deleted = true;
+                self.schedule.at(Some(0), key, Place::Room(id), &mut room.scheduled_ms);
+            }
+        });
+    }
+
+    /// Lets marks with the same actor and reason share one copy of them.
+    fn share(&self, value: Value) -> Value {
+        match value {
+            Value::Mark(mark) => Value::Mark(Mark { why: self.share_why(mark.why), ..mark }),
+            Value::NotificationMute(mark, place) => {
+                Value::NotificationMute(Mark { why: self.share_why(mark.why), ..mark }, place)
+            }
+            value @ (Value::Room(_) | Value::Client(_)) => value,
+        }
+    }
+
+    fn share_why(&self, why: Arc<Why>) -> Arc<Why> {
+        let mut whys = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = whys.get(&why) {
+            return known.clone();
+        }
+        if whys.len() >= SHARED_WHYS {
+            whys.retain(|why| Arc::strong_count(why) > 1);
+        }
+        if whys.len() < SHARED_WHYS {
+            whys.insert(why.clone());
+        }
+        why
+    }
+
+    fn count(&self, before: u64, after: u64) {
+        self.records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl Room {
+    fn records(&self) -> u64 {
+        (usize::from(self.profile.is_some()) + usize::from(self.ban.is_some()) + self.muted.len() + self.allowed.len()) as u64
+    }
+}
+
+impl Client {
+    fn records(&self) -> u64 {
+        (usize::from(self.profile.is_some()) + self.muted.len()) as u64
+    }
+}
+
+fn expire(value: &Value) -> Option<Expire> {
+    match value {
+        Value::Mark(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
+        Value::Room(_) | Value::Client(_) => None,
+    }
+}
+
+fn end_ms(value: &Value) -> Option<u64> {
+    expire(value).and_then(Expire::ms)
+}

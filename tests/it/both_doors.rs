@@ -1,0 +1,126 @@
+//! The same facts through both doors, and the rules of who may speak, over real sockets.
+
+use mute_service::proto::v1 as pb;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_mute_made_over_rest_is_seen_over_grpc_at_once_and_the_other_way_round() {
+    let server = Server::start().await;
+    let mute = json!({"usernames": ["user1"], "mute_duration": 60_000});
+    assert_eq!(server.agora(Method::POST, &format!("/chatrooms/{ROOM}/mute"), Some(mute)).await.0, 200);
+    let check = server.check(AGORA, ROOM, "user1").await;
+    assert!(!check.allowed);
+    assert_eq!(check.rule(), pb::Rule::MemberMute);
+    assert_eq!(ms(&check.expire_time.unwrap()), START_MS + 60_000);
+    assert_eq!(check.actor, "app");
+
+    server.mute(AGORA, ROOM, &["user2"], None).await;
+    let (_, list) = server.agora(Method::GET, &format!("/chatrooms/{ROOM}/mute"), None).await;
+    let expected = json!([{"expire": START_MS + 60_000, "user": "user1"}, {"expire": 4_638_873_600_000_u64, "user": "user2"}]);
+    assert_eq!(list["data"], expected);
+    assert_eq!(server.check(AGORA, ROOM, "user2").await.actor, "service:dev");
+
+    assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}/mute/user1,user2"), None).await.0, 200);
+    assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+    assert!(server.check(AGORA, ROOM, "user2").await.allowed);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_mute_of_1500_ms_has_no_effect_from_its_end_on_and_nothing_has_to_sweep_it() {
+    let server = Server::start().await;
+    server.mute(AGORA, ROOM, &["user1"], Some(1_500)).await;
+    server.advance(1_499);
+    let check = server.check(AGORA, ROOM, "user1").await;
+    assert_eq!((check.allowed, check.rule()), (false, pb::Rule::MemberMute));
+    assert_eq!(ms(&check.expire_time.unwrap()), START_MS + 1_500);
+    server.advance(1);
+    assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+    let (_, list) = server.agora(Method::GET, &format!("/chatrooms/{ROOM}/mute"), None).await;
+    assert_eq!(list["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_room_ban_spares_allow_list_owner_and_admins_and_leaves_the_mutes_as_they_were() {
+    let server = Server::start().await;
+    let mut directory = server.directory().await;
+    let admins = Some(pb::RoomAdmins { users: strings(&["user5"]) });
+    let room = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), admins, ..Default::default() };
+    directory.upsert_room(with(room, &[SERVICE])).await.unwrap();
+    server.mute(AGORA, ROOM, &["user1"], None).await;
+    let allow = json!({"usernames": ["user1", "user2"]});
+    server.agora(Method::POST, &format!("/chatrooms/{ROOM}/white/users"), Some(allow)).await;
+    assert_eq!(server.agora(Method::POST, &format!("/chatrooms/{ROOM}/ban"), None).await.0, 200);
+
+    let expected = [
+        ("user1", false, pb::Rule::MemberMute),
+        ("user2", true, pb::Rule::AllowList),
+        ("user3", false, pb::Rule::RoomBan),
+        ("owner1", true, pb::Rule::RoomStaff),
+        ("user5", true, pb::Rule::RoomStaff),
+    ];
+    for (user, allowed, rule) in expected {
+        let check = server.check(AGORA, ROOM, user).await;
+        assert_eq!((check.allowed, check.rule()), (allowed, rule), "{user}");
+    }
+    assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}/ban"), None).await.0, 200);
+    for user in ["user2", "user3", "owner1", "user5"] {
+        assert_eq!(server.check(AGORA, ROOM, user).await.rule(), pb::Rule::None, "{user}");
+    }
+    assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::MemberMute);
+}
+
+#[tokio::test]
+async fn a_timed_ban_ends_by_itself() {
+    let server = Server::start().await;
+    let (_, ban) = server.agora(Method::POST, &format!("/chatrooms/{ROOM}/ban"), Some(json!({"mute_duration": 5_000}))).await;
+    assert_eq!(ban["data"], json!({"mute": true, "result": true, "expire": START_MS + 5_000}));
+    assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::RoomBan);
+    server.advance(5_000);
+    assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+    let (_, room) = server.agora(Method::GET, &format!("/chatrooms/{ROOM}"), None).await;
+    assert_eq!(room["data"][0]["mute"], json!(false));
+}
+
+#[tokio::test]
+async fn case_is_folded_in_the_agora_style_app_and_kept_in_the_imkit_style_app() {
+    let server = Server::start().await;
+    server.mute(AGORA, ROOM, &["USER1"], None).await;
+    assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
+    for id in ["User1", "user1"] {
+        let (status, _) = server.imkit(Method::POST, "/admin/clients", Some(json!({"_id": id}))).await;
+        assert_eq!(status, 200);
+    }
+    server.mute(IMKIT, "demo", &["User1"], None).await;
+    assert!(!server.check(IMKIT, "demo", "User1").await.allowed);
+    assert!(server.check(IMKIT, "demo", "user1").await.allowed);
+}
+
+#[tokio::test]
+async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_the_room() {
+    let server = Server::start().await;
+    server.mute(AGORA, ROOM, &["user1"], Some(1_000)).await;
+    server.mute(AGORA, ROOM, &["user1"], Some(9_000)).await;
+    server.advance(5_000);
+    assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
+
+    let mut directory = server.directory().await;
+    let client = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into() };
+    directory.delete_client(with(client, &[SERVICE])).await.unwrap();
+    let again = pb::UpsertClientRequest {
+        app: AGORA.into(),
+        client: Some(pb::Client { user: "user1".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    directory.upsert_client(with(again, &[SERVICE])).await.unwrap();
+    assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
+
+    let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into() };
+    assert!(directory.delete_room(with(room, &[SERVICE])).await.unwrap().into_inner().was_registered);
+    let again = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
+    directory.upsert_room(with(again, &[SERVICE])).await.unwrap();
+    assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+}

@@ -1,0 +1,217 @@
+//! What the tests share: a service on free ports with a clock that is set by hand, and callers of both of its doors.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use mute_service::{
+    app::{Addresses, App, Failure},
+    clock::Clock,
+    config::{Config, Settings},
+    proto::v1::{
+        self as pb, directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
+        token_service_client::TokenServiceClient,
+    },
+    service::Service,
+};
+use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{sync::oneshot, task::JoinSet};
+use tonic::{Request, Status, metadata::AsciiMetadataKey, transport::Channel};
+use tonic_types::StatusExt as _;
+
+pub const AGORA: &str = "easemob-demo#testapp";
+pub const IMKIT: &str = "SampleApp";
+pub const ROOM: &str = "1265710621211";
+pub const SERVICE: (&str, &str) = ("authorization", "Bearer dev-service-token");
+pub const API_KEY: (&str, &str) = ("IM-API-KEY", "dev-api-key");
+pub const CLIENT_KEY: (&str, &str) = ("IM-CLIENT-KEY", "dev-client-key");
+/// Where the manual clock starts: 2022-01-13T07:59:10.410Z, the timestamp of the documents' first example.
+pub const START_MS: u64 = 1_642_060_750_410;
+
+/// A service in this process, in dev mode, with the manual clock. It stops in order when it is told, and at once when it is dropped.
+pub struct Server {
+    pub clock: Clock,
+    pub addresses: Addresses,
+    pub service: Arc<Service>,
+    pub http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    /// Aborted when it is dropped.
+    running: JoinSet<Result<(), Failure>>,
+    _directory: Option<TempDir>,
+}
+
+impl Server {
+    /// On a directory of its own, without rate limits.
+    pub async fn start() -> Self {
+        Self::with(unlimited()).await
+    }
+
+    /// On a directory of its own, with these settings.
+    pub async fn with(settings: Settings) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut server = Self::on(directory.path(), Clock::manual(START_MS), settings).await;
+        server._directory = Some(directory);
+        server
+    }
+
+    /// On this directory, with this clock.
+    pub async fn on(directory: &Path, clock: Clock, settings: Settings) -> Self {
+        let free = "127.0.0.1:0".parse().ok();
+        let settings = Settings {
+            data_dir: Some(directory.to_path_buf()),
+            grpc_addr: free,
+            rest_addr: free,
+            admin_addr: free,
+            cache_mib: Some(16),
+            ..settings
+        };
+        let config = Config::load(settings, None, true).unwrap();
+        let app = App::start(&config, clock.clone()).await.unwrap();
+        let (addresses, service) = (app.addresses, app.service.clone());
+        let (stop, told) = oneshot::channel::<()>();
+        let mut running = JoinSet::new();
+        running.spawn(app.run(async {
+            let _ = told.await;
+        }));
+        Self { clock, addresses, service, http: reqwest::Client::new(), stop: Some(stop), running, _directory: None }
+    }
+
+    /// Stops in order, and has given its directory free when it returns.
+    pub async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        let Self { mut running, service, http, _directory, .. } = self;
+        drop(http);
+        running.join_next().await.unwrap().unwrap().unwrap();
+        let store = Arc::downgrade(&service.store);
+        drop(service);
+        // The last of its tasks lets go of the store on another thread.
+        for _ in 0..2_000 {
+            if store.strong_count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("the store is still in use after the stop");
+    }
+
+    /// A REST request to this path, with these headers.
+    pub fn rest(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> RequestBuilder {
+        let request = self.http.request(method, format!("http://{}{path}", self.addresses.rest));
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    }
+
+    /// A REST request to an Agora path of the dev app, as its admin.
+    pub async fn agora(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let token = format!("Bearer {}", self.agora_token());
+        let request = self.rest(method, &format!("/easemob-demo/testapp{path}"), &[("authorization", &token)]);
+        sent(body.into_iter().fold(request, |request, body| request.body(body.to_string()))).await
+    }
+
+    /// A REST request to an IMKit path, as the admin of the dev app.
+    pub async fn imkit(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+        let request = self.rest(method, path, &[API_KEY]);
+        sent(body.into_iter().fold(request, |request, body| request.body(body.to_string()))).await
+    }
+
+    /// A REST request to a `/me` path, as this user of the dev app.
+    pub async fn me(&self, method: Method, path: &str, user: &str) -> (u16, Value) {
+        let token = self.user_token(IMKIT, user);
+        sent(self.rest(method, path, &[CLIENT_KEY, ("IM-Authorization", &token)])).await
+    }
+
+    /// An app token of the Agora-style dev app.
+    pub fn agora_token(&self) -> String {
+        self.app_token(AGORA)
+    }
+
+    pub fn app_token(&self, app: &str) -> String {
+        let app = self.service.apps.get(app).unwrap();
+        app.tokens.as_ref().unwrap().mint_app(&app.key, self.clock.now_ms(), Some(3_600)).unwrap()
+    }
+
+    pub fn user_token(&self, app: &str, user: &str) -> String {
+        let app = self.service.apps.get(app).unwrap();
+        app.tokens.as_ref().unwrap().mint_user(&app.key, user, self.clock.now_ms() / 1_000 + 3_600).unwrap()
+    }
+
+    pub async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.addresses.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    pub async fn mutes(&self) -> MuteServiceClient<Channel> {
+        MuteServiceClient::new(self.channel().await)
+    }
+
+    pub async fn directory(&self) -> DirectoryServiceClient<Channel> {
+        DirectoryServiceClient::new(self.channel().await)
+    }
+
+    pub async fn tokens(&self) -> TokenServiceClient<Channel> {
+        TokenServiceClient::new(self.channel().await)
+    }
+
+    /// Asks over gRPC, as the internal service.
+    pub async fn check(&self, app: &str, room: &str, user: &str) -> pb::CheckSendResponse {
+        let message = pb::CheckSendRequest { app: app.to_owned(), room: room.to_owned(), user: user.to_owned() };
+        self.mutes().await.check_send(with(message, &[SERVICE])).await.unwrap().into_inner()
+    }
+
+    /// Mutes over gRPC, as the internal service.
+    pub async fn mute(&self, app: &str, room: &str, users: &[&str], duration_ms: Option<u64>) -> pb::MuteMembersResponse {
+        let message = pb::MuteMembersRequest {
+            app: app.to_owned(),
+            room: room.to_owned(),
+            users: strings(users),
+            duration: duration_ms.map(duration),
+            reason: String::new(),
+        };
+        self.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner()
+    }
+
+    pub fn advance(&self, ms: u64) {
+        self.clock.advance(Duration::from_millis(ms));
+    }
+}
+
+/// Settings without rate limits.
+pub fn unlimited() -> Settings {
+    Settings { rate_limit: Some(0), token_rate_limit: Some(0), ..Settings::default() }
+}
+
+pub fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+pub fn duration(ms: u64) -> prost_types::Duration {
+    prost_types::Duration { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 }
+}
+
+pub fn ms(time: &prost_types::Timestamp) -> u64 {
+    time.seconds as u64 * 1_000 + time.nanos as u64 / 1_000_000
+}
+
+/// A message with these headers as metadata.
+pub fn with<T>(message: T, headers: &[(&str, &str)]) -> Request<T> {
+    let mut request = Request::new(message);
+    for (name, value) in headers {
+        let name = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes()).unwrap();
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+/// Status code and JSON of an answer. Every REST answer is a JSON object; one that is not fails the test.
+pub async fn sent(request: RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    assert_eq!(response.headers().get("content-type").map(|value| value.as_bytes()), Some(&b"application/json"[..]));
+    let text = response.text().await.unwrap();
+    let body: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
+    assert!(body.as_object().is_some_and(|object| !object.is_empty()), "{text}");
+    (status, body)
+}
+
+/// The reason of a refusal.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}

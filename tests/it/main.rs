@@ -1,0 +1,7 @@
+//! One integration binary: real sockets, real files, real processes. One file a feature; `harness` starts and stops what they need.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+mod both_doors;
+mod tenants;
