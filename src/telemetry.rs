@@ -11,9 +11,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::service::Service;
 
-/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default `info`.
+/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
+/// and its libraries' at `warn`.
 pub fn init_logs() {
-    let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("info,sled=warn"));
+    let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
     let ansi = std::io::stderr().is_terminal();
     // A second call, in a test, changes nothing.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();

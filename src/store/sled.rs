@@ -319,12 +319,15 @@ impl Writer {
     }
 }
 
+/// What keys of the tree are to say; nothing where a key is to go.
+type Changes = BTreeMap<Vec<u8>, Option<(Revision, Vec<u8>)>>;
+
 /// Commits that become durable together. Each sees what those before it in the group have changed.
 #[derive(Default)]
 struct Group {
     from: Revision,
     revision: Revision,
-    changes: BTreeMap<Vec<u8>, Option<(Revision, Vec<u8>)>>,
+    changes: Changes,
     log: Vec<(IVec, Vec<u8>)>,
     answers: Vec<(oneshot::Sender<Result<Revision, StoreError>>, Revision)>,
     bytes: usize,
@@ -375,31 +378,39 @@ impl Group {
 
     fn change(&mut self, tree: &sled::Db, batch: Batch) -> Result<(), StoreError> {
         let revision = self.revision + 1;
-        let mut changes = Vec::with_capacity(batch.operations.len());
+        let mut changes = Changes::new();
         for operation in &batch.operations {
             match operation {
-                Operation::Put { key, value } => changes.push((data_key(key), Some((revision, value.clone())))),
-                Operation::Delete { key } => changes.push((data_key(key), None)),
+                Operation::Put { key, value } => {
+                    changes.insert(data_key(key), Some((revision, value.clone())));
+                }
+                Operation::Delete { key } => {
+                    changes.insert(data_key(key), None);
+                }
                 Operation::DeletePrefix { prefix } => {
                     let prefix = data_key(prefix);
-                    for key in tree.scan_prefix(&prefix).keys() {
-                        changes.push((key.map_err(failure)?.to_vec(), None));
-                    }
-                    let pending = self.changes.range(prefix.clone()..).map(|(key, _)| key);
-                    changes.extend(pending.take_while(|key| key.starts_with(&prefix)).map(|key| (key.clone(), None)));
+                    let stored = tree.scan_prefix(&prefix).keys().map(|key| key.map(|key| key.to_vec()));
+                    let stored = stored.collect::<Result<Vec<_>, _>>().map_err(failure)?;
+                    let pending = [&self.changes, &changes].map(|changes| with_prefix(changes, &prefix)).concat();
+                    changes.extend(stored.into_iter().chain(pending).map(|key| (key, None)));
                 }
             }
         }
-        self.newest_ms = batch.at_ms;
         let key = log_key(revision);
-        let commit = encode_commit(&key, batch);
-        self.bytes += commit.len()
-            + changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |c| c.1.len())).sum::<usize>();
+        self.newest_ms = batch.at_ms;
+        self.log.push((IVec::from(&key[..]), encode_commit(&key, batch)));
+        self.bytes += self.log.last().map_or(0, |(_, commit)| commit.len());
+        self.bytes +=
+            changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |(_, value)| value.len())).sum::<usize>();
         self.changes.extend(changes);
-        self.log.push((IVec::from(&key[..]), commit));
         self.revision = revision;
         Ok(())
     }
+}
+
+fn with_prefix(changes: &Changes, prefix: &[u8]) -> Vec<Vec<u8>> {
+    let from = changes.range(prefix.to_vec()..).map(|(key, _)| key);
+    from.take_while(|key| key.starts_with(prefix)).cloned().collect()
 }
 
 fn encode_commit(key: &[u8], batch: Batch) -> Vec<u8> {

@@ -11,6 +11,7 @@ use mute_service::{
         token_service_client::TokenServiceClient,
     },
     service::Service,
+    sweep::Sweeper,
 };
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
@@ -166,6 +167,13 @@ impl Server {
             reason: String::new(),
         };
         self.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner()
+    }
+
+    /// Sweeps what is due, as the sweeper would by itself within half a second.
+    pub async fn sweep(&self) {
+        let Service { store, view, clock, .. } = &*self.service;
+        let sweeper = Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() };
+        while sweeper.sweep().await.unwrap() > 0 {}
     }
 
     pub fn advance(&self, ms: u64) {

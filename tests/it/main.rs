@@ -4,4 +4,9 @@
 mod harness;
 
 mod both_doors;
+mod contract;
+mod layers;
+mod process;
+mod properties;
+mod records;
 mod tenants;

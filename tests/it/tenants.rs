@@ -1,6 +1,9 @@
 //! Apps are sealed from each other.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use mute_service::proto::v1 as pb;
+use prost::Message as _;
 use reqwest::Method;
 
 use crate::harness::*;
@@ -64,4 +67,125 @@ async fn a_user_acts_for_itself_only() {
     let bearer = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     assert!(mutes.mute_members(with(mute, &[("authorization", &bearer)])).await.is_ok());
     assert_eq!(server.check(AGORA, ROOM, "user2").await.actor, "user:owner1");
+}
+
+/// Calls every RPC but the token endpoint for an app, with these headers, and answers the reason of each refusal by the RPC's name.
+async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTreeMap<&'static str, String> {
+    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let mut refusals = BTreeMap::new();
+    macro_rules! call {
+        ($client:ident: $($rpc:ident $name:literal $request:ident),+ $(,)?) => {
+            $(
+                let message = pb::$request { app: app.to_owned(), ..Default::default() };
+                let refused = $client.$rpc(with(message, headers)).await.err().map(|status| reason(&status));
+                refusals.insert($name, refused.unwrap_or_else(|| "let in".to_owned()));
+            )+
+        };
+    }
+    call!(mutes:
+        mute_members "MuteMembers" MuteMembersRequest,
+        unmute_members "UnmuteMembers" UnmuteMembersRequest,
+        list_muted_members "ListMutedMembers" ListMutedMembersRequest,
+        ban_room "BanRoom" BanRoomRequest,
+        unban_room "UnbanRoom" UnbanRoomRequest,
+        get_room "GetRoom" GetRoomRequest,
+        allow_members "AllowMembers" AllowMembersRequest,
+        disallow_members "DisallowMembers" DisallowMembersRequest,
+        list_allowed_members "ListAllowedMembers" ListAllowedMembersRequest,
+        mute_room_notifications "MuteRoomNotifications" MuteRoomNotificationsRequest,
+        unmute_room_notifications "UnmuteRoomNotifications" UnmuteRoomNotificationsRequest,
+        list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest,
+        check_send "CheckSend" CheckSendRequest,
+    );
+    call!(directory:
+        upsert_client "UpsertClient" UpsertClientRequest,
+        get_client "GetClient" GetClientRequest,
+        list_clients "ListClients" ListClientsRequest,
+        delete_client "DeleteClient" DeleteClientRequest,
+        upsert_room "UpsertRoom" UpsertRoomRequest,
+        delete_room "DeleteRoom" DeleteRoomRequest,
+        list_rooms "ListRooms" ListRoomsRequest,
+    );
+    refusals
+}
+
+#[tokio::test]
+async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
+    let server = Server::start().await;
+    let files = prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
+    let services = files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.service);
+    let rpcs: BTreeSet<_> = services.flat_map(|service| service.method).map(|method| method.name().to_owned()).collect();
+    let bearer = |token: String| format!("Bearer {token}");
+    let (imkit_app, imkit_user) = (bearer(server.app_token(IMKIT)), bearer(server.user_token(IMKIT, "aaa")));
+    let (agora_app, agora_user) = (bearer(server.app_token(AGORA)), bearer(server.user_token(AGORA, "user1")));
+    let agora_user_raw = server.user_token(AGORA, "user1");
+    let cases: [(&str, Vec<(&str, &str)>, &str); 8] = [
+        (AGORA, vec![], "MISSING_TOKEN"),
+        (AGORA, vec![("authorization", "Bearer nonsense")], "MALFORMED_TOKEN"),
+        (AGORA, vec![API_KEY], "INVALID_API_KEY"),
+        (AGORA, vec![("authorization", &imkit_app)], "INVALID_TOKEN"),
+        (AGORA, vec![("authorization", &imkit_user)], "INVALID_TOKEN"),
+        (IMKIT, vec![("authorization", &agora_app)], "INVALID_TOKEN"),
+        (IMKIT, vec![("authorization", &agora_user)], "INVALID_TOKEN"),
+        (IMKIT, vec![CLIENT_KEY, ("im-authorization", &agora_user_raw)], "INVALID_TOKEN"),
+    ];
+    for (app, headers, expected) in cases {
+        let refusals = refusals(&server, app, &headers).await;
+        let walked: BTreeSet<_> = refusals.keys().map(|name| (*name).to_owned()).chain(["IssueToken".to_owned()]).collect();
+        assert_eq!(walked, rpcs, "the walk leaves out an RPC");
+        assert!(refusals.values().all(|reason| reason == expected), "{app} {expected}: {refusals:?}");
+    }
+    // A service that may call for all apps it is configured for is told nothing of others.
+    let others = refusals(&server, "nobody#here", &[SERVICE]).await;
+    assert!(others.values().all(|reason| reason == "PERMISSION_DENIED"), "{others:?}");
+}
+
+#[tokio::test]
+async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
+    let server = Server::start().await;
+    let agora = [
+        (Method::POST, "/chatrooms"),
+        (Method::GET, "/chatrooms/1"),
+        (Method::DELETE, "/chatrooms/1"),
+        (Method::POST, "/chatrooms/1/mute"),
+        (Method::GET, "/chatrooms/1/mute"),
+        (Method::DELETE, "/chatrooms/1/mute/user1"),
+        (Method::POST, "/chatrooms/1/ban"),
+        (Method::DELETE, "/chatrooms/1/ban"),
+        (Method::POST, "/chatrooms/1/white/users"),
+        (Method::GET, "/chatrooms/1/white/users"),
+        (Method::POST, "/chatrooms/1/white/users/user1"),
+        (Method::GET, "/chatrooms/1/white/users/user1"),
+        (Method::DELETE, "/chatrooms/1/white/users/user1"),
+        (Method::GET, "/sdk/chatrooms/1/mute/user1"),
+        (Method::POST, "/users"),
+    ];
+    let body = r#"{"usernames":["user1"],"mute_duration":-1,"username":"user1","name":"n"}"#;
+    let foreign = format!("Bearer {}", server.app_token(IMKIT));
+    for (method, path) in agora {
+        for app in ["easemob-demo/testapp", "no/app"] {
+            let request = server.rest(method.clone(), &format!("/{app}{path}"), &[("authorization", &foreign)]);
+            let (status, answer) = sent(request.body(body)).await;
+            assert_eq!((status, &answer["error"]), (401, &"unauthorized".into()), "{method} {app}{path}");
+        }
+    }
+    let imkit = [
+        (Method::POST, "/admin/clients"),
+        (Method::GET, "/admin/clients"),
+        (Method::GET, "/admin/clients/aaa"),
+        (Method::DELETE, "/admin/clients/aaa"),
+        (Method::POST, "/admin/clients/aaa/mute/demo"),
+        (Method::DELETE, "/admin/clients/aaa/mute/demo"),
+        (Method::POST, "/rooms"),
+        (Method::GET, "/me"),
+        (Method::POST, "/me/mute/demo"),
+        (Method::DELETE, "/me/mute/demo"),
+    ];
+    let foreign = server.user_token(AGORA, "user1");
+    for (method, path) in imkit {
+        let headers = [CLIENT_KEY, ("IM-Authorization", foreign.as_str())];
+        let (status, answer) = sent(server.rest(method.clone(), path, &headers).body("{}")).await;
+        let code = if path.starts_with("/me") { "INVALID_TOKEN" } else { "INVALID_API_KEY" };
+        assert_eq!((status, &answer["error"]["code"]), (401, &code.into()), "{method} {path}");
+    }
 }

@@ -1,0 +1,231 @@
+//! The store's contract, one function a clause, for every engine. The clauses stand at the top of `src/store.rs`.
+
+use std::{path::Path, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use mute_service::store::{self, Batch, Commit, Engine, Entry, Expectation, Operation, Retention, Revision, Store, StoreError};
+
+const KEEP_ALL: Retention = Retention { commits: 1_000_000, age_ms: u64::MAX };
+
+/// Opens the engine under test, anew at each call, on the same place.
+struct Place<'a> {
+    open: &'a dyn Fn(Retention) -> Arc<dyn Store>,
+}
+
+impl Place<'_> {
+    fn open(&self) -> Arc<dyn Store> {
+        (self.open)(KEEP_ALL)
+    }
+}
+
+fn put(key: &str, value: &str) -> Operation {
+    Operation::Put { key: key.into(), value: value.into() }
+}
+
+fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
+    Batch { operations: operations.into_iter().collect(), event: b"event".to_vec(), at_ms: 1, ..Batch::default() }
+}
+
+fn expecting(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
+    Batch { expectations: vec![Expectation { key: key.into(), revision }], ..batch([operation]) }
+}
+
+async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {
+    let snapshot = store.snapshot().await.unwrap();
+    let pages: Vec<_> = snapshot.pages.try_collect().await.unwrap();
+    (snapshot.revision, pages.concat())
+}
+
+async fn read(store: &dyn Store) -> Vec<(String, String)> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    entries(store).await.1.into_iter().map(|entry| (text(entry.key), text(entry.value))).collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Commit> {
+    store.watch(after).await.unwrap().take(count).try_collect().await.unwrap()
+}
+
+async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: Place<'_>) {
+    let store = place.open();
+    store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
+    let delete = Operation::DeletePrefix { prefix: "a/".into() };
+    store.commit(batch([put("a/3", "x"), delete, put("a/4", "y"), Operation::Delete { key: "b/1".into() }])).await.unwrap();
+    assert_eq!(read(&*store).await, pairs(&[("a/4", "y")]));
+}
+
+async fn clause_1_commits_at_the_same_moment_are_each_whole(place: Place<'_>) {
+    let store = place.open();
+    let writers = (0..64).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let keys = (0..8).map(|key| put(&format!("{writer:02}/{key}"), "x"));
+            store.commit(batch(keys)).await.unwrap();
+            // Sees what the same group of commits may still be holding back.
+            store.commit(batch([Operation::DeletePrefix { prefix: format!("{writer:02}/").into() }])).await.unwrap();
+            store.commit(batch([put(&format!("{writer:02}/last"), "x")])).await.unwrap()
+        })
+    });
+    let mut revisions = Vec::new();
+    for writer in writers.collect::<Vec<_>>() {
+        revisions.push(writer.await.unwrap());
+    }
+    revisions.sort_unstable();
+    revisions.dedup();
+    assert_eq!(revisions.len(), 64);
+    let (revision, entries) = entries(&*store).await;
+    assert_eq!((revision, entries.len()), (192, 64));
+    assert!(entries.iter().all(|entry| entry.key.ends_with(b"/last")));
+}
+
+async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place: Place<'_>) {
+    let store = place.open();
+    assert_eq!(entries(&*store).await, (0, Vec::new()));
+    let first = store.commit(batch([put("a", "1")])).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = place.open();
+    let second = store.commit(batch([put("b", "2")])).await.unwrap();
+    assert!(second > first && first > 0);
+    drop(store);
+    let store = place.open();
+    let (revision, entries) = entries(&*store).await;
+    assert_eq!(revision, second);
+    assert_eq!(entries.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [first, second]);
+}
+
+async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: Place<'_>) {
+    let store = place.open();
+    // Enough records for several pages, the first and the last always written together.
+    for chunk in 0..30 {
+        store.commit(batch((0..100).map(|key| put(&format!("m{chunk:02}{key:02}"), "x")))).await.unwrap();
+    }
+    let pair = |number: u32| batch([put("a", &number.to_string()), put("z", &number.to_string())]);
+    store.commit(pair(0)).await.unwrap();
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 1..200 {
+                store.commit(pair(number)).await.unwrap();
+            }
+        })
+    };
+    for _ in 0..10 {
+        let (revision, entries) = entries(&*store).await;
+        assert_eq!(entries.len(), 3_002);
+        assert_eq!(entries[0].value, entries[3_001].value);
+        assert!(entries.iter().all(|entry| entry.revision <= revision));
+        assert!(entries.is_sorted_by(|a, b| a.key < b.key));
+    }
+    writer.await.unwrap();
+}
+
+async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: Place<'_>) {
+    let store = place.open();
+    for number in 0..300 {
+        store.commit(batch([put("k", &number.to_string())])).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let store = place.open();
+    let live = {
+        let store = store.clone();
+        tokio::spawn(async move { follow(&*store, 100, 260).await })
+    };
+    for number in 300..360 {
+        store.commit(batch([put("k", &number.to_string())])).await.unwrap();
+    }
+    let commits = live.await.unwrap();
+    let revisions: Vec<_> = commits.iter().map(|commit| commit.revision).collect();
+    assert_eq!(revisions, (101..=360).collect::<Vec<_>>());
+    assert_eq!(commits[0].operations, [put("k", "100")]);
+    assert_eq!(
+        (commits[259].operations.as_slice(), commits[259].event.as_slice()),
+        ([put("k", "359")].as_slice(), &b"event"[..])
+    );
+}
+
+async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: Place<'_>) {
+    let store = (place.open)(Retention { commits: 10, age_ms: u64::MAX });
+    for number in 0..50 {
+        store.commit(batch([put("k", &number.to_string())])).await.unwrap();
+    }
+    let first = store.watch(0).await.unwrap().next().await.unwrap();
+    assert!(matches!(first, Err(StoreError::Compacted { .. })), "{first:?}");
+    let kept = follow(&*store, 45, 5).await;
+    assert_eq!(kept.iter().map(|commit| commit.revision).collect::<Vec<_>>(), [46, 47, 48, 49, 50]);
+    assert_eq!(read(&*store).await, pairs(&[("k", "49")]));
+}
+
+async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: Place<'_>) {
+    let store = place.open();
+    let first = store.commit(expecting("k", None, put("k", "1"))).await.unwrap();
+    for wrong in [None, Some(first + 1)] {
+        let refused = store.commit(expecting("k", wrong, put("k", "2"))).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    }
+    assert_eq!(entries(&*store).await.0, first);
+    let second = store.commit(expecting("k", Some(first), put("k", "3"))).await.unwrap();
+    assert_eq!(read(&*store).await, pairs(&[("k", "3")]));
+    store.commit(batch([Operation::DeletePrefix { prefix: "k".into() }])).await.unwrap();
+    assert!(store.commit(expecting("k", Some(second), put("k", "4"))).await.is_err());
+    assert!(store.commit(expecting("k", None, put("k", "5"))).await.is_ok());
+}
+
+async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: Place<'_>) {
+    let store = place.open();
+    let writers = (0..64).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(expecting("k", None, put("k", &writer.to_string()))).await.is_ok() })
+    });
+    let mut through = 0;
+    for writer in writers.collect::<Vec<_>>() {
+        through += usize::from(writer.await.unwrap());
+    }
+    assert_eq!((through, read(&*store).await.len()), (1, 1));
+}
+
+async fn clause_6_keys_and_values_are_any_bytes(place: Place<'_>) {
+    let store = place.open();
+    let key = vec![0, 255, b'/', 0];
+    let operations =
+        vec![Operation::Put { key: key.clone(), value: Vec::new() }, Operation::Put { key: vec![255], value: vec![0; 10_000] }];
+    store.commit(batch(operations)).await.unwrap();
+    drop(store);
+    let (_, entries) = entries(&*place.open()).await;
+    assert_eq!((&entries[0].key, entries[0].value.len()), (&key, 0));
+    assert_eq!((&entries[1].key, entries[1].value.len()), (&vec![255], 10_000));
+}
+
+fn sled(directory: &Path) -> impl Fn(Retention) -> Arc<dyn Store> {
+    move |retention| store::open(Engine::Sled, directory, 1 << 20, retention).unwrap()
+}
+
+macro_rules! contract {
+    ($($clause:ident),+ $(,)?) => {
+        mod sled_engine {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $clause() {
+                    let directory = tempfile::tempdir().unwrap();
+                    super::$clause(super::Place { open: &super::sled(directory.path()) }).await;
+                }
+            )+
+        }
+    };
+}
+
+contract!(
+    clause_1_a_commit_is_all_and_its_operations_are_applied_in_order,
+    clause_1_commits_at_the_same_moment_are_each_whole,
+    clause_2_revisions_increase_over_restarts_and_records_keep_theirs,
+    clause_3_a_snapshot_is_of_one_revision_while_others_write,
+    clause_4_a_watcher_gets_every_commit_once_and_in_order,
+    clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so,
+    clause_5_an_expectation_that_does_not_hold_changes_nothing,
+    clause_5_of_many_with_the_same_expectation_one_gets_through,
+    clause_6_keys_and_values_are_any_bytes,
+);

@@ -1,0 +1,87 @@
+//! The house: dependencies point down only. A test reads the sources, because a rule that nothing holds does not hold.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each source file with its text, comments and the tests at its end left out.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut pending, mut sources) = (vec![root.clone()], BTreeMap::new());
+    while let Some(directory) = pending.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                let name = path.strip_prefix(&root).map(PathBuf::from).unwrap().to_str().unwrap().to_owned();
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+                sources.insert(name, lines.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+    assert!(sources.len() > 30, "{:?}", sources.keys());
+    sources
+}
+
+/// The files in which one of the words stands, other than those below `allowed`.
+fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
+    let has = |code: &str| words.iter().any(|word| code.contains(word));
+    let outside = |name: &str| !allowed.iter().any(|allowed| name.starts_with(allowed));
+    sources().into_iter().filter(|(name, code)| outside(name) && has(code)).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
+    let sources = sources();
+    let names = |code: &str| {
+        code.lines().filter(|line| line.to_lowercase().contains("sled")).map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let named: BTreeMap<_, Vec<_>> =
+        sources.iter().map(|(file, code)| (file.as_str(), names(code))).filter(|(_, lines)| !lines.is_empty()).collect();
+    assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/sled.rs"]);
+    let chosen = "Engine::Sled => Ok(Arc::new(sled::Embedded::open(directory, cache_bytes, retention)?)),";
+    assert_eq!(named["store.rs"], ["mod sled;", "Sled,", chosen]);
+}
+
+#[test]
+fn messages_of_the_api_are_known_to_grpc_and_gateway_only() {
+    assert_eq!(found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "server.rs"]), [""; 0]);
+}
+
+#[test]
+fn stored_messages_are_known_to_the_store_only() {
+    assert_eq!(found(&["store_v1"], &["store/", "proto.rs"]), [""; 0]);
+}
+
+#[test]
+fn the_gateway_knows_no_model_view_store_or_service() {
+    let gateway = |(name, _): &(String, String)| name.starts_with("gateway");
+    for (name, code) in sources().into_iter().filter(gateway) {
+        for below in ["model", "view", "store", "service"] {
+            assert!(
+                !code.contains(&format!("crate::{below}")) && !code.contains(&format!(" {below}::")),
+                "{name} reaches {below}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nobody_reaches_up() {
+    let floors: [&[&str]; 5] = [&["gateway"], &["grpc"], &["service", "sweep"], &["view"], &["store", "model", "error", "clock"]];
+    for (floor, names) in floors.iter().enumerate() {
+        for (file, code) in sources() {
+            if !names.iter().any(|name| file.starts_with(name)) {
+                continue;
+            }
+            for upper in floors[..floor].iter().copied().flatten() {
+                let reaches = code.contains(&format!("crate::{upper}")) || code.contains(&format!("\n    {upper}::"));
+                assert!(!reaches, "{file} reaches up to {upper}");
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The real program: its exit codes, its life over signals and restarts, and its memory.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use crate::harness::{SERVICE, with};
+
+/// An app whose directory is open, so that users need not be registered; and the dev service, for all apps.
+const OPEN_APP: &str = r#"
+[[apps]]
+key = "Open"
+directory = "open"
+token_secret = "a secret of sixteen or more"
+
+[[services]]
+name = "dev"
+token_hash = "sha256:"#;
+
+fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_mute-service"));
+    program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    program
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A running program with its addresses. It is killed when it is dropped.
+struct Process {
+    child: Child,
+    addresses: Value,
+}
+
+impl Process {
+    fn start(directory: &Path) -> Self {
+        let config = directory.join("config.toml");
+        let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
+        let hash = hash.trim().trim_start_matches("sha256:");
+        let services = format!("{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n");
+        fs::write(&config, services).unwrap();
+        let addresses = directory.join("addresses.json");
+        let _ = fs::remove_file(&addresses);
+        let mut child = program();
+        child.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
+        child.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
+        child.args(["--data-dir", directory.join("data").to_str().unwrap(), "--rate-limit", "0"]);
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        while !addresses.exists() {
+            assert!(
+                started.elapsed() < Duration::from_secs(20) && child.try_wait().unwrap().is_none(),
+                "the program has not started"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self { child, addresses: serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap() }
+    }
+
+    async fn mutes(&self) -> MuteServiceClient<Channel> {
+        let grpc = self.addresses["grpc"].as_str().unwrap();
+        MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// A line of /proc/PID/status, in KiB.
+    fn memory_kib(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|found| found.starts_with(line)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {
+    let message = pb::MuteMembersRequest { app: "Open".into(), room: room.into(), users, ..Default::default() };
+    mutes.mute_members(with(message, &[SERVICE])).await.map(|answer| answer.into_inner().revision)
+}
+
+/// All muted users of the room, page by page.
+async fn muted(mutes: &mut MuteServiceClient<Channel>, room: &str) -> Vec<String> {
+    let (mut users, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let message = pb::ListMutedMembersRequest {
+            app: "Open".into(),
+            room: room.into(),
+            page_size: 1_000,
+            page_token,
+            ..Default::default()
+        };
+        let page = mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner();
+        users.extend(page.members.into_iter().map(|member| member.user));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return users;
+        }
+    }
+}
+
+fn user(number: usize) -> String {
+    format!("user{number:06}")
+}
+
+/// Mutes users of these numbers, a hundred a call, eight calls at a time.
+async fn fill(process: &Process, room: &str, numbers: impl Iterator<Item = usize>) {
+    let users: Vec<_> = numbers.map(user).collect();
+    let mutes = process.mutes().await;
+    let calls: Vec<_> = users.chunks(100).map(<[String]>::to_vec).collect();
+    for calls in calls.chunks(8) {
+        let mute = |users: &Vec<String>| {
+            let (mut mutes, users) = (mutes.clone(), users.clone());
+            async move { mute(&mut mutes, room, users).await.unwrap() }
+        };
+        join_all(calls.iter().map(mute)).await;
+    }
+}
+
+#[test]
+fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["serve", "--colour"], "--colour"),
+        (&["serve", "--store", "etcd"], "possible values: sled"),
+        (&["check-config", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&["serve", "--dev", "--rest-addr", "0.0.0.0:0"], "loopback"),
+        (&["token", "--dev", "--app", "nobody#here"], "--app"),
+    ];
+    for (arguments, word) in cases {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(text(&output.stderr).contains(word), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_small_commands_do_what_they_say() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/mute-service.toml");
+    let checked = run(&["check-config", "--config", sample]);
+    assert_eq!(text(&checked.stdout), "The configuration is good: 2 apps, 1 services.\n", "{}", text(&checked.stderr));
+    let hash = run(&["hash-key", "change-me-api-key"]);
+    assert!(fs::read_to_string(sample).unwrap().contains(text(&hash.stdout).trim()));
+    let token = run(&["token", "--dev", "--app", "SampleApp", "--user", "aaa"]);
+    assert_eq!(text(&token.stdout).trim().split('.').count(), 3);
+    let help = text(&run(&["serve", "--help"]).stdout);
+    for flag in ["--config", "--dev", "--store", "--data-dir", "--grpc-addr", "--rest-addr", "--admin-addr", "--addr-file"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+    assert!(run(&["--version"]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_finishes_the_calls_that_run_and_leaves_with_0() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::start(directory.path());
+    let writers: Vec<_> = join_all((0..8).map(|_| process.mutes())).await;
+    let writers = writers.into_iter().enumerate().map(|(writer, mut mutes)| {
+        tokio::spawn(async move {
+            let mut acknowledged = Vec::new();
+            for number in 0.. {
+                let user = format!("w{writer}n{number}");
+                match mute(&mut mutes, "r", vec![user.clone()]).await {
+                    Ok(_) => acknowledged.push(user),
+                    Err(_) => return acknowledged,
+                }
+            }
+            acknowledged
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    while muted(&mut process.mutes().await, "r").await.len() < 50 {}
+    process.signal("-TERM");
+    let mut acknowledged: Vec<_> = join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    assert!(!directory.path().join("data/RUNNING").exists());
+    let process = Process::start(directory.path());
+    let mut kept = muted(&mut process.mutes().await, "r").await;
+    acknowledged.sort_unstable();
+    kept.retain(|user| acknowledged.binary_search(user).is_ok());
+    assert_eq!(kept, acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    let mut last = 0;
+    for round in 0..5 {
+        let process = Process::start(directory.path());
+        let mut mutes = process.mutes().await;
+        assert_eq!(muted(&mut mutes, "r").await, acknowledged);
+        for number in 0..40 {
+            let users = vec![user(round * 1_000 + number * 2), user(round * 1_000 + number * 2 + 1)];
+            let revision = mute(&mut mutes, "r", users.clone()).await.unwrap();
+            assert!(revision > last);
+            (last, acknowledged) = (revision, [acknowledged, users].concat());
+        }
+        // Dropped: kill -9.
+    }
+}
+
+#[test]
+fn a_second_start_on_the_same_directory_is_a_clear_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Process::start(directory.path());
+    let data = directory.path().join("data");
+    let output = run(&["serve", "--data-dir", data.to_str().unwrap(), "--grpc-addr", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("in use by another mute-service") && complaint.contains("--data-dir"), "{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_100_000_is_paged_without_gap_or_double_and_streamed_without_growth() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    // Those with even numbers stay; those with odd ones come and go.
+    fill(&process, "big", (0..200_000).step_by(2)).await;
+
+    let churn = {
+        let mut mutes = process.mutes().await;
+        tokio::spawn(async move {
+            for number in (1..200_000).step_by(40) {
+                mute(&mut mutes, "big", vec![user(number)]).await.unwrap();
+                let message = pb::UnmuteMembersRequest {
+                    app: "Open".into(),
+                    room: "big".into(),
+                    users: vec![user(number)],
+                    ..Default::default()
+                };
+                mutes.unmute_members(with(message, &[SERVICE])).await.unwrap();
+            }
+        })
+    };
+    let mut mutes = process.mutes().await;
+    for _ in 0..3 {
+        let listed = muted(&mut mutes, "big").await;
+        assert!(listed.is_sorted_by(|a, b| a < b));
+        let stayed: Vec<_> = listed.into_iter().filter(|user| user.ends_with(['0', '2', '4', '6', '8'])).collect();
+        assert_eq!(stayed.len(), 100_000);
+    }
+    churn.abort();
+    let _ = churn.await;
+
+    // The first pass warms the allocator up; the second is measured.
+    assert!(stream_list(&process).await >= 100_000);
+    fs::write(format!("/proc/{}/clear_refs", process.child.id()), "5").unwrap();
+    let before_kib = process.memory_kib("VmRSS");
+    assert!(stream_list(&process).await >= 100_000);
+    let growth_kib = process.memory_kib("VmHWM").saturating_sub(before_kib);
+    assert!(growth_kib < 2_048, "the server grew by {growth_kib} KiB for a list of more than 4 MiB");
+}
+
+/// How many elements the REST list of the room has.
+async fn stream_list(process: &Process) -> usize {
+    let rest = process.addresses["rest"].as_str().unwrap();
+    let url = format!("http://{rest}/app-id/Open/chatrooms/big/mute");
+    let list = reqwest::Client::new().get(url).header(SERVICE.0, SERVICE.1).send().await.unwrap();
+    assert_eq!(list.status(), 200);
+    let list: Value = list.json().await.unwrap();
+    assert_eq!(list["action"], json!("post"));
+    list["data"].as_array().unwrap().len()
+}

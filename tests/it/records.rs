@@ -1,0 +1,138 @@
+//! The stored form of every record. `tests/golden/records/v1.json` pins what version 1 looks like: what it holds must be readable for ever, and
+//! a change of form is a new version with a golden file of its own. `MUTE_BLESS=1` writes the file.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use mute_service::{
+    model::{Address, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
+    store::{Batch, StoreError, codec},
+};
+use proptest::prelude::*;
+
+const APP: &str = "easemob-demo#testapp";
+
+fn mark(expire: Expire) -> Mark {
+    let why = Why { actor: "service:chat".into(), reason: "spam, ünïcode".into() };
+    Mark { expire, set_ms: 1_642_060_750_410, why: Arc::new(why) }
+}
+
+fn records() -> Vec<(&'static str, Key<'static>, Value)> {
+    let (app, room, user) = (APP, "1265710621211", "user1");
+    let client = ClientProfile {
+        nickname: Some("AAA".into()),
+        avatar_url: Some("http://example.com/a".into()),
+        description: Some(String::new()),
+        email: Some("a@example.com".into()),
+        is_robot: Some(false),
+        address: Some(Address { address: "::1".into(), family: "IPv6".into(), port: 50_392 }),
+        user_agent: Some("curl".into()),
+        last_login_ms: Some(1_583_726_632_592),
+        custom_json: r#"{"level":3}"#.into(),
+        created_ms: 1,
+        updated_ms: 2,
+    };
+    let profile = RoomProfile {
+        name: "name".into(),
+        description: "description".into(),
+        owner: "owner1".into(),
+        admins: vec!["admin1".into(), "admin2".into()],
+        created_ms: 3,
+        updated_ms: 4,
+    };
+    let until = Expire::at_ms(1_642_148_173_726);
+    vec![
+        ("room", Key::Room { app, room }, Value::Room(profile)),
+        ("ban", Key::Ban { app, room }, Value::Mark(mark(until))),
+        ("member mute", Key::MemberMute { app, room, user }, Value::Mark(mark(until))),
+        ("member mute for good", Key::MemberMute { app, room, user: "user2" }, Value::Mark(mark(Expire::NEVER))),
+        ("allowed", Key::Allowed { app, room, user }, Value::Mark(mark(Expire::NEVER))),
+        ("client", Key::Client { app, user }, Value::Client(client)),
+        ("empty client", Key::Client { app, user: "ü" }, Value::Client(ClientProfile::default())),
+        ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(mark(until), 7)),
+    ]
+}
+
+fn event() -> Event {
+    Event {
+        kind: EventKind::Muted,
+        app: APP.into(),
+        room: "1265710621211".into(),
+        users: vec!["user1".into(), "user2".into()],
+        actor: "app".into(),
+        reason: "spam".into(),
+        at_ms: 1_642_060_750_410,
+        expire: Expire::at_ms(1_642_148_173_726),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
+    let mut written: BTreeMap<_, _> = records()
+        .iter()
+        .map(|(name, key, value)| {
+            let key = codec::encode_key(*key);
+            ((*name).to_owned(), [hex(&key), hex(&codec::encode_value(&key, value))])
+        })
+        .collect();
+    written.insert("event".into(), [String::new(), hex(&Batch::of(&event()).event)]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records/v1.json");
+    if std::env::var_os("MUTE_BLESS").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&written).unwrap() + "\n").unwrap();
+    }
+    let golden: BTreeMap<String, [String; 2]> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(written, golden);
+    for (name, key, value) in records() {
+        let [stored_key, stored_value] = golden[name].each_ref().map(|text| unhex(text));
+        assert_eq!(codec::decode(&stored_key, &stored_value).unwrap(), (key, value), "{name}");
+    }
+    assert_eq!(codec::decode_event(&unhex(&golden["event"][1])).unwrap(), event());
+}
+
+#[test]
+fn a_byte_that_has_changed_or_a_value_under_another_key_is_found_out() {
+    for (name, key, value) in records() {
+        let key = codec::encode_key(key);
+        let value = codec::encode_value(&key, &value);
+        for at in 0..value.len() {
+            let mut torn = value.clone();
+            torn[at] ^= 0x10;
+            assert!(matches!(codec::decode(&key, &torn), Err(StoreError::Corrupt { .. })), "{name} at {at}");
+            assert!(codec::decode(&key, &value[..at]).is_err(), "{name} cut at {at}");
+        }
+        let other = [key.as_slice(), b"x"].concat();
+        assert!(codec::decode(&other, &value).is_err(), "{name} under another key");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_codec_panic(key in proptest::collection::vec(any::<u8>(), 0..64), value in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = codec::decode(&key, &value);
+        let _ = codec::decode_prefix(&key);
+        let _ = codec::decode_event(&value);
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_was_written(app in "[a-z]{1,8}(#[a-z]{1,8})?", room in "\\PC{1,20}", user in "\\PC{1,20}") {
+        let (app, room, user) = (app.as_str(), room.as_str(), user.as_str());
+        for key in [
+            Key::Room { app, room },
+            Key::Ban { app, room },
+            Key::MemberMute { app, room, user },
+            Key::Allowed { app, room, user },
+            Key::Client { app, user },
+            Key::NotificationMute { app, user, room },
+        ] {
+            let bytes = codec::encode_key(key);
+            prop_assert_eq!(codec::decode_key(&bytes).unwrap(), key);
+        }
+    }
+}
