@@ -9,11 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -46,7 +42,7 @@ pub enum Failure {
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     #[error("the dev directory could not be written: {0}")]
-    Seed(#[from] Error),
+    Seed(Error),
     #[error("{0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -69,21 +65,13 @@ pub struct App {
     credentials: Arc<Credentials>,
     gateway: Gateway,
     listeners: [TcpListener; 3],
-    background: Background,
+    /// What runs as long as the app does; aborted when it is dropped.
+    background: JoinSet<()>,
     drain: Duration,
 }
 
-/// Tasks that run as long as the app does.
-struct Background(Vec<AbortHandle>);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
 impl App {
-    /// Opens the store, fills the view, and binds the listeners.
+    /// Binds the listeners, opens the store, fills the view.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
         let apps = Arc::new(Apps::new(&config.apps).map_err(Failure::Config)?);
         let credentials = Credentials::new(apps.clone(), &config.apps, &config.services, clock.clone());
@@ -91,7 +79,9 @@ impl App {
         if config.apps.is_empty() {
             tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
         }
-        let (store, view) = load(config).await?;
+        let (listeners, addresses) = bind(config).await?;
+        let strict = apps.iter().filter(|app| app.strict).map(|app| app.key.to_string()).collect();
+        let (store, view) = load(config, strict).await?;
         let service = Arc::new(Service {
             limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
             token_ttl_s: config.token_ttl_seconds,
@@ -100,14 +90,12 @@ impl App {
             clock: clock.clone(),
             apps,
         });
-        for app in service.apps.iter().filter(|app| app.strict) {
-            view.sweep_unregistered(app.key.as_str());
-        }
-        let follow = tokio::spawn(view.clone().follow(store.clone()));
-        let sweep = tokio::spawn(Sweeper { store, view, clock: clock.clone() }.run());
-        let background = Background(vec![follow.abort_handle(), sweep.abort_handle()]);
-        if config.dev {
-            dev::seed(&service).await?;
+        let mut background = JoinSet::new();
+        background.spawn(view.clone().follow(store.clone()));
+        background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
+        if let Err(failure) = prepare(config, &service, addresses).await {
+            store.close().await?;
+            return Err(failure);
         }
         let gateway = Gateway {
             api: Api::new(service.clone()),
@@ -115,10 +103,6 @@ impl App {
             max_users: config.max_users,
             trusted_proxies: config.trusted_proxies.clone().into(),
         };
-        let (listeners, addresses) = bind(config).await?;
-        if let Some(path) = &config.addr_file {
-            write_whole(path, &serde_json::to_string(&addresses).unwrap_or_default())?;
-        }
         let drain = Duration::from_secs(config.drain_seconds);
         Ok(Self { addresses, service, credentials, gateway, listeners, background, drain })
     }
@@ -136,38 +120,50 @@ impl App {
         Ok((app_token, imkit_keys.mint_user(imkit, user.as_str(), now_ms / 1_000 + month_s)?))
     }
 
-    /// Serves until `stop`, then drains: health says so first, calls that run are finished, the store is closed.
+    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, calls that run are finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { service, credentials, gateway, listeners: [grpc, rest, admin], background, drain, .. } = self;
+        let Self { service, credentials, gateway, listeners: [grpc, rest, admin], mut background, drain, .. } = self;
         let (tell, told) = watch::channel(false);
+        let (tell_admin, told_admin) = watch::channel(false);
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
         servers.spawn(server::serve_grpc(grpc, routes, credentials.clone(), told.clone()));
         servers.spawn(server::serve_rest(rest, gateway, credentials, told.clone()));
-        servers.spawn(server::serve_admin(admin, service.clone(), told));
-        let ended = tokio::select! {
-            () = stop => None,
-            ended = servers.join_next() => ended,
+        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), told, told_admin));
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
+            Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
         };
-        if let Some(ended) = ended {
-            ended.map_err(|error| Failure::Serve(error.into()))?.map_err(Failure::Serve)?;
-        }
         drain_servers(servers, &tell, &health, drain).await;
         drop(background);
-        service.store.close().await?;
+        let closed = service.store.close().await;
+        tell_admin.send_replace(true);
+        admin.abort();
         tracing::info!(revision = service.view.revision(), "closed");
-        Ok(())
+        outcome.and(closed.map_err(Failure::Store))
     }
 }
 
-async fn load(config: &Config) -> Result<(Arc<dyn Store>, View), Failure> {
+/// What has to be there before anybody is served: the dev directory, and the file that says where.
+async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Result<(), Failure> {
+    if config.dev {
+        dev::seed(service).await.map_err(Failure::Seed)?;
+    }
+    match &config.addr_file {
+        Some(path) => write_whole(path, &serde_json::to_string(&addresses).unwrap_or_default()),
+        None => Ok(()),
+    }
+}
+
+async fn load(config: &Config, strict: Vec<String>) -> Result<(Arc<dyn Store>, View), Failure> {
     let started = Instant::now();
     let (engine, directory) = (config.store, config.data_dir.clone());
     let (cache_bytes, retention) = (config.cache_bytes, config.retention);
     tracing::info!(?engine, directory = %directory.display(), "opening the store");
     let open = tokio::task::spawn_blocking(move || store::open(engine, &directory, cache_bytes, retention));
     let store = open.await.map_err(|error| Failure::Serve(error.into()))??;
-    let view = View::load(&*store).await?;
+    let view = View::load(&*store, strict).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "the view is filled");
     Ok((store, view))
@@ -205,6 +201,7 @@ async fn drain_servers(
     tracing::info!(?drain, "stopping: finishing the calls that run");
     server::set_serving(health, ServingStatus::NotServing).await;
     tell.send_replace(true);
+    server::end_health_watches(health).await;
     let all = async {
         while let Some(ended) = servers.join_next().await {
             if let Ok(Err(error)) = ended {

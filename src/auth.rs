@@ -85,6 +85,8 @@ pub enum Action<'a> {
     ListDirectory,
     /// Change rooms and clients.
     WriteDirectory,
+    /// Have a token made with which a user can do what it may.
+    IssueUserToken,
 }
 
 /// May this principal do that, inside an app that is its own? `is_staff` of an action counts for users only: whether the directory has them
@@ -99,14 +101,14 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::ListRoom { .. }
             | Action::SeeClient { .. }
             | Action::ListDirectory => Scope::Check,
-            Action::Moderate { .. } | Action::MuteNotifications { .. } => Scope::Write,
+            Action::Moderate { .. } | Action::MuteNotifications { .. } | Action::IssueUserToken => Scope::Write,
             Action::WriteDirectory => Scope::Admin,
         }),
         Principal::User { user: own, .. } => match action {
             Action::CheckSend { user } | Action::SeeClient { user } | Action::MuteNotifications { user } => own == user,
             Action::SeeRoom => true,
             Action::ListRoom { is_staff } | Action::Moderate { is_staff } => is_staff,
-            Action::ListDirectory | Action::WriteDirectory => false,
+            Action::ListDirectory | Action::WriteDirectory | Action::IssueUserToken => false,
         },
     }
 }
@@ -175,6 +177,7 @@ mod tests {
             (Action::MuteNotifications { user: "me" }, [n, y, n, y, y, n]),
             (Action::ListDirectory, [y, n, n, y, n, n]),
             (Action::WriteDirectory, [n, n, y, y, n, n]),
+            (Action::IssueUserToken, [n, y, n, y, n, n]),
         ];
         for (action, expected) in table {
             let found = principals.each_ref().map(|principal| may(principal, action));

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
 };
 
@@ -55,7 +56,7 @@ struct Source {
     #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
     config: Option<PathBuf>,
     /// Add apps, keys and a directory that make the documents' examples work; loopback only
-    #[arg(long, env = "MUTE_DEV")]
+    #[arg(long, env = "MUTE_DEV", value_parser = clap::builder::BoolishValueParser::new())]
     dev: bool,
 }
 
@@ -125,12 +126,15 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = load(source, settings)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     runtime.block_on(async {
-        let app = App::start(&config, Clock::system()).await?;
+        let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
+        let app = tokio::select! {
+            app = App::start(&config, Clock::system()) => app?,
+            () = &mut stop => return Ok(()),
+        };
         if config.dev {
-            let (app_token, user_token) = app.dev_tokens()?;
+            let (app_token, user_token) = app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
             say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
         }
-        let stop = stop_signal().map_err(|error| Failure::Serve(error.into()))?;
         app.run(stop).await
     })
 }
@@ -169,7 +173,7 @@ fn mint(token: &Token) -> Result<(), Failure> {
         }
         None => keys.mint_app(&app.key, now_ms, (token.ttl != 0).then_some(token.ttl)),
     };
-    say(&format!("{}\n", minted?));
+    say(&format!("{}\n", minted.map_err(|error| Failure::Serve(error.into()))?));
     Ok(())
 }
 

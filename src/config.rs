@@ -145,13 +145,13 @@ impl Config {
             max_users: settings.max_users.unwrap_or(60),
             token_ttl_seconds: settings.token_ttl_seconds.unwrap_or(7 * 24 * 3_600),
             trusted_proxies: settings.trusted_proxies.unwrap_or_default(),
-            // A commit takes some 200 bytes here: a million of them is the order of a gigabyte on disk at most.
+            // The commit of one mute takes some 200 bytes, that of a hundred mutes 10 KiB or more.
             retention: Retention {
                 commits: settings.keep_commits.unwrap_or(1_000_000),
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
             },
             // Reads come from the view, so the cache serves writes and the start only.
-            cache_bytes: settings.cache_mib.unwrap_or(256) << 20,
+            cache_bytes: settings.cache_mib.unwrap_or(256).saturating_mul(1 << 20),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             apps: file.apps,
             services: file.services,
@@ -168,8 +168,19 @@ impl Config {
         if self.token_ttl_seconds > crate::service::MAX_TTL_S {
             wrong.push("token_ttl_seconds is at most 2147483647; 0 is without end".to_owned());
         }
-        if self.retention.commits == 0 {
-            wrong.push("keep_commits is at least 1".to_owned());
+        // The view itself follows the commits that are kept, and must not be cut off by a burst of them.
+        if self.retention.commits < 10_000 || self.retention.age_ms == 0 {
+            wrong.push("keep_commits is at least 10000, keep_days at least 1".to_owned());
+        }
+        if !(1..=1 << 20).contains(&(self.cache_bytes >> 20)) {
+            wrong.push("cache_mib is 1 to 1048576".to_owned());
+        }
+        for service in &self.services {
+            for app in &service.apps {
+                if app != "*" && !self.apps.iter().any(|known| known.key == *app) {
+                    wrong.push(format!("service \"{}\": the app \"{app}\" is not configured", service.name));
+                }
+            }
         }
         if self.dev {
             for (name, addr) in [("grpc_addr", self.grpc_addr), ("rest_addr", self.rest_addr), ("admin_addr", self.admin_addr)] {
@@ -189,12 +200,15 @@ impl File {
     }
 
     fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+        // The message and the line, never the line's text: it may hold a secret.
+        let place = |error: &toml::de::Error| error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let tell = |error: toml::de::Error| format!("line {}: {}", place(&error), error.message());
+        let mut table: toml::Table = text.parse().map_err(|error| vec![tell(error)])?;
         let mut wrong = Vec::new();
         let apps = list(&mut table, "apps", &mut wrong);
         let services = list(&mut table, "services", &mut wrong);
         let settings = table.try_into().unwrap_or_else(|error: toml::de::Error| {
-            wrong.push(error.to_string());
+            wrong.push(error.message().to_owned());
             Settings::default()
         });
         if wrong.is_empty() { Ok(Self { settings, apps, services }) } else { Err(wrong) }
@@ -212,7 +226,9 @@ fn list<T: serde::de::DeserializeOwned>(table: &mut toml::Table, name: &str, wro
         }
     };
     let item = |(number, item): (usize, toml::Value)| {
-        let item = item.try_into().map_err(|error| wrong.push(format!("[[{name}]] number {}: {error}", number + 1)));
+        let item = item
+            .try_into()
+            .map_err(|error: toml::de::Error| wrong.push(format!("[[{name}]] number {}: {}", number + 1, error.message())));
         item.ok()
     };
     items.into_iter().enumerate().filter_map(item).collect()

@@ -2,7 +2,7 @@
 //! handler makes a message, calls the same method that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
 //! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in the other.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,6 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
+use futures_util::FutureExt as _;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -65,10 +66,13 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: refuses a head that is too large, and writes the errors that tell the time.
+/// Around every request: refuses a head that is too large, answers for a handler that has panicked, and writes the errors that tell the time.
 async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let started_ms = gateway.clock.now_ms();
-    agora::render(limit_head(request, next).await, &gateway.clock, started_ms)
+    let uri = request.uri().clone();
+    let answered = AssertUnwindSafe(limit_head(request, next)).catch_unwind().await;
+    let response = answered.unwrap_or_else(|_| refuse(&uri, StatusCode::INTERNAL_SERVER_ERROR));
+    agora::render(response, &gateway.clock, started_ms)
 }
 
 async fn limit_head(request: Request, next: Next) -> Response {

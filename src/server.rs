@@ -31,18 +31,33 @@ pub type Stop = watch::Receiver<bool>;
 pub async fn grpc_routes(api: Api) -> Result<(Routes, HealthReporter), Failure> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-    let reflection = reflection.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).build_v1()?;
-    let mut routes = Routes::new(health).add_service(reflection);
+    // Older clients know reflection by its first name only.
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::new(health);
+    routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     routes = routes.add_service(MuteServiceServer::new(api.clone()));
     routes = routes.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api));
     Ok((routes, reporter))
 }
 
+const SERVICES: [&str; 4] =
+    ["", MuteServiceServer::<Api>::NAME, DirectoryServiceServer::<Api>::NAME, TokenServiceServer::<Api>::NAME];
+
 /// Tells gRPC's health checkers.
 pub async fn set_serving(reporter: &HealthReporter, status: ServingStatus) {
-    for name in ["", MuteServiceServer::<Api>::NAME, DirectoryServiceServer::<Api>::NAME, TokenServiceServer::<Api>::NAME] {
+    for name in SERVICES {
         reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Ends the streams of those who watch the health, which would hold up a stop.
+pub async fn end_health_watches(reporter: &HealthReporter) {
+    let mut reporter = reporter.clone();
+    for name in SERVICES {
+        reporter.clear_service_status(name).await;
     }
 }
 
@@ -75,9 +90,9 @@ pub async fn serve_rest(
     Ok(())
 }
 
-/// Serves health and metrics until it is told to stop.
-pub async fn serve_admin(listener: TcpListener, service: Arc<Service>, stop: Stop) -> Result<(), Failure> {
-    let admin = Admin { service, stop: stop.clone() };
+/// Serves health and metrics until it is told to stop, which is after all else; `stopping` tells when not to be ready any more.
+pub async fn serve_admin(listener: TcpListener, service: Arc<Service>, stopping: Stop, stop: Stop) -> Result<(), Failure> {
+    let admin = Admin { service, stopping };
     let router =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
     axum::serve(listener, router.with_state(admin)).with_graceful_shutdown(told(stop)).await?;
@@ -87,11 +102,11 @@ pub async fn serve_admin(listener: TcpListener, service: Arc<Service>, stop: Sto
 #[derive(Clone)]
 struct Admin {
     service: Arc<Service>,
-    stop: Stop,
+    stopping: Stop,
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
-    if *admin.stop.borrow() { (StatusCode::SERVICE_UNAVAILABLE, "stopping") } else { (StatusCode::OK, "ok") }
+    if *admin.stopping.borrow() { (StatusCode::SERVICE_UNAVAILABLE, "stopping") } else { (StatusCode::OK, "ok") }
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

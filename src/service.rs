@@ -9,7 +9,10 @@
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
 //! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     auth::{Action, Principal, apps::App, apps::Apps, credentials::Caller, may},
@@ -34,8 +37,8 @@ pub use check::Answer;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
 pub use token::MAX_TTL_S;
 
-/// How often a change is planned anew because somebody was faster.
-const ATTEMPTS: usize = 16;
+/// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service, once for all listeners.
 pub struct Service {
@@ -135,13 +138,11 @@ impl Service {
         call.permit(action(is_staff))
     }
 
-    /// That the room exists, as a plan may rely on it: in a strict app, the revision of its registration. Errors: ROOM_NOT_FOUND.
+    /// The revision of the room's registration, for a plan that relies on it; nothing where it has none, which a strict app refuses.
+    /// Errors: ROOM_NOT_FOUND.
     fn require_room(&self, call: &Call<'_>, room: &RoomId) -> Result<Option<Revision>, Error> {
-        if !call.app.strict {
-            return Ok(None);
-        }
         let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision));
-        revision.map(Some).ok_or_else(Error::room_not_found)
+        if call.app.strict && revision.is_none() { Err(Error::room_not_found()) } else { Ok(revision) }
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
@@ -162,10 +163,11 @@ impl Service {
     where
         T: Send,
     {
-        for _ in 0..ATTEMPTS {
-            let decided_on = self.view.revision();
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
             let (batch, answer) = plan(self.clock.now_ms())?;
-            let Some(batch) = batch else { return Ok(Written { answer, revision: decided_on }) };
+            // At least what the plan has seen.
+            let Some(batch) = batch else { return Ok(Written { answer, revision: self.view.revision() }) };
             match self.store.commit(batch).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;
@@ -187,9 +189,7 @@ impl Service {
     }
 }
 
-/// Lets a batch through only while the room is registered as it was when the batch was planned.
+/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned.
 fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registered: Option<Revision>) {
-    if registered.is_some() {
-        batch.expect(Key::Room { app, room: room.as_str() }, registered);
-    }
+    batch.expect(Key::Room { app, room: room.as_str() }, registered);
 }

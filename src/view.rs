@@ -26,7 +26,7 @@ pub use self::{
     room::{Decision, Held, Room, Rule, may_speak},
 };
 
-/// How long a write waits for its own commit to come back on the feed. The feed is a few microseconds behind; a second is a fault.
+/// How long a write waits for its own commit to come back on the feed. The feed is less than a millisecond behind; seconds are a fault.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A handle of the one view; cheap to clone.
@@ -39,6 +39,8 @@ struct Inner {
     /// Swapped whole when the feed has to start again from a snapshot.
     state: ArcSwap<State>,
     applied: watch::Sender<Revision>,
+    /// Apps whose directory is strict.
+    strict: Vec<String>,
 }
 
 impl View {
@@ -89,12 +91,6 @@ impl View {
     #[must_use]
     pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
         self.inner.state.load().due(now_ms, limit)
-    }
-
-    /// Has rooms of this app that are not registered swept of their notification mutes: in an app whose directory is strict they were left
-    /// by a deletion that a stop has cut short.
-    pub fn sweep_unregistered(&self, app: &str) {
-        self.inner.state.load().sweep_unregistered(app);
     }
 
     /// How many records the view holds.

@@ -11,6 +11,9 @@ use crate::{
     model::{AppKey, UserId},
 };
 
+/// First segments of paths that are no organization's.
+const RESERVED: [&str; 4] = ["admin", "me", "rooms", "app-id"];
+
 /// One app as it stands in the configuration.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +113,11 @@ impl Apps {
 
 fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     let key = AppKey::parse(config.key.clone()).map_err(|error| error.message)?;
+    if let Some((org, _)) = config.key.split_once('#')
+        && RESERVED.contains(&org)
+    {
+        return Err(format!("\"{org}\" is the beginning of other paths; the organization needs another name"));
+    }
     let client = match (&config.client_id, &config.client_secret_hash) {
         (Some(id), Some(hash)) => Some((id.clone(), hash.clone())),
         (None, None) => None,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
-use self::envelope::{Ask, Failure, object};
+use self::envelope::{Anybody, Ask, Failure, object};
 use super::{Gateway, rpc};
 use crate::{
     grpc::{Api, status::Told},
@@ -84,8 +84,7 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
             duration: span.duration(),
             reason: String::new(),
         };
-        let muted = gateway.api.mute_members(rpc(&ask.caller, message)).await;
-        let muted = told(muted, &room).map_err(|failure| as_written(failure, &users))?;
+        let muted = told(gateway.api.mute_members(rpc(&ask.caller, message)).await, &room)?;
         expire_ms(muted.members.first().and_then(|member| member.expire_time))
     };
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "expire": expire, "user": user})).collect();
@@ -151,7 +150,7 @@ async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
     let body = super::bytes(body)?;
     let body = if body.is_empty() { Map::new() } else { object(Ok(body))? };
     let span = match body.get("mute_duration") {
-        None => Span::ForGood,
+        None | Some(Value::Null) => Span::ForGood,
         duration => Span::of(duration, ask.now_ms())?,
     };
     if matches!(span, Span::Nothing) {
@@ -251,8 +250,7 @@ async fn allow(ask: &Ask, gateway: &Gateway, users: Vec<String>) -> Result<Vec<V
     let room = ask.segment("room");
     let message =
         pb::AllowMembersRequest { app: ask.app.clone(), room: room.clone(), users: users.clone(), reason: String::new() };
-    let allowed = gateway.api.allow_members(rpc(&ask.caller, message)).await;
-    told(allowed, &room).map_err(|failure| as_written(failure, &users))?;
+    told(gateway.api.allow_members(rpc(&ask.caller, message)).await, &room)?;
     Ok(allow_elements(&users, &room, "add_user_whitelist"))
 }
 
@@ -273,7 +271,7 @@ async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
     let (room, user) = (ask.segment("room"), ask.segment("user"));
     check_name(&user)?;
     let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone() };
-    let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| as_written(failure, &[user]))?;
+    let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
     Ok(ask.data("get", checked.rule() == pb::Rule::MemberMute))
 }
 
@@ -289,7 +287,7 @@ async fn create_room(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
         ..Default::default()
     };
     let written = told(api.upsert_room(rpc(&ask.caller, message)).await, "");
-    let written = written.map_err(|failure| as_written(failure, &Vec::from_iter(owner)))?;
+    let written = written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
     Ok(ask.data("post", json!({"id": written.room.unwrap_or_default().room})))
 }
 
@@ -309,6 +307,9 @@ async fn create_users(ask: Ask, State(gateway): State<Gateway>, body: Body) -> O
         Value::Array(users) => users,
         user => vec![user],
     };
+    if users.is_empty() {
+        return Err(Failure::argument("the body names no user"));
+    }
     if users.len() > gateway.max_users {
         return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
     }
@@ -344,7 +345,7 @@ fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {
     entity
 }
 
-async fn issue_token(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
+async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
         return Err(Failure::argument("grant_type is client_credentials"));
@@ -465,11 +466,4 @@ fn string(body: &Map<String, Value>, name: &str) -> Result<Option<String>, Failu
 
 fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
     reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status), room))
-}
-
-/// Names the users that the directory lacks as the caller wrote them.
-fn as_written(failure: Failure, written: &[String]) -> Failure {
-    let lacks = |user: &&String| failure.lacking.iter().any(|lacking| lacking.eq_ignore_ascii_case(user));
-    let lacking: Vec<_> = written.iter().filter(lacks).cloned().collect();
-    if lacking.is_empty() { failure } else { Failure::not_members(&lacking) }
 }

@@ -18,8 +18,9 @@ impl DirectoryService for Api {
         let call = self.service.enter(caller, message.app, "UpsertClient")?;
         let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
         let user = call.app.user(client.user.clone())?;
-        let written = self.service.upsert_client(&call, &user, &client_patch(client)?).await?;
+        let patch = client_patch(client)?;
         let token = if message.issue_access_token { Some(self.service.user_token(&call, &user)?) } else { None };
+        let written = self.service.upsert_client(&call, &user, &patch).await?;
         let (access_token, token_expire_time) =
             token.map_or_else(Default::default, |(token, exp_s)| (token, encode::timestamp(exp_s.saturating_mul(1_000))));
         Ok(Response::new(pb::UpsertClientResponse {
@@ -120,7 +121,7 @@ fn room_patch(call: &Call<'_>, message: pb::UpsertRoomRequest) -> Result<RoomPat
         Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
         other => other,
     };
-    let admins = message.admins.map(|admins| parse::some_users(call, admins.users)).transpose()?;
+    let admins = message.admins.map(|admins| parse::some_users(call, &admins.users)).transpose()?;
     Ok(RoomPatch {
         name: parse::text("name", message.name)?,
         description: parse::text("description", message.description)?,

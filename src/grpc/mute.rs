@@ -15,9 +15,10 @@ impl MuteService for Api {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "MuteMembers")?;
         let room = RoomId::parse(message.room)?;
-        let users = parse::users(&call, message.users)?;
+        let users = parse::users(&call, &message.users)?;
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason).await?;
+        let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason).await;
+        let written = written.map_err(|error| parse::as_written(error, &message.users, &users))?;
         let members = users.into_iter().map(|user| encode::muted_member(user.into(), &written.answer)).collect();
         Ok(Response::new(pb::MuteMembersResponse { members, revision: encode::revision(written.revision) }))
     }
@@ -26,7 +27,7 @@ impl MuteService for Api {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "UnmuteMembers")?;
         let room = RoomId::parse(message.room)?;
-        let users = parse::users(&call, message.users)?;
+        let users = parse::users(&call, &message.users)?;
         let written = self.service.unmute_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
         let members = users.into_iter().zip(written.answer);
         let members = members.map(|(user, was_muted)| pb::UnmutedMember { user: user.into(), was_muted }).collect();
@@ -81,8 +82,9 @@ impl MuteService for Api {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "AllowMembers")?;
         let room = RoomId::parse(message.room)?;
-        let users = parse::users(&call, message.users)?;
-        let written = self.service.allow_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
+        let users = parse::users(&call, &message.users)?;
+        let written = self.service.allow_members(&call, &room, &users, &parse::reason(message.reason)?).await;
+        let written = written.map_err(|error| parse::as_written(error, &message.users, &users))?;
         Ok(Response::new(pb::AllowMembersResponse { revision: encode::revision(written.revision) }))
     }
 
@@ -90,7 +92,7 @@ impl MuteService for Api {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "DisallowMembers")?;
         let room = RoomId::parse(message.room)?;
-        let users = parse::users(&call, message.users)?;
+        let users = parse::users(&call, &message.users)?;
         let written = self.service.disallow_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
         let revision = encode::revision(written.revision);
         Ok(Response::new(pb::DisallowMembersResponse { was_allowed: written.answer, revision }))
@@ -104,12 +106,13 @@ impl MuteService for Api {
         let call = self.service.enter(caller, message.app, "ListAllowedMembers")?;
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
-        let mut allowed = if message.users.is_empty() {
-            self.service.list_allowed(&call, &room, after.as_deref(), size + 1)?
+        let (allowed, next_page_token) = if message.users.is_empty() {
+            let mut allowed = self.service.list_allowed(&call, &room, after.as_deref(), size + 1)?;
+            let next_page_token = parse::cut(&mut allowed, size, |(user, _)| user.clone());
+            (allowed, next_page_token)
         } else {
-            self.service.find_allowed(&call, &room, &parse::some_users(&call, message.users)?)?
+            (self.service.find_allowed(&call, &room, &parse::some_users(&call, &message.users)?)?, String::new())
         };
-        let next_page_token = parse::cut(&mut allowed, size, |(user, _)| user.clone());
         let member =
             |(user, mark): (_, crate::model::Mark)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
         let members = allowed.into_iter().map(member).collect();

@@ -15,7 +15,7 @@ const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 
 /// 1..100 users of the app.
-pub(super) fn users(call: &Call<'_>, raw: Vec<String>) -> Result<Vec<UserId>, Error> {
+pub(super) fn users(call: &Call<'_>, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.is_empty() {
         return Err(Error::invalid("users", "name at least one user"));
     }
@@ -23,11 +23,17 @@ pub(super) fn users(call: &Call<'_>, raw: Vec<String>) -> Result<Vec<UserId>, Er
 }
 
 /// Up to 100 users of the app.
-pub(super) fn some_users(call: &Call<'_>, raw: Vec<String>) -> Result<Vec<UserId>, Error> {
+pub(super) fn some_users(call: &Call<'_>, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.len() > MAX_USERS {
         return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call names at most 100 users") });
     }
-    raw.into_iter().map(|user| call.app.user(user)).collect()
+    raw.iter().map(|user| call.app.user(user.clone())).collect()
+}
+
+/// Names the users that an error is about as the caller wrote them.
+pub(super) fn as_written(error: Error, raw: &[String], users: &[UserId]) -> Error {
+    let named = raw.iter().zip(users).filter(|(_, user)| error.users.iter().any(|named| named == user.as_str()));
+    Error { users: named.map(|(raw, _)| raw.clone()).collect(), ..error }
 }
 
 pub(super) fn reason(raw: String) -> Result<String, Error> {

@@ -8,6 +8,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::error::{Error, Reason};
 
 const DOMAIN: &str = "mute.v1";
+/// Clients refuse headers of more than 8 or 16 KiB, and details are sent in base64.
+const MAX_USERS_BYTES: usize = 4 << 10;
 
 const fn code(reason: Reason) -> Code {
     match reason {
@@ -35,7 +37,7 @@ impl From<Error> for Status {
         }
         let mut metadata = HashMap::new();
         if !error.users.is_empty() {
-            metadata.insert("users".to_owned(), error.users.join(","));
+            metadata.insert("users".to_owned(), lines(&error.users));
         }
         let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
         if let Some(field) = error.field {
@@ -46,6 +48,17 @@ impl From<Error> for Status {
         }
         Status::with_error_details(code(error.reason), error.message, details)
     }
+}
+
+/// One user a line, because an id may hold anything but a control character; as many as a header has room for.
+fn lines(users: &[String]) -> String {
+    let mut left = MAX_USERS_BYTES;
+    let mut fits = |user: &String| {
+        let fits = user.len() < left;
+        left = left.saturating_sub(user.len() + 1);
+        fits
+    };
+    users.iter().take_while(|user| fits(user)).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// What a status of this service says.
@@ -68,7 +81,7 @@ impl From<Status> for Told {
         let users = info.and_then(|info| info.metadata.get("users"));
         Self {
             reason: info.and_then(|info| Reason::parse(&info.reason)).unwrap_or(Reason::Internal),
-            users: users.map(|users| users.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            users: users.map(|users| users.split('\n').map(str::to_owned).collect()).unwrap_or_default(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
             message: status.message().to_owned(),
         }

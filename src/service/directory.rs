@@ -113,7 +113,7 @@ impl Service {
     ) -> Result<Written<(RoomId, RoomProfile)>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(|now_ms| {
-            let id = room.map_or_else(|| new_room_id(now_ms), |room| Ok(room.clone()))?;
+            let id = room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
             let staff = patch.owner.iter().filter(|owner| !owner.is_empty()).chain(patch.admins.iter().flatten());
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
@@ -165,6 +165,17 @@ impl Service {
         Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
     }
 
+    /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the commit of one fails and it chooses again.
+    fn new_room_id(&self, call: &Call<'_>, now_ms: u64) -> Result<RoomId, Error> {
+        for _ in 0..100 {
+            let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
+            if self.view.room(call.key(), &id, |room| room.is_none()) {
+                return RoomId::parse(id);
+            }
+        }
+        Err(Error::unavailable("no room id was free"))
+    }
+
     pub(super) fn client_seen(&self, call: &Call<'_>, user: &UserId) -> ClientSeen {
         self.client_named(call, user.as_str())
     }
@@ -178,11 +189,6 @@ impl Service {
                 .map_or_else(Vec::new, |client| client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()),
         })
     }
-}
-
-/// Sixteen digits: time and chance. The commit fails, and another is tried, if there is such a room.
-fn new_room_id(now_ms: u64) -> Result<RoomId, Error> {
-    RoomId::parse((now_ms * 1_000 + rand::random_range(0..1_000)).to_string())
 }
 
 fn merge_room(old: RoomProfile, patch: &RoomPatch) -> RoomProfile {

@@ -9,11 +9,16 @@ use crate::{
     view::{Held, MutedRoom},
 };
 
+/// A client's list is told whole with the client, and looked through with every change of it.
+const MAX_MUTED_ROOMS: usize = 1_000;
+
 /// What a change of a client's notification mutes is planned from.
 struct Basis {
     profile: Option<Held<ClientProfile>>,
     muted: Option<MutedRoom>,
     next_place: u64,
+    /// Notification mutes of the client, those included that have ended and are not swept yet.
+    count: usize,
 }
 
 impl Service {
@@ -33,6 +38,9 @@ impl Service {
                 let in_force = basis.muted.as_ref().filter(|muted| muted.mark.value.expire.in_force(now_ms));
                 if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.mark.value.expire == expire) {
                     return Ok((None, ()));
+                }
+                if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
+                    return Err(Error::invalid("room", "a user may mute the notifications of 1000 rooms"));
                 }
                 let place = in_force.map_or(basis.next_place, |muted| muted.place);
                 let event = call.room_event(EventKind::NotificationsMuted, now_ms, room, std::slice::from_ref(user), "");
@@ -97,6 +105,7 @@ impl Service {
             profile: client.and_then(|client| client.profile.clone()),
             muted: client.and_then(|client| client.muted_room(room.as_str()).cloned()),
             next_place: client.map_or(1, |client| client.next_place()),
+            count: client.map_or(0, |client| client.muted.len()),
         });
         Ok((basis, registered))
     }

@@ -2,6 +2,7 @@
 
 use super::{Call, Service};
 use crate::{
+    auth::Action,
     error::{Error, Reason},
     model::{AppKey, UserId},
 };
@@ -28,8 +29,9 @@ impl Service {
         Ok((tokens.mint_app(&app.key, self.clock.now_ms(), ttl_s)?, ttl_s))
     }
 
-    /// A user token, and the Unix second of its end. Errors: INVALID_ARGUMENT where the app has nothing to sign with.
+    /// A user token, and the Unix second of its end. Errors: PERMISSION_DENIED, INVALID_ARGUMENT where the app has nothing to sign with.
     pub fn user_token(&self, call: &Call<'_>, user: &UserId) -> Result<(String, u64), Error> {
+        call.permit(Action::IssueUserToken)?;
         let tokens = call.app.tokens.as_ref();
         let tokens = tokens.ok_or_else(|| Error::invalid("issue_access_token", "the app has no token_secret to sign with"))?;
         let ttl_s = if self.token_ttl_s == 0 { MAX_TTL_S } else { self.token_ttl_s };

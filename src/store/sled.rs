@@ -42,6 +42,10 @@ const GROUP_BYTES: usize = 4 << 20;
 const PAGE: usize = 1_024;
 const LOG_CHUNK: usize = 256;
 
+/// sled puts a page of more than a quarter of this in a file of its own, which our sync does not reach. A page holds at most some 17 entries of
+/// the log, and the largest commit takes 150 KiB, so a quarter of 16 MiB is more than a page can be.
+const SEGMENT_BYTES: usize = 16 << 20;
+
 const DATA: u8 = b'd';
 const LOG: u8 = b'l';
 const NEWEST: &[u8] = b"m";
@@ -65,9 +69,13 @@ struct Shared {
     _lock: File,
 }
 
-struct Job {
-    batch: Batch,
-    answer: oneshot::Sender<Result<Revision, StoreError>>,
+type Answer = oneshot::Sender<Result<Revision, StoreError>>;
+
+/// What the writer is asked for.
+enum Job {
+    Commit(Batch, Answer),
+    /// Answered when everything before it is; everything after it is refused.
+    Close(Answer),
 }
 
 impl Embedded {
@@ -78,13 +86,14 @@ impl Embedded {
         let unclean = marker.exists();
         File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| in_directory(directory, &error))?;
         let path = directory.join("store");
-        let tree = sled::Config::new().path(&path).cache_capacity(cache_bytes).flush_every_ms(None).open().map_err(failure)?;
+        let config = sled::Config::new().path(&path).segment_size(SEGMENT_BYTES);
+        let tree = config.cache_capacity(cache_bytes).flush_every_ms(None).open().map_err(failure)?;
         tree.flush().map_err(failure)?;
-        // What sled has just created is there after a power cut only once the directories that name it are synced.
-        for place in [&path, &directory.to_path_buf()] {
+        // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
+        let file = File::open(path.join("db")).map_err(|error| in_directory(&path, &error))?;
+        for place in [&path.join("db"), &path.join("conf"), &path, &directory.to_path_buf()] {
             File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| in_directory(place, &error))?;
         }
-        let file = File::open(path.join("db")).map_err(|error| in_directory(&path, &error))?;
         let revision = newest(&tree)?;
         if unclean {
             tracing::warn!(revision, "the last stop was not an orderly one; checking the log of commits");
@@ -93,7 +102,7 @@ impl Embedded {
         let shared = Arc::new(Shared { tree, synced: watch::Sender::new(revision), gate: RwLock::new(()), _lock: lock });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let oldest = oldest(&shared.tree)?;
-        let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest };
+        let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest, stopped: None };
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -101,10 +110,10 @@ impl Embedded {
         Ok(Self { shared, directory: directory.to_path_buf(), queue: Some(queue), writer: Some(writer) })
     }
 
-    async fn send(&self, batch: Batch) -> Result<Revision, StoreError> {
+    async fn send(&self, job: impl FnOnce(Answer) -> Job) -> Result<Revision, StoreError> {
         let (answer, answered) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(Job { batch, answer }).await.map_err(|_| closed())?;
+        queue.send(job(answer)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 }
@@ -122,7 +131,7 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
-        self.send(batch).await
+        self.send(|answer| Job::Commit(batch, answer)).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
@@ -146,8 +155,7 @@ impl Store for Embedded {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        // An empty batch behind all others: when it is answered, they are.
-        self.send(Batch::default()).await?;
+        self.send(Job::Close).await?;
         fs::remove_file(self.directory.join("RUNNING")).map_err(|error| in_directory(&self.directory, &error))
     }
 }
@@ -221,6 +229,10 @@ fn read_log(tree: &sled::Db, after: Revision, synced: Revision) -> Result<VecDeq
 }
 
 /// The one thread that writes.
+///
+/// After a failure of the disk nothing is certain: a later sync that succeeds says nothing about pages that an earlier one has lost, and the
+/// tree may hold what is not on the disk. So the first failure is the last write: `synced` stays where it is, every later commit is refused,
+/// and the mark of an orderly stop stays away. Reads go on from the view; a restart finds what is truly there.
 struct Writer {
     shared: Arc<Shared>,
     /// Our own handle of the database file, to sync it.
@@ -231,44 +243,62 @@ struct Writer {
     retention: Retention,
     /// The oldest commit of the log and its time.
     oldest: Option<(Revision, u64)>,
+    /// Why nothing is written any more.
+    stopped: Option<Stopped>,
+}
+
+#[derive(Clone)]
+enum Stopped {
+    Closed,
+    Full(String),
+    Failed(String),
+}
+
+impl Stopped {
+    fn error(&self) -> StoreError {
+        match self {
+            Self::Closed => closed(),
+            Self::Full(what) => StoreError::Full(what.clone()),
+            Self::Failed(what) => StoreError::Unavailable(what.clone()),
+        }
+    }
 }
 
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
             let mut group = Group { from: self.revision, revision: self.revision, ..Group::default() };
+            let mut closing = None;
             let mut next = Some(first);
             while let Some(job) = next {
-                group.add(&self.shared.tree, job);
-                let more = group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
+                match (job, &self.stopped) {
+                    (Job::Commit(_, answer) | Job::Close(answer), Some(stopped)) => drop(answer.send(Err(stopped.error()))),
+                    (Job::Commit(batch, answer), None) => group.add(&self.shared.tree, batch, answer),
+                    (Job::Close(answer), None) => closing = Some(answer),
+                }
+                let more = closing.is_none() && group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
                 next = if more { self.jobs.try_recv().ok() } else { None };
             }
             self.finish(group);
+            if let Some(answer) = closing {
+                let closed = self.stopped.get_or_insert(Stopped::Closed).clone();
+                let _ = answer.send(if matches!(closed, Stopped::Closed) { Ok(self.revision) } else { Err(closed.error()) });
+            }
         }
     }
 
     /// Makes the group durable, then visible, then answers.
     fn finish(&mut self, mut group: Group) {
-        let (revision, answers) = (group.revision, std::mem::take(&mut group.answers));
-        let outcome = self.write(group);
-        match &outcome {
-            Ok(()) => {
-                self.revision = revision;
-                self.shared.synced.send_replace(revision);
-            }
-            Err(error) => {
-                tracing::error!(%error, commits = answers.len(), "a group of commits could not be made durable");
-                // Their callers are told that it failed, and yet the tree may hold them. Then they keep their revisions, and come on the
-                // feed with the next group that is synced.
-                self.revision = newest(&self.shared.tree).unwrap_or(self.revision);
-            }
+        let answers = std::mem::take(&mut group.answers);
+        if let Err(error) = self.write(group) {
+            tracing::error!(%error, commits = answers.len(), "the disk has failed a write; nothing is written until a restart");
+            self.stopped = Some(match error {
+                StoreError::Full(what) => Stopped::Full(what),
+                error => Stopped::Failed(error.to_string()),
+            });
         }
         for (answer, revision) in answers {
-            let _ = answer.send(match &outcome {
-                Ok(()) => Ok(revision),
-                Err(StoreError::Full(what)) => Err(StoreError::Full(what.clone())),
-                Err(error) => Err(StoreError::Unavailable(error.to_string())),
-            });
+            let _ = answer.send(self.stopped.as_ref().map_or(Ok(revision), |stopped| Err(stopped.error())));
         }
     }
 
@@ -293,7 +323,10 @@ impl Writer {
         self.prune(&mut batch, commits, group.revision, newest_ms)?;
         shared.tree.apply_batch(batch).map_err(failure)?;
         shared.tree.flush().map_err(failure)?;
-        self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))
+        self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
+        self.revision = group.revision;
+        shared.synced.send_replace(group.revision);
+        Ok(())
     }
 
     /// Cuts the log where it is too long or too old, at most two commits for each new one, so that no commit pays for many.
@@ -329,14 +362,13 @@ struct Group {
     revision: Revision,
     changes: Changes,
     log: Vec<(IVec, Vec<u8>)>,
-    answers: Vec<(oneshot::Sender<Result<Revision, StoreError>>, Revision)>,
+    answers: Vec<(Answer, Revision)>,
     bytes: usize,
     newest_ms: u64,
 }
 
 impl Group {
-    fn add(&mut self, tree: &sled::Db, job: Job) {
-        let Job { batch, answer } = job;
+    fn add(&mut self, tree: &sled::Db, batch: Batch, answer: Answer) {
         match self.holds(tree, &batch.expectations) {
             Ok(true) => {}
             Ok(false) => {
@@ -348,13 +380,10 @@ impl Group {
                 return;
             }
         }
-        // Only `close` sends a batch with nothing in it; it is answered with the group and leaves no trace.
-        let is_empty = batch.operations.is_empty() && batch.event.is_empty();
-        if !is_empty && let Err(error) = self.change(tree, batch) {
-            let _ = answer.send(Err(error));
-            return;
+        match self.change(tree, batch) {
+            Ok(()) => self.answers.push((answer, self.revision)),
+            Err(error) => drop(answer.send(Err(error))),
         }
-        self.answers.push((answer, self.revision));
     }
 
     fn holds(&self, tree: &sled::Db, expectations: &[Expectation]) -> Result<bool, StoreError> {

@@ -38,7 +38,7 @@ pub enum DueMark {
     /// Notification mutes of a deleted room.
     Deleted {
         room: Arc<str>,
-        users: Vec<Box<str>>,
+        users: Vec<(Box<str>, Revision)>,
     },
 }
 
@@ -64,14 +64,21 @@ impl Schedule {
     /// Has the place visited at that time, if it is not to be visited earlier anyway.
     pub(super) fn at(&self, at_ms: Option<u64>, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
         let Some(at_ms) = at_ms.filter(|at_ms| scheduled_ms.is_none_or(|scheduled| *at_ms < scheduled)) else { return };
-        *scheduled_ms = Some(at_ms);
-        let (is_room, id) = match place {
-            Place::Room(id) => (true, id),
-            Place::Client(id) => (false, id),
-        };
-        self.visits().insert(Visit { at_ms, is_room, app: app.into(), id: id.into() });
+        let mut visits = self.visits();
+        if let Some(later_ms) = scheduled_ms.replace(at_ms) {
+            visits.remove(&place.visit(app, later_ms));
+        }
+        visits.insert(place.visit(app, at_ms));
     }
 
+    /// Drops the visit of a place that is no more.
+    pub(super) fn forget_if(&self, gone: bool, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
+        if gone && let Some(at_ms) = scheduled_ms.take() {
+            self.visits().remove(&place.visit(app, at_ms));
+        }
+    }
+
+    /// What has ended is looked for under a read lock; only a place where nothing has is locked to plan its next visit.
     pub(super) fn due(&self, state: &State, now_ms: u64, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         let mut found = 0;
@@ -79,20 +86,17 @@ impl Schedule {
         while found < limit {
             let Some(visit) = self.next(after.as_ref(), now_ms) else { break };
             let Some(app) = state.app(&visit.app) else { break };
+            let (id, limit) = (&visit.id, limit - found);
             let marks = if visit.is_room {
-                app.rooms.update(&visit.id, |room| {
-                    let marks = ended_in_room(&visit.id, room, now_ms, limit - found);
-                    self.settle(&visit, marks.is_empty(), &mut room.scheduled_ms, next_end_of_room(&room.muted, &room.ban));
-                    marks
-                })
+                app.rooms.read(id, |room| room.map(|room| ended_in_room(id, room, now_ms, limit)).unwrap_or_default())
             } else {
-                app.clients.update(&visit.id, |client| {
-                    let marks = ended_of_client(&visit.id, client, now_ms, limit - found);
-                    let ends = client.muted.iter().filter_map(|muted| muted.mark.value.expire.ms()).min();
-                    self.settle(&visit, marks.is_empty(), &mut client.scheduled_ms, ends);
-                    marks
-                })
+                app.clients.read(id, |client| client.map(|client| ended_of_client(id, client, now_ms, limit)).unwrap_or_default())
             };
+            if marks.is_empty() && visit.is_room {
+                app.rooms.update(id, |room| self.replan(&visit, room.next_end_ms(), &mut room.scheduled_ms));
+            } else if marks.is_empty() {
+                app.clients.update(id, |client| self.replan(&visit, client.next_end_ms(), &mut client.scheduled_ms));
+            }
             found += marks.iter().map(DueMark::len).sum::<usize>();
             due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), marks }));
             after = Some(visit);
@@ -100,25 +104,21 @@ impl Schedule {
         due
     }
 
+    /// Plans the visit after one that found nothing. One that did is kept until then, because the sweep of what it found may fail.
+    fn replan(&self, visit: &Visit, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
+        let mut visits = self.visits();
+        visits.remove(visit);
+        if *scheduled_ms == Some(visit.at_ms) {
+            *scheduled_ms = next_ms;
+            visits.extend(next_ms.map(|at_ms| Visit { at_ms, ..visit.clone() }));
+        }
+    }
+
     fn next(&self, after: Option<&Visit>, now_ms: u64) -> Option<Visit> {
         use std::ops::Bound::{Excluded, Unbounded};
         let visits = self.visits();
         let next = visits.range((after.map_or(Unbounded, Excluded), Unbounded)).next();
         next.filter(|visit| visit.at_ms <= now_ms).cloned()
-    }
-
-    /// Keeps the visit while something is due there, because the sweep of it may fail; else plans the next one.
-    fn settle(&self, visit: &Visit, nothing_due: bool, scheduled_ms: &mut Option<u64>, next_ms: Option<u64>) {
-        let stale = *scheduled_ms != Some(visit.at_ms);
-        if !(nothing_due || stale) {
-            return;
-        }
-        let mut visits = self.visits();
-        visits.remove(visit);
-        if !stale {
-            *scheduled_ms = next_ms;
-            visits.extend(next_ms.map(|at_ms| Visit { at_ms, ..visit.clone() }));
-        }
     }
 
     fn visits(&self) -> std::sync::MutexGuard<'_, BTreeSet<Visit>> {
@@ -137,10 +137,28 @@ impl DueMark {
     }
 }
 
-type Marks = std::collections::BTreeMap<Box<str>, super::Held<crate::model::Mark>>;
+impl Place<'_> {
+    fn visit(&self, app: &str, at_ms: u64) -> Visit {
+        let (is_room, id) = match self {
+            Self::Room(id) => (true, *id),
+            Self::Client(id) => (false, *id),
+        };
+        Visit { at_ms, is_room, app: app.into(), id: id.into() }
+    }
+}
 
-fn next_end_of_room(muted: &Marks, ban: &Option<super::Held<crate::model::Mark>>) -> Option<u64> {
-    muted.values().chain(ban).filter_map(|mark| mark.value.expire.ms()).min()
+impl Room {
+    /// When the sweeper is to look here next.
+    fn next_end_ms(&self) -> Option<u64> {
+        let ends = self.muted.values().chain(&self.ban).filter_map(|mark| mark.value.expire.ms());
+        if self.deleted && !self.silenced.is_empty() { Some(0) } else { ends.min() }
+    }
+}
+
+impl Client {
+    fn next_end_ms(&self) -> Option<u64> {
+        self.muted.iter().filter_map(|muted| muted.mark.value.expire.ms()).min()
+    }
 }
 
 fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<DueMark> {
@@ -154,7 +172,8 @@ fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<D
         due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
     }
     if room.deleted && !room.silenced.is_empty() {
-        due.push(DueMark::Deleted { room: id.clone(), users: room.silenced.keys().take(limit).cloned().collect() });
+        let users = room.silenced.iter().take(limit).map(|(user, until)| (user.clone(), until.revision)).collect();
+        due.push(DueMark::Deleted { room: id.clone(), users });
     }
     due
 }

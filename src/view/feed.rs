@@ -18,10 +18,11 @@ const AGAIN: Duration = Duration::from_millis(500);
 const PROGRESS: u64 = 500_000;
 
 impl View {
-    /// Fills a view from the store. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
-    pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
-        let (state, revision) = read_snapshot(store).await?;
-        let inner = Inner { state: ArcSwap::from_pointee(state), applied: watch::Sender::new(revision) };
+    /// Fills a view from the store. In the `strict` apps, rooms that are not registered are left by a deletion that a stop has cut short, and
+    /// are swept of their notification mutes. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
+    pub async fn load(store: &dyn Store, strict: Vec<String>) -> Result<Self, StoreError> {
+        let (state, revision) = read_snapshot(store, &strict).await?;
+        let inner = Inner { state: ArcSwap::from_pointee(state), applied: watch::Sender::new(revision), strict };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -42,7 +43,7 @@ impl View {
                 Ok(commit) => self.apply(&commit)?,
                 Err(StoreError::Compacted { oldest }) => {
                     tracing::warn!(oldest, "the feed was cut behind the view; taking a snapshot again");
-                    let (state, revision) = read_snapshot(store).await?;
+                    let (state, revision) = read_snapshot(store, &self.inner.strict).await?;
                     self.inner.state.store(Arc::new(state));
                     self.inner.applied.send_replace(revision);
                     return Ok(());
@@ -60,7 +61,7 @@ impl View {
     }
 }
 
-async fn read_snapshot(store: &dyn Store) -> Result<(State, Revision), StoreError> {
+async fn read_snapshot(store: &dyn Store, strict: &[String]) -> Result<(State, Revision), StoreError> {
     let state = State::default();
     let mut snapshot = store.snapshot().await?;
     let mut told = PROGRESS;
@@ -74,6 +75,7 @@ async fn read_snapshot(store: &dyn Store) -> Result<(State, Revision), StoreErro
             told += PROGRESS;
         }
     }
+    strict.iter().for_each(|app| state.sweep_unregistered(app));
     Ok((state, snapshot.revision))
 }
 

@@ -29,7 +29,7 @@ pub struct Room {
     /// By user.
     pub allowed: BTreeMap<Box<str>, Held<Mark>>,
     /// Who wants no push from this room, until when; some may have ended.
-    pub silenced: BTreeMap<Box<str>, Expire>,
+    pub silenced: BTreeMap<Box<str>, Held<Expire>>,
     /// The room was deleted and is to be swept of its notification mutes.
     pub(super) deleted: bool,
     /// When the sweeper is to look at it, in Unix milliseconds.
@@ -100,10 +100,10 @@ impl Room {
     }
 
     /// Notes who wants no push from here.
-    pub(super) fn silence(&mut self, user: &str, expire: Option<Expire>) {
-        match expire {
-            Some(expire) => {
-                self.silenced.insert(user.into(), expire);
+    pub(super) fn silence(&mut self, user: &str, until: Option<Held<Expire>>) {
+        match until {
+            Some(until) => {
+                self.silenced.insert(user.into(), until);
             }
             None => {
                 self.silenced.remove(user);

@@ -11,8 +11,8 @@ use std::{
 use super::{
     client::Client,
     due::{Due, Place, Schedule},
-    index::Index,
-    room::Room,
+    index::{Entity as _, Index},
+    room::{Held, Room},
 };
 use crate::{
     model::{Expire, Key, Mark, Owner, Value, Why},
@@ -78,22 +78,31 @@ impl State {
                 room.apply(change.key, value, revision);
             }
             self.count(before, room.records());
+            self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
     }
 
     fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>], revision: Revision) {
-        let rooms = &self.app_or_new(app).rooms;
         self.app_or_new(app).clients.update(user, |client| {
             let before = client.records();
             for change in run {
                 let value = change.value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
                 if let Key::NotificationMute { room, .. } = change.key {
-                    rooms.update(room, |room| room.silence(user, value.as_ref().and_then(expire)));
+                    let until = value.as_ref().and_then(expire).map(|value| Held { value, revision });
+                    self.silence(app, room, user, until);
                 }
                 client.apply(change.key, value, revision);
             }
             self.count(before, client.records());
+            self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
+        });
+    }
+
+    fn silence(&self, app: &str, id: &str, user: &str, until: Option<Held<Expire>>) {
+        self.app_or_new(app).rooms.update(id, |room| {
+            room.silence(user, until);
+            self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
     }
 
@@ -103,19 +112,16 @@ impl State {
             Owner::Room { app, room: id } => self.app_or_new(app).rooms.update(id, |room| {
                 self.count(room.records(), 0);
                 room.delete();
-                if room.deleted {
-                    self.schedule.at(Some(0), app, Place::Room(id), &mut room.scheduled_ms);
-                }
+                self.schedule.at(room.deleted.then_some(0), app, Place::Room(id), &mut room.scheduled_ms);
+                self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
             }),
             Owner::Client { app, user } => {
-                let app = self.app_or_new(app);
-                let client = app.clients.update(user, |client| {
+                let muted = self.app_or_new(app).clients.update(user, |client| {
                     self.count(client.records(), 0);
-                    std::mem::take(client)
+                    self.schedule.forget_if(true, app, Place::Client(user), &mut client.scheduled_ms);
+                    std::mem::take(client).muted
                 });
-                for muted in client.muted {
-                    app.rooms.update(&muted.room, |room| room.silence(user, None));
-                }
+                muted.iter().for_each(|muted| self.silence(app, &muted.room, user, None));
             }
         }
     }

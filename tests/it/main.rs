@@ -3,8 +3,10 @@
 
 mod harness;
 
+mod agora;
 mod both_doors;
 mod contract;
+mod imkit;
 mod layers;
 mod process;
 mod properties;

@@ -109,6 +109,9 @@ async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTree
     refusals
 }
 
+/// App, headers, and the reason of the refusal.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+
 #[tokio::test]
 async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
     let server = Server::start().await;
@@ -119,7 +122,7 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
     let (imkit_app, imkit_user) = (bearer(server.app_token(IMKIT)), bearer(server.user_token(IMKIT, "aaa")));
     let (agora_app, agora_user) = (bearer(server.app_token(AGORA)), bearer(server.user_token(AGORA, "user1")));
     let agora_user_raw = server.user_token(AGORA, "user1");
-    let cases: [(&str, Vec<(&str, &str)>, &str); 8] = [
+    let cases: [Case<'_>; 8] = [
         (AGORA, vec![], "MISSING_TOKEN"),
         (AGORA, vec![("authorization", "Bearer nonsense")], "MALFORMED_TOKEN"),
         (AGORA, vec![API_KEY], "INVALID_API_KEY"),

@@ -10,6 +10,7 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
+use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
@@ -38,7 +39,23 @@ pub(super) struct Ask {
     started_ms: u64,
 }
 
+/// A request that needs no credential.
+pub(super) struct Anybody(pub(super) Ask);
+
 impl FromRequestParts<Gateway> for Ask {
+    type Rejection = Failure;
+
+    /// Whoever is not known is refused before anything else is looked at.
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
+        let Anybody(ask) = Anybody::from_request_parts(parts, gateway).await?;
+        match &ask.caller.principal {
+            Ok(_) => Ok(ask),
+            Err(error) => Err(Failure::of(Status::from(error.clone()).into(), "")),
+        }
+    }
+}
+
+impl FromRequestParts<Gateway> for Anybody {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
@@ -49,13 +66,19 @@ impl FromRequestParts<Gateway> for Ask {
         let application_name = segments.remove("app_name").unwrap_or_default();
         let app = if organization.is_empty() { application_name.clone() } else { format!("{organization}#{application_name}") };
         let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
-        Ok(Self { app, caller, organization, application_name, segments, uri, clock: gateway.clock.clone(), started_ms })
+        let clock = gateway.clock.clone();
+        Ok(Self(Ask { app, caller, organization, application_name, segments, uri, clock, started_ms }))
     }
+}
+
+fn first_of(list: &str) -> Option<&str> {
+    list.split(',').next().map(str::trim)
 }
 
 /// Scheme and host as the caller sees them, without the query.
 fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
-    let forwarded = |name| gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, name));
+    // Each proxy adds itself to such a list; the first is what the caller has asked.
+    let forwarded = |name| gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, name)).and_then(first_of);
     let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
     let host = forwarded("x-forwarded-host").or_else(|| gateway::text(&parts.headers, header::HOST));
     let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("localhost");
@@ -147,8 +170,8 @@ pub(super) struct Failure {
     exception: &'static str,
     description: String,
     retry_after: Option<Duration>,
-    /// The users that the directory lacks, where that is what is wrong.
-    pub(super) lacking: Vec<String>,
+    /// The directory lacks a user.
+    lacking: bool,
 }
 
 #[derive(Serialize)]
@@ -163,7 +186,7 @@ struct ErrorBody<'a> {
 impl Failure {
     pub(super) fn new(status: u16, error: &'static str, exception: &'static str, description: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, error, exception, description: description.into(), retry_after: None, lacking: Vec::new() }
+        Self { status, error, exception, description: description.into(), retry_after: None, lacking: false }
     }
 
     /// A field that is not as documented.
@@ -178,6 +201,11 @@ impl Failure {
 
     pub(super) fn not_members(users: &[String]) -> Self {
         Self::new(400, "forbidden_op", FORBIDDEN, format!("users [{}] are not members of this group!", users.join(", ")))
+    }
+
+    /// Names the one user that the directory lacks, where that is what is wrong, as the caller wrote it.
+    pub(super) fn naming(self, user: &str) -> Self {
+        if self.lacking { Self::not_members(&[user.to_owned()]) } else { self }
     }
 
     pub(super) fn no_room(room: &str) -> Self {
@@ -205,7 +233,7 @@ impl Failure {
             Reason::PermissionDenied => Self::new(403, "forbidden_op", FORBIDDEN, message()),
             Reason::OwnerNotMutable => Self::new(403, "forbidden_op", FORBIDDEN, "forbidden operation on group owner!"),
             Reason::InvalidCredentials => Self::new(400, "invalid_grant", "InvalidGrantException", message()),
-            Reason::ClientNotFound => Self { lacking: told.users.clone(), ..Self::not_members(&told.users) },
+            Reason::ClientNotFound => Self { lacking: true, ..Self::not_members(&told.users) },
             Reason::RoomNotFound => Self::no_room(room),
             Reason::AppNotFound => Self::new(
                 404,
@@ -232,6 +260,10 @@ impl Failure {
                 ("method_not_allowed", "MethodNotAllowedException", "Method not allowed on this path")
             }
             StatusCode::PAYLOAD_TOO_LARGE => ("payload_too_large", "PayloadTooLargeException", "The body is larger than 64 KiB"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("header_too_large", "HeaderTooLargeException", "The headers are larger than 16 KiB")
+            }
+            StatusCode::INTERNAL_SERVER_ERROR => ("internal_error", "InternalErrorException", "internal error"),
             StatusCode::URI_TOO_LONG => ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB"),
             _ => ("bad_request", "BadRequestException", "The request cannot be served"),
         };
@@ -254,7 +286,11 @@ pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: 
     let timestamp = clock.now_ms();
     let duration = timestamp.saturating_sub(started_ms);
     let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
-    gateway::answer(failure.status, &body, failure.retry_after)
+    let mut rendered = gateway::answer(failure.status, &body, failure.retry_after);
+    if let Some(methods) = response.headers().get(header::ALLOW) {
+        rendered.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    rendered
 }
 
 impl From<BadBody> for Failure {

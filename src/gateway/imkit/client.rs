@@ -94,7 +94,7 @@ pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
         updated_at: client.update_time.as_ref().map(rfc3339),
         id: client.user,
         last_login_time_ms: client.last_login_time.map(|time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000),
-        custom: serde_json::from_str(&client.custom_json).unwrap_or_default(),
+        custom: custom(serde_json::from_str(&client.custom_json).unwrap_or_default()),
     }
 }
 
@@ -135,6 +135,12 @@ pub(super) fn own_view(me: &Me, client: pb::Client) -> OwnView {
     }
 }
 
+/// Without fields that are not custom ones.
+fn custom(mut fields: Map<String, Value>) -> Map<String, Value> {
+    fields.retain(|name, _| !OWN_FIELDS.contains(&name.as_str()));
+    fields
+}
+
 /// The client of a body: known fields, and all others as custom ones.
 pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure> {
     let user = string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
@@ -152,7 +158,7 @@ pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure>
         is_robot,
         ..Default::default()
     };
-    body.retain(|name, _| !OWN_FIELDS.contains(&name.as_str()));
+    body = custom(body);
     let custom_json = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
     Ok(pb::Client { custom_json, ..client })
 }

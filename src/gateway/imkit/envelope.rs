@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::Address;
 use crate::{
-    auth::{Principal, credentials::Caller},
+    auth::{Credential, Principal, credentials::Caller},
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
@@ -33,7 +33,7 @@ impl FromRequestParts<Gateway> for Admin {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
         let caller = gateway::caller(parts);
         let app = match &caller.principal {
-            Ok(Principal::AppAdmin { app, .. }) => app.to_string(),
+            Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => app.to_string(),
             Ok(_) | Err(_) => return Err(Failure::of_reason(Reason::InvalidApiKey)),
         };
         Ok(Self { app, caller, segments: segments(parts, gateway).await? })
@@ -180,6 +180,10 @@ impl Failure {
             StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "There is no such path"),
             StatusCode::METHOD_NOT_ALLOWED => ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method"),
             StatusCode::PAYLOAD_TOO_LARGE => ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("Request Header Fields Too Large", "HEADER_TOO_LARGE", "The headers are larger than 16 KiB")
+            }
+            StatusCode::INTERNAL_SERVER_ERROR => ("Internal Server Error", "INTERNAL_ERROR", "internal error"),
             StatusCode::URI_TOO_LONG => ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB"),
             _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
         };

@@ -1,0 +1,748 @@
+//! The Agora and Easemob paths, as their documents and SDKs know them. Whole answers are in `tests/golden/agora`.
+
+use std::{env, fs, path::Path};
+
+use futures_util::future::join_all;
+use mute_service::config::Settings;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const FOR_GOOD_MS: u64 = 4_638_873_600_000;
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Compares an answer, with ports and tokens masked, with a golden file, key for key. MUTE_BLESS=1 writes the file instead.
+pub fn golden(vendor: &str, name: &str, status: u16, mut body: Value) {
+    mask(&mut body);
+    let found = json!({"status": status, "body": body});
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(vendor).join(format!("{name}.json"));
+    if env::var("MUTE_BLESS").is_ok_and(|bless| bless == "1") {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, format!("{found:#}\n")).unwrap();
+        return;
+    }
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{vendor}/{name}.json: {error}"));
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    assert!(found == expected, "{vendor}/{name}.json: the answer\n{found:#}\nis not the golden one\n{expected:#}");
+}
+
+fn mask(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.iter_mut().for_each(|(name, field)| match name.as_str() {
+            "access_token" | "token" => *field = json!("TOKEN"),
+            _ => mask(field),
+        }),
+        Value::Array(items) => items.iter_mut().for_each(mask),
+        Value::String(text) => {
+            if let Some((before, after)) = text.split_once("127.0.0.1:") {
+                *text = format!("{before}HOST{}", after.trim_start_matches(|c: char| c.is_ascii_digit()));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Settings with the documented limits.
+pub fn limited() -> Settings {
+    Settings { rate_limit: Some(100), token_rate_limit: Some(300), ..Settings::default() }
+}
+
+/// Settings that trust the headers of proxies in this network.
+pub fn behind(network: &str) -> Settings {
+    Settings { trusted_proxies: Some(vec![network.parse().unwrap()]), ..unlimited() }
+}
+
+/// Status, Retry-After and body.
+pub async fn refusal(request: RequestBuilder) -> (u16, Option<String>, Value) {
+    let response = request.send().await.unwrap();
+    let retry_after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+    (response.status().as_u16(), retry_after, response.json().await.unwrap())
+}
+
+fn is(name: &str, (status, body): (u16, Value)) {
+    golden("agora", name, status, body);
+}
+
+/// A request to a path of the dev room, as the app's admin.
+async fn room(server: &Server, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    server.agora(method, &format!("/chatrooms/{ROOM}{path}"), body).await
+}
+
+async fn mute(server: &Server, usernames: Value, mute_duration: Value) -> (u16, Value) {
+    room(server, Method::POST, "/mute", Some(json!({"usernames": usernames, "mute_duration": mute_duration}))).await
+}
+
+async fn data(server: &Server, path: &str) -> Value {
+    let (status, mut body) = room(server, Method::GET, path, None).await;
+    assert_eq!(status, 200, "{body}");
+    body["data"].take()
+}
+
+/// Who is muted in the dev room, by id.
+async fn muted(server: &Server) -> Vec<String> {
+    let users =
+        |list: Value| list.as_array().unwrap().iter().map(|element| element["user"].as_str().unwrap().to_owned()).collect();
+    users(data(server, "/mute").await)
+}
+
+/// A request to a path of the dev room with this token.
+fn bearing(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
+    let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}{path}");
+    server.rest(method, &path, &[("authorization", &format!("Bearer {token}"))])
+}
+
+async fn token(server: &Server, app: &str, fields: Value) -> (u16, Value) {
+    let mut body = json!({"grant_type": "client_credentials", "client_id": "dev-client", "client_secret": "dev-secret"});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    sent(server.rest(Method::POST, &format!("{app}/token"), &[]).body(body.to_string())).await
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("someone{number:04}")).collect()
+}
+
+#[tokio::test]
+async fn the_documented_mute_is_answered_as_documented() {
+    let server = Server::start().await;
+    is("mute", mute(&server, json!(["user1", "user2"]), json!(86_400_000)).await);
+    assert_eq!(muted(&server).await, ["user1", "user2"]);
+}
+
+#[tokio::test]
+async fn users_are_answered_in_the_order_asked_and_muting_again_replaces_the_end() {
+    let server = Server::start().await;
+    mute(&server, json!(["user2"]), json!(60_000)).await;
+    server.advance(1_000);
+    let (_, body) = mute(&server, json!(["user3", "user2", "user1"]), json!(5_000)).await;
+    let users: Vec<_> = body["data"].as_array().unwrap().iter().map(|element| &element["user"]).collect();
+    assert_eq!(users, ["user3", "user2", "user1"]);
+    let list = data(&server, "/mute").await;
+    assert!(list.as_array().unwrap().iter().all(|element| element["expire"] == json!(START_MS + 6_000)), "{list}");
+}
+
+#[tokio::test]
+async fn one_member_or_several_are_unmuted_with_a_comma_or_its_percent_code() {
+    let server = Server::start().await;
+    mute(&server, json!(["user1", "user2", "user3", "user4", "user5"]), json!(60_000)).await;
+    is("unmute_one", room(&server, Method::DELETE, "/mute/user1", None).await);
+    is("unmute", room(&server, Method::DELETE, "/mute/user2,user3", None).await);
+    is("unmute_percent_code", room(&server, Method::DELETE, "/mute/user4%2Cuser5", None).await);
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn taking_a_mute_away_that_is_not_there_is_no_error() {
+    let server = Server::start().await;
+    for users in ["user1", "nobody", "nobody,user1", "user1,user1,USER1", "owner1"] {
+        let (status, body) = room(&server, Method::DELETE, &format!("/mute/{users}"), None).await;
+        assert_eq!(status, 200, "{body}");
+        let answered: Vec<_> = body["data"].as_array().unwrap().iter().map(|element| element["user"].as_str().unwrap()).collect();
+        assert_eq!(answered.join(","), users);
+    }
+}
+
+#[tokio::test]
+async fn the_list_of_the_muted_is_told_whole_and_names_post_as_its_action() {
+    let server = Server::start().await;
+    is("list_muted_empty", room(&server, Method::GET, "/mute", None).await);
+    mute(&server, json!(["user2"]), json!(86_400_000)).await;
+    mute(&server, json!(["user1"]), json!(-1)).await;
+    is("list_muted", room(&server, Method::GET, "/mute", None).await);
+}
+
+#[tokio::test]
+async fn the_list_has_pages_only_where_number_and_size_are_both_more_than_0() {
+    let server = Server::start().await;
+    let all = ["user1", "user2", "user3", "user4", "user5"];
+    mute(&server, json!(all), json!(60_000)).await;
+    let whole = data(&server, "/mute").await;
+    let whole = whole.as_array().unwrap();
+    for (query, expected) in [
+        ("pagenum=1&pagesize=2", &whole[..2]),
+        ("pagenum=2&pagesize=2&resource=x", &whole[2..4]),
+        ("pagenum=3&pagesize=2", &whole[4..]),
+        ("pagenum=4&pagesize=2", &[]),
+        ("pagenum=1&pagesize=100000", whole),
+        ("pagenum=2147483647&pagesize=2147483647", &[]),
+        ("pagenum=2", whole),
+        ("pagesize=2", whole),
+        ("pagenum=0&pagesize=2", whole),
+        ("pagenum=-1&pagesize=2", whole),
+        ("pagenum=x&pagesize=y", whole),
+        ("resource=android_1&version=3.9&cursor=&limit=1", whole),
+    ] {
+        assert_eq!(data(&server, &format!("/mute?{query}")).await.as_array().unwrap(), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_query_parameters_are_ignored_and_are_not_in_the_uri() {
+    let server = Server::start().await;
+    for (method, path) in
+        [(Method::DELETE, "/mute/user1"), (Method::POST, "/ban"), (Method::GET, ""), (Method::GET, "/white/users")]
+    {
+        let (status, body) = room(&server, method, &format!("{path}?resource=a%2Fb&version=1"), None).await;
+        let host = server.addresses.rest;
+        assert_eq!((status, &body["uri"]), (200, &json!(format!("http://{host}/easemob-demo/testapp/chatrooms/{ROOM}{path}"))));
+    }
+}
+
+#[tokio::test]
+async fn a_list_longer_than_a_page_of_the_rpc_is_told_whole_and_in_order() {
+    let server = Server::start().await;
+    let users = names(1_020);
+    let create = async |chunk: &[String]| {
+        let body = chunk.iter().map(|name| json!({"username": name})).collect();
+        assert_eq!(server.agora(Method::POST, "/users", Some(body)).await.0, 200);
+        assert_eq!(mute(&server, json!(chunk), json!(60_000)).await.0, 200);
+        assert_eq!(room(&server, Method::POST, "/white/users", Some(json!({"usernames": chunk}))).await.0, 200);
+    };
+    join_all(users.chunks(60).map(create)).await;
+    assert_eq!(muted(&server).await, users);
+    let (_, allowed) = room(&server, Method::GET, "/white/users", None).await;
+    assert_eq!((&allowed["data"], &allowed["count"]), (&json!(users), &json!(1_020)));
+}
+
+#[tokio::test]
+async fn a_room_is_banned_without_a_body_for_good_or_for_a_time_and_not_for_0() {
+    let server = Server::start().await;
+    is("ban", room(&server, Method::POST, "/ban", None).await);
+    is("get_room_banned", room(&server, Method::GET, "", None).await);
+    is("ban_for_good", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": -1}))).await);
+    is("ban_timed", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 5_000}))).await);
+    assert_eq!(data(&server, "").await[0]["mute"], true);
+    is("error_ban_0", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 0}))).await);
+    for wrong in [json!(-2), json!("5000"), json!([1])] {
+        let (status, body) = room(&server, Method::POST, "/ban", Some(json!({"mute_duration": wrong}))).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
+    }
+    server.advance(5_000);
+    assert_eq!(data(&server, "").await[0]["mute"], false);
+    assert_eq!(room(&server, Method::POST, "/ban", Some(json!({}))).await.1["data"]["expire"], FOR_GOOD_MS);
+}
+
+#[tokio::test]
+async fn a_ban_ends_when_it_is_taken_away_and_taking_it_away_twice_is_no_error() {
+    let server = Server::start().await;
+    room(&server, Method::POST, "/ban", None).await;
+    is("unban", room(&server, Method::DELETE, "/ban", None).await);
+    is("get_room", room(&server, Method::GET, "", None).await);
+    is("unban", room(&server, Method::DELETE, "/ban", None).await);
+}
+
+#[tokio::test]
+async fn the_allow_list_is_filled_asked_and_emptied() {
+    let server = Server::start().await;
+    is("white_list_empty", room(&server, Method::GET, "/white/users", None).await);
+    is("white_is_not", room(&server, Method::GET, "/white/users/user1", None).await);
+    is("white_add_one", room(&server, Method::POST, "/white/users/user1", None).await);
+    is("white_add", room(&server, Method::POST, "/white/users", Some(json!({"usernames": ["user3", "user2"]}))).await);
+    is("white_is", room(&server, Method::GET, "/white/users/user1", None).await);
+    is("white_list", room(&server, Method::GET, "/white/users", None).await);
+    is("white_remove_one", room(&server, Method::DELETE, "/white/users/user1", None).await);
+    is("white_remove", room(&server, Method::DELETE, "/white/users/user2%2Cuser3", None).await);
+    assert_eq!(data(&server, "/white/users").await, json!([]));
+}
+
+#[tokio::test]
+async fn adding_to_the_allow_list_twice_or_taking_unknown_users_away_is_no_error() {
+    let server = Server::start().await;
+    for users in [json!(["user1"]), json!(["user1", "user1", "USER1"]), json!("user1")] {
+        let (status, body) = room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    assert_eq!(data(&server, "/white/users").await, json!(["user1"]));
+    for users in ["nobody", "user1,user1", "user1"] {
+        let (status, body) = room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    assert_eq!(data(&server, "/white/users").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_user_asks_whether_it_is_muted_and_not_whether_another_is() {
+    let server = Server::start().await;
+    mute(&server, json!(["user1"]), json!(60_000)).await;
+    let path = |user: &str| format!("/sdk/chatrooms/{ROOM}/mute/{user}");
+    is("sdk_muted", server.agora(Method::GET, &path("user1"), None).await);
+    is("sdk_not_muted", server.agora(Method::GET, &path("user2"), None).await);
+    let bearer = format!("Bearer {}", server.user_token(AGORA, "user1"));
+    let ask = |user: &str| {
+        let path = format!("/easemob-demo/testapp{}", path(user));
+        sent(server.rest(Method::GET, &path, &[("authorization", &bearer)]))
+    };
+    assert_eq!(ask("user1").await.1["data"], true);
+    is("error_sdk_of_another", ask("user2").await);
+    server.advance(60_000);
+    assert_eq!(ask("user1").await.1["data"], false);
+}
+
+#[tokio::test]
+async fn a_room_is_created_with_a_numeric_id_and_deleted_once() {
+    let server = Server::start().await;
+    let room = json!({"name": "new", "description": "about", "owner": "owner1", "maxusers": 300, "members": ["user1"]});
+    let (status, mut created) = server.agora(Method::POST, "/chatrooms", Some(room)).await;
+    let id = created["data"]["id"].as_str().unwrap().to_owned();
+    assert!(id.bytes().all(|digit| digit.is_ascii_digit()), "{id}");
+    created["data"]["id"] = json!("ID");
+    is("create_room", (status, created));
+    let (_, seen) = server.agora(Method::GET, &format!("/chatrooms/{id}"), None).await;
+    let seen = &seen["data"][0];
+    assert_eq!((&seen["id"], &seen["name"], &seen["description"]), (&json!(id), &json!("new"), &json!("about")));
+    assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{id}"), None).await.0, 200);
+    is("delete_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
+    is("error_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
+}
+
+#[tokio::test]
+async fn a_room_of_an_unknown_owner_is_refused() {
+    let server = Server::start().await;
+    is("error_owner_unknown", server.agora(Method::POST, "/chatrooms", Some(json!({"name": "n", "owner": "Nobody"}))).await);
+}
+
+#[tokio::test]
+async fn users_are_created_one_or_several_at_a_time_and_can_be_muted_then() {
+    let server = Server::start().await;
+    is(
+        "create_user",
+        server.agora(Method::POST, "/users", Some(json!({"username": "New1", "nickname": "N", "password": "p"}))).await,
+    );
+    let several = json!([{"username": "new2", "password": "p"}, {"username": "new3"}]);
+    is("create_users", server.agora(Method::POST, "/users", Some(several)).await);
+    assert_eq!(mute(&server, json!(["new1", "new2", "new3"]), json!(60_000)).await.0, 200);
+}
+
+#[tokio::test]
+async fn users_without_a_well_formed_name_are_refused_and_none_of_the_call_is_created() {
+    let server = Server::start().await;
+    for wrong in [json!({}), json!({"username": 1}), json!({"username": ""}), json!({"username": "a b"}), json!("user")] {
+        let (status, body) = server.agora(Method::POST, "/users", Some(json!([{"username": "good"}, wrong]))).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
+    }
+    assert_eq!(mute(&server, json!("good"), json!(60_000)).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
+    let server = Server::start().await;
+    let app = "/easemob-demo/testapp";
+    is("token", token(&server, app, json!({"ttl": 600})).await);
+    is("token", token(&server, app, json!({"ttl": "600"})).await);
+    is("token_without_end", token(&server, app, json!({"ttl": 0})).await);
+    is("token_as_configured", token(&server, app, json!({})).await);
+    for ttl in [json!(-1), json!(2_147_483_648_u64), json!("soon"), json!(1.5), json!([])] {
+        let (status, body) = token(&server, app, json!({"ttl": ttl})).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{ttl}");
+    }
+}
+
+#[tokio::test]
+async fn an_issued_token_is_good_until_its_end_and_one_without_end_for_ever() {
+    let server = Server::start().await;
+    let issue = async |ttl: u64| {
+        let (_, body) = token(&server, "/easemob-demo/testapp", json!({"ttl": ttl})).await;
+        body["access_token"].as_str().unwrap().to_owned()
+    };
+    let (short, endless) = (issue(600).await, issue(0).await);
+    let status = async |token: &str| sent(bearing(&server, Method::GET, "/mute", token)).await.0;
+    assert_eq!((status(&short).await, status(&endless).await), (200, 200));
+    server.advance(600_000);
+    assert_eq!((status(&short).await, status(&endless).await), (401, 200));
+    server.advance(100 * 365 * 86_400_000);
+    assert_eq!(status(&endless).await, 200);
+}
+
+#[tokio::test]
+async fn no_token_is_issued_for_a_wrong_secret_a_wrong_app_or_another_grant() {
+    let server = Server::start().await;
+    let app = "/easemob-demo/testapp";
+    is("error_secret", token(&server, app, json!({"client_secret": "wrong"})).await);
+    is("error_secret", token(&server, app, json!({"client_id": "wrong"})).await);
+    is("error_app", token(&server, "/easemob-demo/nothing", json!({})).await);
+    let (status, body) = token(&server, app, json!({"grant_type": "password"})).await;
+    assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")));
+    for raw in ["", "{", "grant_type=client_credentials"] {
+        let (status, body) = sent(server.rest(Method::POST, &format!("{app}/token"), &[]).body(raw)).await;
+        assert_eq!((status, &body["error"]), (400, &json!("json_parse")), "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
+    let server = Server::start().await;
+    let bearer = format!("Bearer {}", server.app_token(IMKIT));
+    let send = |method, path: &str, body: &str| {
+        let request = server.rest(method, &format!("/app-id/SampleApp{path}"), &[("authorization", &bearer)]);
+        sent(request.body(body.to_owned()))
+    };
+    is("app_id_mute", send(Method::POST, "/chatrooms/demo/mute", r#"{"usernames":["aaa"],"mute_duration":60000}"#).await);
+    is("app_id_list_muted", send(Method::GET, "/chatrooms/demo/mute", "").await);
+    is("app_id_unmute", send(Method::DELETE, "/chatrooms/demo/mute/aaa", "").await);
+    let (status, body) = send(Method::GET, "/chatrooms/nowhere", "").await;
+    assert_eq!((status, &body["error_description"]), (404, &json!("grpID nowhere does not exist!")));
+}
+
+#[tokio::test]
+async fn an_app_that_tells_upper_from_lower_case_names_only_the_users_it_lacks() {
+    let server = Server::start().await;
+    let bearer = format!("Bearer {}", server.app_token(IMKIT));
+    let request = server.rest(Method::POST, "/app-id/SampleApp/chatrooms/demo/mute", &[("authorization", &bearer)]);
+    is("error_case", sent(request.body(json!({"usernames": ["aaa", "AAA"], "mute_duration": 60_000}).to_string())).await);
+}
+
+#[tokio::test]
+async fn a_body_is_read_as_json_whatever_its_content_type() {
+    let server = Server::start().await;
+    let body = json!({"usernames": ["user1"], "mute_duration": 60_000}).to_string();
+    for kind in [None, Some(FORM), Some("text/plain"), Some("application/json; charset=utf-8"), Some("nonsense")] {
+        let request = bearing(&server, Method::POST, "/mute", &server.agora_token()).body(body.clone());
+        let request = kind.into_iter().fold(request, |request, kind| request.header("content-type", kind));
+        assert_eq!(sent(request).await.0, 200, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn usernames_as_one_string_are_one_user() {
+    let server = Server::start().await;
+    is("mute_one_string", mute(&server, json!("user1"), json!(86_400_000)).await);
+    assert_eq!(muted(&server).await, ["user1"]);
+}
+
+#[tokio::test]
+async fn usernames_that_are_no_names_are_refused() {
+    let server = Server::start().await;
+    let long = "x".repeat(65);
+    for wrong in
+        [json!(null), json!(1), json!([1]), json!(["a b"]), json!([""]), json!(["ü"]), json!([long]), json!("a,b"), json!({})]
+    {
+        let (status, body) = mute(&server, wrong.clone(), json!(60_000)).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
+    }
+    let (status, body) = room(&server, Method::POST, "/mute", Some(json!({"mute_duration": 60_000}))).await;
+    assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")));
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_duration_of_minus_1_is_for_good_and_one_of_0_ends_the_mute() {
+    let server = Server::start().await;
+    is("mute_for_good", mute(&server, json!(["user1"]), json!(-1)).await);
+    server.advance(100 * 365 * 86_400_000);
+    assert_eq!(muted(&server).await, ["user1"]);
+    server.advance(1);
+    is("mute_0", mute(&server, json!(["user1"]), json!(0)).await);
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_end_past_what_the_vendor_has_a_number_for_is_for_good() {
+    let server = Server::start().await;
+    let last_ms = FOR_GOOD_MS - START_MS;
+    for ms in [last_ms, last_ms + 1, i64::MAX as u64, u64::MAX] {
+        let (status, body) = mute(&server, json!(["user1"]), json!(ms)).await;
+        assert_eq!((status, &body["data"][0]["expire"]), (200, &json!(FOR_GOOD_MS)), "{ms}");
+    }
+    let (_, body) = mute(&server, json!(["user1"]), json!(last_ms - 1)).await;
+    assert_eq!(body["data"][0]["expire"], FOR_GOOD_MS - 1);
+    mute(&server, json!(["user1"]), json!(last_ms + 1)).await;
+    server.advance(last_ms + 1);
+    assert_eq!(muted(&server).await, ["user1"]);
+}
+
+#[tokio::test]
+async fn a_duration_that_is_missing_negative_or_no_number_is_refused_and_nobody_is_muted() {
+    let server = Server::start().await;
+    is("error_mute_duration", mute(&server, json!(["user1"]), json!(-2)).await);
+    is("error_mute_duration", room(&server, Method::POST, "/mute", Some(json!({"usernames": ["user1"]}))).await);
+    for wrong in [json!("1000"), json!(null), json!(true), json!([1_000]), json!({}), json!(i64::MIN)] {
+        is("error_mute_duration", mute(&server, json!(["user1"]), wrong).await);
+    }
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn names_are_echoed_as_the_caller_wrote_them_and_are_the_same_users() {
+    let server = Server::start().await;
+    is("mute_upper_case", mute(&server, json!(["USER1", "User2"]), json!(86_400_000)).await);
+    assert_eq!(muted(&server).await, ["user1", "user2"]);
+    let (_, added) = room(&server, Method::POST, "/white/users/USER1", None).await;
+    assert_eq!(added["data"]["user"], "USER1");
+    assert_eq!(data(&server, "/white/users/UsEr1").await, json!({"member": "UsEr1", "white": true}));
+    let (_, removed) = room(&server, Method::DELETE, "/white/users/User1", None).await;
+    assert_eq!(removed["data"][0]["user"], "User1");
+    let (_, unmuted) = room(&server, Method::DELETE, "/mute/USER1,user2", None).await;
+    assert_eq!(unmuted["data"], json!([{"result": true, "user": "USER1"}, {"result": true, "user": "user2"}]));
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_user_named_twice_is_answered_twice_and_muted_once() {
+    let server = Server::start().await;
+    let (status, body) = mute(&server, json!(["user1", "USER1", "user1"]), json!(60_000)).await;
+    assert_eq!((status, body["data"].as_array().unwrap().len()), (200, 3));
+    assert_eq!(muted(&server).await, ["user1"]);
+    assert_eq!(room(&server, Method::DELETE, "/mute/user1,USER1,user1", None).await.0, 200);
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_empty_list_of_users_is_refused() {
+    let server = Server::start().await;
+    is("error_empty", mute(&server, json!([]), json!(60_000)).await);
+    is("error_empty", room(&server, Method::DELETE, "/mute/,", None).await);
+    is("error_empty", room(&server, Method::POST, "/white/users", Some(json!({"usernames": []}))).await);
+    is("error_empty", room(&server, Method::DELETE, "/white/users/,", None).await);
+}
+
+#[tokio::test]
+async fn sixty_one_users_are_refused_in_the_documented_words_and_nobody_is_muted() {
+    let server = Server::start().await;
+    let mut users = names(60);
+    users.push("user1".to_owned());
+    is("error_61_mute", mute(&server, json!(users), json!(60_000)).await);
+    is("error_61_white_add", room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await);
+    assert_eq!((muted(&server).await, data(&server, "/white/users").await), (vec![], json!([])));
+}
+
+#[tokio::test]
+async fn sixty_one_users_are_refused_in_the_documented_words_and_everybody_stays_as_they_were() {
+    let server = Server::start().await;
+    mute(&server, json!(["user1"]), json!(60_000)).await;
+    room(&server, Method::POST, "/white/users/user1", None).await;
+    let users = format!("{},user1", names(60).join("%2C"));
+    is("error_61_unmute", room(&server, Method::DELETE, &format!("/mute/{users}"), None).await);
+    is("error_61_white_remove", room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await);
+    assert_eq!((muted(&server).await, data(&server, "/white/users").await), (strings(&["user1"]), json!(["user1"])));
+}
+
+#[tokio::test]
+async fn sixty_users_are_within_the_limit() {
+    let server = Server::start().await;
+    let users = names(60);
+    for path in ["/mute", "/white/users"] {
+        let (status, body) = room(&server, Method::DELETE, &format!("{path}/{}", users.join(",")), None).await;
+        assert_eq!((status, body["data"].as_array().unwrap().len()), (200, 60));
+    }
+    let create = users.iter().map(|name| json!({"username": name})).collect();
+    assert_eq!(server.agora(Method::POST, "/users", Some(create)).await.0, 200);
+    assert_eq!(mute(&server, json!(users), json!(60_000)).await.0, 200);
+    assert_eq!(room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await.0, 200);
+    assert_eq!(muted(&server).await, users);
+}
+
+#[tokio::test]
+async fn unknown_users_fail_the_whole_call_and_nobody_is_muted_or_allowed() {
+    let server = Server::start().await;
+    let users = json!(["user1", "Nobody", "user2", "noone"]);
+    is("error_not_members", mute(&server, users.clone(), json!(60_000)).await);
+    is("error_not_members", room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await);
+    is("error_not_member", mute(&server, json!("x"), json!(-1)).await);
+    is("error_not_member", room(&server, Method::POST, "/white/users/x", None).await);
+    is("error_not_member", server.agora(Method::GET, &format!("/sdk/chatrooms/{ROOM}/mute/x"), None).await);
+    assert_eq!((muted(&server).await, data(&server, "/white/users").await), (vec![], json!([])));
+}
+
+#[tokio::test]
+async fn the_owner_of_a_room_cannot_be_muted_and_nobody_is_muted_beside_it() {
+    let server = Server::start().await;
+    is("error_owner", mute(&server, json!(["user1", "owner1"]), json!(60_000)).await);
+    is("error_owner", mute(&server, json!("OWNER1"), json!(-1)).await);
+    assert_eq!(muted(&server).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_missing_room_is_told_by_its_id_on_every_path() {
+    let server = Server::start().await;
+    let users = json!({"usernames": ["user1"], "mute_duration": 60_000});
+    for (method, path, body) in [
+        (Method::POST, "/mute", Some(&users)),
+        (Method::DELETE, "/mute/user1", None),
+        (Method::GET, "/mute", None),
+        (Method::GET, "/mute?pagenum=1&pagesize=1", None),
+        (Method::POST, "/ban", None),
+        (Method::DELETE, "/ban", None),
+        (Method::GET, "", None),
+        (Method::DELETE, "", None),
+        (Method::GET, "/white/users", None),
+        (Method::GET, "/white/users/user1", None),
+        (Method::POST, "/white/users", Some(&users)),
+        (Method::POST, "/white/users/user1", None),
+        (Method::DELETE, "/white/users/user1", None),
+    ] {
+        is("error_no_room", server.agora(method, &format!("/chatrooms/404{path}"), body.cloned()).await);
+    }
+    is("error_no_room", server.agora(Method::GET, "/sdk/chatrooms/404/mute/user1", None).await);
+}
+
+#[tokio::test]
+async fn no_token_a_malformed_an_expired_one_and_one_of_another_app_are_refused_each_in_its_words() {
+    let server = Server::start().await;
+    let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
+    is("error_no_token", sent(server.rest(Method::GET, &path, &[])).await);
+    is("error_no_token", sent(server.rest(Method::GET, &path, &[("authorization", "Bearer ")])).await);
+    for malformed in ["YWMt4LqJIul7EeizhBO5TSO_UgAAAA", "a.b.c"] {
+        is("error_malformed_token", sent(bearing(&server, Method::GET, "/mute", malformed)).await);
+    }
+    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &server.app_token(IMKIT))).await);
+    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &server.user_token(IMKIT, "aaa"))).await);
+    let mut forged = server.agora_token();
+    forged.truncate(forged.rfind('.').unwrap() + 1);
+    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &forged)).await);
+    let expired = server.agora_token();
+    server.advance(3_600_000);
+    is("error_expired_token", sent(bearing(&server, Method::GET, "/mute", &expired)).await);
+}
+
+#[tokio::test]
+async fn nothing_is_done_for_a_caller_without_a_good_token_on_any_path() {
+    let server = Server::start().await;
+    let room = format!("/chatrooms/{ROOM}");
+    for (method, path, body) in [
+        (Method::POST, format!("{room}/mute"), r#"{"usernames":["user1"],"mute_duration":60000}"#),
+        (Method::DELETE, format!("{room}/mute/user1"), ""),
+        (Method::GET, format!("{room}/mute"), ""),
+        (Method::POST, format!("{room}/ban"), ""),
+        (Method::DELETE, format!("{room}/ban"), ""),
+        (Method::GET, room.clone(), ""),
+        (Method::DELETE, room.clone(), ""),
+        (Method::GET, format!("{room}/white/users"), ""),
+        (Method::GET, format!("{room}/white/users/user1"), ""),
+        (Method::POST, format!("{room}/white/users"), r#"{"usernames":["user1"]}"#),
+        (Method::POST, format!("{room}/white/users/user1"), ""),
+        (Method::DELETE, format!("{room}/white/users/user1"), ""),
+        (Method::GET, format!("/sdk{room}/mute/user1"), ""),
+        (Method::POST, "/chatrooms".to_owned(), r#"{"name":"n"}"#),
+        (Method::POST, "/users".to_owned(), r#"{"username":"new"}"#),
+    ] {
+        let request = |headers| server.rest(method.clone(), &format!("/easemob-demo/testapp{path}"), headers).body(body);
+        is("error_no_token", sent(request(&[])).await);
+        let other = format!("Bearer {}", server.app_token(IMKIT));
+        is("error_bad_token", sent(request(&[("authorization", &other)])).await);
+    }
+}
+
+#[tokio::test]
+async fn a_user_may_moderate_only_the_rooms_it_owns() {
+    let server = Server::start().await;
+    let body = json!({"usernames": ["user2"], "mute_duration": 60_000}).to_string();
+    let as_user = |user: &str| {
+        let token = server.user_token(AGORA, user);
+        sent(bearing(&server, Method::POST, "/mute", &token).body(body.clone()))
+    };
+    is("error_forbidden", as_user("user1").await);
+    assert_eq!(muted(&server).await, [""; 0]);
+    assert_eq!(as_user("owner1").await.0, 200);
+    assert_eq!(muted(&server).await, ["user2"]);
+}
+
+#[tokio::test]
+async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
+    let server = Server::start().await;
+    for path in ["/chatgroups", "/chatrooms/1/mutes", "/", "/chatrooms/1/mute/", "/chatrooms/1/mute/a/b", "/%ff"] {
+        is("error_no_path", server.agora(Method::GET, path, None).await);
+    }
+    is("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
+    is("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
+    for (method, path) in [(Method::PUT, "/mute"), (Method::PATCH, "/ban"), (Method::POST, "/mute/user1"), (Method::OPTIONS, "")]
+    {
+        is("error_method", room(&server, method, path, None).await);
+    }
+    is("error_method", server.agora(Method::GET, "/token", None).await);
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_utf_8_is_refused() {
+    let server = Server::start().await;
+    is("error_utf_8", server.agora(Method::GET, "/chatrooms/%ff/mute", None).await);
+    is("error_utf_8", room(&server, Method::DELETE, "/mute/%c3%28", None).await);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
+    let server = Server::start().await;
+    for (path, raw) in [("/mute", ""), ("/mute", "{"), ("/mute", "usernames=user1"), ("/white/users", "x"), ("/ban", "{")] {
+        let request = bearing(&server, Method::POST, path, &server.agora_token()).body(raw);
+        is("error_json", sent(request).await);
+    }
+    for raw in ["[]", "1", "null", "\"user1\""] {
+        let (status, body) = sent(bearing(&server, Method::POST, "/mute", &server.agora_token()).body(raw)).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors() {
+    let server = Server::start().await;
+    let long = "x".repeat(64 << 10);
+    is("error_too_large", mute(&server, json!([long]), json!(60_000)).await);
+    is("error_too_large", room(&server, Method::POST, "/ban", Some(json!({"note": long}))).await);
+    is("error_uri_too_long", room(&server, Method::DELETE, &format!("/mute/{}", &long[..16 << 10]), None).await);
+    is("error_uri_too_long", room(&server, Method::GET, &format!("/mute?x={}", &long[..16 << 10]), None).await);
+    assert_eq!(mute(&server, json!(["user1"]), json!(60_000)).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_101st_call_of_a_method_within_a_second_is_refused_and_no_other_method_is() {
+    let server = Server::with(limited()).await;
+    let token = server.agora_token();
+    let list = || bearing(&server, Method::GET, "/mute", &token);
+    for _ in 0..100 {
+        assert_eq!(sent(list()).await.0, 200);
+    }
+    let (status, retry_after, body) = refusal(list()).await;
+    assert_eq!(retry_after.as_deref(), Some("1"));
+    is("error_rate", (status, body));
+    assert_eq!(sent(bearing(&server, Method::GET, "", &token)).await.0, 200);
+    assert_eq!(mute(&server, json!("user1"), json!(60_000)).await.0, 200);
+    server.advance(1_000);
+    assert_eq!(sent(list()).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_call_counts_once_however_many_users_it_creates() {
+    let server = Server::with(limited()).await;
+    for chunk in names(120).chunks(60) {
+        let users = chunk.iter().map(|name| json!({"username": name})).collect();
+        assert_eq!(server.agora(Method::POST, "/users", Some(users)).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn the_301st_token_within_a_second_is_refused() {
+    let server = Server::with(limited()).await;
+    let app = "/easemob-demo/testapp";
+    for _ in 0..300 {
+        assert_eq!(token(&server, app, json!({})).await.0, 200);
+    }
+    is("error_rate", token(&server, app, json!({})).await);
+    server.advance(1_000);
+    assert_eq!(token(&server, app, json!({})).await.0, 200);
+}
+
+async fn forwarded_uri(settings: Settings, headers: &[(&str, &str)]) -> String {
+    let server = Server::with(settings).await;
+    let bearer = format!("Bearer {}", server.agora_token());
+    let headers = [headers, &[("authorization", &*bearer)]].concat();
+    let (status, body) =
+        sent(server.rest(Method::GET, &format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute?x=y"), &headers)).await;
+    assert_eq!(status, 200, "{body}");
+    body["uri"].as_str().unwrap().replace(&server.addresses.rest.to_string(), "HOST")
+}
+
+#[tokio::test]
+async fn forwarded_headers_are_believed_of_a_trusted_proxy_only() {
+    let (proto, host) = (("x-forwarded-proto", "https"), ("x-forwarded-host", "a1.example.com"));
+    let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
+    for (settings, headers, expected) in [
+        (unlimited(), vec![proto, host], "http://HOST"),
+        (behind("10.0.0.0/8"), vec![proto, host], "http://HOST"),
+        (behind("127.0.0.0/8"), vec![proto, host], "https://a1.example.com"),
+        (behind("127.0.0.1/32"), vec![proto], "https://HOST"),
+        (behind("127.0.0.1/32"), vec![host], "http://a1.example.com"),
+        (behind("127.0.0.1/32"), vec![], "http://HOST"),
+        (unlimited(), vec![("host", "chat.example.com")], "http://chat.example.com"),
+    ] {
+        assert_eq!(forwarded_uri(settings, &headers).await, format!("{expected}{path}"), "{headers:?}");
+    }
+}

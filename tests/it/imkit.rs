@@ -1,0 +1,500 @@
+//! The IMKit paths, as their documents know them. Whole answers are in `tests/golden/imkit`.
+
+use futures_util::future::join_all;
+use jsonwebtoken::{EncodingKey, Header};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::{
+    agora::{behind, golden, limited, refusal},
+    harness::*,
+};
+
+const ME: &str = "1485248560558";
+const USER_AGENT: (&str, &str) = ("user-agent", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_6) AppleWebKit/537.36");
+
+fn is(name: &str, (status, body): (u16, Value)) {
+    golden("imkit", name, status, body);
+}
+
+/// Like [`is`], for an answer that shows the caller's own port.
+fn is_own(name: &str, (status, mut body): (u16, Value)) {
+    let port = &mut body["result"]["address"]["port"];
+    assert!(port.is_u64(), "{port}");
+    *port = json!("PORT");
+    is(name, (status, body));
+}
+
+async fn mute(server: &Server, path: &str) -> (u16, Value) {
+    server.imkit(Method::POST, &format!("/admin/clients/{path}"), None).await
+}
+
+async fn unmute(server: &Server, path: &str) -> (u16, Value) {
+    server.imkit(Method::DELETE, &format!("/admin/clients/{path}"), None).await
+}
+
+async fn client(server: &Server, id: &str) -> Value {
+    let (status, mut body) = server.imkit(Method::GET, &format!("/admin/clients/{id}"), None).await;
+    assert_eq!(status, 200, "{body}");
+    body["result"].take()
+}
+
+async fn upsert(server: &Server, client: Value) -> (u16, Value) {
+    server.imkit(Method::POST, "/admin/clients", Some(client)).await
+}
+
+async fn create_room(server: &Server, id: &str) {
+    assert_eq!(server.imkit(Method::POST, "/rooms", Some(json!({"_id": id}))).await.0, 200);
+}
+
+/// A request to a `/me` path with this token.
+fn bearing(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
+    server.rest(method, path, &[CLIENT_KEY, ("IM-Authorization", token), USER_AGENT])
+}
+
+async fn own(server: &Server, method: Method, path: &str) -> (u16, Value) {
+    sent(bearing(server, method, path, &server.user_token(IMKIT, ME))).await
+}
+
+/// A token as the app's own back end would sign it.
+fn signed(claims: &Value, secret: &str) -> String {
+    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+/// Every path of an admin, with a body where it takes one.
+const ADMIN_PATHS: [(Method, &str, &str); 7] = [
+    (Method::POST, "/admin/clients/aaa/mute/demo", ""),
+    (Method::DELETE, "/admin/clients/aaa/mute/demo", ""),
+    (Method::POST, "/admin/clients", r#"{"_id":"new"}"#),
+    (Method::GET, "/admin/clients", ""),
+    (Method::GET, "/admin/clients/aaa", ""),
+    (Method::DELETE, "/admin/clients/aaa", ""),
+    (Method::POST, "/rooms", r#"{"_id":"new"}"#),
+];
+
+/// Every path of a user.
+const OWN_PATHS: [(Method, &str); 3] = [(Method::POST, "/me/mute/demo"), (Method::DELETE, "/me/mute/demo"), (Method::GET, "/me")];
+
+#[tokio::test]
+async fn the_documented_unmute_of_a_client_is_answered_as_documented() {
+    let server = Server::start().await;
+    is("admin_mute", mute(&server, "aaa/mute/demo").await);
+    is("admin_unmute", unmute(&server, "aaa/mute/demo").await);
+}
+
+#[tokio::test]
+async fn the_documented_unmute_of_oneself_is_answered_as_documented() {
+    let server = Server::start().await;
+    is_own("me_mute", own(&server, Method::POST, "/me/mute/demo-room").await);
+    is_own("me_get", own(&server, Method::GET, "/me").await);
+    is_own("me_unmute", own(&server, Method::DELETE, "/me/mute/demo-room").await);
+}
+
+#[tokio::test]
+async fn an_admin_mutes_twice_without_an_error_and_unmutes_once() {
+    let server = Server::start().await;
+    for _ in 0..2 {
+        let (status, body) = mute(&server, "aaa/mute/demo").await;
+        assert_eq!((status, &body["result"]["mute"]), (200, &json!(["demo"])));
+    }
+    assert_eq!(unmute(&server, "aaa/mute/demo").await.1["result"]["mute"], json!([]));
+    is("error_not_muted", unmute(&server, "aaa/mute/demo").await);
+}
+
+#[tokio::test]
+async fn a_user_may_unmute_a_room_that_is_not_muted() {
+    let server = Server::start().await;
+    for _ in 0..2 {
+        assert_eq!(own(&server, Method::POST, "/me/mute/demo").await.1["result"]["mute"], json!(["demo"]));
+    }
+    for _ in 0..2 {
+        let (status, body) = own(&server, Method::DELETE, "/me/mute/demo").await;
+        assert_eq!((status, &body["result"]["mute"]), (200, &json!([])));
+    }
+}
+
+#[tokio::test]
+async fn what_an_admin_mutes_the_user_sees_and_unmutes_and_the_other_way_round() {
+    let server = Server::start().await;
+    mute(&server, &format!("{ME}/mute/demo")).await;
+    assert_eq!(own(&server, Method::GET, "/me").await.1["result"]["mute"], json!(["demo"]));
+    own(&server, Method::DELETE, "/me/mute/demo").await;
+    own(&server, Method::POST, "/me/mute/demo-room").await;
+    assert_eq!(client(&server, ME).await["mute"], json!(["demo-room"]));
+    assert_eq!(client(&server, "aaa").await["mute"], json!([]));
+}
+
+#[tokio::test]
+async fn muted_rooms_are_in_the_order_of_muting() {
+    let server = Server::start().await;
+    for room in ["z", "a", "m"] {
+        create_room(&server, room).await;
+        mute(&server, &format!("aaa/mute/{room}")).await;
+    }
+    assert_eq!(client(&server, "aaa").await["mute"], json!(["z", "a", "m"]));
+    mute(&server, "aaa/mute/z").await;
+    assert_eq!(client(&server, "aaa").await["mute"], json!(["z", "a", "m"]));
+    unmute(&server, "aaa/mute/z").await;
+    mute(&server, "aaa/mute/z").await;
+    assert_eq!(client(&server, "aaa").await["mute"], json!(["a", "m", "z"]));
+}
+
+#[tokio::test]
+async fn updated_at_changes_with_each_mute_and_unmute() {
+    let server = Server::start().await;
+    let updated_at = async || client(&server, "aaa").await["updatedAt"].take();
+    assert_eq!(updated_at().await, "2022-01-13T07:59:10.410Z");
+    server.advance(590);
+    assert_eq!(mute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"], "2022-01-13T07:59:11.000Z");
+    assert_eq!(updated_at().await, "2022-01-13T07:59:11.000Z");
+    server.advance(1_001);
+    assert_eq!(unmute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"], "2022-01-13T07:59:12.001Z");
+    server.advance(1_000);
+    unmute(&server, "aaa/mute/demo").await;
+    assert_eq!(updated_at().await, "2022-01-13T07:59:12.001Z");
+}
+
+#[tokio::test]
+async fn queries_are_ignored_where_they_mean_nothing() {
+    let server = Server::start().await;
+    assert_eq!(mute(&server, "aaa/mute/demo?limit=1&skip=5").await.0, 200);
+    assert_eq!(unmute(&server, "aaa/mute/demo?limit=0&skip=x").await.0, 200);
+    assert_eq!(own(&server, Method::GET, "/me?limit=1").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_is_created_with_what_is_given_and_custom_fields_are_kept() {
+    let server = Server::start().await;
+    let new = json!({
+        "_id": "new", "nickname": "N", "avatarUrl": "http://example.com/a", "description": "d", "email": "e@example.com",
+        "isRobot": true, "level": 7, "tags": ["a", {"b": null}],
+    });
+    is("create_client", upsert(&server, new).await);
+    is("create_client", server.imkit(Method::GET, "/admin/clients/new", None).await);
+    is("create_client_bare", upsert(&server, json!({"_id": "bare"})).await);
+}
+
+#[tokio::test]
+async fn a_partial_update_keeps_the_other_fields_and_the_mutes() {
+    let server = Server::start().await;
+    mute(&server, "aaa/mute/demo").await;
+    upsert(&server, json!({"_id": "aaa", "level": 7, "kept": "k"})).await;
+    server.advance(1_000);
+    is("update_client", upsert(&server, json!({"_id": "aaa", "nickname": "BBB", "level": 8})).await);
+    let (_, body) = upsert(&server, json!({"_id": "aaa", "level": null})).await;
+    assert_eq!((body["result"].get("level"), &body["result"]["kept"]), (None, &json!("k")));
+}
+
+#[tokio::test]
+async fn what_is_the_services_to_say_cannot_be_set() {
+    let server = Server::start().await;
+    let forged = json!({
+        "_id": "new", "id": "other", "appID": "other", "__v": 9, "mute": ["demo"], "updatedAt": "x", "token": "t",
+        "expirationDate": "x", "lastLoginTimeMS": 1, "address": {"address": "x"}, "userAgent": "x",
+    });
+    let (status, body) = upsert(&server, forged).await;
+    let expected = json!({
+        "_id": "new", "id": "new", "appID": "SampleApp", "__v": 0, "mute": [], "updatedAt": "2022-01-13T07:59:10.410Z",
+    });
+    assert_eq!((status, &body["result"]), (200, &expected));
+}
+
+#[tokio::test]
+async fn an_access_token_is_issued_on_an_admins_word_and_is_good_until_its_date() {
+    let server = Server::start().await;
+    let (status, body) = upsert(&server, json!({"_id": "new", "nickname": "N", "issueAccessToken": true})).await;
+    let token = body["result"]["token"].as_str().unwrap().to_owned();
+    is("issue_token", (status, body));
+    let (status, me) = sent(bearing(&server, Method::GET, "/me", &token)).await;
+    assert_eq!((status, &me["result"]["_id"]), (200, &json!("new")));
+    assert_eq!(sent(bearing(&server, Method::POST, "/me/mute/demo", &token)).await.0, 200);
+    server.advance(604_800_000);
+    is("error_token", sent(bearing(&server, Method::GET, "/me", &token)).await);
+    let (_, body) = upsert(&server, json!({"_id": "new", "issueAccessToken": false})).await;
+    assert_eq!((body["result"].get("token"), body["result"].get("expirationDate")), (None, None));
+}
+
+#[tokio::test]
+async fn clients_are_listed_50_at_a_time_and_at_most_100() {
+    let server = Server::start().await;
+    is("list_clients", server.imkit(Method::GET, "/admin/clients", None).await);
+    join_all((0..101).map(|number| upsert(&server, json!({"_id": format!("n{number:03}")})))).await;
+    for (query, expected) in [
+        ("", 50),
+        ("?limit=7", 7),
+        ("?limit=100", 100),
+        ("?limit=101", 100),
+        ("?limit=99999999999", 50),
+        ("?limit=0", 50),
+        ("?limit=-1&skip=-1", 50),
+        ("?limit=x&skip=y", 50),
+        ("?limit=100&skip=100", 3),
+        ("?skip=103", 0),
+        ("?skip=2147483647", 0),
+    ] {
+        let (status, body) = server.imkit(Method::GET, &format!("/admin/clients{query}"), None).await;
+        assert_eq!((status, &body["result"]["totalCount"]), (200, &json!(103)), "{query}");
+        assert_eq!(body["result"]["data"].as_array().unwrap().len(), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_clients_follow_each_other() {
+    let server = Server::start().await;
+    let mut ids = Vec::new();
+    for skip in 0..3 {
+        let (_, body) = server.imkit(Method::GET, &format!("/admin/clients?limit=1&skip={skip}"), None).await;
+        ids.extend(body["result"]["data"].as_array().unwrap().iter().map(|client| client["_id"].clone()));
+    }
+    assert_eq!(ids, [ME, "aaa"]);
+}
+
+#[tokio::test]
+async fn a_deleted_client_is_answered_as_it_was_and_its_notification_mutes_go_with_it() {
+    let server = Server::start().await;
+    is("get_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
+    mute(&server, "aaa/mute/demo").await;
+    is("delete_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
+    is("error_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
+    is("error_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
+    upsert(&server, json!({"_id": "aaa"})).await;
+    assert_eq!(client(&server, "aaa").await["mute"], json!([]));
+}
+
+#[tokio::test]
+async fn a_room_is_created_and_updated_and_can_be_muted_then() {
+    let server = Server::start().await;
+    let room = json!({"_id": "new", "name": "N", "description": "d", "members": ["aaa"]});
+    is("create_room", server.imkit(Method::POST, "/rooms", Some(room)).await);
+    let (status, body) = server.imkit(Method::POST, "/rooms", Some(json!({"_id": "new", "name": "M"}))).await;
+    assert_eq!((status, &body["result"]["name"], &body["result"]["description"]), (200, &json!("M"), &json!("d")));
+    assert_eq!(mute(&server, "aaa/mute/new").await.1["result"]["mute"], json!(["new"]));
+}
+
+#[tokio::test]
+async fn an_api_key_that_is_missing_or_of_no_app_is_refused_on_every_admin_path() {
+    let server = Server::start().await;
+    let user = server.user_token(IMKIT, ME);
+    for (method, path, body) in ADMIN_PATHS {
+        for headers in [
+            vec![],
+            vec![("IM-API-KEY", "")],
+            vec![("IM-API-KEY", "wrong")],
+            vec![("IM-API-KEY", "dev-client-key")],
+            vec![CLIENT_KEY, ("IM-Authorization", &user)],
+        ] {
+            is("error_api_key", sent(server.rest(method.clone(), path, &headers).body(body)).await);
+        }
+    }
+    assert_eq!(client(&server, "aaa").await["mute"], json!([]));
+}
+
+#[tokio::test]
+async fn an_app_token_does_not_stand_in_for_an_api_key() {
+    let server = Server::start().await;
+    let app = format!("Bearer {}", server.app_token(IMKIT));
+    for (method, path, body) in ADMIN_PATHS {
+        for headers in [vec![("IM-API-KEY", "wrong"), ("Authorization", &*app)], vec![("Authorization", &*app)]] {
+            is("error_api_key", sent(server.rest(method.clone(), path, &headers).body(body)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_key_that_is_missing_or_of_no_app_is_refused_on_every_path_of_a_user() {
+    let server = Server::start().await;
+    let token = server.user_token(IMKIT, ME);
+    for (method, path) in OWN_PATHS {
+        for key in [None, Some(""), Some("wrong"), Some("dev-api-key")] {
+            let request = server.rest(method.clone(), path, &[("IM-Authorization", &token)]);
+            is(
+                "error_client_key",
+                sent(key.into_iter().fold(request, |request, key| request.header("IM-CLIENT-KEY", key))).await,
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_missing_bad_or_of_another_app_is_refused_on_every_path_of_a_user() {
+    let server = Server::start().await;
+    let exp = START_MS / 1_000 + 60;
+    let other = server.user_token(AGORA, "user1");
+    let app = server.app_token(IMKIT);
+    let forged = signed(&json!({"id": ME, "exp": exp}), "another secret");
+    let endless = signed(&json!({"id": ME}), "dev-token-secret of SampleApp");
+    let nobody = signed(&json!({"exp": exp}), "dev-token-secret of SampleApp");
+    for (method, path) in OWN_PATHS {
+        is("error_token", sent(server.rest(method.clone(), path, &[CLIENT_KEY])).await);
+        for token in ["", "Bearer ", "x", "a.b.c", &other, &app, &forged, &endless, &nobody] {
+            is("error_token", sent(bearing(&server, method.clone(), path, token)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused() {
+    let server = Server::start().await;
+    let token = server.user_token(IMKIT, ME);
+    server.advance(3_599_000);
+    assert_eq!(sent(bearing(&server, Method::GET, "/me", &token)).await.0, 200);
+    server.advance(1_000);
+    is("error_token", sent(bearing(&server, Method::GET, "/me", &token)).await);
+}
+
+#[tokio::test]
+async fn a_token_of_the_apps_own_back_end_names_the_user_in_id_or_sub_with_or_without_bearer() {
+    let server = Server::start().await;
+    let exp = START_MS / 1_000 + 60;
+    for claims in [json!({"id": ME, "exp": exp}), json!({"sub": ME, "exp": exp, "iat": 1})] {
+        let token = signed(&claims, "dev-token-secret of SampleApp");
+        for token in [token.clone(), format!("Bearer {token}"), format!("bearer {token}")] {
+            let (status, body) = sent(bearing(&server, Method::GET, "/me", &token)).await;
+            assert_eq!((status, &body["result"]["_id"]), (200, &json!(ME)), "{claims}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_exist_is_told_before_a_room_that_does_not() {
+    let server = Server::start().await;
+    for method in [Method::POST, Method::DELETE] {
+        for path in ["nobody/mute/demo", "nobody/mute/nowhere"] {
+            is("error_client", server.imkit(method.clone(), &format!("/admin/clients/{path}"), None).await);
+        }
+        is("error_room", server.imkit(method.clone(), "/admin/clients/aaa/mute/nowhere", None).await);
+        is("error_room", own(&server, method, "/me/mute/nowhere").await);
+    }
+}
+
+#[tokio::test]
+async fn a_user_whose_client_does_not_exist_is_told_so() {
+    let server = Server::start().await;
+    for (method, path) in OWN_PATHS {
+        is("error_client", server.me(method, path, "nobody").await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_refused() {
+    let server = Server::start().await;
+    for path in ["/admin/clients", "/rooms"] {
+        for raw in ["", "{", "_id=a"] {
+            is("error_json", sent(server.rest(Method::POST, path, &[API_KEY]).body(raw)).await);
+        }
+        for raw in ["[]", "1", "null"] {
+            let (status, body) = sent(server.rest(Method::POST, path, &[API_KEY]).body(raw)).await;
+            assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{raw}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_an_id_or_with_fields_of_another_type_is_refused() {
+    let server = Server::start().await;
+    for path in ["/admin/clients", "/rooms"] {
+        for body in [json!({}), json!({"_id": null}), json!({"_id": ""})] {
+            is("error_no_id", server.imkit(Method::POST, path, Some(body)).await);
+        }
+    }
+    let long = "x".repeat(65);
+    for wrong in
+        [json!({"_id": 1}), json!({"_id": "a", "nickname": 1}), json!({"_id": "a", "isRobot": "yes"}), json!({"_id": long})]
+    {
+        let (status, body) = upsert(&server, wrong.clone()).await;
+        assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
+    let server = Server::start().await;
+    for path in ["/admin", "/admin/nothing", "/admin/clients/", "/admin/clients/aaa/mute", "/me/nothing", "/me/", "/rooms/a/b/c"]
+    {
+        is("error_no_path", server.imkit(Method::GET, path, None).await);
+    }
+    for (method, path) in [
+        (Method::PUT, "/admin/clients"),
+        (Method::POST, "/admin/clients/aaa"),
+        (Method::GET, "/admin/clients/aaa/mute/demo"),
+        (Method::GET, "/rooms"),
+        (Method::DELETE, "/me"),
+        (Method::PATCH, "/me/mute/demo"),
+    ] {
+        is("error_method", server.imkit(method, path, None).await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors() {
+    let server = Server::start().await;
+    let long = "x".repeat(64 << 10);
+    is("error_too_large", upsert(&server, json!({"_id": "new", "note": long})).await);
+    is("error_too_large", server.imkit(Method::POST, "/rooms", Some(json!({"_id": long}))).await);
+    is("error_uri_too_long", mute(&server, &format!("aaa/mute/{}", &long[..16 << 10])).await);
+    is("error_uri_too_long", own(&server, Method::GET, &format!("/me?x={}", &long[..16 << 10])).await);
+}
+
+#[tokio::test]
+async fn the_101st_call_of_a_method_within_a_second_is_told_when_to_try_again() {
+    let server = Server::with(limited()).await;
+    let get = || server.rest(Method::GET, "/admin/clients/aaa", &[API_KEY]);
+    for _ in 0..100 {
+        assert_eq!(sent(get()).await.0, 200);
+    }
+    let (status, retry_after, body) = refusal(get()).await;
+    assert_eq!(retry_after.as_deref(), Some("1"));
+    is("error_rate", (status, body));
+    assert_eq!(mute(&server, "aaa/mute/demo").await.0, 200);
+    server.advance(1_000);
+    assert_eq!(sent(get()).await.0, 200);
+}
+
+#[tokio::test]
+async fn ids_may_be_percent_encoded_and_hold_a_slash_or_any_utf_8() {
+    let server = Server::start().await;
+    for (id, encoded) in [("a/b", "a%2Fb"), ("ü 漢", "%C3%BC%20%E6%BC%A2"), ("a%2Fb", "a%252Fb"), ("x?y#z", "x%3Fy%23z")] {
+        upsert(&server, json!({"_id": id})).await;
+        create_room(&server, id).await;
+        let (status, body) = mute(&server, &format!("{encoded}/mute/{encoded}")).await;
+        assert_eq!((status, &body["result"]["_id"], &body["result"]["mute"]), (200, &json!(id), &json!([id])));
+        let (status, body) = server.me(Method::DELETE, &format!("/me/mute/{encoded}"), id).await;
+        assert_eq!((status, &body["result"]["_id"], &body["result"]["mute"]), (200, &json!(id), &json!([])));
+        assert_eq!(client(&server, encoded).await["id"], id);
+        assert_eq!(server.imkit(Method::DELETE, &format!("/admin/clients/{encoded}"), None).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_utf_8_is_refused() {
+    let server = Server::start().await;
+    is("error_utf_8", mute(&server, "%ff/mute/demo").await);
+    is("error_utf_8", unmute(&server, "aaa/mute/%c3%28").await);
+    is("error_utf_8", own(&server, Method::POST, "/me/mute/%ff").await);
+}
+
+#[tokio::test]
+async fn ids_that_hold_a_control_character_or_are_too_long_are_refused() {
+    let server = Server::start().await;
+    let long = "x".repeat(129);
+    for path in ["a%00b/mute/demo", "aaa/mute/a%0Ab", &format!("aaa/mute/{long}"), &format!("{}/mute/demo", &long[..65])] {
+        let (status, body) = mute(&server, path).await;
+        assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_shown_the_address_that_a_trusted_proxy_tells_and_no_other() {
+    let headers = [CLIENT_KEY, ("x-forwarded-for", "203.0.113.9, 2001:db8::7")];
+    for (settings, expected) in
+        [(unlimited(), "127.0.0.1"), (behind("10.0.0.0/8"), "127.0.0.1"), (behind("127.0.0.0/8"), "2001:db8::7")]
+    {
+        let server = Server::with(settings).await;
+        let token = server.user_token(IMKIT, ME);
+        let (_, body) = sent(server.rest(Method::GET, "/me", &headers).header("IM-Authorization", token)).await;
+        let address = &body["result"]["address"];
+        let is_v6 = expected.contains(':');
+        assert_eq!((&address["address"], address.get("port").is_none()), (&json!(expected), is_v6));
+        assert_eq!(address["family"], if is_v6 { "IPv6" } else { "IPv4" });
+    }
+}
