@@ -107,7 +107,6 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
             .chunks(COMMIT)
             .map(|users| {
                 let mut batch = batch(EventKind::Swept, room, users.iter().map(|(user, _)| user.to_string()).collect());
-                batch.expect(Key::Room { app, room }, None);
                 users
                     .iter()
                     .for_each(|(user, revision)| remove(&mut batch, Key::NotificationMute { app, user, room }, *revision));

@@ -151,7 +151,7 @@ impl Room {
     /// When the sweeper is to look here next.
     fn next_end_ms(&self) -> Option<u64> {
         let ends = self.muted.values().chain(&self.ban).filter_map(|mark| mark.value.expire.ms());
-        if self.deleted && !self.silenced.is_empty() { Some(0) } else { ends.min() }
+        if self.left_over().next().is_some() { Some(0) } else { ends.min() }
     }
 }
 
@@ -171,8 +171,8 @@ fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<D
     if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
         due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
     }
-    if room.deleted && !room.silenced.is_empty() {
-        let users = room.silenced.iter().take(limit).map(|(user, until)| (user.clone(), until.revision)).collect();
+    let users: Vec<_> = room.left_over().take(limit).map(|(user, revision)| (user.into(), revision)).collect();
+    if !users.is_empty() {
         due.push(DueMark::Deleted { room: id.clone(), users });
     }
     due

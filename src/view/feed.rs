@@ -75,7 +75,7 @@ async fn read_snapshot(store: &dyn Store, strict: &[String]) -> Result<(State, R
             told += PROGRESS;
         }
     }
-    strict.iter().for_each(|app| state.sweep_unregistered(app));
+    strict.iter().for_each(|app| state.sweep_unregistered(app, snapshot.revision));
     Ok((state, snapshot.revision))
 }
 
@@ -90,7 +90,7 @@ fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
             Operation::Delete { key } => changes.push(Change { key: codec::decode_key(key)?, value: None }),
             Operation::DeletePrefix { prefix } => {
                 state.apply(std::mem::take(&mut changes), commit.revision);
-                state.delete(codec::decode_prefix(prefix)?);
+                state.delete(codec::decode_prefix(prefix)?, commit.revision);
             }
         }
     }

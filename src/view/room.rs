@@ -30,8 +30,8 @@ pub struct Room {
     pub allowed: BTreeMap<Box<str>, Held<Mark>>,
     /// Who wants no push from this room, until when; some may have ended.
     pub silenced: BTreeMap<Box<str>, Held<Expire>>,
-    /// The room was deleted and is to be swept of its notification mutes.
-    pub(super) deleted: bool,
+    /// When the room was deleted: notification mutes up to that commit are to be swept, also where it has been registered again.
+    pub(super) deleted_at: Option<Revision>,
     /// When the sweeper is to look at it, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
 }
@@ -78,7 +78,6 @@ impl Room {
         match (key, value) {
             (Key::Room { .. }, Some(Value::Room(value))) => {
                 self.profile = Some(Held { value, revision });
-                self.deleted = false;
             }
             (Key::Room { .. }, _) => self.profile = None,
             (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value, revision }),
@@ -112,9 +111,16 @@ impl Room {
     }
 
     /// Forgets all but the notification mutes, which are the clients' records.
-    pub(super) fn delete(&mut self) {
+    pub(super) fn delete(&mut self, revision: Revision) {
         let silenced = std::mem::take(&mut self.silenced);
-        *self = Self { deleted: !silenced.is_empty(), silenced, scheduled_ms: self.scheduled_ms, ..Self::default() };
+        let deleted_at = (!silenced.is_empty()).then_some(revision);
+        *self = Self { deleted_at, silenced, scheduled_ms: self.scheduled_ms, ..Self::default() };
+    }
+
+    /// Notification mutes from before the room was deleted.
+    pub(super) fn left_over(&self) -> impl Iterator<Item = (&str, Revision)> {
+        let held = self.silenced.iter().map(|(user, until)| (&**user, until.revision));
+        held.filter(|(_, revision)| self.deleted_at.is_some_and(|deleted_at| *revision <= deleted_at))
     }
 }
 

@@ -107,12 +107,12 @@ impl State {
     }
 
     /// Applies the deletion of all records of one owner.
-    pub(super) fn delete(&self, owner: Owner<'_>) {
+    pub(super) fn delete(&self, owner: Owner<'_>, revision: Revision) {
         match owner {
             Owner::Room { app, room: id } => self.app_or_new(app).rooms.update(id, |room| {
                 self.count(room.records(), 0);
-                room.delete();
-                self.schedule.at(room.deleted.then_some(0), app, Place::Room(id), &mut room.scheduled_ms);
+                room.delete(revision);
+                self.schedule.at(room.deleted_at.map(|_| 0), app, Place::Room(id), &mut room.scheduled_ms);
                 self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
             }),
             Owner::Client { app, user } => {
@@ -130,11 +130,11 @@ impl State {
         self.schedule.due(self, now_ms, limit)
     }
 
-    pub(super) fn sweep_unregistered(&self, key: &str) {
+    pub(super) fn sweep_unregistered(&self, key: &str, revision: Revision) {
         let Some(app) = self.app(key) else { return };
         app.rooms.each(|id, room| {
             if room.profile.is_none() && !room.silenced.is_empty() {
-                room.deleted = true;
+                room.deleted_at = Some(revision);
                 self.schedule.at(Some(0), key, Place::Room(id), &mut room.scheduled_ms);
             }
         });

@@ -3,6 +3,7 @@
 use mute_service::proto::v1 as pb;
 use reqwest::Method;
 use serde_json::json;
+use tonic_types::StatusExt as _;
 
 use crate::harness::*;
 
@@ -123,4 +124,55 @@ async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_th
     let again = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
     directory.upsert_room(with(again, &[SERVICE])).await.unwrap();
     assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+}
+
+#[tokio::test]
+async fn those_of_some_users_who_are_allowed_are_told_in_one_page() {
+    let server = Server::start().await;
+    let allow = json!({"usernames": ["user1", "user2", "user3"]});
+    server.agora(Method::POST, &format!("/chatrooms/{ROOM}/white/users"), Some(allow)).await;
+    let message = pb::ListAllowedMembersRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        page_size: 1,
+        users: strings(&["user3", "user5", "USER1"]),
+        ..Default::default()
+    };
+    let list = server.mutes().await.list_allowed_members(with(message, &[SERVICE])).await.unwrap().into_inner();
+    assert_eq!(list.members.into_iter().map(|member| member.user).collect::<Vec<_>>(), ["user3", "user1"]);
+    assert_eq!(list.next_page_token, "");
+}
+
+#[tokio::test]
+async fn bad_fields_are_told_by_name_and_change_nothing() {
+    let server = Server::start().await;
+    let good = pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: strings(&["user1"]), ..Default::default() };
+    let long = || "x".repeat(600);
+    let cases = [
+        ("app", pb::MuteMembersRequest { app: "no app".into(), ..good.clone() }),
+        ("room", pb::MuteMembersRequest { room: "a\u{7}b".into(), ..good.clone() }),
+        ("users", pb::MuteMembersRequest { users: Vec::new(), ..good.clone() }),
+        ("user", pb::MuteMembersRequest { users: strings(&["user1", ""]), ..good.clone() }),
+        ("user", pb::MuteMembersRequest { users: vec![long()], ..good.clone() }),
+        ("duration", pb::MuteMembersRequest { duration: Some(duration(0)), ..good.clone() }),
+        ("duration", pb::MuteMembersRequest { duration: Some(duration(u64::MAX / 2)), ..good.clone() }),
+        ("reason", pb::MuteMembersRequest { reason: long(), ..good.clone() }),
+        ("users", pb::MuteMembersRequest { users: vec!["user1".into(); 101], ..good }),
+    ];
+    for (field, message) in cases {
+        let refused = server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        let details = refused.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, field, "{refused:?}");
+    }
+    assert!(server.check(AGORA, ROOM, "user1").await.allowed);
+}
+
+#[tokio::test]
+async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
+    let server = Server::start().await;
+    let check = |room: &str, user: &str| pb::CheckSendRequest { app: AGORA.into(), room: room.into(), user: user.into() };
+    let mut mutes = server.mutes().await;
+    assert_eq!(reason(&mutes.check_send(with(check("nowhere", "user1"), &[SERVICE])).await.unwrap_err()), "ROOM_NOT_FOUND");
+    assert_eq!(reason(&mutes.check_send(with(check(ROOM, "nobody"), &[SERVICE])).await.unwrap_err()), "CLIENT_NOT_FOUND");
 }

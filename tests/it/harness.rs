@@ -4,6 +4,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use mute_service::{
     app::{Addresses, App, Failure},
+    auth::{
+        Scope,
+        apps::{AppConfig, Directory},
+        credentials::ServiceConfig,
+        secret::{KeyHash, Secret},
+    },
     clock::Clock,
     config::{Config, Settings},
     proto::v1::{
@@ -22,8 +28,12 @@ use tonic_types::StatusExt as _;
 
 pub const AGORA: &str = "easemob-demo#testapp";
 pub const IMKIT: &str = "SampleApp";
+/// An app whose directory is open.
+pub const OPEN: &str = "Open";
 pub const ROOM: &str = "1265710621211";
 pub const SERVICE: (&str, &str) = ("authorization", "Bearer dev-service-token");
+/// A service with the scope `admin` alone.
+pub const KEEPER: (&str, &str) = ("authorization", "Bearer directory-keeper");
 pub const API_KEY: (&str, &str) = ("IM-API-KEY", "dev-api-key");
 pub const CLIENT_KEY: (&str, &str) = ("IM-CLIENT-KEY", "dev-client-key");
 /// Where the manual clock starts: 2022-01-13T07:59:10.410Z, the timestamp of the documents' first example.
@@ -66,7 +76,9 @@ impl Server {
             cache_mib: Some(16),
             ..settings
         };
-        let config = Config::load(settings, None, true).unwrap();
+        let mut config = Config::load(settings, None, true).unwrap();
+        config.apps.push(open_app());
+        config.services.push(directory_keeper());
         let app = App::start(&config, clock.clone()).await.unwrap();
         let (addresses, service) = (app.addresses, app.service.clone());
         let (stop, told) = oneshot::channel::<()>();
@@ -179,6 +191,26 @@ impl Server {
     pub fn advance(&self, ms: u64) {
         self.clock.advance(Duration::from_millis(ms));
     }
+}
+
+/// An app in which every well-formed id exists.
+fn open_app() -> AppConfig {
+    AppConfig {
+        key: OPEN.to_owned(),
+        directory: Directory::Open,
+        case_insensitive_users: None,
+        api_key_hash: None,
+        client_key_hash: None,
+        client_id: None,
+        client_secret_hash: None,
+        token_secret: Some(Secret::new("a secret of sixteen or more")),
+    }
+}
+
+/// A service that may change the directory, and nothing else.
+fn directory_keeper() -> ServiceConfig {
+    let token_hash = KeyHash::of("directory-keeper");
+    ServiceConfig { name: "keeper".to_owned(), token_hash, scopes: vec![Scope::Admin], apps: vec!["*".to_owned()] }
 }
 
 /// Settings without rate limits.

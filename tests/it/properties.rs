@@ -216,9 +216,9 @@ impl Subject {
             Step::RecreateRoom { room: id } => {
                 let message = pb::DeleteRoomRequest { app: app.clone(), room: room(id) };
                 self.directory.delete_room(with(message, &[SERVICE])).await.unwrap();
-                self.server.sweep().await;
                 let message = pb::UpsertRoomRequest { app, room: room(id), ..Default::default() };
                 self.directory.upsert_room(with(message, &[SERVICE])).await.unwrap();
+                self.server.sweep().await;
             }
             Step::Advance { ms } => self.server.advance(*ms),
             Step::Restart => unreachable!("a restart is the driver's"),

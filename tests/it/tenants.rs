@@ -192,3 +192,18 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
         assert_eq!((status, &answer["error"]["code"]), (401, &code.into()), "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
+    let server = Server::start().await;
+    let mut directory = server.directory().await;
+    let client = Some(pb::Client { user: "owner1".into(), ..Default::default() });
+    let upsert = pb::UpsertClientRequest { app: AGORA.into(), client, issue_access_token: false };
+    assert!(directory.upsert_client(with(upsert.clone(), &[KEEPER])).await.is_ok());
+    let with_token = pb::UpsertClientRequest { issue_access_token: true, ..upsert };
+    assert_eq!(reason(&directory.upsert_client(with(with_token.clone(), &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
+    let answer = directory.upsert_client(with(with_token, &[SERVICE])).await.unwrap().into_inner();
+    assert!(!answer.access_token.is_empty() && answer.token_expire_time.is_some());
+    let check = pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: "user1".into() };
+    assert_eq!(reason(&server.mutes().await.check_send(with(check, &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
+}

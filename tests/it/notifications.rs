@@ -1,0 +1,123 @@
+//! Notification mutes: their order, their ends, and what becomes of them when a room goes.
+
+use futures_util::future::join_all;
+use mute_service::{clock::Clock, proto::v1 as pb};
+
+use crate::harness::*;
+
+struct Caller<'a> {
+    server: &'a Server,
+    app: &'a str,
+    token: String,
+}
+
+impl<'a> Caller<'a> {
+    fn admin(server: &'a Server, app: &'a str) -> Self {
+        Self { server, app, token: format!("Bearer {}", server.app_token(app)) }
+    }
+
+    fn ask<T>(&self, message: T) -> tonic::Request<T> {
+        with(message, &[("authorization", &self.token)])
+    }
+
+    async fn mute(&self, user: &str, room: &str, duration_ms: Option<u64>) -> Result<pb::Client, tonic::Status> {
+        let duration = duration_ms.map(duration);
+        let message = pb::MuteRoomNotificationsRequest { app: self.app.into(), user: user.into(), room: room.into(), duration };
+        let answer = self.server.mutes().await.mute_room_notifications(self.ask(message)).await?;
+        Ok(answer.into_inner().client.unwrap())
+    }
+
+    async fn list(&self, user: &str) -> Vec<String> {
+        let (mut rooms, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let message = pb::ListMutedRoomsRequest { app: self.app.into(), user: user.into(), page_size: 7, page_token };
+            let page = self.server.mutes().await.list_muted_rooms(self.ask(message)).await.unwrap().into_inner();
+            rooms.extend(page.rooms.into_iter().map(|muted| muted.room));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return rooms;
+            }
+        }
+    }
+
+    async fn delete_room(&self, room: &str) {
+        let message = pb::DeleteRoomRequest { app: self.app.into(), room: room.into() };
+        self.server.directory().await.delete_room(self.ask(message)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rooms_are_listed_in_the_order_of_muting_over_a_restart_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut expected: Vec<_> = (0..20).map(|number| format!("r{}", (number * 7) % 20)).collect();
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    let caller = Caller::admin(&server, OPEN);
+    for room in &expected {
+        caller.mute("u", room, None).await.unwrap();
+    }
+    // Muting again keeps the place; a mute that has ended has lost it.
+    caller.mute("u", &expected[3], Some(60_000)).await.unwrap();
+    caller.mute("u", &expected[5], Some(1_000)).await.unwrap();
+    server.advance(1_000);
+    let ended = expected.remove(5);
+    assert_eq!(caller.list("u").await, expected);
+    caller.mute("u", &ended, None).await.unwrap();
+    expected.push(ended);
+    assert_eq!(caller.list("u").await, expected);
+    server.stop().await;
+    let server = Server::on(directory.path(), Clock::manual(START_MS + 1_000), unlimited()).await;
+    assert_eq!(Caller::admin(&server, OPEN).list("u").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mutes_of_one_client_at_the_same_moment_are_all_kept() {
+    let server = Server::start().await;
+    let caller = Caller::admin(&server, OPEN);
+    let rooms: Vec<_> = (0..64).map(|number| format!("r{number}")).collect();
+    let muted = join_all(rooms.iter().map(|room| caller.mute("u", room, None))).await;
+    assert!(muted.iter().all(Result::is_ok), "{muted:?}");
+    assert_eq!(caller.list("u").await.len(), 64);
+}
+
+#[tokio::test]
+async fn a_client_mutes_a_thousand_rooms_and_no_more() {
+    let server = Server::start().await;
+    let caller = Caller::admin(&server, OPEN);
+    for number in 0..1_000 {
+        caller.mute("u", &format!("r{number}"), None).await.unwrap();
+    }
+    assert_eq!(reason(&caller.mute("u", "one more", None).await.unwrap_err()), "INVALID_ARGUMENT");
+    assert!(caller.mute("u", "r5", Some(1_000)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_deleted_room_is_swept_from_the_lists_of_its_clients_but_not_from_who_mutes_it_anew() {
+    let server = Server::start().await;
+    let caller = Caller::admin(&server, OPEN);
+    for user in ["u1", "u2"] {
+        caller.mute(user, "gone", None).await.unwrap();
+        caller.mute(user, "stays", None).await.unwrap();
+    }
+    caller.delete_room("gone").await;
+    caller.mute("u1", "gone", Some(60_000)).await.unwrap();
+    server.sweep().await;
+    assert_eq!(caller.list("u2").await, ["stays"]);
+    assert!(caller.list("u1").await.contains(&"gone".to_owned()));
+}
+
+#[tokio::test]
+async fn what_a_stop_left_of_a_deleted_room_is_swept_after_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    let caller = Caller::admin(&server, IMKIT);
+    caller.mute("aaa", "demo-room", None).await.unwrap();
+    // As if the stop came between the deletion and the sweep: the mute's record, with its room gone.
+    let mut batch = mute_service::store::Batch { at_ms: START_MS, ..Default::default() };
+    batch.delete_room(IMKIT, "demo-room");
+    let revision = server.service.store.commit(batch).await.unwrap();
+    assert!(server.service.view.wait_for(revision).await);
+    server.stop().await;
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    server.sweep().await;
+    assert_eq!(Caller::admin(&server, IMKIT).list("aaa").await, [""; 0]);
+}
