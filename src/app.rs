@@ -122,13 +122,15 @@ impl App {
 
     /// Serves until `stop`, or until a part of it fails; then drains: health says so first, calls that run are finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { service, credentials, gateway, listeners: [grpc, rest, admin], mut background, drain, .. } = self;
+        let Self { addresses, service, credentials, gateway, listeners: [grpc, rest, admin], mut background, drain } = self;
         let (tell, told) = watch::channel(false);
         let (tell_admin, told_admin) = watch::channel(false);
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
         servers.spawn(server::serve_grpc(grpc, routes, credentials.clone(), told.clone()));
         servers.spawn(server::serve_rest(rest, gateway, credentials, told.clone()));
+        let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
+        tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
         let admin = tokio::spawn(server::serve_admin(admin, service.clone(), told, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
@@ -181,7 +183,6 @@ async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure>
     let (grpc_listener, grpc) = bind("grpc_addr", config.grpc_addr).await?;
     let (rest_listener, rest) = bind("rest_addr", config.rest_addr).await?;
     let (admin_listener, admin) = bind("admin_addr", config.admin_addr).await?;
-    tracing::info!(%grpc, %rest, %admin, "listening");
     Ok(([grpc_listener, rest_listener, admin_listener], Addresses { grpc, rest, admin }))
 }
 
