@@ -189,6 +189,27 @@ impl Service {
     }
 }
 
+/// Plans the removal of those records of users that are there, by the revisions they have. Answers of each user whether it was.
+fn remove_held<'a>(
+    users: &'a [UserId],
+    held: Vec<Option<Revision>>,
+    key: impl Fn(&'a str) -> Key<'a>,
+    event: impl FnOnce(&[UserId]) -> Event,
+) -> Plan<Vec<bool>> {
+    let was_held = held.iter().map(Option::is_some).collect();
+    let there: Vec<_> = users.iter().zip(held).filter_map(|(user, revision)| Some((user, revision?))).collect();
+    if there.is_empty() {
+        return (None, was_held);
+    }
+    let gone: Vec<_> = there.iter().map(|(user, _)| (*user).clone()).collect();
+    let mut batch = Batch::of(&event(&gone));
+    for (user, revision) in there {
+        batch.expect(key(user.as_str()), Some(revision));
+        batch.delete(key(user.as_str()));
+    }
+    (Some(batch), was_held)
+}
+
 /// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned.
 fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registered: Option<Revision>) {
     batch.expect(Key::Room { app, room: room.as_str() }, registered);

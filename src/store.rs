@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 pub mod codec;
+mod log;
 mod sled;
 
 /// The number of a commit.

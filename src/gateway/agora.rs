@@ -18,27 +18,26 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
-use self::envelope::{Anybody, Ask, Failure, object};
+use self::{
+    directory::{create_room, create_users, delete_room, issue_token},
+    envelope::{Ask, Failure},
+    fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
+};
 use super::{Gateway, rpc};
 use crate::{
     grpc::{Api, status::Told},
-    proto::v1::{
-        self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _,
-        token_service_server::TokenService as _,
-    },
+    proto::v1::{self as pb, mute_service_server::MuteService as _},
 };
 
+mod directory;
 mod envelope;
+mod fields;
 mod list;
 
 pub(super) use envelope::render;
 
-/// The end of what is for good, and of whatever would end after it.
-const FOR_GOOD_MS: u64 = 4_638_873_600_000;
 /// Elements of a streamed list that are asked for at once.
 const PAGE: i32 = 1_000;
-/// What `expires_in` says of a token without end.
-const NO_END_S: i64 = i32::MAX as i64;
 
 type Body = Result<Bytes, BytesRejection>;
 type Outcome = Result<Response, Failure>;
@@ -273,195 +272,6 @@ async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
     let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone() };
     let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
     Ok(ask.data("get", checked.rule() == pb::Rule::MemberMute))
-}
-
-async fn create_room(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
-    let body = object(body)?;
-    let owner = string(&body, "owner")?;
-    owner.as_deref().map(check_name).transpose()?;
-    let message = pb::UpsertRoomRequest {
-        app: ask.app.clone(),
-        name: string(&body, "name")?,
-        description: string(&body, "description")?,
-        owner: owner.clone(),
-        ..Default::default()
-    };
-    let written = told(api.upsert_room(rpc(&ask.caller, message)).await, "");
-    let written = written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
-    Ok(ask.data("post", json!({"id": written.room.unwrap_or_default().room})))
-}
-
-async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
-    let room = ask.segment("room");
-    let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone() };
-    let deleted = told(api.delete_room(rpc(&ask.caller, message)).await, &room)?;
-    if deleted.was_registered {
-        Ok(ask.data("delete", json!({"success": true, "id": room})))
-    } else {
-        Err(Failure::no_room(&room))
-    }
-}
-
-async fn create_users(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
-    let users = match super::json(body)? {
-        Value::Array(users) => users,
-        user => vec![user],
-    };
-    if users.is_empty() {
-        return Err(Failure::argument("the body names no user"));
-    }
-    if users.len() > gateway.max_users {
-        return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
-    }
-    let messages = users.iter().map(|user| user_message(&ask, user)).collect::<Result<Vec<_>, _>>()?;
-    let mut caller = ask.caller.clone();
-    let mut entities = Vec::with_capacity(messages.len());
-    for message in messages {
-        let name = message.client.as_ref().map(|client| client.user.clone()).unwrap_or_default();
-        let written = told(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
-        entities.push(user_entity(&ask, &name, written.client.unwrap_or_default()));
-        caller = caller.counted();
-    }
-    Ok(ask.entities("post", &entities))
-}
-
-fn user_message(ask: &Ask, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
-    let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
-    let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
-    check_name(&name)?;
-    let client = pb::Client { user: name, nickname: string(user, "nickname")?, ..Default::default() };
-    Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false })
-}
-
-fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {
-    let uuid = uuid::Uuid::new_v5(&ask.application(), client.user.as_bytes());
-    let ms = |time: Option<prost_types::Timestamp>| time.map(|time| timestamp_ms(&time));
-    let mut entity = json!({"uuid": uuid, "type": "user", "username": name, "activated": true});
-    entity["created"] = json!(ms(client.create_time));
-    entity["modified"] = json!(ms(client.update_time));
-    if let Some(nickname) = client.nickname {
-        entity["nickname"] = json!(nickname);
-    }
-    entity
-}
-
-async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, body: Body) -> Outcome {
-    let body = object(body)?;
-    if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
-        return Err(Failure::argument("grant_type is client_credentials"));
-    }
-    let message = pb::IssueTokenRequest {
-        app: ask.app.clone(),
-        client_id: string(&body, "client_id")?.unwrap_or_default(),
-        client_secret: string(&body, "client_secret")?.unwrap_or_default(),
-        ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
-    };
-    let issued = told(api.issue_token(tonic::Request::new(message)).await, "")?;
-    let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
-    let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
-    Ok(super::answer(StatusCode::OK, &answer, None))
-}
-
-/// Seconds, as a number or as text.
-fn ttl(value: Option<&Value>) -> Result<Option<i64>, Failure> {
-    let seconds = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => text.parse().ok(),
-        Some(value) => value.as_i64(),
-    };
-    let seconds = seconds.filter(|seconds| (0..=NO_END_S).contains(seconds));
-    seconds.map(Some).ok_or_else(|| Failure::argument("ttl is a number of seconds from 0 to 2147483647"))
-}
-
-/// What a `mute_duration` says.
-enum Span {
-    /// 0: the mute is to end.
-    Nothing,
-    /// -1, or an end past what the vendor has a number for.
-    ForGood,
-    Ms(u64),
-}
-
-impl Span {
-    fn of(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
-        let wrong = || Failure::argument("mute_duration is a number of milliseconds; -1 is for good, 0 ends the mute");
-        let value = value.ok_or_else(wrong)?;
-        // A whole number past the 64 bits, or written with a point, is still a number.
-        let ms = match (value.as_i64(), value.as_f64()) {
-            (Some(ms), _) => ms,
-            (None, Some(ms)) if ms.fract() == 0.0 => ms as i64,
-            _ => return Err(wrong()),
-        };
-        match u64::try_from(ms) {
-            Ok(0) => Ok(Self::Nothing),
-            Ok(ms) if now_ms.saturating_add(ms) > FOR_GOOD_MS => Ok(Self::ForGood),
-            Ok(ms) => Ok(Self::Ms(ms)),
-            Err(_) if ms == -1 => Ok(Self::ForGood),
-            Err(_) => Err(wrong()),
-        }
-    }
-
-    fn duration(&self) -> Option<prost_types::Duration> {
-        match self {
-            Self::Nothing | Self::ForGood => None,
-            Self::Ms(ms) => Some(prost_types::Duration { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 }),
-        }
-    }
-}
-
-fn expire_ms(time: Option<prost_types::Timestamp>) -> u64 {
-    time.map_or(FOR_GOOD_MS, |time| timestamp_ms(&time).min(FOR_GOOD_MS))
-}
-
-fn timestamp_ms(time: &prost_types::Timestamp) -> u64 {
-    u64::try_from(time.seconds).unwrap_or(0) * 1_000 + u64::try_from(time.nanos).unwrap_or(0) / 1_000_000
-}
-
-/// The users of a body: an array, or one name as a string.
-fn usernames(body: &Map<String, Value>, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
-    let wrong = || Failure::argument("usernames is an array of user ids");
-    let users = match body.get("usernames") {
-        Some(Value::String(user)) => vec![user.clone()],
-        Some(Value::Array(users)) => {
-            users.iter().map(|user| user.as_str().map(str::to_owned).ok_or_else(wrong)).collect::<Result<_, _>>()?
-        }
-        _ => return Err(wrong()),
-    };
-    limited(users, max, too_many)
-}
-
-/// The users of a path, separated by commas, which the caller may have percent-encoded.
-fn path_users(ask: &Ask, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
-    let users = ask.segment("users").split(',').filter(|user| !user.is_empty()).map(str::to_owned).collect();
-    limited(users, max, too_many)
-}
-
-fn limited(users: Vec<String>, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
-    if users.is_empty() {
-        return Err(Failure::not_members(&[]));
-    }
-    if users.len() > max {
-        return Err(Failure::too_many(format!("{too_many}{max}")));
-    }
-    users.iter().try_for_each(|user| check_name(user))?;
-    Ok(users)
-}
-
-fn check_name(user: &str) -> Result<(), Failure> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if (1..=64).contains(&user.len()) && user.bytes().all(good) {
-        Ok(())
-    } else {
-        Err(Failure::argument("a username is 1 to 64 of A-Z a-z 0-9 _ - ."))
-    }
-}
-
-fn string(body: &Map<String, Value>, name: &str) -> Result<Option<String>, Failure> {
-    match body.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Failure::argument(format!("{name} is a string"))),
-    }
 }
 
 fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {

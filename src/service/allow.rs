@@ -1,6 +1,6 @@
 //! Allow lists: who may speak during a room ban.
 
-use super::{Call, Service, Written, expect_room};
+use super::{Call, Service, Written, expect_room, remove_held};
 use crate::{
     auth::Action,
     error::Error,
@@ -49,20 +49,9 @@ impl Service {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(|now_ms| {
             self.require_room(call, room)?;
-            let known = self.allowed(call, room, users);
-            let was_allowed: Vec<_> = known.iter().map(Option::is_some).collect();
-            let listed = users.iter().zip(known).filter_map(|(user, revision)| Some((user.clone(), revision?)));
-            let (gone, revisions): (Vec<_>, Vec<_>) = listed.unzip();
-            if gone.is_empty() {
-                return Ok((None, was_allowed));
-            }
-            let mut batch = Batch::of(&call.room_event(EventKind::Disallowed, now_ms, room, &gone, reason));
-            for (user, revision) in gone.iter().zip(revisions) {
-                let key = Key::Allowed { app: call.key(), room: room.as_str(), user: user.as_str() };
-                batch.expect(key, Some(revision));
-                batch.delete(key);
-            }
-            Ok((Some(batch), was_allowed))
+            let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
+            let event = |gone: &[UserId]| call.room_event(EventKind::Disallowed, now_ms, room, gone, reason);
+            Ok(remove_held(users, self.allowed(call, room, users), key, event))
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Call, Service, Written, expect_room};
+use super::{Call, Service, Written, expect_room, remove_held};
 use crate::{
     auth::Action,
     error::{Error, Reason},
@@ -48,23 +48,13 @@ impl Service {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(|now_ms| {
             self.require_room(call, room)?;
-            let revisions: Vec<_> = self.view.room(call.key(), room.as_str(), |room| {
+            let held = self.view.room(call.key(), room.as_str(), |room| {
                 let muted = |user: &UserId| Some(room?.mute_in_force(user.as_str(), now_ms)?.revision);
                 users.iter().map(muted).collect()
             });
-            let was_muted: Vec<_> = revisions.iter().map(Option::is_some).collect();
-            let muted = users.iter().zip(revisions).filter_map(|(user, revision)| Some((user.clone(), revision?)));
-            let (gone, revisions): (Vec<_>, Vec<_>) = muted.unzip();
-            if gone.is_empty() {
-                return Ok((None, was_muted));
-            }
-            let mut batch = Batch::of(&call.room_event(EventKind::Unmuted, now_ms, room, &gone, reason));
-            for (user, revision) in gone.iter().zip(revisions) {
-                let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
-                batch.expect(key, Some(revision));
-                batch.delete(key);
-            }
-            Ok((Some(batch), was_muted))
+            let key = |user| Key::MemberMute { app: call.key(), room: room.as_str(), user };
+            let event = |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
+            Ok(remove_held(users, held, key, event))
         })
         .await
     }

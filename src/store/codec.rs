@@ -200,7 +200,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn corrupt(key: &[u8], what: &str) -> StoreError {
+pub(super) fn corrupt(key: &[u8], what: &str) -> StoreError {
     StoreError::Corrupt { place: format!("key \"{}\"", key.escape_ascii()), what: what.to_owned() }
 }
 

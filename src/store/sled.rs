@@ -30,8 +30,11 @@ use sled::IVec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError, codec};
-use crate::proto::store_v1 as pb;
+use super::{
+    Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
+    codec::corrupt,
+    log::{LOG, decode_commit, encode_commit, log_key},
+};
 
 /// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
 const QUEUE: usize = 4_096;
@@ -47,7 +50,6 @@ const LOG_CHUNK: usize = 256;
 const SEGMENT_BYTES: usize = 16 << 20;
 
 const DATA: u8 = b'd';
-const LOG: u8 = b'l';
 const NEWEST: &[u8] = b"m";
 
 /// An open data directory.
@@ -442,40 +444,8 @@ fn with_prefix(changes: &Changes, prefix: &[u8]) -> Vec<Vec<u8>> {
     from.take_while(|key| key.starts_with(prefix)).cloned().collect()
 }
 
-fn encode_commit(key: &[u8], batch: Batch) -> Vec<u8> {
-    use pb::operation::Action;
-    let message = |operation| match operation {
-        Operation::Put { key, value } => pb::Operation { key, action: Some(Action::Put(value)) },
-        Operation::Delete { key } => pb::Operation { key, action: Some(Action::Delete(true)) },
-        Operation::DeletePrefix { prefix } => pb::Operation { key: prefix, action: Some(Action::DeletePrefix(true)) },
-    };
-    let operations = batch.operations.into_iter().map(message).collect();
-    codec::seal(key, &pb::Commit { operations, event: batch.event, at_ms: batch.at_ms })
-}
-
-fn decode_commit(key: &[u8], value: &[u8]) -> Result<Commit, StoreError> {
-    use pb::operation::Action;
-    let revision = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(Revision::from_be_bytes);
-    let revision = revision.ok_or_else(|| corrupt(key, "a log key that is no revision"))?;
-    let message: pb::Commit = codec::unseal(key, value)?;
-    let operation = |operation: pb::Operation| match operation.action {
-        Some(Action::Put(value)) => Ok(Operation::Put { key: operation.key, value }),
-        Some(Action::Delete(_)) => Ok(Operation::Delete { key: operation.key }),
-        Some(Action::DeletePrefix(_)) => Ok(Operation::DeletePrefix { prefix: operation.key }),
-        None => Err(corrupt(key, "an operation of no known kind")),
-    };
-    let operations = message.operations.into_iter().map(operation).collect::<Result<_, _>>()?;
-    Ok(Commit { revision, operations, event: message.event, at_ms: message.at_ms })
-}
-
 fn data_key(key: &[u8]) -> Vec<u8> {
     [&[DATA], key].concat()
-}
-
-fn log_key(revision: Revision) -> [u8; 9] {
-    let mut key = [LOG; 9];
-    key[1..].copy_from_slice(&revision.to_be_bytes());
-    key
 }
 
 fn newest(tree: &sled::Db) -> Result<Revision, StoreError> {
@@ -516,10 +486,6 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
 
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
-}
-
-fn corrupt(key: &[u8], what: &str) -> StoreError {
-    StoreError::Corrupt { place: format!("key \"{}\"", key.escape_ascii()), what: what.to_owned() }
 }
 
 fn in_directory(directory: &Path, error: &io::Error) -> StoreError {

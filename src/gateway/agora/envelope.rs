@@ -3,11 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use axum::{
-    extract::{FromRequestParts, Path, rejection::BytesRejection},
+    extract::{FromRequestParts, Path},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use tonic::Status;
@@ -302,13 +301,5 @@ impl From<BadBody> for Failure {
             }
             BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
         }
-    }
-}
-
-/// A body as a JSON object.
-pub(super) fn object(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Map<String, Value>, Failure> {
-    match gateway::json(body)? {
-        Value::Object(object) => Ok(object),
-        _ => Err(Failure::argument("the body is no JSON object")),
     }
 }

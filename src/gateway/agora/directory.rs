@@ -1,0 +1,103 @@
+//! Rooms, users and tokens.
+
+use axum::{extract::State, http::StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    Body, Outcome,
+    envelope::{Anybody, Ask, Failure},
+    fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
+    told,
+};
+use crate::{
+    gateway::{self, Gateway, rpc},
+    grpc::Api,
+    proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
+};
+
+pub(super) async fn create_room(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
+    let body = object(body)?;
+    let owner = string(&body, "owner")?;
+    owner.as_deref().map(check_name).transpose()?;
+    let message = pb::UpsertRoomRequest {
+        app: ask.app.clone(),
+        name: string(&body, "name")?,
+        description: string(&body, "description")?,
+        owner: owner.clone(),
+        ..Default::default()
+    };
+    let written = told(api.upsert_room(rpc(&ask.caller, message)).await, "");
+    let written = written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
+    Ok(ask.data("post", json!({"id": written.room.unwrap_or_default().room})))
+}
+
+pub(super) async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
+    let room = ask.segment("room");
+    let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone() };
+    let deleted = told(api.delete_room(rpc(&ask.caller, message)).await, &room)?;
+    if deleted.was_registered {
+        Ok(ask.data("delete", json!({"success": true, "id": room})))
+    } else {
+        Err(Failure::no_room(&room))
+    }
+}
+
+pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
+    let users = match gateway::json(body)? {
+        Value::Array(users) => users,
+        user => vec![user],
+    };
+    if users.is_empty() {
+        return Err(Failure::argument("the body names no user"));
+    }
+    if users.len() > gateway.max_users {
+        return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
+    }
+    let messages = users.iter().map(|user| user_message(&ask, user)).collect::<Result<Vec<_>, _>>()?;
+    let mut caller = ask.caller.clone();
+    let mut entities = Vec::with_capacity(messages.len());
+    for message in messages {
+        let name = message.client.as_ref().map(|client| client.user.clone()).unwrap_or_default();
+        let written = told(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
+        entities.push(user_entity(&ask, &name, written.client.unwrap_or_default()));
+        caller = caller.counted();
+    }
+    Ok(ask.entities("post", &entities))
+}
+
+fn user_message(ask: &Ask, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
+    let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
+    let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
+    check_name(&name)?;
+    let client = pb::Client { user: name, nickname: string(user, "nickname")?, ..Default::default() };
+    Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false })
+}
+
+fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {
+    let uuid = uuid::Uuid::new_v5(&ask.application(), client.user.as_bytes());
+    let ms = |time: Option<prost_types::Timestamp>| time.map(|time| timestamp_ms(&time));
+    let mut entity = json!({"uuid": uuid, "type": "user", "username": name, "activated": true});
+    entity["created"] = json!(ms(client.create_time));
+    entity["modified"] = json!(ms(client.update_time));
+    if let Some(nickname) = client.nickname {
+        entity["nickname"] = json!(nickname);
+    }
+    entity
+}
+
+pub(super) async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, body: Body) -> Outcome {
+    let body = object(body)?;
+    if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
+        return Err(Failure::argument("grant_type is client_credentials"));
+    }
+    let message = pb::IssueTokenRequest {
+        app: ask.app.clone(),
+        client_id: string(&body, "client_id")?.unwrap_or_default(),
+        client_secret: string(&body, "client_secret")?.unwrap_or_default(),
+        ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+    };
+    let issued = told(api.issue_token(tonic::Request::new(message)).await, "")?;
+    let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
+    let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
+    Ok(gateway::answer(StatusCode::OK, &answer, None))
+}
