@@ -148,10 +148,12 @@ pub fn welcome(rest: SocketAddr, grpc: SocketAddr, app_token: &str, user_token: 
 Mute two members of a room (Agora, Easemob):
   curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'
 
-Unmute a room's notifications for a client, as admin (IMKit; mute them first, with POST):
+Mute and unmute a room's notifications for a client, as admin (IMKit):
+  curl -X POST 'http://{rest}/admin/clients/aaa/mute/demo' -H 'IM-API-KEY: {API_KEY}'
   curl -X DELETE 'http://{rest}/admin/clients/aaa/mute/demo' -H 'IM-API-KEY: {API_KEY}'
 
-Unmute a room's notifications, as the user itself (IMKit):
+Mute and unmute a room's notifications, as the user itself (IMKit):
+  curl -X POST 'http://{rest}/me/mute/demo-room' -H 'IM-CLIENT-KEY: {CLIENT_KEY}' -H 'IM-Authorization: {user_token}'
   curl -X DELETE 'http://{rest}/me/mute/demo-room' -H 'IM-CLIENT-KEY: {CLIENT_KEY}' -H 'IM-Authorization: {user_token}'
 "
     )
