@@ -90,6 +90,10 @@ pub(super) fn decision(answer: &Answer) -> pb::CheckSendResponse {
     message
 }
 
+pub(super) fn not_registered() -> pb::CheckSendResponse {
+    pb::CheckSendResponse { allowed: false, rule: pb::Rule::NotRegistered.into(), ..Default::default() }
+}
+
 const fn rule(rule: Rule) -> pb::Rule {
     match rule {
         Rule::None => pb::Rule::None,

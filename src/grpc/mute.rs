@@ -168,6 +168,14 @@ impl MuteService for Api {
         let answer = self.service.check_send(&call, &room, &user)?;
         Ok(Response::new(encode::decision(&answer)))
     }
+
+    async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "BatchCheckSend")?;
+        let answers = self.service.batch_check_send(&call, &parse::pairs(&call, message.pairs)?)?;
+        let results = answers.iter().map(|answer| answer.as_ref().map_or_else(encode::not_registered, encode::decision));
+        Ok(Response::new(pb::BatchCheckSendResponse { results: results.collect() }))
+    }
 }
 
 /// Where a page of muted rooms starts: that list is in the order of places.

@@ -4,11 +4,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     error::{Error, Reason},
-    model::UserId,
+    model::{RoomId, UserId},
+    proto::v1 as pb,
     service::Call,
 };
 
 const MAX_USERS: usize = 100;
+const MAX_PAIRS: usize = 1_000;
 const MAX_REASON_BYTES: usize = 512;
 const MAX_TEXT_BYTES: usize = 1_024;
 const DEFAULT_PAGE: usize = 100;
@@ -28,6 +30,14 @@ pub(super) fn some_users(call: &Call<'_>, raw: &[String]) -> Result<Vec<UserId>,
         return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call names at most 100 users") });
     }
     raw.iter().map(|user| call.app.user(user.clone())).collect()
+}
+
+/// 1..1000 pairs of room and user of the app.
+pub(super) fn pairs(call: &Call<'_>, raw: Vec<pb::RoomUser>) -> Result<Vec<(RoomId, UserId)>, Error> {
+    if !(1..=MAX_PAIRS).contains(&raw.len()) {
+        return Err(Error::invalid("pairs", "a call asks for 1 to 1000 pairs"));
+    }
+    raw.into_iter().map(|pair| Ok((RoomId::parse(pair.room)?, call.app.user(pair.user)?))).collect()
 }
 
 /// Names the users that an error is about as the caller wrote them.

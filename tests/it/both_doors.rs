@@ -176,3 +176,27 @@ async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
     assert_eq!(reason(&mutes.check_send(with(check("nowhere", "user1"), &[SERVICE])).await.unwrap_err()), "ROOM_NOT_FOUND");
     assert_eq!(reason(&mutes.check_send(with(check(ROOM, "nobody"), &[SERVICE])).await.unwrap_err()), "CLIENT_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_fail_the_others() {
+    let server = Server::start().await;
+    server.mute(AGORA, ROOM, &["user1"], Some(60_000)).await;
+    let pair = |room: &str, user: &str| pb::RoomUser { room: room.into(), user: user.into() };
+    let pairs = vec![pair(ROOM, "USER1"), pair("nowhere", "user1"), pair(ROOM, "user2"), pair(ROOM, "nobody")];
+    let ask = |pairs: Vec<pb::RoomUser>| with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs }, &[SERVICE]);
+    let mut mutes = server.mutes().await;
+    let results = mutes.batch_check_send(ask(pairs)).await.unwrap().into_inner().results;
+    let found: Vec<_> = results.iter().map(|result| (result.allowed, result.rule())).collect();
+    let expected = [
+        (false, pb::Rule::MemberMute),
+        (false, pb::Rule::NotRegistered),
+        (true, pb::Rule::None),
+        (false, pb::Rule::NotRegistered),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(results[0], server.check(AGORA, ROOM, "user1").await);
+    for count in [0, 1_001] {
+        let refused = mutes.batch_check_send(ask(vec![pair(ROOM, "user1"); count])).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_ARGUMENT");
+    }
+}

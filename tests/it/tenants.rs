@@ -96,6 +96,7 @@ async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTree
         unmute_room_notifications "UnmuteRoomNotifications" UnmuteRoomNotificationsRequest,
         list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest,
         check_send "CheckSend" CheckSendRequest,
+        batch_check_send "BatchCheckSend" BatchCheckSendRequest,
     );
     call!(directory:
         upsert_client "UpsertClient" UpsertClientRequest,

@@ -1,0 +1,93 @@
+//! The load over gRPC: tonic's own client, the same for both sides.
+
+use std::{future::Future, time::Instant};
+
+use futures_util::future::join_all;
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use tonic::{Request, transport::Channel};
+
+use super::{
+    CONNECTIONS, IN_FLIGHT,
+    program::{APP, TOKEN},
+};
+
+pub type Mutes = MuteServiceClient<Channel>;
+
+pub async fn connect(addr: &str) -> Mutes {
+    MuteServiceClient::new(Channel::from_shared(format!("http://{addr}")).unwrap().tcp_nodelay(true).connect().await.unwrap())
+}
+
+/// So many connections.
+pub async fn connections(addr: &str) -> Vec<Mutes> {
+    join_all((0..CONNECTIONS).map(|_| connect(addr))).await
+}
+
+fn ask<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", TOKEN.parse().unwrap());
+    request
+}
+
+/// Calls from every connection, so many at a time on each, until the end. Answers how many calls were made. A caller's number goes with each of
+/// its calls, and the number of the call.
+pub async fn load<F>(clients: &[Mutes], end: Instant, call: impl Fn(Mutes, usize, usize) -> F + Clone + Send + 'static) -> u64
+where
+    F: Future<Output = ()> + Send,
+{
+    let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {
+        let (client, call) = (clients[caller % clients.len()].clone(), call.clone());
+        tokio::spawn(async move {
+            let mut calls = 0;
+            while Instant::now() < end {
+                call(client.clone(), caller, calls).await;
+                calls += 1;
+            }
+            calls as u64
+        })
+    });
+    join_all(callers.collect::<Vec<_>>()).await.into_iter().map(Result::unwrap).sum()
+}
+
+pub async fn check(mut client: Mutes, room: String, user: String) {
+    client.check_send(ask(pb::CheckSendRequest { app: APP.to_owned(), room, user })).await.unwrap();
+}
+
+pub async fn batch_check(mut client: Mutes, pairs: Vec<pb::RoomUser>) {
+    let count = pairs.len();
+    let answer = client.batch_check_send(ask(pb::BatchCheckSendRequest { app: APP.to_owned(), pairs })).await.unwrap();
+    assert_eq!(answer.into_inner().results.len(), count);
+}
+
+pub async fn mute(mut client: Mutes, room: String, users: Vec<String>) {
+    let duration = Some(prost_types::Duration { seconds: 86_400, nanos: 0 });
+    let message = pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, reason: String::new() };
+    client.mute_members(ask(message)).await.unwrap();
+}
+
+/// Ten bytes.
+pub fn user(number: usize) -> String {
+    format!("u{number:09}")
+}
+
+pub fn room(number: usize) -> String {
+    format!("room{number:04}")
+}
+
+/// Mutes so many users in each of these rooms, a hundred a call.
+pub async fn fill(clients: &[Mutes], rooms: usize, users: usize) {
+    let calls: Vec<_> = (0..rooms).flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
+    let calls = std::sync::Arc::new(calls);
+    let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {
+        let (client, calls, next) = (clients[caller % clients.len()].clone(), calls.clone(), next.clone());
+        tokio::spawn(async move {
+            while let Some((number, chunk)) = calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                let users = (0..100).map(|at| user(number * users + chunk * 100 + at)).collect();
+                mute(client.clone(), room(*number), users).await;
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+}

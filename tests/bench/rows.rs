@@ -1,0 +1,276 @@
+//! The rows of the table, in the order of DESIGN's numbers to hold.
+
+use std::{
+    fs::File,
+    io::{Seek as _, SeekFrom, Write as _},
+    path::Path,
+    time::Instant,
+};
+
+use mute_service::proto::v1 as pb;
+use tokio::sync::Mutex;
+
+use super::{
+    CONNECTIONS, IN_FLIGHT, Row,
+    bare::BareProcess,
+    grpc::{self, room, user},
+    in_turns, median,
+    program::Program,
+    redis::{self, Redis, command},
+    rest,
+};
+
+/// Rooms, and muted users in each, for the rows of checks.
+const ROOMS: usize = 1_000;
+const USERS: usize = 100;
+const BATCH: usize = 100;
+const MILLION: f64 = 1_000_000.0;
+
+pub async fn all(full: bool) -> Vec<Row> {
+    // Beside the program, because a temporary directory may not be on a disk.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut rows = Vec::new();
+    rows.extend(checks(place.path()).await);
+    rows.extend(writes(place.path()).await);
+    rows.extend(size(place.path()).await);
+    if full {
+        rows.extend(ten_million(place.path()).await);
+    }
+    rows
+}
+
+fn directory(place: &Path, name: &str) -> std::path::PathBuf {
+    let directory = place.join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Which pair the call asks for: half of the users are muted.
+fn pair(caller: usize, call: usize) -> (usize, usize) {
+    let mixed = (caller * 7_919 + call).wrapping_mul(2_654_435_761);
+    let number = mixed % ROOMS;
+    (number, number * USERS + (mixed >> 16) % (2 * USERS))
+}
+
+async fn checks(place: &Path) -> Vec<Row> {
+    let program = Program::start(&directory(place, "checks"));
+    let ours = grpc::connections(&program.grpc).await;
+    grpc::fill(&ours, ROOMS, USERS).await;
+    let bare = BareProcess::start();
+    let theirs = grpc::connections(&bare.addr).await;
+    let check = |client, caller, call| {
+        let (number, who) = pair(caller, call);
+        grpc::check(client, room(number), user(who))
+    };
+    let (rate, bare_rate) =
+        in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
+    let mut rows = vec![Row::rates("CheckSend", rate, (bare_rate, "bare tonic, a constant"), ">= 0.90")];
+
+    let Some(redis) = Redis::start(&directory(place, "redis"), false).await else {
+        rows.push(missing("BatchCheckSend, 100 a call: checks"));
+        return rows;
+    };
+    fill_redis(&redis, ROOMS, USERS).await;
+    let batch = |client, caller, call: usize| {
+        let pairs = (0..BATCH).map(|at| {
+            let (number, who) = pair(caller, call * BATCH + at);
+            pb::RoomUser { room: room(number), user: user(who) }
+        });
+        grpc::batch_check(client, pairs.collect())
+    };
+    let connections = Mutex::new(redis.connections(CONNECTIONS * IN_FLIGHT).await);
+    let scores = |count: usize| {
+        move |bytes: &mut Vec<u8>, caller: usize, call: usize| {
+            for at in 0..count {
+                let (number, who) = pair(caller, call * count + at);
+                command(bytes, &["ZSCORE", &room(number), &user(who)]);
+            }
+        }
+    };
+    let (rate, redis_rate) = in_turns(
+        async |end| grpc::load(&ours, end, batch).await * BATCH as u64,
+        async |end| redis::load(&mut *connections.lock().await, end, BATCH, scores(BATCH)).await,
+    )
+    .await;
+    let what = "BatchCheckSend, 100 a call: checks";
+    rows.push(Row::rates(what, rate, (redis_rate, "Redis ZSCORE, pipelined by 100"), ">= 2"));
+    let (rate, redis_rate) = in_turns(
+        async |end| grpc::load(&ours, end, check).await,
+        async |end| redis::load(&mut *connections.lock().await, end, 1, scores(1)).await,
+    )
+    .await;
+    rows.push(Row::rates("CheckSend", rate, (redis_rate, "Redis ZSCORE, unpipelined, 64 connections"), "-"));
+    rows
+}
+
+fn missing(what: &'static str) -> Row {
+    Row { what, ours: "-".to_owned(), theirs: "skipped: install redis-server".to_owned(), ratio: None, hold: "-" }
+}
+
+async fn fill_redis(redis: &Redis, rooms: usize, users: usize) {
+    let mut connection = redis.connect().await;
+    for number in 0..rooms {
+        let mut bytes = Vec::new();
+        for at in 0..users {
+            command(&mut bytes, &["ZADD", &room(number), "1642148173726", &user(number * users + at)]);
+        }
+        connection.call(&bytes, users).await;
+    }
+}
+
+async fn writes(place: &Path) -> Vec<Row> {
+    let program = Program::start(&directory(place, "writes"));
+    let ours = grpc::connections(&program.grpc).await;
+    let mute = |client, caller: usize, call: usize| {
+        let users = vec![user(caller * 1_000_000 + call)];
+        grpc::mute(client, format!("grpc{caller:04}"), users)
+    };
+    let mut rows = Vec::new();
+    let what = "durable MuteMembers, 64 callers";
+    match Redis::start(&directory(place, "redis-durable"), true).await {
+        None => rows.push(missing(what)),
+        Some(redis) => {
+            let connections = Mutex::new(redis.connections(CONNECTIONS * IN_FLIGHT).await);
+            let add = |bytes: &mut Vec<u8>, caller: usize, call: usize| {
+                command(bytes, &["ZADD", &format!("grpc{caller:04}"), "1642148173726", &user(caller * 1_000_000 + call)]);
+            };
+            let (rate, redis_rate) = in_turns(
+                async |end| grpc::load(&ours, end, mute).await,
+                async |end| redis::load(&mut *connections.lock().await, end, 1, add).await,
+            )
+            .await;
+            rows.push(Row::rates(what, rate, (redis_rate, "Redis ZADD, appendfsync always, 64 connections"), ">= 1"));
+        }
+    }
+    rows.push(lone_writer(place, &ours[0]).await);
+    let connections = Mutex::new(rest::connections(&program.rest).await);
+    let (rest_rate, grpc_rate) = in_turns(
+        async |end| rest::load(&mut *connections.lock().await, end).await,
+        async |end| grpc::load(&ours, end, mute).await,
+    )
+    .await;
+    rows.push(Row::rates("REST mute, 64 connections", rest_rate, (grpc_rate, "the same over gRPC"), ">= 0.7"));
+    rows
+}
+
+/// Median microseconds of one call after the other.
+async fn one_by_one(count: usize, mut call: impl AsyncFnMut(usize)) -> f64 {
+    let mut took = Vec::with_capacity(count);
+    for number in 0..count {
+        let started = Instant::now();
+        call(number).await;
+        took.push(started.elapsed().as_secs_f64() * MILLION);
+    }
+    median(took)
+}
+
+async fn lone_writer(place: &Path, ours: &grpc::Mutes) -> Row {
+    let bare = BareProcess::start();
+    let client = grpc::connect(&bare.addr).await;
+    let mut file = File::create(place.join("fdatasync")).unwrap();
+    // Allocated, so that the sync has no metadata to write, as in an append to a file that has been extended.
+    file.write_all(&vec![0; 4 << 20]).unwrap();
+    file.sync_all().unwrap();
+    let (mut mutes, mut syncs, mut rpcs) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..5 {
+        let mute = async |number: usize| grpc::mute(ours.clone(), "lone".to_owned(), vec![user(turn * 1_000 + number)]).await;
+        mutes.push(one_by_one(200, mute).await);
+        let mut sync = async |number: usize| {
+            file.seek(SeekFrom::Start(number as u64 * 512)).unwrap();
+            file.write_all(&[1; 512]).unwrap();
+            file.sync_data().unwrap();
+        };
+        syncs.push(one_by_one(200, &mut sync).await);
+        rpcs.push(one_by_one(200, async |_| grpc::check(client.clone(), room(0), user(0)).await).await);
+    }
+    let (mute, sync, rpc) = (median(mutes), median(syncs), median(rpcs));
+    Row {
+        what: "one caller's durable mute",
+        ours: format!("{mute:.0} us"),
+        theirs: format!("{sync:.0} us bare fdatasync + {rpc:.0} us empty RPC"),
+        ratio: Some(mute / (sync + rpc)),
+        hold: "<= 2",
+    }
+}
+
+async fn size(place: &Path) -> Vec<Row> {
+    let place_of = directory(place, "size");
+    let program = Program::start(&place_of);
+    let empty = program.memory();
+    let clients = grpc::connections(&program.grpc).await;
+    grpc::fill(&clients, 1_000, 1_000).await;
+    let filled = program.memory();
+    program.stop();
+    let program = Program::start(&place_of);
+    let (restarted, start) = (program.memory(), program.start);
+    let per_mute = (filled - empty) / MILLION;
+    let theirs = match Redis::start(&directory(place, "redis-size"), false).await {
+        None => None,
+        Some(redis) => {
+            let empty = redis.memory();
+            fill_redis(&redis, 1_000, 1_000).await;
+            Some((redis.memory() - empty) / MILLION)
+        }
+    };
+    let compared = theirs
+        .map_or_else(|| "skipped: install redis-server".to_owned(), |bytes| format!("{bytes:.0} B Redis, user and expire alone"));
+    let after = (restarted - empty) / MILLION;
+    vec![
+        Row {
+            what: "memory of a member mute, 1 M in 1,000 rooms",
+            ours: format!("{per_mute:.0} B ({after:.0} B after a restart)"),
+            theirs: compared,
+            ratio: theirs.map(|bytes| per_mute / bytes),
+            hold: "<= 80 B",
+        },
+        Row {
+            what: "start with 1 M records, to ready",
+            ours: format!("{:.2} s", start.as_secs_f64()),
+            theirs: "-".to_owned(),
+            ratio: None,
+            hold: "<= 2 s",
+        },
+    ]
+}
+
+/// Checks among ten million mutes, beside checks among a thousand.
+async fn ten_million(place: &Path) -> Vec<Row> {
+    let (large, small) = (directory(place, "large"), directory(place, "small"));
+    let program = Program::start(&large);
+    let clients = grpc::connections(&program.grpc).await;
+    grpc::fill(&clients, 10_000, 1_000).await;
+    program.stop();
+    let program = Program::start(&large);
+    let start = program.start;
+    let of_many = grpc::connections(&program.grpc).await;
+    let few = Program::start(&small);
+    let of_few = grpc::connections(&few.grpc).await;
+    grpc::fill(&of_few, 1, 1_000).await;
+    let check = |rooms: usize| {
+        move |client, caller: usize, call: usize| {
+            let mixed = (caller * 7_919 + call).wrapping_mul(2_654_435_761);
+            grpc::check(client, room(mixed % rooms), user((mixed >> 8) % (rooms * 1_000)))
+        }
+    };
+    let (rate, few_rate) = in_turns(
+        async |end| grpc::load(&of_many, end, check(10_000)).await,
+        async |end| grpc::load(&of_few, end, check(1)).await,
+    )
+    .await;
+    vec![
+        Row {
+            what: "CheckSend among 10 M mutes: time",
+            ours: format!("{rate:.0}/s"),
+            theirs: format!("{few_rate:.0}/s among 1,000"),
+            ratio: Some(few_rate / rate),
+            hold: "<= 1.25",
+        },
+        Row {
+            what: "start with 10 M records, to ready",
+            ours: format!("{:.2} s", start.as_secs_f64()),
+            theirs: "-".to_owned(),
+            ratio: None,
+            hold: "<= 20 s",
+        },
+    ]
+}
