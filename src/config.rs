@@ -54,10 +54,10 @@ pub struct Settings {
     /// Networks of proxies whose X-Forwarded-... headers are believed [default: none]
     #[arg(long, value_name = "CIDR,CIDR", value_delimiter = ',', env = "MUTE_TRUSTED_PROXIES")]
     pub trusted_proxies: Option<Vec<IpNet>>,
-    /// Commits kept for those who watch [default: 1000000]
-    #[arg(long, value_name = "N", env = "MUTE_KEEP_COMMITS")]
-    pub keep_commits: Option<u64>,
-    /// For how long commits are kept for those who watch [default: 30]
+    /// Events kept, one for each change: who did what to whom, when and why [default: 1000000]
+    #[arg(long, value_name = "N", env = "MUTE_KEEP_EVENTS")]
+    pub keep_events: Option<u64>,
+    /// For how long events are kept [default: 30]
     #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
     pub keep_days: Option<u64>,
     /// Page cache of the embedded store [default: 256]
@@ -82,7 +82,7 @@ impl Settings {
             max_users: self.max_users.or(other.max_users),
             token_ttl_seconds: self.token_ttl_seconds.or(other.token_ttl_seconds),
             trusted_proxies: self.trusted_proxies.or(other.trusted_proxies),
-            keep_commits: self.keep_commits.or(other.keep_commits),
+            keep_events: self.keep_events.or(other.keep_events),
             keep_days: self.keep_days.or(other.keep_days),
             cache_mib: self.cache_mib.or(other.cache_mib),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
@@ -145,9 +145,9 @@ impl Config {
             max_users: settings.max_users.unwrap_or(60),
             token_ttl_seconds: settings.token_ttl_seconds.unwrap_or(7 * 24 * 3_600),
             trusted_proxies: settings.trusted_proxies.unwrap_or_default(),
-            // The commit of one mute takes some 200 bytes, that of a hundred mutes 10 KiB or more.
+            // The event of one mute takes some 100 bytes, that of a hundred mutes 1 KiB or more.
             retention: Retention {
-                commits: settings.keep_commits.unwrap_or(1_000_000),
+                events: settings.keep_events.unwrap_or(1_000_000),
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
             },
             // Reads come from the view, so the cache serves writes and the start only.
@@ -168,9 +168,8 @@ impl Config {
         if self.token_ttl_seconds > crate::service::MAX_TTL_S {
             wrong.push("token_ttl_seconds is at most 2147483647; 0 is without end".to_owned());
         }
-        // The view itself follows the commits that are kept, and must not be cut off by a burst of them.
-        if self.retention.commits < 10_000 || self.retention.age_ms == 0 {
-            wrong.push("keep_commits is at least 10000, keep_days at least 1".to_owned());
+        if self.retention.events == 0 || self.retention.age_ms == 0 {
+            wrong.push("keep_events is at least 1, keep_days at least 1".to_owned());
         }
         if !(1..=1 << 20).contains(&(self.cache_bytes >> 20)) {
             wrong.push("cache_mib is 1 to 1048576".to_owned());

@@ -7,7 +7,8 @@
 //! 2. Revisions strictly increase, over restarts too. An empty store is at revision 0.
 //! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
 //! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with [`StoreError::Compacted`]: then the caller takes
-//!    a snapshot again. A prefix delete is on the feed as itself or as the deletes it caused.
+//!    a snapshot again. From the revision of a snapshot just taken it does not. A prefix delete is on the feed as itself or as the deletes it
+//!    caused.
 //! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
 //! 6. The store interprets nothing.
 
@@ -82,7 +83,7 @@ pub struct Snapshot {
 }
 
 /// Commits in order, from one revision on, without end.
-pub type Feed = BoxStream<'static, Result<Commit, StoreError>>;
+pub type Feed = BoxStream<'static, Result<Arc<Commit>, StoreError>>;
 
 /// What went wrong in an engine. `error.rs` says what a caller is told of it.
 #[derive(Debug, thiserror::Error)]
@@ -129,11 +130,11 @@ pub enum Engine {
     Sled,
 }
 
-/// For how long and how many commits are kept for those who watch.
+/// For how long and how many events are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// At most this many.
-    pub commits: u64,
+    pub events: u64,
     /// None older than this, in milliseconds.
     pub age_ms: u64,
 }

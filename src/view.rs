@@ -5,6 +5,7 @@
 //! or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the reader's clock; an
 //! expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
 
+mod applied;
 mod client;
 mod due;
 mod feed;
@@ -15,9 +16,8 @@ mod state;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
 
-use self::state::State;
+use self::{applied::Applied, state::State};
 use crate::store::Revision;
 
 pub use self::{
@@ -38,7 +38,7 @@ pub struct View {
 struct Inner {
     /// Swapped whole when the feed has to start again from a snapshot.
     state: ArcSwap<State>,
-    applied: watch::Sender<Revision>,
+    applied: Applied,
     /// Apps whose directory is strict.
     strict: Vec<String>,
 }
@@ -47,14 +47,12 @@ impl View {
     /// The newest commit that is in the view.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        *self.inner.applied.borrow()
+        self.inner.applied.revision()
     }
 
     /// Waits until the commit is in the view. False: it was not within five seconds.
     pub async fn wait_for(&self, revision: Revision) -> bool {
-        let mut applied = self.inner.applied.subscribe();
-        let wait = applied.wait_for(|applied| *applied >= revision);
-        matches!(tokio::time::timeout(CATCH_UP, wait).await, Ok(Ok(_)))
+        self.revision() >= revision || tokio::time::timeout(CATCH_UP, self.inner.applied.reach(revision)).await.is_ok()
     }
 
     /// Reads one room; nothing is known of it where there is none.

@@ -7,33 +7,34 @@
 //!
 //! # Layout
 //! One tree, because only within one is a sled batch atomic:
-//! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the commit, sealed by the codec; `m` -> the newest revision.
+//! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the event, sealed by the codec; `m` -> the newest revision.
 //! Beside it in the data directory: `LOCK`, held while a process has it open, and `RUNNING`, there from an open to an orderly close; who
 //! finds it checks the whole log before the first answer.
 //!
 //! # The change feed
-//! A watcher reads the log, never further than what is synced, and waits for the newest synced revision to move on. Nothing is buffered
-//! for it. Revisions have no gaps here, so a missing one means that the log has been cut: compacted.
+//! The newest commits are kept in memory, for all watchers together; each takes from there what is after its own place, never more than what is
+//! synced. One that has fallen behind what is kept, or asks for what was before the start, is told that it is compacted. The log holds the
+//! events, which are kept for longer and over restarts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
-use sled::IVec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
     codec::corrupt,
-    log::{LOG, decode_commit, encode_commit, log_key},
+    log::{LOG, decode_event, encode_event, log_key},
 };
 
 /// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
@@ -41,13 +42,16 @@ const QUEUE: usize = 4_096;
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
 const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
-/// Records in one page of a snapshot, and commits in one read of the log.
+/// Records in one page of a snapshot.
 const PAGE: usize = 1_024;
-const LOG_CHUNK: usize = 256;
+/// Commits kept for watchers: several full groups.
+const RECENT: usize = 4 * GROUP_COMMITS;
 
-/// sled puts a page of more than a quarter of this in a file of its own, which our sync does not reach. A page holds at most some 17 entries of
-/// the log, and the largest commit takes 150 KiB, so a quarter of 16 MiB is more than a page can be.
-const SEGMENT_BYTES: usize = 16 << 20;
+/// sled puts a page of more than a quarter of this in a file of its own, which our sync does not reach. A page holds at most 17 records or events,
+/// and the largest, the event of a hundred users with the longest ids, takes 27 KiB.
+const SEGMENT_BYTES: usize = 4 << 20;
+
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 const DATA: u8 = b'd';
 const NEWEST: &[u8] = b"m";
@@ -65,6 +69,8 @@ struct Shared {
     tree: sled::Db,
     /// The newest revision that is on stable storage.
     synced: watch::Sender<Revision>,
+    /// The newest commits up to that one, without gaps. Written by the writer, under its own lock only.
+    recent: Mutex<VecDeque<Arc<Commit>>>,
     /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision.
     gate: RwLock<()>,
     /// Held, not read: dropping it, after the tree, lets the next process in.
@@ -88,8 +94,8 @@ impl Embedded {
         let unclean = marker.exists();
         File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| in_directory(directory, &error))?;
         let path = directory.join("store");
-        let config = sled::Config::new().path(&path).segment_size(SEGMENT_BYTES);
-        let tree = config.cache_capacity(cache_bytes).flush_every_ms(None).open().map_err(failure)?;
+        let config = sled::Config::new().path(&path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes).flush_every_ms(None);
+        let tree = open_tree(&config)?;
         tree.flush().map_err(failure)?;
         // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
         let file = File::open(path.join("db")).map_err(|error| in_directory(&path, &error))?;
@@ -101,7 +107,13 @@ impl Embedded {
             tracing::warn!(revision, "the last stop was not an orderly one; checking the log of commits");
             check_log(&tree, revision)?;
         }
-        let shared = Arc::new(Shared { tree, synced: watch::Sender::new(revision), gate: RwLock::new(()), _lock: lock });
+        let shared = Arc::new(Shared {
+            tree,
+            synced: watch::Sender::new(revision),
+            recent: Mutex::default(),
+            gate: RwLock::new(()),
+            _lock: lock,
+        });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let oldest = oldest(&shared.tree)?;
         let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest, stopped: None };
@@ -194,40 +206,27 @@ struct Follower {
     shared: Arc<Shared>,
     synced: watch::Receiver<Revision>,
     after: Revision,
-    read: VecDeque<Commit>,
+    read: VecDeque<Arc<Commit>>,
 }
 
 impl Follower {
-    async fn next(mut self) -> Option<(Result<Commit, StoreError>, Self)> {
+    async fn next(mut self) -> Option<(Result<Arc<Commit>, StoreError>, Self)> {
         if self.read.is_empty() {
             let synced = *self.synced.wait_for(|synced| *synced > self.after).await.ok()?;
-            let (shared, after) = (self.shared.clone(), self.after);
-            let read = tokio::task::spawn_blocking(move || read_log(&shared.tree, after, synced)).await;
-            match read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))) {
-                Ok(commits) => self.read = commits,
-                Err(error) => return Some((Err(error), self)),
+            let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let oldest = recent.front().map_or(synced, |commit| commit.revision);
+            if oldest > self.after + 1 {
+                drop(recent);
+                return Some((Err(StoreError::Compacted { oldest }), self));
             }
+            // Revisions have no gaps, so the place of one follows from that of the oldest.
+            let known = usize::try_from(self.after + 1 - oldest).unwrap_or(usize::MAX);
+            self.read.extend(recent.iter().skip(known).cloned());
         }
         let commit = self.read.pop_front()?;
         self.after = commit.revision;
         Some((Ok(commit), self))
     }
-}
-
-fn read_log(tree: &sled::Db, after: Revision, synced: Revision) -> Result<VecDeque<Commit>, StoreError> {
-    let mut commits = VecDeque::new();
-    for pair in tree.range(log_key(after + 1)..=log_key(synced)).take(LOG_CHUNK) {
-        let (key, value) = pair.map_err(failure)?;
-        let commit = decode_commit(&key, &value)?;
-        if commit.revision != after + 1 + commits.len() as u64 {
-            break;
-        }
-        commits.push_back(commit);
-    }
-    if commits.is_empty() {
-        return Err(StoreError::Compacted { oldest: oldest(tree)?.map_or(synced, |(revision, _)| revision) });
-    }
-    Ok(commits)
 }
 
 /// The one thread that writes.
@@ -318,8 +317,9 @@ impl Writer {
                 None => batch.remove(key),
             }
         }
-        for (key, commit) in group.log {
-            batch.insert(key, commit);
+        for commit in &group.commits {
+            let key = log_key(commit.revision);
+            batch.insert(&key, encode_event(&key, commit));
         }
         batch.insert(NEWEST, group.revision.to_be_bytes().to_vec());
         self.prune(&mut batch, commits, group.revision, newest_ms)?;
@@ -327,6 +327,11 @@ impl Writer {
         shared.tree.flush().map_err(failure)?;
         self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
         self.revision = group.revision;
+        let mut recent = shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.extend(group.commits);
+        let surplus = recent.len().saturating_sub(RECENT);
+        recent.drain(..surplus);
+        drop(recent);
         shared.synced.send_replace(group.revision);
         Ok(())
     }
@@ -338,7 +343,7 @@ impl Writer {
             None => (newest - commits + 1, newest_ms),
         };
         for _ in 0..commits * 2 {
-            let too_many = newest - oldest.0 >= self.retention.commits;
+            let too_many = newest - oldest.0 >= self.retention.events;
             let too_old = oldest.1.saturating_add(self.retention.age_ms) < newest_ms;
             if !(too_many || too_old) || oldest.0 + commits >= newest {
                 break;
@@ -346,7 +351,7 @@ impl Writer {
             batch.remove(&log_key(oldest.0));
             let key = log_key(oldest.0 + 1);
             let next = self.shared.tree.get(key).map_err(failure)?;
-            let at_ms = next.map(|value| decode_commit(&key, &value)).transpose()?.map_or(newest_ms, |commit| commit.at_ms);
+            let at_ms = next.map(|value| decode_event(&key, &value)).transpose()?.map_or(newest_ms, |event| event.at_ms);
             oldest = (oldest.0 + 1, at_ms);
         }
         self.oldest = Some(oldest);
@@ -363,7 +368,7 @@ struct Group {
     from: Revision,
     revision: Revision,
     changes: Changes,
-    log: Vec<(IVec, Vec<u8>)>,
+    commits: Vec<Arc<Commit>>,
     answers: Vec<(Answer, Revision)>,
     bytes: usize,
     newest_ms: u64,
@@ -427,12 +432,12 @@ impl Group {
                 }
             }
         }
-        let key = log_key(revision);
-        self.newest_ms = batch.at_ms;
-        self.log.push((IVec::from(&key[..]), encode_commit(&key, batch)));
-        self.bytes += self.log.last().map_or(0, |(_, commit)| commit.len());
+        let Batch { operations, event, at_ms, .. } = batch;
+        self.bytes += event.len();
         self.bytes +=
             changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |(_, value)| value.len())).sum::<usize>();
+        self.commits.push(Arc::new(Commit { revision, operations, event, at_ms }));
+        self.newest_ms = at_ms;
         self.changes.extend(changes);
         self.revision = revision;
         Ok(())
@@ -457,7 +462,7 @@ fn newest(tree: &sled::Db) -> Result<Revision, StoreError> {
 
 fn oldest(tree: &sled::Db) -> Result<Option<(Revision, u64)>, StoreError> {
     let first = tree.scan_prefix([LOG]).next().transpose().map_err(failure)?;
-    first.map(|(key, value)| decode_commit(&key, &value).map(|commit| (commit.revision, commit.at_ms))).transpose()
+    first.map(|(key, value)| decode_event(&key, &value).map(|event| (event.revision, event.at_ms))).transpose()
 }
 
 /// Every commit of the log is whole, and none is missing up to the newest.
@@ -465,13 +470,26 @@ fn check_log(tree: &sled::Db, newest: Revision) -> Result<(), StoreError> {
     let mut last = None;
     for pair in tree.scan_prefix([LOG]) {
         let (key, value) = pair.map_err(failure)?;
-        let commit = decode_commit(&key, &value)?;
-        if last.is_some_and(|last| last + 1 != commit.revision) {
+        let event = decode_event(&key, &value)?;
+        if last.is_some_and(|last| last + 1 != event.revision) {
             return Err(corrupt(&key, "a gap in the log of commits"));
         }
-        last = Some(commit.revision);
+        last = Some(event.revision);
     }
     if last.unwrap_or(newest) == newest { Ok(()) } else { Err(corrupt(NEWEST, "the newest revision is not that of the log")) }
+}
+
+/// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this process has dropped are still letting it go.
+fn open_tree(config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(error) if started.elapsed() < LETTING_GO && error.to_string().contains("could not acquire lock") => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened.map_err(failure),
+        }
+    }
 }
 
 fn lock(directory: &Path) -> Result<File, StoreError> {

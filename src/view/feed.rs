@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 
 use super::{
     Inner, View,
+    applied::Applied,
     state::{Change, State},
 };
 use crate::store::{Commit, Operation, Revision, Store, StoreError, codec};
@@ -22,7 +22,7 @@ impl View {
     /// are swept of their notification mutes. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
     pub async fn load(store: &dyn Store, strict: Vec<String>) -> Result<Self, StoreError> {
         let (state, revision) = read_snapshot(store, &strict).await?;
-        let inner = Inner { state: ArcSwap::from_pointee(state), applied: watch::Sender::new(revision), strict };
+        let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), strict };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -45,7 +45,7 @@ impl View {
                     tracing::warn!(oldest, "the feed was cut behind the view; taking a snapshot again");
                     let (state, revision) = read_snapshot(store, &self.inner.strict).await?;
                     self.inner.state.store(Arc::new(state));
-                    self.inner.applied.send_replace(revision);
+                    self.inner.applied.advance(revision);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -56,7 +56,7 @@ impl View {
 
     fn apply(&self, commit: &Commit) -> Result<(), StoreError> {
         apply(&self.inner.state.load(), commit)?;
-        self.inner.applied.send_replace(commit.revision);
+        self.inner.applied.advance(commit.revision);
         Ok(())
     }
 }

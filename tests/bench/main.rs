@@ -2,7 +2,8 @@
 //!
 //! It starts everything by itself: the service (the real program, release build), a bare tonic service with the same messages that answers a
 //! constant, and Redis, where `redis-server` is on PATH. Both sides of a row are asked by the same client over the same number of connections,
-//! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes.
+//! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes. `checks`, `writes` and
+//! `size` choose groups of rows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod bare;
@@ -72,7 +73,8 @@ fn main() {
         return;
     }
     let full = arguments.iter().any(|argument| argument == "--full");
-    let rows = runtime.block_on(rows::all(full));
+    let groups: Vec<_> = arguments[1..].iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
+    let rows = runtime.block_on(rows::all(full, &groups));
     println!("\n{}, {CONNECTIONS} connections with {IN_FLIGHT} calls each where nothing else is said\n", machine());
     println!("| what | ours | compared with | ratio | hold |\n| --- | --- | --- | --- | --- |");
     for Row { what, ours, theirs, ratio, hold } in rows {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{self, Batch, Commit, Engine, Entry, Expectation, Operation, Retention, Revision, Store, StoreError};
 
-const KEEP_ALL: Retention = Retention { commits: 1_000_000, age_ms: u64::MAX };
+const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
 /// Opens the engine under test, anew at each call, on the same place.
 struct Place<'a> {
@@ -45,7 +45,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Commit> {
+async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Commit>> {
     store.watch(after).await.unwrap().take(count).try_collect().await.unwrap()
 }
 
@@ -125,39 +125,59 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: Place<
 
 async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: Place<'_>) {
     let store = place.open();
-    for number in 0..300 {
+    for number in 1..=200 {
         store.commit(batch([put("k", &number.to_string())])).await.unwrap();
     }
-    store.close().await.unwrap();
-    drop(store);
-    let store = place.open();
     let live = {
         let store = store.clone();
-        tokio::spawn(async move { follow(&*store, 100, 260).await })
+        tokio::spawn(async move { follow(&*store, 100, 160).await })
     };
-    for number in 300..360 {
+    for number in 201..=260 {
         store.commit(batch([put("k", &number.to_string())])).await.unwrap();
     }
     let commits = live.await.unwrap();
     let revisions: Vec<_> = commits.iter().map(|commit| commit.revision).collect();
-    assert_eq!(revisions, (101..=360).collect::<Vec<_>>());
-    assert_eq!(commits[0].operations, [put("k", "100")]);
+    assert_eq!(revisions, (101..=260).collect::<Vec<_>>());
+    assert_eq!(commits[0].operations, [put("k", "101")]);
     assert_eq!(
-        (commits[259].operations.as_slice(), commits[259].event.as_slice()),
-        ([put("k", "359")].as_slice(), &b"event"[..])
+        (commits[159].operations.as_slice(), commits[159].event.as_slice()),
+        ([put("k", "260")].as_slice(), &b"event"[..])
     );
 }
 
+async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(place: Place<'_>) {
+    let store = place.open();
+    store.commit(batch([put("a", "1")])).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = place.open();
+    let (revision, entries) = entries(&*store).await;
+    assert_eq!(entries.len(), 1);
+    let feed = store.watch(revision).await.unwrap();
+    let next = store.commit(batch([put("b", "2")])).await.unwrap();
+    let commits: Vec<_> = feed.take(1).try_collect().await.unwrap();
+    assert_eq!((commits[0].revision, commits[0].operations.as_slice()), (next, [put("b", "2")].as_slice()));
+}
+
 async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: Place<'_>) {
-    let store = (place.open)(Retention { commits: 10, age_ms: u64::MAX });
-    for number in 0..50 {
-        store.commit(batch([put("k", &number.to_string())])).await.unwrap();
+    let store = (place.open)(Retention { events: 10, age_ms: u64::MAX });
+    let writers = (0..64).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 0..100 {
+                store.commit(batch([put(&writer.to_string(), &number.to_string())])).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
     }
     let first = store.watch(0).await.unwrap().next().await.unwrap();
     assert!(matches!(first, Err(StoreError::Compacted { .. })), "{first:?}");
-    let kept = follow(&*store, 45, 5).await;
-    assert_eq!(kept.iter().map(|commit| commit.revision).collect::<Vec<_>>(), [46, 47, 48, 49, 50]);
-    assert_eq!(read(&*store).await, pairs(&[("k", "49")]));
+    let (revision, entries) = entries(&*store).await;
+    assert_eq!((revision, entries.len()), (6_400, 64));
+    let kept = follow(&*store, 6_395, 5).await;
+    assert_eq!(kept.iter().map(|commit| commit.revision).collect::<Vec<_>>(), [6_396, 6_397, 6_398, 6_399, 6_400]);
 }
 
 async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: Place<'_>) {
@@ -224,6 +244,7 @@ contract!(
     clause_2_revisions_increase_over_restarts_and_records_keep_theirs,
     clause_3_a_snapshot_is_of_one_revision_while_others_write,
     clause_4_a_watcher_gets_every_commit_once_and_in_order,
+    clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too,
     clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so,
     clause_5_an_expectation_that_does_not_hold_changes_nothing,
     clause_5_of_many_with_the_same_expectation_one_gets_through,

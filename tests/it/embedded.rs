@@ -9,7 +9,7 @@ use mute_service::{
 };
 
 fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(Engine::Sled, directory, 16 << 20, Retention { commits: 1_000_000, age_ms: u64::MAX })
+    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX })
 }
 
 /// A commit as large as a call can make it: 100 users with the longest ids, and the longest reason.
