@@ -44,8 +44,9 @@ const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
 /// Records in one page of a snapshot.
 const PAGE: usize = 1_024;
-/// Commits kept for watchers: several full groups.
-const RECENT: usize = 4 * GROUP_COMMITS;
+/// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group.
+const RECENT_COMMITS: usize = 4 * GROUP_COMMITS;
+const RECENT_BYTES: usize = 16 << 20;
 
 /// sled puts a page of more than a quarter of this in a file of its own, which our sync does not reach. A page holds at most 17 records or events,
 /// and the largest, the event of a hundred users with the longest ids, takes 27 KiB.
@@ -70,11 +71,39 @@ struct Shared {
     /// The newest revision that is on stable storage.
     synced: watch::Sender<Revision>,
     /// The newest commits up to that one, without gaps. Written by the writer, under its own lock only.
-    recent: Mutex<VecDeque<Arc<Commit>>>,
+    recent: Mutex<Recent>,
     /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision.
     gate: RwLock<()>,
     /// Held, not read: dropping it, after the tree, lets the next process in.
     _lock: File,
+}
+
+/// The newest commits, without gaps.
+#[derive(Default)]
+struct Recent {
+    commits: VecDeque<Arc<Commit>>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, group: Vec<Arc<Commit>>) {
+        let newest = group.len();
+        self.bytes += group.iter().map(|commit| size_of_commit(commit)).sum::<usize>();
+        self.commits.extend(group);
+        while self.commits.len() > newest && (self.commits.len() > RECENT_COMMITS || self.bytes > RECENT_BYTES) {
+            let Some(oldest) = self.commits.pop_front() else { return };
+            self.bytes -= size_of_commit(&oldest);
+        }
+    }
+}
+
+fn size_of_commit(commit: &Commit) -> usize {
+    let size = |operation: &Operation| match operation {
+        Operation::Put { key, value } => key.len() + value.len(),
+        Operation::Delete { key } => key.len(),
+        Operation::DeletePrefix { prefix } => prefix.len(),
+    };
+    commit.event.len() + commit.operations.iter().map(|operation| size_of::<Operation>() + size(operation)).sum::<usize>()
 }
 
 type Answer = oneshot::Sender<Result<Revision, StoreError>>;
@@ -214,14 +243,14 @@ impl Follower {
         if self.read.is_empty() {
             let synced = *self.synced.wait_for(|synced| *synced > self.after).await.ok()?;
             let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            let oldest = recent.front().map_or(synced, |commit| commit.revision);
+            let oldest = recent.commits.front().map_or(synced, |commit| commit.revision);
             if oldest > self.after + 1 {
                 drop(recent);
                 return Some((Err(StoreError::Compacted { oldest }), self));
             }
             // Revisions have no gaps, so the place of one follows from that of the oldest.
             let known = usize::try_from(self.after + 1 - oldest).unwrap_or(usize::MAX);
-            self.read.extend(recent.iter().skip(known).cloned());
+            self.read.extend(recent.commits.iter().skip(known).cloned());
         }
         let commit = self.read.pop_front()?;
         self.after = commit.revision;
@@ -280,7 +309,9 @@ impl Writer {
                 let more = closing.is_none() && group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
                 next = if more { self.jobs.try_recv().ok() } else { None };
             }
+            let changes = group.changes.len();
             self.finish(group);
+            collect_garbage(changes);
             if let Some(answer) = closing {
                 let closed = self.stopped.get_or_insert(Stopped::Closed).clone();
                 let _ = answer.send(if matches!(closed, Stopped::Closed) { Ok(self.revision) } else { Err(closed.error()) });
@@ -327,11 +358,7 @@ impl Writer {
         shared.tree.flush().map_err(failure)?;
         self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
         self.revision = group.revision;
-        let mut recent = shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.extend(group.commits);
-        let surplus = recent.len().saturating_sub(RECENT);
-        recent.drain(..surplus);
-        drop(recent);
+        shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(group.commits);
         shared.synced.send_replace(group.revision);
         Ok(())
     }
@@ -477,6 +504,14 @@ fn check_log(tree: &sled::Db, newest: Revision) -> Result<(), StoreError> {
         last = Some(event.revision);
     }
     if last.unwrap_or(newest) == newest { Ok(()) } else { Err(corrupt(NEWEST, "the newest revision is not that of the log")) }
+}
+
+/// Frees the pages that a batch has replaced. sled leaves them to crossbeam's epochs, which collect a little with every 128th batch, so that
+/// large batches leave gigabytes behind; each flush here frees about 500 pages, and a change replaces one or two.
+fn collect_garbage(changes: usize) {
+    for _ in 0..changes / 128 + 1 {
+        crossbeam_epoch::pin().flush();
+    }
 }
 
 /// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this process has dropped are still letting it go.
