@@ -1,11 +1,12 @@
 //! One integration binary: real sockets, real files, real processes. One file a feature; `harness` starts and stops what they need.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod harness;
 
 mod agora;
 mod both_doors;
 mod contract;
+mod crash;
 mod embedded;
 mod imkit;
 mod layers;

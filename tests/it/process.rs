@@ -40,13 +40,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A running program with its addresses. It is killed when it is dropped.
-struct Process {
+pub struct Process {
     child: Child,
     addresses: Value,
 }
 
 impl Process {
-    fn start(directory: &Path) -> Self {
+    pub fn start(directory: &Path) -> Self {
         let config = directory.join("config.toml");
         let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
         let hash = hash.trim().trim_start_matches("sha256:");
@@ -70,7 +70,7 @@ impl Process {
         Self { child, addresses: serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap() }
     }
 
-    async fn mutes(&self) -> MuteServiceClient<Channel> {
+    pub async fn mutes(&self) -> MuteServiceClient<Channel> {
         let grpc = self.addresses["grpc"].as_str().unwrap();
         MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
     }
