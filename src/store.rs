@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 pub mod codec;
+mod directory;
 mod log;
 mod sled;
 
@@ -97,7 +98,7 @@ pub enum StoreError {
     Full(String),
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    #[error("the store is corrupt at {place}: {what}")]
+    #[error("the store is damaged, at {place}: {what}; put back a copy of the data directory from before")]
     Corrupt { place: String, what: String },
     #[error(
         "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"

@@ -8,8 +8,7 @@
 //! # Layout
 //! One tree, because only within one is a sled batch atomic:
 //! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the event, sealed by the codec; `m` -> the newest revision.
-//! Beside it in the data directory: `LOCK`, held while a process has it open, and `RUNNING`, there from an open to an orderly close; who
-//! finds it checks the whole log before the first answer.
+//! `directory.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log before the first answer.
 //!
 //! # The change feed
 //! The newest commits are kept in memory, for all watchers together; each takes from there what is after its own place, never more than what is
@@ -18,9 +17,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File},
+    fs::File,
     io,
-    path::{Path, PathBuf},
+    panic::AssertUnwindSafe,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, RwLock},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -34,6 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
     codec::corrupt,
+    directory::{Directory, failed},
     log::{LOG, decode_event, encode_event, log_key},
 };
 
@@ -60,7 +61,6 @@ const NEWEST: &[u8] = b"m";
 /// An open data directory.
 pub(super) struct Embedded {
     shared: Arc<Shared>,
-    directory: PathBuf,
     /// Taken only when this is dropped.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -74,8 +74,8 @@ struct Shared {
     recent: Mutex<Recent>,
     /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision.
     gate: RwLock<()>,
-    /// Held, not read: dropping it, after the tree, lets the next process in.
-    _lock: File,
+    /// Let go after the tree.
+    directory: Directory,
 }
 
 /// The newest commits, without gaps.
@@ -117,40 +117,26 @@ enum Job {
 
 impl Embedded {
     pub(super) fn open(directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Self, StoreError> {
-        fs::create_dir_all(directory).map_err(|error| in_directory(directory, &error))?;
-        let lock = lock(directory)?;
-        let marker = directory.join("RUNNING");
-        let unclean = marker.exists();
-        File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| in_directory(directory, &error))?;
-        let path = directory.join("store");
-        let config = sled::Config::new().path(&path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes).flush_every_ms(None);
-        let tree = open_tree(&config)?;
-        tree.flush().map_err(failure)?;
-        // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
-        let file = File::open(path.join("db")).map_err(|error| in_directory(&path, &error))?;
-        for place in [&path.join("db"), &path.join("conf"), &path, &directory.to_path_buf()] {
-            File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| in_directory(place, &error))?;
-        }
+        let directory = Directory::open(directory)?;
+        let path = directory.path().join("store");
+        let (tree, oldest) = intact(|| open_tree(&path, cache_bytes, &directory))?;
+        let file = File::open(path.join("db")).map_err(|error| failed(&path, &error))?;
         let revision = newest(&tree)?;
-        if unclean {
-            tracing::warn!(revision, "the last stop was not an orderly one; checking the log of commits");
-            check_log(&tree, revision)?;
-        }
+        directory.note(revision)?;
         let shared = Arc::new(Shared {
             tree,
             synced: watch::Sender::new(revision),
             recent: Mutex::default(),
             gate: RwLock::new(()),
-            _lock: lock,
+            directory,
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let oldest = oldest(&shared.tree)?;
         let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest, stopped: None };
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        Ok(Self { shared, directory: directory.to_path_buf(), queue: Some(queue), writer: Some(writer) })
+        Ok(Self { shared, queue: Some(queue), writer: Some(writer) })
     }
 
     async fn send(&self, job: impl FnOnce(Answer) -> Job) -> Result<Revision, StoreError> {
@@ -183,8 +169,11 @@ impl Store for Embedded {
         let (revision, revised) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let _still = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
-            if revision.send(*shared.synced.borrow()).is_ok() {
-                send_pages(&shared.tree, &pages);
+            if revision.send(*shared.synced.borrow()).is_err() {
+                return;
+            }
+            if let Err(error) = intact(|| send_pages(&shared.tree, &pages)) {
+                let _ = pages.blocking_send(Err(error));
             }
         });
         let revision = revised.await.map_err(|_| closed())?;
@@ -199,25 +188,22 @@ impl Store for Embedded {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.send(Job::Close).await?;
-        fs::remove_file(self.directory.join("RUNNING")).map_err(|error| in_directory(&self.directory, &error))
+        self.shared.directory.close()
     }
 }
 
-fn send_pages(tree: &sled::Db, pages: &mpsc::Sender<Result<Vec<Entry>, StoreError>>) {
+/// Ends early where nobody reads on.
+fn send_pages(tree: &sled::Db, pages: &mpsc::Sender<Result<Vec<Entry>, StoreError>>) -> Result<(), StoreError> {
     let mut page = Vec::with_capacity(PAGE);
     for pair in tree.scan_prefix([DATA]) {
-        match pair.map_err(failure).and_then(|(key, value)| entry(&key, &value)) {
-            Ok(entry) => page.push(entry),
-            Err(error) => {
-                let _ = pages.blocking_send(Err(error));
-                return;
-            }
-        }
+        let (key, value) = pair.map_err(failure)?;
+        page.push(entry(&key, &value)?);
         if page.len() == PAGE && pages.blocking_send(Ok(std::mem::replace(&mut page, Vec::with_capacity(PAGE)))).is_err() {
-            return;
+            return Ok(());
         }
     }
     let _ = pages.blocking_send(Ok(page));
+    Ok(())
 }
 
 fn entry(key: &[u8], value: &[u8]) -> Result<Entry, StoreError> {
@@ -357,6 +343,7 @@ impl Writer {
         shared.tree.apply_batch(batch).map_err(failure)?;
         shared.tree.flush().map_err(failure)?;
         self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
+        shared.directory.note(group.revision)?;
         self.revision = group.revision;
         shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(group.commits);
         shared.synced.send_replace(group.revision);
@@ -514,8 +501,30 @@ fn collect_garbage(changes: usize) {
     }
 }
 
+/// Opens the tree, puts on the disk what is not there yet, and checks that it holds what it has to. Answers the oldest event too.
+fn open_tree(path: &Path, cache_bytes: u64, directory: &Directory) -> Result<(sled::Db, Option<(Revision, u64)>), StoreError> {
+    let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes).flush_every_ms(None);
+    let tree = open_when_free(&config)?;
+    tree.flush().map_err(failure)?;
+    // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
+    for place in [&path.join("db"), &path.join("conf"), &path.to_path_buf(), &directory.path().to_path_buf()] {
+        File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
+    }
+    let revision = newest(&tree)?;
+    if revision < directory.noted {
+        let what = format!("it ends with revision {revision}, and revision {} was acknowledged", directory.noted);
+        return Err(StoreError::Corrupt { place: path.join("db").display().to_string(), what });
+    }
+    if directory.unclean {
+        tracing::warn!(revision, "the last stop was not an orderly one; checking the log of events");
+        check_log(&tree, revision)?;
+    }
+    let oldest = oldest(&tree)?;
+    Ok((tree, oldest))
+}
+
 /// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this process has dropped are still letting it go.
-fn open_tree(config: &sled::Config) -> Result<sled::Db, StoreError> {
+fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let started = Instant::now();
     loop {
         match config.open() {
@@ -527,22 +536,16 @@ fn open_tree(config: &sled::Config) -> Result<sled::Db, StoreError> {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, StoreError> {
-    let file = File::options().create(true).truncate(false).write(true).open(directory.join("LOCK"));
-    let file = file.map_err(|error| in_directory(directory, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { directory: directory.display().to_string() }),
-        Err(fs::TryLockError::Error(error)) => Err(in_directory(directory, &error)),
-    }
+/// sled panics where it meets a damaged page.
+fn intact<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(StoreError::Corrupt { place: "the database file".to_owned(), what: what.unwrap_or("it cannot be read").to_owned() })
+    })
 }
 
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
-}
-
-fn in_directory(directory: &Path, error: &io::Error) -> StoreError {
-    StoreError::Unavailable(format!("{}: {error}", directory.display()))
 }
 
 fn failure(error: sled::Error) -> StoreError {

@@ -1,11 +1,16 @@
 //! What only the embedded engine promises: which files it writes, and what it says of a stop.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::Arc,
+};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Engine, Retention, Store, StoreError},
+    store::{self, Batch, Engine, Retention, Store, StoreError, codec},
 };
 
 fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
@@ -69,4 +74,65 @@ async fn a_directory_in_use_is_refused_and_free_again_after_its_store_is_dropped
     assert!(matches!(open(directory.path()).err(), Some(StoreError::InUse { .. })));
     drop(first);
     assert!(open(directory.path()).is_ok());
+}
+
+/// Opens the directory and reads all of it.
+async fn read_all(directory: &Path) -> Result<(u64, usize), StoreError> {
+    let directory = directory.to_path_buf();
+    let store = tokio::task::spawn_blocking(move || open(&directory)).await.unwrap()?;
+    let mut snapshot = store.snapshot().await?;
+    let mut records = 0;
+    while let Some(page) = snapshot.pages.next().await {
+        for entry in page? {
+            codec::decode(&entry.key, &entry.value)?;
+            records += 1;
+        }
+    }
+    Ok((snapshot.revision, records))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_was_acknowledged() {
+    let original = tempfile::tempdir().unwrap();
+    let store = open(original.path()).unwrap();
+    for round in 0..40 {
+        store.commit(largest_commit(round)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let size = fs::metadata(original.path().join("store/db")).unwrap().len();
+    let (mut refused, mut cases) = (0, Vec::new());
+    cases.extend((0..24).map(|case| (case * size / 24 + case * 37, true)));
+    cases.extend((1..8).map(|case| (case * size / 8 + 11, false)));
+    for (at, flip) in cases {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(original.path(), damaged.path());
+        let file = File::options().read(true).write(true).open(damaged.path().join("store/db")).unwrap();
+        if flip {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+        } else {
+            file.set_len(at).unwrap();
+        }
+        match read_all(damaged.path()).await {
+            Ok(read) => assert_eq!(read, (40, 4_000), "damaged at {at} of {size}, flip {flip}"),
+            Err(StoreError::Corrupt { .. }) => refused += 1,
+            Err(other) => panic!("damaged at {at} of {size}, flip {flip}: {other}"),
+        }
+    }
+    assert!(refused > 7, "{refused} refused");
+    assert_eq!(read_all(original.path()).await.unwrap(), (40, 4_000));
 }

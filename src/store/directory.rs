@@ -1,0 +1,92 @@
+//! The data directory of an embedded engine, beside its database: who has it open, how the last stop was, and how far it was synced.
+//!
+//! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an orderly close. `SYNCED` has the newest revision
+//! that was synced: written after each sync and not synced itself, so that it is never ahead of the database, and survives every stop of the
+//! process. A database that holds less than that was damaged, or is not the one that was here.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Revision, StoreError};
+
+pub(super) struct Directory {
+    path: PathBuf,
+    /// The last stop was not an orderly one.
+    pub(super) unclean: bool,
+    /// The newest revision that an earlier process has synced.
+    pub(super) noted: Revision,
+    synced: File,
+    /// Held, not read: dropping it lets the next process in.
+    _lock: File,
+}
+
+impl Directory {
+    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `SYNCED` is damaged, [`StoreError::Unavailable`].
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+        let lock = lock(path)?;
+        let marker = path.join("RUNNING");
+        let unclean = marker.exists();
+        File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| failed(&marker, &error))?;
+        let (synced, noted) = open_synced(&path.join("SYNCED"))?;
+        Ok(Self { path: path.to_path_buf(), unclean, noted, synced, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes a revision that was synced.
+    pub(super) fn note(&self, revision: Revision) -> Result<(), StoreError> {
+        self.synced.write_all_at(&digits(revision), 0).map_err(|error| failed(&self.path, &error))
+    }
+
+    /// Marks the stop as an orderly one.
+    pub(super) fn close(&self) -> Result<(), StoreError> {
+        let closed = self.synced.sync_all().and_then(|()| fs::remove_file(self.path.join("RUNNING")));
+        closed.map_err(|error| failed(&self.path, &error))
+    }
+}
+
+/// Always as long, so that one write in place replaces the whole.
+fn digits(revision: Revision) -> Vec<u8> {
+    format!("{revision:020}\n").into_bytes()
+}
+
+fn open_synced(path: &Path) -> Result<(File, Revision), StoreError> {
+    let known = path.exists();
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    let file = file.map_err(|error| failed(path, &error))?;
+    if !known {
+        file.write_all_at(&digits(0), 0).and_then(|()| file.sync_all()).map_err(|error| failed(path, &error))?;
+        return Ok((file, 0));
+    }
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let noted = text
+        .trim_end()
+        .parse()
+        .map_err(|_| StoreError::Corrupt { place: path.display().to_string(), what: "it holds no revision".to_owned() })?;
+    Ok((file, noted))
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = File::options().create(true).truncate(false).write(true).open(path.join("LOCK"));
+    let file = file.map_err(|error| failed(path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { directory: path.display().to_string() }),
+        Err(fs::TryLockError::Error(error)) => Err(failed(path, &error)),
+    }
+}
+
+/// An error of the file system at this path.
+pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull => StoreError::Full(format!("{}: {error}", path.display())),
+        _ => StoreError::Unavailable(format!("{}: {error}", path.display())),
+    }
+}
