@@ -9,9 +9,13 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::{Revision, StoreError};
+
+/// For how long a directory in use is waited for.
+const LETTING_GO: Duration = Duration::from_millis(500);
 
 pub(super) struct Directory {
     path: PathBuf,
@@ -76,10 +80,15 @@ fn open_synced(path: &Path) -> Result<(File, Revision), StoreError> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(path.join("LOCK"));
     let file = file.map_err(|error| failed(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { directory: path.display().to_string() }),
-        Err(fs::TryLockError::Error(error)) => Err(failed(path, &error)),
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Whoever has just been told to stop may need a moment.
+            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LETTING_GO => std::thread::sleep(Duration::from_millis(5)),
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { directory: path.display().to_string() }),
+            Err(fs::TryLockError::Error(error)) => return Err(failed(path, &error)),
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the tests share: a service on free ports with a clock that is set by hand, and callers of both of its doors.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use mute_service::{
     app::{Addresses, App, Failure},
@@ -45,6 +49,7 @@ pub struct Server {
     pub addresses: Addresses,
     pub service: Arc<Service>,
     pub http: reqwest::Client,
+    data_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     /// Aborted when it is dropped.
     running: JoinSet<Result<(), Failure>>,
@@ -86,20 +91,21 @@ impl Server {
         running.spawn(app.run(async {
             let _ = told.await;
         }));
-        Self { clock, addresses, service, http: reqwest::Client::new(), stop: Some(stop), running, _directory: None }
+        let data_dir = directory.to_path_buf();
+        Self { clock, addresses, service, http: reqwest::Client::new(), data_dir, stop: Some(stop), running, _directory: None }
     }
 
     /// Stops in order, and has given its directory free when it returns.
     pub async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
-        let Self { mut running, service, http, _directory, .. } = self;
+        let Self { mut running, service, http, data_dir, _directory, .. } = self;
         drop(http);
         running.join_next().await.unwrap().unwrap().unwrap();
-        let store = Arc::downgrade(&service.store);
         drop(service);
         // The last of its tasks lets go of the store on another thread.
-        for _ in 0..2_000 {
-            if store.strong_count() == 0 {
+        let lock = std::fs::File::open(data_dir.join("LOCK")).unwrap();
+        for _ in 0..5_000 {
+            if lock.try_lock().is_ok() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
