@@ -54,6 +54,8 @@ const RECENT_BYTES: usize = 16 << 20;
 const SEGMENT_BYTES: usize = 4 << 20;
 
 const LETTING_GO: Duration = Duration::from_secs(5);
+/// How often a full disk is looked at again, when somebody wants to write.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
 const DATA: u8 = b'd';
 const NEWEST: &[u8] = b"m";
@@ -67,13 +69,12 @@ pub(super) struct Embedded {
 }
 
 struct Shared {
-    tree: sled::Db,
+    /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision. Nothing while it is opened anew.
+    tree: RwLock<Option<sled::Db>>,
     /// The newest revision that is on stable storage.
     synced: watch::Sender<Revision>,
     /// The newest commits up to that one, without gaps. Written by the writer, under its own lock only.
     recent: Mutex<Recent>,
-    /// A snapshot reads under it, the writer writes under it: a snapshot is of one revision.
-    gate: RwLock<()>,
     /// Let go after the tree.
     directory: Directory,
 }
@@ -118,20 +119,17 @@ enum Job {
 impl Embedded {
     pub(super) fn open(directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
-        let path = directory.path().join("store");
-        let (tree, oldest) = intact(|| open_tree(&path, cache_bytes, &directory))?;
-        let file = File::open(path.join("db")).map_err(|error| failed(&path, &error))?;
-        let revision = newest(&tree)?;
+        let database = intact(|| Database::open(&directory, cache_bytes, directory.noted))?;
+        let revision = database.revision;
         directory.note(revision)?;
         let shared = Arc::new(Shared {
-            tree,
+            tree: RwLock::new(Some(database.tree.clone())),
             synced: watch::Sender::new(revision),
             recent: Mutex::default(),
-            gate: RwLock::new(()),
             directory,
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer { shared: shared.clone(), file, jobs, revision, retention, oldest, stopped: None };
+        let writer = Writer { shared: shared.clone(), database: Some(database), jobs, retention, cache_bytes, stopped: None };
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -168,11 +166,11 @@ impl Store for Embedded {
         let (pages, read) = mpsc::channel(4);
         let (revision, revised) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
-            let _still = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let tree = shared.tree.read().unwrap_or_else(PoisonError::into_inner);
             if revision.send(*shared.synced.borrow()).is_err() {
                 return;
             }
-            if let Err(error) = intact(|| send_pages(&shared.tree, &pages)) {
+            if let Err(error) = intact(|| send_pages(tree.as_ref().ok_or_else(closed)?, &pages)) {
                 let _ = pages.blocking_send(Err(error));
             }
         });
@@ -229,7 +227,7 @@ impl Follower {
         if self.read.is_empty() {
             let synced = *self.synced.wait_for(|synced| *synced > self.after).await.ok()?;
             let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            let oldest = recent.commits.front().map_or(synced, |commit| commit.revision);
+            let oldest = recent.commits.front().map_or(synced + 1, |commit| commit.revision);
             if oldest > self.after + 1 {
                 drop(recent);
                 return Some((Err(StoreError::Compacted { oldest }), self));
@@ -247,26 +245,36 @@ impl Follower {
 /// The one thread that writes.
 ///
 /// After a failure of the disk nothing is certain: a later sync that succeeds says nothing about pages that an earlier one has lost, and the
-/// tree may hold what is not on the disk. So the first failure is the last write: `synced` stays where it is, every later commit is refused,
-/// and the mark of an orderly stop stays away. Reads go on from the view; a restart finds what is truly there.
+/// tree may hold what is not on the disk. So the first failure is the last write to that tree: `synced` stays where it is, and commits are
+/// refused, while reads go on from the view. Where the disk was full, the database is opened anew from time to time, until there is room; it then
+/// has what was acknowledged, or it is damaged. After any other failure a restart finds what is truly there.
 struct Writer {
     shared: Arc<Shared>,
+    /// Nothing while it is opened anew.
+    database: Option<Database>,
+    jobs: mpsc::Receiver<Job>,
+    retention: Retention,
+    cache_bytes: u64,
+    /// Why nothing is written.
+    stopped: Option<Stopped>,
+}
+
+/// The open tree, as its writer knows it.
+struct Database {
+    tree: sled::Db,
     /// Our own handle of the database file, to sync it.
     file: File,
-    jobs: mpsc::Receiver<Job>,
     /// The newest revision given out.
     revision: Revision,
-    retention: Retention,
-    /// The oldest commit of the log and its time.
+    /// The oldest event of the log and its time.
     oldest: Option<(Revision, u64)>,
-    /// Why nothing is written any more.
-    stopped: Option<Stopped>,
 }
 
 #[derive(Clone)]
 enum Stopped {
     Closed,
-    Full(String),
+    /// Since when, or since the last look.
+    Full(String, Instant),
     Failed(String),
 }
 
@@ -274,8 +282,17 @@ impl Stopped {
     fn error(&self) -> StoreError {
         match self {
             Self::Closed => closed(),
-            Self::Full(what) => StoreError::Full(what.clone()),
+            Self::Full(what, _) => StoreError::Full(what.clone()),
             Self::Failed(what) => StoreError::Unavailable(what.clone()),
+        }
+    }
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full(what) => Self::Full(what, Instant::now()),
+            error => Self::Failed(error.to_string()),
         }
     }
 }
@@ -283,14 +300,20 @@ impl Stopped {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
-            let mut group = Group { from: self.revision, revision: self.revision, ..Group::default() };
+            if matches!(&self.stopped, Some(Stopped::Full(_, since)) if since.elapsed() > LOOK_FOR_ROOM) {
+                self.open_anew();
+            }
+            let revision = self.database.as_ref().map_or(0, |database| database.revision);
+            let mut group = Group { from: revision, revision, ..Group::default() };
             let mut closing = None;
             let mut next = Some(first);
             while let Some(job) = next {
-                match (job, &self.stopped) {
-                    (Job::Commit(_, answer) | Job::Close(answer), Some(stopped)) => drop(answer.send(Err(stopped.error()))),
-                    (Job::Commit(batch, answer), None) => group.add(&self.shared.tree, batch, answer),
-                    (Job::Close(answer), None) => closing = Some(answer),
+                match (job, &self.stopped, &self.database) {
+                    (Job::Commit(batch, answer), None, Some(database)) => group.add(&database.tree, batch, answer),
+                    (Job::Close(answer), None, _) => closing = Some(answer),
+                    (Job::Commit(_, answer) | Job::Close(answer), stopped, _) => {
+                        let _ = answer.send(Err(stopped.as_ref().map_or_else(closed, Stopped::error)));
+                    }
                 }
                 let more = closing.is_none() && group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
                 next = if more { self.jobs.try_recv().ok() } else { None };
@@ -300,7 +323,7 @@ impl Writer {
             collect_garbage(changes);
             if let Some(answer) = closing {
                 let closed = self.stopped.get_or_insert(Stopped::Closed).clone();
-                let _ = answer.send(if matches!(closed, Stopped::Closed) { Ok(self.revision) } else { Err(closed.error()) });
+                let _ = answer.send(if matches!(closed, Stopped::Closed) { Ok(revision) } else { Err(closed.error()) });
             }
         }
     }
@@ -309,11 +332,9 @@ impl Writer {
     fn finish(&mut self, mut group: Group) {
         let answers = std::mem::take(&mut group.answers);
         if let Err(error) = self.write(group) {
-            tracing::error!(%error, commits = answers.len(), "the disk has failed a write; nothing is written until a restart");
-            self.stopped = Some(match error {
-                StoreError::Full(what) => Stopped::Full(what),
-                error => Stopped::Failed(error.to_string()),
-            });
+            let until = if matches!(error, StoreError::Full(_)) { "until there is room" } else { "until a restart" };
+            tracing::error!(%error, commits = answers.len(), "the disk has failed a write; nothing is written {until}");
+            self.stopped = Some(error.into());
         }
         for (answer, revision) in answers {
             let _ = answer.send(self.stopped.as_ref().map_or(Ok(revision), |stopped| Err(stopped.error())));
@@ -325,7 +346,8 @@ impl Writer {
             return Ok(());
         }
         let shared = self.shared.clone();
-        let _alone = shared.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.as_mut().ok_or_else(closed)?;
         let newest_ms = group.newest_ms;
         let (mut batch, commits) = (sled::Batch::default(), group.revision - group.from);
         for (key, change) in group.changes {
@@ -339,32 +361,88 @@ impl Writer {
             batch.insert(&key, encode_event(&key, commit));
         }
         batch.insert(NEWEST, group.revision.to_be_bytes().to_vec());
-        self.prune(&mut batch, commits, group.revision, newest_ms)?;
-        shared.tree.apply_batch(batch).map_err(failure)?;
-        shared.tree.flush().map_err(failure)?;
-        self.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
+        database.prune(&mut batch, self.retention, commits, group.revision, newest_ms)?;
+        database.tree.apply_batch(batch).map_err(failure)?;
+        database.tree.flush().map_err(failure)?;
+        database.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
         shared.directory.note(group.revision)?;
-        self.revision = group.revision;
+        database.revision = group.revision;
         shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(group.commits);
         shared.synced.send_replace(group.revision);
         Ok(())
     }
 
+    /// After a full disk: looks whether there is room, and what is truly there.
+    fn open_anew(&mut self) {
+        let shared = self.shared.clone();
+        let mut tree = shared.tree.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one has to be let go before its file can be opened again.
+        (*tree, self.database) = (None, None);
+        let synced = *shared.synced.borrow();
+        match intact(|| Database::open(&shared.directory, self.cache_bytes, synced)) {
+            Ok(database) => {
+                tracing::info!(revision = database.revision, "there is room again; writing goes on");
+                // What had failed may be there all the same. Then the view takes a snapshot, because nobody has told it.
+                *shared.recent.lock().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+                shared.synced.send_replace(database.revision);
+                *tree = Some(database.tree.clone());
+                (self.database, self.stopped) = (Some(database), None);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "there is no room yet");
+                self.stopped = Some(error.into());
+            }
+        }
+    }
+}
+
+impl Database {
+    /// Opens the database, puts on the disk what is not there yet, and checks that it holds what it has to: everything up to `acknowledged`.
+    fn open(directory: &Directory, cache_bytes: u64, acknowledged: Revision) -> Result<Self, StoreError> {
+        let path = directory.path().join("store");
+        let config = sled::Config::new().path(&path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes).flush_every_ms(None);
+        let tree = open_when_free(&config)?;
+        tree.flush().map_err(failure)?;
+        let file = File::open(path.join("db")).map_err(|error| failed(&path, &error))?;
+        // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
+        for place in [&path.join("db"), &path.join("conf"), &path, &directory.path().to_path_buf()] {
+            File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
+        }
+        let revision = newest(&tree)?;
+        if revision < acknowledged {
+            let what = format!("it ends with revision {revision}, and revision {acknowledged} was acknowledged");
+            return Err(StoreError::Corrupt { place: path.join("db").display().to_string(), what });
+        }
+        if directory.unclean {
+            tracing::warn!(revision, "the last stop was not an orderly one; checking the log of events");
+            check_log(&tree, revision)?;
+        }
+        let oldest = oldest(&tree)?;
+        Ok(Self { tree, file, revision, oldest })
+    }
+
     /// Cuts the log where it is too long or too old, at most two commits for each new one, so that no commit pays for many.
-    fn prune(&mut self, batch: &mut sled::Batch, commits: u64, newest: Revision, newest_ms: u64) -> Result<(), StoreError> {
+    fn prune(
+        &mut self,
+        batch: &mut sled::Batch,
+        kept: Retention,
+        commits: u64,
+        newest: Revision,
+        newest_ms: u64,
+    ) -> Result<(), StoreError> {
         let mut oldest = match self.oldest {
             Some(oldest) => oldest,
             None => (newest - commits + 1, newest_ms),
         };
         for _ in 0..commits * 2 {
-            let too_many = newest - oldest.0 >= self.retention.events;
-            let too_old = oldest.1.saturating_add(self.retention.age_ms) < newest_ms;
+            let too_many = newest - oldest.0 >= kept.events;
+            let too_old = oldest.1.saturating_add(kept.age_ms) < newest_ms;
             if !(too_many || too_old) || oldest.0 + commits >= newest {
                 break;
             }
             batch.remove(&log_key(oldest.0));
             let key = log_key(oldest.0 + 1);
-            let next = self.shared.tree.get(key).map_err(failure)?;
+            let next = self.tree.get(key).map_err(failure)?;
             let at_ms = next.map(|value| decode_event(&key, &value)).transpose()?.map_or(newest_ms, |event| event.at_ms);
             oldest = (oldest.0 + 1, at_ms);
         }
@@ -499,28 +577,6 @@ fn collect_garbage(changes: usize) {
     for _ in 0..changes / 128 + 1 {
         crossbeam_epoch::pin().flush();
     }
-}
-
-/// Opens the tree, puts on the disk what is not there yet, and checks that it holds what it has to. Answers the oldest event too.
-fn open_tree(path: &Path, cache_bytes: u64, directory: &Directory) -> Result<(sled::Db, Option<(Revision, u64)>), StoreError> {
-    let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes).flush_every_ms(None);
-    let tree = open_when_free(&config)?;
-    tree.flush().map_err(failure)?;
-    // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
-    for place in [&path.join("db"), &path.join("conf"), &path.to_path_buf(), &directory.path().to_path_buf()] {
-        File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
-    }
-    let revision = newest(&tree)?;
-    if revision < directory.noted {
-        let what = format!("it ends with revision {revision}, and revision {} was acknowledged", directory.noted);
-        return Err(StoreError::Corrupt { place: path.join("db").display().to_string(), what });
-    }
-    if directory.unclean {
-        tracing::warn!(revision, "the last stop was not an orderly one; checking the log of events");
-        check_log(&tree, revision)?;
-    }
-    let oldest = oldest(&tree)?;
-    Ok((tree, oldest))
 }
 
 /// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this process has dropped are still letting it go.

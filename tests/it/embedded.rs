@@ -4,7 +4,9 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
     path::Path,
+    process::Command,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, future::join_all};
@@ -135,4 +137,56 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_wa
     }
     assert!(refused > 7, "{refused} refused");
     assert_eq!(read_all(original.path()).await.unwrap(), (40, 4_000));
+}
+
+/// A small disk of its own; unmounted when it is dropped.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// Nothing where this user may not mount one.
+    fn mount(mebibytes: u32) -> Option<Self> {
+        let place = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(place.path()).output();
+        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(place))
+    }
+
+    fn grow(&self, mebibytes: u32) {
+        let size = format!("remount,size={mebibytes}m");
+        assert!(Command::new("mount").args(["-o", &size]).arg(self.0.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_loses_nothing_and_takes_writes_again_once_there_is_room() {
+    let Some(disk) = Disk::mount(20) else {
+        println!("skipped: run as root, who may mount a tmpfs");
+        return;
+    };
+    let directory = disk.0.path().join("data");
+    let store = open(&directory).unwrap();
+    let mut acknowledged = 0;
+    while store.commit(largest_commit(acknowledged)).await.is_ok() {
+        acknowledged += 1;
+    }
+    assert!(acknowledged > 3, "{acknowledged} commits fit");
+    assert!(matches!(store.commit(largest_commit(acknowledged)).await, Err(StoreError::Full(_))));
+    disk.grow(200);
+    let started = Instant::now();
+    while let Err(error) = store.commit(largest_commit(acknowledged)).await {
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20), "writes are still refused");
+    }
+    let snapshot = store.snapshot().await.unwrap();
+    let records: usize = snapshot.pages.map(|page| page.unwrap().len()).collect::<Vec<_>>().await.into_iter().sum();
+    // One more may have been written though it was refused.
+    assert!((acknowledged + 1..=acknowledged + 2).contains(&(records / 100)), "{records} records, {acknowledged} commits");
+    drop(store);
+    assert_eq!(read_all(&directory).await.unwrap().1, records);
 }
