@@ -331,7 +331,7 @@ impl Writer {
     /// Makes the group durable, then visible, then answers.
     fn finish(&mut self, mut group: Group) {
         let answers = std::mem::take(&mut group.answers);
-        if let Err(error) = self.write(group) {
+        if let Err(error) = intact(|| self.write(group)) {
             let until = if matches!(error, StoreError::Full(_)) { "until there is room" } else { "until a restart" };
             tracing::error!(%error, commits = answers.len(), "the disk has failed a write; nothing is written {until}");
             self.stopped = Some(error.into());
@@ -364,7 +364,8 @@ impl Writer {
         database.prune(&mut batch, self.retention, commits, group.revision, newest_ms)?;
         database.tree.apply_batch(batch).map_err(failure)?;
         database.tree.flush().map_err(failure)?;
-        database.file.sync_data().map_err(|error| failure(sled::Error::Io(error)))?;
+        // Whatever the reason, even a full disk: what a failed sync leaves in the page cache may never reach the disk.
+        database.file.sync_data().map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))?;
         shared.directory.note(group.revision)?;
         database.revision = group.revision;
         shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(group.commits);

@@ -158,7 +158,10 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_
     let mut random = StdRng::seed_from_u64(seed);
     let directory = tempfile::tempdir().unwrap();
     let mut ledgers = vec![Ledger::default(); WRITERS];
-    for _ in 0..kills {
+    for kill in 0..kills {
+        if kill % 100 == 99 {
+            println!("{} kills", kill + 1);
+        }
         let process = Process::start(directory.path());
         let mut reader = process.mutes().await;
         for (writer, ledger) in ledgers.iter_mut().enumerate() {
