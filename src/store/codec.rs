@@ -193,7 +193,7 @@ pub(crate) fn unseal<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M
     M::decode(body).map_err(|error| corrupt(key, &error.to_string()))
 }
 
-fn checksum(key: &[u8], body: &[u8]) -> u32 {
+pub(super) fn checksum(key: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);
     hasher.update(body);

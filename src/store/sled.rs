@@ -7,7 +7,8 @@
 //!
 //! # Layout
 //! One tree, because only within one is a sled batch atomic:
-//! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the event, sealed by the codec; `m` -> the newest revision.
+//! `d KEY` -> revision (8 bytes, big-endian) and value; `l REVISION` -> the event, sealed by the codec; `m` -> the newest revision, and the tally of all
+//! records: their number and the sum of their checksums. A snapshot is compared with it at its end, because sled may leave out what it cannot read.
 //! `directory.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log before the first answer.
 //!
 //! # The change feed
@@ -33,7 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
-    codec::corrupt,
+    codec::{checksum, corrupt},
     directory::{Directory, failed},
     log::{LOG, decode_event, encode_event, log_key},
 };
@@ -192,13 +193,18 @@ impl Store for Embedded {
 
 /// Ends early where nobody reads on.
 fn send_pages(tree: &sled::Db, pages: &mpsc::Sender<Result<Vec<Entry>, StoreError>>) -> Result<(), StoreError> {
-    let mut page = Vec::with_capacity(PAGE);
+    let (mut page, mut tally) = (Vec::with_capacity(PAGE), Tally::default());
     for pair in tree.scan_prefix([DATA]) {
         let (key, value) = pair.map_err(failure)?;
+        tally.add(&key, &value);
         page.push(entry(&key, &value)?);
         if page.len() == PAGE && pages.blocking_send(Ok(std::mem::replace(&mut page, Vec::with_capacity(PAGE)))).is_err() {
             return Ok(());
         }
+    }
+    let (_, expected) = newest(tree)?;
+    if tally != expected {
+        return Err(corrupt(NEWEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)));
     }
     let _ = pages.blocking_send(Ok(page));
     Ok(())
@@ -266,6 +272,8 @@ struct Database {
     file: File,
     /// The newest revision given out.
     revision: Revision,
+    /// What all records add up to.
+    tally: Tally,
     /// The oldest event of the log and its time.
     oldest: Option<(Revision, u64)>,
 }
@@ -350,9 +358,17 @@ impl Writer {
         let database = self.database.as_mut().ok_or_else(closed)?;
         let newest_ms = group.newest_ms;
         let (mut batch, commits) = (sled::Batch::default(), group.revision - group.from);
+        let mut tally = database.tally;
         for (key, change) in group.changes {
+            if let Some(stored) = database.tree.get(&key).map_err(failure)? {
+                tally.remove(&key, &stored);
+            }
             match change {
-                Some((revision, value)) => batch.insert(key, [&revision.to_be_bytes()[..], &value].concat()),
+                Some((revision, value)) => {
+                    let stored = [&revision.to_be_bytes()[..], &value].concat();
+                    tally.add(&key, &stored);
+                    batch.insert(key, stored);
+                }
                 None => batch.remove(key),
             }
         }
@@ -360,14 +376,14 @@ impl Writer {
             let key = log_key(commit.revision);
             batch.insert(&key, encode_event(&key, commit));
         }
-        batch.insert(NEWEST, group.revision.to_be_bytes().to_vec());
+        batch.insert(NEWEST, tally.value(group.revision));
         database.prune(&mut batch, self.retention, commits, group.revision, newest_ms)?;
         database.tree.apply_batch(batch).map_err(failure)?;
         database.tree.flush().map_err(failure)?;
         // Whatever the reason, even a full disk: what a failed sync leaves in the page cache may never reach the disk.
         database.file.sync_data().map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))?;
         shared.directory.note(group.revision)?;
-        database.revision = group.revision;
+        (database.revision, database.tally) = (group.revision, tally);
         shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(group.commits);
         shared.synced.send_replace(group.revision);
         Ok(())
@@ -409,7 +425,7 @@ impl Database {
         for place in [&path.join("db"), &path.join("conf"), &path, &directory.path().to_path_buf()] {
             File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
         }
-        let revision = newest(&tree)?;
+        let (revision, tally) = newest(&tree)?;
         if revision < acknowledged {
             let what = format!("it ends with revision {revision}, and revision {acknowledged} was acknowledged");
             return Err(StoreError::Corrupt { place: path.join("db").display().to_string(), what });
@@ -419,7 +435,7 @@ impl Database {
             check_log(&tree, revision)?;
         }
         let oldest = oldest(&tree)?;
-        Ok(Self { tree, file, revision, oldest })
+        Ok(Self { tree, file, revision, tally, oldest })
     }
 
     /// Cuts the log where it is too long or too old, at most two commits for each new one, so that no commit pays for many.
@@ -546,10 +562,38 @@ fn data_key(key: &[u8]) -> Vec<u8> {
     [&[DATA], key].concat()
 }
 
-fn newest(tree: &sled::Db) -> Result<Revision, StoreError> {
-    match tree.get(NEWEST).map_err(failure)? {
-        Some(value) => Ok(split_revision(NEWEST, &value)?.0),
-        None => Ok(0),
+/// The newest revision, and what the records of that revision add up to.
+fn newest(tree: &sled::Db) -> Result<(Revision, Tally), StoreError> {
+    let Some(value) = tree.get(NEWEST).map_err(failure)? else { return Ok((0, Tally::default())) };
+    match value.as_chunks::<8>() {
+        ([revision, records, sum], []) => {
+            let tally = Tally { records: u64::from_be_bytes(*records), sum: u64::from_be_bytes(*sum) };
+            Ok((Revision::from_be_bytes(*revision), tally))
+        }
+        _ => Err(corrupt(NEWEST, "no newest revision of this version")),
+    }
+}
+
+/// What records add up to, in any order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    records: u64,
+    sum: u64,
+}
+
+impl Tally {
+    fn add(&mut self, key: &[u8], stored: &[u8]) {
+        self.records = self.records.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(checksum(key, stored).into());
+    }
+
+    fn remove(&mut self, key: &[u8], stored: &[u8]) {
+        self.records = self.records.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(checksum(key, stored).into());
+    }
+
+    fn value(self, revision: Revision) -> Vec<u8> {
+        [revision, self.records, self.sum].map(u64::to_be_bytes).concat()
     }
 }
 
