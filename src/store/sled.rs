@@ -54,6 +54,7 @@ const RECENT_BYTES: usize = 16 << 20;
 /// and the largest, the event of a hundred users with the longest ids, takes 27 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
 
+/// For how long sled's own lock is waited for, under ours.
 const LETTING_GO: Duration = Duration::from_secs(5);
 /// How often a full disk is looked at again, when somebody wants to write.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
@@ -602,14 +603,14 @@ fn oldest(tree: &sled::Db) -> Result<Option<(Revision, u64)>, StoreError> {
     first.map(|(key, value)| decode_event(&key, &value).map(|event| (event.revision, event.at_ms))).transpose()
 }
 
-/// Every commit of the log is whole, and none is missing up to the newest.
+/// Every event of the log is whole, and none is missing up to the newest.
 fn check_log(tree: &sled::Db, newest: Revision) -> Result<(), StoreError> {
     let mut last = None;
     for pair in tree.scan_prefix([LOG]) {
         let (key, value) = pair.map_err(failure)?;
         let event = decode_event(&key, &value)?;
         if last.is_some_and(|last| last + 1 != event.revision) {
-            return Err(corrupt(&key, "a gap in the log of commits"));
+            return Err(corrupt(&key, "a gap in the log of events"));
         }
         last = Some(event.revision);
     }
