@@ -20,7 +20,9 @@ use futures_util::stream::BoxStream;
 pub mod codec;
 mod directory;
 mod log;
+mod recent;
 mod sled;
+mod tally;
 
 /// The number of a commit.
 pub type Revision = u64;

@@ -34,9 +34,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
-    codec::{checksum, corrupt},
+    codec::corrupt,
     directory::{Directory, failed},
     log::{LOG, decode_event, encode_event, log_key},
+    recent::Recent,
+    tally::Tally,
 };
 
 /// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
@@ -46,10 +48,6 @@ const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
 /// Records in one page of a snapshot.
 const PAGE: usize = 1_024;
-/// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group.
-const RECENT_COMMITS: usize = 4 * GROUP_COMMITS;
-const RECENT_BYTES: usize = 16 << 20;
-
 /// sled puts a page of more than a quarter of this in a file of its own, which our sync does not reach. A page holds at most 17 records or events,
 /// and the largest, the event of a hundred users with the longest ids, takes 27 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
@@ -79,34 +77,6 @@ struct Shared {
     recent: Mutex<Recent>,
     /// Let go after the tree.
     directory: Directory,
-}
-
-/// The newest commits, without gaps.
-#[derive(Default)]
-struct Recent {
-    commits: VecDeque<Arc<Commit>>,
-    bytes: usize,
-}
-
-impl Recent {
-    fn push(&mut self, group: Vec<Arc<Commit>>) {
-        let newest = group.len();
-        self.bytes += group.iter().map(|commit| size_of_commit(commit)).sum::<usize>();
-        self.commits.extend(group);
-        while self.commits.len() > newest && (self.commits.len() > RECENT_COMMITS || self.bytes > RECENT_BYTES) {
-            let Some(oldest) = self.commits.pop_front() else { return };
-            self.bytes -= size_of_commit(&oldest);
-        }
-    }
-}
-
-fn size_of_commit(commit: &Commit) -> usize {
-    let size = |operation: &Operation| match operation {
-        Operation::Put { key, value } => key.len() + value.len(),
-        Operation::Delete { key } => key.len(),
-        Operation::DeletePrefix { prefix } => prefix.len(),
-    };
-    commit.event.len() + commit.operations.iter().map(|operation| size_of::<Operation>() + size(operation)).sum::<usize>()
 }
 
 type Answer = oneshot::Sender<Result<Revision, StoreError>>;
@@ -572,29 +542,6 @@ fn newest(tree: &sled::Db) -> Result<(Revision, Tally), StoreError> {
             Ok((Revision::from_be_bytes(*revision), tally))
         }
         _ => Err(corrupt(NEWEST, "no newest revision of this version")),
-    }
-}
-
-/// What records add up to, in any order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    records: u64,
-    sum: u64,
-}
-
-impl Tally {
-    fn add(&mut self, key: &[u8], stored: &[u8]) {
-        self.records = self.records.wrapping_add(1);
-        self.sum = self.sum.wrapping_add(checksum(key, stored).into());
-    }
-
-    fn remove(&mut self, key: &[u8], stored: &[u8]) {
-        self.records = self.records.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(checksum(key, stored).into());
-    }
-
-    fn value(self, revision: Revision) -> Vec<u8> {
-        [revision, self.records, self.sum].map(u64::to_be_bytes).concat()
     }
 }
 
