@@ -21,7 +21,7 @@ use crate::{
     limit::Limits,
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
-    view::View,
+    view::{Client, View},
 };
 
 mod allow;
@@ -33,7 +33,6 @@ mod notification;
 mod token;
 
 pub use ban::RoomSeen;
-pub use check::Answer;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
 pub use token::MAX_TTL_S;
 
@@ -155,7 +154,7 @@ impl Service {
     }
 
     fn has_client(&self, call: &Call<'_>, user: &str) -> bool {
-        self.view.client(call.key(), user, |client| client.is_some_and(|client| client.profile.is_some()))
+        self.view.client(call.key(), user, |client| client.is_some_and(Client::is_registered))
     }
 
     /// Plans, commits, and waits for the view. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL.

@@ -11,13 +11,17 @@ mod due;
 mod feed;
 mod index;
 mod room;
+mod sorted;
 mod state;
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
-use self::{applied::Applied, state::State};
+use self::{
+    applied::Applied,
+    state::{App, State},
+};
 use crate::store::Revision;
 
 pub use self::{
@@ -55,22 +59,20 @@ impl View {
         self.revision() >= revision || tokio::time::timeout(CATCH_UP, self.inner.applied.reach(revision)).await.is_ok()
     }
 
+    /// One app, as of now: for many questions in one go. It is not to be kept, because the feed may start again with a new one.
+    #[must_use]
+    pub fn app(&self, app: &str) -> AppView {
+        AppView(self.inner.state.load().app(app))
+    }
+
     /// Reads one room; nothing is known of it where there is none.
     pub fn room<T>(&self, app: &str, room: &str, read: impl FnOnce(Option<&Room>) -> T) -> T {
-        let state = self.inner.state.load();
-        match state.app(app) {
-            Some(app) => app.rooms.read(room, read),
-            None => read(None),
-        }
+        self.app(app).room(room, read)
     }
 
     /// Reads one client; nothing is known of it where there is none.
     pub fn client<T>(&self, app: &str, user: &str, read: impl FnOnce(Option<&Client>) -> T) -> T {
-        let state = self.inner.state.load();
-        match state.app(app) {
-            Some(app) => app.clients.read(user, read),
-            None => read(None),
-        }
+        self.app(app).client(user, read)
     }
 
     /// Ids of registered rooms in order, and how many there are in all.
@@ -95,6 +97,27 @@ impl View {
     #[must_use]
     pub fn records(&self) -> u64 {
         self.inner.state.load().records()
+    }
+}
+
+/// One app of the view; nothing where nothing is known of it.
+pub struct AppView(Option<Arc<App>>);
+
+impl AppView {
+    /// Reads one room; nothing is known of it where there is none.
+    pub fn room<T>(&self, room: &str, read: impl FnOnce(Option<&Room>) -> T) -> T {
+        match &self.0 {
+            Some(app) => app.rooms.read(room, read),
+            None => read(None),
+        }
+    }
+
+    /// Reads one client; nothing is known of it where there is none.
+    pub fn client<T>(&self, user: &str, read: impl FnOnce(Option<&Client>) -> T) -> T {
+        match &self.0 {
+            Some(app) => app.clients.read(user, read),
+            None => read(None),
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use prost_types::Timestamp;
 use crate::{
     model::{Address, ClientProfile, Expire, Mark, RoomProfile},
     proto::v1 as pb,
-    service::{Answer, ClientSeen},
-    view::Rule,
+    service::ClientSeen,
+    view::{Decision, Rule},
 };
 
 /// Nothing for 0, which is "not known".
@@ -80,9 +80,9 @@ pub(super) fn client(seen: ClientSeen) -> pb::Client {
     }
 }
 
-pub(super) fn decision(answer: &Answer) -> pb::CheckSendResponse {
-    let mut message = pb::CheckSendResponse { allowed: answer.allowed, rule: rule(answer.rule).into(), ..Default::default() };
-    if let Some(mark) = &answer.mark {
+pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
+    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule(decision.rule).into(), ..Default::default() };
+    if let Some(mark) = decision.mark {
         message.expire_time = expire_time(mark.expire);
         message.reason = mark.why.reason.to_string();
         message.actor = mark.why.actor.to_string();

@@ -7,6 +7,7 @@ use crate::{
     error::Error,
     model::RoomId,
     proto::v1::{self as pb, mute_service_server::MuteService},
+    view::Decision,
 };
 
 #[async_trait]
@@ -165,16 +166,15 @@ impl MuteService for Api {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "CheckSend")?;
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
-        let answer = self.service.check_send(&call, &room, &user)?;
-        Ok(Response::new(encode::decision(&answer)))
+        Ok(Response::new(self.service.check_send(&call, &room, &user, encode::decision)?))
     }
 
     async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "BatchCheckSend")?;
-        let answers = self.service.batch_check_send(&call, &parse::pairs(&call, message.pairs)?)?;
-        let results = answers.iter().map(|answer| answer.as_ref().map_or_else(encode::not_registered, encode::decision));
-        Ok(Response::new(pb::BatchCheckSendResponse { results: results.collect() }))
+        let pairs = parse::pairs(&call, message.pairs)?;
+        let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
+        Ok(Response::new(pb::BatchCheckSendResponse { results: self.service.batch_check_send(&call, &pairs, answer)? }))
     }
 }
 

@@ -97,7 +97,7 @@ impl UserId {
 }
 
 fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ impl Service {
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
             let revision = old.as_ref().map(|old| old.revision);
-            let old = old.map(|old: Held<RoomProfile>| old.value);
+            let old = old.map(|old: Box<Held<RoomProfile>>| old.value);
             let new = merge_room(old.clone().unwrap_or_default(), patch);
             if old.as_ref() == Some(&new) {
                 return Ok((None, (id, new)));

@@ -14,7 +14,7 @@ const MAX_MUTED_ROOMS: usize = 1_000;
 
 /// What a change of a client's notification mutes is planned from.
 struct Basis {
-    profile: Option<Held<ClientProfile>>,
+    profile: Option<Box<Held<ClientProfile>>>,
     muted: Option<MutedRoom>,
     next_place: u64,
     /// Notification mutes of the client, those included that have ended and are not swept yet.
@@ -91,8 +91,9 @@ impl Service {
         let now_ms = self.clock.now_ms();
         Ok(self.view.client(call.key(), user.as_str(), |client| {
             let Some(client) = client else { return Vec::new() };
-            let rooms =
-                client.muted_in_force(now_ms).filter(|muted| after.is_none_or(|after| (muted.place, &*muted.room) > after));
+            let rooms = client
+                .muted_in_force(now_ms)
+                .filter(|muted| after.is_none_or(|after| (muted.place, muted.room.as_str()) > after));
             rooms.take(size).map(|muted| (muted.clone(), muted.mark.value.clone())).collect()
         }))
     }
@@ -113,7 +114,7 @@ impl Service {
 
 /// A batch that notes on the client that it has changed, and fails if somebody else has changed it meanwhile: so that each of two mutes at the
 /// same moment gets a place of its own.
-fn touch(call: &Call<'_>, user: &UserId, profile: Option<Held<ClientProfile>>, event: &Event) -> Batch {
+fn touch(call: &Call<'_>, user: &UserId, profile: Option<Box<Held<ClientProfile>>>, event: &Event) -> Batch {
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };
     batch.expect(key, profile.as_ref().map(|profile| profile.revision));

@@ -1,5 +1,7 @@
 //! One client: its profile, and the rooms whose notifications it has muted, in the order of muting.
 
+use ecow::EcoString;
+
 use super::{index::Entity, room::Held};
 use crate::{
     model::{ClientProfile, Key, Mark, Value},
@@ -10,7 +12,7 @@ use crate::{
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// Nothing where the directory does not have it.
-    pub profile: Option<Held<ClientProfile>>,
+    pub profile: Option<Box<Held<ClientProfile>>>,
     /// In the order of `place`, then of `room`; some may have ended. Few enough to be looked through.
     pub muted: Vec<MutedRoom>,
     /// When the sweeper is to look at it, in Unix milliseconds.
@@ -21,7 +23,7 @@ pub struct Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct MutedRoom {
-    pub room: Box<str>,
+    pub room: EcoString,
     /// Counts up with each mute of the client; two made at the same moment may share one.
     pub place: u64,
     pub mark: Held<Mark>,
@@ -29,7 +31,7 @@ pub struct MutedRoom {
 
 impl Entity for Client {
     fn is_registered(&self) -> bool {
-        self.profile.is_some()
+        self.is_registered()
     }
 
     fn is_empty(&self) -> bool {
@@ -38,6 +40,12 @@ impl Entity for Client {
 }
 
 impl Client {
+    /// Whether the directory has it.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.profile.is_some()
+    }
+
     /// The notification mutes in force, in the order of muting.
     pub fn muted_in_force(&self, now_ms: u64) -> impl Iterator<Item = &MutedRoom> {
         self.muted.iter().filter(move |muted| muted.mark.value.expire.in_force(now_ms))
@@ -46,7 +54,7 @@ impl Client {
     /// The notification mute of this room, in force or not.
     #[must_use]
     pub fn muted_room(&self, room: &str) -> Option<&MutedRoom> {
-        self.muted.iter().find(|muted| &*muted.room == room)
+        self.muted.iter().find(|muted| muted.room == room)
     }
 
     /// The place of the next room to be muted: after all others.
@@ -58,12 +66,12 @@ impl Client {
     /// Applies one change of the feed; nothing as value is a removal.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {
-            (Key::Client { .. }, Some(Value::Client(value))) => self.profile = Some(Held { value, revision }),
+            (Key::Client { .. }, Some(Value::Client(value))) => self.profile = Some(Box::new(Held { value, revision })),
             (Key::Client { .. }, _) => self.profile = None,
             (Key::NotificationMute { room, .. }, Some(Value::NotificationMute(value, place))) => {
                 self.remove(room);
                 let muted = MutedRoom { room: room.into(), place, mark: Held { value, revision } };
-                let at = self.muted.partition_point(|other| (other.place, &*other.room) < (place, room));
+                let at = self.muted.partition_point(|other| (other.place, other.room.as_str()) < (place, room));
                 self.muted.insert(at, muted);
             }
             (Key::NotificationMute { room, .. }, _) => self.remove(room),
@@ -72,6 +80,6 @@ impl Client {
     }
 
     fn remove(&mut self, room: &str) {
-        self.muted.retain(|muted| &*muted.room != room);
+        self.muted.retain(|muted| muted.room != room);
     }
 }

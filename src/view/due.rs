@@ -150,7 +150,7 @@ impl Place<'_> {
 impl Room {
     /// When the sweeper is to look here next.
     fn next_end_ms(&self) -> Option<u64> {
-        let ends = self.muted.values().chain(&self.ban).filter_map(|mark| mark.value.expire.ms());
+        let ends = self.muted.iter().map(|(_, mark)| mark).chain(&self.ban).filter_map(|mark| mark.value.expire.ms());
         if self.left_over().next().is_some() { Some(0) } else { ends.min() }
     }
 }
@@ -164,7 +164,7 @@ impl Client {
 fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<DueMark> {
     let mut due = Vec::new();
     let ended = room.muted.iter().filter(|(_, mute)| !mute.value.expire.in_force(now_ms));
-    let users: Vec<_> = ended.take(limit).map(|(user, mute)| (user.clone(), mute.revision)).collect();
+    let users: Vec<_> = ended.take(limit).map(|(user, mute)| (user.into(), mute.revision)).collect();
     if !users.is_empty() {
         due.push(DueMark::MemberMutes { room: id.clone(), users });
     }
@@ -180,6 +180,6 @@ fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<D
 
 fn ended_of_client(id: &Arc<str>, client: &Client, now_ms: u64, limit: usize) -> Vec<DueMark> {
     let ended = client.muted.iter().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
-    let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.clone(), muted.mark.revision)).collect();
+    let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.mark.revision)).collect();
     if rooms.is_empty() { Vec::new() } else { vec![DueMark::NotificationMutes { user: id.clone(), rooms }] }
 }

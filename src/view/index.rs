@@ -1,11 +1,13 @@
 //! A sharded map of the rooms, or of the clients, of one app, with the ids of those that are registered in order.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
     ops::Bound,
     sync::{Arc, PoisonError, RwLock},
 };
+
+use hashbrown::HashTable;
 
 use super::Page;
 
@@ -20,9 +22,13 @@ pub(super) trait Entity: Default {
     fn is_empty(&self) -> bool;
 }
 
+/// Some of the ids, each with what is known of it.
+type Shard<T> = RwLock<HashTable<(Arc<str>, T)>>;
+
+/// An id is hashed once, for its shard and for its place there.
 pub(super) struct Index<T> {
     hasher: RandomState,
-    shards: [RwLock<HashMap<Arc<str>, T>>; SHARDS],
+    shards: [Shard<T>; SHARDS],
     registered: RwLock<BTreeSet<Arc<str>>>,
 }
 
@@ -34,29 +40,29 @@ impl<T> Default for Index<T> {
 
 impl<T: Entity> Index<T> {
     pub(super) fn read<R>(&self, id: &str, read: impl FnOnce(Option<&T>) -> R) -> R {
-        let shard = self.shard(id).read().unwrap_or_else(PoisonError::into_inner);
-        read(shard.get(id))
+        let hash = self.hasher.hash_one(id);
+        let shard = self.shard(hash).read().unwrap_or_else(PoisonError::into_inner);
+        read(shard.find(hash, |(other, _)| **other == *id).map(|(_, entity)| entity))
     }
 
     pub(super) fn update<R>(&self, id: &str, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
-        if !shard.contains_key(id) {
-            shard.insert(Arc::from(id), T::default());
-        }
-        let Some(entity) = shard.get_mut(id) else { return change(&mut T::default()) };
+        let hash = self.hasher.hash_one(id);
+        let mut shard = self.shard(hash).write().unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.entry(hash, |(other, _)| **other == *id, |(other, _)| self.hasher.hash_one(&**other));
+        let mut entry = entry.or_insert_with(|| (Arc::from(id), T::default()));
+        let (id, entity) = entry.get_mut();
         let was_registered = entity.is_registered();
         let result = change(entity);
-        let (registered, empty) = (entity.is_registered(), entity.is_empty());
-        if registered != was_registered {
+        if entity.is_registered() != was_registered {
             let mut ids = self.registered.write().unwrap_or_else(PoisonError::into_inner);
-            if registered {
-                ids.insert(Arc::from(id))
-            } else {
+            if was_registered {
                 ids.remove(id)
+            } else {
+                ids.insert(id.clone())
             };
         }
-        if empty {
-            shard.remove(id);
+        if entity.is_empty() {
+            entry.remove();
         }
         result
     }
@@ -76,8 +82,8 @@ impl<T: Entity> Index<T> {
         }
     }
 
-    fn shard(&self, id: &str) -> &RwLock<HashMap<Arc<str>, T>> {
-        // The remainder is below SHARDS, whatever the hash.
-        &self.shards[(self.hasher.hash_one(id) % SHARDS as u64) as usize]
+    /// By bits that the table does not look at first.
+    fn shard(&self, hash: u64) -> &Shard<T> {
+        &self.shards[(hash >> 40) as usize % SHARDS]
     }
 }

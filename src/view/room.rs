@@ -1,8 +1,6 @@
 //! One room, and the pure function that the service exists for: may this user speak?
 
-use std::{collections::BTreeMap, ops::Bound};
-
-use super::index::Entity;
+use super::{index::Entity, sorted::Sorted};
 use crate::{
     model::{Expire, Key, Mark, RoomProfile, Value},
     store::Revision,
@@ -21,15 +19,15 @@ pub struct Held<T> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Nothing where the directory does not have it.
-    pub profile: Option<Held<RoomProfile>>,
+    pub profile: Option<Box<Held<RoomProfile>>>,
     /// May have ended.
     pub ban: Option<Held<Mark>>,
     /// By user; some may have ended.
-    pub muted: BTreeMap<Box<str>, Held<Mark>>,
+    pub muted: Sorted<Held<Mark>>,
     /// By user.
-    pub allowed: BTreeMap<Box<str>, Held<Mark>>,
+    pub allowed: Sorted<Held<Mark>>,
     /// Who wants no push from this room, until when; some may have ended.
-    pub silenced: BTreeMap<Box<str>, Held<Expire>>,
+    pub silenced: Sorted<Held<Expire>>,
     /// When the room was deleted: notification mutes up to that commit are to be swept, also where it has been registered again.
     pub(super) deleted_at: Option<Revision>,
     /// When the sweeper is to look at it, in Unix milliseconds.
@@ -38,7 +36,7 @@ pub struct Room {
 
 impl Entity for Room {
     fn is_registered(&self) -> bool {
-        self.profile.is_some()
+        self.is_registered()
     }
 
     fn is_empty(&self) -> bool {
@@ -51,6 +49,12 @@ impl Entity for Room {
 }
 
 impl Room {
+    /// Whether the directory has it.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.profile.is_some()
+    }
+
     /// The mute of this user, where one is in force.
     #[must_use]
     pub fn mute_in_force(&self, user: &str, now_ms: u64) -> Option<&Held<Mark>> {
@@ -65,31 +69,31 @@ impl Room {
 
     /// The mutes in force of users after this one, in order.
     pub fn mutes_after<'a>(&'a self, after: Option<&'a str>, now_ms: u64) -> impl Iterator<Item = (&'a str, &'a Mark)> {
-        from(&self.muted, after).filter(move |(_, mute)| mute.expire.in_force(now_ms))
+        self.muted.after(after).map(|(user, mute)| (user, &mute.value)).filter(move |(_, mute)| mute.expire.in_force(now_ms))
     }
 
     /// The allow list after this user, in order.
     pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
-        from(&self.allowed, after)
+        self.allowed.after(after).map(|(user, mark)| (user, &mark.value))
     }
 
     /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`].
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {
             (Key::Room { .. }, Some(Value::Room(value))) => {
-                self.profile = Some(Held { value, revision });
+                self.profile = Some(Box::new(Held { value, revision }));
             }
             (Key::Room { .. }, _) => self.profile = None,
             (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value, revision }),
             (Key::Ban { .. }, _) => self.ban = None,
             (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => {
-                self.muted.insert(user.into(), Held { value, revision });
+                self.muted.insert(user, Held { value, revision });
             }
             (Key::MemberMute { user, .. }, _) => {
                 self.muted.remove(user);
             }
             (Key::Allowed { user, .. }, Some(Value::Mark(value))) => {
-                self.allowed.insert(user.into(), Held { value, revision });
+                self.allowed.insert(user, Held { value, revision });
             }
             (Key::Allowed { user, .. }, _) => {
                 self.allowed.remove(user);
@@ -102,7 +106,7 @@ impl Room {
     pub(super) fn silence(&mut self, user: &str, until: Option<Held<Expire>>) {
         match until {
             Some(until) => {
-                self.silenced.insert(user.into(), until);
+                self.silenced.insert(user, until);
             }
             None => {
                 self.silenced.remove(user);
@@ -119,14 +123,9 @@ impl Room {
 
     /// Notification mutes from before the room was deleted.
     pub(super) fn left_over(&self) -> impl Iterator<Item = (&str, Revision)> {
-        let held = self.silenced.iter().map(|(user, until)| (&**user, until.revision));
+        let held = self.silenced.iter().map(|(user, until)| (user, until.revision));
         held.filter(|(_, revision)| self.deleted_at.is_some_and(|deleted_at| *revision <= deleted_at))
     }
-}
-
-fn from<'a>(marks: &'a BTreeMap<Box<str>, Held<Mark>>, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    marks.range::<str, _>((start, Bound::Unbounded)).map(|(user, mark)| (&**user, &mark.value))
 }
 
 /// What decided whether a user may speak.
@@ -162,7 +161,7 @@ pub fn may_speak<'a>(room: Option<&'a Room>, user: &str, now_ms: u64) -> Decisio
     }
     let Some(ban) = room.ban_in_force(now_ms) else { return Decision { allowed: true, rule: Rule::None, mark: None } };
     let is_staff = room.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user));
-    let (allowed, rule) = match (is_staff, room.allowed.contains_key(user)) {
+    let (allowed, rule) = match (is_staff, room.allowed.get(user).is_some()) {
         (true, _) => (true, Rule::RoomStaff),
         (false, true) => (true, Rule::AllowList),
         (false, false) => (false, Rule::RoomBan),
@@ -181,10 +180,10 @@ mod tests {
     }
 
     fn room(muted: &[&str], banned: bool, allowed: &[&str]) -> Room {
-        let marks = |users: &[&str]| users.iter().map(|user| (Box::from(*user), mark(Expire::NEVER))).collect();
+        let marks = |users: &[&str]| users.iter().map(|user| (*user, mark(Expire::NEVER))).collect();
         let profile = RoomProfile { owner: "owner".to_owned(), admins: vec!["admin".to_owned()], ..RoomProfile::default() };
         Room {
-            profile: Some(Held { value: profile, revision: 1 }),
+            profile: Some(Box::new(Held { value: profile, revision: 1 })),
             ban: banned.then(|| mark(Expire::NEVER)),
             muted: marks(muted),
             allowed: marks(allowed),
@@ -222,12 +221,12 @@ mod tests {
     #[test]
     fn what_has_ended_forbids_nothing_from_that_very_millisecond() {
         let mut room = room(&[], false, &[]);
-        room.muted.insert("u".into(), mark(Expire::at_ms(NOW)));
+        room.muted.insert("u", mark(Expire::at_ms(NOW)));
         room.ban = Some(mark(Expire::at_ms(NOW)));
         assert_eq!(rule(&room, "u"), (true, Rule::None));
         room.ban = Some(mark(Expire::at_ms(NOW + 1)));
         assert_eq!(rule(&room, "u"), (false, Rule::RoomBan));
-        room.muted.insert("u".into(), mark(Expire::at_ms(NOW + 1)));
+        room.muted.insert("u", mark(Expire::at_ms(NOW + 1)));
         assert_eq!(rule(&room, "u"), (false, Rule::MemberMute));
     }
 }
