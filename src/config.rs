@@ -60,7 +60,7 @@ pub struct Settings {
     /// For how long events are kept [default: 30]
     #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
     pub keep_days: Option<u64>,
-    /// Page cache of the embedded store [default: 256]
+    /// Page cache of the embedded store [default: 8]
     #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
     pub cache_mib: Option<u64>,
     /// How long calls may go on after the order to stop [default: 10]
@@ -151,7 +151,7 @@ impl Config {
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
             },
             // Reads come from the view, so the cache serves writes and the start only.
-            cache_bytes: settings.cache_mib.unwrap_or(256).saturating_mul(1 << 20),
+            cache_bytes: settings.cache_mib.unwrap_or(8).saturating_mul(1 << 20),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             apps: file.apps,
             services: file.services,

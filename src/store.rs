@@ -19,7 +19,11 @@ use futures_util::stream::BoxStream;
 
 pub mod codec;
 mod directory;
+mod embedded;
+mod generation;
+mod journal;
 mod log;
+mod page;
 mod recent;
 mod sled;
 mod tally;
@@ -68,6 +72,15 @@ pub struct Commit {
     pub at_ms: u64,
 }
 
+/// The event of a commit, as the history tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Logged {
+    pub revision: Revision,
+    pub at_ms: u64,
+    pub event: Vec<u8>,
+}
+
 /// One record of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -89,7 +102,7 @@ pub struct Snapshot {
 pub type Feed = BoxStream<'static, Result<Arc<Commit>, StoreError>>;
 
 /// What went wrong in an engine. `error.rs` says what a caller is told of it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("an expectation of the commit did not hold at revision {revision}")]
@@ -146,6 +159,6 @@ pub struct Retention {
 /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
 pub fn open(engine: Engine, directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
     match engine {
-        Engine::Sled => Ok(Arc::new(sled::Embedded::open(directory, cache_bytes, retention)?)),
+        Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),
     }
 }

@@ -42,9 +42,10 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     };
     let named: BTreeMap<_, Vec<_>> =
         sources.iter().map(|(file, code)| (file.as_str(), names(code))).filter(|(_, lines)| !lines.is_empty()).collect();
-    assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/sled.rs"]);
-    let chosen = "Engine::Sled => Ok(Arc::new(sled::Embedded::open(directory, cache_bytes, retention)?)),";
+    assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/embedded.rs", "store/sled.rs"]);
+    let chosen = "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),";
     assert_eq!(named["store.rs"], ["mod sled;", "Sled,", chosen]);
+    assert_eq!(named["store/embedded.rs"], ["sled::Tree,"]);
 }
 
 #[test]

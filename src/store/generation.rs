@@ -1,0 +1,112 @@
+//! What the commits of one journal file have changed: kept in memory until the tree has it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{Commit, Logged, Revision, StoreError};
+
+/// What keys are to say; nothing where a key is to go.
+pub(super) type Changes = BTreeMap<Vec<u8>, Change>;
+/// A key's new value and the commit that wrote it, or its removal.
+pub(super) type Change = Option<(Revision, Vec<u8>)>;
+
+/// What one entry of a map costs beside its bytes, roughly.
+const ENTRY_BYTES: usize = 128;
+
+/// The changes and the events of commits that follow each other.
+#[derive(Clone, Default)]
+pub(super) struct Generation {
+    /// The newest commit before the first of these.
+    pub(super) after: Revision,
+    /// The newest of these.
+    pub(super) revision: Revision,
+    pub(super) changes: Changes,
+    /// By revision, without gaps.
+    pub(super) events: Vec<Logged>,
+    /// Memory, roughly.
+    pub(super) bytes: usize,
+}
+
+impl Generation {
+    /// An empty one, of the commits that will follow this one.
+    pub(super) fn after(revision: Revision) -> Self {
+        Self { after: revision, revision, ..Self::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Takes in commits, with what they have changed.
+    pub(super) fn extend(&mut self, commits: &[Arc<Commit>], changes: Changes) {
+        for commit in commits {
+            self.revision = commit.revision;
+            self.bytes += commit.event.len() + size_of::<Logged>();
+            self.events.push(Logged { revision: commit.revision, at_ms: commit.at_ms, event: commit.event.clone() });
+        }
+        for (key, change) in changes {
+            self.bytes += key.len() + ENTRY_BYTES + change.as_ref().map_or(0, |(_, value)| value.len());
+            self.changes.insert(key, change);
+        }
+    }
+
+    /// When the newest of its events happened, in Unix milliseconds.
+    pub(super) fn newest_ms(&self) -> u64 {
+        self.events.last().map_or(0, |event| event.at_ms)
+    }
+}
+
+/// All commits that the tree does not have yet.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// The one that is being filled. Its revision is the newest that is on stable storage.
+    pub(super) active: Generation,
+    /// Those that wait for the tree, the oldest first.
+    pub(super) full: VecDeque<Arc<Generation>>,
+    /// Why the tree does not take them now.
+    pub(super) held_up: Option<StoreError>,
+    /// Nobody wants them any more: the store is being dropped.
+    pub(super) abandoned: bool,
+}
+
+impl Pending {
+    /// What is known here of a key, the newest first.
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
+        self.newest_first().find_map(|generation| generation.changes.get(key))
+    }
+
+    /// Keys with this prefix that something is known of here.
+    pub(super) fn keys_with_prefix(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        self.newest_first().flat_map(|generation| with_prefix(&generation.changes, prefix)).collect()
+    }
+
+    /// Closes the active generation, if there is anything in it, and begins the next.
+    pub(super) fn rotate(&mut self) {
+        if !self.active.is_empty() {
+            let next = Generation::after(self.active.revision);
+            self.full.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
+        }
+    }
+
+    /// Memory of those that wait, roughly.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.full.iter().map(|generation| generation.bytes).sum()
+    }
+
+    /// All of them as of now, the oldest first. Copies the active one.
+    pub(super) fn copy(&self) -> Vec<Arc<Generation>> {
+        self.full.iter().cloned().chain([Arc::new(self.active.clone())]).collect()
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = &Generation> {
+        [&self.active].into_iter().chain(self.full.iter().rev().map(|generation| &**generation))
+    }
+}
+
+/// Keys of a map with this prefix.
+pub(super) fn with_prefix<'a>(changes: &'a Changes, prefix: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
+    let from = changes.range(prefix.to_vec()..).map(|(key, _)| key);
+    from.take_while(move |key| key.starts_with(prefix)).cloned()
+}
