@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::store::StoreError;
+use crate::store::{Revision, StoreError};
 
 /// A reason of the error table. Its name on the wire is [`Reason::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub enum Reason {
     TooManyUsers,
     /// Too many calls of this method in this app.
     RateLimited,
-    /// The store cannot take a write now.
+    /// The store cannot take a write now, or the view does not have what the caller wants to see.
     StoreUnavailable,
     /// The store has no room for a write.
     StoreFull,
@@ -148,6 +148,12 @@ impl Error {
             cause: Some(cause.to_string()),
             ..Self::new(Reason::StoreUnavailable, "the store cannot take writes now; try again")
         }
+    }
+
+    /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask for any number.
+    pub fn not_seen_yet(revision: Revision) -> Self {
+        let message = format!("this replica has not seen revision {revision} yet; try again");
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
     }
 }
 

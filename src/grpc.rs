@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{auth::credentials::Caller, service::Service};
 
@@ -11,6 +11,7 @@ mod directory;
 mod encode;
 mod mute;
 mod parse;
+mod read;
 pub mod status;
 mod token;
 
@@ -30,7 +31,12 @@ impl Api {
     }
 }
 
-fn open<T>(mut request: Request<T>) -> (Caller, T) {
-    let caller = request.extensions_mut().remove().unwrap_or_else(Caller::nobody);
-    (caller, request.into_inner())
+fn open<T>(request: Request<T>) -> (Caller, T) {
+    let (_, caller, message) = open_with(request);
+    (caller, message)
+}
+
+fn open_with<T>(request: Request<T>) -> (MetadataMap, Caller, T) {
+    let (metadata, mut extensions, message) = request.into_parts();
+    (metadata, extensions.remove().unwrap_or_else(Caller::nobody), message)
 }

@@ -3,7 +3,7 @@
 //!
 //! # The way in
 //! [`Service::enter`] makes a [`Call`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
-//! can be reached without one.
+//! can be reached without one. A read that asks for a commit waits for it in [`Service::see`].
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
@@ -124,6 +124,16 @@ impl Service {
             self.limits.call(app.number, method)?;
         }
         Ok(Call { app, principal })
+    }
+
+    /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
+    pub async fn see(&self, revision: Revision, patience: Duration) -> Result<(), Error> {
+        // Boxed, so that a call that need not wait does not carry the room for it.
+        if self.view.revision() >= revision || Box::pin(self.view.wait_within(revision, patience)).await {
+            Ok(())
+        } else {
+            Err(Error::not_seen_yet(revision))
+        }
     }
 
     /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED.

@@ -1,9 +1,9 @@
 //! The view: every live record in memory, built from the store; it answers every read.
 //!
 //! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one [`Room`] or one [`Client`] for the length of a
-//! closure, under the read lock of its shard: never across an await, never for longer than one page. All changes of one commit to one room
-//! or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the reader's clock; an
-//! expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
+//! closure, under the read lock of its shard: never across an await, never for longer than one page. All changes of one
+//! commit to one room or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the
+//! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
 
 mod applied;
 mod client;
@@ -56,7 +56,12 @@ impl View {
 
     /// Waits until the commit is in the view. False: it was not within five seconds.
     pub async fn wait_for(&self, revision: Revision) -> bool {
-        self.revision() >= revision || tokio::time::timeout(CATCH_UP, self.inner.applied.reach(revision)).await.is_ok()
+        self.wait_within(revision, CATCH_UP).await
+    }
+
+    /// Waits until the commit is in the view. False: it was not within that time.
+    pub async fn wait_within(&self, revision: Revision, patience: Duration) -> bool {
+        self.revision() >= revision || tokio::time::timeout(patience, self.inner.applied.reach(revision)).await.is_ok()
     }
 
     /// One app, as of now: for many questions in one go. It is not to be kept, because the feed may start again with a new one.

@@ -185,7 +185,7 @@ struct RoomElement {
 
 async fn get_room(ask: Ask, State(api): State<Api>) -> Outcome {
     let id = ask.segment("room");
-    let message = pb::GetRoomRequest { app: ask.app.clone(), room: id.clone() };
+    let message = pb::GetRoomRequest { app: ask.app.clone(), room: id.clone(), ..Default::default() };
     let seen = told(api.get_room(rpc(&ask.caller, message)).await, &id)?;
     Ok(ask.data("get", [room_element(id, seen)]))
 }
@@ -269,7 +269,7 @@ fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
 async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
     let (room, user) = (ask.segment("room"), ask.segment("user"));
     check_name(&user)?;
-    let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone() };
+    let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
     let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
     Ok(ask.data("get", checked.rule() == pb::Rule::MemberMute))
 }

@@ -84,13 +84,13 @@ async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
 }
 
 async fn me(me: Me, State(api): State<Api>) -> Outcome {
-    let message = pb::GetClientRequest { app: me.app.clone(), user: me.user.clone() };
+    let message = pb::GetClientRequest { app: me.app.clone(), user: me.user.clone(), ..Default::default() };
     let seen = told(api.get_client(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, seen.client.unwrap_or_default())))
 }
 
 async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
-    let message = pb::GetClientRequest { app: admin.app.clone(), user: admin.segment("uid") };
+    let message = pb::GetClientRequest { app: admin.app.clone(), user: admin.segment("uid"), ..Default::default() };
     let seen = told(api.get_client(rpc(&admin.caller, message)).await)?;
     Ok(done(admin_view(&admin.app, seen.client.unwrap_or_default())))
 }

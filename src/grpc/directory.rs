@@ -32,22 +32,21 @@ impl DirectoryService for Api {
     }
 
     async fn get_client(&self, request: Request<pb::GetClientRequest>) -> Reply<pb::GetClientResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "GetClient")?;
+        let (call, message) = self.ask(request, "GetClient").await?;
         let user = call.app.user(message.user)?;
         let client = self.service.get_client(&call, &user)?;
         Ok(Response::new(pb::GetClientResponse { client: Some(encode::client(client)) }))
     }
 
     async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Reply<pb::ListClientsResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "ListClients")?;
+        let (call, message) = self.ask(request, "ListClients").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        let revision = self.revision();
         let (mut clients, total) = self.service.list_clients(&call, page)?;
         let next_page_token = parse::cut(&mut clients, size, |client| client.user.clone());
         let clients = clients.into_iter().map(encode::client).collect();
-        Ok(Response::new(pb::ListClientsResponse { clients, next_page_token, total_size: encode::count(total) }))
+        Ok(Response::new(pb::ListClientsResponse { clients, next_page_token, total_size: encode::count(total), revision }))
     }
 
     async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Reply<pb::DeleteClientResponse> {
@@ -78,14 +77,14 @@ impl DirectoryService for Api {
     }
 
     async fn list_rooms(&self, request: Request<pb::ListRoomsRequest>) -> Reply<pb::ListRoomsResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "ListRooms")?;
+        let (call, message) = self.ask(request, "ListRooms").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let revision = self.revision();
         let RoomPage { mut rooms, total } =
             self.service.list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
         let next_page_token = parse::cut(&mut rooms, size, |(id, _)| id.to_string());
         let rooms = rooms.into_iter().map(|(id, profile)| encode::room(id.to_string(), profile)).collect();
-        Ok(Response::new(pb::ListRoomsResponse { rooms, next_page_token, total_size: encode::count(total) }))
+        Ok(Response::new(pb::ListRoomsResponse { rooms, next_page_token, total_size: encode::count(total), revision }))
     }
 }
 

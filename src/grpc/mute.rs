@@ -36,15 +36,15 @@ impl MuteService for Api {
     }
 
     async fn list_muted_members(&self, request: Request<pb::ListMutedMembersRequest>) -> Reply<pb::ListMutedMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "ListMutedMembers")?;
+        let (call, message) = self.ask(request, "ListMutedMembers").await?;
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let skip = parse::skip(message.skip)?;
+        let revision = self.revision();
         let mut muted = self.service.list_muted(&call, &room, after.as_deref(), skip, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
         let members = muted.into_iter().map(|(user, mark)| encode::muted_member(user, &mark)).collect();
-        Ok(Response::new(pb::ListMutedMembersResponse { members, next_page_token }))
+        Ok(Response::new(pb::ListMutedMembersResponse { members, next_page_token, revision }))
     }
 
     async fn ban_room(&self, request: Request<pb::BanRoomRequest>) -> Reply<pb::BanRoomResponse> {
@@ -67,15 +67,16 @@ impl MuteService for Api {
     }
 
     async fn get_room(&self, request: Request<pb::GetRoomRequest>) -> Reply<pb::GetRoomResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "GetRoom")?;
+        let (call, message) = self.ask(request, "GetRoom").await?;
         let room = RoomId::parse(message.room)?;
+        let revision = self.revision();
         let seen = self.service.get_room(&call, &room)?;
         Ok(Response::new(pb::GetRoomResponse {
             room: Some(encode::room(room.into(), seen.profile.unwrap_or_default())),
             ban: seen.ban.as_ref().map(encode::ban),
             muted_count: encode::count(seen.muted),
             allowed_count: encode::count(seen.allowed),
+            revision,
         }))
     }
 
@@ -103,10 +104,10 @@ impl MuteService for Api {
         &self,
         request: Request<pb::ListAllowedMembersRequest>,
     ) -> Reply<pb::ListAllowedMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "ListAllowedMembers")?;
+        let (call, message) = self.ask(request, "ListAllowedMembers").await?;
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let revision = self.revision();
         let (allowed, next_page_token) = if message.users.is_empty() {
             let mut allowed = self.service.list_allowed(&call, &room, after.as_deref(), size + 1)?;
             let next_page_token = parse::cut(&mut allowed, size, |(user, _)| user.clone());
@@ -117,7 +118,7 @@ impl MuteService for Api {
         let member =
             |(user, mark): (_, crate::model::Mark)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
         let members = allowed.into_iter().map(member).collect();
-        Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token }))
+        Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token, revision }))
     }
 
     async fn mute_room_notifications(
@@ -147,11 +148,11 @@ impl MuteService for Api {
     }
 
     async fn list_muted_rooms(&self, request: Request<pb::ListMutedRoomsRequest>) -> Reply<pb::ListMutedRoomsResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "ListMutedRooms")?;
+        let (call, message) = self.ask(request, "ListMutedRooms").await?;
         let user = call.app.user(message.user)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let after = after.as_deref().map(place_and_room).transpose()?;
+        let revision = self.revision();
         let mut muted = self.service.list_muted_rooms(&call, &user, after, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(muted, _)| format!("{}:{}", muted.place, muted.room));
         let room = |(muted, mark): (crate::view::MutedRoom, crate::model::Mark)| pb::MutedRoom {
@@ -159,19 +160,18 @@ impl MuteService for Api {
             expire_time: encode::expire_time(mark.expire),
             mute_time: encode::timestamp(mark.set_ms),
         };
-        Ok(Response::new(pb::ListMutedRoomsResponse { rooms: muted.into_iter().map(room).collect(), next_page_token }))
+        let rooms = muted.into_iter().map(room).collect();
+        Ok(Response::new(pb::ListMutedRoomsResponse { rooms, next_page_token, revision }))
     }
 
     async fn check_send(&self, request: Request<pb::CheckSendRequest>) -> Reply<pb::CheckSendResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "CheckSend")?;
+        let (call, message) = self.ask(request, "CheckSend").await?;
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
         Ok(Response::new(self.service.check_send(&call, &room, &user, encode::decision)?))
     }
 
     async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "BatchCheckSend")?;
+        let (call, message) = self.ask(request, "BatchCheckSend").await?;
         let pairs = parse::pairs(&call, message.pairs)?;
         let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
         Ok(Response::new(pb::BatchCheckSendResponse { results: self.service.batch_check_send(&call, &pairs, answer)? }))

@@ -1,5 +1,7 @@
 //! From messages to the model: everything a caller can get wrong about the form of a field is found here.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     model::{RoomId, UserId},
     proto::v1 as pb,
     service::Call,
+    store::Revision,
 };
 
 const MAX_USERS: usize = 100;
@@ -88,6 +91,26 @@ pub(super) fn page_size(raw: i32) -> Result<usize, Error> {
 
 pub(super) fn skip(raw: i32) -> Result<usize, Error> {
     usize::try_from(raw).map_err(|_| Error::invalid("skip", "skip is not negative"))
+}
+
+/// The commit that is to be seen; 0 is any.
+pub(super) fn min_revision(raw: i64) -> Result<Revision, Error> {
+    Revision::try_from(raw).map_err(|_| Error::invalid("min_revision", "a revision is not negative"))
+}
+
+/// The value of a `grpc-timeout`: up to eight digits and a unit; nothing where it is none.
+pub(super) fn grpc_timeout(raw: &str) -> Option<Duration> {
+    let (digits, unit) = raw.split_at_checked(raw.len().checked_sub(1)?)?;
+    let number = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
 }
 
 /// The id after which the page starts.

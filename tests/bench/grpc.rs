@@ -56,12 +56,15 @@ where
 }
 
 pub async fn check(client: Mutes, room: String, user: String) {
-    MuteServiceClient::new(client).check_send(ask(pb::CheckSendRequest { app: APP.to_owned(), room, user })).await.unwrap();
+    MuteServiceClient::new(client)
+        .check_send(ask(pb::CheckSendRequest { app: APP.to_owned(), room, user, min_revision: 0 }))
+        .await
+        .unwrap();
 }
 
 /// A batch of checks as it goes over the wire.
 pub fn encoded_batch(pairs: Vec<pb::RoomUser>) -> Bytes {
-    pb::BatchCheckSendRequest { app: APP.to_owned(), pairs }.encode_to_vec().into()
+    pb::BatchCheckSendRequest { app: APP.to_owned(), pairs, min_revision: 0 }.encode_to_vec().into()
 }
 
 /// Sends a call that was encoded before, and reads the answer as bytes.

@@ -171,7 +171,10 @@ async fn bad_fields_are_told_by_name_and_change_nothing() {
 #[tokio::test]
 async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
     let server = Server::start().await;
-    let check = |room: &str, user: &str| pb::CheckSendRequest { app: AGORA.into(), room: room.into(), user: user.into() };
+    let check = |room: &str, user: &str| {
+        let (app, room, user) = (AGORA.into(), room.into(), user.into());
+        pb::CheckSendRequest { app, room, user, min_revision: 0 }
+    };
     let mut mutes = server.mutes().await;
     assert_eq!(reason(&mutes.check_send(with(check("nowhere", "user1"), &[SERVICE])).await.unwrap_err()), "ROOM_NOT_FOUND");
     assert_eq!(reason(&mutes.check_send(with(check(ROOM, "nobody"), &[SERVICE])).await.unwrap_err()), "CLIENT_NOT_FOUND");
@@ -183,7 +186,8 @@ async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_f
     server.mute(AGORA, ROOM, &["user1"], Some(60_000)).await;
     let pair = |room: &str, user: &str| pb::RoomUser { room: room.into(), user: user.into() };
     let pairs = vec![pair(ROOM, "USER1"), pair("nowhere", "user1"), pair(ROOM, "user2"), pair(ROOM, "nobody")];
-    let ask = |pairs: Vec<pb::RoomUser>| with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs }, &[SERVICE]);
+    let ask =
+        |pairs: Vec<pb::RoomUser>| with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs, min_revision: 0 }, &[SERVICE]);
     let mut mutes = server.mutes().await;
     let results = mutes.batch_check_send(ask(pairs)).await.unwrap().into_inner().results;
     let found: Vec<_> = results.iter().map(|result| (result.allowed, result.rule())).collect();

@@ -171,7 +171,8 @@ impl Server {
 
     /// Asks over gRPC, as the internal service.
     pub async fn check(&self, app: &str, room: &str, user: &str) -> pb::CheckSendResponse {
-        let message = pb::CheckSendRequest { app: app.to_owned(), room: room.to_owned(), user: user.to_owned() };
+        let message =
+            pb::CheckSendRequest { app: app.to_owned(), room: room.to_owned(), user: user.to_owned(), ..Default::default() };
         self.mutes().await.check_send(with(message, &[SERVICE])).await.unwrap().into_inner()
     }
 

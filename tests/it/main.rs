@@ -10,6 +10,7 @@ mod crash;
 mod embedded;
 mod imkit;
 mod layers;
+mod min_revision;
 mod notifications;
 mod process;
 mod properties;

@@ -30,7 +30,8 @@ impl<'a> Caller<'a> {
     async fn list(&self, user: &str) -> Vec<String> {
         let (mut rooms, mut page_token) = (Vec::new(), String::new());
         loop {
-            let message = pb::ListMutedRoomsRequest { app: self.app.into(), user: user.into(), page_size: 7, page_token };
+            let message =
+                pb::ListMutedRoomsRequest { app: self.app.into(), user: user.into(), page_size: 7, page_token, min_revision: 0 };
             let page = self.server.mutes().await.list_muted_rooms(self.ask(message)).await.unwrap().into_inner();
             rooms.extend(page.rooms.into_iter().map(|muted| muted.room));
             page_token = page.next_page_token;

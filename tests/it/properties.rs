@@ -246,7 +246,12 @@ impl Subject {
         let muted = self.mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
         let message = pb::ListAllowedMembersRequest { app: app.clone(), room: id.clone(), ..Default::default() };
         let allowed = self.mutes.list_allowed_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
-        let seen = self.mutes.get_room(with(pb::GetRoomRequest { app, room: id }, &[SERVICE])).await.unwrap().into_inner();
+        let seen = self
+            .mutes
+            .get_room(with(pb::GetRoomRequest { app, room: id, min_revision: 0 }, &[SERVICE]))
+            .await
+            .unwrap()
+            .into_inner();
         RoomFacts {
             rules,
             muted: muted.into_iter().map(|member| (member.user, member.expire_time.as_ref().map(ms))).collect(),

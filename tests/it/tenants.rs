@@ -59,7 +59,8 @@ async fn a_user_acts_for_itself_only() {
     let bearer = format!("Bearer {}", server.user_token(AGORA, "user1"));
     let headers = [("authorization", bearer.as_str())];
     let mut mutes = server.mutes().await;
-    let check = |user: &str| pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: user.into() };
+    let check =
+        |user: &str| pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: user.into(), ..Default::default() };
     assert!(mutes.check_send(with(check("user1"), &headers)).await.unwrap().into_inner().allowed);
     assert_eq!(reason(&mutes.check_send(with(check("user2"), &headers)).await.unwrap_err()), "PERMISSION_DENIED");
     let mute = pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: strings(&["user2"]), ..Default::default() };
@@ -205,6 +206,6 @@ async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
     assert_eq!(reason(&directory.upsert_client(with(with_token.clone(), &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
     let answer = directory.upsert_client(with(with_token, &[SERVICE])).await.unwrap().into_inner();
     assert!(!answer.access_token.is_empty() && answer.token_expire_time.is_some());
-    let check = pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: "user1".into() };
+    let check = pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: "user1".into(), ..Default::default() };
     assert_eq!(reason(&server.mutes().await.check_send(with(check, &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
 }
