@@ -59,7 +59,7 @@ pub struct ServiceAccount {
 pub enum Scope {
     /// Every question.
     Check,
-    /// Mutes, bans, allow lists and notification mutes.
+    /// Mutes of every kind, bans and allow lists.
     Write,
     /// The directory.
     Admin,
@@ -77,6 +77,10 @@ pub enum Action<'a> {
     ListRoom { is_staff: bool },
     /// Mute, unmute, ban, unban, allow, disallow.
     Moderate { is_staff: bool },
+    /// Mute and unmute a user in the whole app.
+    MuteUser,
+    /// List who is muted in the whole app.
+    ListMutedUsers,
     /// See a client and its muted rooms.
     SeeClient { user: &'a str },
     /// Change this user's notification mutes.
@@ -99,16 +103,23 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             Action::CheckSend { .. }
             | Action::SeeRoom
             | Action::ListRoom { .. }
+            | Action::ListMutedUsers
             | Action::SeeClient { .. }
             | Action::ListDirectory => Scope::Check,
-            Action::Moderate { .. } | Action::MuteNotifications { .. } | Action::IssueUserToken => Scope::Write,
+            Action::Moderate { .. } | Action::MuteUser | Action::MuteNotifications { .. } | Action::IssueUserToken => {
+                Scope::Write
+            }
             Action::WriteDirectory => Scope::Admin,
         }),
         Principal::User { user: own, .. } => match action {
             Action::CheckSend { user } | Action::SeeClient { user } | Action::MuteNotifications { user } => own == user,
             Action::SeeRoom => true,
             Action::ListRoom { is_staff } | Action::Moderate { is_staff } => is_staff,
-            Action::ListDirectory | Action::WriteDirectory | Action::IssueUserToken => false,
+            Action::MuteUser
+            | Action::ListMutedUsers
+            | Action::ListDirectory
+            | Action::WriteDirectory
+            | Action::IssueUserToken => false,
         },
     }
 }
@@ -173,6 +184,8 @@ mod tests {
             (Action::ListRoom { is_staff: true }, [y, n, n, y, y, y]),
             (Action::Moderate { is_staff: false }, [n, y, n, y, n, n]),
             (Action::Moderate { is_staff: true }, [n, y, n, y, y, y]),
+            (Action::MuteUser, [n, y, n, y, n, n]),
+            (Action::ListMutedUsers, [y, n, n, y, n, n]),
             (Action::SeeClient { user: "me" }, [y, n, n, y, y, n]),
             (Action::MuteNotifications { user: "me" }, [n, y, n, y, y, n]),
             (Action::ListDirectory, [y, n, n, y, n, n]),

@@ -31,6 +31,7 @@ mod directory;
 mod member;
 mod notification;
 mod token;
+mod user_mute;
 
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};

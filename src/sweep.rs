@@ -103,6 +103,11 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
                 (batch, 1)
             })
             .collect(),
+        DueMark::UserMute { user, revision } => {
+            let mut batch = batch(EventKind::UserMuteExpired, "", vec![user.to_string()]);
+            remove(&mut batch, Key::UserMute { app, user }, *revision);
+            vec![(batch, 1)]
+        }
         DueMark::Deleted { room, users } => users
             .chunks(COMMIT)
             .map(|users| {

@@ -10,6 +10,7 @@ mod client;
 mod due;
 mod feed;
 mod index;
+mod muted_users;
 mod room;
 mod sorted;
 mod state;
@@ -22,7 +23,7 @@ use self::{
     applied::Applied,
     state::{App, State},
 };
-use crate::store::Revision;
+use crate::{model::Mark, store::Revision};
 
 pub use self::{
     client::{Client, MutedRoom},
@@ -92,6 +93,12 @@ impl View {
         self.inner.state.load().app(app).map_or_else(Default::default, |app| app.clients.registered(page))
     }
 
+    /// The users of an app whose user mute is in force, in order, with their mutes.
+    #[must_use]
+    pub fn muted_users(&self, app: &str, page: Page<'_>, now_ms: u64) -> Vec<(String, Mark)> {
+        self.inner.state.load().app(app).map_or_else(Vec::new, |app| app.muted_users.in_force(page, now_ms))
+    }
+
     /// Marks that have ended, and notification mutes of deleted rooms: at most about `limit` of them.
     #[must_use]
     pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
@@ -123,6 +130,12 @@ impl AppView {
             Some(app) => app.clients.read(user, read),
             None => read(None),
         }
+    }
+
+    /// Whether some user is muted in the whole app, or was until lately.
+    #[must_use]
+    pub fn has_muted_users(&self) -> bool {
+        self.0.as_ref().is_some_and(|app| !app.muted_users.is_empty())
     }
 }
 

@@ -22,6 +22,7 @@ use self::{
     directory::{create_room, create_users, delete_room, issue_token},
     envelope::{Ask, Failure},
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
+    user_mute::{list_muted_users, mute_user, muted_user},
 };
 use super::{Gateway, rpc};
 use crate::{
@@ -33,6 +34,7 @@ mod directory;
 mod envelope;
 mod fields;
 mod list;
+mod user_mute;
 
 pub(super) use envelope::render;
 
@@ -55,6 +57,8 @@ pub(super) fn routes() -> Router<Gateway> {
             .route(&path("/chatrooms/{room}/white/users"), post(allow_many).get(list_allowed))
             .route(&path("/chatrooms/{room}/white/users/{users}"), post(allow_one).get(is_allowed).delete(disallow))
             .route(&path("/sdk/chatrooms/{room}/mute/{user}"), get(is_muted))
+            .route(&path("/mutes"), post(mute_user).get(list_muted_users))
+            .route(&path("/mutes/{user}"), get(muted_user))
             .route(&path("/users"), post(create_users))
             .route(&path("/token"), post(issue_token))
     })
@@ -266,12 +270,13 @@ fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
     users.iter().map(|user| json!({"result": true, "action": action, "user": user, "chatroomid": room})).collect()
 }
 
+/// Whoever is muted in the whole app is muted in this room too.
 async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
     let (room, user) = (ask.segment("room"), ask.segment("user"));
     check_name(&user)?;
     let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
     let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
-    Ok(ask.data("get", checked.rule() == pb::Rule::MemberMute))
+    Ok(ask.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
 }
 
 fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {

@@ -38,6 +38,16 @@ pub(super) fn muted_member(user: String, mark: &Mark) -> pb::MutedMember {
     }
 }
 
+pub(super) fn muted_user(user: String, mark: &Mark) -> pb::MutedUser {
+    pb::MutedUser {
+        user,
+        expire_time: expire_time(mark.expire),
+        mute_time: timestamp(mark.set_ms),
+        actor: mark.why.actor.to_string(),
+        reason: mark.why.reason.to_string(),
+    }
+}
+
 pub(super) fn ban(mark: &Mark) -> pb::RoomBan {
     pb::RoomBan {
         expire_time: expire_time(mark.expire),
@@ -97,6 +107,7 @@ pub(super) fn not_registered() -> pb::CheckSendResponse {
 const fn rule(rule: Rule) -> pb::Rule {
     match rule {
         Rule::None => pb::Rule::None,
+        Rule::UserMute => pb::Rule::UserMute,
         Rule::MemberMute => pb::Rule::MemberMute,
         Rule::RoomBan => pb::Rule::RoomBan,
         Rule::RoomStaff => pb::Rule::RoomStaff,

@@ -1,5 +1,7 @@
 //! `MuteService`.
 
+use std::slice::from_ref;
+
 use tonic::{Request, Response, async_trait};
 
 use super::{Api, Reply, encode, open, parse};
@@ -7,7 +9,7 @@ use crate::{
     error::Error,
     model::RoomId,
     proto::v1::{self as pb, mute_service_server::MuteService},
-    view::Decision,
+    view::{Decision, Page},
 };
 
 #[async_trait]
@@ -119,6 +121,42 @@ impl MuteService for Api {
             |(user, mark): (_, crate::model::Mark)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
         let members = allowed.into_iter().map(member).collect();
         Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token, revision }))
+    }
+
+    async fn mute_user(&self, request: Request<pb::MuteUserRequest>) -> Reply<pb::MuteUserResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "MuteUser")?;
+        let (raw, user) = (message.user.clone(), call.app.user(message.user)?);
+        let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let written = self.service.mute_user(&call, &user, duration_ms, &reason).await;
+        let written = written.map_err(|error| parse::as_written(error, from_ref(&raw), from_ref(&user)))?;
+        let user = Some(encode::muted_user(user.into(), &written.answer));
+        Ok(Response::new(pb::MuteUserResponse { user, revision: encode::revision(written.revision) }))
+    }
+
+    async fn unmute_user(&self, request: Request<pb::UnmuteUserRequest>) -> Reply<pb::UnmuteUserResponse> {
+        let (caller, message) = open(request);
+        let call = self.service.enter(caller, message.app, "UnmuteUser")?;
+        let user = call.app.user(message.user)?;
+        let written = self.service.unmute_user(&call, &user, &parse::reason(message.reason)?).await?;
+        let revision = encode::revision(written.revision);
+        Ok(Response::new(pb::UnmuteUserResponse { was_muted: written.answer, revision }))
+    }
+
+    async fn list_muted_users(&self, request: Request<pb::ListMutedUsersRequest>) -> Reply<pb::ListMutedUsersResponse> {
+        let (call, message) = self.ask(request, "ListMutedUsers").await?;
+        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        let revision = self.revision();
+        let (muted, next_page_token) = if message.users.is_empty() {
+            let mut muted = self.service.list_muted_users(&call, page)?;
+            let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
+            (muted, next_page_token)
+        } else {
+            (self.service.find_muted_users(&call, &parse::some_users(&call, &message.users)?)?, String::new())
+        };
+        let users = muted.into_iter().map(|(user, mark)| encode::muted_user(user, &mark)).collect();
+        Ok(Response::new(pb::ListMutedUsersResponse { users, next_page_token, revision }))
     }
 
     async fn mute_room_notifications(

@@ -38,6 +38,7 @@ questions!(
     ListMutedMembersRequest,
     GetRoomRequest,
     ListAllowedMembersRequest,
+    ListMutedUsersRequest,
     ListMutedRoomsRequest,
     CheckSendRequest,
     BatchCheckSendRequest,

@@ -20,14 +20,27 @@ pub enum Key<'a> {
     Client { app: &'a str, user: &'a str },
     /// A notification mute.
     NotificationMute { app: &'a str, user: &'a str, room: &'a str },
+    /// A user mute.
+    UserMute { app: &'a str, user: &'a str },
 }
 
 /// Whose record it is: the records of one owner share a prefix in the store and a lock in the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Owner<'a> {
-    Room { app: &'a str, room: &'a str },
-    Client { app: &'a str, user: &'a str },
+    Room {
+        app: &'a str,
+        room: &'a str,
+    },
+    Client {
+        app: &'a str,
+        user: &'a str,
+    },
+    /// Of its own, because what goes with a client must not take the user mute along.
+    User {
+        app: &'a str,
+        user: &'a str,
+    },
 }
 
 impl<'a> Key<'a> {
@@ -40,6 +53,7 @@ impl<'a> Key<'a> {
             | Self::MemberMute { app, room, .. }
             | Self::Allowed { app, room, .. } => Owner::Room { app, room },
             Self::Client { app, user } | Self::NotificationMute { app, user, .. } => Owner::Client { app, user },
+            Self::UserMute { app, user } => Owner::User { app, user },
         }
     }
 }
@@ -52,7 +66,7 @@ pub enum Value {
     Room(RoomProfile),
     /// A registered client.
     Client(ClientProfile),
-    /// A member mute, a ban, or a place on an allow list.
+    /// A member mute, a user mute, a ban, or a place on an allow list.
     Mark(Mark),
     /// A notification mute and its place in the client's list.
     NotificationMute(Mark, u64),
@@ -169,4 +183,7 @@ pub enum EventKind {
     RoomDeleted,
     /// Notification mutes of a deleted room were removed.
     Swept,
+    UserMuted,
+    UserUnmuted,
+    UserMuteExpired,
 }

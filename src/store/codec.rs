@@ -1,7 +1,8 @@
 //! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold every version ever written.
 //!
 //! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a room, and those of a client, share a
-//! prefix, and member mutes are in the order of users. Ids hold no control character, so NUL ends one.
+//! prefix, and member mutes are in the order of users; or `u APP 0 USER 0 KIND` for what outlives the client. Ids hold no control
+//! character, so NUL ends one.
 //!
 //! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of `mute.store.v1`. The key is in the
 //! checksum, so a value that came under another key is found out.
@@ -20,6 +21,7 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
 const ROOM: u8 = b'r';
 const CLIENT: u8 = b'c';
+const USER: u8 = b'u';
 const PROFILE: u8 = b'p';
 const BAN: u8 = b'b';
 const MUTED: u8 = b'm';
@@ -81,6 +83,7 @@ pub fn encode_key(key: Key<'_>) -> Vec<u8> {
         Key::Allowed { app, room, user } => (join(ROOM, app, room), ALLOWED, user),
         Key::Client { app, user } => (join(CLIENT, app, user), PROFILE, ""),
         Key::NotificationMute { app, user, room } => (join(CLIENT, app, user), NOTIFICATION, room),
+        Key::UserMute { app, user } => (join(USER, app, user), MUTED, ""),
     };
     bytes.push(kind);
     bytes.extend_from_slice(last.as_bytes());
@@ -108,6 +111,7 @@ fn parse_owner(bytes: &[u8]) -> Option<(Owner<'_>, &str)> {
     match *kind {
         ROOM => Some((Owner::Room { app, room: id }, rest)),
         CLIENT => Some((Owner::Client { app, user: id }, rest)),
+        USER => Some((Owner::User { app, user: id }, rest)),
         _ => None,
     }
 }
@@ -122,6 +126,7 @@ fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
         (Owner::Room { app, room }, ALLOWED, false) => Some(Key::Allowed { app, room, user: last }),
         (Owner::Client { app, user }, PROFILE, true) => Some(Key::Client { app, user }),
         (Owner::Client { app, user }, NOTIFICATION, false) => Some(Key::NotificationMute { app, user, room: last }),
+        (Owner::User { app, user }, MUTED, true) => Some(Key::UserMute { app, user }),
         _ => None,
     }
 }
@@ -143,7 +148,9 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
     let value = match decoded {
         Key::Room { .. } => Value::Room(room_model(unseal(key, value)?)),
         Key::Client { .. } => Value::Client(client_model(unseal(key, value)?)),
-        Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } => Value::Mark(mark_model(unseal(key, value)?).0),
+        Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } | Key::UserMute { .. } => {
+            Value::Mark(mark_model(unseal(key, value)?).0)
+        }
         Key::NotificationMute { .. } => {
             let (mark, place) = mark_model(unseal(key, value)?);
             Value::NotificationMute(mark, place)
@@ -308,6 +315,9 @@ fn kind_message(kind: EventKind) -> pb::EventKind {
         EventKind::RoomUpserted => pb::EventKind::RoomUpserted,
         EventKind::RoomDeleted => pb::EventKind::RoomDeleted,
         EventKind::Swept => pb::EventKind::Swept,
+        EventKind::UserMuted => pb::EventKind::UserMuted,
+        EventKind::UserUnmuted => pb::EventKind::UserUnmuted,
+        EventKind::UserMuteExpired => pb::EventKind::UserMuteExpired,
     }
 }
 
@@ -328,5 +338,8 @@ fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
         pb::EventKind::RoomUpserted => Some(EventKind::RoomUpserted),
         pb::EventKind::RoomDeleted => Some(EventKind::RoomDeleted),
         pb::EventKind::Swept => Some(EventKind::Swept),
+        pb::EventKind::UserMuted => Some(EventKind::UserMuted),
+        pb::EventKind::UserUnmuted => Some(EventKind::UserUnmuted),
+        pb::EventKind::UserMuteExpired => Some(EventKind::UserMuteExpired),
     }
 }

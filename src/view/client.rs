@@ -1,4 +1,6 @@
-//! One client: its profile, and the rooms whose notifications it has muted, in the order of muting.
+//! One client: its profile, the rooms whose notifications it has muted, in the order of muting, and its user mute.
+
+use std::sync::Arc;
 
 use ecow::EcoString;
 
@@ -15,6 +17,8 @@ pub struct Client {
     pub profile: Option<Box<Held<ClientProfile>>>,
     /// In the order of `place`, then of `room`; some may have ended. Few enough to be looked through.
     pub muted: Vec<MutedRoom>,
+    /// May have ended. Shared with the app's list of them.
+    pub user_mute: Option<Arc<Held<Mark>>>,
     /// When the sweeper is to look at it, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
 }
@@ -35,7 +39,7 @@ impl Entity for Client {
     }
 
     fn is_empty(&self) -> bool {
-        self.profile.is_none() && self.muted.is_empty()
+        self.profile.is_none() && self.muted.is_empty() && self.user_mute.is_none()
     }
 }
 
@@ -44,6 +48,12 @@ impl Client {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.profile.is_some()
+    }
+
+    /// The user mute, where one is in force.
+    #[must_use]
+    pub fn user_mute_in_force(&self, now_ms: u64) -> Option<&Arc<Held<Mark>>> {
+        self.user_mute.as_ref().filter(|mute| mute.value.expire.in_force(now_ms))
     }
 
     /// The notification mutes in force, in the order of muting.
@@ -75,8 +85,16 @@ impl Client {
                 self.muted.insert(at, muted);
             }
             (Key::NotificationMute { room, .. }, _) => self.remove(room),
+            (Key::UserMute { .. }, Some(Value::Mark(value))) => self.user_mute = Some(Arc::new(Held { value, revision })),
+            (Key::UserMute { .. }, _) => self.user_mute = None,
             (Key::Room { .. } | Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. }, _) => {}
         }
+    }
+
+    /// Forgets all but the user mute, and answers the notification mutes that it had.
+    pub(super) fn delete(&mut self) -> Vec<MutedRoom> {
+        self.profile = None;
+        std::mem::take(&mut self.muted)
     }
 
     fn remove(&mut self, room: &str) {

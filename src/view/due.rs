@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{client::Client, room::Room, state::State};
-use crate::store::Revision;
+use crate::{model::Expire, store::Revision};
 
 /// What has ended in one room, or for one client.
 #[derive(Debug)]
@@ -34,6 +34,10 @@ pub enum DueMark {
     NotificationMutes {
         user: Arc<str>,
         rooms: Vec<(Box<str>, Revision)>,
+    },
+    UserMute {
+        user: Arc<str>,
+        revision: Revision,
     },
     /// Notification mutes of a deleted room.
     Deleted {
@@ -130,7 +134,7 @@ impl DueMark {
     fn len(&self) -> usize {
         match self {
             Self::MemberMutes { users, .. } => users.len(),
-            Self::Ban { .. } => 1,
+            Self::Ban { .. } | Self::UserMute { .. } => 1,
             Self::NotificationMutes { rooms, .. } => rooms.len(),
             Self::Deleted { users, .. } => users.len(),
         }
@@ -157,7 +161,8 @@ impl Room {
 
 impl Client {
     fn next_end_ms(&self) -> Option<u64> {
-        self.muted.iter().filter_map(|muted| muted.mark.value.expire.ms()).min()
+        let user_mute = self.user_mute.iter().map(|mute| mute.value.expire);
+        self.muted.iter().map(|muted| muted.mark.value.expire).chain(user_mute).filter_map(Expire::ms).min()
     }
 }
 
@@ -181,5 +186,12 @@ fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<D
 fn ended_of_client(id: &Arc<str>, client: &Client, now_ms: u64, limit: usize) -> Vec<DueMark> {
     let ended = client.muted.iter().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
     let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.mark.revision)).collect();
-    if rooms.is_empty() { Vec::new() } else { vec![DueMark::NotificationMutes { user: id.clone(), rooms }] }
+    let mut due = Vec::new();
+    if !rooms.is_empty() {
+        due.push(DueMark::NotificationMutes { user: id.clone(), rooms });
+    }
+    if let Some(mute) = client.user_mute.as_ref().filter(|mute| !mute.value.expire.in_force(now_ms)) {
+        due.push(DueMark::UserMute { user: id.clone(), revision: mute.revision });
+    }
+    due
 }

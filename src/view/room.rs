@@ -98,7 +98,7 @@ impl Room {
             (Key::Allowed { user, .. }, _) => {
                 self.allowed.remove(user);
             }
-            (Key::Client { .. } | Key::NotificationMute { .. }, _) => {}
+            (Key::Client { .. } | Key::NotificationMute { .. } | Key::UserMute { .. }, _) => {}
         }
     }
 
@@ -134,6 +134,7 @@ impl Room {
 pub enum Rule {
     /// Nothing forbids it.
     None,
+    UserMute,
     MemberMute,
     RoomBan,
     /// A ban is in force, and the user is the owner or an admin.
@@ -152,9 +153,13 @@ pub struct Decision<'a> {
 }
 
 /// May this user speak in this room at this moment? The first that matches decides:
-/// a member mute in force says no; during a ban in force staff and allow list may, everybody else may not; otherwise yes.
+/// a user mute in force says no; a member mute in force says no; during a ban in force staff and allow list may, everybody else may not;
+/// otherwise yes. `user_mute` is that of the user, in force or not.
 #[must_use]
-pub fn may_speak<'a>(room: Option<&'a Room>, user: &str, now_ms: u64) -> Decision<'a> {
+pub fn may_speak<'a>(room: Option<&'a Room>, user_mute: Option<&'a Mark>, user: &str, now_ms: u64) -> Decision<'a> {
+    if let Some(mute) = user_mute.filter(|mute| mute.expire.in_force(now_ms)) {
+        return Decision { allowed: false, rule: Rule::UserMute, mark: Some(mute) };
+    }
     let Some(room) = room else { return Decision { allowed: true, rule: Rule::None, mark: None } };
     if let Some(mute) = room.mute_in_force(user, now_ms) {
         return Decision { allowed: false, rule: Rule::MemberMute, mark: Some(&mute.value) };
@@ -192,14 +197,14 @@ mod tests {
     }
 
     fn rule(room: &Room, user: &str) -> (bool, Rule) {
-        let decision = may_speak(Some(room), user, NOW);
+        let decision = may_speak(Some(room), None, user, NOW);
         (decision.allowed, decision.rule)
     }
 
     #[test]
     fn without_mute_and_ban_everybody_may_speak() {
         assert_eq!(rule(&room(&[], false, &[]), "u"), (true, Rule::None));
-        assert!(may_speak(None, "u", NOW).allowed);
+        assert!(may_speak(None, None, "u", NOW).allowed);
     }
 
     #[test]
@@ -216,6 +221,20 @@ mod tests {
         let room = room(&["guest", "admin"], true, &["guest"]);
         assert_eq!(rule(&room, "guest"), (false, Rule::MemberMute));
         assert_eq!(rule(&room, "admin"), (false, Rule::MemberMute));
+    }
+
+    #[test]
+    fn a_user_mute_is_stronger_than_all_else_in_every_room_until_its_very_millisecond() {
+        let room = room(&["u"], true, &["guest"]);
+        for user in ["u", "guest", "owner", "admin"] {
+            let mute = mark(Expire::at_ms(NOW + 1)).value;
+            for room in [Some(&room), None] {
+                let decision = may_speak(room, Some(&mute), user, NOW);
+                assert_eq!((decision.allowed, decision.rule, decision.mark), (false, Rule::UserMute, Some(&mute)), "{user}");
+            }
+            let ended = mark(Expire::at_ms(NOW)).value;
+            assert_eq!(may_speak(Some(&room), Some(&ended), user, NOW), may_speak(Some(&room), None, user, NOW));
+        }
     }
 
     #[test]

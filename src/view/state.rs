@@ -12,6 +12,7 @@ use super::{
     client::Client,
     due::{Due, Place, Schedule},
     index::{Entity as _, Index},
+    muted_users::MutedUsers,
     room::{Held, Room},
 };
 use crate::{
@@ -34,6 +35,7 @@ pub(super) struct State {
 pub(super) struct App {
     pub(super) rooms: Index<Room>,
     pub(super) clients: Index<Client>,
+    pub(super) muted_users: MutedUsers,
 }
 
 /// One change of the feed: what a key now says, or that it is gone.
@@ -64,7 +66,7 @@ impl State {
             let Some(first) = run.first() else { continue };
             match first.key.owner() {
                 Owner::Room { app, room } => self.apply_to_room(app, room, run, revision),
-                Owner::Client { app, user } => self.apply_to_client(app, user, run, revision),
+                Owner::Client { app, user } | Owner::User { app, user } => self.apply_to_client(app, user, run, revision),
             }
         }
     }
@@ -83,7 +85,8 @@ impl State {
     }
 
     fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>], revision: Revision) {
-        self.app_or_new(app).clients.update(user, |client| {
+        let known = self.app_or_new(app);
+        known.clients.update(user, |client| {
             let before = client.records();
             for change in run {
                 let value = change.value.take().map(|value| self.share(value));
@@ -93,6 +96,9 @@ impl State {
                     self.silence(app, room, user, until);
                 }
                 client.apply(change.key, value, revision);
+                if matches!(change.key, Key::UserMute { .. }) {
+                    known.muted_users.set(user, client.user_mute.clone());
+                }
             }
             self.count(before, client.records());
             self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
@@ -117,11 +123,17 @@ impl State {
             }),
             Owner::Client { app, user } => {
                 let muted = self.app_or_new(app).clients.update(user, |client| {
-                    self.count(client.records(), 0);
-                    self.schedule.forget_if(true, app, Place::Client(user), &mut client.scheduled_ms);
-                    std::mem::take(client).muted
+                    let before = client.records();
+                    let muted = client.delete();
+                    self.count(before, client.records());
+                    self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
+                    muted
                 });
                 muted.iter().for_each(|muted| self.silence(app, &muted.room, user, None));
+            }
+            Owner::User { app, user } => {
+                let change = Change { key: Key::UserMute { app, user }, value: None };
+                self.apply_to_client(app, user, &mut [change], revision);
             }
         }
     }
@@ -178,7 +190,7 @@ impl Room {
 
 impl Client {
     fn records(&self) -> u64 {
-        (usize::from(self.profile.is_some()) + self.muted.len()) as u64
+        (usize::from(self.profile.is_some()) + self.muted.len() + usize::from(self.user_mute.is_some())) as u64
     }
 }
 

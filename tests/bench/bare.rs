@@ -44,6 +44,9 @@ refuse!(
     mute_room_notifications MuteRoomNotificationsRequest MuteRoomNotificationsResponse,
     unmute_room_notifications UnmuteRoomNotificationsRequest UnmuteRoomNotificationsResponse,
     list_muted_rooms ListMutedRoomsRequest ListMutedRoomsResponse,
+    mute_user MuteUserRequest MuteUserResponse,
+    unmute_user UnmuteUserRequest UnmuteUserResponse,
+    list_muted_users ListMutedUsersRequest ListMutedUsersResponse,
     batch_check_send BatchCheckSendRequest BatchCheckSendResponse,
 );
 

@@ -612,6 +612,9 @@ async fn nothing_is_done_for_a_caller_without_a_good_token_on_any_path() {
         (Method::POST, format!("{room}/white/users/user1"), ""),
         (Method::DELETE, format!("{room}/white/users/user1"), ""),
         (Method::GET, format!("/sdk{room}/mute/user1"), ""),
+        (Method::POST, "/mutes".to_owned(), r#"{"username":"user1","chatroom":60}"#),
+        (Method::GET, "/mutes".to_owned(), ""),
+        (Method::GET, "/mutes/user1".to_owned(), ""),
         (Method::POST, "/chatrooms".to_owned(), r#"{"name":"n"}"#),
         (Method::POST, "/users".to_owned(), r#"{"username":"new"}"#),
     ] {

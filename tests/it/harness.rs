@@ -169,6 +169,11 @@ impl Server {
         TokenServiceClient::new(self.channel().await)
     }
 
+    /// A message of the app's admin.
+    pub fn as_admin<T>(&self, app: &str, message: T) -> Request<T> {
+        with(message, &[("authorization", &format!("Bearer {}", self.app_token(app)))])
+    }
+
     /// Asks over gRPC, as the internal service.
     pub async fn check(&self, app: &str, room: &str, user: &str) -> pb::CheckSendResponse {
         let message =

@@ -16,3 +16,4 @@ mod process;
 mod properties;
 mod records;
 mod tenants;
+mod user_mutes;

@@ -37,6 +37,7 @@ async fn reads(server: &Server, min_revision: i64, timeout: Duration) -> BTreeMa
         mutes.list_muted_members "ListMutedMembers" ListMutedMembersRequest { room: room() }, revision;
         mutes.get_room "GetRoom" GetRoomRequest { room: room() }, revision;
         mutes.list_allowed_members "ListAllowedMembers" ListAllowedMembersRequest { room: room() }, revision;
+        mutes.list_muted_users "ListMutedUsers" ListMutedUsersRequest {}, revision;
         mutes.list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest { user: user() }, revision;
         mutes.check_send "CheckSend" CheckSendRequest { room: room(), user: user() };
         mutes.batch_check_send "BatchCheckSend" BatchCheckSendRequest { pairs: vec![pb::RoomUser { room: room(), user: user() }] };

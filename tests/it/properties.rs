@@ -27,7 +27,10 @@ enum Step {
     Disallow { room: usize, user: usize },
     MuteNotifications { room: usize, user: usize, duration_ms: Option<u64> },
     UnmuteNotifications { room: usize, user: usize },
+    MuteUser { user: usize, duration_ms: Option<u64> },
+    UnmuteUser { user: usize },
     RecreateRoom { room: usize },
+    RecreateClient { user: usize },
     Advance { ms: u64 },
     Restart,
 }
@@ -46,7 +49,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (room(), user(), duration_ms())
             .prop_map(|(room, user, duration_ms)| Step::MuteNotifications { room, user, duration_ms }),
         1 => (room(), user()).prop_map(|(room, user)| Step::UnmuteNotifications { room, user }),
+        1 => (user(), duration_ms()).prop_map(|(user, duration_ms)| Step::MuteUser { user, duration_ms }),
+        1 => user().prop_map(|user| Step::UnmuteUser { user }),
         1 => room().prop_map(|room| Step::RecreateRoom { room }),
+        1 => user().prop_map(|user| Step::RecreateClient { user }),
         3 => (1_u64..2_000).prop_map(|ms| Step::Advance { ms }),
         1 => Just(Step::Restart),
     ];
@@ -62,6 +68,7 @@ struct Model {
     muted: [BTreeMap<&'static str, End>; 2],
     ban: [Option<End>; 2],
     allowed: [BTreeSet<&'static str>; 2],
+    muted_users: BTreeMap<&'static str, End>,
     /// By user, in the order of muting.
     silenced: BTreeMap<&'static str, Vec<(&'static str, End)>>,
 }
@@ -104,6 +111,15 @@ impl Model {
             Step::UnmuteNotifications { room, user } => {
                 self.silenced.entry(USERS[*user]).or_default().retain(|(known, _)| *known != ROOMS[*room]);
             }
+            Step::MuteUser { user, duration_ms } => {
+                self.muted_users.insert(USERS[*user], self.end(*duration_ms));
+            }
+            Step::UnmuteUser { user } => {
+                self.muted_users.remove(USERS[*user]);
+            }
+            Step::RecreateClient { user } => {
+                self.silenced.remove(USERS[*user]);
+            }
             Step::RecreateRoom { room } => {
                 self.muted[*room].clear();
                 self.allowed[*room].clear();
@@ -116,6 +132,9 @@ impl Model {
     }
 
     fn rule(&self, room: usize, user: &str) -> pb::Rule {
+        if self.muted_users.get(user).is_some_and(|end| self.in_force(*end)) {
+            return pb::Rule::UserMute;
+        }
         let muted = self.muted[room].get(user).is_some_and(|end| self.in_force(*end));
         let banned = self.ban[room].is_some_and(|end| self.in_force(end));
         match (muted, banned, self.allowed[room].contains(user)) {
@@ -126,14 +145,14 @@ impl Model {
         }
     }
 
+    fn those_in_force(&self, mutes: &BTreeMap<&'static str, End>) -> Vec<(String, End)> {
+        mutes.iter().filter(|(_, end)| self.in_force(**end)).map(|(user, end)| ((*user).to_owned(), *end)).collect()
+    }
+
     fn facts(&self) -> Facts {
         let room = |room: usize| RoomFacts {
             rules: USERS.iter().map(|user| self.rule(room, user)).collect(),
-            muted: self.muted[room]
-                .iter()
-                .filter(|(_, end)| self.in_force(**end))
-                .map(|(user, end)| ((*user).to_owned(), *end))
-                .collect(),
+            muted: self.those_in_force(&self.muted[room]),
             banned: self.ban[room].filter(|end| self.in_force(*end)),
             allowed: self.allowed[room].iter().map(|user| (*user).to_owned()).collect(),
         };
@@ -141,7 +160,8 @@ impl Model {
             let list = self.silenced.get(*user).into_iter().flatten();
             list.filter(|(_, end)| self.in_force(*end)).map(|(room, end)| ((*room).to_owned(), *end)).collect()
         };
-        Facts { rooms: [room(0), room(1)], silenced: USERS.iter().map(silenced).collect() }
+        let muted_users = self.those_in_force(&self.muted_users);
+        Facts { rooms: [room(0), room(1)], silenced: USERS.iter().map(silenced).collect(), muted_users }
     }
 }
 
@@ -150,6 +170,7 @@ impl Model {
 struct Facts {
     rooms: [RoomFacts; 2],
     silenced: Vec<Vec<(String, End)>>,
+    muted_users: Vec<(String, End)>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -213,6 +234,22 @@ impl Subject {
                 let message = pb::UnmuteRoomNotificationsRequest { app, user: USERS[*user].to_owned(), room: room(id) };
                 mutes.unmute_room_notifications(with(message, &[SERVICE])).await.unwrap();
             }
+            Step::MuteUser { user, duration_ms } => {
+                let (user, duration) = (USERS[*user].to_owned(), duration_ms.map(duration));
+                let message = pb::MuteUserRequest { app, user, duration, reason };
+                mutes.mute_user(with(message, &[SERVICE])).await.unwrap();
+            }
+            Step::UnmuteUser { user } => {
+                let message = pb::UnmuteUserRequest { app, user: USERS[*user].to_owned(), reason };
+                mutes.unmute_user(with(message, &[SERVICE])).await.unwrap();
+            }
+            Step::RecreateClient { user } => {
+                let message = pb::DeleteClientRequest { app: app.clone(), user: USERS[*user].to_owned() };
+                self.directory.delete_client(with(message, &[SERVICE])).await.unwrap();
+                let client = Some(pb::Client { user: USERS[*user].to_owned(), ..Default::default() });
+                let message = pb::UpsertClientRequest { app, client, ..Default::default() };
+                self.directory.upsert_client(with(message, &[SERVICE])).await.unwrap();
+            }
             Step::RecreateRoom { room: id } => {
                 let message = pb::DeleteRoomRequest { app: app.clone(), room: room(id) };
                 self.directory.delete_room(with(message, &[SERVICE])).await.unwrap();
@@ -233,7 +270,10 @@ impl Subject {
             let list = self.mutes.list_muted_rooms(with(message, &[SERVICE])).await.unwrap().into_inner().rooms;
             silenced.push(list.into_iter().map(|muted| (muted.room, muted.expire_time.as_ref().map(ms))).collect());
         }
-        Facts { rooms, silenced }
+        let message = pb::ListMutedUsersRequest { app: IMKIT.to_owned(), ..Default::default() };
+        let muted_users = self.mutes.list_muted_users(with(message, &[SERVICE])).await.unwrap().into_inner().users;
+        let muted_users = muted_users.into_iter().map(|mute| (mute.user, mute.expire_time.as_ref().map(ms))).collect();
+        Facts { rooms, silenced, muted_users }
     }
 
     async fn room_facts(&mut self, room: &str) -> RoomFacts {
@@ -246,12 +286,8 @@ impl Subject {
         let muted = self.mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
         let message = pb::ListAllowedMembersRequest { app: app.clone(), room: id.clone(), ..Default::default() };
         let allowed = self.mutes.list_allowed_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
-        let seen = self
-            .mutes
-            .get_room(with(pb::GetRoomRequest { app, room: id, min_revision: 0 }, &[SERVICE]))
-            .await
-            .unwrap()
-            .into_inner();
+        let message = pb::GetRoomRequest { app, room: id, min_revision: 0 };
+        let seen = self.mutes.get_room(with(message, &[SERVICE])).await.unwrap().into_inner();
         RoomFacts {
             rules,
             muted: muted.into_iter().map(|member| (member.user, member.expire_time.as_ref().map(ms))).collect(),

@@ -49,6 +49,7 @@ fn records() -> Vec<(&'static str, Key<'static>, Value)> {
         ("client", Key::Client { app, user }, Value::Client(client)),
         ("empty client", Key::Client { app, user: "ü" }, Value::Client(ClientProfile::default())),
         ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(mark(until), 7)),
+        ("user mute", Key::UserMute { app, user }, Value::Mark(mark(until))),
     ]
 }
 
@@ -130,6 +131,7 @@ proptest! {
             Key::Allowed { app, room, user },
             Key::Client { app, user },
             Key::NotificationMute { app, user, room },
+            Key::UserMute { app, user },
         ] {
             let bytes = codec::encode_key(key);
             prop_assert_eq!(codec::decode_key(&bytes).unwrap(), key);

@@ -95,6 +95,9 @@ async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTree
         list_allowed_members "ListAllowedMembers" ListAllowedMembersRequest,
         mute_room_notifications "MuteRoomNotifications" MuteRoomNotificationsRequest,
         unmute_room_notifications "UnmuteRoomNotifications" UnmuteRoomNotificationsRequest,
+        mute_user "MuteUser" MuteUserRequest,
+        unmute_user "UnmuteUser" UnmuteUserRequest,
+        list_muted_users "ListMutedUsers" ListMutedUsersRequest,
         list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest,
         check_send "CheckSend" CheckSendRequest,
         batch_check_send "BatchCheckSend" BatchCheckSendRequest,
@@ -163,9 +166,12 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
         (Method::GET, "/chatrooms/1/white/users/user1"),
         (Method::DELETE, "/chatrooms/1/white/users/user1"),
         (Method::GET, "/sdk/chatrooms/1/mute/user1"),
+        (Method::POST, "/mutes"),
+        (Method::GET, "/mutes"),
+        (Method::GET, "/mutes/user1"),
         (Method::POST, "/users"),
     ];
-    let body = r#"{"usernames":["user1"],"mute_duration":-1,"username":"user1","name":"n"}"#;
+    let body = r#"{"usernames":["user1"],"mute_duration":-1,"username":"user1","name":"n","chatroom":-1}"#;
     let foreign = format!("Bearer {}", server.app_token(IMKIT));
     for (method, path) in agora {
         for app in ["easemob-demo/testapp", "no/app"] {

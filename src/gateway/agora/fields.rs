@@ -30,7 +30,7 @@ pub(super) fn ttl(value: Option<&Value>) -> Result<Option<i64>, Failure> {
     seconds.map(Some).ok_or_else(|| Failure::argument("ttl is a number of seconds from 0 to 2147483647"))
 }
 
-/// What a `mute_duration` says.
+/// For how long something is to be muted.
 pub(super) enum Span {
     /// 0: the mute is to end.
     Nothing,
@@ -40,21 +40,31 @@ pub(super) enum Span {
 }
 
 impl Span {
+    /// What a `mute_duration` says, in milliseconds.
     pub(super) fn of(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
-        let wrong = || Failure::argument("mute_duration is a number of milliseconds; -1 is for good, 0 ends the mute");
-        let value = value.ok_or_else(wrong)?;
+        let span = value.and_then(|value| Self::whole(value, 1, now_ms));
+        span.ok_or_else(|| Failure::argument("mute_duration is a number of milliseconds; -1 is for good, 0 ends the mute"))
+    }
+
+    /// What the `chatroom` of a user mute says, in seconds.
+    pub(super) fn of_seconds(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
+        let span = value.and_then(|value| Self::whole(value, 1_000, now_ms));
+        span.ok_or_else(|| Failure::argument("chatroom is a number of seconds; -1 is for good, 0 ends the mute"))
+    }
+
+    /// Nothing where the value is no whole number, or a negative one other than -1.
+    fn whole(value: &Value, unit_ms: u64, now_ms: u64) -> Option<Self> {
         // A whole number past the 64 bits, or written with a point, is still a number.
-        let ms = match (value.as_i64(), value.as_f64()) {
-            (Some(ms), _) => ms,
-            (None, Some(ms)) if ms.fract() == 0.0 => ms as i64,
-            _ => return Err(wrong()),
+        let number = match (value.as_i64(), value.as_f64()) {
+            (Some(number), _) => number,
+            (None, Some(number)) if number.fract() == 0.0 => number as i64,
+            _ => return None,
         };
-        match u64::try_from(ms) {
-            Ok(0) => Ok(Self::Nothing),
-            Ok(ms) if now_ms.saturating_add(ms) > FOR_GOOD_MS => Ok(Self::ForGood),
-            Ok(ms) => Ok(Self::Ms(ms)),
-            Err(_) if ms == -1 => Ok(Self::ForGood),
-            Err(_) => Err(wrong()),
+        match u64::try_from(number).map(|number| number.saturating_mul(unit_ms)) {
+            Ok(0) => Some(Self::Nothing),
+            Ok(ms) if now_ms.saturating_add(ms) > FOR_GOOD_MS => Some(Self::ForGood),
+            Ok(ms) => Some(Self::Ms(ms)),
+            Err(_) => (number == -1).then_some(Self::ForGood),
         }
     }
 
@@ -68,6 +78,14 @@ impl Span {
 
 pub(super) fn expire_ms(time: Option<prost_types::Timestamp>) -> u64 {
     time.map_or(FOR_GOOD_MS, |time| timestamp_ms(&time).min(FOR_GOOD_MS))
+}
+
+/// How many seconds are left until then, a part of one counting as one, and as many as the vendor's Integer holds; -1 is for good.
+pub(super) fn left_s(time: Option<prost_types::Timestamp>, now_ms: u64) -> i64 {
+    match expire_ms(time) {
+        FOR_GOOD_MS => -1,
+        ms => i64::from(i32::try_from(ms.saturating_sub(now_ms).div_ceil(1_000)).unwrap_or(i32::MAX)),
+    }
 }
 
 pub(super) fn timestamp_ms(time: &prost_types::Timestamp) -> u64 {

@@ -1,0 +1,72 @@
+//! User mutes: who may not speak in any room of the app.
+
+use super::{Call, Service, Written};
+use crate::{
+    auth::Action,
+    error::Error,
+    model::{Event, EventKind, Expire, Key, Mark, UserId, Value},
+    store::Batch,
+    view::Page,
+};
+
+impl Service {
+    /// Mutes the user in the whole app. Answers the mute.
+    pub async fn mute_user(
+        &self,
+        call: &Call<'_>,
+        user: &UserId,
+        duration_ms: Option<u64>,
+        reason: &str,
+    ) -> Result<Written<Mark>, Error> {
+        call.permit(Action::MuteUser)?;
+        self.change(|now_ms| {
+            let expire = Expire::after(now_ms, duration_ms)?;
+            self.require_clients(call, std::iter::once(user.as_str()))?;
+            let event = call.user_event(EventKind::UserMuted, now_ms, user, reason);
+            let mut batch = Batch::of(&Event { expire, ..event });
+            let mark = call.mark(now_ms, expire, reason);
+            batch.put(Key::UserMute { app: call.key(), user: user.as_str() }, &Value::Mark(mark.clone()));
+            Ok((Some(batch), mark))
+        })
+        .await
+    }
+
+    /// Ends the user's mute in the whole app. Answers whether one was in force.
+    pub async fn unmute_user(&self, call: &Call<'_>, user: &UserId, reason: &str) -> Result<Written<bool>, Error> {
+        call.permit(Action::MuteUser)?;
+        self.change(|now_ms| {
+            let revision =
+                self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute_in_force(now_ms)?.revision));
+            let Some(revision) = revision else { return Ok((None, false)) };
+            let mut batch = Batch::of(&call.user_event(EventKind::UserUnmuted, now_ms, user, reason));
+            let key = Key::UserMute { app: call.key(), user: user.as_str() };
+            batch.expect(key, Some(revision));
+            batch.delete(key);
+            Ok((Some(batch), true))
+        })
+        .await
+    }
+
+    /// A page of the user mutes in force, by user.
+    pub fn list_muted_users(&self, call: &Call<'_>, page: Page<'_>) -> Result<Vec<(String, Mark)>, Error> {
+        call.permit(Action::ListMutedUsers)?;
+        Ok(self.view.muted_users(call.key(), page, self.clock.now_ms()))
+    }
+
+    /// The mutes in force of those of the users who have one.
+    pub fn find_muted_users(&self, call: &Call<'_>, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+        call.permit(Action::ListMutedUsers)?;
+        let now_ms = self.clock.now_ms();
+        let mute = |user: &UserId| {
+            let mute = self.view.client(call.key(), user.as_str(), |client| client?.user_mute_in_force(now_ms).cloned());
+            Some((user.to_string(), mute?.value.clone()))
+        };
+        Ok(users.iter().filter_map(mute).collect())
+    }
+}
+
+impl Call<'_> {
+    fn user_event(&self, kind: EventKind, now_ms: u64, user: &UserId, reason: &str) -> Event {
+        Event { users: vec![user.to_string()], reason: reason.to_owned(), ..self.event(kind, now_ms) }
+    }
+}
