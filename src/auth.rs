@@ -81,6 +81,8 @@ pub enum Action<'a> {
     MuteUser,
     /// List who is muted in the whole app.
     ListMutedUsers,
+    /// Ask who of some users wants no push from a room.
+    FilterRecipients,
     /// See a client and its muted rooms.
     SeeClient { user: &'a str },
     /// Change this user's notification mutes.
@@ -104,6 +106,7 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::SeeRoom
             | Action::ListRoom { .. }
             | Action::ListMutedUsers
+            | Action::FilterRecipients
             | Action::SeeClient { .. }
             | Action::ListDirectory => Scope::Check,
             Action::Moderate { .. } | Action::MuteUser | Action::MuteNotifications { .. } | Action::IssueUserToken => {
@@ -117,6 +120,7 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             Action::ListRoom { is_staff } | Action::Moderate { is_staff } => is_staff,
             Action::MuteUser
             | Action::ListMutedUsers
+            | Action::FilterRecipients
             | Action::ListDirectory
             | Action::WriteDirectory
             | Action::IssueUserToken => false,
@@ -186,6 +190,7 @@ mod tests {
             (Action::Moderate { is_staff: true }, [n, y, n, y, y, y]),
             (Action::MuteUser, [n, y, n, y, n, n]),
             (Action::ListMutedUsers, [y, n, n, y, n, n]),
+            (Action::FilterRecipients, [y, n, n, y, n, n]),
             (Action::SeeClient { user: "me" }, [y, n, n, y, y, n]),
             (Action::MuteNotifications { user: "me" }, [n, y, n, y, y, n]),
             (Action::ListDirectory, [y, n, n, y, n, n]),

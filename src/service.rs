@@ -30,6 +30,7 @@ mod check;
 mod directory;
 mod member;
 mod notification;
+mod recipient;
 mod token;
 mod user_mute;
 

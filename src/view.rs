@@ -1,7 +1,7 @@
 //! The view: every live record in memory, built from the store; it answers every read.
 //!
 //! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one [`Room`] or one [`Client`] for the length of a
-//! closure, under the read lock of its shard: never across an await, never for longer than one page. All changes of one
+//! closure, under the read lock of its shard: never across an await, never for longer than one page or one call's users. All changes of one
 //! commit to one room or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the
 //! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
 

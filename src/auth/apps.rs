@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    model::{AppKey, UserId},
+    model::{AppKey, UserId, UserRef},
 };
 
 /// First segments of paths that are no organization's.
@@ -66,6 +66,11 @@ impl App {
     /// A user id of this app. Errors: INVALID_ARGUMENT on `user`.
     pub fn user(&self, raw: String) -> Result<UserId, Error> {
         UserId::parse(raw, self.fold)
+    }
+
+    /// The same, of one of very many. Errors: INVALID_ARGUMENT on `user`.
+    pub fn user_ref<'a>(&self, raw: &'a str) -> Result<UserRef<'a>, Error> {
+        UserRef::parse(raw, self.fold)
     }
 
     /// Whether these are the app's client id and secret. Takes the same time for a wrong id as for a wrong secret.

@@ -202,6 +202,16 @@ impl MuteService for Api {
         Ok(Response::new(pb::ListMutedRoomsResponse { rooms, next_page_token, revision }))
     }
 
+    async fn filter_recipients(&self, request: Request<pb::FilterRecipientsRequest>) -> Reply<pb::FilterRecipientsResponse> {
+        let (call, message) = self.ask(request, "FilterRecipients").await?;
+        let room = RoomId::parse(message.room)?;
+        let mut users = message.users;
+        let may_be_pushed_to = self.service.filter_recipients(&call, &room, &parse::recipients(&call, &users)?)?;
+        let mut answers = may_be_pushed_to.into_iter();
+        users.retain(|_| answers.next().unwrap_or_default());
+        Ok(Response::new(pb::FilterRecipientsResponse { users }))
+    }
+
     async fn check_send(&self, request: Request<pb::CheckSendRequest>) -> Reply<pb::CheckSendResponse> {
         let (call, message) = self.ask(request, "CheckSend").await?;
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);

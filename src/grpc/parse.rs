@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     error::{Error, Reason},
-    model::{RoomId, UserId},
+    model::{RoomId, UserId, UserRef},
     proto::v1 as pb,
     service::Call,
     store::Revision,
@@ -14,6 +14,7 @@ use crate::{
 
 const MAX_USERS: usize = 100;
 const MAX_PAIRS: usize = 1_000;
+const MAX_RECIPIENTS: usize = 10_000;
 const MAX_REASON_BYTES: usize = 512;
 const MAX_TEXT_BYTES: usize = 1_024;
 const DEFAULT_PAGE: usize = 100;
@@ -41,6 +42,14 @@ pub(super) fn pairs(call: &Call<'_>, raw: Vec<pb::RoomUser>) -> Result<Vec<(Room
         return Err(Error::invalid("pairs", "a call asks for 1 to 1000 pairs"));
     }
     raw.into_iter().map(|pair| Ok((RoomId::parse(pair.room)?, call.app.user(pair.user)?))).collect()
+}
+
+/// Up to 10,000 users of the app.
+pub(super) fn recipients<'a>(call: &Call<'_>, raw: &'a [String]) -> Result<Vec<UserRef<'a>>, Error> {
+    if raw.len() > MAX_RECIPIENTS {
+        return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call asks for at most 10000 users") });
+    }
+    raw.iter().map(|user| call.app.user_ref(user)).collect()
 }
 
 /// Names the users that an error is about as the caller wrote them.

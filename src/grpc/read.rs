@@ -40,6 +40,7 @@ questions!(
     ListAllowedMembersRequest,
     ListMutedUsersRequest,
     ListMutedRoomsRequest,
+    FilterRecipientsRequest,
     CheckSendRequest,
     BatchCheckSendRequest,
     GetClientRequest,

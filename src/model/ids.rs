@@ -1,6 +1,6 @@
 //! Ids, parsed once at the door. None of them holds a control character, so codecs may use NUL between two of them.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use crate::error::Error;
 
@@ -49,6 +49,10 @@ id! {
     UserId
 }
 
+/// A user id of one of very many, borrowed from what the caller wrote where nothing of it has to be folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRef<'a>(Cow<'a, str>);
+
 impl AppKey {
     /// Errors: INVALID_ARGUMENT on `app`.
     pub fn parse(raw: String) -> Result<Self, Error> {
@@ -86,13 +90,34 @@ impl UserId {
                 raw = raw.to_lowercase();
             }
         }
-        // The count of characters is at most that of bytes, which is at hand.
-        let short = raw.len() <= MAX_USER_CHARS || raw.chars().count() <= MAX_USER_CHARS;
-        if !raw.is_empty() && short && !has_control(&raw) {
-            Ok(Self(raw))
-        } else {
-            Err(Error::invalid("user", "a user id is 1 to 64 characters without control characters"))
-        }
+        check_user(&raw)?;
+        Ok(Self(raw))
+    }
+}
+
+impl<'a> UserRef<'a> {
+    /// As [`UserId::parse`], without a copy of what is lower case already.
+    pub fn parse(raw: &'a str, fold: bool) -> Result<Self, Error> {
+        let is_folded = !fold || (raw.is_ascii() && !raw.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let id = if is_folded { Cow::Borrowed(raw) } else { Cow::Owned(raw.to_lowercase()) };
+        check_user(&id)?;
+        Ok(Self(id))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_user(id: &str) -> Result<(), Error> {
+    // The count of characters is at most that of bytes, which is at hand.
+    let short = id.len() <= MAX_USER_CHARS || id.chars().count() <= MAX_USER_CHARS;
+    if !id.is_empty() && short && !has_control(id) {
+        Ok(())
+    } else {
+        Err(Error::invalid("user", "a user id is 1 to 64 characters without control characters"))
     }
 }
 
@@ -124,6 +149,19 @@ mod tests {
             assert!(RoomId::parse(bad.to_owned()).is_err(), "{bad:?}");
             assert!(UserId::parse(bad.to_owned(), false).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_borrowed_user_id_is_the_same_as_an_owned_one() {
+        for raw in ["aa", "Aa", "ÄA", "ä", "", "a\0b", &"x".repeat(64), &"X".repeat(65), &"İ".repeat(33)] {
+            for fold in [true, false] {
+                let owned = UserId::parse(raw.to_owned(), fold).ok().map(String::from);
+                let borrowed = UserRef::parse(raw, fold).ok().map(|user| user.as_str().to_owned());
+                assert_eq!(borrowed, owned, "{raw:?} {fold}");
+            }
+        }
+        assert!(matches!(UserRef::parse("aa", true), Ok(UserRef(Cow::Borrowed(_)))));
+        assert!(matches!(UserRef::parse("Aa", false), Ok(UserRef(Cow::Borrowed(_)))));
     }
 
     #[test]

@@ -77,6 +77,12 @@ impl Room {
         self.allowed.after(after).map(|(user, mark)| (user, &mark.value))
     }
 
+    /// Whether this user wants no push from here at this moment.
+    #[must_use]
+    pub fn is_silenced(&self, user: &str, now_ms: u64) -> bool {
+        self.silenced.get(user).is_some_and(|until| until.value.in_force(now_ms))
+    }
+
     /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`].
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {

@@ -47,6 +47,7 @@ refuse!(
     mute_user MuteUserRequest MuteUserResponse,
     unmute_user UnmuteUserRequest UnmuteUserResponse,
     list_muted_users ListMutedUsersRequest ListMutedUsersResponse,
+    filter_recipients FilterRecipientsRequest FilterRecipientsResponse,
     batch_check_send BatchCheckSendRequest BatchCheckSendResponse,
 );
 

@@ -14,6 +14,7 @@ mod min_revision;
 mod notifications;
 mod process;
 mod properties;
+mod recipients;
 mod records;
 mod tenants;
 mod user_mutes;

@@ -149,10 +149,20 @@ impl Model {
         mutes.iter().filter(|(_, end)| self.in_force(**end)).map(|(user, end)| ((*user).to_owned(), *end)).collect()
     }
 
+    /// Those of the users who may be pushed to.
+    fn recipients(&self, room: usize) -> Vec<String> {
+        let is_silenced = |user: &str| {
+            let mut list = self.silenced.get(user).into_iter().flatten();
+            list.any(|(silent, end)| *silent == ROOMS[room] && self.in_force(*end))
+        };
+        strings(&USERS).into_iter().filter(|user| !is_silenced(user)).collect()
+    }
+
     fn facts(&self) -> Facts {
         let room = |room: usize| RoomFacts {
             rules: USERS.iter().map(|user| self.rule(room, user)).collect(),
             muted: self.those_in_force(&self.muted[room]),
+            recipients: self.recipients(room),
             banned: self.ban[room].filter(|end| self.in_force(*end)),
             allowed: self.allowed[room].iter().map(|user| (*user).to_owned()).collect(),
         };
@@ -179,6 +189,7 @@ struct RoomFacts {
     muted: Vec<(String, End)>,
     banned: Option<End>,
     allowed: Vec<String>,
+    recipients: Vec<String>,
 }
 
 /// The service under test, with its callers.
@@ -286,6 +297,9 @@ impl Subject {
         let muted = self.mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
         let message = pb::ListAllowedMembersRequest { app: app.clone(), room: id.clone(), ..Default::default() };
         let allowed = self.mutes.list_allowed_members(with(message, &[SERVICE])).await.unwrap().into_inner().members;
+        let users = strings(&USERS);
+        let message = pb::FilterRecipientsRequest { app: app.clone(), room: id.clone(), users, min_revision: 0 };
+        let recipients = self.mutes.filter_recipients(with(message, &[SERVICE])).await.unwrap().into_inner().users;
         let message = pb::GetRoomRequest { app, room: id, min_revision: 0 };
         let seen = self.mutes.get_room(with(message, &[SERVICE])).await.unwrap().into_inner();
         RoomFacts {
@@ -293,6 +307,7 @@ impl Subject {
             muted: muted.into_iter().map(|member| (member.user, member.expire_time.as_ref().map(ms))).collect(),
             banned: seen.ban.map(|ban| ban.expire_time.as_ref().map(ms)),
             allowed: allowed.into_iter().map(|member| member.user).collect(),
+            recipients,
         }
     }
 }

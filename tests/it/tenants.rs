@@ -99,6 +99,7 @@ async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTree
         unmute_user "UnmuteUser" UnmuteUserRequest,
         list_muted_users "ListMutedUsers" ListMutedUsersRequest,
         list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest,
+        filter_recipients "FilterRecipients" FilterRecipientsRequest,
         check_send "CheckSend" CheckSendRequest,
         batch_check_send "BatchCheckSend" BatchCheckSendRequest,
     );

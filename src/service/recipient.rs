@@ -1,0 +1,25 @@
+//! Recipients: who of some users may be pushed to from a room.
+
+use super::{Call, Service};
+use crate::{
+    auth::Action,
+    error::Error,
+    model::{RoomId, UserRef},
+    view::Room,
+};
+
+impl Service {
+    /// Whether each of the users may be pushed to: no notification mute of the room is in force for it. A user whom nobody knows may.
+    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    pub fn filter_recipients(&self, call: &Call<'_>, room: &RoomId, users: &[UserRef<'_>]) -> Result<Vec<bool>, Error> {
+        call.permit(Action::FilterRecipients)?;
+        let now_ms = self.clock.now_ms();
+        self.view.room(call.key(), room.as_str(), |room| {
+            if call.app.strict && !room.is_some_and(Room::is_registered) {
+                return Err(Error::room_not_found());
+            }
+            let is_silenced = |user: &UserRef<'_>| room.is_some_and(|room| room.is_silenced(user.as_str(), now_ms));
+            Ok(users.iter().map(|user| !is_silenced(user)).collect())
+        })
+    }
+}
