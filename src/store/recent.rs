@@ -6,7 +6,7 @@ use super::{Commit, Operation};
 
 /// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group. 4,096 is several full groups.
 const RECENT_COMMITS: usize = 4_096;
-const RECENT_BYTES: usize = 16 << 20;
+const RECENT_BYTES: usize = 4 << 20;
 
 /// The newest commits, without gaps.
 #[derive(Default)]

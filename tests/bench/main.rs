@@ -15,6 +15,10 @@ mod rows;
 
 use std::time::{Duration, Instant};
 
+/// That of the program, so that the load and the bare service have the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Connections of the load, and calls in flight on each.
 pub const CONNECTIONS: usize = 4;
 pub const IN_FLIGHT: usize = 16;

@@ -219,7 +219,7 @@ async fn size(place: &Path) -> Vec<Row> {
     let empty = program.memory();
     let clients = grpc::connections(&program.grpc).await;
     grpc::fill(&clients, 1_000, 1_000).await;
-    let filled = program.memory();
+    let filled = settled(&program).await;
     program.stop();
     let program = Program::start(&place_of);
     let (restarted, start) = (program.memory(), program.start);
@@ -251,6 +251,19 @@ async fn size(place: &Path) -> Vec<Row> {
             hold: "<= 2 s",
         },
     ]
+}
+
+/// Memory once it has not become less for a second: what was written has gone where it stays.
+async fn settled(program: &Program) -> f64 {
+    let mut least = program.memory();
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let now = program.memory();
+        if now >= least {
+            return least;
+        }
+        least = now;
+    }
 }
 
 /// Checks among ten million mutes, beside checks among a thousand.
