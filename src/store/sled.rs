@@ -11,12 +11,13 @@
 //! flush our own handle of the database file is synced, and only then the journal lets go of what was written. sled's own flush timer is off.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
     ops::Bound,
     panic::AssertUnwindSafe,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -50,6 +51,7 @@ pub(super) struct Tree {
     db: sled::Db,
     /// Our own handle of the database file, to sync it.
     file: Arc<File>,
+    touched: Arc<Mutex<Touched>>,
 }
 
 impl Tree {
@@ -65,7 +67,7 @@ impl Tree {
             for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
                 File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
             }
-            Ok(Self { db, file: Arc::new(file) })
+            Ok(Self { db, file: Arc::new(file), touched: Arc::default() })
         })
     }
 
@@ -112,7 +114,8 @@ impl Tree {
     /// Errors: [`StoreError::Corrupt`] where something is missing at the end.
     pub(super) fn walk(&self, mut visit: impl FnMut(Record) -> bool) -> Result<(), StoreError> {
         intact(|| {
-            let (mut tally, mut touched) = (Tally::default(), Touched::default());
+            let mut tally = Tally::default();
+            let mut touched = self.touched();
             for pair in self.db.scan_prefix([PAGE]) {
                 let (fence, value) = pair.map_err(failure)?;
                 touched.add(&self.db, &fence)?;
@@ -136,7 +139,8 @@ impl Tree {
     /// the last batch the newest revision stays where it was.
     pub(super) fn take(&self, generation: &Generation, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
-            let ((revision, mut tally), mut touched) = (self.newest()?, Touched::default());
+            let (revision, mut tally) = self.newest()?;
+            let mut touched = self.touched();
             let changes: Vec<_> = generation.changes.iter().collect();
             let mut rest = &changes[..];
             while !rest.is_empty() {
@@ -156,7 +160,6 @@ impl Tree {
             self.db.apply_batch(batch).map_err(failure)?;
             self.db.flush().map_err(failure)?;
             self.file.sync_data().map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))?;
-            touched.settle(&self.db)?;
             collect_garbage(changes.len() + chunks.len());
             Ok(())
         })
@@ -218,6 +221,10 @@ impl Tree {
         }
     }
 
+    fn touched(&self) -> MutexGuard<'_, Touched> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fence_after(&self, fence: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         let next = self.db.range::<&[u8], _>((Bound::Excluded(fence), Bound::Excluded(&[PAGE + 1][..]))).next();
         next.map(|pair| pair.map(|(fence, _)| fence).map_err(failure)).transpose()
@@ -244,32 +251,37 @@ impl Tree {
 /// Which values of the tree were looked at, so that sled's cache is held to its bound.
 ///
 /// sled notes accesses in 256 queues, by page, and looks whether a queue's pages are to go only when 64 accesses are in it. So up to 16,384 pages stay
-/// in memory whatever the bound: with ours, 100 MiB and more. Looking 64 times at some of the pages that are there makes it look.
+/// in memory whatever the bound: with ours, 100 MiB and more. Looking 64 times at some of the pages of each queue makes it look.
 #[derive(Default)]
 struct Touched {
-    keys: Vec<Vec<u8>>,
+    /// The newest of them, and those before, so that all queues are met.
+    keys: VecDeque<Vec<u8>>,
     count: usize,
 }
 
 impl Touched {
     const ACCESSES: usize = 64;
-    /// A page of sled's holds about this many values.
-    const VALUES: usize = 10;
-    /// Two for each queue.
+    /// Two pages for each queue.
     const PAGES: usize = 512;
+    /// A page of sled's holds some ten values, so one page of two is kept.
+    const VALUES: usize = 20;
 
     fn add(&mut self, db: &sled::Db, key: &[u8]) -> Result<(), StoreError> {
-        if self.count.is_multiple_of(4 * Self::VALUES) {
-            self.keys.push(key.to_vec());
-        }
         self.count += 1;
-        if self.keys.len() == Self::PAGES { self.settle(db) } else { Ok(()) }
+        if !self.count.is_multiple_of(Self::VALUES) {
+            return Ok(());
+        }
+        self.keys.push_back(key.to_vec());
+        if self.keys.len() > Self::PAGES {
+            self.keys.pop_front();
+        }
+        if self.count.is_multiple_of(Self::VALUES * Self::PAGES) { self.settle(db) } else { Ok(()) }
     }
 
-    fn settle(&mut self, db: &sled::Db) -> Result<(), StoreError> {
-        for key in self.keys.drain(..) {
+    fn settle(&self, db: &sled::Db) -> Result<(), StoreError> {
+        for key in &self.keys {
             for _ in 0..Self::ACCESSES {
-                db.get(&key).map_err(failure)?;
+                db.get(key).map_err(failure)?;
             }
         }
         Ok(())
