@@ -52,7 +52,7 @@ const PAGE: usize = 1_024;
 /// A generation is full at this many bytes of memory: some 20,000 mutes. Larger ones write less to the tree, and take longer to read back.
 const GENERATION_BYTES: usize = 4 << 20;
 /// Commits are refused while full generations of this many bytes wait for the tree.
-const WAITING_BYTES: usize = 64 << 20;
+const WAITING_BYTES: usize = 16 << 20;
 /// How often a tree that has failed is opened anew.
 const AGAIN: Duration = Duration::from_secs(1);
 

@@ -8,15 +8,15 @@
 //!
 //! # Durability
 //! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So after each
-//! flush our own handle of the database file is synced, and only then the journal lets go of what was written. sled's own flush timer is off.
+//! flush our own handle of the database file is synced, and the files beside it, and only then the journal lets go of what was written. sled's own flush timer is off.
 
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{self, File},
     io,
     ops::Bound,
     panic::AssertUnwindSafe,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,8 +31,8 @@ use super::{
     tally::Tally,
 };
 
-/// sled puts a page of its own of more than a quarter of this in a file by itself, which our sync does not reach. It holds at most 17 of our values,
-/// and the largest, a chunk that ends with the event of a hundred users with the longest ids, takes 43 KiB.
+/// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
+/// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
 /// For how long sled's own lock is waited for, under ours.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -51,6 +51,8 @@ pub(super) struct Tree {
     db: sled::Db,
     /// Our own handle of the database file, to sync it.
     file: Arc<File>,
+    /// Where sled puts what is too long for the database file.
+    blobs: PathBuf,
     touched: Arc<Mutex<Touched>>,
 }
 
@@ -67,7 +69,7 @@ impl Tree {
             for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
                 File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
             }
-            Ok(Self { db, file: Arc::new(file), touched: Arc::default() })
+            Ok(Self { db, file: Arc::new(file), blobs: path.join("blobs"), touched: Arc::default() })
         })
     }
 
@@ -159,7 +161,7 @@ impl Tree {
             batch.insert(NEWEST, tally.value(generation.revision));
             self.db.apply_batch(batch).map_err(failure)?;
             self.db.flush().map_err(failure)?;
-            self.file.sync_data().map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))?;
+            self.sync()?;
             collect_garbage(changes.len() + chunks.len());
             Ok(())
         })
@@ -186,6 +188,17 @@ impl Tree {
             (made, rest) = (made + here, after);
         }
         Ok(rest)
+    }
+
+    /// Puts the database file on the disk, and the blobs, which sled never syncs.
+    fn sync(&self) -> Result<(), StoreError> {
+        let blobs = || {
+            let places = fs::read_dir(&self.blobs)?.map(|blob| Ok(blob?.path())).collect::<io::Result<Vec<_>>>()?;
+            let more = if places.is_empty() { None } else { Some(&self.blobs) };
+            places.iter().chain(more).try_for_each(|place| File::open(place)?.sync_all())
+        };
+        let synced = self.file.sync_data().and_then(|()| blobs());
+        synced.map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
     }
 
     /// Every event is whole, and none is missing up to the newest.
