@@ -92,7 +92,7 @@ impl App {
         });
         let mut background = JoinSet::new();
         background.spawn(view.clone().follow(store.clone()));
-        background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
+        background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
         if let Err(failure) = prepare(config, &service, addresses).await {
             store.close().await?;
             return Err(failure);

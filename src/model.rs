@@ -5,5 +5,5 @@ mod ids;
 mod record;
 
 pub use expire::Expire;
-pub use ids::{AppKey, RoomId, UserId, UserRef};
-pub use record::{Address, ClientProfile, Event, EventKind, Key, Mark, Owner, RoomProfile, Value, Why};
+pub use ids::{AppKey, RequestId, RoomId, UserId, UserRef};
+pub use record::{Address, Answered, ClientProfile, Event, EventKind, Key, Mark, Owner, RoomProfile, Value, Why};

@@ -1,5 +1,6 @@
-//! The sweeper: removes marks that have ended, and notification mutes of deleted rooms. It only frees space and puts EXPIRED on the feed; what
-//! has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone, because the commit expects the old one.
+//! The sweeper: removes marks that have ended, notification mutes of deleted rooms, and answers to requests (`request.rs`). It only frees
+//! space and puts EXPIRED on the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone,
+//! because the commit expects the old one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +10,8 @@ use crate::{
     store::{Batch, Revision, Store, StoreError},
     view::{Due, DueMark, View},
 };
+
+mod request;
 
 /// How often it looks. Half of the second within which an expiry is to be on the feed.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -27,6 +30,8 @@ pub struct Sweeper {
     pub view: View,
     /// When.
     pub clock: Clock,
+    /// Answers to requests that are kept; a long one counts for several ([`View::due_requests`]).
+    pub keep_requests: u64,
 }
 
 impl Sweeper {
@@ -44,7 +49,7 @@ impl Sweeper {
         }
     }
 
-    /// Removes what is due now, and waits until the view has it. Answers how many marks were due.
+    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers were due.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
         let now_ms = self.clock.now_ms();
         let mut swept = 0;
@@ -63,7 +68,7 @@ impl Sweeper {
             }
         }
         self.view.wait_for(last).await;
-        Ok(swept)
+        Ok(swept + self.sweep_requests(now_ms).await?)
     }
 }
 

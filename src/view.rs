@@ -11,6 +11,7 @@ mod due;
 mod feed;
 mod index;
 mod muted_users;
+mod request;
 mod room;
 mod sorted;
 mod state;
@@ -23,11 +24,15 @@ use self::{
     applied::Applied,
     state::{App, State},
 };
-use crate::{model::Mark, store::Revision};
+use crate::{
+    model::{Answered, Mark},
+    store::Revision,
+};
 
 pub use self::{
     client::{Client, MutedRoom},
     due::{Due, DueMark},
+    request::DueRequest,
     room::{Decision, Held, Room, Rule, may_speak},
 };
 
@@ -103,6 +108,19 @@ impl View {
     #[must_use]
     pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
         self.inner.state.load().due(now_ms, limit)
+    }
+
+    /// The answer to the request with this id, which may have ended.
+    #[must_use]
+    pub fn answered(&self, app: &str, id: &str) -> Option<Held<Answered>> {
+        self.inner.state.load().requests.get(app, id)
+    }
+
+    /// Answers to requests that have ended, and the oldest of those beyond `keep`, where one counts once for each KiB that it begins: at most
+    /// `limit` of them.
+    #[must_use]
+    pub fn due_requests(&self, now_ms: u64, keep: u64, limit: usize) -> Vec<DueRequest> {
+        self.inner.state.load().requests.due(now_ms, keep, limit)
     }
 
     /// How many records the view holds.

@@ -7,6 +7,8 @@ use crate::error::Error;
 const MAX_APP_PART_CHARS: usize = 64;
 const MAX_ROOM_BYTES: usize = 128;
 const MAX_USER_CHARS: usize = 64;
+/// A UUID with its hyphens.
+const MAX_REQUEST_CHARS: usize = 36;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -52,6 +54,11 @@ id! {
 /// A user id of one of very many, borrowed from what the caller wrote where nothing of it has to be folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRef<'a>(Cow<'a, str>);
+
+id! {
+    /// What a caller has named a request inside an app by: 1..36 printable ASCII characters (AIP-155).
+    RequestId
+}
 
 impl AppKey {
     /// Errors: INVALID_ARGUMENT on `app`.
@@ -121,6 +128,17 @@ fn check_user(id: &str) -> Result<(), Error> {
     }
 }
 
+impl RequestId {
+    /// Errors: INVALID_ARGUMENT on `request_id`.
+    pub fn parse(raw: String) -> Result<Self, Error> {
+        if (1..=MAX_REQUEST_CHARS).contains(&raw.len()) && raw.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            Ok(Self(raw))
+        } else {
+            Err(Error::invalid("request_id", "a request id (Idempotency-Key) is at most 36 printable ASCII characters"))
+        }
+    }
+}
+
 fn has_control(text: &str) -> bool {
     if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }
@@ -162,6 +180,16 @@ mod tests {
         }
         assert!(matches!(UserRef::parse("aa", true), Ok(UserRef(Cow::Borrowed(_)))));
         assert!(matches!(UserRef::parse("Aa", false), Ok(UserRef(Cow::Borrowed(_)))));
+    }
+
+    #[test]
+    fn a_request_id_is_short_and_printable() {
+        for good in ["1", "a b~", "123e4567-e89b-12d3-a456-426614174000"] {
+            assert!(RequestId::parse(good.to_owned()).is_ok(), "{good}");
+        }
+        for bad in ["", "ü", "a\tb", "\u{7f}", &"x".repeat(37)] {
+            assert!(RequestId::parse(bad.to_owned()).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

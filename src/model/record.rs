@@ -22,6 +22,8 @@ pub enum Key<'a> {
     NotificationMute { app: &'a str, user: &'a str, room: &'a str },
     /// A user mute.
     UserMute { app: &'a str, user: &'a str },
+    /// The answer to a request with an id.
+    Request { app: &'a str, id: &'a str },
 }
 
 /// Whose record it is: the records of one owner share a prefix in the store and a lock in the view.
@@ -41,6 +43,10 @@ pub enum Owner<'a> {
         app: &'a str,
         user: &'a str,
     },
+    Request {
+        app: &'a str,
+        id: &'a str,
+    },
 }
 
 impl<'a> Key<'a> {
@@ -54,12 +60,13 @@ impl<'a> Key<'a> {
             | Self::Allowed { app, room, .. } => Owner::Room { app, room },
             Self::Client { app, user } | Self::NotificationMute { app, user, .. } => Owner::Client { app, user },
             Self::UserMute { app, user } => Owner::User { app, user },
+            Self::Request { app, id } => Owner::Request { app, id },
         }
     }
 }
 
-/// What a record says. Which of them goes with which key is fixed: `Room` and `Client` with theirs, `NotificationMute` with its own,
-/// `Mark` with the rest.
+/// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request` with theirs, `NotificationMute` with its
+/// own, `Mark` with the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A registered room.
@@ -70,6 +77,8 @@ pub enum Value {
     Mark(Mark),
     /// A notification mute and its place in the client's list.
     NotificationMute(Mark, u64),
+    /// The answer to a request with an id.
+    Request(Answered),
 }
 
 /// Something set on a user or a room: until when, since when, by whom and why.
@@ -90,6 +99,17 @@ pub struct Why {
     pub actor: Box<str>,
     /// In the words of who set it; may be empty.
     pub reason: Box<str>,
+}
+
+/// The first answer to a request with an id: what a repeat of it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Tells the request from another with the same id.
+    pub fingerprint: [u8; 16],
+    /// A message that those who answer know.
+    pub answer: Box<[u8]>,
+    /// From when on the id is free again.
+    pub expire: Expire,
 }
 
 /// A registered room.
@@ -186,4 +206,6 @@ pub enum EventKind {
     UserMuted,
     UserUnmuted,
     UserMuteExpired,
+    /// An answer to a request with an id was kept, or kept answers were removed, and nothing else has changed. No part of the history.
+    Request,
 }

@@ -1,8 +1,8 @@
 //! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold every version ever written.
 //!
 //! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a room, and those of a client, share a
-//! prefix, and member mutes are in the order of users; or `u APP 0 USER 0 KIND` for what outlives the client. Ids hold no control
-//! character, so NUL ends one.
+//! prefix, and member mutes are in the order of users; or `u APP 0 USER 0 KIND` for what outlives the client, and `q APP 0 REQUEST 0 KIND`
+//! for the answer to a request. Ids hold no control character, so NUL ends one.
 //!
 //! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of `mute.store.v1`. The key is in the
 //! checksum, so a value that came under another key is found out.
@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::{Batch, Expectation, Operation, Revision, StoreError};
 use crate::{
-    model::{Address, ClientProfile, Event, EventKind, Expire, Key, Mark, Owner, RoomProfile, Value, Why},
+    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, Owner, RoomProfile, Value, Why},
     proto::store_v1 as pb,
 };
 
@@ -22,6 +22,7 @@ const HEADER_BYTES: usize = 5;
 const ROOM: u8 = b'r';
 const CLIENT: u8 = b'c';
 const USER: u8 = b'u';
+const REQUEST: u8 = b'q';
 const PROFILE: u8 = b'p';
 const BAN: u8 = b'b';
 const MUTED: u8 = b'm';
@@ -40,6 +41,12 @@ impl Batch {
         let key = encode_key(key);
         let value = encode_value(&key, value);
         self.operations.push(Operation::Put { key, value });
+    }
+
+    /// Writes a record before all others of the batch: whoever sees any of them sees this one too.
+    pub fn put_first(&mut self, key: Key<'_>, value: &Value) {
+        self.put(key, value);
+        self.operations.rotate_right(1);
     }
 
     /// Removes a record.
@@ -84,6 +91,7 @@ pub fn encode_key(key: Key<'_>) -> Vec<u8> {
         Key::Client { app, user } => (join(CLIENT, app, user), PROFILE, ""),
         Key::NotificationMute { app, user, room } => (join(CLIENT, app, user), NOTIFICATION, room),
         Key::UserMute { app, user } => (join(USER, app, user), MUTED, ""),
+        Key::Request { app, id } => (join(REQUEST, app, id), PROFILE, ""),
     };
     bytes.push(kind);
     bytes.extend_from_slice(last.as_bytes());
@@ -112,6 +120,7 @@ fn parse_owner(bytes: &[u8]) -> Option<(Owner<'_>, &str)> {
         ROOM => Some((Owner::Room { app, room: id }, rest)),
         CLIENT => Some((Owner::Client { app, user: id }, rest)),
         USER => Some((Owner::User { app, user: id }, rest)),
+        REQUEST => Some((Owner::Request { app, id }, rest)),
         _ => None,
     }
 }
@@ -127,6 +136,7 @@ fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
         (Owner::Client { app, user }, PROFILE, true) => Some(Key::Client { app, user }),
         (Owner::Client { app, user }, NOTIFICATION, false) => Some(Key::NotificationMute { app, user, room: last }),
         (Owner::User { app, user }, MUTED, true) => Some(Key::UserMute { app, user }),
+        (Owner::Request { app, id }, PROFILE, true) => Some(Key::Request { app, id }),
         _ => None,
     }
 }
@@ -139,6 +149,7 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
         Value::Client(client) => seal(key, &client_message(client)),
         Value::Mark(mark) => seal(key, &mark_message(mark, 0)),
         Value::NotificationMute(mark, place) => seal(key, &mark_message(mark, *place)),
+        Value::Request(answered) => seal(key, &answered_message(answered)),
     }
 }
 
@@ -154,6 +165,10 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
         Key::NotificationMute { .. } => {
             let (mark, place) = mark_model(unseal(key, value)?);
             Value::NotificationMute(mark, place)
+        }
+        Key::Request { .. } => {
+            let answered = answered_model(unseal(key, value)?);
+            Value::Request(answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?)
         }
     };
     Ok((decoded, value))
@@ -286,6 +301,19 @@ fn client_model(message: pb::Client) -> ClientProfile {
     }
 }
 
+fn answered_message(answered: &Answered) -> pb::Answered {
+    pb::Answered {
+        fingerprint: answered.fingerprint.to_vec(),
+        answer: answered.answer.to_vec(),
+        expire_ms: answered.expire.ms().unwrap_or(0),
+    }
+}
+
+fn answered_model(message: pb::Answered) -> Option<Answered> {
+    let fingerprint = message.fingerprint.try_into().ok()?;
+    Some(Answered { fingerprint, answer: message.answer.into(), expire: expire_model(message.expire_ms) })
+}
+
 fn event_message(event: &Event) -> pb::Event {
     pb::Event {
         kind: kind_message(event.kind).into(),
@@ -318,6 +346,7 @@ fn kind_message(kind: EventKind) -> pb::EventKind {
         EventKind::UserMuted => pb::EventKind::UserMuted,
         EventKind::UserUnmuted => pb::EventKind::UserUnmuted,
         EventKind::UserMuteExpired => pb::EventKind::UserMuteExpired,
+        EventKind::Request => pb::EventKind::Request,
     }
 }
 
@@ -341,5 +370,6 @@ fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
         pb::EventKind::UserMuted => Some(EventKind::UserMuted),
         pb::EventKind::UserUnmuted => Some(EventKind::UserUnmuted),
         pb::EventKind::UserMuteExpired => Some(EventKind::UserMuteExpired),
+        pb::EventKind::Request => Some(EventKind::Request),
     }
 }

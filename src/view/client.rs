@@ -87,7 +87,7 @@ impl Client {
             (Key::NotificationMute { room, .. }, _) => self.remove(room),
             (Key::UserMute { .. }, Some(Value::Mark(value))) => self.user_mute = Some(Arc::new(Held { value, revision })),
             (Key::UserMute { .. }, _) => self.user_mute = None,
-            (Key::Room { .. } | Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. }, _) => {}
+            (Key::Room { .. } | Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } | Key::Request { .. }, _) => {}
         }
     }
 

@@ -104,7 +104,7 @@ impl Room {
             (Key::Allowed { user, .. }, _) => {
                 self.allowed.remove(user);
             }
-            (Key::Client { .. } | Key::NotificationMute { .. } | Key::UserMute { .. }, _) => {}
+            (Key::Client { .. } | Key::NotificationMute { .. } | Key::UserMute { .. } | Key::Request { .. }, _) => {}
         }
     }
 

@@ -13,6 +13,7 @@ use super::{
     due::{Due, Place, Schedule},
     index::{Entity as _, Index},
     muted_users::MutedUsers,
+    request::Requests,
     room::{Held, Room},
 };
 use crate::{
@@ -27,6 +28,7 @@ const SHARED_WHYS: usize = 65_536;
 pub(super) struct State {
     apps: RwLock<HashMap<Box<str>, Arc<App>>>,
     pub(super) schedule: Schedule,
+    pub(super) requests: Requests,
     whys: Mutex<HashSet<Arc<Why>>>,
     records: AtomicU64,
 }
@@ -57,7 +59,7 @@ impl State {
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
+        self.records.load(Ordering::Relaxed) + self.requests.len()
     }
 
     /// Applies changes of one commit; those of one owner that follow each other, under one lock.
@@ -67,6 +69,7 @@ impl State {
             match first.key.owner() {
                 Owner::Room { app, room } => self.apply_to_room(app, room, run, revision),
                 Owner::Client { app, user } | Owner::User { app, user } => self.apply_to_client(app, user, run, revision),
+                Owner::Request { app, id } => self.apply_to_request(app, id, run, revision),
             }
         }
     }
@@ -105,6 +108,16 @@ impl State {
         });
     }
 
+    fn apply_to_request(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
+        for change in run {
+            let answered = match change.value.take() {
+                Some(Value::Request(answered)) => Some(answered),
+                _ => None,
+            };
+            self.requests.apply(app, id, answered, revision);
+        }
+    }
+
     fn silence(&self, app: &str, id: &str, user: &str, until: Option<Held<Expire>>) {
         self.app_or_new(app).rooms.update(id, |room| {
             room.silence(user, until);
@@ -135,6 +148,7 @@ impl State {
                 let change = Change { key: Key::UserMute { app, user }, value: None };
                 self.apply_to_client(app, user, &mut [change], revision);
             }
+            Owner::Request { app, id } => self.requests.apply(app, id, None, revision),
         }
     }
 
@@ -159,7 +173,7 @@ impl State {
             Value::NotificationMute(mark, place) => {
                 Value::NotificationMute(Mark { why: self.share_why(mark.why), ..mark }, place)
             }
-            value @ (Value::Room(_) | Value::Client(_)) => value,
+            value @ (Value::Room(_) | Value::Client(_) | Value::Request(_)) => value,
         }
     }
 
@@ -197,7 +211,7 @@ impl Client {
 fn expire(value: &Value) -> Option<Expire> {
     match value {
         Value::Mark(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
-        Value::Room(_) | Value::Client(_) => None,
+        Value::Room(_) | Value::Client(_) | Value::Request(_) => None,
     }
 }
 

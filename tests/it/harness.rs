@@ -49,6 +49,7 @@ pub struct Server {
     pub addresses: Addresses,
     pub service: Arc<Service>,
     pub http: reqwest::Client,
+    keep_requests: u64,
     data_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     /// Aborted when it is dropped.
@@ -85,14 +86,24 @@ impl Server {
         config.apps.push(open_app());
         config.services.push(directory_keeper());
         let app = App::start(&config, clock.clone()).await.unwrap();
-        let (addresses, service) = (app.addresses, app.service.clone());
+        let (addresses, service, keep_requests) = (app.addresses, app.service.clone(), config.keep_requests);
         let (stop, told) = oneshot::channel::<()>();
         let mut running = JoinSet::new();
         running.spawn(app.run(async {
             let _ = told.await;
         }));
         let data_dir = directory.to_path_buf();
-        Self { clock, addresses, service, http: reqwest::Client::new(), data_dir, stop: Some(stop), running, _directory: None }
+        Self {
+            clock,
+            addresses,
+            service,
+            http: reqwest::Client::new(),
+            keep_requests,
+            data_dir,
+            stop: Some(stop),
+            running,
+            _directory: None,
+        }
     }
 
     /// Stops in order, and has given its directory free when it returns.
@@ -188,7 +199,7 @@ impl Server {
             room: room.to_owned(),
             users: strings(users),
             duration: duration_ms.map(duration),
-            reason: String::new(),
+            ..Default::default()
         };
         self.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner()
     }
@@ -196,7 +207,8 @@ impl Server {
     /// Sweeps what is due, as the sweeper would by itself within half a second.
     pub async fn sweep(&self) {
         let Service { store, view, clock, .. } = &*self.service;
-        let sweeper = Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() };
+        let sweeper =
+            Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone(), keep_requests: self.keep_requests };
         while sweeper.sweep().await.unwrap() > 0 {}
     }
 

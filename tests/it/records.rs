@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use mute_service::{
-    model::{Address, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
+    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
     store::{Batch, StoreError, codec},
 };
 use proptest::prelude::*;
@@ -40,6 +40,8 @@ fn records() -> Vec<(&'static str, Key<'static>, Value)> {
         updated_ms: 4,
     };
     let until = Expire::at_ms(1_642_148_173_726);
+    let id = "123e4567-e89b-12d3-a456-426614174000";
+    let answered = Answered { fingerprint: *b"0123456789abcdef", answer: (*b"any bytes\0").into(), expire: until };
     vec![
         ("room", Key::Room { app, room }, Value::Room(profile)),
         ("ban", Key::Ban { app, room }, Value::Mark(mark(until))),
@@ -50,6 +52,7 @@ fn records() -> Vec<(&'static str, Key<'static>, Value)> {
         ("empty client", Key::Client { app, user: "ü" }, Value::Client(ClientProfile::default())),
         ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(mark(until), 7)),
         ("user mute", Key::UserMute { app, user }, Value::Mark(mark(until))),
+        ("request", Key::Request { app, id }, Value::Request(answered)),
     ]
 }
 
@@ -132,6 +135,7 @@ proptest! {
             Key::Client { app, user },
             Key::NotificationMute { app, user, room },
             Key::UserMute { app, user },
+            Key::Request { app, id: user },
         ] {
             let bytes = codec::encode_key(key);
             prop_assert_eq!(codec::decode_key(&bytes).unwrap(), key);

@@ -1,0 +1,42 @@
+//! Removes answers to requests that have ended, and the oldest of those beyond what is to be kept. Nothing depends on when: one that has ended
+//! counts for nothing, and one whose id has been taken again is left alone.
+
+use super::{ACTOR, COMMIT, LOOK, Sweeper, remove};
+use crate::{
+    model::{Event, EventKind, Expire, Key},
+    store::{Batch, StoreError},
+    view::DueRequest,
+};
+
+impl Sweeper {
+    /// Removes what is due now, and waits until the view has it. Answers how many were due.
+    pub(super) async fn sweep_requests(&self, now_ms: u64) -> Result<usize, StoreError> {
+        let due = self.view.due_requests(now_ms, self.keep_requests, LOOK);
+        let mut last = 0;
+        for due in due.chunks(COMMIT) {
+            match self.store.commit(batch(due, now_ms)).await {
+                // After a conflict the next look has the rest.
+                Ok(revision) | Err(StoreError::Conflict { revision }) => last = revision,
+                Err(error) => return Err(error),
+            }
+        }
+        self.view.wait_for(last).await;
+        Ok(due.len())
+    }
+}
+
+/// Of any app, because nobody is told of it.
+fn batch(due: &[DueRequest], now_ms: u64) -> Batch {
+    let mut batch = Batch::of(&Event {
+        kind: EventKind::Request,
+        app: String::new(),
+        room: String::new(),
+        users: Vec::new(),
+        actor: ACTOR.to_owned(),
+        reason: String::new(),
+        at_ms: now_ms,
+        expire: Expire::NEVER,
+    });
+    due.iter().for_each(|DueRequest { app, id, revision }| remove(&mut batch, Key::Request { app, id }, *revision));
+    batch
+}
