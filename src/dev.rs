@@ -91,7 +91,7 @@ fn enter<'a>(service: &'a Service, app: &str) -> Result<Call<'a>, Error> {
 async fn seed_client(service: &Service, call: &Call<'_>, user: &str, patch: ClientPatch) -> Result<(), Error> {
     let user = call.app.user(user.to_owned())?;
     if service.get_client(call, &user).is_err() {
-        service.upsert_client(call, &user, &patch).await?;
+        service.upsert_client(call, &user, &patch, |_| ()).await?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ async fn seed_client(service: &Service, call: &Call<'_>, user: &str, patch: Clie
 async fn seed_room(service: &Service, call: &Call<'_>, room: &str, patch: RoomPatch) -> Result<(), Error> {
     let room = RoomId::parse(room.to_owned())?;
     if service.get_room(call, &room).is_err() {
-        service.upsert_room(call, Some(&room), &patch).await?;
+        service.upsert_room(call, Some(&room), &patch, |_| ()).await?;
     }
     Ok(())
 }

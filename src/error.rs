@@ -34,6 +34,8 @@ pub enum Reason {
     InvalidArgument,
     /// More users than one call may name.
     TooManyUsers,
+    /// The request id is that of another request.
+    RequestIdReused,
     /// Too many calls of this method in this app.
     RateLimited,
     /// The store cannot take a write now, or the view does not have what the caller wants to see.
@@ -46,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
         Self::InvalidToken,
@@ -60,6 +62,7 @@ impl Reason {
         Self::OwnerNotMutable,
         Self::InvalidArgument,
         Self::TooManyUsers,
+        Self::RequestIdReused,
         Self::RateLimited,
         Self::StoreUnavailable,
         Self::StoreFull,
@@ -83,6 +86,7 @@ impl Reason {
             Self::OwnerNotMutable => "OWNER_NOT_MUTABLE",
             Self::InvalidArgument => "INVALID_ARGUMENT",
             Self::TooManyUsers => "TOO_MANY_USERS",
+            Self::RequestIdReused => "REQUEST_ID_REUSED",
             Self::RateLimited => "RATE_LIMITED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::StoreFull => "STORE_FULL",

@@ -15,6 +15,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::{auth::credentials::Caller, clock::Clock, grpc::Api};
 
@@ -117,6 +118,23 @@ fn forwarded<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
 
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// What the caller has named its request by, in the header `Idempotency-Key`, bare or in quotes: the `request_id` of the RPC, which refuses one
+/// that is not well-formed. Empty where there is none.
+fn request_id(headers: &HeaderMap) -> String {
+    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes())).unwrap_or_default();
+    key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(&key).to_owned()
+}
+
+/// The request id of one RPC of several that one request makes: the first has the request's own, every other a UUID (version 5) of that and
+/// its number, which is as stable. Each is repeated for itself: a request that was cut off half-way does the rest when it is repeated, and what
+/// is appended to a list is done too.
+fn request_id_of(part: usize, request_id: &str) -> String {
+    if part == 0 || request_id.is_empty() {
+        return request_id.to_owned();
+    }
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{part} {request_id}").as_bytes()).to_string()
 }
 
 /// What is wrong with a body.

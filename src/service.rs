@@ -7,7 +7,8 @@
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
-//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again.
+//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Each write
+//! takes a function that makes its answer, because that is committed too where the request has an id (`request.rs`).
 
 use std::{
     sync::Arc,
@@ -31,11 +32,13 @@ mod directory;
 mod member;
 mod notification;
 mod recipient;
+mod request;
 mod token;
 mod user_mute;
 
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
+pub use request::Answer;
 pub use token::MAX_TTL_S;
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
@@ -63,6 +66,8 @@ pub struct Call<'a> {
     pub app: &'a App,
     /// The caller.
     pub principal: Principal,
+    /// What the caller has named its request by, if at all.
+    request: Option<request::Named>,
 }
 
 /// What a change has come to.
@@ -125,7 +130,7 @@ impl Service {
         if !counted && !matches!(principal, Principal::Service(_)) {
             self.limits.call(app.number, method)?;
         }
-        Ok(Call { app, principal })
+        Ok(Call { app, principal, request: None })
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
@@ -169,16 +174,29 @@ impl Service {
         self.view.client(call.key(), user, |client| client.is_some_and(Client::is_registered))
     }
 
-    /// Plans, commits, and waits for the view. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL.
-    async fn change<T>(&self, plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send) -> Result<Written<T>, Error>
-    where
-        T: Send,
-    {
+    /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat of its request.
+    /// Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
+    async fn change<T: Send, A: Answer>(
+        &self,
+        call: &Call<'_>,
+        answer: impl Fn(T) -> A + Send,
+        plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
+    ) -> Result<Written<A>, Error> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            let (batch, answer) = plan(self.clock.now_ms())?;
+            let now_ms = self.clock.now_ms();
+            let planned = plan(now_ms);
+            // Looked at after the plan: what was planned on the effect of a first call, or failed on it, is a repeat.
+            let kept = self.kept(call);
+            if let Some(first) = call.first_answer(kept.as_ref(), now_ms)? {
+                return Ok(first);
+            }
+            let (batch, planned) = planned?;
+            let answer = answer(planned);
             // At least what the plan has seen.
-            let Some(batch) = batch else { return Ok(Written { answer, revision: self.view.revision() }) };
+            let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
+                return Ok(Written { answer, revision: self.view.revision() });
+            };
             match self.store.commit(batch).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;

@@ -75,8 +75,13 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = usernames(&body, gateway.max_users, "userNames size is more than max limit : ")?;
     let room = ask.segment("room");
     let expire = if matches!(span, Span::Nothing) {
-        let message =
-            pb::UnmuteMembersRequest { app: ask.app.clone(), room: room.clone(), users: users.clone(), ..Default::default() };
+        let message = pb::UnmuteMembersRequest {
+            app: ask.app.clone(),
+            room: room.clone(),
+            users: users.clone(),
+            reason: String::new(),
+            request_id: ask.request_id.clone(),
+        };
         told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room)?;
         ask.now_ms()
     } else {
@@ -86,6 +91,7 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
             users: users.clone(),
             duration: span.duration(),
             reason: String::new(),
+            request_id: ask.request_id.clone(),
         };
         let muted = told(gateway.api.mute_members(rpc(&ask.caller, message)).await, &room)?;
         expire_ms(muted.members.first().and_then(|member| member.expire_time))
@@ -97,8 +103,13 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
 async fn unmute(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
     let users = path_users(&ask, gateway.max_users, "removeMute member size more than max limit :  ")?;
     let room = ask.segment("room");
-    let message =
-        pb::UnmuteMembersRequest { app: ask.app.clone(), room: room.clone(), users: users.clone(), ..Default::default() };
+    let message = pb::UnmuteMembersRequest {
+        app: ask.app.clone(),
+        room: room.clone(),
+        users: users.clone(),
+        reason: String::new(),
+        request_id: ask.request_id.clone(),
+    };
     told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room)?;
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
     Ok(ask.data("delete", data))
@@ -160,8 +171,13 @@ async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
         return Err(Failure::argument("mute_duration of a ban is -1 for good, or more than 0 milliseconds"));
     }
     let room = ask.segment("room");
-    let message =
-        pb::BanRoomRequest { app: ask.app.clone(), room: room.clone(), duration: span.duration(), reason: String::new() };
+    let message = pb::BanRoomRequest {
+        app: ask.app.clone(),
+        room: room.clone(),
+        duration: span.duration(),
+        reason: String::new(),
+        request_id: ask.request_id.clone(),
+    };
     let banned = told(api.ban_room(rpc(&ask.caller, message)).await, &room)?;
     let expire = expire_ms(banned.ban.and_then(|ban| ban.expire_time));
     Ok(ask.data("put", json!({"mute": true, "result": true, "expire": expire})))
@@ -169,7 +185,12 @@ async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
 
 async fn unban(ask: Ask, State(api): State<Api>) -> Outcome {
     let room = ask.segment("room");
-    let message = pb::UnbanRoomRequest { app: ask.app.clone(), room: room.clone(), reason: String::new() };
+    let message = pb::UnbanRoomRequest {
+        app: ask.app.clone(),
+        room: room.clone(),
+        reason: String::new(),
+        request_id: ask.request_id.clone(),
+    };
     told(api.unban_room(rpc(&ask.caller, message)).await, &room)?;
     Ok(ask.data("put", json!({"mute": false, "result": true})))
 }
@@ -251,8 +272,13 @@ async fn allow_many(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Out
 
 async fn allow(ask: &Ask, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
     let room = ask.segment("room");
-    let message =
-        pb::AllowMembersRequest { app: ask.app.clone(), room: room.clone(), users: users.clone(), reason: String::new() };
+    let message = pb::AllowMembersRequest {
+        app: ask.app.clone(),
+        room: room.clone(),
+        users: users.clone(),
+        reason: String::new(),
+        request_id: ask.request_id.clone(),
+    };
     told(gateway.api.allow_members(rpc(&ask.caller, message)).await, &room)?;
     Ok(allow_elements(&users, &room, "add_user_whitelist"))
 }
@@ -260,8 +286,13 @@ async fn allow(ask: &Ask, gateway: &Gateway, users: Vec<String>) -> Result<Vec<V
 async fn disallow(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
     let users = path_users(&ask, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
     let room = ask.segment("room");
-    let message =
-        pb::DisallowMembersRequest { app: ask.app.clone(), room: room.clone(), users: users.clone(), reason: String::new() };
+    let message = pb::DisallowMembersRequest {
+        app: ask.app.clone(),
+        room: room.clone(),
+        users: users.clone(),
+        reason: String::new(),
+        request_id: ask.request_id.clone(),
+    };
     told(gateway.api.disallow_members(rpc(&ask.caller, message)).await, &room)?;
     Ok(ask.data("delete", allow_elements(&users, &room, "remove_user_whitelist")))
 }

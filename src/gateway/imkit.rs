@@ -55,14 +55,20 @@ pub(super) fn refuse(status: StatusCode) -> Response {
 
 async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
     let (user, room) = (admin.segment("uid"), admin.segment("room"));
-    let message = pb::MuteRoomNotificationsRequest { app: admin.app.clone(), user, room, duration: None };
+    let message = pb::MuteRoomNotificationsRequest {
+        app: admin.app.clone(),
+        user,
+        room,
+        duration: None,
+        request_id: admin.request_id.clone(),
+    };
     let muted = told(api.mute_room_notifications(rpc(&admin.caller, message)).await)?;
     Ok(done(admin_view(&admin.app, muted.client.unwrap_or_default())))
 }
 
 async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
     let (user, room) = (admin.segment("uid"), admin.segment("room"));
-    let message = pb::UnmuteRoomNotificationsRequest { app: admin.app.clone(), user, room };
+    let message = pb::UnmuteRoomNotificationsRequest { app: admin.app.clone(), user, room, request_id: admin.request_id.clone() };
     let unmuted = told(api.unmute_room_notifications(rpc(&admin.caller, message)).await)?;
     if !unmuted.was_muted {
         return Err(Failure::room_not_muted());
@@ -71,14 +77,16 @@ async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
 }
 
 async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
+    let (user, room) = (me.user.clone(), me.segment("room"));
     let message =
-        pb::MuteRoomNotificationsRequest { app: me.app.clone(), user: me.user.clone(), room: me.segment("room"), duration: None };
+        pb::MuteRoomNotificationsRequest { app: me.app.clone(), user, room, duration: None, request_id: me.request_id.clone() };
     let muted = told(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, muted.client.unwrap_or_default())))
 }
 
 async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
-    let message = pb::UnmuteRoomNotificationsRequest { app: me.app.clone(), user: me.user.clone(), room: me.segment("room") };
+    let (user, room) = (me.user.clone(), me.segment("room"));
+    let message = pb::UnmuteRoomNotificationsRequest { app: me.app.clone(), user, room, request_id: me.request_id.clone() };
     let unmuted = told(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, unmuted.client.unwrap_or_default())))
 }
@@ -96,7 +104,8 @@ async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
 }
 
 async fn delete_client(admin: Admin, State(api): State<Api>) -> Outcome {
-    let message = pb::DeleteClientRequest { app: admin.app.clone(), user: admin.segment("uid") };
+    let (user, request_id) = (admin.segment("uid"), admin.request_id.clone());
+    let message = pb::DeleteClientRequest { app: admin.app.clone(), user, request_id };
     let deleted = told(api.delete_client(rpc(&admin.caller, message)).await)?;
     let client = deleted.client.ok_or_else(Failure::client_not_found)?;
     Ok(done(admin_view(&admin.app, client)))
@@ -123,7 +132,8 @@ async fn list_clients(admin: Admin, State(api): State<Api>, paging: Result<Query
 async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     let issue_access_token = body.get("issueAccessToken") == Some(&Value::Bool(true));
-    let message = pb::UpsertClientRequest { app: admin.app.clone(), client: Some(client::parse(body)?), issue_access_token };
+    let (client, request_id) = (Some(client::parse(body)?), admin.request_id.clone());
+    let message = pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
     let written = told(api.upsert_client(rpc(&admin.caller, message)).await)?;
     let mut result = serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default())).unwrap_or_default();
     if issue_access_token {
@@ -137,7 +147,8 @@ async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcom
     let body = object(body)?;
     let room = client::string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
     let (name, description) = (client::string(&body, "name")?, client::string(&body, "description")?);
-    let message = pb::UpsertRoomRequest { app: admin.app.clone(), room, name, description, ..Default::default() };
+    let (app, request_id) = (admin.app.clone(), admin.request_id.clone());
+    let message = pb::UpsertRoomRequest { app, room, name, description, request_id, ..Default::default() };
     let written = told(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
     let updated_at = written.update_time.as_ref().map(client::rfc3339);
     let mut result =

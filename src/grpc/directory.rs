@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, async_trait};
 
-use super::{Api, Reply, encode, open, parse};
+use super::{Api, Reply, encode, parse, write::reply};
 use crate::{
     error::Error,
     model::{Address, RoomId},
@@ -14,21 +14,19 @@ use crate::{
 #[async_trait]
 impl DirectoryService for Api {
     async fn upsert_client(&self, request: Request<pb::UpsertClientRequest>) -> Reply<pb::UpsertClientResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "UpsertClient")?;
+        let (call, message) = self.enter_write(request)?;
         let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
         let user = call.app.user(client.user.clone())?;
         let patch = client_patch(client)?;
         let token = if message.issue_access_token { Some(self.service.user_token(&call, &user)?) } else { None };
-        let written = self.service.upsert_client(&call, &user, &patch).await?;
-        let (access_token, token_expire_time) =
-            token.map_or_else(Default::default, |(token, exp_s)| (token, encode::timestamp(exp_s.saturating_mul(1_000))));
-        Ok(Response::new(pb::UpsertClientResponse {
-            client: Some(encode::client(written.answer)),
-            revision: encode::revision(written.revision),
-            access_token,
-            token_expire_time,
-        }))
+        let answer = |client| pb::UpsertClientResponse { client: Some(encode::client(client)), ..Default::default() };
+        let mut written = self.service.upsert_client(&call, &user, &patch, answer).await?;
+        // After the commit, because a token is not to be kept.
+        if let Some((token, exp_s)) = token {
+            written.answer.access_token = token;
+            written.answer.token_expire_time = encode::timestamp(exp_s.saturating_mul(1_000));
+        }
+        reply(written)
     }
 
     async fn get_client(&self, request: Request<pb::GetClientRequest>) -> Reply<pb::GetClientResponse> {
@@ -50,30 +48,27 @@ impl DirectoryService for Api {
     }
 
     async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Reply<pb::DeleteClientResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "DeleteClient")?;
+        let (call, message) = self.enter_write(request)?;
         let user = call.app.user(message.user)?;
-        let written = self.service.delete_client(&call, &user).await?;
-        let client = written.answer.map(encode::client);
-        Ok(Response::new(pb::DeleteClientResponse { client, revision: encode::revision(written.revision) }))
+        let answer = |client: Option<_>| pb::DeleteClientResponse { client: client.map(encode::client), ..Default::default() };
+        reply(self.service.delete_client(&call, &user, answer).await?)
     }
 
     async fn upsert_room(&self, request: Request<pb::UpsertRoomRequest>) -> Reply<pb::UpsertRoomResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app.clone(), "UpsertRoom")?;
+        let (call, message) = self.enter_write(request)?;
         let room = if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
-        let written = self.service.upsert_room(&call, room.as_ref(), &room_patch(&call, message)?).await?;
-        let (id, profile) = written.answer;
-        let room = Some(encode::room(id.into(), profile));
-        Ok(Response::new(pb::UpsertRoomResponse { room, revision: encode::revision(written.revision) }))
+        let patch = room_patch(&call, message)?;
+        let answer = |(id, profile): (RoomId, _)| {
+            let room = Some(encode::room(id.into(), profile));
+            pb::UpsertRoomResponse { room, ..Default::default() }
+        };
+        reply(self.service.upsert_room(&call, room.as_ref(), &patch, answer).await?)
     }
 
     async fn delete_room(&self, request: Request<pb::DeleteRoomRequest>) -> Reply<pb::DeleteRoomResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "DeleteRoom")?;
-        let written = self.service.delete_room(&call, &RoomId::parse(message.room)?).await?;
-        let revision = encode::revision(written.revision);
-        Ok(Response::new(pb::DeleteRoomResponse { was_registered: written.answer, revision }))
+        let (call, message) = self.enter_write(request)?;
+        let answer = |was_registered| pb::DeleteRoomResponse { was_registered, ..Default::default() };
+        reply(self.service.delete_room(&call, &RoomId::parse(message.room)?, answer).await?)
     }
 
     async fn list_rooms(&self, request: Request<pb::ListRoomsRequest>) -> Reply<pb::ListRoomsResponse> {

@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use tonic::{Request, Response, async_trait};
 
-use super::{Api, Reply, encode, open, parse};
+use super::{Api, Reply, encode, open, parse, write::reply};
 use crate::{
     error::Error,
     model::RoomId,
@@ -15,26 +15,28 @@ use crate::{
 #[async_trait]
 impl MuteService for Api {
     async fn mute_members(&self, request: Request<pb::MuteMembersRequest>) -> Reply<pb::MuteMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "MuteMembers")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason).await;
-        let written = written.map_err(|error| parse::as_written(error, &message.users, &users))?;
-        let members = users.into_iter().map(|user| encode::muted_member(user.into(), &written.answer)).collect();
-        Ok(Response::new(pb::MuteMembersResponse { members, revision: encode::revision(written.revision) }))
+        let answer = |mark| {
+            let members = users.iter().map(|user| encode::muted_member(user.to_string(), &mark)).collect();
+            pb::MuteMembersResponse { members, ..Default::default() }
+        };
+        let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason, answer).await;
+        reply(written.map_err(|error| parse::as_written(error, &message.users, &users))?)
     }
 
     async fn unmute_members(&self, request: Request<pb::UnmuteMembersRequest>) -> Reply<pb::UnmuteMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "UnmuteMembers")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
-        let written = self.service.unmute_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
-        let members = users.into_iter().zip(written.answer);
-        let members = members.map(|(user, was_muted)| pb::UnmutedMember { user: user.into(), was_muted }).collect();
-        Ok(Response::new(pb::UnmuteMembersResponse { members, revision: encode::revision(written.revision) }))
+        let answer = |was_muted: Vec<_>| {
+            let members = users.iter().zip(was_muted);
+            let members = members.map(|(user, was_muted)| pb::UnmutedMember { user: user.to_string(), was_muted }).collect();
+            pb::UnmuteMembersResponse { members, ..Default::default() }
+        };
+        reply(self.service.unmute_members(&call, &room, &users, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn list_muted_members(&self, request: Request<pb::ListMutedMembersRequest>) -> Reply<pb::ListMutedMembersResponse> {
@@ -50,22 +52,18 @@ impl MuteService for Api {
     }
 
     async fn ban_room(&self, request: Request<pb::BanRoomRequest>) -> Reply<pb::BanRoomResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "BanRoom")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let written = self.service.ban_room(&call, &room, duration_ms, &reason).await?;
-        let ban = Some(encode::ban(&written.answer));
-        Ok(Response::new(pb::BanRoomResponse { ban, revision: encode::revision(written.revision) }))
+        let answer = |mark| pb::BanRoomResponse { ban: Some(encode::ban(&mark)), ..Default::default() };
+        reply(self.service.ban_room(&call, &room, duration_ms, &reason, answer).await?)
     }
 
     async fn unban_room(&self, request: Request<pb::UnbanRoomRequest>) -> Reply<pb::UnbanRoomResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "UnbanRoom")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
-        let written = self.service.unban_room(&call, &room, &parse::reason(message.reason)?).await?;
-        let revision = encode::revision(written.revision);
-        Ok(Response::new(pb::UnbanRoomResponse { was_banned: written.answer, revision }))
+        let answer = |was_banned| pb::UnbanRoomResponse { was_banned, ..Default::default() };
+        reply(self.service.unban_room(&call, &room, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn get_room(&self, request: Request<pb::GetRoomRequest>) -> Reply<pb::GetRoomResponse> {
@@ -83,23 +81,20 @@ impl MuteService for Api {
     }
 
     async fn allow_members(&self, request: Request<pb::AllowMembersRequest>) -> Reply<pb::AllowMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "AllowMembers")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
-        let written = self.service.allow_members(&call, &room, &users, &parse::reason(message.reason)?).await;
-        let written = written.map_err(|error| parse::as_written(error, &message.users, &users))?;
-        Ok(Response::new(pb::AllowMembersResponse { revision: encode::revision(written.revision) }))
+        let answer = |()| pb::AllowMembersResponse::default();
+        let written = self.service.allow_members(&call, &room, &users, &parse::reason(message.reason)?, answer).await;
+        reply(written.map_err(|error| parse::as_written(error, &message.users, &users))?)
     }
 
     async fn disallow_members(&self, request: Request<pb::DisallowMembersRequest>) -> Reply<pb::DisallowMembersResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "DisallowMembers")?;
+        let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
-        let written = self.service.disallow_members(&call, &room, &users, &parse::reason(message.reason)?).await?;
-        let revision = encode::revision(written.revision);
-        Ok(Response::new(pb::DisallowMembersResponse { was_allowed: written.answer, revision }))
+        let answer = |was_allowed| pb::DisallowMembersResponse { was_allowed, ..Default::default() };
+        reply(self.service.disallow_members(&call, &room, &users, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn list_allowed_members(
@@ -128,19 +123,22 @@ impl MuteService for Api {
         let call = self.service.enter(caller, message.app, "MuteUser")?;
         let (raw, user) = (message.user.clone(), call.app.user(message.user)?);
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let written = self.service.mute_user(&call, &user, duration_ms, &reason).await;
+        let answer = |mark| {
+            let user = Some(encode::muted_user(user.to_string(), &mark));
+            pb::MuteUserResponse { user, ..Default::default() }
+        };
+        let written = self.service.mute_user(&call, &user, duration_ms, &reason, answer).await;
         let written = written.map_err(|error| parse::as_written(error, from_ref(&raw), from_ref(&user)))?;
-        let user = Some(encode::muted_user(user.into(), &written.answer));
-        Ok(Response::new(pb::MuteUserResponse { user, revision: encode::revision(written.revision) }))
+        Ok(Response::new(pb::MuteUserResponse { revision: encode::revision(written.revision), ..written.answer }))
     }
 
     async fn unmute_user(&self, request: Request<pb::UnmuteUserRequest>) -> Reply<pb::UnmuteUserResponse> {
         let (caller, message) = open(request);
         let call = self.service.enter(caller, message.app, "UnmuteUser")?;
         let user = call.app.user(message.user)?;
-        let written = self.service.unmute_user(&call, &user, &parse::reason(message.reason)?).await?;
-        let revision = encode::revision(written.revision);
-        Ok(Response::new(pb::UnmuteUserResponse { was_muted: written.answer, revision }))
+        let answer = |was_muted| pb::UnmuteUserResponse { was_muted, ..Default::default() };
+        let written = self.service.unmute_user(&call, &user, &parse::reason(message.reason)?, answer).await?;
+        Ok(Response::new(pb::UnmuteUserResponse { revision: encode::revision(written.revision), ..written.answer }))
     }
 
     async fn list_muted_users(&self, request: Request<pb::ListMutedUsersRequest>) -> Reply<pb::ListMutedUsersResponse> {
@@ -163,26 +161,24 @@ impl MuteService for Api {
         &self,
         request: Request<pb::MuteRoomNotificationsRequest>,
     ) -> Reply<pb::MuteRoomNotificationsResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "MuteRoomNotifications")?;
+        let (call, message) = self.enter_write(request)?;
         let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
         let duration_ms = parse::duration_ms(message.duration)?;
-        let written = self.service.mute_notifications(&call, &user, &room, duration_ms).await?;
-        let client = Some(encode::client(written.answer));
-        Ok(Response::new(pb::MuteRoomNotificationsResponse { client, revision: encode::revision(written.revision) }))
+        let answer = |client| pb::MuteRoomNotificationsResponse { client: Some(encode::client(client)), ..Default::default() };
+        reply(self.service.mute_notifications(&call, &user, &room, duration_ms, answer).await?)
     }
 
     async fn unmute_room_notifications(
         &self,
         request: Request<pb::UnmuteRoomNotificationsRequest>,
     ) -> Reply<pb::UnmuteRoomNotificationsResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "UnmuteRoomNotifications")?;
+        let (call, message) = self.enter_write(request)?;
         let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
-        let written = self.service.unmute_notifications(&call, &user, &room).await?;
-        let (client, was_muted) = written.answer;
-        let revision = encode::revision(written.revision);
-        Ok(Response::new(pb::UnmuteRoomNotificationsResponse { client: Some(encode::client(client)), was_muted, revision }))
+        let answer = |(client, was_muted)| {
+            let client = Some(encode::client(client));
+            pb::UnmuteRoomNotificationsResponse { client, was_muted, ..Default::default() }
+        };
+        reply(self.service.unmute_notifications(&call, &user, &room, answer).await?)
     }
 
     async fn list_muted_rooms(&self, request: Request<pb::ListMutedRoomsRequest>) -> Reply<pb::ListMutedRoomsResponse> {

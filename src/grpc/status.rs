@@ -22,7 +22,7 @@ const fn code(reason: Reason) -> Code {
         Reason::PermissionDenied => Code::PermissionDenied,
         Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => Code::NotFound,
         Reason::OwnerNotMutable => Code::FailedPrecondition,
-        Reason::InvalidArgument | Reason::TooManyUsers => Code::InvalidArgument,
+        Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => Code::InvalidArgument,
         Reason::RateLimited | Reason::StoreFull => Code::ResourceExhausted,
         Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,

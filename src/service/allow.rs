@@ -1,6 +1,6 @@
 //! Allow lists: who may speak during a room ban.
 
-use super::{Call, Service, Written, expect_room, remove_held};
+use super::{Answer, Call, Service, Written, expect_room, remove_held};
 use crate::{
     auth::Action,
     error::Error,
@@ -10,15 +10,16 @@ use crate::{
 
 impl Service {
     /// Puts the users on the allow list; those who are on it stay as they are.
-    pub async fn allow_members(
+    pub async fn allow_members<A: Answer>(
         &self,
         call: &Call<'_>,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
-    ) -> Result<Written<()>, Error> {
+        answer: impl Fn(()) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let registered = self.require_room(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
             let known = self.allowed(call, room, users);
@@ -39,15 +40,16 @@ impl Service {
     }
 
     /// Takes the users off the allow list. Answers whether each was on it.
-    pub async fn disallow_members(
+    pub async fn disallow_members<A: Answer>(
         &self,
         call: &Call<'_>,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
-    ) -> Result<Written<Vec<bool>>, Error> {
+        answer: impl Fn(Vec<bool>) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             self.require_room(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             let event = |gone: &[UserId]| call.room_event(EventKind::Disallowed, now_ms, room, gone, reason);

@@ -1,6 +1,6 @@
 //! Room bans: nobody may speak but owner, admins and allow list.
 
-use super::{Call, Service, Written, expect_room};
+use super::{Answer, Call, Service, Written, expect_room};
 use crate::{
     auth::Action,
     error::Error,
@@ -22,15 +22,16 @@ pub struct RoomSeen {
 
 impl Service {
     /// Bans the room. Answers the ban.
-    pub async fn ban_room(
+    pub async fn ban_room<A: Answer>(
         &self,
         call: &Call<'_>,
         room: &RoomId,
         duration_ms: Option<u64>,
         reason: &str,
-    ) -> Result<Written<Mark>, Error> {
+        answer: impl Fn(Mark) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let expire = Expire::after(now_ms, duration_ms)?;
             let registered = self.require_room(call, room)?;
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
@@ -44,9 +45,15 @@ impl Service {
     }
 
     /// Ends the ban. Answers whether one was in force.
-    pub async fn unban_room(&self, call: &Call<'_>, room: &RoomId, reason: &str) -> Result<Written<bool>, Error> {
+    pub async fn unban_room<A: Answer>(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        reason: &str,
+        answer: impl Fn(bool) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             self.require_room(call, room)?;
             let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.ban_in_force(now_ms)?.revision));
             let Some(revision) = revision else { return Ok((None, false)) };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Call, Service, Written};
+use super::{Answer, Call, Service, Written};
 use crate::{
     auth::Action,
     error::Error,
     model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
     store::Batch,
-    view::{Held, Page},
+    view::{Client, Held, Page},
 };
 
 /// A JSON object of custom fields is at most this long.
@@ -48,27 +48,32 @@ pub struct ClientSeen {
 
 impl Service {
     /// Registers a client or changes it. Answers it.
-    pub async fn upsert_client(&self, call: &Call<'_>, user: &UserId, patch: &ClientPatch) -> Result<Written<ClientSeen>, Error> {
+    pub async fn upsert_client<A: Answer>(
+        &self,
+        call: &Call<'_>,
+        user: &UserId,
+        patch: &ClientPatch,
+        answer: impl Fn(ClientSeen) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
-        let written = self
-            .change(|now_ms| {
-                let old = self.view.client(call.key(), user.as_str(), |client| client?.profile.clone());
-                let revision = old.as_ref().map(|old| old.revision);
-                let old = old.map(|old| old.value);
-                let new = merge_client(old.clone().unwrap_or_default(), patch)?;
-                if old.as_ref() == Some(&new) {
-                    return Ok((None, ()));
-                }
-                let created_ms = old.map_or(now_ms, |old| old.created_ms);
-                let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientUpserted, now_ms) };
-                let mut batch = Batch::of(&event);
-                let key = Key::Client { app: call.key(), user: user.as_str() };
-                batch.expect(key, revision);
-                batch.put(key, &Value::Client(ClientProfile { created_ms, updated_ms: now_ms, ..new }));
-                Ok((Some(batch), ()))
-            })
-            .await?;
-        Ok(Written { answer: self.client_seen(call, user), revision: written.revision })
+        self.change(call, answer, |now_ms| {
+            let (seen, revision) = self.view.client(call.key(), user.as_str(), |client| {
+                (ClientSeen::of(user.as_str(), client, now_ms), client.and_then(|client| Some(client.profile.as_ref()?.revision)))
+            });
+            let new = merge_client(seen.profile.clone(), patch)?;
+            if revision.is_some() && seen.profile == new {
+                return Ok((None, seen));
+            }
+            let created_ms = if revision.is_some() { new.created_ms } else { now_ms };
+            let profile = ClientProfile { created_ms, updated_ms: now_ms, ..new };
+            let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientUpserted, now_ms) };
+            let mut batch = Batch::of(&event);
+            let key = Key::Client { app: call.key(), user: user.as_str() };
+            batch.expect(key, revision);
+            batch.put(key, &Value::Client(profile.clone()));
+            Ok((Some(batch), ClientSeen { profile, ..seen }))
+        })
+        .await
     }
 
     /// One client. Errors: CLIENT_NOT_FOUND.
@@ -86,9 +91,14 @@ impl Service {
     }
 
     /// Removes a client and its notification mutes. Answers it as it was, where it was registered.
-    pub async fn delete_client(&self, call: &Call<'_>, user: &UserId) -> Result<Written<Option<ClientSeen>>, Error> {
+    pub async fn delete_client<A: Answer>(
+        &self,
+        call: &Call<'_>,
+        user: &UserId,
+        answer: impl Fn(Option<ClientSeen>) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let revision = self.view.client(call.key(), user.as_str(), |client| Some(client?.profile.as_ref()?.revision));
             if revision.is_none() {
                 return Ok((None, None));
@@ -105,14 +115,15 @@ impl Service {
 
     /// Registers a room or changes it; without an id, a new one with a numeric id. Answers it with its id.
     /// Errors: CLIENT_NOT_FOUND for owner and admins.
-    pub async fn upsert_room(
+    pub async fn upsert_room<A: Answer>(
         &self,
         call: &Call<'_>,
         room: Option<&RoomId>,
         patch: &RoomPatch,
-    ) -> Result<Written<(RoomId, RoomProfile)>, Error> {
+        answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let id = room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
             let staff = patch.owner.iter().filter(|owner| !owner.is_empty()).chain(patch.admins.iter().flatten());
             self.require_clients(call, staff.map(String::as_str))?;
@@ -135,9 +146,14 @@ impl Service {
     }
 
     /// Removes a room with its ban, member mutes and allow list. Answers whether it was registered.
-    pub async fn delete_room(&self, call: &Call<'_>, room: &RoomId) -> Result<Written<bool>, Error> {
+    pub async fn delete_room<A: Answer>(
+        &self,
+        call: &Call<'_>,
+        room: &RoomId,
+        answer: impl Fn(bool) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let (known, revision) = self.view.room(call.key(), room.as_str(), |room| {
                 (room.is_some(), room.and_then(|room| Some(room.profile.as_ref()?.revision)))
             });
@@ -182,12 +198,18 @@ impl Service {
 
     fn client_named(&self, call: &Call<'_>, user: &str) -> ClientSeen {
         let now_ms = self.clock.now_ms();
-        self.view.client(call.key(), user, |client| ClientSeen {
+        self.view.client(call.key(), user, |client| ClientSeen::of(user, client, now_ms))
+    }
+}
+
+impl ClientSeen {
+    pub(super) fn of(user: &str, client: Option<&Client>, now_ms: u64) -> Self {
+        Self {
             user: user.to_owned(),
             profile: client.and_then(|client| Some(client.profile.as_ref()?.value.clone())).unwrap_or_default(),
             muted_rooms: client
                 .map_or_else(Vec::new, |client| client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()),
-        })
+        }
     }
 }
 

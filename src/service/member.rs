@@ -1,6 +1,6 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Call, Service, Written, expect_room, remove_held};
+use super::{Answer, Call, Service, Written, expect_room, remove_held};
 use crate::{
     auth::Action,
     error::{Error, Reason},
@@ -10,16 +10,17 @@ use crate::{
 
 impl Service {
     /// Mutes all of the users or none. Answers the mark that each of them now has.
-    pub async fn mute_members(
+    pub async fn mute_members<A: Answer>(
         &self,
         call: &Call<'_>,
         room: &RoomId,
         users: &[UserId],
         duration_ms: Option<u64>,
         reason: &str,
-    ) -> Result<Written<Mark>, Error> {
+        answer: impl Fn(Mark) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let expire = Expire::after(now_ms, duration_ms)?;
             let registered = self.require_room(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
@@ -38,15 +39,16 @@ impl Service {
     }
 
     /// Unmutes the users. Answers whether a mute of each was in force.
-    pub async fn unmute_members(
+    pub async fn unmute_members<A: Answer>(
         &self,
         call: &Call<'_>,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
-    ) -> Result<Written<Vec<bool>>, Error> {
+        answer: impl Fn(Vec<bool>) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             self.require_room(call, room)?;
             let held = self.view.room(call.key(), room.as_str(), |room| {
                 let muted = |user: &UserId| Some(room?.mute_in_force(user.as_str(), now_ms)?.revision);

@@ -1,6 +1,6 @@
 //! User mutes: who may not speak in any room of the app.
 
-use super::{Call, Service, Written};
+use super::{Answer, Call, Service, Written};
 use crate::{
     auth::Action,
     error::Error,
@@ -11,15 +11,16 @@ use crate::{
 
 impl Service {
     /// Mutes the user in the whole app. Answers the mute.
-    pub async fn mute_user(
+    pub async fn mute_user<A: Answer>(
         &self,
         call: &Call<'_>,
         user: &UserId,
         duration_ms: Option<u64>,
         reason: &str,
-    ) -> Result<Written<Mark>, Error> {
+        answer: impl Fn(Mark) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteUser)?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let expire = Expire::after(now_ms, duration_ms)?;
             self.require_clients(call, std::iter::once(user.as_str()))?;
             let event = call.user_event(EventKind::UserMuted, now_ms, user, reason);
@@ -32,9 +33,15 @@ impl Service {
     }
 
     /// Ends the user's mute in the whole app. Answers whether one was in force.
-    pub async fn unmute_user(&self, call: &Call<'_>, user: &UserId, reason: &str) -> Result<Written<bool>, Error> {
+    pub async fn unmute_user<A: Answer>(
+        &self,
+        call: &Call<'_>,
+        user: &UserId,
+        reason: &str,
+        answer: impl Fn(bool) -> A + Send,
+    ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteUser)?;
-        self.change(|now_ms| {
+        self.change(call, answer, |now_ms| {
             let revision =
                 self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute_in_force(now_ms)?.revision));
             let Some(revision) = revision else { return Ok((None, false)) };

@@ -116,7 +116,7 @@ impl Decoder for Raw {
 
 pub async fn mute(client: Mutes, room: String, users: Vec<String>) {
     let duration = Some(prost_types::Duration { seconds: 86_400, nanos: 0 });
-    let message = pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, reason: String::new() };
+    let message = pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, ..Default::default() };
     MuteServiceClient::new(client).mute_members(ask(message)).await.unwrap();
 }
 

@@ -109,7 +109,7 @@ async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_th
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
 
     let mut directory = server.directory().await;
-    let client = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into() };
+    let client = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
     directory.delete_client(with(client, &[SERVICE])).await.unwrap();
     let again = pb::UpsertClientRequest {
         app: AGORA.into(),
@@ -119,7 +119,7 @@ async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_th
     directory.upsert_client(with(again, &[SERVICE])).await.unwrap();
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
 
-    let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into() };
+    let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
     assert!(directory.delete_room(with(room, &[SERVICE])).await.unwrap().into_inner().was_registered);
     let again = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
     directory.upsert_room(with(again, &[SERVICE])).await.unwrap();

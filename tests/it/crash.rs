@@ -76,6 +76,7 @@ async fn mute(mutes: &mut MuteServiceClient<Channel>, writer: usize, duration_ms
         users: users(writer, call),
         duration: duration_ms.map(duration),
         reason: reason(call),
+        ..Default::default()
     };
     let Ok(answer) = mutes.mute_members(with(message, &[SERVICE])).await else { return false };
     let answer = answer.into_inner();
@@ -94,7 +95,7 @@ async fn unmute(
 ) -> bool {
     ledger.calls.insert(call, Known::MaybeUnmuted(member));
     let message =
-        pb::UnmuteMembersRequest { app: "Open".into(), room: room(writer), users: users(writer, call), reason: String::new() };
+        pb::UnmuteMembersRequest { app: "Open".into(), room: room(writer), users: users(writer, call), ..Default::default() };
     let Ok(answer) = mutes.unmute_members(with(message, &[SERVICE])).await else { return false };
     let answer = answer.into_inner();
     assert!(answer.members.iter().all(|member| member.was_muted));

@@ -8,6 +8,7 @@ mod both_doors;
 mod contract;
 mod crash;
 mod embedded;
+mod idempotency;
 mod imkit;
 mod layers;
 mod min_revision;

@@ -22,7 +22,13 @@ impl<'a> Caller<'a> {
 
     async fn mute(&self, user: &str, room: &str, duration_ms: Option<u64>) -> Result<pb::Client, tonic::Status> {
         let duration = duration_ms.map(duration);
-        let message = pb::MuteRoomNotificationsRequest { app: self.app.into(), user: user.into(), room: room.into(), duration };
+        let message = pb::MuteRoomNotificationsRequest {
+            app: self.app.into(),
+            user: user.into(),
+            room: room.into(),
+            duration,
+            ..Default::default()
+        };
         let answer = self.server.mutes().await.mute_room_notifications(self.ask(message)).await?;
         Ok(answer.into_inner().client.unwrap())
     }
@@ -42,7 +48,7 @@ impl<'a> Caller<'a> {
     }
 
     async fn delete_room(&self, room: &str) {
-        let message = pb::DeleteRoomRequest { app: self.app.into(), room: room.into() };
+        let message = pb::DeleteRoomRequest { app: self.app.into(), room: room.into(), ..Default::default() };
         self.server.directory().await.delete_room(self.ask(message)).await.unwrap();
     }
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use mute_service::proto::v1::{
+    self as pb, directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
+};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
@@ -71,8 +73,15 @@ impl Process {
     }
 
     pub async fn mutes(&self) -> MuteServiceClient<Channel> {
-        let grpc = self.addresses["grpc"].as_str().unwrap();
-        MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
+        MuteServiceClient::connect(self.grpc()).await.unwrap()
+    }
+
+    pub async fn directory(&self) -> DirectoryServiceClient<Channel> {
+        DirectoryServiceClient::connect(self.grpc()).await.unwrap()
+    }
+
+    fn grpc(&self) -> String {
+        format!("http://{}", self.addresses["grpc"].as_str().unwrap())
     }
 
     fn signal(&self, name: &str) {

@@ -214,35 +214,47 @@ impl Subject {
         match step {
             Step::Mute { room: id, users: some, duration_ms } => {
                 let duration = duration_ms.map(duration);
-                let message = pb::MuteMembersRequest { app, room: room(id), users: users(some), duration, reason };
+                let message =
+                    pb::MuteMembersRequest { app, room: room(id), users: users(some), duration, reason, ..Default::default() };
                 mutes.mute_members(with(message, &[SERVICE])).await.unwrap();
             }
             Step::Unmute { room: id, users: some } => {
-                let message = pb::UnmuteMembersRequest { app, room: room(id), users: users(some), reason };
+                let message = pb::UnmuteMembersRequest { app, room: room(id), users: users(some), reason, ..Default::default() };
                 mutes.unmute_members(with(message, &[SERVICE])).await.unwrap();
             }
             Step::Ban { room: id, duration_ms } => {
-                let message = pb::BanRoomRequest { app, room: room(id), duration: duration_ms.map(duration), reason };
+                let message =
+                    pb::BanRoomRequest { app, room: room(id), duration: duration_ms.map(duration), reason, ..Default::default() };
                 mutes.ban_room(with(message, &[SERVICE])).await.unwrap();
             }
             Step::Unban { room: id } => {
-                mutes.unban_room(with(pb::UnbanRoomRequest { app, room: room(id), reason }, &[SERVICE])).await.unwrap();
+                mutes
+                    .unban_room(with(pb::UnbanRoomRequest { app, room: room(id), reason, ..Default::default() }, &[SERVICE]))
+                    .await
+                    .unwrap();
             }
             Step::Allow { room: id, user } => {
-                let message = pb::AllowMembersRequest { app, room: room(id), users: users(&[*user]), reason };
+                let message =
+                    pb::AllowMembersRequest { app, room: room(id), users: users(&[*user]), reason, ..Default::default() };
                 mutes.allow_members(with(message, &[SERVICE])).await.unwrap();
             }
             Step::Disallow { room: id, user } => {
-                let message = pb::DisallowMembersRequest { app, room: room(id), users: users(&[*user]), reason };
+                let message =
+                    pb::DisallowMembersRequest { app, room: room(id), users: users(&[*user]), reason, ..Default::default() };
                 mutes.disallow_members(with(message, &[SERVICE])).await.unwrap();
             }
             Step::MuteNotifications { room: id, user, duration_ms } => {
                 let (user, duration) = (USERS[*user].to_owned(), duration_ms.map(duration));
-                let message = pb::MuteRoomNotificationsRequest { app, user, room: room(id), duration };
+                let message = pb::MuteRoomNotificationsRequest { app, user, room: room(id), duration, ..Default::default() };
                 mutes.mute_room_notifications(with(message, &[SERVICE])).await.unwrap();
             }
             Step::UnmuteNotifications { room: id, user } => {
-                let message = pb::UnmuteRoomNotificationsRequest { app, user: USERS[*user].to_owned(), room: room(id) };
+                let message = pb::UnmuteRoomNotificationsRequest {
+                    app,
+                    user: USERS[*user].to_owned(),
+                    room: room(id),
+                    ..Default::default()
+                };
                 mutes.unmute_room_notifications(with(message, &[SERVICE])).await.unwrap();
             }
             Step::MuteUser { user, duration_ms } => {
@@ -255,14 +267,14 @@ impl Subject {
                 mutes.unmute_user(with(message, &[SERVICE])).await.unwrap();
             }
             Step::RecreateClient { user } => {
-                let message = pb::DeleteClientRequest { app: app.clone(), user: USERS[*user].to_owned() };
+                let message = pb::DeleteClientRequest { app: app.clone(), user: USERS[*user].to_owned(), ..Default::default() };
                 self.directory.delete_client(with(message, &[SERVICE])).await.unwrap();
                 let client = Some(pb::Client { user: USERS[*user].to_owned(), ..Default::default() });
                 let message = pb::UpsertClientRequest { app, client, ..Default::default() };
                 self.directory.upsert_client(with(message, &[SERVICE])).await.unwrap();
             }
             Step::RecreateRoom { room: id } => {
-                let message = pb::DeleteRoomRequest { app: app.clone(), room: room(id) };
+                let message = pb::DeleteRoomRequest { app: app.clone(), room: room(id), ..Default::default() };
                 self.directory.delete_room(with(message, &[SERVICE])).await.unwrap();
                 let message = pb::UpsertRoomRequest { app, room: room(id), ..Default::default() };
                 self.directory.upsert_room(with(message, &[SERVICE])).await.unwrap();

@@ -12,7 +12,7 @@ async fn filter(server: &Server, app: &str, room: &str, users: Vec<String>) -> R
 
 async fn silence(server: &Server, app: &str, user: &str, room: &str, duration_ms: Option<u64>) {
     let (user, room, duration) = (user.to_owned(), room.to_owned(), duration_ms.map(duration));
-    let message = pb::MuteRoomNotificationsRequest { app: app.to_owned(), user, room, duration };
+    let message = pb::MuteRoomNotificationsRequest { app: app.to_owned(), user, room, duration, ..Default::default() };
     server.mutes().await.mute_room_notifications(server.as_admin(app, message)).await.unwrap();
 }
 

@@ -207,7 +207,7 @@ async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
     let server = Server::start().await;
     let mut directory = server.directory().await;
     let client = Some(pb::Client { user: "owner1".into(), ..Default::default() });
-    let upsert = pb::UpsertClientRequest { app: AGORA.into(), client, issue_access_token: false };
+    let upsert = pb::UpsertClientRequest { app: AGORA.into(), client, ..Default::default() };
     assert!(directory.upsert_client(with(upsert.clone(), &[KEEPER])).await.is_ok());
     let with_token = pb::UpsertClientRequest { issue_access_token: true, ..upsert };
     assert_eq!(reason(&directory.upsert_client(with(with_token.clone(), &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");

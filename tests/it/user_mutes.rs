@@ -133,7 +133,7 @@ async fn deleting_the_client_does_not_lift_it_over_a_restart_either() {
     mute(&server, AGORA, "user1", Some(60_000)).await.unwrap();
     mute(&server, AGORA, "user2", None).await.unwrap();
     assert_eq!(records(&server), before + 2);
-    let delete = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into() };
+    let delete = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
     let was = server.directory().await.delete_client(with(delete, &[SERVICE])).await.unwrap().into_inner();
     assert!(was.client.is_some());
     assert_eq!(records(&server), before + 1);
@@ -166,7 +166,7 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
     let client = Some(pb::Client { user: "gone".into(), ..Default::default() });
     let upsert = pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() };
     server.directory().await.upsert_client(server.as_admin(OPEN, upsert)).await.unwrap();
-    let delete = pb::DeleteClientRequest { app: OPEN.into(), user: "gone".into() };
+    let delete = pb::DeleteClientRequest { app: OPEN.into(), user: "gone".into(), ..Default::default() };
     let deleted = server.directory().await.delete_client(server.as_admin(OPEN, delete)).await.unwrap().into_inner();
     assert!(deleted.client.is_some());
     server.advance(1_000);

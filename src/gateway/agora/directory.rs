@@ -24,6 +24,7 @@ pub(super) async fn create_room(ask: Ask, State(api): State<Api>, body: Body) ->
         name: string(&body, "name")?,
         description: string(&body, "description")?,
         owner: owner.clone(),
+        request_id: ask.request_id.clone(),
         ..Default::default()
     };
     let written = told(api.upsert_room(rpc(&ask.caller, message)).await, "");
@@ -33,7 +34,7 @@ pub(super) async fn create_room(ask: Ask, State(api): State<Api>, body: Body) ->
 
 pub(super) async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
     let room = ask.segment("room");
-    let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone() };
+    let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone(), request_id: ask.request_id.clone() };
     let deleted = told(api.delete_room(rpc(&ask.caller, message)).await, &room)?;
     if deleted.was_registered {
         Ok(ask.data("delete", json!({"success": true, "id": room})))
@@ -53,7 +54,7 @@ pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body:
     if users.len() > gateway.max_users {
         return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
     }
-    let messages = users.iter().map(|user| user_message(&ask, user)).collect::<Result<Vec<_>, _>>()?;
+    let messages = users.iter().enumerate().map(|(part, user)| user_message(&ask, part, user)).collect::<Result<Vec<_>, _>>()?;
     let mut caller = ask.caller.clone();
     let mut entities = Vec::with_capacity(messages.len());
     for message in messages {
@@ -65,12 +66,13 @@ pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body:
     Ok(ask.entities("post", &entities))
 }
 
-fn user_message(ask: &Ask, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
+fn user_message(ask: &Ask, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
     let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
     let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
     let client = pb::Client { user: name, nickname: string(user, "nickname")?, ..Default::default() };
-    Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false })
+    let request_id = gateway::request_id_of(part, &ask.request_id);
+    Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false, request_id })
 }
 
 fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {

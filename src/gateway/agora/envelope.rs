@@ -30,6 +30,8 @@ pub(super) struct Ask {
     /// `org#app`, or the id of an `/app-id/` path.
     pub(super) app: String,
     pub(super) caller: Caller,
+    /// From `Idempotency-Key`; may be empty.
+    pub(super) request_id: String,
     organization: String,
     application_name: String,
     segments: HashMap<String, String>,
@@ -65,8 +67,8 @@ impl FromRequestParts<Gateway> for Anybody {
         let application_name = segments.remove("app_name").unwrap_or_default();
         let app = if organization.is_empty() { application_name.clone() } else { format!("{organization}#{application_name}") };
         let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
-        let clock = gateway.clock.clone();
-        Ok(Self(Ask { app, caller, organization, application_name, segments, uri, clock, started_ms }))
+        let (clock, request_id) = (gateway.clock.clone(), gateway::request_id(&parts.headers));
+        Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
     }
 }
 
@@ -240,7 +242,7 @@ impl Failure {
                 "OrganizationApplicationNotFoundException",
                 "Could not find the application of this organization",
             ),
-            Reason::InvalidArgument => Self::argument(message()),
+            Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
             Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
             Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, "service_unavailable", UNAVAILABLE, message()),

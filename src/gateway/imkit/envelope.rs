@@ -24,6 +24,8 @@ type Segments = HashMap<String, String>;
 pub(super) struct Admin {
     pub(super) app: String,
     pub(super) caller: Caller,
+    /// From `Idempotency-Key`; may be empty.
+    pub(super) request_id: String,
     segments: Segments,
 }
 
@@ -36,7 +38,8 @@ impl FromRequestParts<Gateway> for Admin {
             Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => app.to_string(),
             Ok(_) | Err(_) => return Err(Failure::of_reason(Reason::InvalidApiKey)),
         };
-        Ok(Self { app, caller, segments: segments(parts, gateway).await? })
+        let request_id = gateway::request_id(&parts.headers);
+        Ok(Self { app, caller, request_id, segments: segments(parts, gateway).await? })
     }
 }
 
@@ -52,6 +55,8 @@ pub(super) struct Me {
     pub(super) app: String,
     pub(super) user: String,
     pub(super) caller: Caller,
+    /// From `Idempotency-Key`; may be empty.
+    pub(super) request_id: String,
     pub(super) user_agent: Option<String>,
     pub(super) started_ms: u64,
     segments: Segments,
@@ -71,7 +76,8 @@ impl FromRequestParts<Gateway> for Me {
         };
         let user_agent = gateway::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
         let (peer, started_ms) = (peer(parts, gateway), gateway.clock.now_ms());
-        Ok(Self { app, user, caller, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
+        let request_id = gateway::request_id(&parts.headers);
+        Ok(Self { app, user, caller, request_id, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
     }
 }
 
@@ -166,7 +172,9 @@ impl Failure {
             }
             Reason::RoomNotFound => Self::new(404, "Room not found", "ROOM_NOT_FOUND", "The specified room does not exist"),
             Reason::AppNotFound => Self::new(404, "Not Found", "NOT_FOUND", message),
-            Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers => Self::invalid(message),
+            Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
+                Self::invalid(message)
+            }
             Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
             Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message),
             Reason::Internal => Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error"),

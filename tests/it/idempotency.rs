@@ -1,0 +1,493 @@
+//! Writes with a request id: a repeat is answered what the first call was answered, and changes nothing. Over restarts and kill -9, for calls at
+//! the same moment, and with the header `Idempotency-Key` over REST.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, future::join_all};
+use mute_service::{
+    auth::{Credential, Principal, credentials::Caller},
+    clock::Clock,
+    config::Settings,
+    grpc::Api,
+    limit::Limits,
+    model::{AppKey, EventKind},
+    proto::v1::{self as pb, directory_service_client::DirectoryServiceClient, mute_service_server::MuteService as _},
+    service::Service,
+    store::codec,
+};
+use prost::Message as _;
+use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tonic::{Request, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::{harness::*, process::Process};
+
+const DAY_MS: u64 = 24 * 3_600_000;
+/// RPCs that keep nothing, and so have nothing to repeat.
+const READS: [&str; 14] = [
+    "ListMutedMembers",
+    "GetRoom",
+    "ListAllowedMembers",
+    // These two do not take a request id yet.
+    "MuteUser",
+    "UnmuteUser",
+    "ListMutedUsers",
+    "ListMutedRooms",
+    "FilterRecipients",
+    "CheckSend",
+    "BatchCheckSend",
+    "GetClient",
+    "ListClients",
+    "ListRooms",
+    "IssueToken",
+];
+
+/// The RPCs that write, in the order of the proto files. Each has a request id and a revision.
+fn writes() -> Vec<String> {
+    let files = FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
+    let files: Vec<_> = files.into_iter().filter(|file| file.package() == "mute.v1").collect();
+    let has = |message: &str, field: &str, kind: Type| {
+        let message = files.iter().flat_map(|file| &file.message_type).find(|known| message.ends_with(known.name())).unwrap();
+        message.field.iter().any(|known| known.name() == field && known.r#type() == kind)
+    };
+    let methods = files.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let writes: Vec<_> = methods.filter(|method| !READS.contains(&method.name())).collect();
+    for method in &writes {
+        assert!(has(method.input_type(), "request_id", Type::String), "{} takes no request id", method.name());
+        assert!(has(method.output_type(), "revision", Type::Int64), "{} answers no revision", method.name());
+    }
+    writes.into_iter().map(|method| method.name().to_owned()).collect()
+}
+
+/// Calls this RPC with a request that changes something the first time, and answers the bytes of the answer.
+// The macro fills up what a request has besides, and some have nothing.
+#[allow(clippy::needless_update)]
+async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
+    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let (app, room, user) = (AGORA.to_owned(), ROOM.to_owned(), "user1".to_owned());
+    let users = strings(&["user1", "user2"]);
+    let (reason, request_id) = ("why".to_owned(), request_id.to_owned());
+    macro_rules! send {
+        ($client:ident.$rpc:ident $request:ident { $($field:ident $(: $value:expr)?),+ }) => {
+            $client
+                .$rpc(with(pb::$request { app, request_id, $($field $(: $value)?,)+ ..Default::default() }, &[SERVICE]))
+                .await
+                .unwrap()
+                .into_inner()
+                .encode_to_vec()
+        };
+    }
+    match rpc {
+        "MuteMembers" => send!(mutes.mute_members MuteMembersRequest { room, users, reason, duration: Some(duration(9_000)) }),
+        "UnmuteMembers" => send!(mutes.unmute_members UnmuteMembersRequest { room, users, reason }),
+        "BanRoom" => send!(mutes.ban_room BanRoomRequest { room, reason }),
+        "UnbanRoom" => send!(mutes.unban_room UnbanRoomRequest { room, reason }),
+        "AllowMembers" => send!(mutes.allow_members AllowMembersRequest { room, users, reason }),
+        "DisallowMembers" => send!(mutes.disallow_members DisallowMembersRequest { room, users, reason }),
+        "MuteRoomNotifications" => send!(mutes.mute_room_notifications MuteRoomNotificationsRequest { user, room }),
+        "UnmuteRoomNotifications" => send!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest { user, room }),
+        "UpsertClient" => {
+            let client = Some(pb::Client { user, nickname: Some("n".to_owned()), ..Default::default() });
+            send!(directory.upsert_client UpsertClientRequest { client })
+        }
+        "DeleteClient" => send!(directory.delete_client DeleteClientRequest { user }),
+        "UpsertRoom" => send!(directory.upsert_room UpsertRoomRequest { name: Some("new".to_owned()) }),
+        "DeleteRoom" => send!(directory.delete_room DeleteRoomRequest { room }),
+        _ => panic!("{rpc} is not called here"),
+    }
+}
+
+async fn call_all(server: &Server) -> Vec<(String, Vec<u8>)> {
+    let mut answers = Vec::new();
+    for rpc in writes() {
+        let answer = call(server, &rpc, &format!("id of {rpc}")).await;
+        answers.push((rpc, answer));
+    }
+    answers
+}
+
+fn revision(server: &Server) -> u64 {
+    server.service.view.revision()
+}
+
+async fn mute(server: &Server, user: &str, request_id: &str) -> Result<pb::MuteMembersResponse, Status> {
+    mute_as(server, user, request_id, SERVICE.1).await
+}
+
+async fn mute_as(server: &Server, user: &str, request_id: &str, token: &str) -> Result<pb::MuteMembersResponse, Status> {
+    let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
+    let message = pb::MuteMembersRequest { app, room, users: strings(&[user]), request_id, ..Default::default() };
+    server.mutes().await.mute_members(with(message, &[("authorization", token)])).await.map(tonic::Response::into_inner)
+}
+
+async fn unmute(server: &Server, user: &str, request_id: &str) -> Result<pb::UnmuteMembersResponse, Status> {
+    let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
+    let message = pb::UnmuteMembersRequest { app, room, users: strings(&[user]), request_id, ..Default::default() };
+    server.mutes().await.unmute_members(with(message, &[SERVICE])).await.map(tonic::Response::into_inner)
+}
+
+async fn may_speak(server: &Server, user: &str) -> bool {
+    server.check(AGORA, ROOM, user).await.allowed
+}
+
+#[tokio::test]
+async fn a_repeat_of_every_write_is_answered_byte_for_byte_over_a_restart_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    let before = revision(&server);
+    let first = call_all(&server).await;
+    let after = revision(&server);
+    assert_eq!(after - before, first.len() as u64, "each has changed something");
+    server.advance(1_000);
+    assert_eq!(call_all(&server).await, first);
+    assert_eq!(revision(&server), after, "a repeat was committed");
+    let clock = server.clock.clone();
+    server.stop().await;
+    let server = Server::on(directory.path(), clock, unlimited()).await;
+    // What the dev mode puts back of what was deleted.
+    let after = revision(&server);
+    server.advance(DAY_MS - 2_000);
+    assert_eq!(call_all(&server).await, first);
+    server.sweep().await;
+    assert_eq!(call_all(&server).await, first);
+    assert_eq!(revision(&server), after, "a repeat was committed after the restart");
+}
+
+#[tokio::test]
+async fn a_repeat_changes_nothing_also_where_others_have_changed_something_meanwhile() {
+    let server = Server::start().await;
+    let muted = mute(&server, "user1", "1").await.unwrap();
+    assert!(unmute(&server, "user1", "").await.unwrap().members[0].was_muted);
+    assert_eq!(mute(&server, "user1", "1").await.unwrap(), muted);
+    assert!(may_speak(&server, "user1").await);
+
+    // The first call has nothing to change, and commits its answer alone, which is no part of the history.
+    let before = revision(&server);
+    let unmuted = unmute(&server, "user1", "2").await.unwrap();
+    assert_eq!((unmuted.members[0].was_muted, unmuted.revision), (false, before as i64 + 1));
+    let mut feed = server.service.store.watch(before).await.unwrap();
+    let commit = feed.next().await.unwrap().unwrap();
+    assert_eq!(codec::decode_event(&commit.event).unwrap().kind, EventKind::Request);
+    mute(&server, "user1", "").await.unwrap();
+    assert_eq!(unmute(&server, "user1", "2").await.unwrap(), unmuted);
+    assert!(!may_speak(&server, "user1").await);
+}
+
+#[tokio::test]
+async fn another_request_with_the_same_id_is_refused_and_another_app_has_ids_of_its_own() {
+    let server = Server::start().await;
+    let muted = mute(&server, "user1", "1").await.unwrap();
+    let app_token = format!("Bearer {}", server.agora_token());
+    let refusals = [
+        mute(&server, "user2", "1").await.err(),
+        unmute(&server, "user1", "1").await.err(),
+        mute_as(&server, "user1", "1", &app_token).await.err(),
+    ];
+    for refused in refusals {
+        let refused = refused.unwrap();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::InvalidArgument, "REQUEST_ID_REUSED"));
+        assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "request_id");
+    }
+    assert!(may_speak(&server, "user2").await);
+    assert_eq!(mute(&server, "user1", "1").await.unwrap(), muted);
+    let elsewhere = pb::UpsertRoomRequest { app: IMKIT.into(), room: "r".into(), request_id: "1".into(), ..Default::default() };
+    server.directory().await.upsert_room(with(elsewhere, &[SERVICE])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_kept_and_the_repeat_is_judged_anew() {
+    let server = Server::start().await;
+    assert_eq!(reason(&mute(&server, "user9", "1").await.unwrap_err()), "CLIENT_NOT_FOUND");
+    let client = Some(pb::Client { user: "user9".into(), ..Default::default() });
+    let client = pb::UpsertClientRequest { app: AGORA.into(), client, ..Default::default() };
+    server.directory().await.upsert_client(with(client, &[SERVICE])).await.unwrap();
+    let muted = mute(&server, "user9", "1").await.unwrap();
+    // A rule that would refuse it now does not: it was done then.
+    let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
+    server.directory().await.delete_room(with(room, &[SERVICE])).await.unwrap();
+    assert_eq!(mute(&server, "user9", "1").await.unwrap(), muted);
+    assert_eq!(reason(&mute(&server, "user9", "2").await.unwrap_err()), "ROOM_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_id_is_at_most_36_printable_ascii_characters() {
+    let server = Server::start().await;
+    for bad in ["1234567890123456789012345678901234567", "ü", "a\nb", "\u{7f}"] {
+        let refused = mute(&server, "user1", bad).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_ARGUMENT", "{bad:?}");
+        assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "request_id");
+    }
+    assert!(may_speak(&server, "user1").await);
+    assert!(mute(&server, "user1", "123e4567-e89b-12d3-a456-426614174000").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_id_is_free_again_from_the_very_millisecond_of_its_end_swept_or_not() {
+    let server = Server::start().await;
+    let ids: Vec<_> = (0..20).map(|number| format!("id {number}")).collect();
+    let mut first = Vec::new();
+    for id in &ids {
+        first.push(mute(&server, "user1", id).await.unwrap());
+    }
+    server.advance(DAY_MS - 1);
+    for (id, first) in ids.iter().zip(&first) {
+        assert_eq!(mute(&server, "user1", id).await.unwrap(), *first);
+    }
+    let records = server.service.view.records();
+    server.advance(1);
+    // Too soon for the sweeper, for most of them at least; and with another request, which is none now.
+    for (id, first) in ids[..10].iter().zip(&first) {
+        let again = mute(&server, "user2", id).await.unwrap();
+        assert!(again.revision > first.revision);
+        assert_eq!(mute(&server, "user2", id).await.unwrap(), again);
+    }
+    server.sweep().await;
+    // One more is muted, and ten answers are swept.
+    assert_eq!(server.service.view.records(), records + 1 - 10);
+    for (id, first) in ids.iter().zip(&first) {
+        let again = mute(&server, "user2", id).await.unwrap();
+        assert!(again.revision > first.revision);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps() {
+    let server = Server::start().await;
+    let first = mute(&server, "user1", "1").await.unwrap();
+    // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to the sweeper it has not.
+    let Service { apps, store, view, token_ttl_s, .. } = &*server.service;
+    let clock = Clock::manual(START_MS + DAY_MS);
+    let limits = Limits::new(0, 0, &clock);
+    let (apps, store, view, token_ttl_s) = (apps.clone(), store.clone(), view.clone(), *token_ttl_s);
+    let ahead = Api::new(Arc::new(Service { apps, store, view, clock, limits, token_ttl_s }));
+    let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
+    let caller = Caller { principal: Ok(Principal::AppAdmin { app, by }), counted: false };
+    let (app, room, users, request_id) = (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());
+    let mut message = Request::new(pb::MuteMembersRequest { app, room, users, request_id, ..Default::default() });
+    message.extensions_mut().insert(caller);
+    let again = ahead.mute_members(message).await.unwrap().into_inner();
+    assert!(again.revision > first.revision && !may_speak(&server, "user2").await);
+}
+
+#[tokio::test]
+async fn of_more_answers_than_are_to_be_kept_the_oldest_are_forgotten() {
+    let server = Server::with(Settings { keep_requests: Some(10), ..unlimited() }).await;
+    let mut first = Vec::new();
+    for number in 0..150 {
+        server.advance(1);
+        first.push(mute(&server, "user1", &format!("id {number}")).await.unwrap());
+    }
+    server.sweep().await;
+    for number in (0..150).rev() {
+        let again = mute(&server, "user1", &format!("id {number}")).await.unwrap();
+        assert_eq!(again == first[number], number >= 140, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
+    let server = Server::start().await;
+    let upsert = || {
+        let client = Some(pb::Client { user: "user1".into(), nickname: Some("n".into()), ..Default::default() });
+        let (app, request_id) = (AGORA.to_owned(), "1".to_owned());
+        with(pb::UpsertClientRequest { app, client, issue_access_token: true, request_id }, &[SERVICE])
+    };
+    let mut directory = server.directory().await;
+    let first = directory.upsert_client(upsert()).await.unwrap().into_inner();
+    server.advance(10_000);
+    let again = directory.upsert_client(upsert()).await.unwrap().into_inner();
+    assert_eq!((&again.client, again.revision), (&first.client, first.revision));
+    assert!(!first.access_token.is_empty() && !again.access_token.is_empty() && again.access_token != first.access_token);
+    let mut pages = server.service.store.snapshot().await.unwrap().pages;
+    let mut records = 0;
+    while let Some(page) = pages.next().await {
+        for entry in page.unwrap() {
+            records += 1;
+            assert!(!entry.value.windows(16).any(|bytes| bytes == &first.access_token.as_bytes()[..16]), "a token is kept");
+        }
+    }
+    assert!(records > 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_with_the_same_id_at_the_same_moment_have_one_effect_and_one_answer() {
+    let server = Server::start().await;
+    let clients = join_all((0..4).map(|_| server.directory())).await;
+    for round in 0..200 {
+        let before = revision(&server);
+        let upsert = pb::UpsertRoomRequest { app: AGORA.into(), request_id: format!("round {round}"), ..Default::default() };
+        let calls = clients.iter().cloned().map(|mut directory| {
+            let upsert = with(upsert.clone(), &[SERVICE]);
+            tokio::spawn(async move { directory.upsert_room(upsert).await.unwrap().into_inner() })
+        });
+        let answers: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "round {round}: {answers:?}");
+        assert_eq!(revision(&server), before + 1, "round {round}");
+    }
+    let list = with(pb::ListRoomsRequest { app: AGORA.into(), ..Default::default() }, &[SERVICE]);
+    assert_eq!(server.directory().await.list_rooms(list).await.unwrap().into_inner().total_size, 201);
+}
+
+/// Creates rooms, one a call, until the connection breaks. Answers the call that was not answered.
+async fn create(
+    mut directory: DirectoryServiceClient<Channel>,
+    mut answers: Vec<Option<pb::UpsertRoomResponse>>,
+    writer: usize,
+) -> Vec<Option<pb::UpsertRoomResponse>> {
+    loop {
+        let answer = directory.upsert_room(creation(writer, answers.len())).await.ok().map(tonic::Response::into_inner);
+        let broken = answer.is_none();
+        answers.push(answer);
+        if broken {
+            return answers;
+        }
+    }
+}
+
+/// Without a room id: each that is done makes a room of its own.
+fn creation(writer: usize, call: usize) -> Request<pb::UpsertRoomRequest> {
+    let message = pb::UpsertRoomRequest {
+        app: "Open".into(),
+        name: Some(format!("w{writer}")),
+        request_id: format!("w{writer} c{call}"),
+        ..Default::default()
+    };
+    with(message, &[SERVICE])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_a_kill_has_left_without_an_answer_is_done_once_whoever_repeats_it() {
+    let place = tempfile::tempdir().unwrap();
+    let mut writers = vec![Vec::new(); 4];
+    let mut unanswered = 0;
+    for kill in 0..10_u64 {
+        let process = Process::start(place.path());
+        let mut running = Vec::new();
+        for (writer, answers) in writers.drain(..).enumerate() {
+            running.push(tokio::spawn(create(process.directory().await, answers, writer)));
+        }
+        tokio::time::sleep(Duration::from_millis(20 + 17 * kill % 60)).await;
+        // Dropped: kill -9.
+        drop(process);
+        for writer in running {
+            writers.push(writer.await.unwrap());
+        }
+        let process = Process::start(place.path());
+        let mut directory = process.directory().await;
+        for (writer, answers) in writers.iter_mut().enumerate() {
+            let from = answers.len().saturating_sub(5);
+            for (call, answer) in answers.iter_mut().enumerate().skip(from) {
+                let again = directory.upsert_room(creation(writer, call)).await.unwrap().into_inner();
+                unanswered += usize::from(answer.is_none());
+                assert_eq!(*answer.get_or_insert_with(|| again.clone()), again, "writer {writer}, call {call}");
+            }
+        }
+    }
+    let process = Process::start(place.path());
+    let mut directory = process.directory().await;
+    let calls: usize = writers.iter().map(Vec::len).sum();
+    let rooms: BTreeSet<_> = writers.iter().flatten().map(|answer| answer.clone().unwrap().room.unwrap().room).collect();
+    println!("{calls} calls, {unanswered} of them without an answer at first");
+    let list = with(pb::ListRoomsRequest { app: "Open".into(), ..Default::default() }, &[SERVICE]);
+    let total = directory.list_rooms(list).await.unwrap().into_inner().total_size;
+    assert_eq!((rooms.len(), total), (calls, calls as i64));
+}
+
+/// Sends a request with this key, and answers status and body without what tells the time of the answer.
+async fn keyed(server: &Server, key: &str, headers: &[(&str, &str)], request: &(Method, String, Value)) -> (u16, Value) {
+    let (method, path, body) = request;
+    let headers = [headers, &[("Idempotency-Key", key)]].concat();
+    let (status, mut answer) = sent(server.rest(method.clone(), path, &headers).body(body.to_string())).await;
+    for field in ["timestamp", "duration"] {
+        answer.as_object_mut().unwrap().remove(field);
+    }
+    if path.starts_with("/me") {
+        answer["result"].as_object_mut().unwrap().remove("lastLoginTimeMS");
+        answer["result"].as_object_mut().unwrap().remove("address");
+    }
+    (status, answer)
+}
+
+/// Each of the requests does something the first time, and is answered the same and does nothing when it is repeated.
+async fn repeats_do_nothing(server: &Server, headers: &[(&str, &str)], requests: &[(Method, String, Value)]) {
+    let mut first = Vec::new();
+    for (number, request) in requests.iter().enumerate() {
+        let before = revision(server);
+        let answer = keyed(server, &format!("key {number}"), headers, request).await;
+        assert_eq!(answer.0, 200, "{request:?}: {answer:?}");
+        assert!(revision(server) > before, "{request:?}");
+        first.push(answer);
+    }
+    server.advance(5_000);
+    let after = revision(server);
+    for (number, request) in requests.iter().enumerate() {
+        assert_eq!(keyed(server, &format!("\"key {number}\""), headers, request).await, first[number], "{request:?}");
+    }
+    assert_eq!(revision(server), after);
+}
+
+#[tokio::test]
+async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_path_of_agora() {
+    let server = Server::start().await;
+    let token = format!("Bearer {}", server.agora_token());
+    let headers = [("authorization", token.as_str())];
+    let path = |path: &str| format!("/easemob-demo/testapp{path}");
+    let room = |rest: &str| path(&format!("/chatrooms/{ROOM}{rest}"));
+    let users = || json!({"usernames": ["user1", "user2"], "mute_duration": 60_000});
+    let requests = [
+        (Method::POST, room("/mute"), users()),
+        (Method::DELETE, room("/mute/user1,user2"), json!({})),
+        (Method::POST, room("/mute"), users()),
+        (Method::POST, room("/ban"), json!({"mute_duration": 60_000})),
+        (Method::DELETE, room("/ban"), json!({})),
+        (Method::POST, room("/white/users"), users()),
+        (Method::POST, room("/white/users/user3"), json!({})),
+        (Method::DELETE, room("/white/users/user1,user3"), json!({})),
+        (Method::POST, path("/users"), json!([{"username": "u7"}, {"username": "u8"}, {"username": "u9"}])),
+        (Method::POST, path("/chatrooms"), json!({"name": "new"})),
+        (Method::DELETE, room(""), json!({})),
+    ];
+    let end = (Method::POST, room("/mute"), json!({"usernames": ["user1"], "mute_duration": 0}));
+    mute(&server, "user1", "").await.unwrap();
+    assert_eq!(keyed(&server, "0", &headers, &end).await.0, 200);
+    mute(&server, "user1", "").await.unwrap();
+    assert_eq!(keyed(&server, "0", &headers, &end).await.0, 200);
+    assert!(!may_speak(&server, "user1").await);
+    repeats_do_nothing(&server, &headers, &requests).await;
+
+    let refused = |(status, answer): (u16, Value)| (status, answer["error"].as_str().unwrap().to_owned());
+    let other = (Method::POST, path("/users"), json!({"username": "u10"}));
+    assert_eq!(refused(keyed(&server, "key 8", &headers, &other).await), (400, "illegal_argument".to_owned()));
+    let other = (Method::POST, path("/users"), json!([{"username": "u7"}, {"username": "u9"}]));
+    assert_eq!(refused(keyed(&server, "key 8", &headers, &other).await), (400, "illegal_argument".to_owned()));
+    let long = keyed(&server, &"x".repeat(37), &headers, &other).await;
+    assert_eq!(refused(long), (400, "illegal_argument".to_owned()));
+    let read = (Method::GET, path("/chatrooms/1265710621211/mute"), json!({}));
+    assert_eq!(keyed(&server, &"x".repeat(37), &headers, &read).await.0, 404, "the room is gone, and a key is nothing to a read");
+}
+
+#[tokio::test]
+async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_path_of_imkit() {
+    let server = Server::start().await;
+    let requests = [
+        (Method::POST, "/admin/clients/aaa/mute/demo".to_owned(), json!({})),
+        (Method::DELETE, "/admin/clients/aaa/mute/demo".to_owned(), json!({})),
+        (Method::POST, "/admin/clients".to_owned(), json!({"_id": "new", "nickname": "n", "level": 3})),
+        (Method::DELETE, "/admin/clients/new".to_owned(), json!({})),
+        (Method::POST, "/rooms".to_owned(), json!({"_id": "r", "name": "n"})),
+    ];
+    repeats_do_nothing(&server, &[API_KEY], &requests).await;
+    let other = (Method::DELETE, "/admin/clients/aaa".to_owned(), json!({}));
+    for key in ["key 1", &"x".repeat(37), "ü"] {
+        let (status, answer) = keyed(&server, key, &[API_KEY], &other).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{key}");
+    }
+
+    let server = Server::start().await;
+    let token = server.user_token(IMKIT, "aaa");
+    let requests =
+        [(Method::POST, "/me/mute/demo".to_owned(), json!({})), (Method::DELETE, "/me/mute/demo".to_owned(), json!({}))];
+    repeats_do_nothing(&server, &[CLIENT_KEY, ("IM-Authorization", &token)], &requests).await;
+}
