@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use tonic::{Request, Response, async_trait};
 
-use super::{Api, Reply, encode, open, parse, write::reply};
+use super::{Api, Reply, encode, parse, write::reply};
 use crate::{
     error::Error,
     model::RoomId,
@@ -119,8 +119,7 @@ impl MuteService for Api {
     }
 
     async fn mute_user(&self, request: Request<pb::MuteUserRequest>) -> Reply<pb::MuteUserResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "MuteUser")?;
+        let (call, message) = self.enter_write(request)?;
         let (raw, user) = (message.user.clone(), call.app.user(message.user)?);
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
         let answer = |mark| {
@@ -128,17 +127,14 @@ impl MuteService for Api {
             pb::MuteUserResponse { user, ..Default::default() }
         };
         let written = self.service.mute_user(&call, &user, duration_ms, &reason, answer).await;
-        let written = written.map_err(|error| parse::as_written(error, from_ref(&raw), from_ref(&user)))?;
-        Ok(Response::new(pb::MuteUserResponse { revision: encode::revision(written.revision), ..written.answer }))
+        reply(written.map_err(|error| parse::as_written(error, from_ref(&raw), from_ref(&user)))?)
     }
 
     async fn unmute_user(&self, request: Request<pb::UnmuteUserRequest>) -> Reply<pb::UnmuteUserResponse> {
-        let (caller, message) = open(request);
-        let call = self.service.enter(caller, message.app, "UnmuteUser")?;
+        let (call, message) = self.enter_write(request)?;
         let user = call.app.user(message.user)?;
         let answer = |was_muted| pb::UnmuteUserResponse { was_muted, ..Default::default() };
-        let written = self.service.unmute_user(&call, &user, &parse::reason(message.reason)?, answer).await?;
-        Ok(Response::new(pb::UnmuteUserResponse { revision: encode::revision(written.revision), ..written.answer }))
+        reply(self.service.unmute_user(&call, &user, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn list_muted_users(&self, request: Request<pb::ListMutedUsersRequest>) -> Reply<pb::ListMutedUsersResponse> {

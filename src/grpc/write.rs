@@ -58,6 +58,8 @@ writes! {
     "UnbanRoom" UnbanRoomRequest UnbanRoomResponse,
     "AllowMembers" AllowMembersRequest AllowMembersResponse,
     "DisallowMembers" DisallowMembersRequest DisallowMembersResponse,
+    "MuteUser" MuteUserRequest MuteUserResponse,
+    "UnmuteUser" UnmuteUserRequest UnmuteUserResponse,
     "MuteRoomNotifications" MuteRoomNotificationsRequest MuteRoomNotificationsResponse,
     "UnmuteRoomNotifications" UnmuteRoomNotificationsRequest UnmuteRoomNotificationsResponse,
     "UpsertClient" UpsertClientRequest UpsertClientResponse,

@@ -259,11 +259,11 @@ impl Subject {
             }
             Step::MuteUser { user, duration_ms } => {
                 let (user, duration) = (USERS[*user].to_owned(), duration_ms.map(duration));
-                let message = pb::MuteUserRequest { app, user, duration, reason };
+                let message = pb::MuteUserRequest { app, user, duration, reason, ..Default::default() };
                 mutes.mute_user(with(message, &[SERVICE])).await.unwrap();
             }
             Step::UnmuteUser { user } => {
-                let message = pb::UnmuteUserRequest { app, user: USERS[*user].to_owned(), reason };
+                let message = pb::UnmuteUserRequest { app, user: USERS[*user].to_owned(), reason, ..Default::default() };
                 mutes.unmute_user(with(message, &[SERVICE])).await.unwrap();
             }
             Step::RecreateClient { user } => {

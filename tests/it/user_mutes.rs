@@ -18,7 +18,8 @@ use crate::{
 
 async fn mute(server: &Server, app: &str, user: &str, duration_ms: Option<u64>) -> Result<pb::MutedUser, Status> {
     let (user, reason) = (user.to_owned(), "spam".to_owned());
-    let message = pb::MuteUserRequest { app: app.to_owned(), user, duration: duration_ms.map(duration), reason };
+    let message =
+        pb::MuteUserRequest { app: app.to_owned(), user, duration: duration_ms.map(duration), reason, ..Default::default() };
     let muted = server.mutes().await.mute_user(server.as_admin(app, message)).await?;
     Ok(muted.into_inner().user.unwrap())
 }

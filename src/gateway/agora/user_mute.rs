@@ -27,14 +27,14 @@ pub(super) async fn mute_user(ask: Ask, State(api): State<Api>, body: Body) -> O
     let user = string(&body, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&user)?;
     refuse_others(&body)?;
-    let (app, caller) = (ask.app.clone(), &ask.caller);
+    let (app, caller, request_id) = (ask.app.clone(), &ask.caller, ask.request_id.clone());
     match Span::of_seconds(body.get("chatroom"), ask.now_ms())? {
         Span::Nothing => {
-            let message = pb::UnmuteUserRequest { app, user, ..Default::default() };
+            let message = pb::UnmuteUserRequest { app, user, reason: String::new(), request_id };
             told(api.unmute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
         span => {
-            let message = pb::MuteUserRequest { app, user, duration: span.duration(), ..Default::default() };
+            let message = pb::MuteUserRequest { app, user, duration: span.duration(), reason: String::new(), request_id };
             told(api.mute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
     }
