@@ -101,16 +101,8 @@ impl Call<'_> {
     }
 
     fn event(&self, kind: EventKind, now_ms: u64) -> Event {
-        Event {
-            kind,
-            app: self.key().to_owned(),
-            room: String::new(),
-            users: Vec::new(),
-            actor: self.principal.actor(),
-            reason: String::new(),
-            at_ms: now_ms,
-            expire: Expire::NEVER,
-        }
+        let request_id = self.request_id().to_owned();
+        Event { request_id, ..Event::new(kind, self.key(), &self.principal.actor(), now_ms) }
     }
 
     fn room_event(&self, kind: EventKind, now_ms: u64, room: &RoomId, users: &[UserId], reason: &str) -> Event {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Clock,
-    model::{Event, EventKind, Expire, Key},
+    model::{Event, EventKind, Key},
     store::{Batch, Revision, Store, StoreError},
     view::{Due, DueMark, View},
 };
@@ -75,16 +75,7 @@ impl Sweeper {
 fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
     let app = &*due.app;
     let batch = |kind, room: &str, users: Vec<String>| {
-        Batch::of(&Event {
-            kind,
-            app: app.to_owned(),
-            room: room.to_owned(),
-            users,
-            actor: ACTOR.to_owned(),
-            reason: String::new(),
-            at_ms: now_ms,
-            expire: Expire::NEVER,
-        })
+        Batch::of(&Event { room: room.to_owned(), users, ..Event::new(kind, app, ACTOR, now_ms) })
     };
     match &due.marks {
         DueMark::MemberMutes { room, users } => users

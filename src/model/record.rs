@@ -182,6 +182,26 @@ pub struct Event {
     pub at_ms: u64,
     /// When what was set ends.
     pub expire: Expire,
+    /// What the caller has named its request by. Empty where it has not, or where nobody has called.
+    pub request_id: String,
+}
+
+impl Event {
+    /// An event that says nothing more.
+    #[must_use]
+    pub fn new(kind: EventKind, app: &str, actor: &str, at_ms: u64) -> Self {
+        Self {
+            kind,
+            app: app.to_owned(),
+            room: String::new(),
+            users: Vec::new(),
+            actor: actor.to_owned(),
+            reason: String::new(),
+            at_ms,
+            expire: Expire::NEVER,
+            request_id: String::new(),
+        }
+    }
 }
 
 /// What happened.

@@ -35,6 +35,11 @@ impl Call<'_> {
         Self { request: Some(Named { id, fingerprint }), ..self }
     }
 
+    /// What the caller has named its request by; empty where it has not.
+    pub(super) fn request_id(&self) -> &str {
+        self.request.as_ref().map_or("", |named| named.id.as_str())
+    }
+
     /// What a repeat is answered; nothing where this is none. Errors: REQUEST_ID_REUSED.
     pub(super) fn first_answer<A: Answer>(
         &self,

@@ -187,6 +187,7 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
         reason: message.reason,
         at_ms: message.at_ms,
         expire: expire_model(message.expire_ms),
+        request_id: message.request_id,
     })
 }
 
@@ -324,6 +325,7 @@ fn event_message(event: &Event) -> pb::Event {
         reason: event.reason.clone(),
         at_ms: event.at_ms,
         expire_ms: event.expire.ms().unwrap_or(0),
+        request_id: event.request_id.clone(),
     }
 }
 

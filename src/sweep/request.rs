@@ -3,7 +3,7 @@
 
 use super::{ACTOR, COMMIT, LOOK, Sweeper, remove};
 use crate::{
-    model::{Event, EventKind, Expire, Key},
+    model::{Event, EventKind, Key},
     store::{Batch, StoreError},
     view::DueRequest,
 };
@@ -27,16 +27,7 @@ impl Sweeper {
 
 /// Of any app, because nobody is told of it.
 fn batch(due: &[DueRequest], now_ms: u64) -> Batch {
-    let mut batch = Batch::of(&Event {
-        kind: EventKind::Request,
-        app: String::new(),
-        room: String::new(),
-        users: Vec::new(),
-        actor: ACTOR.to_owned(),
-        reason: String::new(),
-        at_ms: now_ms,
-        expire: Expire::NEVER,
-    });
+    let mut batch = Batch::of(&Event::new(EventKind::Request, "", ACTOR, now_ms));
     due.iter().for_each(|DueRequest { app, id, revision }| remove(&mut batch, Key::Request { app, id }, *revision));
     batch
 }

@@ -19,20 +19,17 @@ fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
     store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX })
 }
 
-/// A commit as large as a call can make it: 100 users with the longest ids, and the longest reason.
+/// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.
 fn largest_commit(room: usize) -> Batch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
     let (app, room) = (format!("{}#{}", "o".repeat(64), "a".repeat(64)), format!("{room:0>128}"));
     let reason: Box<str> = "r".repeat(512).into();
     let mut batch = Batch::of(&Event {
-        kind: EventKind::Muted,
-        app: app.clone(),
         room: room.clone(),
         users: (0..100).map(user).collect(),
-        actor: user(0),
         reason: reason.to_string(),
-        at_ms: 1,
-        expire: Expire::NEVER,
+        request_id: "i".repeat(36),
+        ..Event::new(EventKind::Muted, &app, &user(0), 1)
     });
     let why = Why { actor: user(0).into(), reason };
     let value = Value::Mark(Mark { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, why: Arc::new(why) });

@@ -10,10 +10,10 @@ use mute_service::{
     config::Settings,
     grpc::Api,
     limit::Limits,
-    model::{AppKey, EventKind},
+    model::{AppKey, Event, EventKind},
     proto::v1::{self as pb, directory_service_client::DirectoryServiceClient, mute_service_server::MuteService as _},
     service::Service,
-    store::codec,
+    store::{Feed, codec},
 };
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
@@ -172,6 +172,36 @@ async fn a_repeat_changes_nothing_also_where_others_have_changed_something_meanw
     mute(&server, "user1", "").await.unwrap();
     assert_eq!(unmute(&server, "user1", "2").await.unwrap(), unmuted);
     assert!(!may_speak(&server, "user1").await);
+}
+
+#[tokio::test]
+async fn the_event_of_every_write_carries_the_id_of_its_request_and_no_other_does() {
+    let server = Server::start().await;
+    let mut feed = server.service.store.watch(revision(&server)).await.unwrap();
+    for (rpc, _) in call_all(&server).await {
+        assert_eq!(next_event(&mut feed).await.request_id, format!("id of {rpc}"));
+    }
+    // It has nothing to change, and commits its answer alone.
+    call(&server, "UnmuteUser", "alone").await;
+    assert_eq!(next_event(&mut feed).await.request_id, "alone");
+    let named = revision(&server);
+    call(&server, "UpsertClient", "").await;
+    call(&server, "MuteUser", "").await;
+    server.advance(DAY_MS);
+    server.sweep().await;
+    let mut others = Vec::new();
+    for _ in named..revision(&server) {
+        let event = next_event(&mut feed).await;
+        assert_eq!(event.request_id, "");
+        others.push(event.kind);
+    }
+    for kind in [EventKind::UserMuted, EventKind::UserMuteExpired, EventKind::Request] {
+        assert!(others.contains(&kind), "{others:?}");
+    }
+}
+
+async fn next_event(feed: &mut Feed) -> Event {
+    codec::decode_event(&feed.next().await.unwrap().unwrap().event).unwrap()
 }
 
 #[tokio::test]

@@ -56,17 +56,16 @@ fn records() -> Vec<(&'static str, Key<'static>, Value)> {
     ]
 }
 
-fn event() -> Event {
-    Event {
-        kind: EventKind::Muted,
-        app: APP.into(),
+fn events() -> [(&'static str, Event); 2] {
+    let event = Event {
         room: "1265710621211".into(),
         users: vec!["user1".into(), "user2".into()],
-        actor: "app".into(),
         reason: "spam".into(),
-        at_ms: 1_642_060_750_410,
         expire: Expire::at_ms(1_642_148_173_726),
-    }
+        ..Event::new(EventKind::Muted, APP, "app", 1_642_060_750_410)
+    };
+    let request_id = "123e4567-e89b-12d3-a456-426614174000".into();
+    [("event", event.clone()), ("event with a request id", Event { request_id, ..event })]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,7 +85,9 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
             ((*name).to_owned(), [hex(&key), hex(&codec::encode_value(&key, value))])
         })
         .collect();
-    written.insert("event".into(), [String::new(), hex(&Batch::of(&event()).event)]);
+    for (name, event) in events() {
+        written.insert(name.to_owned(), [String::new(), hex(&Batch::of(&event).event)]);
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records/v1.json");
     if std::env::var_os("MUTE_BLESS").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&written).unwrap() + "\n").unwrap();
@@ -97,7 +98,9 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
         let [stored_key, stored_value] = golden[name].each_ref().map(|text| unhex(text));
         assert_eq!(codec::decode(&stored_key, &stored_value).unwrap(), (key, value), "{name}");
     }
-    assert_eq!(codec::decode_event(&unhex(&golden["event"][1])).unwrap(), event());
+    for (name, event) in events() {
+        assert_eq!(codec::decode_event(&unhex(&golden[name][1])).unwrap(), event, "{name}");
+    }
 }
 
 #[test]
