@@ -13,7 +13,7 @@
 use std::{
     fs::File,
     io,
-    ops::Bound,
+    ops::{Bound, Range},
     panic::AssertUnwindSafe,
     path::Path,
     sync::Arc,
@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    Retention, Revision, StoreError,
+    Logged, Retention, Revision, StoreError,
     codec::corrupt,
     directory::failed,
     generation::{Change, Generation},
@@ -183,6 +183,33 @@ impl Tree {
             (made, rest) = (made + here, after);
         }
         Ok(rest)
+    }
+
+    /// The first commit whose event is kept; nothing where none is.
+    pub(super) fn oldest_event(&self) -> Result<Option<Revision>, StoreError> {
+        intact(|| {
+            let Some(pair) = self.db.scan_prefix([EVENTS]).next() else { return Ok(None) };
+            let (key, value) = pair.map_err(failure)?;
+            Ok(log::decode(&key, &value)?.first().map(|event| event.revision))
+        })
+    }
+
+    /// The events of these commits, at least one. Those that go meanwhile may be there or not.
+    pub(super) fn events(&self, revisions: &Range<Revision>) -> Result<Vec<Logged>, StoreError> {
+        intact(|| {
+            let (mut events, mut touched) = (Vec::new(), Touched::default());
+            // The first of them may stand in the middle of a chunk.
+            let start = events_key(revisions.start);
+            let first = self.db.range(events_key(0)..=start).next_back().transpose().map_err(failure)?;
+            let first = first.map_or(start.as_slice().into(), |(key, _)| key);
+            for pair in self.db.range(first..events_key(revisions.end).as_slice().into()) {
+                let (key, value) = pair.map_err(failure)?;
+                touched.add(&self.db, &key)?;
+                events.extend(log::decode(&key, &value)?.into_iter().filter(|event| revisions.contains(&event.revision)));
+            }
+            touched.settle(&self.db)?;
+            Ok(events)
+        })
     }
 
     /// Every event is whole, and none is missing up to the newest.
