@@ -7,7 +7,8 @@
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
-//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again.
+//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Where the plan
+//! would replace what has ended and is not swept yet, that is swept first (`settle.rs`).
 
 use std::{
     sync::Arc,
@@ -31,6 +32,7 @@ mod directory;
 mod member;
 mod notification;
 mod recipient;
+mod settle;
 mod token;
 mod user_mute;
 
@@ -176,9 +178,13 @@ impl Service {
     {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            let (batch, answer) = plan(self.clock.now_ms())?;
+            let now_ms = self.clock.now_ms();
+            let (batch, answer) = plan(now_ms)?;
             // At least what the plan has seen.
             let Some(batch) = batch else { return Ok(Written { answer, revision: self.view.revision() }) };
+            if self.settle(&batch, now_ms).await? {
+                continue;
+            }
             match self.store.commit(batch).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;

@@ -186,4 +186,20 @@ pub enum EventKind {
     UserMuted,
     UserUnmuted,
     UserMuteExpired,
+    BanExpired,
+    NotificationsExpired,
+}
+
+impl EventKind {
+    /// Whether it is our own matter, which neither `Watch` nor `ListEvents` tells.
+    #[must_use]
+    pub const fn is_internal(self) -> bool {
+        matches!(self, Self::Swept)
+    }
+
+    /// Whether it is about who wants no push, which is told to those only who may see clients.
+    #[must_use]
+    pub const fn is_about_notifications(self) -> bool {
+        matches!(self, Self::NotificationsMuted | Self::NotificationsUnmuted | Self::NotificationsExpired)
+    }
 }

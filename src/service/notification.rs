@@ -47,6 +47,7 @@ impl Service {
                 let mut batch = touch(call, user, basis.profile, &Event { expire, ..event });
                 expect_room(&mut batch, call.key(), room, registered);
                 let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
+                batch.expect(key, basis.muted.as_ref().map(|muted| muted.mark.revision));
                 batch.put(key, &Value::NotificationMute(call.mark(now_ms, expire, ""), place));
                 Ok((Some(batch), ()))
             })

@@ -66,6 +66,17 @@ fn event() -> Event {
     }
 }
 
+fn events() -> [(&'static str, Event); 4] {
+    let ended =
+        |kind, users| Event { kind, users, actor: "service".into(), reason: String::new(), expire: Expire::NEVER, ..event() };
+    [
+        ("event", event()),
+        ("event ban expired", ended(EventKind::BanExpired, Vec::new())),
+        ("event notifications expired", ended(EventKind::NotificationsExpired, vec!["user1".into()])),
+        ("event user mute expired", Event { room: String::new(), ..ended(EventKind::UserMuteExpired, vec!["user1".into()]) }),
+    ]
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -83,7 +94,9 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
             ((*name).to_owned(), [hex(&key), hex(&codec::encode_value(&key, value))])
         })
         .collect();
-    written.insert("event".into(), [String::new(), hex(&Batch::of(&event()).event)]);
+    for (name, event) in events() {
+        written.insert(name.into(), [String::new(), hex(&Batch::of(&event).event)]);
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records/v1.json");
     if std::env::var_os("MUTE_BLESS").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&written).unwrap() + "\n").unwrap();
@@ -94,7 +107,12 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
         let [stored_key, stored_value] = golden[name].each_ref().map(|text| unhex(text));
         assert_eq!(codec::decode(&stored_key, &stored_value).unwrap(), (key, value), "{name}");
     }
-    assert_eq!(codec::decode_event(&unhex(&golden["event"][1])).unwrap(), event());
+    for (name, event) in events() {
+        assert_eq!(codec::decode_event(&unhex(&golden[name][1])).unwrap(), event, "{name}");
+    }
+    // As the end of a ban was written before it had a kind of its own.
+    let ended = Event { kind: EventKind::Expired, users: Vec::new(), ..event() };
+    assert_eq!(codec::decode_event(&Batch::of(&ended).event).unwrap(), Event { kind: EventKind::BanExpired, ..ended });
 }
 
 #[test]
