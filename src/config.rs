@@ -60,6 +60,9 @@ pub struct Settings {
     /// For how long events are kept [default: 30]
     #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
     pub keep_days: Option<u64>,
+    /// How often a watcher is told that it has missed nothing, 1 to 3600 [default: 15]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_WATCH_HEARTBEAT_SECONDS")]
+    pub watch_heartbeat_seconds: Option<u64>,
     /// Page cache of the embedded store [default: 8]
     #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
     pub cache_mib: Option<u64>,
@@ -84,6 +87,7 @@ impl Settings {
             trusted_proxies: self.trusted_proxies.or(other.trusted_proxies),
             keep_events: self.keep_events.or(other.keep_events),
             keep_days: self.keep_days.or(other.keep_days),
+            watch_heartbeat_seconds: self.watch_heartbeat_seconds.or(other.watch_heartbeat_seconds),
             cache_mib: self.cache_mib.or(other.cache_mib),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
         }
@@ -107,6 +111,7 @@ pub struct Config {
     pub token_ttl_seconds: u64,
     pub trusted_proxies: Vec<IpNet>,
     pub retention: Retention,
+    pub watch_heartbeat_seconds: u64,
     pub cache_bytes: u64,
     pub drain_seconds: u64,
     pub apps: Vec<AppConfig>,
@@ -150,6 +155,8 @@ impl Config {
                 events: settings.keep_events.unwrap_or(1_000_000),
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
             },
+            // Well within the minute after which proxies take an idle stream for dead.
+            watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
             // Reads come from the view, so the cache serves writes and the start only.
             cache_bytes: settings.cache_mib.unwrap_or(8).saturating_mul(1 << 20),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
@@ -170,6 +177,9 @@ impl Config {
         }
         if self.retention.events == 0 || self.retention.age_ms == 0 {
             wrong.push("keep_events is at least 1, keep_days at least 1".to_owned());
+        }
+        if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
+            wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
         }
         if !(1..=1 << 20).contains(&(self.cache_bytes >> 20)) {
             wrong.push("cache_mib is 1 to 1048576".to_owned());

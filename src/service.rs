@@ -23,21 +23,25 @@ use crate::{
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
     view::{Client, View},
+    watch::Hub,
 };
 
 mod allow;
 mod ban;
 mod check;
 mod directory;
+mod events;
 mod member;
 mod notification;
 mod recipient;
 mod settle;
 mod token;
 mod user_mute;
+mod watch;
 
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
+pub use events::{EventFilter, EventPage};
 pub use token::MAX_TTL_S;
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
@@ -57,6 +61,10 @@ pub struct Service {
     pub limits: Limits,
     /// How long a token is good for where nobody says, in seconds.
     pub token_ttl_s: u64,
+    /// Who watches.
+    pub hub: Arc<Hub>,
+    /// How often a watcher is told that all is told.
+    pub heartbeat: Duration,
 }
 
 /// A known caller inside one app.
