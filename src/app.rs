@@ -27,6 +27,7 @@ use crate::{
     store::{self, Store, StoreError},
     sweep::Sweeper,
     view::View,
+    watch::Hub,
 };
 
 /// Why a start or a run has failed.
@@ -82,6 +83,7 @@ impl App {
         let (listeners, addresses) = bind(config).await?;
         let strict = apps.iter().filter(|app| app.strict).map(|app| app.key.to_string()).collect();
         let (store, view) = load(config, strict).await?;
+        let hub = Hub::new(&view);
         let service = Arc::new(Service {
             limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
             token_ttl_s: config.token_ttl_seconds,
@@ -89,9 +91,12 @@ impl App {
             view: view.clone(),
             clock: clock.clone(),
             apps,
+            hub: hub.clone(),
+            heartbeat: Duration::from_secs(config.watch_heartbeat_seconds),
         });
         let mut background = JoinSet::new();
         background.spawn(view.clone().follow(store.clone()));
+        background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
         if let Err(failure) = prepare(config, &service, addresses).await {
             store.close().await?;
@@ -137,6 +142,8 @@ impl App {
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
             Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
         };
+        // Watches have no end of their own, and would hold up a stop.
+        service.hub.close();
         drain_servers(servers, &tell, &health, drain).await;
         drop(background);
         let closed = service.store.close().await;

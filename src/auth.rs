@@ -91,6 +91,10 @@ pub enum Action<'a> {
     ListDirectory,
     /// Change rooms and clients.
     WriteDirectory,
+    /// Follow the changes of an app or of a room.
+    Watch,
+    /// See what has happened: in a room of which the caller may be staff, or in the whole app.
+    ListEvents { is_staff: bool },
     /// Have a token made with which a user can do what it may.
     IssueUserToken,
 }
@@ -108,7 +112,9 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::ListMutedUsers
             | Action::FilterRecipients
             | Action::SeeClient { .. }
-            | Action::ListDirectory => Scope::Check,
+            | Action::ListDirectory
+            | Action::Watch
+            | Action::ListEvents { .. } => Scope::Check,
             Action::Moderate { .. } | Action::MuteUser | Action::MuteNotifications { .. } | Action::IssueUserToken => {
                 Scope::Write
             }
@@ -117,10 +123,11 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
         Principal::User { user: own, .. } => match action {
             Action::CheckSend { user } | Action::SeeClient { user } | Action::MuteNotifications { user } => own == user,
             Action::SeeRoom => true,
-            Action::ListRoom { is_staff } | Action::Moderate { is_staff } => is_staff,
+            Action::ListRoom { is_staff } | Action::Moderate { is_staff } | Action::ListEvents { is_staff } => is_staff,
             Action::MuteUser
             | Action::ListMutedUsers
             | Action::FilterRecipients
+            | Action::Watch
             | Action::ListDirectory
             | Action::WriteDirectory
             | Action::IssueUserToken => false,
@@ -195,6 +202,9 @@ mod tests {
             (Action::MuteNotifications { user: "me" }, [n, y, n, y, y, n]),
             (Action::ListDirectory, [y, n, n, y, n, n]),
             (Action::WriteDirectory, [n, n, y, y, n, n]),
+            (Action::Watch, [y, n, n, y, n, n]),
+            (Action::ListEvents { is_staff: false }, [y, n, n, y, n, n]),
+            (Action::ListEvents { is_staff: true }, [y, n, n, y, y, y]),
             (Action::IssueUserToken, [n, y, n, y, n, n]),
         ];
         for (action, expected) in table {

@@ -63,6 +63,9 @@ pub struct Settings {
     /// Answers to writes with a request id kept for repeats, at most a day each; one longer than 1 KiB counts for several [default: 1000000]
     #[arg(long, value_name = "N", env = "MUTE_KEEP_REQUESTS")]
     pub keep_requests: Option<u64>,
+    /// How often a watcher is told that it has missed nothing, 1 to 3600 [default: 15]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_WATCH_HEARTBEAT_SECONDS")]
+    pub watch_heartbeat_seconds: Option<u64>,
     /// Page cache of the embedded store [default: 8]
     #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
     pub cache_mib: Option<u64>,
@@ -88,6 +91,7 @@ impl Settings {
             keep_events: self.keep_events.or(other.keep_events),
             keep_days: self.keep_days.or(other.keep_days),
             keep_requests: self.keep_requests.or(other.keep_requests),
+            watch_heartbeat_seconds: self.watch_heartbeat_seconds.or(other.watch_heartbeat_seconds),
             cache_mib: self.cache_mib.or(other.cache_mib),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
         }
@@ -112,6 +116,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub retention: Retention,
     pub keep_requests: u64,
+    pub watch_heartbeat_seconds: u64,
     pub cache_bytes: u64,
     pub drain_seconds: u64,
     pub apps: Vec<AppConfig>,
@@ -157,6 +162,8 @@ impl Config {
             },
             // Some 300 bytes of memory each.
             keep_requests: settings.keep_requests.unwrap_or(1_000_000),
+            // Well within the minute after which proxies take an idle stream for dead.
+            watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
             // Reads come from the view, so the cache serves writes and the start only.
             cache_bytes: settings.cache_mib.unwrap_or(8).saturating_mul(1 << 20),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
@@ -180,6 +187,9 @@ impl Config {
         }
         if self.keep_requests == 0 {
             wrong.push("keep_requests is at least 1".to_owned());
+        }
+        if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
+            wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
         }
         if !(1..=1 << 20).contains(&(self.cache_bytes >> 20)) {
             wrong.push("cache_mib is 1 to 1048576".to_owned());

@@ -38,7 +38,13 @@ pub enum Reason {
     RequestIdReused,
     /// Too many calls of this method in this app.
     RateLimited,
-    /// The store cannot take a write now, or the view does not have what the caller wants to see.
+    /// What was asked for is no longer kept, or is of another store: read all again, and go on from there.
+    RevisionCompacted,
+    /// A watcher that does not read fast enough was cut off.
+    WatcherTooSlow,
+    /// The service is being stopped.
+    Stopping,
+    /// The store cannot take a write or tell history now, or the view does not have what the caller wants to see.
     StoreUnavailable,
     /// The store has no room for a write.
     StoreFull,
@@ -48,7 +54,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
         Self::InvalidToken,
@@ -64,6 +70,9 @@ impl Reason {
         Self::TooManyUsers,
         Self::RequestIdReused,
         Self::RateLimited,
+        Self::RevisionCompacted,
+        Self::WatcherTooSlow,
+        Self::Stopping,
         Self::StoreUnavailable,
         Self::StoreFull,
         Self::Internal,
@@ -88,6 +97,9 @@ impl Reason {
             Self::TooManyUsers => "TOO_MANY_USERS",
             Self::RequestIdReused => "REQUEST_ID_REUSED",
             Self::RateLimited => "RATE_LIMITED",
+            Self::RevisionCompacted => "REVISION_COMPACTED",
+            Self::WatcherTooSlow => "WATCHER_TOO_SLOW",
+            Self::Stopping => "STOPPING",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::StoreFull => "STORE_FULL",
             Self::Internal => "INTERNAL",
@@ -115,14 +127,24 @@ pub struct Error {
     pub users: Vec<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
+    /// The revision after which a watch that has ended is to be taken up again.
+    pub last_revision: Option<Revision>,
     /// For the log only.
-    pub cause: Option<String>,
+    pub cause: Option<Box<str>>,
 }
 
 impl Error {
     /// An error of this reason.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), field: None, users: Vec::new(), retry_after: None, cause: None }
+        Self {
+            reason,
+            message: message.into(),
+            field: None,
+            users: Vec::new(),
+            retry_after: None,
+            last_revision: None,
+            cause: None,
+        }
     }
 
     /// A field that is not as the contract says.
@@ -132,7 +154,7 @@ impl Error {
 
     /// An internal error: the caller is told nothing, the log is told `cause`.
     pub fn internal(cause: impl ToString) -> Self {
-        Self { cause: Some(cause.to_string()), ..Self::new(Reason::Internal, "internal error") }
+        Self { cause: Some(cause.to_string().into()), ..Self::new(Reason::Internal, "internal error") }
     }
 
     /// The directory lacks these clients.
@@ -145,11 +167,19 @@ impl Error {
         Self::new(Reason::RoomNotFound, "the room is not registered in this app")
     }
 
+    /// What came after the revision is no longer kept, or was lost with it.
+    pub fn compacted() -> Self {
+        Self::new(
+            Reason::RevisionCompacted,
+            "events from after this revision are no longer kept: list again, and go on from there",
+        )
+    }
+
     /// The store cannot take a write now; `cause` goes to the log.
     pub fn unavailable(cause: impl ToString) -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
-            cause: Some(cause.to_string()),
+            cause: Some(cause.to_string().into()),
             ..Self::new(Reason::StoreUnavailable, "the store cannot take writes now; try again")
         }
     }
@@ -165,9 +195,10 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full(_) => {
-                Self { cause: Some(error.to_string()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
+                Self { cause: Some(error.to_string().into()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
             }
-            StoreError::Conflict { .. } | StoreError::Unavailable(_) | StoreError::Compacted { .. } => Self::unavailable(error),
+            StoreError::Compacted { .. } => Self::compacted(),
+            StoreError::Conflict { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
             StoreError::Corrupt { .. } | StoreError::InUse { .. } => Self::internal(error),
         }
     }

@@ -14,6 +14,7 @@ mod parse;
 mod read;
 pub mod status;
 mod token;
+mod watch;
 mod write;
 
 /// All three services of `mute.v1`; cheap to clone.

@@ -10,7 +10,8 @@
 //!                         |
 //! service/  the rules: who may, what is checked, what is committed
 //!                |                   |
-//! view/   answers every read     store/   commit, snapshot, change feed
+//! view/   answers every read     store/   commit, snapshot, change feed, history
+//! watch/  tells every change          |
 //!                \___ fed by ________/
 //! model, error   ids, times, records, one error vocabulary
 //! ```
@@ -23,6 +24,8 @@
 //! envelope. Whoever asks after that answer sees the mute.
 //!
 //! **A read** (may this user speak): the layer of [`auth::credentials`], [`grpc`], [`view`]. No disk, no lock across an await.
+//!
+//! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
 //!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
 //! process, [`config`] its settings, [`cli`] its commands, [`dev`] what makes the documents' examples work.
@@ -45,3 +48,4 @@ pub mod store;
 pub mod sweep;
 pub mod telemetry;
 pub mod view;
+pub mod watch;

@@ -7,8 +7,9 @@
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
-//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Each write
-//! takes a function that makes its answer, because that is committed too where the request has an id (`request.rs`).
+//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Where the plan
+//! would replace what has ended and is not swept yet, that is swept first (`settle.rs`). Each write takes a function that makes its answer, because
+//! that is committed too where the request has an id (`request.rs`).
 
 use std::{
     sync::Arc,
@@ -23,21 +24,26 @@ use crate::{
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
     view::{Client, View},
+    watch::Hub,
 };
 
 mod allow;
 mod ban;
 mod check;
 mod directory;
+mod events;
 mod member;
 mod notification;
 mod recipient;
 mod request;
+mod settle;
 mod token;
 mod user_mute;
+mod watch;
 
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
+pub use events::{EventFilter, EventPage};
 pub use request::Answer;
 pub use token::MAX_TTL_S;
 
@@ -58,6 +64,10 @@ pub struct Service {
     pub limits: Limits,
     /// How long a token is good for where nobody says, in seconds.
     pub token_ttl_s: u64,
+    /// Who watches.
+    pub hub: Arc<Hub>,
+    /// How often a watcher is told that all is told.
+    pub heartbeat: Duration,
 }
 
 /// A known caller inside one app.
@@ -189,6 +199,9 @@ impl Service {
             let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
                 return Ok(Written { answer, revision: self.view.revision() });
             };
+            if self.settle(&batch, now_ms).await? {
+                continue;
+            }
             match self.store.commit(batch).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;

@@ -11,6 +11,8 @@
 //!    caused.
 //! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
 //! 6. The store interprets nothing.
+//! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.
+//!    Whoever asks for all after a revision of which some are gone is told [`StoreError::Compacted`], and never a history with a hole.
 
 use std::{path::Path, sync::Arc};
 
@@ -81,6 +83,15 @@ pub struct Logged {
     pub event: Vec<u8>,
 }
 
+/// A stretch of history; both ends are left out of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventRange {
+    /// All after this revision, or an error; nothing is from the oldest that is kept.
+    pub after: Option<Revision>,
+    /// Nothing is up to the newest.
+    pub before: Option<Revision>,
+}
+
 /// One record of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -133,6 +144,9 @@ pub trait Store: Send + Sync + 'static {
     /// Clause 4.
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError>;
 
+    /// Clause 7: at most `limit` of them, from the one end of the range or the other.
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError>;
+
     /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be committed after it.
     async fn close(&self) -> Result<(), StoreError>;
 }
@@ -146,12 +160,12 @@ pub enum Engine {
     Sled,
 }
 
-/// For how long and how many events are kept.
+/// For how long and how many events are kept. Older ones go many at a time, so that somewhat more than these may be there.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// At most this many.
+    /// The newest so many, unless they are too old.
     pub events: u64,
-    /// None older than this, in milliseconds.
+    /// Those that are not older than this, in milliseconds.
     pub age_ms: u64,
 }
 

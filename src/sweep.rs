@@ -1,8 +1,13 @@
 //! The sweeper: removes marks that have ended, notification mutes of deleted rooms, and answers to requests (`request.rs`). It only frees
 //! space and puts EXPIRED on the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone,
 //! because the commit expects the old one.
+//!
+//! A mark and its EXPIRED go in one commit, so each end is told once. Whoever is about to replace a mark that has ended and is not swept yet
+//! has it swept first, by [`expire`].
 
 use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
 
 use crate::{
     clock::Clock,
@@ -13,8 +18,8 @@ use crate::{
 
 mod request;
 
-/// How often it looks. Half of the second within which an expiry is to be on the feed.
-const PERIOD: Duration = Duration::from_millis(500);
+/// How often it looks: a look where nothing is due costs next to nothing, and an expiry is to be on the feed within a second.
+const PERIOD: Duration = Duration::from_millis(250);
 /// Marks in one commit, as many as in one call of a user.
 const COMMIT: usize = 100;
 /// Marks in one look, so that a flood of them does not hold the others up.
@@ -49,27 +54,49 @@ impl Sweeper {
         }
     }
 
-    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers were due.
+    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers it has removed.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
-        let now_ms = self.clock.now_ms();
-        let mut swept = 0;
-        let mut last = 0;
-        for due in self.view.due(now_ms, LOOK) {
-            for (batch, marks) in batches(&due, now_ms) {
-                match self.store.commit(batch).await {
-                    Ok(revision) => {
-                        last = revision;
-                        swept += marks;
-                    }
-                    // Somebody renewed or removed one of them: the next look has the rest.
-                    Err(StoreError::Conflict { revision }) => last = revision,
-                    Err(error) => return Err(error),
-                }
+        loop {
+            let now_ms = self.clock.now_ms();
+            let swept = expire(&*self.store, &self.view.due(now_ms, LOOK), now_ms).await?;
+            self.view.wait_for(swept.revision).await;
+            if !swept.again {
+                return Ok(swept.marks + self.sweep_requests(now_ms).await?);
             }
         }
-        self.view.wait_for(last).await;
-        Ok(swept + self.sweep_requests(now_ms).await?)
     }
+}
+
+/// What a sweep has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Swept {
+    /// How many marks were removed.
+    pub marks: usize,
+    /// The view has to reach it to know what is left.
+    pub revision: Revision,
+    /// Somebody renewed or removed one of the marks meanwhile: those that should have gone with it are still there.
+    pub again: bool,
+}
+
+/// Removes these marks, which have ended, and tells their end. All commits wait together, so that they share their syncs.
+pub async fn expire(store: &dyn Store, due: &[Due], now_ms: u64) -> Result<Swept, StoreError> {
+    let commit = async |(batch, marks)| (store.commit(batch).await, marks);
+    let mut swept = Swept::default();
+    for (committed, marks) in join_all(due.iter().flat_map(|due| batches(due, now_ms)).map(commit)).await {
+        let revision = match committed {
+            Ok(revision) => {
+                swept.marks += marks;
+                revision
+            }
+            Err(StoreError::Conflict { revision }) => {
+                swept.again = true;
+                revision
+            }
+            Err(error) => return Err(error),
+        };
+        swept.revision = swept.revision.max(revision);
+    }
+    Ok(swept)
 }
 
 fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
@@ -87,14 +114,14 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
             })
             .collect(),
         DueMark::Ban { room, revision } => {
-            let mut batch = batch(EventKind::Expired, room, Vec::new());
+            let mut batch = batch(EventKind::BanExpired, room, Vec::new());
             remove(&mut batch, Key::Ban { app, room }, *revision);
             vec![(batch, 1)]
         }
         DueMark::NotificationMutes { user, rooms } => rooms
             .iter()
             .map(|(room, revision)| {
-                let mut batch = batch(EventKind::NotificationsUnmuted, room, vec![user.to_string()]);
+                let mut batch = batch(EventKind::NotificationsExpired, room, vec![user.to_string()]);
                 remove(&mut batch, Key::NotificationMute { app, user, room }, *revision);
                 (batch, 1)
             })

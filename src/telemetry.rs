@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use tracing_subscriber::EnvFilter;
@@ -35,6 +35,10 @@ pub fn metrics(service: &Service) -> String {
         "Records in the view, ended ones that are not swept yet among them",
         gauge(service.view.records()),
     );
+    registry.register("watchers", "Open watches that follow live", gauge(service.hub.watchers() as u64));
+    let cut = Counter::<u64>::default();
+    cut.inc_by(service.hub.cut());
+    registry.register("watchers_cut", "Watches that were cut because they did not read", cut);
     let build = Family::<Vec<(String, String)>, Gauge>::default();
     build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
     registry.register("build_info", "The running program", build);

@@ -104,12 +104,6 @@ impl View {
         self.inner.state.load().app(app).map_or_else(Vec::new, |app| app.muted_users.in_force(page, now_ms))
     }
 
-    /// Marks that have ended, and notification mutes of deleted rooms: at most about `limit` of them.
-    #[must_use]
-    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
-        self.inner.state.load().due(now_ms, limit)
-    }
-
     /// The answer to the request with this id, which may have ended.
     #[must_use]
     pub fn answered(&self, app: &str, id: &str) -> Option<Held<Answered>> {

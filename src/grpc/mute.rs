@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use tonic::{Request, Response, async_trait};
 
-use super::{Api, Reply, encode, parse, write::reply};
+use super::{Api, Reply, encode, parse, watch, write::reply};
 use crate::{
     error::Error,
     model::RoomId,
@@ -14,6 +14,8 @@ use crate::{
 
 #[async_trait]
 impl MuteService for Api {
+    type WatchStream = watch::Stream;
+
     async fn mute_members(&self, request: Request<pb::MuteMembersRequest>) -> Reply<pb::MuteMembersResponse> {
         let (call, message) = self.enter_write(request)?;
         let room = RoomId::parse(message.room)?;
@@ -215,6 +217,14 @@ impl MuteService for Api {
         let pairs = parse::pairs(&call, message.pairs)?;
         let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
         Ok(Response::new(pb::BatchCheckSendResponse { results: self.service.batch_check_send(&call, &pairs, answer)? }))
+    }
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Reply<Self::WatchStream> {
+        watch::watch(self, request).await
+    }
+
+    async fn list_events(&self, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {
+        watch::list_events(self, request).await
     }
 }
 

@@ -79,6 +79,15 @@ pub(super) fn duration_ms(raw: Option<prost_types::Duration>) -> Result<Option<u
     Ok(Some(seconds.saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000))))
 }
 
+/// Unix milliseconds, rounded down; what is before 1970 is as 1970.
+pub(super) fn time_ms(field: &'static str, raw: Option<prost_types::Timestamp>) -> Result<Option<u64>, Error> {
+    let Some(raw) = raw else { return Ok(None) };
+    let nanos = u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let nanos = nanos.ok_or_else(|| Error::invalid(field, "the nanos of a time are 0 to 999999999"))?;
+    let seconds = u64::try_from(raw.seconds).ok();
+    Ok(Some(seconds.map_or(0, |seconds| seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000))))
+}
+
 /// Whole seconds.
 pub(super) fn ttl_s(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
     let wrong = || Error::invalid("ttl", "a time to live is a whole number of seconds, not negative");
@@ -138,7 +147,12 @@ pub(super) fn cut<T>(items: &mut Vec<T>, size: usize, id: impl FnOnce(&T) -> Str
         return String::new();
     }
     items.truncate(size);
-    items.last().map(|last| URL_SAFE_NO_PAD.encode(id(last))).unwrap_or_default()
+    items.last().map(|last| token_of(&id(last))).unwrap_or_default()
+}
+
+/// The token of the page that starts after this id.
+pub(super) fn token_of(id: &str) -> String {
+    URL_SAFE_NO_PAD.encode(id)
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ questions!(
     ListAllowedMembersRequest,
     ListMutedUsersRequest,
     ListMutedRoomsRequest,
+    ListEventsRequest,
     FilterRecipientsRequest,
     CheckSendRequest,
     BatchCheckSendRequest,

@@ -24,7 +24,8 @@ const fn code(reason: Reason) -> Code {
         Reason::OwnerNotMutable => Code::FailedPrecondition,
         Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => Code::InvalidArgument,
         Reason::RateLimited | Reason::StoreFull => Code::ResourceExhausted,
-        Reason::StoreUnavailable => Code::Unavailable,
+        Reason::RevisionCompacted | Reason::WatcherTooSlow => Code::OutOfRange,
+        Reason::Stopping | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
     }
 }
@@ -38,6 +39,9 @@ impl From<Error> for Status {
         let mut metadata = HashMap::new();
         if !error.users.is_empty() {
             metadata.insert("users".to_owned(), lines(&error.users));
+        }
+        if let Some(revision) = error.last_revision {
+            metadata.insert("last_revision".to_owned(), revision.to_string());
         }
         let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
         if let Some(field) = error.field {

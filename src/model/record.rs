@@ -226,6 +226,22 @@ pub enum EventKind {
     UserMuted,
     UserUnmuted,
     UserMuteExpired,
+    BanExpired,
+    NotificationsExpired,
     /// An answer to a request with an id was kept, or kept answers were removed, and nothing else has changed. No part of the history.
     Request,
+}
+
+impl EventKind {
+    /// Whether it is our own matter, which neither `Watch` nor `ListEvents` tells.
+    #[must_use]
+    pub const fn is_internal(self) -> bool {
+        matches!(self, Self::Swept | Self::Request)
+    }
+
+    /// Whether it is about who wants no push, which is told to those only who may see clients.
+    #[must_use]
+    pub const fn is_about_notifications(self) -> bool {
+        matches!(self, Self::NotificationsMuted | Self::NotificationsUnmuted | Self::NotificationsExpired)
+    }
 }

@@ -38,7 +38,9 @@ impl Service {
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registered);
             let mark = call.mark(now_ms, expire, reason);
-            batch.put(Key::Ban { app: call.key(), room: room.as_str() }, &Value::Mark(mark.clone()));
+            let key = Key::Ban { app: call.key(), room: room.as_str() };
+            batch.expect(key, self.view.room(call.key(), room.as_str(), |room| Some(room?.ban.as_ref()?.revision)));
+            batch.put(key, &Value::Mark(mark.clone()));
             Ok((Some(batch), mark))
         })
         .await

@@ -5,7 +5,7 @@ use crate::{
     auth::Action,
     error::{Error, Reason},
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Value},
-    store::Batch,
+    store::{Batch, Revision},
 };
 
 impl Service {
@@ -30,8 +30,10 @@ impl Service {
             expect_room(&mut batch, call.key(), room, registered);
             let mark = call.mark(now_ms, expire, reason);
             let value = Value::Mark(mark.clone());
-            for user in users {
-                batch.put(Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() }, &value);
+            for (user, revision) in users.iter().zip(self.held(call, room, users)) {
+                let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
+                batch.expect(key, revision);
+                batch.put(key, &value);
             }
             Ok((Some(batch), mark))
         })
@@ -78,6 +80,14 @@ impl Service {
             let mutes = room.mutes_after(after, now_ms).skip(skip).take(size);
             mutes.map(|(user, mark)| (user.to_owned(), mark.clone())).collect()
         }))
+    }
+
+    /// The revisions of the users' mutes, in force or not.
+    fn held(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
+        self.view.room(call.key(), room.as_str(), |room| {
+            let held = |user: &UserId| Some(room?.muted.get(user.as_str())?.revision);
+            users.iter().map(held).collect()
+        })
     }
 
     fn refuse_owner(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Result<(), Error> {

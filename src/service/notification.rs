@@ -44,11 +44,13 @@ impl Service {
             if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
                 return Err(Error::invalid("room", "a user may mute the notifications of 1000 rooms"));
             }
+            let held = basis.muted.as_ref().map(|muted| muted.mark.revision);
             let (is_new, place) = (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
             let event = call.room_event(EventKind::NotificationsMuted, now_ms, room, std::slice::from_ref(user), "");
             let (mut batch, mut seen) = touch(call, user, basis, &Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registered);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
+            batch.expect(key, held);
             batch.put(key, &Value::NotificationMute(call.mark(now_ms, expire, ""), place));
             // A new one has the last place.
             seen.muted_rooms.extend(is_new.then(|| room.to_string()));

@@ -26,7 +26,9 @@ impl Service {
             let event = call.user_event(EventKind::UserMuted, now_ms, user, reason);
             let mut batch = Batch::of(&Event { expire, ..event });
             let mark = call.mark(now_ms, expire, reason);
-            batch.put(Key::UserMute { app: call.key(), user: user.as_str() }, &Value::Mark(mark.clone()));
+            let key = Key::UserMute { app: call.key(), user: user.as_str() };
+            batch.expect(key, self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute.as_ref()?.revision)));
+            batch.put(key, &Value::Mark(mark.clone()));
             Ok((Some(batch), mark))
         })
         .await

@@ -178,6 +178,8 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
 pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
     let message: pb::Event = unseal(&[], bytes)?;
     let kind = kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
+    // Before it had a kind of its own, the end of a ban was an EXPIRED of nobody.
+    let kind = if kind == EventKind::Expired && message.users.is_empty() { EventKind::BanExpired } else { kind };
     Ok(Event {
         kind,
         app: message.app,
@@ -348,6 +350,8 @@ fn kind_message(kind: EventKind) -> pb::EventKind {
         EventKind::UserMuted => pb::EventKind::UserMuted,
         EventKind::UserUnmuted => pb::EventKind::UserUnmuted,
         EventKind::UserMuteExpired => pb::EventKind::UserMuteExpired,
+        EventKind::BanExpired => pb::EventKind::BanExpired,
+        EventKind::NotificationsExpired => pb::EventKind::NotificationsExpired,
         EventKind::Request => pb::EventKind::Request,
     }
 }
@@ -372,6 +376,8 @@ fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
         pb::EventKind::UserMuted => Some(EventKind::UserMuted),
         pb::EventKind::UserUnmuted => Some(EventKind::UserUnmuted),
         pb::EventKind::UserMuteExpired => Some(EventKind::UserMuteExpired),
+        pb::EventKind::BanExpired => Some(EventKind::BanExpired),
+        pb::EventKind::NotificationsExpired => Some(EventKind::NotificationsExpired),
         pb::EventKind::Request => Some(EventKind::Request),
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Batch, Commit, Entry, Expectation, Feed, Operation, Retention, Revision, Snapshot, Store, StoreError,
+    Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Operation, Retention, Revision, Snapshot, Store, StoreError,
     directory::Directory,
     generation::{Change, Changes, Generation, Pending, with_prefix},
     journal::Journal,
@@ -41,6 +41,8 @@ use super::{
     recent::Recent,
     sled::Tree,
 };
+
+mod history;
 
 /// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
 const QUEUE: usize = 4_096;
@@ -175,6 +177,12 @@ impl Store for Embedded {
         let follower =
             Follower { shared: self.shared.clone(), synced: self.shared.synced.subscribe(), after, read: VecDeque::new() };
         Ok(stream::unfold(follower, Follower::next).boxed())
+    }
+
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        let shared = self.shared.clone();
+        let read = move || shared.events(range, newest_first, limit);
+        tokio::task::spawn_blocking(read).await.map_err(|_| closed())?
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -52,6 +53,12 @@ impl Generation {
         }
     }
 
+    /// The events of these commits.
+    fn events_of(&self, revisions: &Range<Revision>) -> &[Logged] {
+        let at = |revision| self.events.partition_point(|event| event.revision < revision);
+        &self.events[at(revisions.start)..at(revisions.end)]
+    }
+
     /// When the newest of its events happened, in Unix milliseconds.
     pub(super) fn newest_ms(&self) -> u64 {
         self.events.last().map_or(0, |event| event.at_ms)
@@ -98,6 +105,17 @@ impl Pending {
     /// All of them as of now, the oldest first. Copies the active one.
     pub(super) fn copy(&self) -> Vec<Arc<Generation>> {
         self.full.iter().cloned().chain([Arc::new(self.active.clone())]).collect()
+    }
+
+    /// The newest commit before the first of these: the tree has all up to it.
+    pub(super) fn after(&self) -> Revision {
+        self.full.front().map_or(self.active.after, |oldest| oldest.after)
+    }
+
+    /// The events of these commits, as far as they are here.
+    pub(super) fn events(&self, revisions: &Range<Revision>) -> Vec<Logged> {
+        let generations = self.full.iter().map(|generation| &**generation).chain([&self.active]);
+        generations.flat_map(|generation| generation.events_of(revisions)).cloned().collect()
     }
 
     fn newest_first(&self) -> impl Iterator<Item = &Generation> {

@@ -1,7 +1,9 @@
 //! Events of an embedded engine in chunks: some that follow each other are one value of the tree, under the revision of the first.
 
+use std::ops::Range;
+
 use super::{
-    Logged, Revision, StoreError,
+    EventRange, Logged, Revision, StoreError,
     codec::{self, corrupt},
 };
 use crate::proto::store_v1 as pb;
@@ -24,6 +26,19 @@ pub(super) fn chunks(events: &[Logged]) -> Vec<(Revision, &[Logged])> {
         rest = after;
     }
     chunks
+}
+
+impl EventRange {
+    /// Which of the events that are kept, which have no gaps, are asked for: at most `limit`. Errors: [`StoreError::Compacted`].
+    pub(super) fn among(self, kept: Range<Revision>, newest_first: bool, limit: usize) -> Result<Range<Revision>, StoreError> {
+        let from = self.after.map_or(kept.start, |after| after.saturating_add(1));
+        if from < kept.start {
+            return Err(StoreError::Compacted { oldest: kept.start });
+        }
+        let (to, limit) = (self.before.map_or(kept.end, |before| before.min(kept.end)), limit as Revision);
+        let from = from.min(to);
+        Ok(if newest_first { from.max(to.saturating_sub(limit))..to } else { from..to.min(from.saturating_add(limit)) })
+    }
 }
 
 /// The bytes of a chunk under this key of the tree.

@@ -8,13 +8,14 @@
 //!
 //! # Durability
 //! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So after each
-//! flush our own handle of the database file is synced, and the files beside it, and only then the journal lets go of what was written. sled's own flush timer is off.
+//! flush our own handle of the database file is synced, and the files beside it, and only then the journal lets go of what was written. sled's own
+//! flush timer is off.
 
 use std::{
     collections::VecDeque,
     fs::{self, File},
     io,
-    ops::Bound,
+    ops::{Bound, Range},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,7 +23,7 @@ use std::{
 };
 
 use super::{
-    Retention, Revision, StoreError,
+    Logged, Retention, Revision, StoreError,
     codec::corrupt,
     directory::failed,
     generation::{Change, Generation},
@@ -199,6 +200,36 @@ impl Tree {
         };
         let synced = self.file.sync_data().and_then(|()| blobs());
         synced.map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
+    }
+
+    /// The first commit whose event is kept; nothing where none is.
+    pub(super) fn oldest_event(&self) -> Result<Option<Revision>, StoreError> {
+        intact(|| {
+            let Some(pair) = self.db.scan_prefix([EVENTS]).next() else { return Ok(None) };
+            let (key, value) = pair.map_err(failure)?;
+            Ok(log::decode(&key, &value)?.first().map(|event| event.revision))
+        })
+    }
+
+    /// The events of these commits, at least one. Those that go meanwhile may be there or not.
+    pub(super) fn events(&self, revisions: &Range<Revision>) -> Result<Vec<Logged>, StoreError> {
+        intact(|| {
+            let mut events = Vec::new();
+            // A walk has it for long, and looks after the cache itself.
+            let mut touched = self.touched.try_lock().ok();
+            // The first of them may stand in the middle of a chunk.
+            let start = events_key(revisions.start);
+            let first = self.db.range(events_key(0)..=start).next_back().transpose().map_err(failure)?;
+            let first = first.map_or(start.as_slice().into(), |(key, _)| key);
+            for pair in self.db.range(first..events_key(revisions.end).as_slice().into()) {
+                let (key, value) = pair.map_err(failure)?;
+                if let Some(touched) = &mut touched {
+                    touched.add(&self.db, &key)?;
+                }
+                events.extend(log::decode(&key, &value)?.into_iter().filter(|event| revisions.contains(&event.revision)));
+            }
+            Ok(events)
+        })
     }
 
     /// Every event is whole, and none is missing up to the newest.

@@ -8,8 +8,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{client::Client, room::Room, state::State};
-use crate::{model::Expire, store::Revision};
+use super::{View, client::Client, room::Room, state::State};
+use crate::{
+    model::{Expire, Key, Owner},
+    store::Revision,
+};
 
 /// What has ended in one room, or for one client.
 #[derive(Debug)]
@@ -151,6 +154,76 @@ impl Place<'_> {
     }
 }
 
+impl View {
+    /// Marks that have ended, and notification mutes of deleted rooms: at most about `limit` of them.
+    #[must_use]
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
+        self.inner.state.load().due(now_ms, limit)
+    }
+
+    /// Marks of this room or client that have ended; an answer to a request is told to nobody when it ends: at most about `limit` of them.
+    #[must_use]
+    pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Due> {
+        let (app, marks) = match owner {
+            Owner::Room { app, room: id } => {
+                let ended = |room: &Room| ended_in_room(&id.into(), room, now_ms, limit);
+                (app, self.room(app, id, |room| room.map(ended).unwrap_or_default()))
+            }
+            Owner::Client { app, user } | Owner::User { app, user } => {
+                let ended = |client: &Client| ended_of_client(&user.into(), client, now_ms, limit);
+                (app, self.client(app, user, |client| client.map(ended).unwrap_or_default()))
+            }
+            Owner::Request { app, .. } => (app, Vec::new()),
+        };
+        let ended = marks.into_iter().filter(|marks| !matches!(marks, DueMark::Deleted { .. }));
+        ended.map(|marks| Due { app: app.into(), marks }).collect()
+    }
+
+    /// The revision of the mark under this key, where it has ended and is not swept yet.
+    #[must_use]
+    pub fn ended(&self, key: Key<'_>, now_ms: u64) -> Option<Revision> {
+        let ended = |end: Expire, revision| (!end.in_force(now_ms)).then_some(revision);
+        match key {
+            Key::MemberMute { app, room, user } => self.room(app, room, |room| {
+                let mute = room?.muted.get(user)?;
+                ended(mute.value.expire, mute.revision)
+            }),
+            Key::Ban { app, room } => self.room(app, room, |room| {
+                let ban = room?.ban.as_ref()?;
+                ended(ban.value.expire, ban.revision)
+            }),
+            Key::NotificationMute { app, user, room } => self.client(app, user, |client| {
+                let mark = &client?.muted_room(room)?.mark;
+                ended(mark.value.expire, mark.revision)
+            }),
+            Key::UserMute { app, user } => self.client(app, user, |client| {
+                let mute = client?.user_mute.as_ref()?;
+                ended(mute.value.expire, mute.revision)
+            }),
+            Key::Room { .. } | Key::Client { .. } | Key::Allowed { .. } | Key::Request { .. } => None,
+        }
+    }
+}
+
+impl Due {
+    /// The mark under this key; nothing where the key is of no mark that can end.
+    #[must_use]
+    pub fn of(key: Key<'_>, revision: Revision) -> Option<Self> {
+        let (app, marks) = match key {
+            Key::MemberMute { app, room, user } => {
+                (app, DueMark::MemberMutes { room: room.into(), users: vec![(user.into(), revision)] })
+            }
+            Key::Ban { app, room } => (app, DueMark::Ban { room: room.into(), revision }),
+            Key::NotificationMute { app, user, room } => {
+                (app, DueMark::NotificationMutes { user: user.into(), rooms: vec![(room.into(), revision)] })
+            }
+            Key::UserMute { app, user } => (app, DueMark::UserMute { user: user.into(), revision }),
+            Key::Room { .. } | Key::Client { .. } | Key::Allowed { .. } | Key::Request { .. } => return None,
+        };
+        Some(Self { app: app.into(), marks })
+    }
+}
+
 impl Room {
     /// When the sweeper is to look here next.
     fn next_end_ms(&self) -> Option<u64> {
@@ -176,7 +249,9 @@ fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<D
     if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
         due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
     }
-    let users: Vec<_> = room.left_over().take(limit).map(|(user, revision)| (user.into(), revision)).collect();
+    // One that has ended by itself is its client's to be swept, so that its end is told.
+    let left_over = room.left_over().filter(|(_, until)| until.value.in_force(now_ms));
+    let users: Vec<_> = left_over.take(limit).map(|(user, until)| (user.into(), until.revision)).collect();
     if !users.is_empty() {
         due.push(DueMark::Deleted { room: id.clone(), users });
     }

@@ -128,9 +128,8 @@ impl Room {
     }
 
     /// Notification mutes from before the room was deleted.
-    pub(super) fn left_over(&self) -> impl Iterator<Item = (&str, Revision)> {
-        let held = self.silenced.iter().map(|(user, until)| (user, until.revision));
-        held.filter(|(_, revision)| self.deleted_at.is_some_and(|deleted_at| *revision <= deleted_at))
+    pub(super) fn left_over(&self) -> impl Iterator<Item = (&str, &Held<Expire>)> {
+        self.silenced.iter().filter(|(_, until)| self.deleted_at.is_some_and(|deleted_at| until.revision <= deleted_at))
     }
 }
 

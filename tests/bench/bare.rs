@@ -20,6 +20,12 @@ macro_rules! refuse {
     ($($rpc:ident $request:ident $response:ident),+ $(,)?) => {
         #[async_trait]
         impl MuteService for Bare {
+            type WatchStream = futures_util::stream::Pending<Result<pb::WatchResponse, Status>>;
+
+            async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+                Err(Status::unimplemented("this service answers CheckSend only"))
+            }
+
             async fn check_send(&self, _: Request<pb::CheckSendRequest>) -> Result<Response<pb::CheckSendResponse>, Status> {
                 Ok(Response::new(pb::CheckSendResponse { allowed: true, rule: pb::Rule::None.into(), ..Default::default() }))
             }
@@ -49,6 +55,7 @@ refuse!(
     list_muted_users ListMutedUsersRequest ListMutedUsersResponse,
     filter_recipients FilterRecipientsRequest FilterRecipientsResponse,
     batch_check_send BatchCheckSendRequest BatchCheckSendResponse,
+    list_events ListEventsRequest ListEventsResponse,
 );
 
 /// Serves on a free port, which it prints.

@@ -3,7 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use mute_service::store::{self, Batch, Commit, Engine, Entry, Expectation, Operation, Retention, Revision, Store, StoreError};
+use mute_service::store::{
+    self, Batch, Commit, Engine, Entry, EventRange, Expectation, Operation, Retention, Revision, Store, StoreError,
+};
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
@@ -220,6 +222,99 @@ async fn clause_6_keys_and_values_are_any_bytes(place: Place<'_>) {
     assert_eq!((&entries[1].key, entries[1].value.len()), (&vec![255], 10_000));
 }
 
+/// Revisions and events of a stretch of history.
+async fn history(store: &dyn Store, range: EventRange, newest_first: bool, limit: usize) -> Vec<(Revision, String)> {
+    let events = store.events(range, newest_first, limit).await.unwrap();
+    assert!(events.iter().all(|logged| logged.at_ms == logged.revision * 10));
+    events.into_iter().map(|logged| (logged.revision, String::from_utf8(logged.event).unwrap())).collect()
+}
+
+/// Commits this many, each with an event of its own and a time of ten times its revision.
+async fn make_history(store: &dyn Store, from: Revision, count: u64) {
+    for number in from..from + count {
+        let batch = Batch { event: format!("e{number}").into(), at_ms: number * 10, ..batch([put("k", "v")]) };
+        assert_eq!(store.commit(batch).await.unwrap(), number);
+    }
+}
+
+fn numbered(numbers: impl Iterator<Item = Revision>) -> Vec<(Revision, String)> {
+    numbers.map(|number| (number, format!("e{number}"))).collect()
+}
+
+async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(place: Place<'_>) {
+    let store = place.open();
+    let all = EventRange::default();
+    assert!(history(&*store, all, false, 10).await.is_empty());
+    assert!(history(&*store, EventRange { after: Some(0), before: None }, true, 10).await.is_empty());
+    make_history(&*store, 1, 20).await;
+    store.close().await.unwrap();
+    drop(store);
+    let store = place.open();
+    make_history(&*store, 21, 20).await;
+    assert_eq!(history(&*store, all, false, 1_000).await, numbered(1..=40));
+    assert_eq!(history(&*store, all, true, 1_000).await, numbered((1..=40).rev()));
+    let middle = EventRange { after: Some(10), before: Some(31) };
+    assert_eq!(history(&*store, middle, false, 15).await, numbered(11..=25));
+    assert_eq!(history(&*store, middle, true, 15).await, numbered((16..=30).rev()));
+    for (after, before) in [(40, None), (1_000, None), (Revision::MAX, None), (20, Some(21)), (20, Some(5))] {
+        assert!(history(&*store, EventRange { after: Some(after), before }, true, 10).await.is_empty(), "{after} {before:?}");
+    }
+    let beyond = EventRange { after: None, before: Some(Revision::MAX) };
+    assert_eq!(history(&*store, beyond, true, 1).await, numbered(40..=40));
+}
+
+async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: Place<'_>) {
+    for round in 0..3 {
+        let store = place.open();
+        make_history(&*store, round * 20 + 1, 20).await;
+        if round == 1 {
+            store.close().await.unwrap();
+        }
+    }
+    let store = place.open();
+    let all = EventRange { after: Some(0), before: None };
+    assert_eq!(history(&*store, all, false, 1_000).await, numbered(1..=60));
+    assert_eq!(history(&*store, all, true, 50).await, numbered((11..=60).rev()));
+}
+
+async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(place: Place<'_>) {
+    let open = || (place.open)(Retention { events: 10, age_ms: u64::MAX });
+    // Engines let go of old events many at a time, and not before a stop.
+    for round in 0..5 {
+        let store = open();
+        make_history(&*store, round * 20 + 1, 20).await;
+        store.close().await.unwrap();
+    }
+    let store = open();
+    let kept = history(&*store, EventRange::default(), false, 1_000).await;
+    assert!((10..100).contains(&kept.len()), "{kept:?}");
+    let oldest = kept[0].0;
+    assert_eq!(kept, numbered(oldest..=100));
+    for newest_first in [true, false] {
+        let after = |after| EventRange { after: Some(after), before: None };
+        assert_eq!(history(&*store, after(oldest - 1), newest_first, 1_000).await.len(), kept.len());
+        let cut = store.events(after(oldest - 2), newest_first, 1).await;
+        assert!(matches!(cut, Err(StoreError::Compacted { oldest: told }) if told == oldest), "{cut:?}");
+        assert!(history(&*store, EventRange { after: None, before: Some(oldest) }, newest_first, 10).await.is_empty());
+    }
+    assert_eq!(history(&*store, EventRange::default(), true, 1_000).await, numbered((oldest..=100).rev()));
+}
+
+async fn clause_7_history_is_read_while_others_write(place: Place<'_>) {
+    let store = place.open();
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move { make_history(&*store, 1, 300).await })
+    };
+    let mut read = Vec::new();
+    while read.len() < 300 {
+        let after = Some(read.len() as Revision);
+        read.extend(history(&*store, EventRange { after, before: None }, false, 7).await);
+    }
+    writer.await.unwrap();
+    assert_eq!(read, numbered(1..=300));
+}
+
 fn sled(directory: &Path) -> impl Fn(Retention) -> Arc<dyn Store> {
     move |retention| store::open(Engine::Sled, directory, 1 << 20, retention).unwrap()
 }
@@ -249,4 +344,8 @@ contract!(
     clause_5_an_expectation_that_does_not_hold_changes_nothing,
     clause_5_of_many_with_the_same_expectation_one_gets_through,
     clause_6_keys_and_values_are_any_bytes,
+    clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too,
+    clause_7_history_is_there_after_a_stop_that_was_no_orderly_one,
+    clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole,
+    clause_7_history_is_read_while_others_write,
 );

@@ -84,6 +84,7 @@ impl Server {
         };
         let mut config = Config::load(settings, None, true).unwrap();
         config.apps.push(open_app());
+        config.services[0].apps.push(OPEN.to_owned());
         config.services.push(directory_keeper());
         let app = App::start(&config, clock.clone()).await.unwrap();
         let (addresses, service, keep_requests) = (app.addresses, app.service.clone(), config.keep_requests);
@@ -204,7 +205,7 @@ impl Server {
         self.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner()
     }
 
-    /// Sweeps what is due, as the sweeper would by itself within half a second.
+    /// Sweeps what is due, as the sweeper does by itself, four times a second.
     pub async fn sweep(&self) {
         let Service { store, view, clock, .. } = &*self.service;
         let sweeper =

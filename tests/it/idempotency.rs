@@ -26,7 +26,7 @@ use crate::{harness::*, process::Process};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 /// RPCs that keep nothing, and so have nothing to repeat.
-const READS: [&str; 12] = [
+const READS: [&str; 14] = [
     "ListMutedMembers",
     "GetRoom",
     "ListAllowedMembers",
@@ -35,6 +35,8 @@ const READS: [&str; 12] = [
     "FilterRecipients",
     "CheckSend",
     "BatchCheckSend",
+    "Watch",
+    "ListEvents",
     "GetClient",
     "ListClients",
     "ListRooms",
@@ -286,11 +288,12 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
     let server = Server::start().await;
     let first = mute(&server, "user1", "1").await.unwrap();
     // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to the sweeper it has not.
-    let Service { apps, store, view, token_ttl_s, .. } = &*server.service;
+    let Service { apps, store, view, token_ttl_s, hub, heartbeat, .. } = &*server.service;
     let clock = Clock::manual(START_MS + DAY_MS);
     let limits = Limits::new(0, 0, &clock);
     let (apps, store, view, token_ttl_s) = (apps.clone(), store.clone(), view.clone(), *token_ttl_s);
-    let ahead = Api::new(Arc::new(Service { apps, store, view, clock, limits, token_ttl_s }));
+    let (hub, heartbeat) = (hub.clone(), *heartbeat);
+    let ahead = Api::new(Arc::new(Service { apps, store, view, clock, limits, token_ttl_s, hub, heartbeat }));
     let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
     let caller = Caller { principal: Ok(Principal::AppAdmin { app, by }), counted: false };
     let (app, room, users, request_id) = (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());

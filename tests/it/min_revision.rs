@@ -39,6 +39,7 @@ async fn reads(server: &Server, min_revision: i64, timeout: Duration) -> BTreeMa
         mutes.list_allowed_members "ListAllowedMembers" ListAllowedMembersRequest { room: room() }, revision;
         mutes.list_muted_users "ListMutedUsers" ListMutedUsersRequest {}, revision;
         mutes.list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest { user: user() }, revision;
+        mutes.list_events "ListEvents" ListEventsRequest {}, revision;
         mutes.filter_recipients "FilterRecipients" FilterRecipientsRequest { room: room(), users: vec![user()] };
         mutes.check_send "CheckSend" CheckSendRequest { room: room(), user: user() };
         mutes.batch_check_send "BatchCheckSend" BatchCheckSendRequest { pairs: vec![pb::RoomUser { room: room(), user: user() }] };

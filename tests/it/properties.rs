@@ -1,5 +1,5 @@
 //! Random operations against a plain model: what the service answers is what a few maps would say; the view that the feed has built is the view
-//! that a snapshot builds; and a restart changes nothing.
+//! that a snapshot builds; a restart changes nothing; and history tells each end once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +71,12 @@ struct Model {
     muted_users: BTreeMap<&'static str, End>,
     /// By user, in the order of muting.
     silenced: BTreeMap<&'static str, Vec<(&'static str, End)>>,
+    /// How often each mark has come to its end.
+    ended: Ends,
 }
+
+/// What has ended: kind, room, and user; a ban has none.
+type Ends = BTreeMap<(pb::ChangeKind, String, String), usize>;
 
 impl Model {
     fn end(&self, duration_ms: Option<u64>) -> End {
@@ -126,8 +131,29 @@ impl Model {
                 self.ban[*room] = None;
                 self.silenced.values_mut().for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
             }
-            Step::Advance { ms } => self.now_ms += ms,
+            Step::Advance { ms } => self.advance(*ms),
             Step::Restart => {}
+        }
+    }
+
+    fn advance(&mut self, ms: u64) {
+        let passed = self.now_ms + 1..=self.now_ms + ms;
+        self.now_ms += ms;
+        let has_ended = |end: &End| end.is_some_and(|end| passed.contains(&end));
+        let mut ended = Vec::new();
+        for (room, id) in ROOMS.iter().enumerate() {
+            let muted = self.muted[room].iter().filter(|(_, end)| has_ended(end));
+            ended.extend(muted.map(|(user, _)| (pb::ChangeKind::Expired, *id, *user)));
+            ended.extend(self.ban[room].filter(|end| has_ended(end)).map(|_| (pb::ChangeKind::BanExpired, *id, "")));
+        }
+        for (user, list) in &self.silenced {
+            let list = list.iter().filter(|(_, end)| has_ended(end));
+            ended.extend(list.map(|(room, _)| (pb::ChangeKind::NotificationsExpired, *room, *user)));
+        }
+        let muted_users = self.muted_users.iter().filter(|(_, end)| has_ended(end));
+        ended.extend(muted_users.map(|(user, _)| (pb::ChangeKind::UserMuteExpired, "", *user)));
+        for (kind, room, user) in ended {
+            *self.ended.entry((kind, room.to_owned(), user.to_owned())).or_default() += 1;
         }
     }
 
@@ -285,6 +311,21 @@ impl Subject {
         }
     }
 
+    /// The ends that history tells.
+    async fn ended(&mut self) -> Ends {
+        use pb::ChangeKind::{BanExpired, Expired, NotificationsExpired, UserMuteExpired};
+        let kinds = [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
+        let message = pb::ListEventsRequest { app: IMKIT.to_owned(), kinds, page_size: 1_000, ..Default::default() };
+        let mut ended = Ends::new();
+        for event in self.mutes.list_events(with(message, &[SERVICE])).await.unwrap().into_inner().events {
+            let users = if event.users.is_empty() { vec![String::new()] } else { event.users.clone() };
+            for user in users {
+                *ended.entry((event.kind(), event.room.clone(), user)).or_default() += 1;
+            }
+        }
+        ended
+    }
+
     async fn facts(&mut self) -> Facts {
         let rooms = [self.room_facts(ROOMS[0]).await, self.room_facts(ROOMS[1]).await];
         let mut silenced = Vec::new();
@@ -350,6 +391,7 @@ async fn drive(steps: &[Step]) -> Result<(), TestCaseError> {
     }
     subject.server.sweep().await;
     prop_assert_eq!(subject.facts().await, model.facts(), "service and model after a sweep");
+    prop_assert_eq!(subject.ended().await, model.ended, "what has ended");
     Ok(())
 }
 

@@ -102,6 +102,8 @@ async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTree
         filter_recipients "FilterRecipients" FilterRecipientsRequest,
         check_send "CheckSend" CheckSendRequest,
         batch_check_send "BatchCheckSend" BatchCheckSendRequest,
+        watch "Watch" WatchRequest,
+        list_events "ListEvents" ListEventsRequest,
     );
     call!(directory:
         upsert_client "UpsertClient" UpsertClientRequest,

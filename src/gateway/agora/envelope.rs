@@ -245,8 +245,12 @@ impl Failure {
             Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
             Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
-            Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, "service_unavailable", UNAVAILABLE, message()),
-            Reason::Internal => Self::new(500, "internal_error", "InternalErrorException", "internal error"),
+            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
+                Self::new(503, "service_unavailable", UNAVAILABLE, message())
+            }
+            Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {
+                Self::new(500, "internal_error", "InternalErrorException", "internal error")
+            }
         };
         Self { retry_after: told.retry_after, ..failure }
     }

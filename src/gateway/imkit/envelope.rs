@@ -176,8 +176,12 @@ impl Failure {
                 Self::invalid(message)
             }
             Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
-            Reason::StoreUnavailable | Reason::StoreFull => Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message),
-            Reason::Internal => Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error"),
+            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
+                Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
+            }
+            Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {
+                Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error")
+            }
         };
         Self { retry_after: told.retry_after, ..failure }
     }

@@ -1,0 +1,126 @@
+//! The change feed and the history: their messages, and the stream.
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tonic::{Request, Response, Status};
+
+use super::{Api, Reply, encode, open, parse};
+use crate::{
+    error::Error,
+    model::{EventKind, RoomId},
+    proto::v1 as pb,
+    service::EventFilter,
+    watch::{Change, Told},
+};
+
+const MAX_ACTOR_BYTES: usize = 512;
+
+pub(super) type Stream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
+
+pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Reply<Stream> {
+    let (caller, message) = open(request);
+    let call = api.service.enter(caller, message.app, "Watch")?;
+    let room = some(message.room).map(RoomId::parse).transpose()?;
+    let wrong = |_| Error::invalid("after_revision", "a revision is not negative");
+    let after = message.after_revision.map(u64::try_from).transpose().map_err(wrong)?;
+    let watching = api.service.watch(&call, room.as_ref(), after).await?;
+    Ok(Response::new(watching.into_stream().map(|told| Ok(response(told?))).boxed()))
+}
+
+pub(super) async fn list_events(api: &Api, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {
+    let (call, message) = api.ask(request, "ListEvents").await?;
+    if message.actor.len() > MAX_ACTOR_BYTES {
+        return Err(Error::invalid("actor", "an actor is at most 512 bytes").into());
+    }
+    let filter = EventFilter {
+        room: some(message.room).map(RoomId::parse).transpose()?,
+        user: some(message.user).map(|user| call.app.user(user)).transpose()?,
+        actor: some(message.actor),
+        kinds: message.kinds.iter().map(|kind| kind_model(*kind)).collect::<Result<_, _>>()?,
+        start_ms: parse::time_ms("start_time", message.start_time)?,
+        end_ms: parse::time_ms("end_time", message.end_time)?,
+    };
+    let before = parse::page_token(&message.page_token)?.map(|token| token.parse()).transpose();
+    let before = before.map_err(|_| Error::invalid("page_token", "no page token of this list"))?;
+    let revision = api.revision();
+    let page = api.service.list_events(&call, &filter, before, parse::page_size(message.page_size)?).await?;
+    let next_page_token = page.before.map(|before| parse::token_of(&before.to_string())).unwrap_or_default();
+    let events = page.changes.iter().map(change).collect();
+    Ok(Response::new(pb::ListEventsResponse { events, next_page_token, revision }))
+}
+
+/// An empty text is none.
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn response(told: Told) -> pb::WatchResponse {
+    let told = match told {
+        Told::Change(told) => pb::watch_response::Told::Change(change(&told)),
+        Told::Heartbeat(revision) => pb::watch_response::Told::Heartbeat(pb::Heartbeat { revision: encode::revision(revision) }),
+    };
+    pb::WatchResponse { told: Some(told) }
+}
+
+fn change(Change { revision, event }: &Change) -> pb::Change {
+    pb::Change {
+        revision: encode::revision(*revision),
+        change_time: encode::timestamp(event.at_ms),
+        kind: kind(event.kind).into(),
+        room: event.room.clone(),
+        users: event.users.clone(),
+        actor: event.actor.clone(),
+        reason: event.reason.clone(),
+        expire_time: encode::expire_time(event.expire),
+        request_id: event.request_id.clone(),
+    }
+}
+
+const fn kind(kind: EventKind) -> pb::ChangeKind {
+    match kind {
+        EventKind::Muted => pb::ChangeKind::Muted,
+        EventKind::Unmuted => pb::ChangeKind::Unmuted,
+        EventKind::Expired => pb::ChangeKind::Expired,
+        EventKind::Banned => pb::ChangeKind::Banned,
+        EventKind::Unbanned => pb::ChangeKind::Unbanned,
+        EventKind::BanExpired => pb::ChangeKind::BanExpired,
+        EventKind::Allowed => pb::ChangeKind::Allowed,
+        EventKind::Disallowed => pb::ChangeKind::Disallowed,
+        EventKind::NotificationsMuted => pb::ChangeKind::NotificationsMuted,
+        EventKind::NotificationsUnmuted => pb::ChangeKind::NotificationsUnmuted,
+        EventKind::NotificationsExpired => pb::ChangeKind::NotificationsExpired,
+        EventKind::UserMuted => pb::ChangeKind::UserMuted,
+        EventKind::UserUnmuted => pb::ChangeKind::UserUnmuted,
+        EventKind::UserMuteExpired => pb::ChangeKind::UserMuteExpired,
+        EventKind::ClientUpserted => pb::ChangeKind::ClientUpserted,
+        EventKind::ClientDeleted => pb::ChangeKind::ClientDeleted,
+        EventKind::RoomUpserted => pb::ChangeKind::RoomUpserted,
+        EventKind::RoomDeleted => pb::ChangeKind::RoomDeleted,
+        // Internal: never told.
+        EventKind::Swept | EventKind::Request => pb::ChangeKind::Unspecified,
+    }
+}
+
+fn kind_model(raw: i32) -> Result<EventKind, Error> {
+    let known = match pb::ChangeKind::try_from(raw).unwrap_or_default() {
+        pb::ChangeKind::Muted => Some(EventKind::Muted),
+        pb::ChangeKind::Unmuted => Some(EventKind::Unmuted),
+        pb::ChangeKind::Expired => Some(EventKind::Expired),
+        pb::ChangeKind::Banned => Some(EventKind::Banned),
+        pb::ChangeKind::Unbanned => Some(EventKind::Unbanned),
+        pb::ChangeKind::BanExpired => Some(EventKind::BanExpired),
+        pb::ChangeKind::Allowed => Some(EventKind::Allowed),
+        pb::ChangeKind::Disallowed => Some(EventKind::Disallowed),
+        pb::ChangeKind::NotificationsMuted => Some(EventKind::NotificationsMuted),
+        pb::ChangeKind::NotificationsUnmuted => Some(EventKind::NotificationsUnmuted),
+        pb::ChangeKind::NotificationsExpired => Some(EventKind::NotificationsExpired),
+        pb::ChangeKind::UserMuted => Some(EventKind::UserMuted),
+        pb::ChangeKind::UserUnmuted => Some(EventKind::UserUnmuted),
+        pb::ChangeKind::UserMuteExpired => Some(EventKind::UserMuteExpired),
+        pb::ChangeKind::ClientUpserted => Some(EventKind::ClientUpserted),
+        pb::ChangeKind::ClientDeleted => Some(EventKind::ClientDeleted),
+        pb::ChangeKind::RoomUpserted => Some(EventKind::RoomUpserted),
+        pb::ChangeKind::RoomDeleted => Some(EventKind::RoomDeleted),
+        pb::ChangeKind::Unspecified => None,
+    };
+    known.ok_or_else(|| Error::invalid("kinds", "no kind of change that happens"))
+}

@@ -1,0 +1,61 @@
+//! What has ended is told as ended before anything takes its place, so that EXPIRED comes once for each end, also where the sweeper was not there
+//! yet.
+
+use super::Service;
+use crate::{
+    error::Error,
+    model::{Key, Owner},
+    store::{Batch, Operation, Revision, codec},
+    sweep,
+    view::{Due, DueMark},
+};
+
+/// Marks that are swept at once before their room or client is deleted.
+const LOOK: usize = 10_000;
+
+impl Service {
+    /// Sweeps those marks that the batch replaces or removes and that have ended. True: there were some, and the batch has to be planned again.
+    /// Errors: STORE_UNAVAILABLE, STORE_FULL.
+    pub(super) async fn settle(&self, batch: &Batch, now_ms: u64) -> Result<bool, Error> {
+        let due = self.ended_before(batch, now_ms)?;
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let swept = sweep::expire(&*self.store, &due, now_ms).await?;
+        self.caught_up(swept.revision).await?;
+        Ok(true)
+    }
+
+    fn ended_before(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Due>, Error> {
+        let mut due = Vec::new();
+        for operation in &batch.operations {
+            match operation {
+                Operation::Put { key, .. } | Operation::Delete { key } => {
+                    let key = codec::decode_key(key)?;
+                    if let Some(revision) = self.view.ended(key, now_ms) {
+                        add(&mut due, key, revision);
+                    }
+                }
+                Operation::DeletePrefix { prefix } => {
+                    let owner: Owner<'_> = codec::decode_prefix(prefix)?;
+                    due.extend(self.view.due_of(owner, now_ms, LOOK));
+                }
+            }
+        }
+        Ok(due)
+    }
+}
+
+/// Mutes of one room that end together are told together.
+fn add(due: &mut Vec<Due>, key: Key<'_>, revision: Revision) {
+    if let (Key::MemberMute { room, user, .. }, Some(Due { marks: DueMark::MemberMutes { room: same, users }, .. })) =
+        (key, due.last_mut())
+        && **same == *room
+    {
+        if !users.iter().any(|(known, _)| **known == *user) {
+            users.push((user.into(), revision));
+        }
+        return;
+    }
+    due.extend(Due::of(key, revision));
+}

@@ -1,0 +1,346 @@
+//! The change feed as a caller follows it: from where it asks on, each change once, in the order of commits.
+//!
+//! The [`Hub`] follows the store's feed a step behind the view, so that whoever is told of a change and asks is answered by it, and hands each
+//! change to those who watch its app or its room. It waits for nobody: a watcher that does not read is cut, with the revision to go on from. A
+//! [`Watching`] is one caller's place: what is behind it comes from the store's history in pages, and it takes its seat in the hub when it has
+//! come near; whatever happens in between lies in both, and is told once because revisions say what was told already.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::{
+    sync::mpsc::error::TryRecvError,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    error::{Error, Reason},
+    model::Event,
+    store::{EventRange, Revision, Store, StoreError, codec},
+};
+
+mod hub;
+
+pub use hub::Hub;
+use hub::{Live, Seat};
+
+/// Events of history read at once.
+const PAGE: usize = 256;
+
+/// One commit, as callers are told of it.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Change {
+    pub revision: Revision,
+    pub event: Event,
+}
+
+impl Change {
+    /// Nothing where the commit is our own matter. Errors: [`StoreError::Corrupt`].
+    pub fn read(revision: Revision, event: &[u8]) -> Result<Option<Self>, StoreError> {
+        if event.is_empty() {
+            return Ok(None);
+        }
+        let event = codec::decode_event(event)?;
+        Ok((!event.kind.is_internal()).then_some(Self { revision, event }))
+    }
+}
+
+/// What is watched: an app, or one room of it.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Subject {
+    pub app: String,
+    pub room: Option<String>,
+}
+
+impl Subject {
+    fn covers(&self, event: &Event) -> bool {
+        self.app == event.app && self.room.as_ref().is_none_or(|room| *room == event.room)
+    }
+}
+
+/// What a watcher is told.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// Something has changed.
+    Change(Arc<Change>),
+    /// All changes up to here have been told.
+    Heartbeat(Revision),
+}
+
+/// One caller's place in the feed.
+pub struct Watching {
+    hub: Arc<Hub>,
+    store: Arc<dyn Store>,
+    subject: Subject,
+    heartbeat: Duration,
+    next_heartbeat: Instant,
+    /// All changes up to here are told, or in `read`.
+    at: Revision,
+    read: VecDeque<Arc<Change>>,
+    /// History is read up to here; what comes after it comes over the seat.
+    until: Revision,
+    seat: Option<Seat>,
+}
+
+impl Watching {
+    /// A place after this revision. Errors: REVISION_COMPACTED where what is after it is no longer kept, STORE_UNAVAILABLE.
+    pub async fn start(
+        hub: Arc<Hub>,
+        store: Arc<dyn Store>,
+        subject: Subject,
+        after: Revision,
+        heartbeat: Duration,
+    ) -> Result<Self, Error> {
+        let until = hub.newest();
+        if after < until {
+            store.events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1).await?;
+        }
+        let (read, next_heartbeat) = (VecDeque::new(), Instant::now());
+        Ok(Self { hub, store, subject, heartbeat, next_heartbeat, at: after, read, until, seat: None })
+    }
+
+    /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends with an error only: WATCHER_TOO_SLOW, STOPPING,
+    /// REVISION_COMPACTED, STORE_UNAVAILABLE, each with the revision to go on from.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Told, Error>> + Send + 'static {
+        stream::unfold(Some(self), |watching| async {
+            let mut watching = watching?;
+            match watching.next().await {
+                Ok(told) => Some((Ok(told), Some(watching))),
+                Err(error) => Some((Err(Error { last_revision: Some(watching.at), ..error }), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Told, Error> {
+        loop {
+            if let Some(change) = self.read.pop_front() {
+                return Ok(Told::Change(change));
+            }
+            if self.hub.is_closed() {
+                return Err(Error::new(
+                    Reason::Stopping,
+                    "the service is being stopped: go on from the last revision, elsewhere",
+                ));
+            }
+            if self.at >= self.until && self.take_what_waits()? {
+                continue;
+            }
+            if Instant::now() >= self.next_heartbeat {
+                self.next_heartbeat = Instant::now() + self.heartbeat;
+                return Ok(Told::Heartbeat(self.at));
+            }
+            if self.at < self.until {
+                self.read_page().await?;
+            } else {
+                self.wait_for_the_next().await?;
+            }
+        }
+    }
+
+    /// Takes what is waiting at the seat; where nothing is, everything up to the hub's newest is told. False: there is nothing to go on with yet.
+    fn take_what_waits(&mut self) -> Result<bool, Error> {
+        let Some(seat) = &mut self.seat else { return Ok(false) };
+        // Looked at before the seat: what the hub has passed by then lies there.
+        let newest = self.hub.newest();
+        match seat.live.try_recv() {
+            Ok(live) => self.take(live)?,
+            Err(TryRecvError::Empty) => {
+                self.at = self.at.max(newest);
+                return Ok(false);
+            }
+            Err(TryRecvError::Disconnected) => self.lose_seat(),
+        }
+        Ok(true)
+    }
+
+    /// Waits at the seat, at most until a heartbeat is due; without one takes one.
+    async fn wait_for_the_next(&mut self) -> Result<(), Error> {
+        match &mut self.seat {
+            Some(seat) => match timeout_at(self.next_heartbeat, seat.live.recv()).await {
+                Ok(Some(live)) => self.take(live)?,
+                Ok(None) => self.lose_seat(),
+                Err(_) => {}
+            },
+            None => {
+                self.seat = self.hub.join(&self.subject);
+                self.until = self.seat.as_ref().map_or(self.until, |seat| seat.base);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, live: Live) -> Result<(), Error> {
+        match live {
+            Live::Change(change) if change.revision > self.at => {
+                self.at = change.revision;
+                self.read.push_back(change);
+            }
+            Live::Change(_) => {}
+            Live::TooSlow => {
+                let message = "changes were not read fast enough: go on from the last revision, and read faster";
+                return Err(Error::new(Reason::WatcherTooSlow, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The hub has left out some commits: they are read from history.
+    fn lose_seat(&mut self) {
+        self.seat = None;
+        self.until = self.hub.newest();
+    }
+
+    async fn read_page(&mut self) -> Result<(), Error> {
+        let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
+        let page = self.store.events(range, false, PAGE).await?;
+        let at = page.last().filter(|_| page.len() == PAGE).map_or(self.until, |last| last.revision);
+        let mut read = VecDeque::new();
+        for logged in page {
+            let change = Change::read(logged.revision, &logged.event)?;
+            read.extend(change.filter(|change| self.subject.covers(&change.event)).map(Arc::new));
+        }
+        (self.at, self.read) = (at, read);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::EventKind,
+        store::{self, Batch, Commit, Engine, Retention},
+        view::View,
+    };
+
+    /// A store, and a hub that hands out what it is told to, when it is told to.
+    struct Place {
+        store: Arc<dyn Store>,
+        hub: Arc<Hub>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Place {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
+            let store = store::open(Engine::default(), directory.path(), 1 << 20, retention).unwrap();
+            let hub = Hub::new(&View::load(&*store, Vec::new()).await.unwrap());
+            Self { store, hub, _directory: directory }
+        }
+
+        async fn watch(&self, room: Option<&str>, after: Revision) -> Watching {
+            let subject = Subject { app: "a".to_owned(), room: room.map(str::to_owned) };
+            let (hub, store) = (self.hub.clone(), self.store.clone());
+            Watching::start(hub, store, subject, after, Duration::from_secs(3_600)).await.unwrap()
+        }
+
+        /// Commits so many changes of the room, which the hub does not know of yet.
+        async fn commit(&self, room: &str, count: usize) -> Vec<Commit> {
+            let mut commits = Vec::new();
+            for _ in 0..count {
+                let (room, users) = (room.to_owned(), vec!["u".to_owned()]);
+                let event = Event { room, users, ..Event::new(EventKind::Muted, "a", "", 1) };
+                let batch = Batch::of(&event);
+                let (event, at_ms) = (batch.event.clone(), batch.at_ms);
+                let revision = self.store.commit(batch).await.unwrap();
+                commits.push(Commit { revision, operations: Vec::new(), event, at_ms });
+            }
+            commits
+        }
+
+        async fn commit_and_hand_out(&self, room: &str, count: usize) {
+            self.commit(room, count).await.iter().for_each(|commit| self.hub.hand_out(commit).unwrap());
+        }
+    }
+
+    impl Watching {
+        async fn changes(&mut self, count: usize) -> Vec<Revision> {
+            let mut revisions = Vec::new();
+            while revisions.len() < count {
+                if let Told::Change(change) = self.next().await.unwrap() {
+                    revisions.push(change.revision);
+                }
+            }
+            revisions
+        }
+
+        /// Takes a seat, without a look at what is there to be told.
+        async fn be_seated(&mut self) {
+            self.next_heartbeat = Instant::now() + self.heartbeat;
+            while self.seat.is_none() {
+                self.wait_for_the_next().await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_between_history_and_the_seat_is_told_once() {
+        let place = Place::new().await;
+        place.commit_and_hand_out("r", 3).await;
+        let mut watching = place.watch(Some("r"), 1).await;
+        // Committed after the watch has looked how far history goes, and before it has a seat.
+        place.commit_and_hand_out("r", 2).await;
+        assert_eq!(watching.changes(2).await, [2, 3]);
+        watching.be_seated().await;
+        // These lie at the seat, and history up to its base is not read yet.
+        place.commit_and_hand_out("r", 2).await;
+        assert_eq!(watching.changes(4).await, [4, 5, 6, 7]);
+    }
+
+    #[tokio::test]
+    async fn what_the_hub_leaves_out_comes_from_history() {
+        let place = Place::new().await;
+        let mut watching = place.watch(Some("r"), 0).await;
+        watching.be_seated().await;
+        place.commit_and_hand_out("r", 2).await;
+        // The view had to take a snapshot: nobody has handed these out.
+        place.commit("other", 300).await;
+        place.commit("r", 1).await;
+        place.hub.go_on_from(303);
+        assert_eq!(watching.changes(3).await, [1, 2, 303]);
+        place.commit_and_hand_out("r", 1).await;
+        assert_eq!(watching.changes(1).await, [304]);
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_never_passes_what_is_waiting() {
+        let place = Place::new().await;
+        let mut watching = place.watch(Some("r"), 0).await;
+        watching.be_seated().await;
+        place.commit_and_hand_out("r", 2).await;
+        place.commit_and_hand_out("other", 1).await;
+        watching.next_heartbeat = Instant::now();
+        assert_eq!(watching.changes(2).await, [1, 2]);
+        assert!(matches!(watching.next().await.unwrap(), Told::Heartbeat(3)));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_cut_after_what_was_waiting_and_nobody_else_is() {
+        let place = Place::new().await;
+        let (mut slow, mut quick) = (place.watch(None, 0).await, place.watch(Some("r"), 0).await);
+        slow.be_seated().await;
+        quick.be_seated().await;
+        for revision in 1..=260 {
+            place.commit_and_hand_out("r", 1).await;
+            assert_eq!(quick.changes(1).await, [revision]);
+        }
+        assert_eq!((place.hub.cut(), place.hub.watchers()), (1, 1));
+        let told = slow.changes(256).await;
+        assert_eq!(told, (1..=256).collect::<Vec<_>>());
+        let cut = slow.next().await.unwrap_err();
+        assert_eq!((cut.reason, slow.at), (Reason::WatcherTooSlow, 256));
+    }
+
+    #[tokio::test]
+    async fn a_closed_hub_ends_every_watch_and_lets_nobody_in() {
+        let place = Place::new().await;
+        let mut watching = place.watch(None, 0).await;
+        watching.be_seated().await;
+        place.hub.close();
+        assert_eq!(watching.next().await.unwrap_err().reason, Reason::Stopping);
+        assert_eq!(place.watch(None, 0).await.next().await.unwrap_err().reason, Reason::Stopping);
+    }
+}

@@ -1,0 +1,199 @@
+//! Who watches what, and how a change gets to all of them: decoded once, and by nobody who is not about it.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::{Change, Subject};
+use crate::{
+    store::{Commit, Revision, Store, StoreError},
+    view::View,
+};
+
+/// Changes that may wait for a watcher before it is cut: more than a moderator's burst. Places are taken as they are needed, so that an idle
+/// watcher has none.
+const WAITING: usize = 256;
+/// How long after a failure of the feed it is followed again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The live end of the feed, for all watchers of this process.
+pub struct Hub {
+    /// The newest commit that is handed out, or passed over because it is nobody's; never one that the view has not applied.
+    newest: AtomicU64,
+    /// Watchers that were cut because they did not read.
+    cut: AtomicU64,
+    /// No more changes will come. Set under the lock of the seats.
+    closed: AtomicBool,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    /// The number of the next seat.
+    next: u64,
+    by_subject: HashMap<String, HashMap<u64, mpsc::Sender<Live>>>,
+}
+
+/// What comes to a seat. A seat to which nothing more will come has been lost: some commits were left out, or the hub is closed.
+pub(super) enum Live {
+    Change(Arc<Change>),
+    /// The last word, where the changes before it were not read in time.
+    TooSlow,
+}
+
+/// A watcher's place in the hub; given up when it is dropped.
+pub(super) struct Seat {
+    hub: Arc<Hub>,
+    subject: String,
+    number: u64,
+    pub(super) live: mpsc::Receiver<Live>,
+    /// All changes after this revision come.
+    pub(super) base: Revision,
+}
+
+impl Hub {
+    /// Stands where the view stands.
+    #[must_use]
+    pub fn new(view: &View) -> Arc<Self> {
+        let newest = AtomicU64::new(view.revision());
+        Arc::new(Self { newest, cut: AtomicU64::new(0), closed: AtomicBool::new(false), seats: Mutex::default() })
+    }
+
+    /// The newest commit that was handed out.
+    #[must_use]
+    pub fn newest(&self) -> Revision {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// How many watch, with a seat.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.seats().by_subject.values().map(HashMap::len).sum()
+    }
+
+    /// How many have been cut because they did not read.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Ends all watches, for good.
+    pub fn close(&self) {
+        let mut seats = self.seats();
+        self.closed.store(true, Ordering::Release);
+        seats.by_subject.clear();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// A seat for this subject; nothing where the hub is closed.
+    pub(super) fn join(self: &Arc<Self>, subject: &Subject) -> Option<Seat> {
+        let mut seats = self.seats();
+        if self.is_closed() {
+            return None;
+        }
+        let (hand_out, live) = mpsc::channel(WAITING + 1);
+        let (number, subject) = (seats.next, key(&subject.app, subject.room.as_deref()));
+        seats.next += 1;
+        seats.by_subject.entry(subject.clone()).or_default().insert(number, hand_out);
+        Some(Seat { hub: self.clone(), subject, number, live, base: self.newest() })
+    }
+
+    /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
+    pub async fn follow(self: Arc<Self>, store: Arc<dyn Store>, view: View) {
+        loop {
+            match self.follow_once(&*store, &view).await {
+                Err(StoreError::Compacted { .. }) => tracing::warn!("the feed was cut behind the watchers; they read history"),
+                Ok(()) => tracing::error!("the change feed has ended; trying again"),
+                Err(error) => tracing::error!(%error, "the change feed has failed; trying again"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn follow_once(&self, store: &dyn Store, view: &View) -> Result<(), StoreError> {
+        self.go_on_from(view.revision());
+        let mut feed = store.watch(self.newest()).await?;
+        while let Some(commit) = feed.next().await {
+            let commit = commit?;
+            while !view.wait_for(commit.revision).await {}
+            self.hand_out(&commit)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out the commits up to this one: whoever has a seat loses it, and reads them from history.
+    pub(super) fn go_on_from(&self, revision: Revision) {
+        let mut seats = self.seats();
+        if revision > self.newest() {
+            seats.by_subject.clear();
+            self.newest.store(revision, Ordering::Release);
+        }
+    }
+
+    pub(super) fn hand_out(&self, commit: &Commit) -> Result<(), StoreError> {
+        let mut seats = self.seats();
+        let change = if seats.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
+        if let Some(change) = change.map(Arc::new) {
+            let mut cut = seats.hand_out(&key(&change.event.app, None), &change);
+            if !change.event.room.is_empty() {
+                cut += seats.hand_out(&key(&change.event.app, Some(&change.event.room)), &change);
+            }
+            self.cut.fetch_add(cut, Ordering::Relaxed);
+        }
+        // After the seats have it, and under their lock: a seat that has nothing waiting has been told all up to here.
+        self.newest.store(commit.revision, Ordering::Release);
+        Ok(())
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seats {
+    /// Answers how many were cut.
+    fn hand_out(&mut self, subject: &str, change: &Arc<Change>) -> u64 {
+        let Some(seats) = self.by_subject.get_mut(subject) else { return 0 };
+        let mut cut = 0;
+        seats.retain(|_, seat| {
+            // The last place is for the last word.
+            if seat.capacity() > 1 {
+                return seat.try_send(Live::Change(change.clone())).is_ok();
+            }
+            cut += u64::from(seat.try_send(Live::TooSlow).is_ok());
+            false
+        });
+        if seats.is_empty() {
+            self.by_subject.remove(subject);
+        }
+        cut
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.hub.seats();
+        if let Some(same) = seats.by_subject.get_mut(&self.subject) {
+            same.remove(&self.number);
+            if same.is_empty() {
+                seats.by_subject.remove(&self.subject);
+            }
+        }
+    }
+}
+
+/// Ids hold no control characters, so none of them ends in the other.
+fn key(app: &str, room: Option<&str>) -> String {
+    room.map_or_else(|| app.to_owned(), |room| format!("{app}\0{room}"))
+}

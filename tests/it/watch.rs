@@ -1,0 +1,446 @@
+//! The change feed: each change once and in order, over restarts and kills; what ends by itself is told once; who is slow is cut, and nobody else.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future::join_all;
+use mute_service::{
+    clock::Clock,
+    proto::v1::{self as pb, ChangeKind, mute_service_client::MuteServiceClient, watch_response::Told},
+};
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::{harness::*, process::Process};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One caller's watch.
+pub struct Watch {
+    stream: Streaming<pb::WatchResponse>,
+}
+
+impl Watch {
+    pub async fn start(
+        mut mutes: MuteServiceClient<Channel>,
+        app: &str,
+        room: &str,
+        after_revision: Option<i64>,
+    ) -> Result<Self, Status> {
+        let message = pb::WatchRequest { app: app.into(), room: room.into(), after_revision };
+        Ok(Self { stream: mutes.watch(with(message, &[SERVICE])).await?.into_inner() })
+    }
+
+    /// A watch that has begun, and the revision it began at.
+    pub async fn begun(mutes: MuteServiceClient<Channel>, app: &str, room: &str, after: Option<i64>) -> (Self, i64) {
+        let mut watch = Self::start(mutes, app, room, after).await.unwrap();
+        match watch.next().await.unwrap() {
+            Told::Heartbeat(heartbeat) => (watch, heartbeat.revision),
+            Told::Change(change) => panic!("a change before the first heartbeat: {change:?}"),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Told, Status> {
+        let message = timeout(PATIENCE, self.stream.message()).await.expect("nothing is told");
+        Ok(message?.expect("a watch ends with an error only").told.unwrap())
+    }
+
+    /// The next change; heartbeats are left out.
+    async fn change(&mut self) -> Result<pb::Change, Status> {
+        loop {
+            if let Told::Change(change) = self.next().await? {
+                return Ok(change);
+            }
+        }
+    }
+
+    /// All changes up to this revision.
+    async fn up_to(&mut self, revision: i64) -> Vec<pb::Change> {
+        let mut changes = Vec::new();
+        while changes.last().is_none_or(|last: &pb::Change| last.revision < revision) {
+            changes.push(self.change().await.unwrap());
+        }
+        changes
+    }
+
+    /// How the watch ends, and the last revision that was told.
+    async fn end(&mut self) -> (Status, Option<i64>) {
+        let mut last = None;
+        loop {
+            match self.next().await {
+                Ok(Told::Change(change)) => last = Some(change.revision),
+                Ok(Told::Heartbeat(_)) => {}
+                Err(status) => return (status, last),
+            }
+        }
+    }
+}
+
+fn last_revision(status: &Status) -> i64 {
+    status.get_details_error_info().unwrap().metadata["last_revision"].parse().unwrap()
+}
+
+fn revisions(changes: &[pb::Change]) -> Vec<i64> {
+    changes.iter().map(|change| change.revision).collect()
+}
+
+/// Kind and users of each.
+fn told(changes: &[pb::Change]) -> Vec<(ChangeKind, Vec<&str>)> {
+    changes.iter().map(|change| (change.kind(), change.users.iter().map(String::as_str).collect())).collect()
+}
+
+/// Mutes users of a writer's own, one a call; answers the revisions.
+async fn write(mut mutes: MuteServiceClient<Channel>, writer: usize, calls: usize) -> Vec<i64> {
+    let mut revisions = Vec::new();
+    for call in 0..calls {
+        let users = vec![format!("w{writer}c{call}")];
+        let message = pb::MuteMembersRequest { app: OPEN.into(), room: format!("r{writer}"), users, ..Default::default() };
+        revisions.push(mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision);
+    }
+    revisions
+}
+
+async fn write_together(server: &Server, writers: usize, calls: usize) -> BTreeSet<i64> {
+    let mutes = server.mutes().await;
+    let written = join_all((0..writers).map(|writer| tokio::spawn(write(mutes.clone(), writer, calls)))).await;
+    written.into_iter().flat_map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_comes_once_and_in_order_while_many_write() {
+    let server = Server::start().await;
+    let (mut live, begun) = Watch::begun(server.mutes().await, OPEN, "", None).await;
+    let written = write_together(&server, 16, 20).await;
+    let last = *written.last().unwrap();
+    let changes = live.up_to(last).await;
+    assert_eq!(revisions(&changes), written.iter().copied().collect::<Vec<_>>());
+    // Whoever comes later is told the same, whatever is written meanwhile.
+    let (more, late) = tokio::join!(write_together(&server, 16, 20), async {
+        let (mut late, from) = Watch::begun(server.mutes().await, OPEN, "", Some(begun)).await;
+        assert_eq!(from, begun);
+        late.up_to(last + 200).await
+    });
+    let all: Vec<_> = written.union(&more).copied().filter(|revision| *revision <= last + 200).collect();
+    assert_eq!((revisions(&late), &late[..changes.len()]), (all, &changes[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_from_any_revision_goes_on_right_after_it_while_others_write() {
+    let server = Server::start().await;
+    let writer = tokio::spawn(write(server.mutes().await, 0, 300));
+    let mutes = server.mutes().await;
+    for _ in 0..50 {
+        let answer = server.mute(OPEN, "r0", &["u"], None).await;
+        let (mut watch, _) = Watch::begun(mutes.clone(), OPEN, "r0", Some(answer.revision)).await;
+        let next = server.mute(OPEN, "r0", &["u"], None).await.revision;
+        let expected: Vec<_> = (answer.revision + 1..=next).collect();
+        assert_eq!(revisions(&watch.up_to(next).await), expected);
+    }
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_tells_who_did_what_to_whom_when_why_and_until_when() {
+    let server = Server::start().await;
+    let (mut watch, begun) = Watch::begun(server.mutes().await, AGORA, "", None).await;
+    let message = pb::MuteMembersRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        users: strings(&["user2", "user1"]),
+        duration: Some(duration(60_000)),
+        reason: "spam".into(),
+        ..Default::default()
+    };
+    server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
+    let change = watch.change().await.unwrap();
+    assert_eq!(change.change_time.as_ref().map(ms), Some(START_MS));
+    assert_eq!(change.expire_time.as_ref().map(ms), Some(START_MS + 60_000));
+    let expected = pb::Change {
+        revision: begun + 1,
+        kind: ChangeKind::Muted.into(),
+        room: ROOM.into(),
+        users: strings(&["user2", "user1"]),
+        actor: "service:dev".into(),
+        reason: "spam".into(),
+        change_time: change.change_time,
+        expire_time: change.expire_time,
+        ..Default::default()
+    };
+    assert_eq!(change, expected);
+    // Whoever is told and asks, is answered by it.
+    assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
+}
+
+#[tokio::test]
+#[allow(clippy::needless_update)]
+async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
+    let server = Server::start().await;
+    let (mut watch, begun) = Watch::begun(server.mutes().await, IMKIT, "", None).await;
+    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let (app, room, user, users) = (IMKIT.to_owned(), "demo".to_owned(), "aaa".to_owned(), strings(&["aaa"]));
+    macro_rules! call {
+        ($client:ident.$rpc:ident $request:ident { $($field:ident: $value:expr),* }) => {
+            $client.$rpc(with(pb::$request { app: app.clone(), $($field: $value,)* ..Default::default() }, &[SERVICE])).await.unwrap();
+        };
+    }
+    let short = Some(duration(1_000));
+    call!(mutes.mute_members MuteMembersRequest { room: room.clone(), users: users.clone() });
+    call!(mutes.unmute_members UnmuteMembersRequest { room: room.clone(), users: users.clone() });
+    call!(mutes.mute_members MuteMembersRequest { room: room.clone(), users: users.clone(), duration: short });
+    server.advance(1_000);
+    server.sweep().await;
+    call!(mutes.ban_room BanRoomRequest { room: room.clone() });
+    call!(mutes.unban_room UnbanRoomRequest { room: room.clone() });
+    call!(mutes.ban_room BanRoomRequest { room: room.clone(), duration: short });
+    server.advance(1_000);
+    server.sweep().await;
+    call!(mutes.allow_members AllowMembersRequest { room: room.clone(), users: users.clone() });
+    call!(mutes.disallow_members DisallowMembersRequest { room: room.clone(), users: users.clone() });
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
+    call!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone(), duration: short });
+    server.advance(1_000);
+    server.sweep().await;
+    call!(mutes.mute_user MuteUserRequest { user: user.clone() });
+    call!(mutes.unmute_user UnmuteUserRequest { user: user.clone() });
+    call!(mutes.mute_user MuteUserRequest { user: user.clone(), duration: short });
+    server.advance(1_000);
+    server.sweep().await;
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
+    call!(directory.upsert_room UpsertRoomRequest { room: "new".into() });
+    call!(directory.delete_room DeleteRoomRequest { room: room.clone() });
+    // Removes the notification mute of the deleted room, which is a commit, and told to nobody.
+    server.sweep().await;
+    let client = Some(pb::Client { user: "new".into(), ..Default::default() });
+    call!(directory.upsert_client UpsertClientRequest { client: client });
+    call!(directory.delete_client DeleteClientRequest { user: "new".into() });
+    let last = i64::try_from(server.service.view.revision()).unwrap();
+    let changes = watch.up_to(last).await;
+    let kinds: Vec<_> = changes.iter().map(pb::Change::kind).collect();
+    use ChangeKind::*;
+    let expected = [
+        Muted,
+        Unmuted,
+        Muted,
+        Expired,
+        Banned,
+        Unbanned,
+        Banned,
+        BanExpired,
+        Allowed,
+        Disallowed,
+        NotificationsMuted,
+        NotificationsUnmuted,
+        NotificationsMuted,
+        NotificationsExpired,
+        UserMuted,
+        UserUnmuted,
+        UserMuted,
+        UserMuteExpired,
+        NotificationsMuted,
+        RoomUpserted,
+        RoomDeleted,
+        ClientUpserted,
+        ClientDeleted,
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(last, begun + expected.len() as i64 + 1);
+    let ended = &changes[3];
+    assert_eq!((ended.actor.as_str(), &ended.users, &ended.expire_time), ("service", &users, &None));
+    let ended = &changes[17];
+    assert_eq!((ended.actor.as_str(), ended.room.as_str(), &ended.users), ("service", "", &users));
+    // In history it is the same.
+    let (mut again, _) = Watch::begun(server.mutes().await, IMKIT, "", Some(begun)).await;
+    assert_eq!(again.up_to(last).await, changes);
+}
+
+#[tokio::test]
+async fn a_watch_of_a_room_is_told_of_that_room_only_and_one_of_an_app_of_that_app_only() {
+    let server = Server::start().await;
+    let (mut room, begun) = Watch::begun(server.mutes().await, OPEN, "r", None).await;
+    let (mut app, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
+    server.mute(OPEN, "r2", &["u"], None).await;
+    server.mute(AGORA, ROOM, &["user1"], None).await;
+    server.mute(IMKIT, "demo", &["aaa"], None).await;
+    let last = server.mute(OPEN, "r", &["u"], None).await.revision;
+    assert_eq!(revisions(&room.up_to(last).await), [begun + 4]);
+    assert_eq!(revisions(&app.up_to(last).await), [begun + 1, begun + 4]);
+    for (room, expected) in [("r", vec![begun + 4]), ("", vec![begun + 1, begun + 4])] {
+        let (mut past, _) = Watch::begun(server.mutes().await, OPEN, room, Some(begun)).await;
+        assert_eq!(revisions(&past.up_to(last).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_carries_the_newest_revision_that_was_passed() {
+    let server = Server::with(mute_service::config::Settings { watch_heartbeat_seconds: Some(1), ..unlimited() }).await;
+    let (mut watch, begun) = Watch::begun(server.mutes().await, OPEN, "quiet", None).await;
+    let newest = server.mute(OPEN, "loud", &["u"], None).await.revision;
+    assert!(newest > begun);
+    match watch.next().await.unwrap() {
+        Told::Heartbeat(heartbeat) => assert_eq!(heartbeat.revision, newest),
+        Told::Change(change) => panic!("{change:?}"),
+    }
+    let own = server.mute(OPEN, "quiet", &["u"], None).await.revision;
+    let (mut resumed, from) = Watch::begun(server.mutes().await, OPEN, "quiet", Some(newest)).await;
+    assert_eq!(from, newest);
+    assert_eq!(resumed.change().await.unwrap().revision, own);
+    assert_eq!(watch.change().await.unwrap().revision, own);
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_a_restart_where_it_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    let (mut watch, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
+    let first = server.mute(OPEN, "r", &["u1"], None).await.revision;
+    assert_eq!(watch.change().await.unwrap().revision, first);
+    let second = server.mute(OPEN, "r", &["u2"], None).await.revision;
+    server.stop().await;
+    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
+    let third = server.mute(OPEN, "r", &["u3"], None).await.revision;
+    let (mut watch, _) = Watch::begun(server.mutes().await, OPEN, "", Some(first)).await;
+    let changes = watch.up_to(third).await;
+    assert_eq!(revisions(&changes), [second, third]);
+    assert_eq!(told(&changes)[0], (ChangeKind::Muted, vec!["u2"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_after_a_kill_with_everything_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut after, mut seen, mut acknowledged) = (0, Vec::new(), Vec::new());
+    for round in 0..3 {
+        let process = Process::start(directory.path());
+        let (mut watch, from) = Watch::begun(process.mutes().await, OPEN, "", Some(after)).await;
+        assert_eq!(from, after);
+        // What was not read before the kill is read now.
+        for _ in seen.len()..acknowledged.len() {
+            seen.push(watch.change().await.unwrap().revision);
+        }
+        assert_eq!(seen, acknowledged);
+        acknowledged.extend(write(process.mutes().await, round, 40).await);
+        while seen.len() < acknowledged.len() - 10 {
+            seen.push(watch.change().await.unwrap().revision);
+        }
+        after = *seen.last().unwrap();
+    }
+    assert_eq!(seen, acknowledged[..seen.len()]);
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_and_what_was_never_there_is_refused() {
+    let settings = mute_service::config::Settings { keep_events: Some(10), ..unlimited() };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut gone, mut last) = (0, 0);
+    // The oldest go many at a time, when what is newer is put in order.
+    for _ in 0..2 {
+        let server = Server::on(directory.path(), Clock::manual(START_MS), settings.clone()).await;
+        gone = last;
+        for _ in 0..20 {
+            last = server.mute(OPEN, "r", &["u"], None).await.revision;
+        }
+        server.stop().await;
+    }
+    let server = Server::on(directory.path(), Clock::manual(START_MS), settings).await;
+    for after in [0, gone - 1, last + 1, i64::MAX] {
+        let refused = Watch::start(server.mutes().await, OPEN, "", Some(after)).await.err().expect("a refusal");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::OutOfRange, "REVISION_COMPACTED"), "{after}");
+    }
+    let refused = Watch::start(server.mutes().await, OPEN, "", Some(-1)).await.err().unwrap();
+    assert_eq!(reason(&refused), "INVALID_ARGUMENT");
+    let (mut kept, _) = Watch::begun(server.mutes().await, OPEN, "", Some(last - 5)).await;
+    assert_eq!(revisions(&kept.up_to(last).await), (last - 4..=last).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_cut_with_its_last_revision_and_nobody_waits_for_it() {
+    let server = Server::start().await;
+    // As little as HTTP/2 allows is on the way to it.
+    let narrow = Channel::from_shared(format!("http://{}", server.addresses.grpc)).unwrap();
+    let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535).connect().await.unwrap();
+    let (mut slow, begun) = Watch::begun(MuteServiceClient::new(narrow), OPEN, "r", None).await;
+    let (mut quick, _) = Watch::begun(server.mutes().await, OPEN, "r", None).await;
+    let users: Vec<_> = (0..100).map(|user| format!("{user:064}")).collect();
+    let message = pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users, ..Default::default() };
+    let mut mutes = server.mutes().await;
+    while server.service.hub.cut() == 0 {
+        let written = mutes.mute_members(with(message.clone(), &[SERVICE])).await.unwrap().into_inner().revision;
+        assert_eq!(quick.change().await.unwrap().revision, written);
+        assert!(written - begun < 2_000, "it is not cut");
+    }
+    let written = mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision;
+    assert_eq!(quick.change().await.unwrap().revision, written);
+    let (status, last) = slow.end().await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "WATCHER_TOO_SLOW"));
+    let last = last.unwrap();
+    assert_eq!(last_revision(&status), last);
+    assert!(last - begun > 256 && last < written);
+    let (mut resumed, _) = Watch::begun(server.mutes().await, OPEN, "r", Some(last)).await;
+    assert_eq!(revisions(&resumed.up_to(written).await), (last + 1..=written).collect::<Vec<_>>());
+    let metrics = server.http.get(format!("http://{}/metrics", server.addresses.admin)).send().await.unwrap();
+    assert!(metrics.text().await.unwrap().contains("mute_watchers_cut_total 1"));
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_watches_and_says_where_to_go_on() {
+    let server = Server::start().await;
+    let (mut idle, begun) = Watch::begun(server.mutes().await, OPEN, "idle", None).await;
+    let (mut busy, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
+    let last = server.mute(OPEN, "r", &["u"], None).await.revision;
+    assert_eq!(busy.change().await.unwrap().revision, last);
+    let (idle_end, busy_end, ()) = tokio::join!(idle.end(), busy.end(), server.stop());
+    for (status, told) in [&idle_end, &busy_end] {
+        assert_eq!((status.code(), reason(status).as_str(), *told), (Code::Unavailable, "STOPPING", None));
+    }
+    assert_eq!(last_revision(&busy_end.0), last);
+    assert!((begun..=last).contains(&last_revision(&idle_end.0)));
+}
+
+#[tokio::test]
+async fn a_watcher_that_goes_leaves_nothing_behind() {
+    let server = Server::start().await;
+    let seated = async |count| {
+        while server.service.hub.watchers() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut watches = Vec::new();
+    for room in ["", "r1", "r1", "r2"] {
+        watches.push(Watch::begun(server.mutes().await, OPEN, room, None).await);
+    }
+    timeout(PATIENCE, seated(4)).await.unwrap();
+    watches.truncate(1);
+    timeout(PATIENCE, seated(1)).await.unwrap();
+    watches.clear();
+    timeout(PATIENCE, seated(0)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mute_reaches_all_who_watch_its_room() {
+    let server = Server::start().await;
+    let count: usize = std::env::var("MUTE_TEST_WATCHERS").ok().and_then(|count| count.parse().ok()).unwrap_or(500);
+    let mut watches = Vec::new();
+    for at in (0..count).step_by(100) {
+        let mutes = server.mutes().await;
+        watches.extend(join_all((at..count.min(at + 100)).map(|_| Watch::begun(mutes.clone(), OPEN, "r", None))).await);
+    }
+    let revision = server.mute(OPEN, "r", &["u"], None).await.revision;
+    let started = std::time::Instant::now();
+    let told = join_all(watches.iter_mut().map(|(watch, _)| watch.change())).await;
+    println!("{count} watchers were told in {:?}", started.elapsed());
+    assert!(told.into_iter().all(|change| change.unwrap().revision == revision));
+}
+
+#[tokio::test]
+async fn users_and_services_without_the_scope_may_not_watch() {
+    let server = Server::start().await;
+    let owner = format!("Bearer {}", server.user_token(AGORA, "owner1"));
+    for headers in [[("authorization", owner.as_str())], [KEEPER]] {
+        let message = pb::WatchRequest { app: AGORA.into(), room: ROOM.into(), after_revision: None };
+        let refused = server.mutes().await.watch(with(message, &headers)).await.unwrap_err();
+        assert_eq!(reason(&refused), "PERMISSION_DENIED");
+    }
+    let admin = format!("Bearer {}", server.agora_token());
+    let message = pb::WatchRequest { app: AGORA.into(), ..Default::default() };
+    assert!(server.mutes().await.watch(with(message, &[("authorization", &admin)])).await.is_ok());
+}
