@@ -164,7 +164,7 @@ impl From<StoreError> for Error {
                 Self { cause: Some(error.to_string()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
             }
             StoreError::Conflict { .. } | StoreError::Unavailable(_) | StoreError::Compacted { .. } => Self::unavailable(error),
-            StoreError::Corrupt { .. } | StoreError::InUse { .. } => Self::internal(error),
+            StoreError::Corrupt { .. } | StoreError::InUse { .. } | StoreError::NotEmpty { .. } => Self::internal(error),
         }
     }
 }

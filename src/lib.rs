@@ -24,6 +24,8 @@
 //!
 //! **A read** (may this user speak): the layer of [`auth::credentials`], [`grpc`], [`view`]. No disk, no lock across an await.
 //!
+//! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
+//!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
 //! process, [`config`] its settings, [`cli`] its commands, [`dev`] what makes the documents' examples work.
 
@@ -44,4 +46,5 @@ pub mod service;
 pub mod store;
 pub mod sweep;
 pub mod telemetry;
+pub mod transfer;
 pub mod view;

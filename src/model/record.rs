@@ -43,6 +43,16 @@ pub enum Owner<'a> {
     },
 }
 
+impl<'a> Owner<'a> {
+    /// The app it is in.
+    #[must_use]
+    pub const fn app(self) -> &'a str {
+        match self {
+            Self::Room { app, .. } | Self::Client { app, .. } | Self::User { app, .. } => app,
+        }
+    }
+}
+
 impl<'a> Key<'a> {
     /// Whose record it is.
     #[must_use]
@@ -186,4 +196,6 @@ pub enum EventKind {
     UserMuted,
     UserUnmuted,
     UserMuteExpired,
+    /// Records of any kind were imported, too many to be named: whoever follows the events of the app has to take a snapshot again.
+    Imported,
 }

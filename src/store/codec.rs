@@ -318,6 +318,7 @@ fn kind_message(kind: EventKind) -> pb::EventKind {
         EventKind::UserMuted => pb::EventKind::UserMuted,
         EventKind::UserUnmuted => pb::EventKind::UserUnmuted,
         EventKind::UserMuteExpired => pb::EventKind::UserMuteExpired,
+        EventKind::Imported => pb::EventKind::Imported,
     }
 }
 
@@ -341,5 +342,6 @@ fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
         pb::EventKind::UserMuted => Some(EventKind::UserMuted),
         pb::EventKind::UserUnmuted => Some(EventKind::UserUnmuted),
         pb::EventKind::UserMuteExpired => Some(EventKind::UserMuteExpired),
+        pb::EventKind::Imported => Some(EventKind::Imported),
     }
 }

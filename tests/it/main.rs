@@ -4,10 +4,12 @@
 mod harness;
 
 mod agora;
+mod backup;
 mod both_doors;
 mod contract;
 mod crash;
 mod embedded;
+mod export;
 mod imkit;
 mod layers;
 mod min_revision;
