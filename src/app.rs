@@ -26,6 +26,7 @@ use crate::{
     service::Service,
     store::{self, Store, StoreError},
     sweep::Sweeper,
+    transfer,
     view::View,
     watch::Hub,
 };
@@ -44,6 +45,8 @@ pub enum Failure {
     File { what: String, source: io::Error },
     #[error("the dev directory could not be written: {0}")]
     Seed(Error),
+    #[error(transparent)]
+    Transfer(#[from] transfer::Failure),
     #[error("{0}")]
     Serve(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -133,10 +136,10 @@ impl App {
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
         servers.spawn(server::serve_grpc(grpc, routes, credentials.clone(), told.clone()));
-        servers.spawn(server::serve_rest(rest, gateway, credentials, told.clone()));
+        servers.spawn(server::serve_rest(rest, gateway, credentials.clone(), told.clone()));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
-        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), told, told_admin));
+        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), credentials, told, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),

@@ -61,7 +61,7 @@ pub enum Scope {
     Check,
     /// Mutes of every kind, bans and allow lists.
     Write,
-    /// The directory.
+    /// The directory; and backups, for a service of all apps.
     Admin,
 }
 
@@ -132,6 +132,15 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::WriteDirectory
             | Action::IssueUserToken => false,
         },
+    }
+}
+
+/// May this principal have a backup? It holds the records of all apps, so whoever has to do with some of them may not.
+#[must_use]
+pub fn may_back_up(principal: &Principal) -> bool {
+    match principal {
+        Principal::Service(service) => service.scopes.contains(&Scope::Admin) && service.apps.iter().any(|app| app == "*"),
+        Principal::AppAdmin { .. } | Principal::User { .. } => false,
     }
 }
 
@@ -210,6 +219,19 @@ mod tests {
         for (action, expected) in table {
             let found = principals.each_ref().map(|principal| may(principal, action));
             assert_eq!(found, expected, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_backup_is_for_a_service_with_the_scope_admin_in_all_apps() {
+        assert!(may_back_up(&service(&[Scope::Check, Scope::Admin], &["a", "*"])));
+        for other in [
+            service(&[Scope::Check, Scope::Write], &["*"]),
+            service(&[Scope::Admin], &["a", "b"]),
+            Principal::AppAdmin { app: app("a"), by: Credential::Token },
+            Principal::User { app: app("a"), user: "me".to_owned() },
+        ] {
+            assert!(!may_back_up(&other), "{other:?}");
         }
     }
 

@@ -199,7 +199,7 @@ impl From<StoreError> for Error {
             }
             StoreError::Compacted { .. } => Self::compacted(),
             StoreError::Conflict { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
-            StoreError::Corrupt { .. } | StoreError::InUse { .. } => Self::internal(error),
+            StoreError::Corrupt { .. } | StoreError::InUse { .. } | StoreError::NotEmpty { .. } => Self::internal(error),
         }
     }
 }

@@ -27,6 +27,8 @@
 //!
 //! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
 //!
+//! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
+//!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
 //! process, [`config`] its settings, [`cli`] its commands, [`dev`] what makes the documents' examples work.
 
@@ -47,5 +49,6 @@ pub mod service;
 pub mod store;
 pub mod sweep;
 pub mod telemetry;
+pub mod transfer;
 pub mod view;
 pub mod watch;

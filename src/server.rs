@@ -1,4 +1,5 @@
-//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two.
+//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two; of what admin serves, only
+//! a backup needs credentials.
 
 use std::{error::Error as StdError, net::SocketAddr, sync::Arc};
 
@@ -21,6 +22,8 @@ use crate::{
     service::Service,
     telemetry,
 };
+
+mod backup;
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -90,12 +93,19 @@ pub async fn serve_rest(
     Ok(())
 }
 
-/// Serves health and metrics until it is told to stop, which is after all else; `stopping` tells when not to be ready any more.
-pub async fn serve_admin(listener: TcpListener, service: Arc<Service>, stopping: Stop, stop: Stop) -> Result<(), Failure> {
+/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more.
+pub async fn serve_admin(
+    listener: TcpListener,
+    service: Arc<Service>,
+    credentials: Arc<Credentials>,
+    stopping: Stop,
+    stop: Stop,
+) -> Result<(), Failure> {
+    let backups = backup::routes(service.clone(), credentials, stopping.clone());
     let admin = Admin { service, stopping };
     let router =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
-    axum::serve(listener, router.with_state(admin)).with_graceful_shutdown(told(stop)).await?;
+    axum::serve(listener, router.with_state(admin).merge(backups)).with_graceful_shutdown(told(stop)).await?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
+pub mod backup;
 pub mod codec;
 mod directory;
 mod embedded;
@@ -124,12 +125,16 @@ pub enum StoreError {
     Full(String),
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    #[error("the store is damaged, at {place}: {what}; put back a copy of the data directory from before")]
+    #[error(
+        "the store is damaged, at {place}: {what}; put the newest backup back, into an empty directory: `mute-service restore --data-dir DIR FILE`"
+    )]
     Corrupt { place: String, what: String },
     #[error(
         "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"
     )]
     InUse { directory: String },
+    #[error("the data directory {directory} is not empty: a backup is put back into an empty one only")]
+    NotEmpty { directory: String },
 }
 
 /// A durable, ordered map of bytes with a change feed. The contract is at the top of this file.
@@ -174,5 +179,28 @@ pub struct Retention {
 pub fn open(engine: Engine, directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
     match engine {
         Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),
+    }
+}
+
+/// Whether a store of this engine was ever opened there. An open creates one where it was not.
+#[must_use]
+pub fn exists(engine: Engine, directory: &Path) -> bool {
+    match engine {
+        Engine::Sled => directory::is_store(directory),
+    }
+}
+
+/// Makes a store of records, which keep their revisions, with this one as its newest and no events, in an empty directory or one that is not there
+/// yet. It opens as a store only when all of it is on stable storage. Takes a while; call it off the async threads.
+/// Errors: [`StoreError::NotEmpty`], [`StoreError::Full`], [`StoreError::Unavailable`], and those of the records.
+pub fn restore<E: From<StoreError>>(
+    engine: Engine,
+    directory: &Path,
+    cache_bytes: u64,
+    records: impl Iterator<Item = Result<Vec<Entry>, E>>,
+    revision: Revision,
+) -> Result<(), E> {
+    match engine {
+        Engine::Sled => embedded::restore(directory, cache_bytes, records, revision),
     }
 }

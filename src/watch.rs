@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     error::{Error, Reason},
-    model::Event,
+    model::{Event, EventKind},
     store::{EventRange, Revision, Store, StoreError, codec},
 };
 
@@ -55,6 +55,11 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Whether the event stands for changes that nobody can be told one by one.
+    fn lost_to(&self, event: &Event) -> bool {
+        event.kind == EventKind::Imported && self.app == event.app
+    }
+
     fn covers(&self, event: &Event) -> bool {
         self.app == event.app && self.room.as_ref().is_none_or(|room| *room == event.room)
     }
@@ -199,6 +204,9 @@ impl Watching {
         let mut read = VecDeque::new();
         for logged in page {
             let change = Change::read(logged.revision, &logged.event)?;
+            if change.as_ref().is_some_and(|change| self.subject.lost_to(&change.event)) {
+                return Err(Error::compacted());
+            }
             read.extend(change.filter(|change| self.subject.covers(&change.event)).map(Arc::new));
         }
         (self.at, self.read) = (at, read);
@@ -210,7 +218,6 @@ impl Watching {
 mod tests {
     use super::*;
     use crate::{
-        model::EventKind,
         store::{self, Batch, Commit, Engine, Retention},
         view::View,
     };

@@ -96,6 +96,7 @@ const fn kind(kind: EventKind) -> pb::ChangeKind {
         EventKind::RoomUpserted => pb::ChangeKind::RoomUpserted,
         EventKind::RoomDeleted => pb::ChangeKind::RoomDeleted,
         // Internal: never told.
+        EventKind::Imported => pb::ChangeKind::Imported,
         EventKind::Swept | EventKind::Request => pb::ChangeKind::Unspecified,
     }
 }
@@ -120,6 +121,7 @@ fn kind_model(raw: i32) -> Result<EventKind, Error> {
         pb::ChangeKind::ClientDeleted => Some(EventKind::ClientDeleted),
         pb::ChangeKind::RoomUpserted => Some(EventKind::RoomUpserted),
         pb::ChangeKind::RoomDeleted => Some(EventKind::RoomDeleted),
+        pb::ChangeKind::Imported => Some(EventKind::Imported),
         pb::ChangeKind::Unspecified => None,
     };
     known.ok_or_else(|| Error::invalid("kinds", "no kind of change that happens"))

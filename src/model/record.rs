@@ -49,6 +49,16 @@ pub enum Owner<'a> {
     },
 }
 
+impl<'a> Owner<'a> {
+    /// The app it is in.
+    #[must_use]
+    pub const fn app(self) -> &'a str {
+        match self {
+            Self::Room { app, .. } | Self::Client { app, .. } | Self::User { app, .. } | Self::Request { app, .. } => app,
+        }
+    }
+}
+
 impl<'a> Key<'a> {
     /// Whose record it is.
     #[must_use]
@@ -230,6 +240,8 @@ pub enum EventKind {
     NotificationsExpired,
     /// An answer to a request with an id was kept, or kept answers were removed, and nothing else has changed. No part of the history.
     Request,
+    /// Records of any kind were imported, too many to be named: whoever follows the events of the app has to take a snapshot again.
+    Imported,
 }
 
 impl EventKind {

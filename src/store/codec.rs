@@ -353,6 +353,7 @@ fn kind_message(kind: EventKind) -> pb::EventKind {
         EventKind::BanExpired => pb::EventKind::BanExpired,
         EventKind::NotificationsExpired => pb::EventKind::NotificationsExpired,
         EventKind::Request => pb::EventKind::Request,
+        EventKind::Imported => pb::EventKind::Imported,
     }
 }
 
@@ -379,5 +380,6 @@ fn kind_model(kind: pb::EventKind) -> Option<EventKind> {
         pb::EventKind::BanExpired => Some(EventKind::BanExpired),
         pb::EventKind::NotificationsExpired => Some(EventKind::NotificationsExpired),
         pb::EventKind::Request => Some(EventKind::Request),
+        pb::EventKind::Imported => Some(EventKind::Imported),
     }
 }

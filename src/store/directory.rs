@@ -2,7 +2,8 @@
 //!
 //! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an orderly close. `SYNCED` has the newest revision
 //! that was synced: written after each sync and not synced itself, so that it is never ahead of the database, and survives every stop of the
-//! process. A database that holds less than that was damaged, or is not the one that was here.
+//! process. A database that holds less than that was damaged, or is not the one that was here. `RESTORING` is there while a backup is being put
+//! back: what it stands beside is no store yet.
 
 use std::{
     fs::{self, File},
@@ -28,15 +29,65 @@ pub(super) struct Directory {
     _lock: File,
 }
 
+const LOCK: &str = "LOCK";
+const RUNNING: &str = "RUNNING";
+const SYNCED: &str = "SYNCED";
+const RESTORING: &str = "RESTORING";
+/// What a new file system has in its root.
+const OF_THE_DISK: &str = "lost+found";
+
 impl Directory {
-    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `SYNCED` is damaged, [`StoreError::Unavailable`].
+    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `SYNCED` is damaged or a restore has not come to its end,
+    /// [`StoreError::Unavailable`].
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
         let lock = lock(path)?;
-        let marker = path.join("RUNNING");
+        if path.join(RESTORING).exists() {
+            let what = "a restore into it has not come to its end; empty it first".to_owned();
+            return Err(StoreError::Corrupt { place: path.display().to_string(), what });
+        }
+        Self::enter(path, lock)
+    }
+
+    /// Takes an empty directory, or makes it, for a backup to be put in: it is no store before [`Self::complete`], whatever happens.
+    /// Errors: [`StoreError::NotEmpty`], [`StoreError::InUse`], [`StoreError::Full`], [`StoreError::Unavailable`].
+    pub(super) fn begin_restore(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+        for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
+            if entry.map_err(|error| failed(path, &error))?.file_name() != OF_THE_DISK {
+                return Err(StoreError::NotEmpty { directory: path.display().to_string() });
+            }
+        }
+        // Of two that find it empty one makes this file.
+        let marker = path.join(RESTORING);
+        let marked = File::create_new(&marker).and_then(|file| file.sync_all()).and_then(|()| sync_directory(path));
+        marked.map_err(|error| failed(&marker, &error))?;
+        Self::enter(path, lock(path)?)
+    }
+
+    /// Makes it a store that ends with this revision, once all else is on the disk.
+    pub(super) fn complete(&self, revision: Revision) -> Result<(), StoreError> {
+        self.note(revision)?;
+        self.close()?;
+        let completed = sync_directory(&self.path).and_then(|()| fs::remove_file(self.path.join(RESTORING)));
+        completed.and_then(|()| sync_directory(&self.path)).map_err(|error| failed(&self.path, &error))
+    }
+
+    /// Empties a directory that was not completed. Where that fails too, it stays marked, and is refused.
+    pub(super) fn abandon(self) {
+        let Self { path, .. } = self;
+        let emptied = fs::remove_dir_all(path.join("store"))
+            .and_then(|()| [RUNNING, SYNCED, LOCK, RESTORING].iter().try_for_each(|name| fs::remove_file(path.join(name))));
+        if let Err(error) = emptied {
+            tracing::warn!(%error, directory = %path.display(), "what an unfinished restore has left could not be removed");
+        }
+    }
+
+    fn enter(path: &Path, lock: File) -> Result<Self, StoreError> {
+        let marker = path.join(RUNNING);
         let unclean = marker.exists();
         File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| failed(&marker, &error))?;
-        let (synced, noted) = open_synced(&path.join("SYNCED"))?;
+        let (synced, noted) = open_synced(&path.join(SYNCED))?;
         Ok(Self { path: path.to_path_buf(), unclean, noted, synced, _lock: lock })
     }
 
@@ -51,9 +102,18 @@ impl Directory {
 
     /// Marks the stop as an orderly one.
     pub(super) fn close(&self) -> Result<(), StoreError> {
-        let closed = self.synced.sync_all().and_then(|()| fs::remove_file(self.path.join("RUNNING")));
+        let closed = self.synced.sync_all().and_then(|()| fs::remove_file(self.path.join(RUNNING)));
         closed.map_err(|error| failed(&self.path, &error))
     }
+}
+
+/// Whether a store was ever opened here.
+pub(super) fn is_store(path: &Path) -> bool {
+    path.join(SYNCED).exists()
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Always as long, so that one write in place replaces the whole.
@@ -78,7 +138,7 @@ fn open_synced(path: &Path) -> Result<(File, Revision), StoreError> {
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path.join("LOCK"));
+    let file = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
     let file = file.map_err(|error| failed(path, &error))?;
     let started = Instant::now();
     loop {

@@ -43,8 +43,12 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     let named: BTreeMap<_, Vec<_>> =
         sources.iter().map(|(file, code)| (file.as_str(), names(code))).filter(|(_, lines)| !lines.is_empty()).collect();
     assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/embedded.rs", "store/sled.rs"]);
-    let chosen = "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),";
-    assert_eq!(named["store.rs"], ["mod sled;", "Sled,", chosen]);
+    let chosen = [
+        "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),",
+        "Engine::Sled => directory::is_store(directory),",
+        "Engine::Sled => embedded::restore(directory, cache_bytes, records, revision),",
+    ];
+    assert_eq!(named["store.rs"], [&["mod sled;", "Sled,"], &chosen[..]].concat());
     assert_eq!(named["store/embedded.rs"], ["sled::Tree,"]);
 }
 
@@ -72,9 +76,18 @@ fn the_gateway_knows_no_model_view_store_or_service() {
 }
 
 #[test]
+fn the_way_in_and_out_goes_through_the_store_alone() {
+    for (name, code) in sources().into_iter().filter(|(name, _)| name.starts_with("transfer")) {
+        for beside in ["view", "service", "sweep", "auth", "app"] {
+            assert!(!code.contains(&format!("crate::{beside}::")), "{name} reaches {beside}");
+        }
+    }
+}
+
+#[test]
 fn nobody_reaches_up() {
     let floors: [&[&str]; 5] =
-        [&["gateway"], &["grpc"], &["service", "sweep"], &["view", "watch"], &["store", "model", "error", "clock"]];
+        [&["gateway"], &["grpc"], &["service", "sweep", "transfer"], &["view", "watch"], &["store", "model", "error", "clock"]];
     for (floor, names) in floors.iter().enumerate() {
         for (file, code) in sources() {
             if !names.iter().any(|name| file.starts_with(name)) {

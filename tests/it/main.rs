@@ -4,12 +4,14 @@
 mod harness;
 
 mod agora;
+mod backup;
 mod both_doors;
 mod contract;
 mod crash;
 mod embedded;
 mod events;
 mod expiry;
+mod export;
 mod idempotency;
 mod imkit;
 mod layers;

@@ -27,17 +27,17 @@ token_secret = "a secret of sixteen or more"
 name = "dev"
 token_hash = "sha256:"#;
 
-fn program() -> Command {
+pub fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_mute-service"));
     program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
     program
 }
 
-fn run(arguments: &[&str]) -> Output {
+pub fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -84,6 +84,11 @@ impl Process {
         format!("http://{}", self.addresses["grpc"].as_str().unwrap())
     }
 
+    /// Where the admin listener is, as a URL.
+    pub fn admin(&self) -> String {
+        format!("http://{}", self.addresses["admin"].as_str().unwrap())
+    }
+
     fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
@@ -104,13 +109,13 @@ impl Drop for Process {
     }
 }
 
-async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {
+pub async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {
     let message = pb::MuteMembersRequest { app: "Open".into(), room: room.into(), users, ..Default::default() };
     mutes.mute_members(with(message, &[SERVICE])).await.map(|answer| answer.into_inner().revision)
 }
 
 /// All muted users of the room, page by page.
-async fn muted(mutes: &mut MuteServiceClient<Channel>, room: &str) -> Vec<String> {
+pub async fn muted(mutes: &mut MuteServiceClient<Channel>, room: &str) -> Vec<String> {
     let (mut users, mut page_token) = (Vec::new(), String::new());
     loop {
         let message = pb::ListMutedMembersRequest {
@@ -234,7 +239,8 @@ fn a_second_start_on_the_same_directory_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let _first = Process::start(directory.path());
     let data = directory.path().join("data");
-    let output = run(&["serve", "--data-dir", data.to_str().unwrap(), "--grpc-addr", "127.0.0.1:0"]);
+    let free = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &free[..]].concat());
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
     assert!(complaint.contains("in use by another mute-service") && complaint.contains("--data-dir"), "{complaint}");

@@ -16,7 +16,7 @@ fn mark(expire: Expire) -> Mark {
     Mark { expire, set_ms: 1_642_060_750_410, why: Arc::new(why) }
 }
 
-fn records() -> Vec<(&'static str, Key<'static>, Value)> {
+pub fn records() -> Vec<(&'static str, Key<'static>, Value)> {
     let (app, room, user) = (APP, "1265710621211", "user1");
     let client = ClientProfile {
         nickname: Some("AAA".into()),

@@ -1,0 +1,47 @@
+//! Writes the records of a store as JSON lines: a header, a line for each record in the order of keys, an end.
+
+use std::io::{self, Write};
+
+use futures_util::StreamExt as _;
+
+use super::{
+    Failure, PROGRAM,
+    content::Content,
+    line::{End, FORMAT, Header, Line, Time, VERSION},
+    record::Known,
+};
+use crate::store::Store;
+
+/// Writes all records, or those of one app, and answers what they were. `what` names where they go, for an error.
+/// Errors: [`Failure::Store`], [`Failure::File`].
+pub async fn export(
+    store: &dyn Store,
+    app: Option<&str>,
+    now_ms: u64,
+    to: &mut (dyn Write + Send),
+    what: &str,
+) -> Result<Content, Failure> {
+    let failed = |source: io::Error| Failure::File { what: what.to_owned(), source };
+    let mut snapshot = store.snapshot().await?;
+    let header = Header {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        revision: snapshot.revision,
+        time: Time(now_ms),
+        program: PROGRAM.to_owned(),
+        app: app.map(str::to_owned),
+    };
+    to.write_all(Line::Header(header).text().as_bytes()).map_err(failed)?;
+    let mut content = Content::default();
+    while let Some(page) = snapshot.pages.next().await {
+        for entry in page? {
+            let known = Known::of(&entry)?.filter(|known| app.is_none_or(|app| app == known.app));
+            if let Some(known) = known {
+                to.write_all(content.add_known(&known).as_bytes()).map_err(failed)?;
+            }
+        }
+    }
+    let end = End { records: content.records(), sha256: content.sha256() };
+    to.write_all(Line::End(end).text().as_bytes()).and_then(|()| to.flush()).map_err(failed)?;
+    Ok(content)
+}

@@ -1,0 +1,275 @@
+//! Records and the lines they have in an export: which records go in and out, and what a line has to be like to become one again.
+
+use std::sync::Arc;
+
+use super::line::{AddressLine, ClientLine, Line, MarkLine, RoomLine, Time};
+use crate::{
+    error::Error,
+    model::{Address, AppKey, ClientProfile, Expire, Key, Mark, RoomId, RoomProfile, UserId, Value, Why},
+    store::{Entry, StoreError, codec},
+};
+
+/// The largest client there can be takes 20 KiB. The embedded engine relies on values being not much larger.
+const MAX_VALUE_BYTES: usize = 32 << 10;
+
+/// What a record is called where records are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Room,
+    Client,
+    Ban,
+    MemberMute,
+    Allowed,
+    NotificationMute,
+    UserMute,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Room, Self::Client, Self::Ban, Self::MemberMute, Self::Allowed, Self::NotificationMute, Self::UserMute];
+
+    /// Of the record under this key. Nothing where it is no record that goes in and out.
+    #[must_use]
+    pub const fn of(key: Key<'_>) -> Option<Self> {
+        match key {
+            Key::Room { .. } => Some(Self::Room),
+            Key::Ban { .. } => Some(Self::Ban),
+            Key::MemberMute { .. } => Some(Self::MemberMute),
+            Key::Allowed { .. } => Some(Self::Allowed),
+            Key::Client { .. } => Some(Self::Client),
+            Key::NotificationMute { .. } => Some(Self::NotificationMute),
+            Key::UserMute { .. } => Some(Self::UserMute),
+            // An answer is of use to whoever repeats a request here, and for a day.
+            Key::Request { .. } => None,
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Room => "rooms",
+            Self::Client => "clients",
+            Self::Ban => "bans",
+            Self::MemberMute => "member mutes",
+            Self::Allowed => "allowed members",
+            Self::NotificationMute => "notification mutes",
+            Self::UserMute => "user mutes",
+        }
+    }
+}
+
+/// A record that goes in and out, out of the store.
+pub struct Known {
+    /// What it is called.
+    pub kind: Kind,
+    /// Its app.
+    pub app: String,
+    /// Its line.
+    pub line: Line,
+    /// Its value as this program writes it.
+    pub value: Vec<u8>,
+}
+
+impl Known {
+    /// Nothing where it is no record that goes in and out. Errors: [`StoreError::Corrupt`].
+    pub fn of(entry: &Entry) -> Result<Option<Self>, StoreError> {
+        let (key, value) = codec::decode(&entry.key, &entry.value)?;
+        let Some(kind) = Kind::of(key) else { return Ok(None) };
+        let app = key.owner().app().to_owned();
+        let encoded = codec::encode_value(&entry.key, &value);
+        let line = Line::of(key, value).ok_or_else(|| StoreError::Corrupt {
+            place: format!("key \"{}\"", entry.key.escape_ascii()),
+            what: "a value of another kind".to_owned(),
+        })?;
+        Ok(Some(Self { kind, app, line, value: encoded }))
+    }
+}
+
+impl Line {
+    /// The line of a record. Nothing where the value does not go with the key, or where it is no record that goes in and out.
+    #[must_use]
+    pub fn of(key: Key<'_>, value: Value) -> Option<Self> {
+        match (key, value) {
+            (Key::Room { app, room }, Value::Room(profile)) => Some(Self::Room(RoomLine::of(app, room, profile))),
+            (Key::Client { app, user }, Value::Client(profile)) => Some(Self::Client(ClientLine::of(app, user, profile))),
+            (Key::Ban { app, room }, Value::Mark(mark)) => Some(Self::Ban(MarkLine::of(app, Some(room), None, &mark))),
+            (Key::MemberMute { app, room, user }, Value::Mark(mark)) => {
+                Some(Self::MemberMute(MarkLine::of(app, Some(room), Some(user), &mark)))
+            }
+            (Key::Allowed { app, room, user }, Value::Mark(mark)) => {
+                Some(Self::Allowed(MarkLine::of(app, Some(room), Some(user), &mark)))
+            }
+            (Key::UserMute { app, user }, Value::Mark(mark)) => Some(Self::UserMute(MarkLine::of(app, None, Some(user), &mark))),
+            (Key::NotificationMute { app, user, room }, Value::NotificationMute(mark, place)) => {
+                let line = MarkLine::of(app, Some(room), Some(user), &mark);
+                Some(Self::NotificationMute(MarkLine { place: Some(place), ..line }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The app, key and value of a record. Errors: what is wrong with it, in a sentence.
+    pub fn record(self) -> Result<(String, Vec<u8>, Vec<u8>), String> {
+        let (app, key, value) = match self {
+            Self::Header(_) => return Err("a header is the first line only".to_owned()),
+            Self::End(_) => return Err("nothing follows the end".to_owned()),
+            Self::Room(line) => line.record()?,
+            Self::Client(line) => line.record()?,
+            Self::Ban(line) => line.record("a ban", "app and room", |at| match at {
+                At { app, room: Some(room), user: None, place: None } => Some(Key::Ban { app, room }),
+                _ => None,
+            })?,
+            Self::MemberMute(line) => line.record("a member mute", "app, room and user", |at| match at {
+                At { app, room: Some(room), user: Some(user), place: None } => Some(Key::MemberMute { app, room, user }),
+                _ => None,
+            })?,
+            Self::Allowed(line) => line.record("an allowed member", "app, room and user", |at| match at {
+                At { app, room: Some(room), user: Some(user), place: None } => Some(Key::Allowed { app, room, user }),
+                _ => None,
+            })?,
+            Self::NotificationMute(line) => line.record("a notification mute", "app, user, room and place", |at| match at {
+                At { app, room: Some(room), user: Some(user), place: Some(_) } => Some(Key::NotificationMute { app, user, room }),
+                _ => None,
+            })?,
+            Self::UserMute(line) => line.record("a user mute", "app and user", |at| match at {
+                At { app, room: None, user: Some(user), place: None } => Some(Key::UserMute { app, user }),
+                _ => None,
+            })?,
+        };
+        let encoded = codec::encode_value(&key, &value);
+        if encoded.len() > MAX_VALUE_BYTES {
+            return Err(format!("a record is at most {MAX_VALUE_BYTES} bytes"));
+        }
+        // What would be read back as something else, such as a time of 0 that stands for none.
+        match codec::decode(&key, &encoded) {
+            Ok((_, kept)) if kept == value => Ok((app, key, encoded)),
+            _ => Err("it holds a time or a text that cannot be kept as it stands; leave out what is not known".to_owned()),
+        }
+    }
+}
+
+type Record = (String, Vec<u8>, Value);
+
+/// What a mark names.
+struct At<'a> {
+    app: &'a str,
+    room: Option<&'a str>,
+    user: Option<&'a str>,
+    place: Option<u64>,
+}
+
+impl MarkLine {
+    fn of(app: &str, room: Option<&str>, user: Option<&str>, mark: &Mark) -> Self {
+        Self {
+            app: app.to_owned(),
+            room: room.map(str::to_owned),
+            user: user.map(str::to_owned),
+            place: None,
+            expire: mark.expire.ms().map(Time),
+            set: Time(mark.set_ms),
+            actor: mark.why.actor.to_string(),
+            reason: mark.why.reason.to_string(),
+        }
+    }
+
+    /// Errors: what is wrong with it, in a sentence.
+    fn record(self, what: &str, names: &str, key: impl FnOnce(At<'_>) -> Option<Key<'_>>) -> Result<Record, String> {
+        let app = app(&self.app)?;
+        self.room.as_deref().map(room).transpose()?;
+        self.user.as_deref().map(user).transpose()?;
+        let at = At { app: &app, room: self.room.as_deref(), user: self.user.as_deref(), place: self.place };
+        let key = codec::encode_key(key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?);
+        let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));
+        let why = Why { actor: self.actor.into(), reason: self.reason.into() };
+        let mark = Mark { expire, set_ms: self.set.0, why: Arc::new(why) };
+        let value = match self.place {
+            Some(place) => Value::NotificationMute(mark, place),
+            None => Value::Mark(mark),
+        };
+        Ok((app, key, value))
+    }
+}
+
+impl RoomLine {
+    fn of(app: &str, room: &str, profile: RoomProfile) -> Self {
+        let RoomProfile { name, description, owner, admins, created_ms, updated_ms } = profile;
+        let (created, updated) = (Time(created_ms), Time(updated_ms));
+        Self { app: app.to_owned(), room: room.to_owned(), name, description, owner, admins, created, updated }
+    }
+
+    fn record(self) -> Result<Record, String> {
+        let app = app(&self.app)?;
+        room(&self.room)?;
+        let staff = Some(&self.owner).filter(|owner| !owner.is_empty()).into_iter().chain(&self.admins);
+        staff.into_iter().try_for_each(|id| user(id))?;
+        let key = codec::encode_key(Key::Room { app: &app, room: &self.room });
+        let Self { name, description, owner, admins, created, updated, .. } = self;
+        let profile = RoomProfile { name, description, owner, admins, created_ms: created.0, updated_ms: updated.0 };
+        Ok((app, key, Value::Room(profile)))
+    }
+}
+
+impl ClientLine {
+    fn of(app: &str, user: &str, profile: ClientProfile) -> Self {
+        let address = |Address { address, family, port }| AddressLine { address, family, port };
+        Self {
+            app: app.to_owned(),
+            user: user.to_owned(),
+            nickname: profile.nickname,
+            avatar_url: profile.avatar_url,
+            description: profile.description,
+            email: profile.email,
+            is_robot: profile.is_robot,
+            address: profile.address.map(address),
+            user_agent: profile.user_agent,
+            last_login: profile.last_login_ms.map(Time),
+            custom_json: profile.custom_json,
+            created: Time(profile.created_ms),
+            updated: Time(profile.updated_ms),
+        }
+    }
+
+    fn record(self) -> Result<Record, String> {
+        let app = app(&self.app)?;
+        user(&self.user)?;
+        if !self.custom_json.is_empty() && serde_json::from_str::<serde_json::Map<_, _>>(&self.custom_json).is_err() {
+            return Err("custom_json is a JSON object as text".to_owned());
+        }
+        let key = codec::encode_key(Key::Client { app: &app, user: &self.user });
+        let address = |AddressLine { address, family, port }| Address { address, family, port };
+        let profile = ClientProfile {
+            nickname: self.nickname,
+            avatar_url: self.avatar_url,
+            description: self.description,
+            email: self.email,
+            is_robot: self.is_robot,
+            address: self.address.map(address),
+            user_agent: self.user_agent,
+            last_login_ms: self.last_login.map(|time| time.0),
+            custom_json: self.custom_json,
+            created_ms: self.created.0,
+            updated_ms: self.updated.0,
+        };
+        Ok((app, key, Value::Client(profile)))
+    }
+}
+
+fn app(raw: &str) -> Result<String, String> {
+    AppKey::parse(raw.to_owned()).map(String::from).map_err(told)
+}
+
+fn room(raw: &str) -> Result<(), String> {
+    RoomId::parse(raw.to_owned()).map(drop).map_err(told)
+}
+
+/// Without folding: a file does not say which apps fold.
+fn user(raw: &str) -> Result<(), String> {
+    UserId::parse(raw.to_owned(), false).map(drop).map_err(told)
+}
+
+fn told(error: Error) -> String {
+    error.message
+}

@@ -1,0 +1,388 @@
+//! Backups: taken while the service runs, found out when they are damaged, and put back so that nobody mistakes the new store for the lost one.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, future::join_all};
+use mute_service::{
+    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
+    store::{self, Batch, Engine, Entry, Retention, Revision, Store, StoreError},
+    transfer::{self, backup},
+};
+use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::{
+    harness::{AGORA, API_KEY, KEEPER, OPEN, ROOM, SERVICE, START_MS, Server},
+    process::{Process, mute, muted, run, text},
+    records,
+};
+
+fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX })
+}
+
+fn event() -> Event {
+    Event::new(EventKind::Muted, AGORA, "", 1)
+}
+
+/// A data directory with a record of every kind and form, each of a commit of its own, closed in order.
+async fn every_kind(directory: &Path) -> Revision {
+    let store = open(directory).unwrap();
+    let mut revision = 0;
+    for (_, key, value) in records::records() {
+        let mut batch = Batch::of(&event());
+        batch.put(key, &value);
+        revision = store.commit(batch).await.unwrap();
+    }
+    store.close().await.unwrap();
+    revision
+}
+
+async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {
+    let mut snapshot = store.snapshot().await.unwrap();
+    let mut entries = Vec::new();
+    while let Some(page) = snapshot.pages.next().await {
+        entries.extend(page.unwrap());
+    }
+    (snapshot.revision, entries)
+}
+
+/// Writes a backup of a closed directory.
+async fn back_up(data: &Path, file: &Path) {
+    let store = open(data).unwrap();
+    let pieces: Vec<_> = backup::bytes(store.snapshot().await.unwrap(), START_MS).collect().await;
+    fs::write(file, pieces.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat()).unwrap();
+    store.close().await.unwrap();
+}
+
+fn restore(file: &Path, data: &Path, now_ms: u64) -> Result<Revision, transfer::Failure> {
+    backup::restore(file, Engine::Sled, data, now_ms).map(|(_, _, newest)| newest)
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What a command has printed, by its first word.
+fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    let lines = text(&output.stdout);
+    lines.lines().map(|line| line.rsplit_once(' ').unwrap()).map(|(what, told)| (what.trim().into(), told.into())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_revision() {
+    let (lost, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let process = Process::start(lost.path());
+    let channels = join_all((0..4).map(|_| process.mutes())).await;
+    let acknowledged: Arc<Mutex<Vec<BTreeMap<String, Revision>>>> = Arc::new(Mutex::new(vec![BTreeMap::new(); 64]));
+    let writers: Vec<_> = (0..64)
+        .map(|writer| {
+            let (mut mutes, acknowledged) = (channels[writer % 4].clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let user = format!("{number:06}");
+                    let Ok(revision) = mute(&mut mutes, &format!("room{writer}"), vec![user.clone()]).await else { return };
+                    acknowledged.lock().unwrap()[writer].insert(user, revision as u64);
+                }
+            })
+        })
+        .collect();
+    let each_has = |revision: Revision, count: usize| {
+        let acknowledged = acknowledged.clone();
+        async move {
+            let after = |of: &BTreeMap<String, Revision>| of.values().filter(|of| **of > revision).count() >= count;
+            while !acknowledged.lock().unwrap().iter().all(after) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    each_has(0, 20).await;
+    let (from, file) = (process.admin(), lost.path().join("backup"));
+    let arguments = ["backup", "--from", &from, "--token", "dev-service-token", "--output", path(&file)].map(str::to_owned);
+    let taken = tokio::task::spawn_blocking(move || printed(&arguments.each_ref().map(String::as_str))).await.unwrap();
+    let revision: Revision = taken["revision"].parse().unwrap();
+    // Every writer's last write before the backup is answered.
+    each_has(revision, 2).await;
+    drop(process); // kill -9
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let data = found.path().join("data");
+    assert_eq!(printed(&["restore", "--data-dir", path(&data), path(&file)]), taken);
+    let process = Process::start(found.path());
+    let mut mutes = process.mutes().await;
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    for (writer, acknowledged) in acknowledged.iter().enumerate() {
+        let expected: Vec<_> = acknowledged.iter().filter(|(_, of)| **of <= revision).map(|(user, _)| user.clone()).collect();
+        assert!(expected.len() >= 20);
+        assert_eq!(muted(&mut mutes, &format!("room{writer}")).await, expected, "writer {writer} at revision {revision}");
+    }
+    let newest = acknowledged.iter().flat_map(|of| of.values()).max().copied().unwrap();
+    assert!(mute(&mut mutes, "r", vec!["u".into()]).await.unwrap() as u64 > newest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file, again) = (directory.path().join("data"), directory.path().join("file"), directory.path().join("again"));
+    every_kind(&data).await;
+    let taken = printed(&["backup", "--data-dir", path(&data), "--output", path(&file)]);
+    assert_eq!(printed(&["verify", "--data-dir", path(&data)]), taken);
+    assert_eq!(printed(&["verify", "--backup", path(&file)]), taken);
+    assert_eq!((taken["records"].as_str(), taken["member mutes"].as_str()), ("9", "2"));
+    assert_eq!(printed(&["restore", "--data-dir", path(&again), path(&file)]), taken);
+    let (_, original) = entries(&*open(&data).unwrap()).await;
+    let (newest, restored) = entries(&*open(&again).unwrap()).await;
+    assert_eq!(restored, original);
+    // The hash is that of the records, not of their revisions.
+    assert_ne!(newest.to_string(), taken["revision"]);
+    assert_eq!(printed(&["verify", "--data-dir", path(&again)])["sha256"], taken["sha256"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_store_comes_back_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file, again) = (directory.path().join("data"), directory.path().join("file"), directory.path().join("again"));
+    let store = open(&data).unwrap();
+    fill(&*store, 0..400).await;
+    store.close().await.unwrap();
+    drop(store);
+    back_up(&data, &file).await;
+    restore(&file, &again, START_MS).unwrap();
+    assert_eq!(entries(&*open(&again).unwrap()).await.1, entries(&*open(&data).unwrap()).await.1);
+}
+
+/// Commits of a hundred records with the longest reason: some 60 KiB each.
+async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
+    for commit in commits {
+        let mut batch = Batch::of(&event());
+        let why = Why { actor: "app".into(), reason: "r".repeat(512).into() };
+        let value = Value::Mark(Mark { expire: Expire::NEVER, set_ms: 1, why: Arc::new(why) });
+        for number in 0..100 {
+            let user = format!("{commit:05}{number:02}");
+            batch.put(Key::MemberMute { app: AGORA, room: ROOM, user: &user }, &value);
+        }
+        store.commit(batch).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_was_cut_or_changed_anywhere_is_refused_and_nothing_is_created() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, good, bad) = (directory.path().join("data"), directory.path().join("good"), directory.path().join("bad"));
+    every_kind(&data).await;
+    back_up(&data, &good).await;
+    let bytes = fs::read(&good).unwrap();
+    let again = directory.path().join("again");
+    let refused = |bytes: &[u8], what: &str| {
+        fs::write(&bad, bytes).unwrap();
+        let error = restore(&bad, &again, START_MS).err().unwrap_or_else(|| panic!("{what} was taken"));
+        assert!(error.to_string().contains(path(&bad)), "{what}: {error}");
+        assert!(!again.exists(), "{what}");
+    };
+    for length in 0..bytes.len() {
+        refused(&bytes[..length], &format!("cut at {length}"));
+    }
+    for at in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at % 8);
+        refused(&bytes, &format!("changed at {at}"));
+    }
+    refused(&[&bytes[..], &[0]].concat(), "a byte more");
+    fs::write(&bad, "mute-service backup 2\n").unwrap();
+    assert!(restore(&bad, &again, START_MS).unwrap_err().to_string().contains("another version, \"2\""));
+    assert!(restore(&good, &again, START_MS).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_put_into_an_empty_directory_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file) = (directory.path().join("data"), directory.path().join("file"));
+    every_kind(&data).await;
+    back_up(&data, &file).await;
+    let before = entries(&*open(&data).unwrap()).await;
+    let refused = run(&["restore", "--data-dir", path(&data), path(&file)]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("is not empty"), "{}", text(&refused.stderr));
+    assert_eq!(entries(&*open(&data).unwrap()).await, before);
+    // What a new disk has in its root is nothing.
+    let disk = directory.path().join("disk");
+    fs::create_dir_all(disk.join("lost+found")).unwrap();
+    assert!(restore(&file, &disk, START_MS).is_ok());
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, killed) = (directory.path().join("data"), directory.path().join("killed"));
+    let page = |at: u8| (0..=255).map(|key| Entry { key: vec![at, key], value: vec![at; 100], revision: 1 }).collect::<Vec<_>>();
+    let failing = (0..=255).map(|at| if at < 255 { Ok(page(at)) } else { Err(StoreError::Full("test".into())) });
+    // What a kill would leave while some of it is in the tree.
+    let look = failing.inspect(|page| {
+        if page.is_err() {
+            copy(&data, &killed);
+        }
+    });
+    let failed = store::restore(Engine::Sled, &data, 1 << 20, look, 7);
+    assert!(matches!(failed, Err(StoreError::Full(_))), "{failed:?}");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    assert!(killed.join("store/db").metadata().unwrap().len() > 1 << 20);
+    match open(&killed).err() {
+        Some(error @ StoreError::Corrupt { .. }) => assert!(error.to_string().contains("mute-service restore"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    let again = store::restore(Engine::Sled, &killed, 1 << 20, std::iter::empty::<Result<_, StoreError>>(), 7);
+    assert!(matches!(again, Err(StoreError::NotEmpty { .. })), "{again:?}");
+    assert!(store::restore(Engine::Sled, &data, 1 << 20, std::iter::empty::<Result<_, StoreError>>(), 7).is_ok());
+    assert!(open(&data).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, file) = (directory.path().join("data"), directory.path().join("file"));
+    let old = every_kind(&data).await;
+    back_up(&data, &file).await;
+    let mut positions: Vec<Revision> = vec![0, old, old + 5, old + 10_000];
+    // The second is of the same backup, a minute later; the third with a clock that is wrong.
+    for (round, now_ms) in [START_MS, START_MS + 60_000, 0].into_iter().enumerate() {
+        let again = directory.path().join(round.to_string());
+        let newest = restore(&file, &again, now_ms).unwrap();
+        let store = open(&again).unwrap();
+        assert_eq!(entries(&*store).await.0, newest);
+        for after in positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, newest - 1]) {
+            let first = store.watch(after).await.unwrap().next().await.unwrap();
+            assert!(matches!(first, Err(StoreError::Compacted { .. })), "{after} of {newest}: {first:?}");
+        }
+        let mut feed = store.watch(newest).await.unwrap();
+        let next = store.commit(Batch::of(&event())).await.unwrap();
+        assert_eq!(feed.next().await.unwrap().unwrap().revision, next);
+        assert!(next > newest && newest >= old + backup::LEAP);
+        positions.extend([newest, next, next + 1_000]);
+        // It is a store like any other, also after a stop of either kind.
+        drop((store, feed));
+        let store = open(&again).unwrap();
+        assert!(store.commit(Batch::of(&event())).await.unwrap() > next);
+        store.close().await.unwrap();
+        drop(store);
+        assert_eq!(entries(&*open(&again).unwrap()).await.0, next + 1);
+    }
+}
+
+async fn get(server: &Server, headers: &[(&str, &str)]) -> (StatusCode, Vec<u8>) {
+    let request = server.http.request(Method::GET, format!("http://{}/backup", server.addresses.admin));
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let response = request.send().await.unwrap();
+    (response.status(), response.bytes().await.unwrap().to_vec())
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_service_is_for_a_service_with_the_scope_admin_in_all_apps() {
+    let server = Server::start().await;
+    let bearer = |token: &str| format!("Bearer {token}");
+    let (app, user) = (bearer(&server.app_token(OPEN)), bearer(&server.user_token(OPEN, "u")));
+    let refusals = [
+        (None, 401, "MISSING_TOKEN"),
+        (Some(("authorization", "Bearer nobody")), 401, "MALFORMED_TOKEN"),
+        (Some(SERVICE), 403, "PERMISSION_DENIED"),
+        (Some(("authorization", app.as_str())), 403, "PERMISSION_DENIED"),
+        (Some(("authorization", user.as_str())), 403, "PERMISSION_DENIED"),
+        (Some(API_KEY), 403, "PERMISSION_DENIED"),
+    ];
+    for (header, status, reason) in refusals {
+        let (found, body) = get(&server, header.as_slice()).await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((found.as_u16(), body["reason"].as_str()), (status, Some(reason)), "{header:?}");
+    }
+    let (status, bytes) = get(&server, &[KEEPER]).await;
+    assert_eq!(status, StatusCode::OK);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("backup");
+    fs::write(&file, bytes).unwrap();
+    let (header, content) = backup::verify(&file).unwrap();
+    assert_eq!((header.revision, header.at_ms), (server.service.view.revision(), START_MS));
+    assert_eq!(content.records(), server.service.view.records());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_reader_at_a_time_and_one_that_hangs_up_makes_room_for_the_next() {
+    let server = Server::start().await;
+    // More than the buffers of a connection hold.
+    fill(&*server.service.store, 0..400).await;
+    let mut stalled = tokio::net::TcpStream::connect(server.addresses.admin).await.unwrap();
+    let request = format!("GET /backup HTTP/1.1\r\nhost: x\r\n{}: {}\r\n\r\n", KEEPER.0, KEEPER.1);
+    stalled.write_all(request.as_bytes()).await.unwrap();
+    stalled.read_exact(&mut [0; 1_024]).await.unwrap();
+    let (status, body) = get(&server, &[KEEPER]).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(String::from_utf8(body).unwrap().contains("RATE_LIMITED"));
+    // Writes and reads go on meanwhile.
+    server.mute(AGORA, ROOM, &["user1"], None).await;
+    assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
+    drop(stalled);
+    let started = Instant::now();
+    while get(&server, &[KEEPER]).await.0 != StatusCode::OK {
+        assert!(started.elapsed() < Duration::from_secs(20), "the backup nobody reads is still being taken");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_fails_leaves_no_file_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let (output, from) = (directory.path().join("backup"), process.admin());
+    let cases: [(&[&str], &str); 4] = [
+        (&["--from", &from, "--token", "wrong"], "MALFORMED_TOKEN"),
+        (&["--from", "http://127.0.0.1:1", "--token", "t"], "refused"),
+        (&["--from", "https://127.0.0.1:1", "--token", "t"], "http://HOST:PORT"),
+        (&["--data-dir", "/nowhere"], "no store in /nowhere"),
+    ];
+    for (arguments, word) in cases {
+        let output = run(&[&["backup", "--output", path(&output)], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains(word), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let usage = run(&["backup", "--output", path(&output)]);
+    assert_eq!(usage.status.code(), Some(64));
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_str().unwrap().starts_with("backup")), "{names:?}");
+}
+
+#[test]
+fn a_backup_of_version_1_is_read_for_ever() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transfer/v1.backup");
+    if std::env::var_os("MUTE_BLESS").is_some() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(every_kind(directory.path()));
+        runtime.block_on(back_up(directory.path(), &golden));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (header, content) = backup::verify(&golden).unwrap();
+    assert_eq!((header.revision, header.at_ms, content.records()), (9, START_MS, 9));
+    restore(&golden, directory.path(), START_MS).unwrap();
+    let (_, restored) =
+        tokio::runtime::Runtime::new().unwrap().block_on(async { entries(&*open(directory.path()).unwrap()).await });
+    assert_eq!(restored.iter().map(|entry| entry.revision).sum::<u64>(), 45);
+}

@@ -1,0 +1,389 @@
+//! Exports: JSON lines that a person can read, checked to the last line before anything of them goes into a store.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Output, Stdio},
+    sync::Arc,
+};
+
+use futures_util::StreamExt as _;
+use mute_service::{
+    model::{ClientProfile, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
+    store::{self, Batch, Engine, Retention, Store, codec},
+    transfer::{
+        self, Failure, PROGRAM, export,
+        import::{self, Incoming},
+        line::Line,
+        merge::{Mode, Plan},
+    },
+};
+use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    harness::START_MS,
+    process::{program, run, text},
+    records,
+};
+
+const OTHER: &str = "Other";
+
+fn open(directory: &Path) -> Arc<dyn Store> {
+    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX }).unwrap()
+}
+
+fn mark(reason: &str) -> Value {
+    let why = Why { actor: "app".into(), reason: reason.into() };
+    Value::Mark(Mark { expire: Expire::NEVER, set_ms: START_MS, why: Arc::new(why) })
+}
+
+async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
+    let event = mute_service::model::Event::new(EventKind::Muted, OTHER, "", 1);
+    let mut batch = Batch::of(&event);
+    records.iter().for_each(|(key, value)| batch.put(*key, value));
+    store.commit(batch).await.unwrap();
+}
+
+/// A closed data directory with a record of every kind and form.
+async fn every_kind(directory: &Path) {
+    let store = open(directory);
+    let records: Vec<_> = records::records().into_iter().map(|(_, key, value)| (key, value)).collect();
+    put(&*store, &records).await;
+    store.close().await.unwrap();
+}
+
+async fn export_text(store: &dyn Store, app: Option<&str>) -> String {
+    let mut bytes = Vec::new();
+    export::export(store, app, START_MS, &mut bytes, "a test").await.unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn read(text: &str) -> Incoming {
+    import::read(text.as_bytes()).unwrap().unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+async fn import(store: &dyn Store, text: &str, mode: Mode) -> [u64; 4] {
+    let plan = Plan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
+    let told = [plan.new, plan.changed, plan.removed, plan.same];
+    plan.commit(store, START_MS, |_| {}).await.unwrap();
+    told
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs the program with this on its standard input.
+fn pipe(input: &[u8], arguments: &[&str]) -> Output {
+    let mut child =
+        program().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// An export of these lines, with a header and an end that fit.
+fn framed(lines: &[&str]) -> String {
+    let header = r#"{"kind":"header","format":"mute-service export","version":1,"revision":1,"time":"2022-01-13T07:59:10Z","program":"p"}"#;
+    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let sha256: String = Sha256::digest(&lines).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{header}\n{lines}{{\"kind\":\"end\",\"records\":{},\"sha256\":\"{sha256}\"}}\n", lines.lines().count())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
+    let (directory, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    every_kind(directory.path()).await;
+    let written = export_text(&*open(directory.path()), None).await.replace(PROGRAM, "mute-service 0.1.0");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transfer/v1.jsonl");
+    if std::env::var_os("MUTE_BLESS").is_some() {
+        fs::write(&golden, &written).unwrap();
+    }
+    let golden = fs::read_to_string(golden).unwrap();
+    assert_eq!(written, golden);
+    let store = open(again.path());
+    assert_eq!(import(&*store, &golden, Mode::Merge).await, [9, 0, 0, 0]);
+    let mut snapshot = store.snapshot().await.unwrap();
+    let page = snapshot.pages.next().await.unwrap().unwrap();
+    // The answer to a request is no record that goes out.
+    let mut expected: Vec<_> = records::records()
+        .into_iter()
+        .filter(|(_, key, _)| !matches!(key, Key::Request { .. }))
+        .map(|(_, key, value)| {
+            let key = codec::encode_key(key);
+            let value = codec::encode_value(&key, &value);
+            (key, value)
+        })
+        .collect();
+    expected.sort();
+    assert_eq!(page.into_iter().map(|entry| (entry.key, entry.value)).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn export_into_import_makes_the_same_store_and_a_second_import_makes_no_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, again, file) = (directory.path().join("data"), directory.path().join("again"), directory.path().join("file"));
+    every_kind(&data).await;
+    let exported = run(&["export", "--data-dir", path(&data)]);
+    let lines = stdout(&exported);
+    let verify = |data: &Path| stdout(&run(&["verify", "--data-dir", path(data)]));
+    let tried = pipe(lines.as_bytes(), &["import", "--data-dir", path(&again), "--dry-run", "-"]);
+    assert_eq!(stdout(&tried), "Would be imported: 9 new, 0 changed, 0 removed, 0 as they were\n");
+    assert!(!again.exists());
+    let imported = pipe(lines.as_bytes(), &["import", "--data-dir", path(&again), "-"]);
+    assert_eq!(stdout(&imported), "Imported: 9 new, 0 changed, 0 removed, 0 as they were\n");
+    let hash = |report: &str| report.lines().last().unwrap().to_owned();
+    let once = verify(&again);
+    assert_eq!(hash(&once), hash(&verify(&data)));
+    stdout(&run(&["export", "--data-dir", path(&data), "--output", path(&file)]));
+    let repeated = run(&["import", "--data-dir", path(&again), "--mode", "replace", path(&file)]);
+    assert_eq!(stdout(&repeated), "Imported: 0 new, 0 changed, 0 removed, 9 as they were\n");
+    // The revision is in it.
+    assert_eq!(verify(&again), once);
+    // What the hash is of can be seen by anybody.
+    let records: Vec<_> = lines.split_inclusive('\n').collect();
+    let sha256: String =
+        Sha256::digest(records[1..records.len() - 1].concat()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hash(&once), format!("sha256 {sha256}"));
+    assert_eq!(run(&["export", "--data-dir", "/nowhere"]).status.code(), Some(1));
+    assert_eq!(run(&["export", "--data-dir", path(&data), "--app", "a#b#c"]).status.code(), Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    every_kind(&data).await;
+    let before = stdout(&run(&["verify", "--data-dir", path(&data)]));
+    let good = r#"{"kind":"member_mute","app":"a","room":"r","user":"u","set":"2022-01-13T07:59:10Z"}"#;
+    let with = |from: &str, to: &str| good.replace(from, to);
+    let bad = [
+        ("no app key", with(r#""app":"a""#, r#""app":"a#b#c""#), "an app key is"),
+        ("no room id", with(r#""r""#, &format!("\"{}\"", "r".repeat(129))), "a room id is"),
+        ("no user id", with(r#""u""#, r#""a\u0001""#), "a user id is"),
+        ("no time", with("2022-01-13T07:59:10Z", "yesterday"), "is no time in RFC 3339"),
+        ("an empty time", with("2022-01-13T07:59:10Z", ""), "is no time in RFC 3339"),
+        ("a part of a millisecond", with("10Z", "10.0001Z"), "is no time in RFC 3339"),
+        ("before 1970", with("2022", "1969"), "is no time in RFC 3339"),
+        ("a long year", with("2022", "+20222"), "is no time in RFC 3339"),
+        ("an end that stands for none", with(r#","set""#, r#","expire":"1970-01-01T00:00:00Z","set""#), "cannot be kept as it stands"),
+        ("an unknown field", with(r#","set""#, r#","until":1,"set""#), "unknown field `until`"),
+        ("an unknown kind", with("member_mute", "mute"), "unknown variant `mute`"),
+        ("a field missing", with(r#","user":"u""#, ""), "a member mute names app, room and user"),
+        ("a field too many", with("member_mute", "user_mute"), "a user mute names app and user"),
+        ("no place", with("member_mute", "notification_mute"), "a notification mute names app, user, room and place"),
+        ("no JSON", "{".into(), "EOF while parsing"),
+        ("an empty line", String::new(), "EOF while parsing"),
+        ("custom fields", r#"{"kind":"client","app":"a","user":"u","custom_json":"[]","created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a JSON object as text"),
+        ("an admin", r#"{"kind":"room","app":"a","room":"r","admins":[""],"created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a user id is"),
+        ("too large", with(r#","set""#, &format!(r#","reason":"{}","set""#, "r".repeat(40_000))), "a record is at most"),
+        ("twice", good.into(), "the same record as in line 2"),
+    ];
+    for (what, line, told) in &bad {
+        let faults = import::read(framed(&[good, line]).as_bytes()).unwrap().err().unwrap_or_else(|| panic!("{what} was taken"));
+        assert!(faults.to_string().starts_with("line 3: ") && faults.to_string().contains(told), "{what}: {faults}");
+    }
+    assert_eq!(import::read(framed(&[good]).as_bytes()).unwrap().unwrap().records.len(), 1);
+    // Of the whole: everything at once, and not more than can be read.
+    let lines: Vec<_> = std::iter::once(good).chain(bad.iter().map(|(_, line, _)| line.as_str())).chain([good; 5]).collect();
+    let file = directory.path().join("file");
+    fs::write(&file, framed(&lines)).unwrap();
+    let refused = run(&["import", "--data-dir", path(&data), path(&file)]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    let expected = (3..23).map(|line| format!("line {line}: ")).collect::<Vec<_>>();
+    assert!(
+        expected.iter().all(|line| told.contains(line)) && told.contains("and 5 more") && told.contains(path(&file)),
+        "{told}"
+    );
+    assert_eq!(stdout(&run(&["verify", "--data-dir", path(&data)])), before);
+}
+
+#[test]
+fn a_file_that_was_cut_or_changed_is_found_out() {
+    let line = |user: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
+    let good = framed(&[&line("u"), &line("v")]);
+    let whole: Vec<_> = good.split_inclusive('\n').collect();
+    let fault = |text: &str| import::read(text.as_bytes()).unwrap().err().map(|faults| faults.to_string()).unwrap_or_default();
+    assert_eq!(fault(&good), "");
+    let cases = [
+        (String::new(), "line 1: the file is empty"),
+        (whole[..3].concat(), "line 3: the file ends here, without a line of the kind \"end\": it was cut"),
+        (whole[..1].concat(), "line 1: the file ends here"),
+        ([whole[0], whole[1], whole[3]].concat(), "line 3: there are 1 records, and this line has 2"),
+        (good.replace("\"v\"", "\"w\""), "line 4: the lines have the SHA-256"),
+        ([&whole[..], &whole[1..2]].concat().concat(), "line 5: nothing follows the end"),
+        (whole[1..].concat(), "line 1: an export begins with a line of the kind \"header\""),
+        (good.replace("\"version\":1", "\"version\":2"), "line 1: an export of version 2"),
+        (good.replace("mute-service export", "another"), "line 1: the format \"another\""),
+        ([whole[0], whole[0], whole[1], whole[2], whole[3]].concat(), "line 2: a header is the first line only"),
+        (
+            good.replace("\"revision\"", "\"app\":\"b\",\"revision\""),
+            "line 2: it is of the app \"a\", and the header names another",
+        ),
+        ([whole[0], &"x".repeat(200_000)].concat(), "line 2: it is longer than"),
+    ];
+    for (text, told) in cases {
+        assert!(fault(&text).contains(told), "{told}: {}", fault(&text));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_the_app_of_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let key = |app, user| Key::UserMute { app, user };
+    put(&*store, &[(key("a", "u1"), mark("old")), (key("a", "u2"), mark("")), (key(OTHER, "u1"), mark(""))]).await;
+    let (all, of_a) = (export_text(&*store, None).await, export_text(&*store, Some("a")).await);
+    assert_eq!((all.lines().count(), of_a.lines().count()), (5, 4));
+    // One is changed, one is gone, one is new; another app has a new one too.
+    put(&*store, &[(key("a", "u1"), mark("new")), (key("a", "u3"), mark("")), (key(OTHER, "u3"), mark(""))]).await;
+    let mut delete = Batch::default();
+    delete.delete(key("a", "u2"));
+    store.commit(delete).await.unwrap();
+    let changed = export_text(&*store, None).await;
+    assert_eq!(import(&*store, &of_a, Mode::Merge).await, [1, 1, 0, 0]);
+    let merged = export_text(&*store, None).await;
+    for record in
+        [r#""user":"u1","set":"2022-01-13T07:59:10.410Z","actor":"app","reason":"old""#, r#""user":"u2""#, r#""user":"u3""#]
+    {
+        assert!(merged.contains(record), "{record} in {merged}");
+    }
+    assert_eq!(import(&*store, &changed, Mode::Replace).await, [0, 1, 1, 3]);
+    assert_eq!(import(&*store, &of_a, Mode::Replace).await, [1, 1, 1, 0]);
+    assert_eq!(
+        export_text(&*store, Some("a")).await.lines().skip(1).collect::<Vec<_>>(),
+        of_a.lines().skip(1).collect::<Vec<_>>()
+    );
+    assert_eq!(export_text(&*store, Some(OTHER)).await.lines().count(), 4);
+    assert_eq!(import(&*store, &all, Mode::Replace).await, [0, 0, 1, 3]);
+    let records = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(records(&export_text(&*store, None).await), records(&all));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_in_the_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let line =
+        |app: &str, user: usize| format!(r#"{{"kind":"user_mute","app":"{app}","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
+    let lines: Vec<_> = (0..250).map(|user| line("a", user)).chain((0..50).map(|user| line("b", user))).collect();
+    let store = open(directory.path());
+    let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let plan = Plan::of(read(&file), None, Mode::Merge).await.unwrap();
+    let (mut told, total) = (Vec::new(), plan.changes());
+    plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
+    assert_eq!((total, told.len(), told.last()), (300, 4, Some(&300)));
+    let commits: Vec<_> = store.watch(0).await.unwrap().take(4).collect().await;
+    let mut sizes = Vec::new();
+    for commit in commits.into_iter().map(Result::unwrap) {
+        let event = codec::decode_event(&commit.event).unwrap();
+        assert_eq!((event.kind, event.at_ms, commit.at_ms), (EventKind::Imported, START_MS, START_MS));
+        sizes.push((event.app, commit.operations.len()));
+    }
+    sizes.sort();
+    assert_eq!(sizes, [("a".into(), 50), ("a".into(), 100), ("a".into(), 100), ("b".into(), 50)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_writes_during_an_import_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let line =
+        |reason: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#);
+    let plan = Plan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
+    put(&*store, &[(Key::UserMute { app: "a", user: "u" }, mark("other"))]).await;
+    assert!(matches!(plan.commit(&*store, START_MS, |_| {}).await, Err(Failure::Overtaken)));
+    assert!(export_text(&*store, None).await.contains("other"));
+    assert_eq!(import(&*store, &framed(&[&line("file")]), Mode::Merge).await, [0, 1, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_with_a_running_service_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for command in ["export", "verify"] {
+        let refused = run(&[command, "--data-dir", path(directory.path())]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains("in use by another mute-service"), "{}", text(&refused.stderr));
+    }
+    let opened = transfer::open(Engine::Sled, &directory.path().join("none"), false).await;
+    assert!(matches!(opened.err(), Some(Failure::NoStore(_))));
+    drop(store);
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "\\PC{1,20}"
+}
+
+fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
+    let ms = || 0..253_402_300_800_000_u64;
+    let mark = (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(|(expire, set_ms, actor, reason)| {
+        let why = Why { actor: actor.into(), reason: reason.into() };
+        Mark { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, why: Arc::new(why) }
+    });
+    let room = (".*", ".*", prop::collection::vec(name(), 0..3), ms(), ms()).prop_map(
+        |(name, description, admins, created_ms, updated_ms)| RoomProfile {
+            name,
+            description,
+            owner: admins.first().cloned().unwrap_or_default(),
+            admins,
+            created_ms,
+            updated_ms,
+        },
+    );
+    let client = (prop::option::of(".*"), prop::option::of(any::<bool>()), prop::option::of(1..9_999_999_999_u64), any::<f64>())
+        .prop_map(|(nickname, is_robot, last_login_ms, number)| ClientProfile {
+            nickname,
+            is_robot,
+            last_login_ms,
+            custom_json: serde_json::json!({ "n": number }).to_string(),
+            ..ClientProfile::default()
+        });
+    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), mark, room, client, any::<u64>()).prop_map(
+        |(kind, app, a, b, mark, room, client, place)| {
+            let value = match kind {
+                0 => Value::Room(room),
+                1 => Value::Client(client),
+                2 => Value::NotificationMute(mark, place),
+                _ => Value::Mark(mark),
+            };
+            (kind, [app, a, b], value)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_record_is_the_same_after_its_line((kind, [app, a, b], value) in any_record()) {
+        let (app, room, user) = (app.as_str(), a.as_str(), b.as_str());
+        let key = match kind {
+            0 => Key::Room { app, room },
+            1 => Key::Client { app, user },
+            2 => Key::NotificationMute { app, user, room },
+            3 => Key::Ban { app, room },
+            4 => Key::MemberMute { app, room, user },
+            5 => Key::Allowed { app, room, user },
+            _ => Key::UserMute { app, user },
+        };
+        let key = codec::encode_key(key);
+        let text = Line::of(codec::decode_key(&key).unwrap(), value.clone()).unwrap().text();
+        let line: Line = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(line.text(), text.clone());
+        let (of, found_key, found_value) = line.record().map_err(|what| TestCaseError::fail(format!("{what}: {text}")))?;
+        prop_assert_eq!(of, app);
+        prop_assert_eq!(found_value, codec::encode_value(&key, &value));
+        prop_assert_eq!(found_key, key);
+    }
+
+    #[test]
+    fn no_bytes_make_an_import_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), line in "\\{\"kind\":\"[a-z_]{1,8}\",.{0,60}\\}") {
+        let _ = import::read(&bytes[..]);
+        let _ = import::read(framed(&[&line.replace('\n', " ")]).as_bytes());
+    }
+}
