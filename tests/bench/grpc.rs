@@ -67,13 +67,26 @@ pub fn encoded_batch(pairs: Vec<pb::RoomUser>) -> Bytes {
     pb::BatchCheckSendRequest { app: APP.to_owned(), pairs, min_revision: 0 }.encode_to_vec().into()
 }
 
-/// Sends a call that was encoded before, and reads the answer as bytes.
-pub async fn batch_check(client: Channel, message: Bytes) {
+/// A question who may be pushed to, as it goes over the wire.
+pub fn encoded_recipients(room: String, users: Vec<String>) -> Bytes {
+    pb::FilterRecipientsRequest { app: APP.to_owned(), room, users, ..Default::default() }.encode_to_vec().into()
+}
+
+/// Sends a call of this method that was encoded before, and answers the bytes of its answer.
+pub async fn raw(client: Channel, method: &'static str, message: Bytes) -> Bytes {
     let mut client = tonic::client::Grpc::new(client);
     client.ready().await.unwrap();
-    let path = PathAndQuery::from_static("/mute.v1.MuteService/BatchCheckSend");
-    let answer = client.unary(ask(message), path, Raw).await.unwrap().into_inner();
+    client.unary(ask(message), PathAndQuery::from_static(method), Raw).await.unwrap().into_inner()
+}
+
+pub async fn batch_check(client: Channel, message: Bytes) {
+    let answer = raw(client, "/mute.v1.MuteService/BatchCheckSend", message).await;
     assert!(answer.len() > 2 * 100);
+}
+
+pub async fn filter_recipients(client: Channel, message: Bytes) {
+    let answer = raw(client, "/mute.v1.MuteService/FilterRecipients", message).await;
+    assert!(answer.len() > 10_000);
 }
 
 /// Bytes as they are.
@@ -127,6 +140,28 @@ pub fn user(number: usize) -> String {
 
 pub fn room(number: usize) -> String {
     format!("room{number:04}")
+}
+
+/// Mutes the notifications of a room for so many users.
+pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
+    let callers = clients.len() * IN_FLIGHT;
+    let calls = (0..callers).map(|caller| {
+        let client = clients[caller % clients.len()].clone();
+        tokio::spawn(async move {
+            for number in (caller..users).step_by(callers) {
+                let message = pb::MuteRoomNotificationsRequest {
+                    app: APP.to_owned(),
+                    user: user(number),
+                    room: room.to_owned(),
+                    ..Default::default()
+                };
+                MuteServiceClient::new(client.clone()).mute_room_notifications(ask(message)).await.unwrap();
+            }
+        })
+    });
+    for caller in calls.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
 }
 
 /// Mutes so many users in each of these rooms, a hundred a call.

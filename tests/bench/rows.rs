@@ -19,6 +19,8 @@ use super::{
 const ROOMS: usize = 1_000;
 const USERS: usize = 100;
 const BATCH: usize = 100;
+/// Notification mutes of the room that recipients are asked for.
+const SILENT: usize = 100_000;
 /// Different calls of a batch, made before the turns.
 const PREPARED: usize = 1_000;
 const MILLION: f64 = 1_000_000.0;
@@ -105,7 +107,34 @@ async fn checks(place: &Path) -> Vec<Row> {
     )
     .await;
     rows.push(Row::rates("CheckSend", rate, (redis_rate, "Redis ZSCORE, unpipelined, 64 connections"), "-"));
+    rows.push(recipients(&ours, &redis).await);
     rows
+}
+
+/// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000 notification mutes.
+async fn recipients(ours: &[grpc::Mutes], redis: &Redis) -> Row {
+    grpc::silence(ours, "push", SILENT).await;
+    let mut connection = redis.connect().await;
+    let mut bytes = Vec::new();
+    (0..SILENT).for_each(|number| command(&mut bytes, &["ZADD", "push", "1642148173726", &user(number)]));
+    connection.call(&bytes, SILENT).await;
+    let asked: Vec<_> = (0..10_000).map(|number| user(SILENT / 2 + number * SILENT / 10_000)).collect();
+    let mut commands = Vec::new();
+    asked.iter().for_each(|user| command(&mut commands, &["ZSCORE", "push", user]));
+    let message = grpc::encoded_recipients("push".to_owned(), asked);
+    let (mut us, mut them) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        us.push(one_by_one(100, async |_| grpc::filter_recipients(ours[0].clone(), message.clone()).await).await);
+        them.push(one_by_one(100, async |_| connection.call(&commands, 10_000).await).await);
+    }
+    let (ours, theirs) = (median(us), median(them));
+    Row {
+        what: "FilterRecipients, 10,000 users, 100,000 notification mutes",
+        ours: format!("{ours:.0} us"),
+        theirs: format!("{theirs:.0} us Redis, 10,000 ZSCORE pipelined"),
+        ratio: Some(ours / theirs),
+        hold: "-",
+    }
 }
 
 /// The pairs of one prepared call.

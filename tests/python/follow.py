@@ -1,0 +1,212 @@
+"""A client in another language keeps its own copy of who is muted: it lists, watches after the list's revision, and resumes.
+
+    python tests/python/follow.py target/release/mute-service [seconds] [seed]
+
+It makes the stubs from proto/ (package grpcio-tools), starts the program on a directory of its own, mutes, renews and unmutes at random, kills the
+program with -9 twice and starts it again. At the end its copy has to be what ListMutedMembers says, and every expiry to have been told exactly
+once: not before its time, not after a renewal, and at most a second late where the program was running.
+"""
+
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import grpc
+from grpc_tools import protoc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLACE = pathlib.Path(tempfile.mkdtemp(prefix="follow-"))
+sys.path.insert(0, str(PLACE))
+WELL_KNOWN = pathlib.Path(protoc.__file__).parent / "_proto"
+arguments = [f"-I{ROOT}/proto", f"-I{WELL_KNOWN}", f"--python_out={PLACE}", f"--grpc_python_out={PLACE}", "mute/v1/mute_service.proto"]
+assert protoc.main(["", *arguments]) == 0
+
+from google.protobuf.duration_pb2 import Duration  # noqa: E402
+from mute.v1 import mute_service_pb2 as pb, mute_service_pb2_grpc as rpc  # noqa: E402
+
+APP, ROOMS, USERS = "App", [f"room{n}" for n in range(5)], [f"user{n}" for n in range(40)]
+TOKEN = [("authorization", "Bearer follow-token")]
+LATE_S = 1.0
+
+
+class Program:
+    """The service, as a process that can be killed and started again at the same addresses."""
+
+    def __init__(self, path):
+        self.path, self.addr, self.downs = path, None, []
+        digest = subprocess.check_output([path, "hash-key", "follow-token"], stderr=subprocess.DEVNULL, text=True).strip()
+        (PLACE / "config.toml").write_text(
+            f'rate_limit = 0\n[[apps]]\nkey = "{APP}"\ndirectory = "open"\n'
+            f'[[services]]\nname = "follow"\ntoken_hash = "{digest}"\nscopes = ["check", "write", "admin"]\napps = ["*"]\n'
+        )
+
+    def start(self):
+        addresses = PLACE / "addresses.json"
+        addresses.unlink(missing_ok=True)
+        any_port = "127.0.0.1:0"
+        arguments = ["serve", "--config", PLACE / "config.toml", "--data-dir", PLACE / "data", "--addr-file", addresses]
+        arguments += ["--grpc-addr", self.addr or any_port, "--rest-addr", any_port, "--admin-addr", any_port]
+        self.process = subprocess.Popen([self.path, *map(str, arguments)])
+        while not addresses.exists():
+            assert self.process.poll() is None, "the program has not started"
+            time.sleep(0.01)
+        self.addr = json.loads(addresses.read_text())["grpc"]
+
+    def kill_and_restart(self, down_s):
+        began = time.time()
+        self.process.kill()
+        self.process.wait()
+        time.sleep(down_s)
+        self.start()
+        self.downs.append((began, time.time()))
+
+    def was_down(self, since, until):
+        return any(began <= until and ended + LATE_S >= since for began, ended in self.downs)
+
+
+class Copy:
+    """Who is muted until when, as the list and then the watch tell it."""
+
+    def __init__(self, addr):
+        self.addr, self.muted, self.ends, self.faults = addr, {}, [], []
+        self.revision, self.resumed, self.changes, self.stopped = None, 0, 0, False
+        self.listed_at = None
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while not self.stopped:
+            try:
+                with grpc.insecure_channel(self.addr) as channel:
+                    self.follow(rpc.MuteServiceStub(channel))
+            except grpc.RpcError as error:
+                assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN), error
+                self.resumed += 1
+                time.sleep(0.05)
+
+    def follow(self, stub):
+        if self.revision is None:
+            self.snapshot(stub)
+        watch = stub.Watch(pb.WatchRequest(app=APP, after_revision=self.revision), metadata=TOKEN)
+        for told in watch:
+            if told.HasField("change"):
+                change = told.change
+                if change.revision <= self.revision:
+                    self.faults.append(f"revision {change.revision} after {self.revision}")
+                self.apply(change)
+                self.changes += 1
+                self.revision = change.revision
+            else:
+                self.revision = max(self.revision, told.heartbeat.revision)
+
+    def snapshot(self, stub):
+        """The first page's revision is no newer than any page: what is told again changes nothing."""
+        revision, self.listed_at = None, time.time()
+        for room in ROOMS:
+            for member, at in muted_members(stub, room):
+                revision = at if revision is None else min(revision, at)
+                if member is not None:
+                    self.muted[room, member.user] = end_of(member)
+        self.revision = revision
+
+    def apply(self, change):
+        at = seconds(change.change_time)
+        for user in change.users:
+            key = change.room, user
+            if change.kind == pb.CHANGE_KIND_MUTED:
+                old = self.muted.get(key)
+                if old is not None and old <= at:
+                    self.faults.append(f"{key} was renewed at {at} and its end at {old} was never told")
+                self.muted[key] = end_of(change)
+            elif change.kind == pb.CHANGE_KIND_UNMUTED:
+                if self.muted.pop(key, "nothing") == "nothing":
+                    self.faults.append(f"{key} was unmuted and was not muted")
+            elif change.kind == pb.CHANGE_KIND_EXPIRED:
+                end = self.muted.pop(key, None)
+                if end is None and at <= self.listed_at + LATE_S:
+                    pass  # It had ended when the list was made, which does not tell it, and its end was told after.
+                elif end is None:
+                    self.faults.append(f"{key} has ended twice, or was for good")
+                else:
+                    self.ends.append((key, end, at))
+
+
+def seconds(timestamp):
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def end_of(told):
+    return seconds(told.expire_time) if told.HasField("expire_time") else None
+
+
+def muted_members(stub, room):
+    """Each member with the revision of its page; a page without members as nothing with its revision."""
+    token = ""
+    while True:
+        request = pb.ListMutedMembersRequest(app=APP, room=room, page_size=7, page_token=token)
+        page = stub.ListMutedMembers(request, metadata=TOKEN)
+        yield None, page.revision
+        yield from ((member, page.revision) for member in page.members)
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def write(stub, chance):
+    room, users = chance.choice(ROOMS), chance.sample(USERS, chance.randint(1, 4))
+    if chance.random() < 0.2:
+        stub.UnmuteMembers(pb.UnmuteMembersRequest(app=APP, room=room, users=users), metadata=TOKEN)
+        return
+    duration = None if chance.random() < 0.1 else Duration(nanos=chance.randint(1, 999) * 1_000_000, seconds=chance.randint(0, 2))
+    stub.MuteMembers(pb.MuteMembersRequest(app=APP, room=room, users=users, duration=duration, reason="test"), metadata=TOKEN)
+
+
+def main():
+    path, length_s = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 20
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(1 << 32)
+    chance = random.Random(seed)
+    program = Program(path)
+    program.start()
+    channel = grpc.insecure_channel(program.addr, options=[("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)])
+    stub = rpc.MuteServiceStub(channel)
+    for _ in range(50):
+        write(stub, chance)
+    copy = Copy(program.addr)
+    copy.thread.start()
+    began, writes, kills = time.time(), 0, [length_s / 3, length_s * 2 / 3]
+    while time.time() < began + length_s:
+        if kills and time.time() > began + kills[0]:
+            kills.pop(0)
+            program.kill_and_restart(chance.uniform(0.1, 1.5))
+        try:
+            write(stub, chance)
+            writes += 1
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+        time.sleep(chance.uniform(0, 0.02))
+    # Every mute that ends has ended by then, and was told.
+    time.sleep(3 + LATE_S + 0.5)
+    copy.stopped = True
+    now = {(room, member.user): end_of(member) for room in ROOMS for member, _ in muted_members(stub, room) if member is not None}
+    early = [end for end in copy.ends if end[2] < end[1]]
+    late = [end for end in copy.ends if end[2] > end[1] + LATE_S and not program.was_down(end[1], end[2])]
+    lag = max(at - end for (_, end, at) in copy.ends if not program.was_down(end, at))
+    program.process.terminate()
+    assert program.process.wait(20) == 0, "the program has not left in order"
+    print(
+        f"seed {seed}: {writes} writes, {copy.changes} changes told, {len(copy.ends)} expiries, at most {lag:.3f} s late, "
+        f"{copy.resumed} times resumed, {len(now)} mutes at the end"
+    )
+    assert not copy.faults, copy.faults[:5]
+    assert copy.muted == now, {key: (copy.muted.get(key), now.get(key)) for key in copy.muted.keys() ^ now.keys()}
+    assert not early, early[:5]
+    assert not late, late[:5]
+    assert copy.resumed >= 2 and len(copy.ends) > 20
+    print("the copy is what the service says, and every expiry was told exactly once")
+
+
+main()
