@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     auth::{apps::Apps, secret::KeyHash},
     clock::Clock,
     config::{Config, Settings},
-    dev, telemetry,
+    ctl, dev, telemetry,
 };
 
 mod progress;
@@ -78,6 +78,14 @@ enum Command {
     /// new ones go on above all that the lost store can have given out, so that whoever followed its changes is told to begin anew. The history of
     /// events is not in a backup.
     Restore(transfer::Restore),
+    /// Mute, ban, check and watch by hand, over gRPC
+    Ctl(ctl::Ctl),
+    /// Print what makes a shell complete the commands, to be put where it looks for it
+    #[command(after_help = "Example: mute-service completions bash > ~/.local/share/bash-completion/completions/mute-service")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Args)]
@@ -146,6 +154,11 @@ fn run(command: Command) -> ExitCode {
         Command::Verify(verify) => transfer::verify(verify),
         Command::Backup(backup) => transfer::backup(backup),
         Command::Restore(restore) => transfer::restore(restore),
+        Command::Ctl(ctl) => return ctl::run(ctl),
+        Command::Completions { shell } => {
+            completions(shell);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -222,6 +235,12 @@ fn hash_key(key: Option<String>) -> Result<(), Failure> {
     }
     say(&format!("{}\n", KeyHash::of(&key)));
     Ok(())
+}
+
+fn completions(shell: clap_complete::Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mute-service", &mut script);
+    say(&String::from_utf8_lossy(&script));
 }
 
 fn read_key() -> Result<String, Failure> {

@@ -30,13 +30,14 @@
 //! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
 //!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
-//! process, [`config`] its settings, [`cli`] its commands, [`dev`] what makes the documents' examples work.
+//! process, [`config`] its settings, [`cli`] its commands, [`ctl`] a person's hands, a caller like any other, [`dev`] what makes the documents' examples work.
 
 pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod ctl;
 pub mod dev;
 pub mod error;
 pub mod gateway;

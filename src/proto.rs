@@ -1,4 +1,4 @@
-//! The messages compiled from `proto/`. `v1` is the API: known to `grpc` and `gateway` only. `store_v1` is what is stored: known to the
+//! The messages compiled from `proto/`. `v1` is the API: known to `grpc`, `gateway` and `ctl` only. `store_v1` is what is stored: known to the
 //! record codec, to the form of a backup, and to an engine that keeps a log of events.
 
 /// The API, package `mute.v1`.

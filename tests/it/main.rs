@@ -8,6 +8,7 @@ mod backup;
 mod both_doors;
 mod contract;
 mod crash;
+mod ctl;
 mod embedded;
 mod events;
 mod expiry;

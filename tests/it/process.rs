@@ -72,16 +72,17 @@ impl Process {
         Self { child, addresses: serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap() }
     }
 
+    /// Where its gRPC is.
+    pub fn grpc(&self) -> &str {
+        self.addresses["grpc"].as_str().unwrap()
+    }
+
     pub async fn mutes(&self) -> MuteServiceClient<Channel> {
-        MuteServiceClient::connect(self.grpc()).await.unwrap()
+        MuteServiceClient::connect(format!("http://{}", self.grpc())).await.unwrap()
     }
 
     pub async fn directory(&self) -> DirectoryServiceClient<Channel> {
-        DirectoryServiceClient::connect(self.grpc()).await.unwrap()
-    }
-
-    fn grpc(&self) -> String {
-        format!("http://{}", self.addresses["grpc"].as_str().unwrap())
+        DirectoryServiceClient::connect(format!("http://{}", self.grpc())).await.unwrap()
     }
 
     /// Where the admin listener is, as a URL.

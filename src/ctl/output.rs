@@ -1,0 +1,315 @@
+//! How things are shown: aligned tables for people, a JSON object a line for programs. What users wrote cannot play with the terminal, in either.
+
+use std::{
+    env,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    time::Duration,
+};
+
+use clap::builder::styling::{AnsiColor, Style};
+use prost_types::Timestamp;
+use serde::Serialize as _;
+use serde_json::ser::{Formatter, Serializer};
+
+use super::records::{Record, Value};
+use crate::clock::Clock;
+
+const HEADING: Style = Style::new().bold();
+pub const GOOD: Style = AnsiColor::Green.on_default();
+pub const BAD: Style = AnsiColor::Red.on_default();
+const GAP: &str = "  ";
+
+/// Where answers go, and in what form.
+pub struct Output {
+    to: Box<dyn Write>,
+    is_json: bool,
+    is_colored: bool,
+    /// For how long something lasts still.
+    clock: Clock,
+    /// Of the columns of the table that is being written; they only grow.
+    widths: Vec<usize>,
+    has_heading: bool,
+}
+
+impl Output {
+    /// Coloured on a terminal only, and nowhere with NO_COLOR.
+    pub fn stdout(is_json: bool, clock: Clock) -> Self {
+        let is_colored = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self::new(Box::new(BufWriter::new(io::stdout())), is_json, is_colored, clock)
+    }
+
+    fn new(to: Box<dyn Write>, is_json: bool, is_colored: bool, clock: Clock) -> Self {
+        Self { to, is_json, is_colored, clock, widths: Vec::new(), has_heading: false }
+    }
+
+    /// Makes columns so wide from the start, for a table that comes a row at a time.
+    pub fn reserve(&mut self, widths: &[usize]) {
+        self.widths = widths.to_vec();
+    }
+
+    /// More rows of the table.
+    pub fn rows(&mut self, records: &[Record]) -> io::Result<()> {
+        if self.is_json {
+            records.iter().try_for_each(|record| self.json(record))?;
+        } else if let Some(first) = records.first() {
+            let titles: Vec<_> = columns(first).map(|(title, _)| title.to_owned()).collect();
+            let rows: Vec<Vec<_>> =
+                records.iter().map(|record| columns(record).map(|(_, value)| self.cell(value)).collect()).collect();
+            self.widen(&titles);
+            rows.iter().for_each(|row| self.widen(row));
+            if !self.has_heading {
+                self.has_heading = true;
+                let line = self.line(&titles);
+                self.styled(HEADING, &line)?;
+            }
+            for row in &rows {
+                let line = self.line(row);
+                writeln!(self.to, "{line}")?;
+            }
+        }
+        self.to.flush()
+    }
+
+    /// One thing, a field a line.
+    pub fn one(&mut self, record: &Record) -> io::Result<()> {
+        if self.is_json {
+            return self.json_line(record);
+        }
+        let mut lines = Vec::new();
+        self.fields(record, &mut lines);
+        let width = lines.iter().map(|(title, _)| title.len()).max().unwrap_or_default();
+        for (title, cell) in lines {
+            let title = format!("{title:width$}");
+            let title = if self.is_colored { format!("{HEADING}{title}{HEADING:#}") } else { title };
+            writeln!(self.to, "{title}{GAP}{cell}")?;
+        }
+        self.to.flush()
+    }
+
+    /// One thing, in words of ours; what others wrote in them has been [`shown`].
+    pub fn sentence(&mut self, record: &Record, style: Style, sentence: &str) -> io::Result<()> {
+        if self.is_json {
+            return self.json_line(record);
+        }
+        self.styled(style, sentence)?;
+        self.to.flush()
+    }
+
+    /// For programs only.
+    pub fn json_line(&mut self, record: &Record) -> io::Result<()> {
+        if self.is_json {
+            self.json(record)?;
+        }
+        self.to.flush()
+    }
+
+    /// A list that has ended without a row.
+    pub fn nothing(&self) {
+        if !self.is_json {
+            notice("None.");
+        }
+    }
+
+    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the latter where it has passed by our clock, which may
+    /// not be the service's.
+    pub fn end(&self, end: Option<Timestamp>) -> String {
+        let Some(end) = end else { return "for good".to_owned() };
+        let end_ms = u64::try_from(end.seconds).unwrap_or_default().saturating_mul(1_000);
+        let end_ms = end_ms.saturating_add(u64::try_from(end.nanos).unwrap_or_default() / 1_000_000);
+        match end_ms.saturating_sub(self.clock.now_ms()) {
+            0 => moment(end),
+            left_ms => format!("{} (in {})", moment(end), roughly(left_ms.div_ceil(1_000))),
+        }
+    }
+
+    fn json(&mut self, record: &Record) -> io::Result<()> {
+        record.serialize(&mut Serializer::with_formatter(&mut self.to, Harmless))?;
+        self.to.write_all(b"\n")
+    }
+
+    fn styled(&mut self, style: Style, text: &str) -> io::Result<()> {
+        if self.is_colored { writeln!(self.to, "{style}{text}{style:#}") } else { writeln!(self.to, "{text}") }
+    }
+
+    fn cell(&self, value: &Value) -> String {
+        let cell = match value {
+            Value::Text(text) => shown(text),
+            Value::Texts(texts) => shown(&texts.join(", ")),
+            Value::Number(number) => number.to_string(),
+            Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
+            Value::Name(_, name) => name.clone(),
+            Value::Time(time) => time.map(moment).unwrap_or_default(),
+            Value::End(end) => self.end(*end),
+            Value::Record(_) => String::new(),
+        };
+        if cell.is_empty() { "-".to_owned() } else { cell }
+    }
+
+    /// Fields of a record within are as its own.
+    fn fields(&self, record: &Record, lines: &mut Vec<(&'static str, String)>) {
+        for (title, value) in columns(record) {
+            match value {
+                Value::Record(Some(record)) => self.fields(record, lines),
+                value => lines.push((title, self.cell(value))),
+            }
+        }
+    }
+
+    fn widen(&mut self, cells: &[String]) {
+        self.widths.resize(self.widths.len().max(cells.len()), 0);
+        for (width, cell) in self.widths.iter_mut().zip(cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+
+    fn line(&self, cells: &[String]) -> String {
+        let padded = cells.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+    }
+}
+
+/// Tells the person something that is no answer.
+pub fn notice(text: &str) {
+    let lines: Vec<_> = text.lines().map(shown).collect();
+    // Nobody is left to be told of an error here.
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+}
+
+/// A text of others, with what a terminal would act upon made visible.
+pub fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_harmful(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
+    }
+    shown
+}
+
+/// Control characters, and those that reorder or hide what stands beside them (Unicode bidirectional controls, separators, marks of no width).
+fn is_harmful(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn columns(record: &Record) -> impl Iterator<Item = (&'static str, &Value)> {
+    record.0.iter().filter(|field| !field.title.is_empty()).map(|field| (field.title, &field.value))
+}
+
+fn moment(time: Timestamp) -> String {
+    Timestamp { nanos: 0, ..time }.to_string()
+}
+
+/// To the next smaller unit.
+fn roughly(seconds: u64) -> String {
+    let step = match seconds {
+        0..3_600 => 1,
+        3_600..86_400 => 60,
+        86_400..2_592_000 => 3_600,
+        _ => 86_400,
+    };
+    humantime::format_duration(Duration::from_secs(seconds - seconds % step)).to_string()
+}
+
+/// JSON in which the characters that JSON lets stand, and a terminal acts upon, are escaped too. They are of the basic plane.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, character)) = rest.char_indices().find(|(_, character)| is_harmful(*character)) {
+            write!(writer, "{}\\u{:04x}", &rest[..at], u32::from(character))?;
+            rest = &rest[at + character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::{ctl::records, proto::v1 as pb};
+
+    const NOW_MS: u64 = 1_642_060_750_410;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(is_json: bool, is_colored: bool, write: impl FnOnce(&mut Output)) -> String {
+        let page = Page::default();
+        write(&mut Output::new(Box::new(page.clone()), is_json, is_colored, Clock::manual(NOW_MS)));
+        String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn member(user: &str, lasts_ms: Option<u64>, reason: &str) -> Record {
+        let time = |ms: u64| Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 };
+        records::muted_member(pb::MutedMember {
+            user: user.into(),
+            expire_time: lasts_ms.map(|lasts_ms| time(NOW_MS + lasts_ms)),
+            mute_time: Some(time(NOW_MS)),
+            actor: "app".into(),
+            reason: reason.into(),
+        })
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_keeps_its_columns_from_page_to_page() {
+        let table = written(false, false, |out| {
+            out.rows(&[member("u", Some(86_400_000), "spam"), member("someone", None, "")]).unwrap();
+            out.rows(&[member("v", Some(90), "x")]).unwrap();
+        });
+        let expected = "\
+USER     UNTIL                           SINCE                 BY   REASON
+u        2022-01-14T07:59:10Z (in 1day)  2022-01-13T07:59:10Z  app  spam
+someone  for good                        2022-01-13T07:59:10Z  app  -
+v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
+";
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn how_long_still_is_told_to_the_next_smaller_unit_and_never_too_short() {
+        let out = Output::new(Box::new(io::sink()), false, false, Clock::manual(0));
+        let end = |ms: u64| out.end(Some(Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000) as i32 * 1_000_000 }));
+        let left = |ms: u64| end(ms).split_once(" (in ").unwrap().1.trim_end_matches(')').to_owned();
+        let cases =
+            [(1, "1s"), (59_001, "1m"), (86_399_000, "23h 59m"), (90_000_000, "1day 1h"), (32 * 86_400_000, "1month 1day")];
+        for (ms, expected) in &cases[..4] {
+            assert_eq!(left(*ms), *expected);
+        }
+        assert!(left(cases[4].0).starts_with("1month"));
+        assert_eq!(end(0), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_play_with_the_terminal() {
+        let evil = "a\u{1b}[2J\r\n\u{7f}\u{9b}31m\u{202e}b\"";
+        let table = written(false, false, |out| out.rows(&[member("u", None, evil)]).unwrap());
+        let row = table.lines().nth(1).unwrap();
+        assert!(row.ends_with(r#"a\u{1b}[2J\r\n\u{7f}\u{9b}31m\u{202e}b""#), "{row}");
+        let json = written(true, false, |out| out.rows(&[member("u", None, evil)]).unwrap());
+        assert!(!json.trim_end().chars().any(is_harmful), "{json:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["reason"], evil);
+    }
+
+    #[test]
+    fn colour_is_around_headings_and_verdicts_only_where_it_is_wanted() {
+        let write = |out: &mut Output| {
+            out.rows(&[member("u", None, "")]).unwrap();
+            out.sentence(&member("u", None, ""), BAD, "no").unwrap();
+        };
+        let (plain, colored) = (written(false, false, write), written(false, true, write));
+        assert!(!plain.contains('\u{1b}'));
+        assert!(colored.starts_with("\u{1b}[1mUSER") && colored.contains("\u{1b}[31mno\u{1b}[0m"), "{colored:?}");
+    }
+}
