@@ -29,7 +29,7 @@ pub async fn connections(addr: &str) -> Vec<Mutes> {
     join_all((0..CONNECTIONS).map(|_| connect(addr))).await
 }
 
-fn ask<T>(message: T) -> Request<T> {
+pub fn ask<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", TOKEN.parse().unwrap());
     request

@@ -2,8 +2,8 @@
 //!
 //! It starts everything by itself: the service (the real program, release build), a bare tonic service with the same messages that answers a
 //! constant, and Redis, where `redis-server` is on PATH. Both sides of a row are asked by the same client over the same number of connections,
-//! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes. `checks`, `writes` and
-//! `size` choose groups of rows.
+//! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes. `checks`, `writes`,
+//! `size` and `watch` choose groups of rows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod bare;
@@ -12,6 +12,7 @@ mod program;
 mod redis;
 mod rest;
 mod rows;
+mod watch;
 
 use std::time::{Duration, Instant};
 

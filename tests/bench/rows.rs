@@ -12,7 +12,7 @@ use super::{
     in_turns, median,
     program::Program,
     redis::{self, Redis, command},
-    rest,
+    rest, watch,
 };
 
 /// Rooms, and muted users in each, for the rows of checks.
@@ -39,6 +39,9 @@ pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     }
     if chosen("size") {
         rows.extend(size(place.path()).await);
+    }
+    if chosen("watch") {
+        rows.extend(watch::rows(&directory(place.path(), "watch")).await);
     }
     if full {
         rows.extend(ten_million(place.path()).await);

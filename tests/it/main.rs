@@ -13,6 +13,7 @@ mod embedded;
 mod events;
 mod expiry;
 mod export;
+mod follow;
 mod idempotency;
 mod imkit;
 mod layers;
