@@ -13,10 +13,17 @@ const SPARE: usize = 8;
 
 type Entry<T> = (EcoString, T);
 
+/// Users that follow each other.
+struct Chunk<T> {
+    /// Not after any of them, and after all of the chunk before. Beside the chunk, so that the right one is found without a look into any.
+    fence: EcoString,
+    entries: Vec<Entry<T>>,
+}
+
 /// Users in order, each with a value.
 pub struct Sorted<T> {
     /// None of them is empty, and each ends before the next begins.
-    chunks: Vec<Vec<Entry<T>>>,
+    chunks: Vec<Chunk<T>>,
     len: usize,
 }
 
@@ -36,9 +43,9 @@ impl<T> Sorted<T> {
     /// What is known of the user.
     #[must_use]
     pub fn get(&self, user: &str) -> Option<&T> {
-        let chunk = self.chunks.get(self.chunk_of(user))?;
-        let at = find(chunk, user).ok()?;
-        Some(&chunk[at].1)
+        let entries = &self.chunks.get(self.chunk_of(user))?.entries;
+        let at = find(entries, user).ok()?;
+        Some(&entries[at].1)
     }
 
     /// All users, in order.
@@ -50,70 +57,79 @@ impl<T> Sorted<T> {
     pub fn after(&self, user: Option<&str>) -> impl Iterator<Item = (&str, &T)> {
         let (number, at) = user.map_or((0, 0), |user| {
             let number = self.chunk_of(user);
-            let before = |chunk: &Vec<Entry<T>>| chunk.partition_point(|(other, _)| other.as_str() <= user);
+            let before = |chunk: &Chunk<T>| chunk.entries.partition_point(|(other, _)| other.as_str() <= user);
             (number, self.chunks.get(number).map_or(0, before))
         });
-        self.chunks.iter().skip(number).flatten().skip(at).map(|(user, value)| (user.as_str(), value))
+        self.chunks.iter().skip(number).flat_map(|chunk| &chunk.entries).skip(at).map(|(user, value)| (user.as_str(), value))
     }
 
     pub(super) fn insert(&mut self, user: &str, value: T) {
         let number = self.chunk_of(user);
-        let Some(chunk) = self.chunks.get_mut(number) else {
-            self.chunks.push(vec![(user.into(), value)]);
+        let Some(Chunk { fence, entries }) = self.chunks.get_mut(number) else {
+            self.chunks.push(Chunk::of(user, value));
             self.len = 1;
             return;
         };
-        let at = match find(chunk, user) {
+        let at = match find(entries, user) {
             Ok(at) => {
-                chunk[at].1 = value;
+                entries[at].1 = value;
                 return;
             }
             Err(at) => at,
         };
         self.len += 1;
-        if chunk.len() < FULL {
-            insert_into(chunk, at, user, value);
+        if at == 0 {
+            *fence = user.into();
+        }
+        if entries.len() < FULL {
+            insert_into(entries, at, user, value);
         } else if at == FULL {
             // Users that come in order fill one chunk after the other.
-            self.chunks.insert(number + 1, vec![(user.into(), value)]);
+            self.chunks.insert(number + 1, Chunk::of(user, value));
         } else {
-            let mut upper = chunk.split_off(FULL / 2);
-            chunk.shrink_to(FULL / 2 + SPARE);
-            match at.checked_sub(chunk.len()) {
-                None | Some(0) => insert_into(chunk, at, user, value),
+            let mut upper = entries.split_off(FULL / 2);
+            entries.shrink_to(FULL / 2 + SPARE);
+            let fence = upper[0].0.clone();
+            match at.checked_sub(entries.len()) {
+                None | Some(0) => insert_into(entries, at, user, value),
                 Some(at) => insert_into(&mut upper, at, user, value),
             }
-            self.chunks.insert(number + 1, upper);
+            self.chunks.insert(number + 1, Chunk { fence, entries: upper });
         }
     }
 
     pub(super) fn remove(&mut self, user: &str) {
         let number = self.chunk_of(user);
-        let Some(chunk) = self.chunks.get_mut(number) else { return };
-        let Ok(at) = find(chunk, user) else { return };
-        chunk.remove(at);
+        let Some(Chunk { entries, .. }) = self.chunks.get_mut(number) else { return };
+        let Ok(at) = find(entries, user) else { return };
+        entries.remove(at);
         self.len -= 1;
-        let left = chunk.len();
-        if chunk.capacity() > left + 2 * SPARE {
-            chunk.shrink_to(left + SPARE);
+        let left = entries.len();
+        if entries.capacity() > left + 2 * SPARE {
+            entries.shrink_to(left + SPARE);
         }
         if left == 0 {
             self.chunks.remove(number);
-        } else if left < FULL / 4 && self.chunks.get(number + 1).is_some_and(|next| left + next.len() <= FULL * 3 / 4) {
+        } else if left < FULL / 4 && self.chunks.get(number + 1).is_some_and(|next| left + next.entries.len() <= FULL * 3 / 4) {
             let next = self.chunks.remove(number + 1);
-            self.chunks[number].extend(next);
+            self.chunks[number].entries.extend(next.entries);
         }
     }
 
     /// Where the user is, or would be: in the last chunk that does not begin after it.
     fn chunk_of(&self, user: &str) -> usize {
-        let begins_before = |chunk: &Vec<Entry<T>>| chunk.first().is_some_and(|(first, _)| first.as_str() <= user);
-        self.chunks.partition_point(begins_before).saturating_sub(1)
+        self.chunks.partition_point(|chunk| chunk.fence.as_str() <= user).saturating_sub(1)
     }
 }
 
-fn find<T>(chunk: &[Entry<T>], user: &str) -> Result<usize, usize> {
-    chunk.binary_search_by(|(other, _)| other.as_str().cmp(user))
+impl<T> Chunk<T> {
+    fn of(user: &str, value: T) -> Self {
+        Self { fence: user.into(), entries: vec![(user.into(), value)] }
+    }
+}
+
+fn find<T>(entries: &[Entry<T>], user: &str) -> Result<usize, usize> {
+    entries.binary_search_by(|(other, _)| other.as_str().cmp(user))
 }
 
 /// Vec alone would double.
@@ -187,7 +203,8 @@ mod tests {
             }
             prop_assert_eq!(sorted.len(), model.len());
             prop_assert!(sorted.iter().eq(model.iter().map(|(user, value)| (user.as_str(), value))));
-            prop_assert!(sorted.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= FULL));
+            prop_assert!(sorted.chunks.iter().all(|chunk| !chunk.entries.is_empty() && chunk.entries.len() <= FULL));
+            prop_assert!(sorted.chunks.iter().all(|chunk| chunk.fence <= chunk.entries[0].0));
             for number in (0..2_000).step_by(7) {
                 let user = format!("a user with number {number:05}");
                 prop_assert_eq!(sorted.get(&user), model.get(&user));
