@@ -171,9 +171,9 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
 async fn load(config: &Config, strict: Vec<String>) -> Result<(Arc<dyn Store>, View), Failure> {
     let started = Instant::now();
     let (engine, directory) = (config.store, config.data_dir.clone());
-    let (cache_bytes, retention) = (config.cache_bytes, config.retention);
+    let (memory, retention) = (config.memory, config.retention);
     tracing::info!(?engine, directory = %directory.display(), "opening the store");
-    let open = tokio::task::spawn_blocking(move || store::open(engine, &directory, cache_bytes, retention));
+    let open = tokio::task::spawn_blocking(move || store::open(engine, &directory, memory, retention));
     let store = open.await.map_err(|error| Failure::Serve(error.into()))??;
     let view = View::load(&*store, strict).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     auth::{apps::AppConfig, apps::Apps, credentials::ServiceConfig},
     dev,
-    store::{Engine, Retention},
+    store::{Engine, Memory, Retention},
 };
 
 /// Settings that may be given in any of the three ways.
@@ -69,6 +69,9 @@ pub struct Settings {
     /// Page cache of the embedded store [default: 8]
     #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
     pub cache_mib: Option<u64>,
+    /// Commits that the embedded store keeps in its journal before the database takes them; more writes less, and takes longer to start [default: 4]
+    #[arg(long, value_name = "MIB", env = "MUTE_JOURNAL_MIB")]
+    pub journal_mib: Option<u64>,
     /// How long calls may go on after the order to stop [default: 10]
     #[arg(long, value_name = "SECONDS", env = "MUTE_DRAIN_SECONDS")]
     pub drain_seconds: Option<u64>,
@@ -93,6 +96,7 @@ impl Settings {
             keep_requests: self.keep_requests.or(other.keep_requests),
             watch_heartbeat_seconds: self.watch_heartbeat_seconds.or(other.watch_heartbeat_seconds),
             cache_mib: self.cache_mib.or(other.cache_mib),
+            journal_mib: self.journal_mib.or(other.journal_mib),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
         }
     }
@@ -117,7 +121,7 @@ pub struct Config {
     pub retention: Retention,
     pub keep_requests: u64,
     pub watch_heartbeat_seconds: u64,
-    pub cache_bytes: u64,
+    pub memory: Memory,
     pub drain_seconds: u64,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
@@ -140,6 +144,7 @@ impl Config {
             file.services.push(dev::service());
         }
         let settings = flags.or(file.settings);
+        let memory = Memory::default();
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
@@ -164,8 +169,10 @@ impl Config {
             keep_requests: settings.keep_requests.unwrap_or(1_000_000),
             // Well within the minute after which proxies take an idle stream for dead.
             watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
-            // Reads come from the view, so the cache serves writes and the start only.
-            cache_bytes: settings.cache_mib.unwrap_or(8).saturating_mul(1 << 20),
+            memory: Memory {
+                cache_bytes: settings.cache_mib.map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
+                journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
+            },
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             apps: file.apps,
             services: file.services,
@@ -191,8 +198,11 @@ impl Config {
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
         }
-        if !(1..=1 << 20).contains(&(self.cache_bytes >> 20)) {
+        if !(1..=1 << 20).contains(&(self.memory.cache_bytes >> 20)) {
             wrong.push("cache_mib is 1 to 1048576".to_owned());
+        }
+        if !(1..=1 << 10).contains(&(self.memory.journal_bytes >> 20)) {
+            wrong.push("journal_mib is 1 to 1024".to_owned());
         }
         for service in &self.services {
             for app in &service.apps {

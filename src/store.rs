@@ -174,11 +174,28 @@ pub struct Retention {
     pub age_ms: u64,
 }
 
+/// What an engine may keep in memory, beside its records' view.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Pages of the database.
+    pub cache_bytes: u64,
+    /// Commits that are in the journal only. At most five times as much while the database does not keep up.
+    pub journal_bytes: u64,
+}
+
+impl Default for Memory {
+    /// Reads come from the view, so the cache serves writes and the start only. A journal of 4 MiB is some 20,000 mutes: a larger one writes less
+    /// to the database, and takes longer to read back.
+    fn default() -> Self {
+        Self { cache_bytes: 8 << 20, journal_bytes: 4 << 20 }
+    }
+}
+
 /// Opens the store of this engine, creating it where there is none. May take a while; call it off the async threads.
 /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-pub fn open(engine: Engine, directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
+pub fn open(engine: Engine, directory: &Path, memory: Memory, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
     match engine {
-        Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),
+        Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, memory, retention)?)),
     }
 }
 
@@ -196,11 +213,11 @@ pub fn exists(engine: Engine, directory: &Path) -> bool {
 pub fn restore<E: From<StoreError>>(
     engine: Engine,
     directory: &Path,
-    cache_bytes: u64,
+    memory: Memory,
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,
     revision: Revision,
 ) -> Result<(), E> {
     match engine {
-        Engine::Sled => embedded::restore(directory, cache_bytes, records, revision),
+        Engine::Sled => embedded::restore(directory, memory, records, revision),
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use crate::store::{self, Engine, Retention, Store, StoreError, backup::BackupError};
+use crate::store::{self, Engine, Memory, Retention, Store, StoreError, backup::BackupError};
 
 pub mod backup;
 pub mod content;
@@ -22,8 +22,6 @@ pub mod merge;
 pub mod output;
 pub mod record;
 
-/// Page cache of a store that is opened for one of these commands.
-const CACHE_BYTES: u64 = 8 << 20;
 /// Nothing of the history is forgotten for them.
 const KEEP_ALL: Retention = Retention { events: u64::MAX, age_ms: u64::MAX };
 
@@ -64,6 +62,6 @@ pub async fn open(engine: Engine, directory: &Path, create: bool) -> Result<Arc<
         return Err(Failure::NoStore(directory.display().to_string()));
     }
     let directory = directory.to_path_buf();
-    let open = move || store::open(engine, &directory, CACHE_BYTES, KEEP_ALL);
+    let open = move || store::open(engine, &directory, Memory::default(), KEEP_ALL);
     Ok(tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::Unavailable(error.to_string()))??)
 }

@@ -33,7 +33,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Operation, Retention, Revision, Snapshot, Store, StoreError,
+    Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
+    StoreError,
     directory::Directory,
     generation::{Change, Changes, Generation, Pending, with_prefix},
     journal::Journal,
@@ -51,10 +52,8 @@ const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
 /// Records in one page of a snapshot.
 const PAGE: usize = 1_024;
-/// A generation is full at this many bytes of memory: some 20,000 mutes. Larger ones write less to the tree, and take longer to read back.
-const GENERATION_BYTES: usize = 4 << 20;
-/// Commits are refused while full generations of this many bytes wait for the tree.
-const WAITING_BYTES: usize = 16 << 20;
+/// Commits are refused while so many full generations, by their bytes, wait for the tree.
+const WAITING: usize = 4;
 /// How often a tree that has failed is opened anew.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -94,10 +93,10 @@ enum Job {
 }
 
 impl Embedded {
-    pub(super) fn open(directory: &Path, cache_bytes: u64, retention: Retention) -> Result<Self, StoreError> {
+    pub(super) fn open(directory: &Path, memory: Memory, retention: Retention) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
         let (store, journal) = (directory.path().join("store"), directory.path().join("journal"));
-        let tree = Tree::open(&store, cache_bytes)?;
+        let tree = Tree::open(&store, memory.cache_bytes)?;
         let pending = read_back(&tree, &journal)?;
         let revision = pending.active.revision;
         if revision < directory.noted {
@@ -121,8 +120,9 @@ impl Embedded {
             directory,
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer { shared: shared.clone(), file, jobs, stopped: None, full: false };
-        let filler = Filler { shared: shared.clone(), store, cache_bytes, retention };
+        let generation_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
+        let writer = Writer { shared: shared.clone(), file, jobs, generation_bytes, stopped: None, full: false };
+        let filler = Filler { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
         let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-filler", || filler.run())?];
         Ok(Self { shared, queue: Some(queue), threads })
     }
@@ -214,12 +214,12 @@ impl Shared {
 /// Errors: [`StoreError::NotEmpty`], those of the records, and those of an open.
 pub(super) fn restore<E: From<StoreError>>(
     directory: &Path,
-    cache_bytes: u64,
+    memory: Memory,
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,
     revision: Revision,
 ) -> Result<(), E> {
     let directory = Directory::begin_restore(directory)?;
-    match fill(&directory.path().join("store"), cache_bytes, records, revision) {
+    match fill(&directory.path().join("store"), memory, records, revision) {
         Ok(()) => Ok(directory.complete(revision)?),
         Err(error) => {
             directory.abandon();
@@ -230,16 +230,16 @@ pub(super) fn restore<E: From<StoreError>>(
 
 fn fill<E: From<StoreError>>(
     store: &Path,
-    cache_bytes: u64,
+    memory: Memory,
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,
     revision: Revision,
 ) -> Result<(), E> {
-    let tree = Tree::open(store, cache_bytes)?;
+    let tree = Tree::open(store, memory.cache_bytes)?;
     let no_events = Retention { events: u64::MAX, age_ms: u64::MAX };
     let mut some = Generation::after(revision);
     for page in records {
         some.extend(&[], page?.into_iter().map(|entry| (entry.key, Some((entry.revision, entry.value)))).collect());
-        if some.bytes >= GENERATION_BYTES {
+        if some.bytes as u64 >= memory.journal_bytes {
             tree.take(&some, no_events)?;
             some = Generation::after(revision);
         }
@@ -335,6 +335,8 @@ struct Writer {
     shared: Arc<Shared>,
     file: Journal,
     jobs: mpsc::Receiver<Job>,
+    /// A generation is full at this many bytes of memory.
+    generation_bytes: usize,
     /// Why nothing is written any more.
     stopped: Option<StoreError>,
     /// The last write found the disk full.
@@ -375,15 +377,18 @@ impl Writer {
 
     /// Why no commit can be taken now.
     fn refusal(&self, pending: &Pending) -> Option<StoreError> {
-        let held_up = || pending.held_up.clone().filter(|_| pending.waiting_bytes() > WAITING_BYTES);
+        let held_up = || pending.held_up.clone().filter(|_| self.waits_too_much(pending));
         self.stopped.clone().or_else(held_up)
     }
 
     /// Waits while too much waits for a tree that is at work.
     fn wait_for_the_tree(&self) {
-        let busy =
-            |pending: &mut Pending| pending.waiting_bytes() > WAITING_BYTES && pending.held_up.is_none() && !pending.abandoned;
+        let busy = |pending: &mut Pending| self.waits_too_much(pending) && pending.held_up.is_none() && !pending.abandoned;
         drop(self.shared.moved.wait_while(self.shared.pending(), busy));
+    }
+
+    fn waits_too_much(&self, pending: &Pending) -> bool {
+        pending.waiting_bytes() > self.generation_bytes.saturating_mul(WAITING)
     }
 
     /// Makes the group durable, then visible, then answers.
@@ -417,7 +422,7 @@ impl Writer {
         let mut pending = self.shared.pending();
         pending.active.extend(&commits, changes);
         // Without room for a new file the old one grows on.
-        if pending.active.bytes >= GENERATION_BYTES
+        if pending.active.bytes >= self.generation_bytes
             && let Ok(file) = Journal::create(&self.shared.journal, revision)
         {
             self.file = file;

@@ -10,9 +10,9 @@ use std::{fs::File, io::BufReader, path::Path};
 
 use futures_util::{Stream, StreamExt as _, stream};
 
-use super::{CACHE_BYTES, Failure, PROGRAM, content::Content};
+use super::{Failure, PROGRAM, content::Content};
 use crate::store::{
-    self, Engine, Entry, Revision, Snapshot, StoreError,
+    self, Engine, Entry, Memory, Revision, Snapshot, StoreError,
     backup::{Header, Reader, Writer},
 };
 
@@ -57,7 +57,7 @@ pub fn restore(path: &Path, engine: Engine, directory: &Path, now_ms: u64) -> Re
     let (header, content) = verify(path)?;
     let newest = header.revision.saturating_add(LEAP).max(now_ms.saturating_mul(1_000));
     let (pages, _) = Pages::open(path)?;
-    store::restore(engine, directory, CACHE_BYTES, pages, newest)?;
+    store::restore(engine, directory, Memory::default(), pages, newest)?;
     Ok((header, content, newest))
 }
 

@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Engine, Entry, Retention, Revision, Store, StoreError},
+    store::{self, Batch, Engine, Entry, Memory, Retention, Revision, Store, StoreError},
     transfer::{self, backup},
 };
 use reqwest::{Method, StatusCode};
@@ -24,7 +24,7 @@ use crate::{
 };
 
 fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX })
+    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX })
 }
 
 fn event() -> Event {
@@ -243,7 +243,7 @@ fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_no
             copy(&data, &killed);
         }
     });
-    let failed = store::restore(Engine::Sled, &data, 1 << 20, look, 7);
+    let failed = store::restore(Engine::Sled, &data, Memory::default(), look, 7);
     assert!(matches!(failed, Err(StoreError::Full(_))), "{failed:?}");
     assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     assert!(killed.join("store/db").metadata().unwrap().len() > 1 << 20);
@@ -251,9 +251,9 @@ fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_no
         Some(error @ StoreError::Corrupt { .. }) => assert!(error.to_string().contains("mute-service restore"), "{error}"),
         other => panic!("{other:?}"),
     }
-    let again = store::restore(Engine::Sled, &killed, 1 << 20, std::iter::empty::<Result<_, StoreError>>(), 7);
+    let again = store::restore(Engine::Sled, &killed, Memory::default(), std::iter::empty::<Result<_, StoreError>>(), 7);
     assert!(matches!(again, Err(StoreError::NotEmpty { .. })), "{again:?}");
-    assert!(store::restore(Engine::Sled, &data, 1 << 20, std::iter::empty::<Result<_, StoreError>>(), 7).is_ok());
+    assert!(store::restore(Engine::Sled, &data, Memory::default(), std::iter::empty::<Result<_, StoreError>>(), 7).is_ok());
     assert!(open(&data).is_ok());
 }
 

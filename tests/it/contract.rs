@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Commit, Engine, Entry, EventRange, Expectation, Operation, Retention, Revision, Store, StoreError,
+    self, Batch, Commit, Engine, Entry, EventRange, Expectation, Memory, Operation, Retention, Revision, Store, StoreError,
 };
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
@@ -316,7 +316,9 @@ async fn clause_7_history_is_read_while_others_write(place: Place<'_>) {
 }
 
 fn sled(directory: &Path) -> impl Fn(Retention) -> Arc<dyn Store> {
-    move |retention| store::open(Engine::Sled, directory, 1 << 20, retention).unwrap()
+    move |retention| {
+        store::open(Engine::Sled, directory, Memory { cache_bytes: 1 << 20, ..Memory::default() }, retention).unwrap()
+    }
 }
 
 macro_rules! contract {

@@ -12,11 +12,11 @@ use std::{
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Engine, Retention, Store, StoreError, codec},
+    store::{self, Batch, Engine, Memory, Retention, Store, StoreError, codec},
 };
 
 fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX })
+    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX })
 }
 
 /// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.

@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt as _;
 use mute_service::{
     model::{ClientProfile, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
-    store::{self, Batch, Engine, Retention, Store, codec},
+    store::{self, Batch, Engine, Memory, Retention, Store, codec},
     transfer::{
         self, Failure, PROGRAM, export,
         import::{self, Incoming},
@@ -31,7 +31,7 @@ use crate::{
 const OTHER: &str = "Other";
 
 fn open(directory: &Path) -> Arc<dyn Store> {
-    store::open(Engine::Sled, directory, 16 << 20, Retention { events: 1_000_000, age_ms: u64::MAX }).unwrap()
+    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX }).unwrap()
 }
 
 fn mark(reason: &str) -> Value {

@@ -44,9 +44,9 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
         sources.iter().map(|(file, code)| (file.as_str(), names(code))).filter(|(_, lines)| !lines.is_empty()).collect();
     assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/embedded.rs", "store/sled.rs"]);
     let chosen = [
-        "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, cache_bytes, retention)?)),",
+        "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, memory, retention)?)),",
         "Engine::Sled => directory::is_store(directory),",
-        "Engine::Sled => embedded::restore(directory, cache_bytes, records, revision),",
+        "Engine::Sled => embedded::restore(directory, memory, records, revision),",
     ];
     assert_eq!(named["store.rs"], [&["mod sled;", "Sled,"], &chosen[..]].concat());
     assert_eq!(named["store/embedded.rs"], ["sled::Tree,"]);

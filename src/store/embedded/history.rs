@@ -47,7 +47,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::{Batch, Retention, Store as _, embedded::Embedded};
+    use crate::store::{Batch, Memory, Retention, Store as _, embedded::Embedded};
 
     const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
@@ -88,11 +88,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn history_is_told_out_of_the_tree_the_full_generations_and_the_active_one_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Embedded::open(directory.path(), 1 << 20, KEEP_ALL).unwrap();
+        let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
         make_history(&store, 40, false).await;
         store.close().await.unwrap();
         drop(store);
-        let store = Embedded::open(directory.path(), 1 << 20, KEEP_ALL).unwrap();
+        let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
         let borders = {
             let filler = hold(&store);
             make_history(&store, 6, true).await;
@@ -131,7 +131,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn history_that_goes_from_the_tree_while_it_is_read_has_no_hole() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Arc::new(Embedded::open(directory.path(), 1 << 20, Retention { events: 5, age_ms: u64::MAX }).unwrap());
+        let store =
+            Arc::new(Embedded::open(directory.path(), Memory::default(), Retention { events: 5, age_ms: u64::MAX }).unwrap());
         let writer = tokio::spawn({
             let store = store.clone();
             async move {
