@@ -40,7 +40,7 @@ impl Directory {
     /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `SYNCED` is damaged or a restore has not come to its end,
     /// [`StoreError::Unavailable`].
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+        create(path)?;
         let lock = lock(path)?;
         if path.join(RESTORING).exists() {
             let what = "a restore into it has not come to its end; empty it first".to_owned();
@@ -52,7 +52,7 @@ impl Directory {
     /// Takes an empty directory, or makes it, for a backup to be put in: it is no store before [`Self::complete`], whatever happens.
     /// Errors: [`StoreError::NotEmpty`], [`StoreError::InUse`], [`StoreError::Full`], [`StoreError::Unavailable`].
     pub(super) fn begin_restore(path: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(|error| failed(path, &error))?;
+        create(path)?;
         for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
             if entry.map_err(|error| failed(path, &error))?.file_name() != OF_THE_DISK {
                 return Err(StoreError::NotEmpty { directory: path.display().to_string() });
@@ -150,6 +150,23 @@ fn lock(path: &Path) -> Result<File, StoreError> {
             Err(fs::TryLockError::Error(error)) => return Err(failed(path, &error)),
         }
     }
+}
+
+/// Creates a directory where there is none, and those that lead to it, so that they are there after a power cut too.
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.exists() {
+        create(parent)?;
+    }
+    let synced = || sync_directory(parent);
+    let created = match fs::create_dir(path) {
+        // Whoever has created it may have been killed before this. Where its parent cannot be read, another user has created it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            synced().or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })
+        }
+        created => created.and_then(|()| synced()),
+    };
+    created.map_err(|error| failed(path, &error))
 }
 
 /// An error of the file system at this path.

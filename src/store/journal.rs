@@ -9,6 +9,7 @@
 
 use std::{
     fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,7 +18,7 @@ use std::{
 use super::{
     Commit, Operation, Revision, StoreError,
     codec::{self, corrupt},
-    directory::failed,
+    directory::{self, failed},
 };
 use crate::proto::store_v1 as pb;
 
@@ -41,7 +42,7 @@ pub(super) struct Journal {
 impl Journal {
     /// A file for the commits after this one. Errors: [`StoreError::Full`], [`StoreError::Unavailable`].
     pub(super) fn create(directory: &Path, after: Revision) -> Result<Self, StoreError> {
-        fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
+        directory::create(directory)?;
         let path = directory.join(format!("{after:020}"));
         let file = File::create(&path).map_err(|error| failed(&path, &error))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| failed(directory, &error))?;
@@ -111,7 +112,7 @@ impl Journal {
                     what: format!("commits from {} to {after} are missing before it", newest + 1),
                 });
             }
-            let bytes = fs::read(&path).map_err(|error| failed(&path, &error))?;
+            let bytes = read_synced(&path).map_err(|error| failed(&path, &error))?;
             let commits = commits(&bytes, after);
             let last = commits.last().map_or(after, |commit| commit.revision);
             if last > newest {
@@ -136,6 +137,14 @@ fn files(directory: &Path) -> Result<Vec<(Revision, PathBuf)>, StoreError> {
     }
     files.sort();
     Ok(files)
+}
+
+/// What a process that was killed has written and not synced is on the disk before it counts.
+fn read_synced(path: &Path) -> io::Result<Vec<u8>> {
+    let (mut file, mut bytes) = (File::open(path)?, Vec::new());
+    file.read_to_end(&mut bytes)?;
+    file.sync_all()?;
+    Ok(bytes)
 }
 
 /// The entries from the beginning up to the first that is not whole or not the next.
