@@ -5,7 +5,7 @@ use super::{Revision, StoreError, codec, generation::Change, tally::Tally};
 use crate::proto::store_v1 as pb;
 
 /// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double what a single change has to write.
-const FULL_BYTES: usize = 1_024;
+pub(super) const FULL_BYTES: usize = 1_024;
 /// What a record takes beside its bytes.
 const RECORD_BYTES: usize = 12;
 

@@ -10,6 +10,11 @@
 //! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So after each
 //! flush our own handle of the database file is synced, and the files beside it, and only then the journal lets go of what was written. sled's own
 //! flush timer is off.
+//!
+//! But sled builds on what it believes to be durable. It writes a segment over as soon as what was in it has been written elsewhere; and the header
+//! of a segment tells how far those before it are whole, which a start does not check again. Both are two segments behind what is being written. So
+//! that they are true after a power cut, less than one segment is ever written between two syncs: the tree is written in batches that are small,
+//! each with a sync of its own.
 
 use std::{
     collections::VecDeque,
@@ -37,10 +42,13 @@ use super::{
 const SEGMENT_BYTES: usize = 4 << 20;
 /// For how long sled's own lock is waited for, under ours.
 const LETTING_GO: Duration = Duration::from_secs(5);
-/// Changes that are made in one batch of the tree, or a page full more. Whoever looks for a key waits for a batch.
-const BATCH: usize = 256;
-/// Old chunks of events that go with one generation, beside as many as come with it: so that none pays for many.
-const PRUNED: usize = 16;
+/// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may write a page of its own, and move another one
+/// out of a segment that it wants to use again, with up to 17 of ours each: all in all half a segment.
+const BATCH_BYTES: usize = 64 << 10;
+/// Chunks of events that are written in one batch. A chunk has up to 59 KiB, and sled writes a page of its own for every tenth.
+const CHUNKS: usize = 8;
+/// Old chunks of events that go with one batch, beside as many as come with it: so that none pays for many.
+const PRUNED: usize = 2;
 
 const PAGE: u8 = b'p';
 const EVENTS: u8 = b'e';
@@ -63,12 +71,20 @@ impl Tree {
     pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         intact(|| {
             let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
+            let sync = |place: &Path| {
+                let synced = File::open(place).and_then(|handle| handle.sync_all());
+                synced.map_err(|error| failed(place, &error))
+            };
+            // What a process that was killed has written and not synced is on the disk before sled builds on it.
+            if path.join("db").exists() {
+                sync(&path.join("db"))?;
+            }
             let db = open_when_free(&config.flush_every_ms(None))?;
             db.flush().map_err(failure)?;
             let file = File::open(path.join("db")).map_err(|error| failed(path, &error))?;
-            // What sled has created, and what a process that was killed has written and not synced, is on the disk before it counts.
+            // And what sled has made of it, or created, before it counts.
             for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
-                File::open(place).and_then(|handle| handle.sync_all()).map_err(|error| failed(place, &error))?;
+                sync(place)?;
             }
             Ok(Self { db, file: Arc::new(file), blobs: path.join("blobs"), touched: Arc::default() })
         })
@@ -138,8 +154,8 @@ impl Tree {
         })
     }
 
-    /// Takes in a generation, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: until
-    /// the last batch the newest revision stays where it was.
+    /// Takes in a generation, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
+    /// newest revision stays where it was until the records are there, and then goes with the events.
     pub(super) fn take(&self, generation: &Generation, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
             let (revision, mut tally) = self.newest()?;
@@ -150,22 +166,35 @@ impl Tree {
                 let mut batch = sled::Batch::default();
                 rest = self.put_some(&mut batch, rest, &mut tally, &mut touched)?;
                 batch.insert(NEWEST, tally.value(revision));
-                self.db.apply_batch(batch).map_err(failure)?;
+                self.write(batch)?;
             }
-            let mut batch = sled::Batch::default();
-            let chunks = log::chunks(&generation.events);
-            for (revision, events) in &chunks {
-                let key = events_key(*revision);
-                batch.insert(&key, log::encode(&key, *revision, events));
+            let known = generation.events.partition_point(|event| event.revision <= revision);
+            let chunks = log::chunks(&generation.events[known..]);
+            for some in chunks.chunks(CHUNKS) {
+                let mut batch = sled::Batch::default();
+                for (revision, events) in some {
+                    let key = events_key(*revision);
+                    batch.insert(&key, log::encode(&key, *revision, events));
+                    batch.insert(NEWEST, tally.value(revision + events.len() as Revision - 1));
+                }
+                self.prune(&mut batch, kept, generation, some.len() + PRUNED)?;
+                self.write(batch)?;
             }
-            self.prune(&mut batch, kept, generation, chunks.len() + PRUNED)?;
-            batch.insert(NEWEST, tally.value(generation.revision));
-            self.db.apply_batch(batch).map_err(failure)?;
-            self.db.flush().map_err(failure)?;
-            self.sync()?;
+            if chunks.is_empty() {
+                let mut batch = sled::Batch::default();
+                batch.insert(NEWEST, tally.value(generation.revision.max(revision)));
+                self.write(batch)?;
+            }
             collect_garbage(changes.len() + chunks.len());
             Ok(())
         })
+    }
+
+    /// Puts a batch on stable storage.
+    fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        self.db.apply_batch(batch).map_err(failure)?;
+        self.db.flush().map_err(failure)?;
+        self.sync()
     }
 
     /// Makes the first of the changes, a batch full of pages. Answers the rest.
@@ -176,17 +205,22 @@ impl Tree {
         tally: &mut Tally,
         touched: &mut Touched,
     ) -> Result<&'a [(&'a Vec<u8>, &'a Change)], StoreError> {
-        let mut made = 0;
-        while made < BATCH
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
             && let Some((key, _)) = rest.first()
         {
             let (fence, records) = self.page_of(key)?;
             touched.add(&self.db, &fence)?;
             let end = self.fence_after(&fence)?;
             let here = end.map_or(rest.len(), |end| rest.partition_point(|(key, _)| key[..] < end[1..]));
-            let (changes, after) = rest.split_at(here);
-            put_pages(batch, &fence, records, changes, tally);
-            (made, rest) = (made + here, after);
+            let fitting = fitting(&rest[..here]);
+            let (changes, after) = rest.split_at(fitting);
+            bytes += put_pages(batch, &fence, records, changes, tally);
+            rest = after;
+            if fitting < here {
+                // The rest of this page's changes belong to pages that the batch has yet to bring.
+                break;
+            }
         }
         Ok(rest)
     }
@@ -332,20 +366,42 @@ impl Touched {
     }
 }
 
-/// Writes the records of a page, as changed, in as many pages as they need.
-fn put_pages(batch: &mut sled::Batch, fence: &[u8], old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &mut Tally) {
+/// How many of the changes one batch can make.
+fn fitting(changes: &[(&Vec<u8>, &Change)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(key, change): &&(&Vec<u8>, &Change)| {
+        let fits = bytes < BATCH_BYTES;
+        bytes += key.len() + change.as_ref().map_or(0, |(_, value)| value.len());
+        fits
+    };
+    changes.iter().take_while(fits).count()
+}
+
+/// Writes the records of a page, as changed, in as many pages as they need. Answers their bytes.
+fn put_pages(
+    batch: &mut sled::Batch,
+    fence: &[u8],
+    old: Vec<Record>,
+    changes: &[(&Vec<u8>, &Change)],
+    tally: &mut Tally,
+) -> usize {
     let records = page::merge(old, changes, tally);
     if records.is_empty() {
         batch.remove(fence);
+        // sled writes as much for a page that goes.
+        return page::FULL_BYTES;
     }
+    let mut bytes = 0;
     for (number, records) in page::split(&records).into_iter().enumerate() {
         let fence = match records.first() {
             Some(first) if number > 0 => [&[PAGE], &first.key[..]].concat(),
             _ => fence.to_vec(),
         };
         let page = page::encode(&fence, records);
+        bytes += fence.len() + page.len();
         batch.insert(fence, page);
     }
+    bytes
 }
 
 fn events_key(revision: Revision) -> [u8; 9] {
