@@ -9,18 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::harness::skipped;
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
     store::{self, Batch, Engine, Memory, Retention, Store, StoreError, codec},
 };
 
-fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
+pub fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
     store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX })
 }
 
 /// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.
-fn largest_commit(room: usize) -> Batch {
+pub fn largest_commit(room: usize) -> Batch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
     let (app, room) = (format!("{}#{}", "o".repeat(64), "a".repeat(64)), format!("{room:0>128}"));
     let reason: Box<str> = "r".repeat(512).into();
@@ -76,7 +77,7 @@ async fn a_directory_in_use_is_refused_and_free_again_after_its_store_is_dropped
 }
 
 /// Opens the directory and reads all of it.
-async fn read_all(directory: &Path) -> Result<(u64, usize), StoreError> {
+pub async fn read_all(directory: &Path) -> Result<(u64, usize), StoreError> {
     let directory = directory.to_path_buf();
     let store = tokio::task::spawn_blocking(move || open(&directory)).await.unwrap()?;
     let mut snapshot = store.snapshot().await?;
@@ -90,7 +91,7 @@ async fn read_all(directory: &Path) -> Result<(u64, usize), StoreError> {
     Ok((snapshot.revision, records))
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
@@ -137,24 +138,32 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_wa
 }
 
 /// A small disk of its own; unmounted when it is dropped.
-struct Disk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
-impl Disk {
+impl SmallDisk {
     /// Nothing where this user may not mount one.
-    fn mount(mebibytes: u32) -> Option<Self> {
+    pub fn mount(mebibytes: u32) -> Option<Self> {
         let place = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(place.path()).output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(place))
     }
 
-    fn grow(&self, mebibytes: u32) {
-        let size = format!("remount,size={mebibytes}m");
-        assert!(Command::new("mount").args(["-o", &size]).arg(self.0.path()).status().unwrap().success());
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn grow(&self, mebibytes: u32) {
+        self.remount(&format!("size={mebibytes}m"));
+    }
+
+    pub fn remount(&self, options: &str) {
+        let remounted = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
+        assert!(remounted.unwrap().success());
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
@@ -162,11 +171,10 @@ impl Drop for Disk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_and_takes_writes_again_once_there_is_room() {
-    let Some(disk) = Disk::mount(20) else {
-        println!("skipped: run as root, who may mount a tmpfs");
-        return;
+    let Some(disk) = SmallDisk::mount(20) else {
+        return skipped("run as root, who may mount a tmpfs");
     };
-    let directory = disk.0.path().join("data");
+    let directory = disk.path().join("data");
     let store = open(&directory).unwrap();
     let (mut acknowledged, mut refused) = (0, 0);
     // The tree gives room back now and then, so one refusal is not the end.

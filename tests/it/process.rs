@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -41,35 +41,48 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A running program with its addresses. It is killed when it is dropped.
+/// A running program with its addresses, once it is ready. It is killed when it is dropped.
 pub struct Process {
     child: Child,
     addresses: Value,
+    addr_file: PathBuf,
+    log: PathBuf,
 }
 
 impl Process {
     pub fn start(directory: &Path) -> Self {
+        Self::spawn(directory, directory, &[]).ready()
+    }
+
+    /// Begins to start, with its data in a directory on `disk`, and more arguments.
+    pub fn spawn(directory: &Path, disk: &Path, arguments: &[&str]) -> Self {
         let config = directory.join("config.toml");
         let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
         let hash = hash.trim().trim_start_matches("sha256:");
         let services = format!("{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n");
         fs::write(&config, services).unwrap();
-        let addresses = directory.join("addresses.json");
-        let _ = fs::remove_file(&addresses);
+        let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
+        let _ = fs::remove_file(&addr_file);
         let mut child = program();
-        child.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
+        child.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
         child.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
-        child.args(["--data-dir", directory.join("data").to_str().unwrap(), "--rate-limit", "0"]);
-        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        child.args(["--data-dir", disk.join("data").to_str().unwrap(), "--rate-limit", "0"]).args(arguments);
+        let child = child.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        Self { child, addresses: Value::Null, addr_file, log }
+    }
+
+    pub fn ready(mut self) -> Self {
         let started = Instant::now();
-        while !addresses.exists() {
+        while !self.addr_file.exists() {
             assert!(
-                started.elapsed() < Duration::from_secs(20) && child.try_wait().unwrap().is_none(),
-                "the program has not started"
+                started.elapsed() < Duration::from_secs(20) && self.child.try_wait().unwrap().is_none(),
+                "the program has not started: {}",
+                fs::read_to_string(&self.log).unwrap()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
-        Self { child, addresses: serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap() }
+        self.addresses = serde_json::from_slice(&fs::read(&self.addr_file).unwrap()).unwrap();
+        self
     }
 
     /// Where its gRPC is.
@@ -83,6 +96,11 @@ impl Process {
 
     pub async fn directory(&self) -> DirectoryServiceClient<Channel> {
         DirectoryServiceClient::connect(format!("http://{}", self.grpc())).await.unwrap()
+    }
+
+    /// Where REST is, as a URL.
+    pub fn rest(&self) -> String {
+        format!("http://{}", self.addresses["rest"].as_str().unwrap())
     }
 
     /// Where the admin listener is, as a URL.
@@ -290,8 +308,7 @@ async fn a_list_of_100_000_is_paged_without_gap_or_double_and_streamed_without_g
 
 /// How many elements the REST list of the room has.
 async fn stream_list(process: &Process) -> usize {
-    let rest = process.addresses["rest"].as_str().unwrap();
-    let url = format!("http://{rest}/app-id/Open/chatrooms/big/mute");
+    let url = format!("{}/app-id/Open/chatrooms/big/mute", process.rest());
     let list = reqwest::Client::new().get(url).header(SERVICE.0, SERVICE.1).send().await.unwrap();
     assert_eq!(list.status(), 200);
     let list: Value = list.json().await.unwrap();

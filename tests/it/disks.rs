@@ -1,0 +1,227 @@
+//! Bad disks under the real program: read-only, failing, full, damaged. Writers are told, checks go on, and nothing acknowledged is lost.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use mute_service::{
+    proto::v1::{self as pb, mute_service_client::MuteServiceClient},
+    store::StoreError,
+};
+use serde_json::{Value, json};
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{
+    embedded::{SmallDisk, copy, largest_commit, open, read_all},
+    forgetful::{Disk, Health},
+    harness::{SERVICE, reason, sent, skipped, strings, with},
+    process::{Process, mute, muted, run, text},
+};
+
+/// What the program says when it does not start with its data there.
+fn refused(data: &Path) -> String {
+    let output = run(&["serve", "--data-dir", data.to_str().unwrap(), "--grpc-addr", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    text(&output.stderr)
+}
+
+async fn may_speak(mutes: &mut MuteServiceClient<Channel>, user: &str) -> bool {
+    let message = pb::CheckSendRequest { app: "Open".into(), room: "r".into(), user: user.into(), ..Default::default() };
+    mutes.check_send(with(message, &[SERVICE])).await.unwrap().into_inner().allowed
+}
+
+/// 100 users with the longest reason, in a room of their own.
+async fn mute_many(mutes: &mut MuteServiceClient<Channel>, call: usize) -> Result<(), Status> {
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: format!("room{call}"),
+        users: (0..100).map(|user| format!("user{user}")).collect(),
+        reason: "r".repeat(512),
+        ..Default::default()
+    };
+    mutes.mute_members(with(message, &[SERVICE])).await.map(drop)
+}
+
+/// Mutes a user over REST.
+async fn mute_over_rest(process: &Process, user: &str) -> (u16, Value) {
+    let body = json!({ "usernames": [user], "mute_duration": -1 }).to_string();
+    let url = format!("{}/app-id/Open/chatrooms/r/mute", process.rest());
+    sent(reqwest::Client::new().post(url).header(SERVICE.0, SERVICE.1).body(body)).await
+}
+
+#[test]
+fn a_read_only_directory_stops_the_start_and_is_named() {
+    let Some(disk) = SmallDisk::mount(20) else { return skipped("run as root, who may mount a tmpfs") };
+    let (new, used) = (disk.path().join("new"), disk.path().join("used"));
+    drop(open(&used).unwrap());
+    disk.remount("ro");
+    for data in [new, used] {
+        let complaint = refused(&data);
+        assert!(complaint.contains(data.to_str().unwrap()) && complaint.contains("Read-only"), "{complaint}");
+    }
+}
+
+async fn a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(health: Health) {
+    let Some(disk) = Disk::mount() else { return skipped("run as root with /dev/fuse") };
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
+    let mut mutes = process.mutes().await;
+    for user in ["a", "b", "c"] {
+        mute(&mut mutes, "r", strings(&[user])).await.unwrap();
+    }
+    disk.set_health(health);
+    for round in 0..3 {
+        let refused = mute(&mut mutes, "r", strings(&["d"])).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{refused:?}");
+        let (status, body) = mute_over_rest(&process, "d").await;
+        assert_eq!((status, &body["error"]), (503, &json!("service_unavailable")), "{body}");
+        assert!(!may_speak(&mut mutes, "a").await && may_speak(&mut mutes, "d").await);
+        if round == 1 {
+            // What the failed write has left on the disk nobody knows, so that it is well again is no reason to go on.
+            disk.set_health(Health::Well);
+        }
+    }
+    drop(process);
+    let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
+    let mut mutes = process.mutes().await;
+    let mut found = muted(&mut mutes, "r").await;
+    // No answer said whether this one was muted.
+    found.retain(|user| user != "d");
+    assert_eq!(found, ["a", "b", "c"]);
+    mute(&mut mutes, "r", strings(&["d"])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_becomes_read_only_stops_writes_and_not_checks() {
+    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::ReadOnly).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_writes_stops_writes_and_not_checks() {
+    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::FailsWrites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_syncs_stops_writes_and_not_checks() {
+    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::FailsSyncs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
+    let Some(disk) = SmallDisk::mount(20) else { return skipped("run as root, who may mount a tmpfs") };
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::spawn(directory.path(), disk.path(), &["--journal-mib", "1"]).ready();
+    let mut mutes = process.mutes().await;
+    mute(&mut mutes, "r", strings(&["early"])).await.unwrap();
+    let (mut acknowledged, mut refused) = (0, 0);
+    // The tree gives room back now and then, so one refusal is not the end.
+    while refused < 20 {
+        match mute_many(&mut mutes, acknowledged).await {
+            Ok(()) => (acknowledged, refused) = (acknowledged + 1, 0),
+            Err(status) => {
+                assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "STORE_FULL"), "{status:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(acknowledged > 20, "{acknowledged} calls fit");
+    let rest = mute_over_rest(&process, "late").await;
+    assert!((rest.0, &rest.1["error"]) == (503, &json!("service_unavailable")) || rest.0 == 200, "{rest:?}");
+    assert!(!may_speak(&mut mutes, "early").await);
+    disk.grow(200);
+    let started = Instant::now();
+    while let Err(status) = mute_many(&mut mutes, acknowledged).await {
+        assert_eq!(reason(&status), "STORE_FULL");
+        assert!(started.elapsed() < Duration::from_secs(20), "writes are still refused");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(process);
+    let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
+    let mut mutes = process.mutes().await;
+    for call in 0..=acknowledged {
+        assert_eq!(muted(&mut mutes, &format!("room{call}")).await.len(), 100, "call {call} of {acknowledged}");
+    }
+    assert!(!may_speak(&mut mutes, "early").await);
+}
+
+async fn commit_ten(data: &Path) {
+    let store = open(data).unwrap();
+    for number in 0..10 {
+        store.commit(largest_commit(number)).await.unwrap();
+    }
+}
+
+/// A store after a stop that was not an orderly one, with all its commits in two files of the journal.
+async fn with_a_journal(data: &Path) -> [PathBuf; 2] {
+    commit_ten(data).await;
+    // Who opens it puts the first ten into the tree, so that is done elsewhere.
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy(data, elsewhere.path());
+    commit_ten(elsewhere.path()).await;
+    let files = [0, 10].map(|after| format!("journal/{after:020}"));
+    for name in [&files[1], "SYNCED"] {
+        fs::copy(elsewhere.path().join(name), data.join(name)).unwrap();
+    }
+    files.map(|file| data.join(file))
+}
+
+/// How far the file is written with anything but zeros.
+fn used(file: &Path) -> u64 {
+    fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_is_read_back_file_by_file() {
+    let data = tempfile::tempdir().unwrap();
+    with_a_journal(data.path()).await;
+    // Both times the same users.
+    assert_eq!(read_all(data.path()).await.unwrap(), (20, 1_000));
+}
+
+async fn a_journal_damaged_in_this_way_is_refused(damage: impl Fn(&File, u64)) {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let [_, newest] = with_a_journal(&data).await;
+    let file = File::options().read(true).write(true).open(&newest).unwrap();
+    damage(&file, used(&newest) / 2);
+    let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else { panic!("it is not refused") };
+    assert!(place.starts_with(data.to_str().unwrap()), "{place}");
+    let complaint = refused(&data);
+    assert!(complaint.contains(data.to_str().unwrap()) && complaint.contains("damaged"), "{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_with_a_flipped_byte_is_refused_by_name() {
+    a_journal_damaged_in_this_way_is_refused(|file, at| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_was_cut_is_refused_by_name() {
+    a_journal_damaged_in_this_way_is_refused(|file, at| file.set_len(at).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_lacks_a_file_or_the_end_of_one_between_two_is_refused_by_name() {
+    let cases: [fn(&Path); 2] = [
+        |oldest| fs::remove_file(oldest).unwrap(),
+        |oldest| {
+            File::options().write(true).open(oldest).unwrap().set_len(used(oldest) / 2).unwrap();
+        },
+    ];
+    for damage in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let [oldest, newest] = with_a_journal(&data).await;
+        damage(&oldest);
+        let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else { panic!("it is not refused") };
+        assert_eq!(place, newest.display().to_string());
+    }
+}

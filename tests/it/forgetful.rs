@@ -1,0 +1,449 @@
+//! A file system that forgets, mounted through FUSE: what was not synced when the power goes is gone, or only a part of it is.
+//!
+//! `fsync` and `fdatasync` make a file's content and size durable, `fsync` of a directory makes its entries durable. `sync_file_range` is nothing:
+//! files are read and written without the kernel's page cache, so it never gets here. A cut leaves of each file what was synced, and any of the
+//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at some moment since. The disk can fail on demand, too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::{OsStr, OsString},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use fuser::{
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use rand::{RngExt as _, rngs::StdRng};
+use tempfile::TempDir;
+
+const PAGE: usize = 4_096;
+/// The kernel asks again each time.
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// A mounted disk; unmounted when it is dropped.
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    // Dropped in this order: the mount, then its place.
+    _session: BackgroundSession,
+    place: TempDir,
+}
+
+/// What the disk does with whoever wants to change something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    /// Everything that changes is refused, as on a file system that the kernel has remounted after an error.
+    ReadOnly,
+    /// Writes fail with EIO.
+    FailsWrites,
+    /// Syncs fail with EIO, and what they were to sync is lost.
+    FailsSyncs,
+}
+
+impl Disk {
+    /// Nothing where this user may not mount one.
+    pub fn mount() -> Option<Self> {
+        let place = tempfile::tempdir().unwrap();
+        let state = Arc::new(Mutex::new(State::new()));
+        let session = fuser::spawn_mount(Mounted(state.clone()), place.path(), &Config::default());
+        Some(Self { state, _session: session.ok()?, place })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    pub fn set_health(&self, health: Health) {
+        self.state.lock().unwrap().health = health;
+    }
+
+    /// Cuts the power. Nobody may have a file open.
+    pub fn cut(&self, random: &mut StdRng) {
+        self.state.lock().unwrap().cut(random);
+    }
+}
+
+struct State {
+    nodes: HashMap<u64, Node>,
+    next: u64,
+    health: Health,
+}
+
+enum Node {
+    File(File),
+    Directory(Directory),
+}
+
+#[derive(Default)]
+struct File {
+    current: Vec<u8>,
+    synced: Vec<u8>,
+    /// Pages by number in which `current` may differ.
+    dirty: BTreeSet<usize>,
+}
+
+type Entries = BTreeMap<OsString, u64>;
+
+#[derive(Default)]
+struct Directory {
+    current: Entries,
+    /// What it was before each change since the last sync. The first is what is durable.
+    before: Vec<Entries>,
+}
+
+impl File {
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        let end = offset + data.len();
+        if end > self.current.len() {
+            self.current.resize(end, 0);
+        }
+        self.current[offset..end].copy_from_slice(data);
+        self.dirty.extend(offset / PAGE..end.div_ceil(PAGE));
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.dirty.extend(len.min(self.current.len()) / PAGE..len.max(self.current.len()).div_ceil(PAGE));
+        self.current.resize(len, 0);
+    }
+
+    fn sync(&mut self) {
+        self.synced.resize(self.current.len(), 0);
+        for page in std::mem::take(&mut self.dirty) {
+            self.keep(page);
+        }
+    }
+
+    /// Makes one page durable, as far as there is a place for it.
+    fn keep(&mut self, page: usize) {
+        let end = ((page + 1) * PAGE).min(self.synced.len()).min(self.current.len());
+        if page * PAGE < end {
+            self.synced[page * PAGE..end].copy_from_slice(&self.current[page * PAGE..end]);
+        }
+    }
+
+    /// Forgets what was not synced, but for each page with this probability.
+    fn forget(&mut self, random: &mut StdRng, kept: f64) {
+        if random.random_bool(0.5) {
+            self.synced.resize(self.current.len(), 0);
+        }
+        for page in std::mem::take(&mut self.dirty) {
+            if random.random_bool(kept) {
+                self.keep(page);
+            }
+        }
+        self.current.clone_from(&self.synced);
+    }
+}
+
+impl Directory {
+    fn change<T>(&mut self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        self.before.push(self.current.clone());
+        change(&mut self.current)
+    }
+
+    fn forget(&mut self, random: &mut StdRng) {
+        let mut states = std::mem::take(&mut self.before);
+        states.push(std::mem::take(&mut self.current));
+        let kept = if random.random_bool(0.5) { 0 } else { random.random_range(0..states.len()) };
+        self.current = states.swap_remove(kept);
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        let root = Node::Directory(Directory::default());
+        Self { nodes: HashMap::from([(INodeNo::ROOT.0, root)]), next: INodeNo::ROOT.0 + 1, health: Health::Well }
+    }
+
+    fn cut(&mut self, random: &mut StdRng) {
+        // In the order of their numbers, so that a seed repeats it.
+        let mut numbers: Vec<_> = self.nodes.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            match self.nodes.get_mut(&number) {
+                Some(Node::File(file)) => {
+                    let kept = random.random();
+                    file.forget(random, kept);
+                }
+                Some(Node::Directory(directory)) => directory.forget(random),
+                None => {}
+            }
+        }
+        let mut reached = BTreeSet::from([INodeNo::ROOT.0]);
+        let mut pending = vec![INodeNo::ROOT.0];
+        while let Some(number) = pending.pop() {
+            if let Some(Node::Directory(directory)) = self.nodes.get(&number) {
+                let entries: Vec<_> = directory.current.values().copied().collect();
+                pending.extend(entries.into_iter().filter(|number| reached.insert(*number)));
+            }
+        }
+        self.nodes.retain(|number, _| reached.contains(number));
+    }
+
+    fn is_well(&self) -> Result<(), Errno> {
+        match self.health {
+            Health::Well | Health::FailsSyncs => Ok(()),
+            Health::ReadOnly => Err(Errno::EROFS),
+            Health::FailsWrites => Err(Errno::EIO),
+        }
+    }
+
+    fn file(&mut self, number: INodeNo) -> Result<&mut File, Errno> {
+        match self.nodes.get_mut(&number.0) {
+            Some(Node::File(file)) => Ok(file),
+            Some(Node::Directory(_)) => Err(Errno::EISDIR),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    fn directory(&mut self, number: INodeNo) -> Result<&mut Directory, Errno> {
+        match self.nodes.get_mut(&number.0) {
+            Some(Node::Directory(directory)) => Ok(directory),
+            Some(Node::File(_)) => Err(Errno::ENOTDIR),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    fn find(&mut self, parent: INodeNo, name: &OsStr) -> Result<INodeNo, Errno> {
+        self.directory(parent)?.current.get(name).map(|number| INodeNo(*number)).ok_or(Errno::ENOENT)
+    }
+
+    fn attr(&self, number: INodeNo) -> Result<FileAttr, Errno> {
+        let (kind, size) = match self.nodes.get(&number.0).ok_or(Errno::ENOENT)? {
+            Node::File(file) => (FileType::RegularFile, file.current.len() as u64),
+            Node::Directory(_) => (FileType::Directory, 0),
+        };
+        Ok(FileAttr {
+            ino: number,
+            size,
+            blocks: size.div_ceil(512),
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind,
+            perm: 0o755,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: PAGE as u32,
+            flags: 0,
+        })
+    }
+
+    fn add(&mut self, parent: INodeNo, name: &OsStr, node: Node) -> Result<FileAttr, Errno> {
+        self.is_well()?;
+        let number = self.next;
+        self.directory(parent)?.change(|entries| entries.insert(name.to_owned(), number));
+        self.next += 1;
+        self.nodes.insert(number, node);
+        self.attr(INodeNo(number))
+    }
+
+    /// What it leads to stays until the cut: the entry may come back, and who has it open reads on.
+    fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
+        self.is_well()?;
+        let found = self.find(parent, name)?;
+        if self.directory(found).is_ok_and(|directory| !directory.current.is_empty()) {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.directory(parent)?.change(|entries| entries.remove(name));
+        Ok(())
+    }
+
+    fn rename(&mut self, from: INodeNo, name: &OsStr, to: INodeNo, new_name: &OsStr) -> Result<(), Errno> {
+        self.is_well()?;
+        let found = self.find(from, name)?;
+        assert_eq!(from, to, "nobody moves files between directories here");
+        self.directory(from)?.change(|entries| {
+            entries.remove(name);
+            entries.insert(new_name.to_owned(), found.0);
+        });
+        Ok(())
+    }
+
+    fn set_len(&mut self, number: INodeNo, len: Option<u64>) -> Result<FileAttr, Errno> {
+        if let Some(len) = len {
+            self.is_well()?;
+            self.file(number)?.set_len(len as usize);
+        }
+        self.attr(number)
+    }
+
+    fn write(&mut self, number: INodeNo, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.is_well()?;
+        self.file(number)?.write(offset as usize, data);
+        Ok(())
+    }
+
+    fn sync(&mut self, number: INodeNo) -> Result<(), Errno> {
+        self.is_well()?;
+        let fails = self.health == Health::FailsSyncs;
+        match self.nodes.get_mut(&number.0).ok_or(Errno::ENOENT)? {
+            Node::File(file) if fails => file.dirty.clear(),
+            Node::Directory(_) if fails => {}
+            Node::File(file) => file.sync(),
+            Node::Directory(directory) => directory.before.clear(),
+        }
+        if fails { Err(Errno::EIO) } else { Ok(()) }
+    }
+}
+
+/// What the kernel talks to.
+struct Mounted(Arc<Mutex<State>>);
+
+impl Mounted {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn entry(reply: ReplyEntry, found: Result<FileAttr, Errno>) {
+    match found {
+        Ok(attr) => reply.entry(&AT_ONCE, &attr, Generation(0)),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn attributes(reply: ReplyAttr, found: Result<FileAttr, Errno>) {
+    match found {
+        Ok(attr) => reply.attr(&AT_ONCE, &attr),
+        Err(error) => reply.error(error),
+    }
+}
+
+impl Filesystem for Mounted {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let mut state = self.state();
+        entry(reply, state.find(parent, name).and_then(|found| state.attr(found)));
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        attributes(reply, self.state().attr(number));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        attributes(reply, self.state().set_len(number, size));
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        entry(reply, self.state().add(parent, name, Node::Directory(Directory::default())));
+    }
+
+    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        match self.state().add(parent, name, Node::File(File::default())) {
+            Ok(attr) => reply.created(&AT_ONCE, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.state().remove(parent, name));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.state().remove(parent, name));
+    }
+
+    fn rename(&self, _: &Request, from: INodeNo, name: &OsStr, to: INodeNo, new_name: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
+        empty(reply, self.state().rename(from, name, to, new_name));
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.state().file(number) {
+            Ok(file) => {
+                let start = (offset as usize).min(file.current.len());
+                reply.data(&file.current[start..(start + size as usize).min(file.current.len())]);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.state().write(number, offset, data) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        empty(reply, self.state().sync(number));
+    }
+
+    fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        empty(reply, self.state().sync(number));
+    }
+
+    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let mut state = self.state();
+        let entries = match state.directory(number) {
+            Ok(directory) => directory.current.clone(),
+            Err(error) => return reply.error(error),
+        };
+        for (place, (name, number)) in entries.into_iter().enumerate().skip(offset as usize) {
+            let kind = state.attr(INodeNo(number)).map_or(FileType::RegularFile, |attr| attr.kind);
+            if reply.add(INodeNo(number), place as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}

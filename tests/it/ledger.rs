@@ -1,0 +1,238 @@
+//! Writers with known contents, and the comparison of what is there with what they know: for tests that break the service off at any moment.
+
+use std::collections::BTreeMap;
+
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+use crate::{
+    harness::{SERVICE, duration, with},
+    process::Process,
+};
+
+/// How the writers write.
+#[derive(Clone, Copy)]
+pub struct Habit {
+    /// Users of one call.
+    pub users: usize,
+    /// Length of a reason.
+    pub reason_bytes: usize,
+    /// A writer has users for so many calls; beyond them it mutes the same ones again.
+    pub calls: usize,
+}
+
+/// What is known of one call's users.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// As it was acknowledged last, or found: muted with these fields, or not muted.
+    member: Option<pb::MutedMember>,
+    /// What was sent after that, and got no answer.
+    sent: Option<Sent>,
+}
+
+#[derive(Clone, Debug)]
+enum Sent {
+    Mute { reason: String },
+    Unmute,
+}
+
+/// What all writers know.
+pub struct Ledger {
+    habit: Habit,
+    pages: Vec<Page>,
+}
+
+/// What one writer knows of its calls, by number.
+struct Page {
+    habit: Habit,
+    writer: usize,
+    calls: BTreeMap<usize, Known>,
+    /// Mutes that were sent.
+    sent: usize,
+    newest_revision: i64,
+}
+
+impl Ledger {
+    pub fn new(writers: usize, habit: Habit) -> Self {
+        let page = |writer| Page { habit, writer, calls: BTreeMap::new(), sent: 0, newest_revision: 0 };
+        Self { habit, pages: (0..writers).map(page).collect() }
+    }
+
+    /// Compares what is there with what is known, and settles what was in doubt.
+    pub async fn compare(&mut self, process: &Process) {
+        let mut reader = process.mutes().await;
+        for page in &mut self.pages {
+            let listed = page.listed(&mut reader).await;
+            page.compare(listed);
+        }
+    }
+
+    /// Lets all writers write, each on a connection of its own, until it breaks.
+    pub async fn write(self, process: &Process, random: &mut StdRng) -> Writers {
+        let mut running = Vec::new();
+        for page in self.pages {
+            let random = StdRng::seed_from_u64(random.random());
+            running.push(tokio::spawn(page.write(process.mutes().await, random)));
+        }
+        Writers { habit: self.habit, running }
+    }
+
+    /// Mutes that were sent.
+    pub fn sent(&self) -> usize {
+        self.pages.iter().map(|page| page.sent).sum()
+    }
+
+    pub fn newest_revision(&self) -> i64 {
+        self.pages.iter().map(|page| page.newest_revision).max().unwrap_or(0)
+    }
+}
+
+/// Writers that write.
+pub struct Writers {
+    habit: Habit,
+    running: Vec<JoinHandle<Page>>,
+}
+
+impl Writers {
+    pub async fn stopped(self) -> Ledger {
+        let mut pages = Vec::new();
+        for writer in self.running {
+            pages.push(writer.await.unwrap());
+        }
+        Ledger { habit: self.habit, pages }
+    }
+}
+
+impl Page {
+    fn users(&self, call: usize) -> Vec<String> {
+        // One call's users are far from each other in the order of keys.
+        (0..self.habit.users).map(|user| format!("u{user}w{}c{call:06}", self.writer)).collect()
+    }
+
+    fn room(&self) -> String {
+        format!("room{}", self.writer)
+    }
+
+    /// Mutes, and now and then unmutes what it has muted, until the connection breaks.
+    async fn write(mut self, mut mutes: MuteServiceClient<Channel>, mut random: StdRng) -> Self {
+        loop {
+            let old = self.sent.checked_sub(random.random_range(1..20)).filter(|_| random.random_bool(0.3));
+            let old = old.map(|call| call % self.habit.calls);
+            let alive = match old.filter(|call| self.calls.get(call).is_some_and(|known| known.member.is_some())) {
+                Some(call) => self.unmute(&mut mutes, call).await,
+                None => {
+                    let duration_ms = random.random_bool(0.8).then(|| random.random_range(3_600_000..86_400_000));
+                    self.mute(&mut mutes, duration_ms).await
+                }
+            };
+            if !alive {
+                return self;
+            }
+        }
+    }
+
+    async fn mute(&mut self, mutes: &mut MuteServiceClient<Channel>, duration_ms: Option<u64>) -> bool {
+        let (call, number) = (self.sent % self.habit.calls, self.sent);
+        let reason = format!("{:.<1$}", format!("call {number}"), self.habit.reason_bytes);
+        self.sent += 1;
+        self.calls.entry(call).or_default().sent = Some(Sent::Mute { reason: reason.clone() });
+        let message = pb::MuteMembersRequest {
+            app: "Open".into(),
+            room: self.room(),
+            users: self.users(call),
+            duration: duration_ms.map(duration),
+            reason,
+            ..Default::default()
+        };
+        let Ok(answer) = mutes.mute_members(with(message, &[SERVICE])).await else { return false };
+        let answer = answer.into_inner();
+        self.acknowledged(call, answer.members.into_iter().next(), answer.revision);
+        true
+    }
+
+    async fn unmute(&mut self, mutes: &mut MuteServiceClient<Channel>, call: usize) -> bool {
+        self.calls.entry(call).or_default().sent = Some(Sent::Unmute);
+        let message =
+            pb::UnmuteMembersRequest { app: "Open".into(), room: self.room(), users: self.users(call), ..Default::default() };
+        let Ok(answer) = mutes.unmute_members(with(message, &[SERVICE])).await else { return false };
+        let answer = answer.into_inner();
+        assert!(answer.members.iter().all(|member| member.was_muted));
+        self.acknowledged(call, None, answer.revision);
+        true
+    }
+
+    fn acknowledged(&mut self, call: usize, member: Option<pb::MutedMember>, revision: i64) {
+        assert!(revision > self.newest_revision, "revision {revision} after {}", self.newest_revision);
+        self.newest_revision = revision;
+        self.calls.insert(call, Known { member, sent: None });
+    }
+
+    /// What the service lists, by user.
+    async fn listed(&self, mutes: &mut MuteServiceClient<Channel>) -> BTreeMap<String, pb::MutedMember> {
+        let (mut members, mut page_token) = (BTreeMap::new(), String::new());
+        loop {
+            let message = pb::ListMutedMembersRequest {
+                app: "Open".into(),
+                room: self.room(),
+                page_size: 1_000,
+                page_token,
+                ..Default::default()
+            };
+            let page = mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner();
+            members.extend(page.members.into_iter().map(|member| (member.user.clone(), member)));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return members;
+            }
+        }
+    }
+
+    fn compare(&mut self, mut listed: BTreeMap<String, pb::MutedMember>) {
+        let calls: Vec<_> = self.calls.keys().copied().collect();
+        for call in calls {
+            let users = self.users(call);
+            let found: Vec<_> = users.iter().filter_map(|user| listed.remove(user)).collect();
+            let place = format!("writer {}, call {call}", self.writer);
+            let whole = found.is_empty() || found.len() == users.len();
+            assert!(whole, "{place} is there by half: {} of {} users", found.len(), users.len());
+            let first = found.into_iter().reduce(|first, next| {
+                let same = pb::MutedMember { user: first.user.clone(), ..next };
+                assert_eq!(first, same, "{place} is there by half");
+                first
+            });
+            let known = self.calls.entry(call).or_default();
+            known.settle(first).unwrap_or_else(|what| panic!("{place}: {what}"));
+        }
+        assert!(listed.is_empty(), "nobody has muted {listed:?}");
+    }
+}
+
+impl Known {
+    /// What was found is what was acknowledged, or what was sent after it.
+    fn settle(&mut self, found: Option<pb::MutedMember>) -> Result<(), String> {
+        let was_done = match (&self.sent, &found) {
+            (Some(Sent::Mute { reason }), Some(member)) => member.reason == *reason && member.actor == "service:dev",
+            (Some(Sent::Unmute), None) => true,
+            (None | Some(_), _) => false,
+        };
+        if !was_done && found != self.member {
+            return Err(format!("found {found:?}; known is {self:?}"));
+        }
+        *self = Self { member: found, sent: None };
+        Ok(())
+    }
+}
+
+/// What a test of this kind is told from outside: how often, and the seed of its random numbers.
+pub fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
+/// Random numbers that `MUTE_TEST_SEED` repeats.
+pub fn random() -> StdRng {
+    let seed = setting("MUTE_TEST_SEED").unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    StdRng::seed_from_u64(seed)
+}

@@ -1,0 +1,52 @@
+//! The power fails at random moments, again and again on one disk that forgets what was not synced: what was acknowledged is there with its exact
+//! fields, a call is there whole or not at all, and revisions never go back. Journals are small and the same users are muted again and again, so
+//! that the tree is filled, and its space used again, all the time. `MUTE_TEST_CUTS` sets how often, `MUTE_TEST_SEED` repeats a run.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+use crate::{
+    forgetful::Disk,
+    harness::skipped,
+    ledger::{Habit, Ledger, random, setting},
+    process::Process,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_power_fails() {
+    let Some(disk) = Disk::mount() else { return skipped("run as root with /dev/fuse") };
+    let cuts = setting("MUTE_TEST_CUTS").unwrap_or(20);
+    let mut random = random();
+    let directory = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::new(8, Habit { users: 100, reason_bytes: 512, calls: 20 });
+    let start = |journal_mib| Process::spawn(directory.path(), disk.path(), &["--journal-mib", journal_mib]);
+    for cut in 1..=cuts {
+        if cut % 100 == 0 {
+            println!("{cut} cuts");
+        }
+        let mut process = start(if random.random() { "1" } else { "4" });
+        // Now and then the power fails already while it starts.
+        let writers = if random.random_bool(0.25) {
+            Err(ledger)
+        } else {
+            process = process.ready();
+            ledger.compare(&process).await;
+            Ok(ledger.write(&process, &mut random).await)
+        };
+        let until_ms = random.random_range(1..if writers.is_ok() { 1_000 } else { 60 });
+        tokio::time::sleep(Duration::from_millis(until_ms)).await;
+        // Dropped: kill -9. Now and then that is all, and the next process goes on with what the kernel alone has.
+        drop(process);
+        if random.random_bool(0.75) {
+            disk.cut(&mut random);
+        }
+        ledger = match writers {
+            Ok(writers) => writers.stopped().await,
+            Err(ledger) => ledger,
+        };
+    }
+    ledger.compare(&start("4").ready()).await;
+    println!("{} mutes sent, newest revision {}", ledger.sent(), ledger.newest_revision());
+    assert!(ledger.sent() > cuts, "the writers have hardly written");
+}
