@@ -1,0 +1,96 @@
+//! The way into the tree: takes one full generation after the other, and opens a tree anew that has failed.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use super::{Generation, Journal, Pending, Retention, Revision, Shared, StoreError, Tree};
+
+/// How often a tree that has failed is opened anew.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The one thread that writes the tree.
+pub(super) struct Filler {
+    pub(super) shared: Arc<Shared>,
+    pub(super) store: PathBuf,
+    pub(super) cache_bytes: u64,
+    pub(super) retention: Retention,
+}
+
+impl Filler {
+    pub(super) fn run(self) {
+        while let Some(generation) = self.next() {
+            match self.take(&generation) {
+                Ok(()) => self.let_go(generation.revision),
+                Err(error) => self.open_anew(error, generation.after),
+            }
+        }
+    }
+
+    /// The oldest full generation; nothing when this is dropped.
+    fn next(&self) -> Option<Arc<Generation>> {
+        let idle = |pending: &mut Pending| pending.full.is_empty() && !pending.abandoned;
+        let pending = self.shared.moved.wait_while(self.shared.pending(), idle).unwrap_or_else(PoisonError::into_inner);
+        pending.full.front().filter(|_| !pending.abandoned).cloned()
+    }
+
+    fn take(&self, generation: &Generation) -> Result<(), StoreError> {
+        let _alone = self.shared.still.write().unwrap_or_else(PoisonError::into_inner);
+        self.shared.with_tree(|tree| tree.take(generation, self.retention))
+    }
+
+    /// Forgets what the tree has up to this commit; its files first, because who closes the store waits until it is forgotten.
+    fn let_go(&self, revision: Revision) {
+        if let Err(error) = Journal::remove_up_to(&self.shared.journal, revision) {
+            tracing::warn!(%error, "a file of the journal that is not needed any more could not be removed");
+        }
+        let mut pending = self.shared.pending();
+        while pending.full.front().is_some_and(|generation| generation.revision <= revision) {
+            pending.full.pop_front();
+        }
+        drop(pending);
+        self.shared.moved.notify_all();
+    }
+
+    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had: commits up to `acknowledged`.
+    fn open_anew(&self, mut error: StoreError, acknowledged: Revision) {
+        loop {
+            tracing::warn!(%error, "the tree of the store has failed; opening it anew");
+            self.shared.pending().held_up = Some(error);
+            self.shared.moved.notify_all();
+            // The old one has to be let go before its file can be opened again.
+            self.shared.set_tree(None);
+            let (pending, _) = self
+                .shared
+                .moved
+                .wait_timeout_while(self.shared.pending(), AGAIN, |pending| !pending.abandoned)
+                .unwrap_or_else(PoisonError::into_inner);
+            if pending.abandoned {
+                return;
+            }
+            drop(pending);
+            match self.open(acknowledged) {
+                Ok((tree, revision)) => {
+                    tracing::info!(revision, "the tree of the store is open again");
+                    self.shared.set_tree(Some(tree));
+                    self.shared.pending().held_up = None;
+                    self.let_go(revision);
+                    return;
+                }
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    fn open(&self, acknowledged: Revision) -> Result<(Tree, Revision), StoreError> {
+        let tree = Tree::open(&self.store, self.cache_bytes)?;
+        let (revision, _) = tree.newest()?;
+        if revision >= acknowledged {
+            return Ok((tree, revision));
+        }
+        let what = format!("it ends with revision {revision}, and had revision {acknowledged}");
+        Err(StoreError::Corrupt { place: self.store.display().to_string(), what })
+    }
+}

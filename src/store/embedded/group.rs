@@ -1,0 +1,94 @@
+//! Commits that become durable together, and what they change; also those that an open reads back from the journal.
+
+use std::{path::Path, sync::Arc};
+
+use super::{Answer, Batch, Changes, Commit, Expectation, Generation, Journal, Operation, Pending, Revision, StoreError, Tree};
+use crate::store::generation::with_prefix;
+
+/// Commits that become durable together. Each sees what those before it in the group have changed.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) revision: Revision,
+    pub(super) changes: Changes,
+    pub(super) commits: Vec<Arc<Commit>>,
+    pub(super) answers: Vec<(Answer, Revision)>,
+    pub(super) bytes: usize,
+}
+
+impl Group {
+    pub(super) fn after(revision: Revision) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, batch: Batch, answer: Answer) {
+        let added = match self.holds(tree, pending, &batch.expectations) {
+            Ok(true) => self.change(tree, pending, batch),
+            Ok(false) => Err(StoreError::Conflict { revision: self.revision }),
+            Err(error) => Err(error),
+        };
+        match added {
+            Ok(()) => self.answers.push((answer, self.revision)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn holds(&self, tree: &Tree, pending: &Pending, expectations: &[Expectation]) -> Result<bool, StoreError> {
+        for Expectation { key, revision } in expectations {
+            let found = match self.changes.get(key).or_else(|| pending.get(key)) {
+                Some(change) => change.as_ref().map(|(revision, _)| *revision),
+                None => tree.revision_of(key)?,
+            };
+            if found != *revision {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn change(&mut self, tree: &Tree, pending: &Pending, batch: Batch) -> Result<(), StoreError> {
+        let revision = self.revision + 1;
+        let mut changes = Changes::new();
+        for operation in &batch.operations {
+            match operation {
+                Operation::Put { key, value } => {
+                    changes.insert(key.clone(), Some((revision, value.clone())));
+                }
+                Operation::Delete { key } => {
+                    changes.insert(key.clone(), None);
+                }
+                Operation::DeletePrefix { prefix } => {
+                    let mut keys = tree.keys_with_prefix(prefix)?;
+                    keys.extend(pending.keys_with_prefix(prefix));
+                    keys.extend(with_prefix(&self.changes, prefix));
+                    keys.extend(with_prefix(&changes, prefix).collect::<Vec<_>>());
+                    changes.extend(keys.into_iter().map(|key| (key, None)));
+                }
+            }
+        }
+        let Batch { operations, event, at_ms, .. } = batch;
+        self.bytes += event.len();
+        self.bytes +=
+            changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |(_, value)| value.len())).sum::<usize>();
+        self.commits.push(Arc::new(Commit { revision, operations, event, at_ms }));
+        self.changes.extend(changes);
+        self.revision = revision;
+        Ok(())
+    }
+}
+
+/// What the journal holds beyond the tree.
+pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Pending, StoreError> {
+    let (newest, _) = tree.newest()?;
+    let mut pending = Pending { active: Generation::after(newest), ..Pending::default() };
+    for commits in Journal::replay(journal, newest)? {
+        let mut group = Group::after(pending.active.revision);
+        for Commit { revision, operations, event, at_ms } in commits {
+            if revision > group.revision {
+                group.change(tree, &pending, Batch { operations, event, at_ms, ..Batch::default() })?;
+            }
+        }
+        pending.active.extend(&group.commits, group.changes);
+        pending.rotate();
+    }
+    Ok(pending)
+}
