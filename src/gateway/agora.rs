@@ -75,14 +75,7 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = usernames(&body, gateway.max_users, "userNames size is more than max limit : ")?;
     let room = ask.segment("room");
     let expire = if matches!(span, Span::Nothing) {
-        let message = pb::UnmuteMembersRequest {
-            app: ask.app.clone(),
-            room: room.clone(),
-            users: users.clone(),
-            reason: String::new(),
-            request_id: ask.request_id.clone(),
-        };
-        told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room)?;
+        unmute_all(&ask, &gateway, &users).await?;
         ask.now_ms()
     } else {
         let message = pb::MuteMembersRequest {
@@ -102,17 +95,21 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
 
 async fn unmute(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
     let users = path_users(&ask, gateway.max_users, "removeMute member size more than max limit :  ")?;
+    unmute_all(&ask, &gateway, &users).await?;
+    let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
+    Ok(ask.data("delete", data))
+}
+
+async fn unmute_all(ask: &Ask, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
     let room = ask.segment("room");
     let message = pb::UnmuteMembersRequest {
         app: ask.app.clone(),
         room: room.clone(),
-        users: users.clone(),
+        users: users.to_vec(),
         reason: String::new(),
         request_id: ask.request_id.clone(),
     };
-    told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room)?;
-    let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
-    Ok(ask.data("delete", data))
+    told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room).map(drop)
 }
 
 /// SDKs send these as they like, so neither a missing nor a strange one is an error.

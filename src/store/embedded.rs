@@ -4,7 +4,7 @@
 //! One thread writes. It takes all commits that wait, appends them to the journal in one write, syncs that once, and only then answers all of them
 //! (group commit). What they have changed is kept in memory, as a generation, until the tree has it. When a generation is large enough the next one
 //! begins, with a journal file of its own; another thread puts the full one into the tree, syncs that, and lets go of the file. So a commit costs
-//! one sync of a file that only grows, and the tree is written in large batches that nobody waits for.
+//! one sync of one file. It waits for the tree only where that is four generations behind, or for one small batch where it looks for a key there.
 //!
 //! Who looks for a key finds it in the newest generation that knows it, else in the tree. An open reads the journal back into generations.
 //! `directory.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log of events before the first answer.

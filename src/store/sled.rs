@@ -45,7 +45,7 @@ const LETTING_GO: Duration = Duration::from_secs(5);
 /// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may write a page of its own, and move another one
 /// out of a segment that it wants to use again, with up to 17 of ours each: all in all half a segment.
 const BATCH_BYTES: usize = 64 << 10;
-/// Chunks of events that are written in one batch. A chunk has up to 59 KiB, and sled writes a page of its own for every tenth.
+/// Chunks of events that are written in one batch. A chunk has up to 43 KiB, and sled writes a page of its own for every tenth.
 const CHUNKS: usize = 8;
 /// Old chunks of events that go with one batch, beside as many as come with it: so that none pays for many.
 const PRUNED: usize = 2;

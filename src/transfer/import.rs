@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 use super::{
     content::hex,
     line::{End, FORMAT, Header, Line, VERSION},
+    record,
 };
-use crate::model::AppKey;
 
 /// Faults that are told one by one.
 const TOLD: usize = 20;
@@ -152,9 +152,7 @@ fn header(text: &[u8]) -> Result<Option<String>, String> {
         Ok(Line::Header(Header { version, .. })) if version != VERSION => {
             Err(format!("an export of version {version}, and this program knows version {VERSION}"))
         }
-        Ok(Line::Header(Header { app, .. })) => {
-            app.map(|app| AppKey::parse(app).map(String::from).map_err(|error| error.message)).transpose()
-        }
+        Ok(Line::Header(Header { app, .. })) => app.as_deref().map(record::app).transpose(),
         Ok(_) => Err("an export begins with a line of the kind \"header\"".to_owned()),
         Err(what) => Err(format!("an export begins with a line of the kind \"header\": {what}")),
     }

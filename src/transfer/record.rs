@@ -257,7 +257,8 @@ impl ClientLine {
     }
 }
 
-fn app(raw: &str) -> Result<String, String> {
+/// An app key as it stands. Errors: what is wrong with it, in a sentence.
+pub(super) fn app(raw: &str) -> Result<String, String> {
     AppKey::parse(raw.to_owned()).map(String::from).map_err(told)
 }
 

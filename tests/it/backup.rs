@@ -18,6 +18,7 @@ use reqwest::{Method, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
+    embedded::copy,
     harness::{AGORA, API_KEY, KEEPER, OPEN, ROOM, SERVICE, START_MS, Server},
     process::{Process, mute, muted, run, text},
     records,
@@ -217,18 +218,6 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
     let disk = directory.path().join("disk");
     fs::create_dir_all(disk.join("lost+found")).unwrap();
     assert!(restore(&file, &disk, START_MS).is_ok());
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 #[test]
