@@ -75,7 +75,7 @@ class Copy:
     def __init__(self, addr):
         self.addr, self.muted, self.ends, self.faults = addr, {}, [], []
         self.revision, self.resumed, self.changes, self.stopped = None, 0, 0, False
-        self.listed_at = None
+        self.listed_at, self.listed_until = None, None
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
@@ -111,7 +111,7 @@ class Copy:
                 revision = at if revision is None else min(revision, at)
                 if member is not None:
                     self.muted[room, member.user] = end_of(member)
-        self.revision = revision
+        self.revision, self.listed_until = revision, time.time()
 
     def apply(self, change):
         at = seconds(change.change_time)
@@ -123,7 +123,8 @@ class Copy:
                     self.faults.append(f"{key} was renewed at {at} and its end at {old} was never told")
                 self.muted[key] = end_of(change)
             elif change.kind == pb.CHANGE_KIND_UNMUTED:
-                if self.muted.pop(key, "nothing") == "nothing":
+                # What was done while the list was made may be in it already, and is told again.
+                if self.muted.pop(key, "nothing") == "nothing" and at > self.listed_until:
                     self.faults.append(f"{key} was unmuted and was not muted")
             elif change.kind == pb.CHANGE_KIND_EXPIRED:
                 end = self.muted.pop(key, None)
