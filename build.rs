@@ -17,5 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(files)?;
+    // etcd's API: ours to call, not to serve.
+    let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
     Ok(())
 }

@@ -170,11 +170,8 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
 
 async fn load(config: &Config, strict: Vec<String>) -> Result<(Arc<dyn Store>, View), Failure> {
     let started = Instant::now();
-    let (engine, directory) = (config.store, config.data_dir.clone());
-    let (memory, retention) = (config.memory, config.retention);
-    tracing::info!(?engine, directory = %directory.display(), "opening the store");
-    let open = tokio::task::spawn_blocking(move || store::open(engine, &directory, memory, retention));
-    let store = open.await.map_err(|error| Failure::Serve(error.into()))??;
+    tracing::info!(place = %config.place, "opening the store");
+    let store = store::open(&config.place, config.retention).await?;
     let view = View::load(&*store, strict).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "the view is filled");

@@ -72,7 +72,7 @@ enum Command {
     ///
     /// A running service goes on meanwhile. The file is read back and checked before it gets its name.
     Backup(transfer::Backup),
-    /// Put a backup back, into an empty directory
+    /// Put a backup back, into an empty directory of an embedded store
     ///
     /// The backup is checked before anything is written, and the directory is a store only when all of it is on the disk. Records keep their revisions;
     /// new ones go on above all that the lost store can have given out, so that whoever followed its changes is told to begin anew. The history of

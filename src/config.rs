@@ -14,19 +14,27 @@ use serde::Deserialize;
 use crate::{
     auth::{apps::AppConfig, apps::Apps, credentials::ServiceConfig},
     dev,
-    store::{Engine, Memory, Retention},
+    store::{Engine, Memory, Place, Retention},
 };
+
+mod etcd;
+
+pub use etcd::EtcdSettings;
 
 /// Settings that may be given in any of the three ways.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What keeps the records: `sled` is embedded, in the data directory [default: sled]
+    /// What keeps the records: `sled` is embedded, in the data directory; `etcd` is a cluster, for several replicas [default: sled]
     #[arg(long, value_enum, env = "MUTE_STORE")]
     pub store: Option<Engine>,
     /// Where the embedded store is kept [default: ./data]
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Where the cluster is, for `--store etcd`
+    #[command(flatten)]
+    #[serde(default)]
+    pub etcd: EtcdSettings,
     /// Where gRPC is served; port 0 takes a free one [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "MUTE_GRPC_ADDR")]
     pub grpc_addr: Option<SocketAddr>,
@@ -82,6 +90,7 @@ impl Settings {
         Self {
             store: self.store.or(other.store),
             data_dir: self.data_dir.or(other.data_dir),
+            etcd: self.etcd.or(other.etcd),
             grpc_addr: self.grpc_addr.or(other.grpc_addr),
             rest_addr: self.rest_addr.or(other.rest_addr),
             admin_addr: self.admin_addr.or(other.admin_addr),
@@ -107,8 +116,7 @@ impl Settings {
 #[allow(missing_docs)]
 pub struct Config {
     pub dev: bool,
-    pub store: Engine,
-    pub data_dir: PathBuf,
+    pub place: Place,
     pub grpc_addr: SocketAddr,
     pub rest_addr: SocketAddr,
     pub admin_addr: SocketAddr,
@@ -121,7 +129,6 @@ pub struct Config {
     pub retention: Retention,
     pub keep_requests: u64,
     pub watch_heartbeat_seconds: u64,
-    pub memory: Memory,
     pub drain_seconds: u64,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
@@ -145,11 +152,18 @@ impl Config {
         }
         let settings = flags.or(file.settings);
         let memory = Memory::default();
+        let memory = Memory {
+            cache_bytes: settings.cache_mib.map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
+            journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
+        };
+        let place = match settings.store.unwrap_or_default() {
+            Engine::Sled => Place::Directory { path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")), memory },
+            Engine::Etcd => Place::Cluster(settings.etcd.cluster()?),
+        };
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
-            store: settings.store.unwrap_or_default(),
-            data_dir: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")),
+            place,
             grpc_addr: settings.grpc_addr.unwrap_or_else(|| local(50_051)),
             rest_addr: settings.rest_addr.unwrap_or_else(|| local(8_080)),
             admin_addr: settings.admin_addr.unwrap_or_else(|| local(9_090)),
@@ -169,10 +183,6 @@ impl Config {
             keep_requests: settings.keep_requests.unwrap_or(1_000_000),
             // Well within the minute after which proxies take an idle stream for dead.
             watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
-            memory: Memory {
-                cache_bytes: settings.cache_mib.map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
-                journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
-            },
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             apps: file.apps,
             services: file.services,
@@ -198,11 +208,13 @@ impl Config {
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
         }
-        if !(1..=1 << 20).contains(&(self.memory.cache_bytes >> 20)) {
-            wrong.push("cache_mib is 1 to 1048576".to_owned());
-        }
-        if !(1..=1 << 10).contains(&(self.memory.journal_bytes >> 20)) {
-            wrong.push("journal_mib is 1 to 1024".to_owned());
+        if let Place::Directory { memory, .. } = &self.place {
+            if !(1..=1 << 20).contains(&(memory.cache_bytes >> 20)) {
+                wrong.push("cache_mib is 1 to 1048576".to_owned());
+            }
+            if !(1..=1 << 10).contains(&(memory.journal_bytes >> 20)) {
+                wrong.push("journal_mib is 1 to 1024".to_owned());
+            }
         }
         for service in &self.services {
             for app in &service.apps {

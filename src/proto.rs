@@ -13,5 +13,11 @@ pub(crate) mod store_v1 {
     tonic::include_proto!("mute.store.v1");
 }
 
+/// etcd's API, as far as we call it.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub(crate) mod etcd {
+    tonic::include_proto!("etcdserverpb");
+}
+
 /// Every message and service as a `FileDescriptorSet`, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

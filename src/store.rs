@@ -8,21 +8,28 @@
 //! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
 //! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with [`StoreError::Compacted`]: then the caller takes
 //!    a snapshot again. From the revision of a snapshot just taken it does not. A prefix delete is on the feed as itself or as the deletes it
-//!    caused.
+//!    caused. A commit of nothing tells that up to its revision there was nothing more; its revision may be none of a commit.
 //! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
 //! 6. The store interprets nothing.
 //! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.
 //!    Whoever asks for all after a revision of which some are gone is told [`StoreError::Compacted`], and never a history with a hole.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::time::Instant;
 
 pub mod backup;
+mod cluster;
 pub mod codec;
 mod directory;
 mod embedded;
+mod etcd;
 mod generation;
 mod journal;
 mod log;
@@ -73,6 +80,13 @@ pub struct Commit {
     pub operations: Vec<Operation>,
     pub event: Vec<u8>,
     pub at_ms: u64,
+}
+
+impl Commit {
+    /// What the feed tells where nothing was changed up to this revision.
+    fn nothing(revision: Revision) -> Self {
+        Self { revision, operations: Vec::new(), event: Vec::new(), at_ms: 0 }
+    }
 }
 
 /// The event of a commit, as the history tells it.
@@ -152,6 +166,12 @@ pub trait Store: Send + Sync + 'static {
     /// Clause 7: at most `limit` of them, from the one end of the range or the other.
     async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError>;
 
+    /// Up to which revision everything that was committed anywhere has come to the feed of this process, and when that was so. For an engine of one
+    /// process it is so at any time.
+    fn known(&self) -> (Revision, Instant) {
+        (0, Instant::now())
+    }
+
     /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be committed after it.
     async fn close(&self) -> Result<(), StoreError>;
 }
@@ -160,9 +180,84 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// Embedded, in the data directory.
+    /// Embedded, in the data directory: one process.
     #[default]
     Sled,
+    /// An etcd cluster: any number of processes.
+    Etcd,
+}
+
+/// Where records are kept.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// By the embedded engine, in a directory.
+    Directory {
+        /// Created where there is none.
+        path: PathBuf,
+        /// What it may keep in memory.
+        memory: Memory,
+    },
+    /// By a cluster.
+    Cluster(ClusterConfig),
+}
+
+/// How a cluster is reached.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// URLs of its members.
+    pub endpoints: Vec<String>,
+    /// All keys begin with it, so that a cluster may serve others too.
+    pub prefix: String,
+    /// Who to log in as, where it wants a login.
+    pub user: Option<ClusterUser>,
+    /// For `https` endpoints.
+    pub tls: Option<ClusterTls>,
+}
+
+/// A user of a cluster.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct ClusterUser {
+    pub name: String,
+    pub password: String,
+}
+
+/// Certificates, in PEM.
+#[derive(Clone)]
+pub struct ClusterTls {
+    /// Whose certificates the members have.
+    pub ca: String,
+    /// Our own certificate and its key, where the cluster wants one.
+    pub identity: Option<(String, String)>,
+}
+
+impl fmt::Debug for ClusterUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterUser").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClusterTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterTls").field("has_identity", &self.identity.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// A directory, with what memory an engine takes where nobody says.
+    #[must_use]
+    pub fn directory(path: &Path) -> Self {
+        Self::Directory { path: path.to_path_buf(), memory: Memory::default() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, .. } => path.display().fmt(f),
+            Self::Cluster(ClusterConfig { endpoints, prefix, .. }) => write!(f, "{prefix} at {}", endpoints.join(",")),
+        }
+    }
 }
 
 /// For how long and how many events are kept. Older ones go many at a time, so that somewhat more than these may be there.
@@ -191,33 +286,34 @@ impl Default for Memory {
     }
 }
 
-/// Opens the store of this engine, creating it where there is none. May take a while; call it off the async threads.
+/// Opens the store of this place, creating it where there is none; may take a while.
 /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-pub fn open(engine: Engine, directory: &Path, memory: Memory, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
-    match engine {
-        Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, memory, retention)?)),
+pub async fn open(place: &Place, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
+    match place.clone() {
+        Place::Directory { path, memory } => {
+            let open = move || embedded::Embedded::open(&path, memory, retention);
+            let opened = tokio::task::spawn_blocking(open).await;
+            Ok(Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??))
+        }
+        Place::Cluster(config) => Ok(Arc::new(cluster::Cluster::open(&config, retention).await?)),
     }
 }
 
-/// Whether a store of this engine was ever opened there. An open creates one where it was not.
-#[must_use]
-pub fn exists(engine: Engine, directory: &Path) -> bool {
-    match engine {
-        Engine::Sled => directory::is_store(directory),
+/// Whether a store was ever opened there. An open creates one where it was not. Errors: [`StoreError::Unavailable`].
+pub async fn exists(place: &Place) -> Result<bool, StoreError> {
+    match place {
+        Place::Directory { path, .. } => Ok(directory::is_store(path)),
+        Place::Cluster(config) => cluster::exists(config).await,
     }
 }
 
-/// Makes a store of records, which keep their revisions, with this one as its newest and no events, in an empty directory or one that is not there
-/// yet. It opens as a store only when all of it is on stable storage. Takes a while; call it off the async threads.
+/// Makes an embedded store of records, which keep their revisions, with this one as its newest and no events, in an empty directory or one that is
+/// not there yet. It opens as a store only when all of it is on stable storage. Takes a while; call it off the async threads.
 /// Errors: [`StoreError::NotEmpty`], [`StoreError::Full`], [`StoreError::Unavailable`], and those of the records.
 pub fn restore<E: From<StoreError>>(
-    engine: Engine,
     directory: &Path,
-    memory: Memory,
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,
     revision: Revision,
 ) -> Result<(), E> {
-    match engine {
-        Engine::Sled => embedded::restore(directory, memory, records, revision),
-    }
+    embedded::restore(directory, Memory::default(), records, revision)
 }

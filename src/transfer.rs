@@ -10,7 +10,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use crate::store::{self, Engine, Memory, Retention, Store, StoreError, backup::BackupError};
+use crate::store::{self, Place, Retention, Store, StoreError, backup::BackupError};
 
 pub mod backup;
 pub mod content;
@@ -57,11 +57,9 @@ impl Failure {
 }
 
 /// Opens a store that is there, or with `create` one that may not be. Errors: [`Failure::NoStore`], and those of [`store::open`].
-pub async fn open(engine: Engine, directory: &Path, create: bool) -> Result<Arc<dyn Store>, Failure> {
-    if !create && !store::exists(engine, directory) {
-        return Err(Failure::NoStore(directory.display().to_string()));
+pub async fn open(place: &Place, create: bool) -> Result<Arc<dyn Store>, Failure> {
+    if !create && !store::exists(place).await? {
+        return Err(Failure::NoStore(place.to_string()));
     }
-    let directory = directory.to_path_buf();
-    let open = move || store::open(engine, &directory, Memory::default(), KEEP_ALL);
-    Ok(tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::Unavailable(error.to_string()))??)
+    Ok(store::open(place, KEEP_ALL).await?)
 }

@@ -218,7 +218,7 @@ impl Watching {
 mod tests {
     use super::*;
     use crate::{
-        store::{self, Batch, Commit, Engine, Memory, Retention},
+        store::{self, Batch, Commit, Place as StorePlace, Retention},
         view::View,
     };
 
@@ -233,7 +233,7 @@ mod tests {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
-            let store = store::open(Engine::default(), directory.path(), Memory::default(), retention).unwrap();
+            let store = store::open(&StorePlace::directory(directory.path()), retention).await.unwrap();
             let hub = Hub::new(&View::load(&*store, Vec::new()).await.unwrap());
             Self { store, hub, _directory: directory }
         }

@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use clap::Args;
@@ -15,8 +14,9 @@ use super::{complain, progress::Progress, say};
 use crate::{
     app::Failure,
     clock::Clock,
+    config::EtcdSettings,
     model::AppKey,
-    store::{Engine, Store, exists},
+    store::{Engine, Memory, Place, Store, exists},
     telemetry,
     transfer::{
         self, backup,
@@ -28,30 +28,37 @@ use crate::{
     },
 };
 
+/// Which store; no service may be running on a directory.
 #[derive(Args)]
-struct Place {
+struct Where {
     /// What keeps the records [default: the embedded store]
     #[arg(long, value_enum, env = "MUTE_STORE")]
     store: Option<Engine>,
-    /// Where they are kept; no service may be running on it
+    /// The directory of an embedded store that no service is running on
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdSettings,
 }
 
-impl Place {
-    fn engine(&self) -> Engine {
-        self.store.unwrap_or_default()
+impl Where {
+    /// Nothing where none is named.
+    fn named(self) -> Result<Option<Place>, Failure> {
+        Ok(match self.store.unwrap_or_default() {
+            Engine::Sled => self.data_dir.map(|path| Place::Directory { path, memory: Memory::default() }),
+            Engine::Etcd => Some(Place::Cluster(self.etcd.cluster().map_err(Failure::Config)?)),
+        })
     }
 
-    async fn open(&self, create: bool) -> Result<Arc<dyn Store>, transfer::Failure> {
-        transfer::open(self.engine(), &self.data_dir, create).await
+    fn place(self) -> Result<Place, Failure> {
+        self.named()?.ok_or_else(|| usage("name the store: --data-dir DIR, or --store etcd --etcd-endpoints URL"))
     }
 }
 
 #[derive(Args)]
 pub(super) struct Export {
     #[command(flatten)]
-    place: Place,
+    store: Where,
     /// A file to write to, whole or not at all; without it, standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -63,7 +70,7 @@ pub(super) struct Export {
 #[derive(Args)]
 pub(super) struct Import {
     #[command(flatten)]
-    place: Place,
+    store: Where,
     /// What becomes of records that the file does not have: `merge` leaves them, `replace` removes them (of an export of one app, that app's)
     #[arg(long, value_enum, default_value = "merge")]
     mode: Mode,
@@ -76,31 +83,23 @@ pub(super) struct Import {
 
 #[derive(Args)]
 pub(super) struct Verify {
-    /// What keeps the records [default: the embedded store]
-    #[arg(long, value_enum, env = "MUTE_STORE")]
-    store: Option<Engine>,
-    /// A data directory that no service is running on
-    #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// A backup; comes before --data-dir
+    #[command(flatten)]
+    store: Where,
+    /// A backup; comes before a store
     #[arg(long, value_name = "FILE")]
     backup: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(super) struct Backup {
-    /// The admin listener of a running service, such as http://127.0.0.1:9090; comes before --data-dir
+    /// The admin listener of a running service, such as http://127.0.0.1:9090; comes before a store
     #[arg(long, value_name = "URL", requires = "token")]
     from: Option<String>,
     /// The token of a service with the scope "admin" and the apps ["*"]; what is given here can be seen by others on the machine
     #[arg(long, env = "MUTE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// What keeps the records [default: the embedded store]
-    #[arg(long, value_enum, env = "MUTE_STORE")]
-    store: Option<Engine>,
-    /// A data directory that no service is running on
-    #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    store: Where,
     /// The file to write, whole or not at all; replaces one that is there
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -108,19 +107,21 @@ pub(super) struct Backup {
 
 #[derive(Args)]
 pub(super) struct Restore {
-    #[command(flatten)]
-    place: Place,
+    /// An empty directory, or one that is not there yet; a cluster is restored by its own snapshots, or with `import`
+    #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
+    data_dir: PathBuf,
     /// A backup
     file: PathBuf,
 }
 
 pub(super) fn export(command: Export) -> Result<(), Failure> {
-    let Export { place, output, app } = command;
+    let Export { store, output, app } = command;
     if let Some(Err(error)) = app.clone().map(AppKey::parse) {
         return Err(usage(&format!("--app: {}", error.message)));
     }
+    let place = store.place()?;
     run(async {
-        let store = place.open(false).await?;
+        let store = transfer::open(&place, false).await?;
         let now_ms = Clock::system().now_ms();
         let content = match &output {
             None => {
@@ -144,12 +145,13 @@ async fn export_to_file(store: &dyn Store, app: Option<&str>, now_ms: u64, path:
 }
 
 pub(super) fn import(command: Import) -> Result<(), Failure> {
-    let Import { place, mode, dry_run, file } = command;
+    let Import { store, mode, dry_run, file } = command;
+    let place = store.place()?;
     let incoming = read_export(&file)?;
     run(async {
         // A trial creates nothing, not even an empty store.
-        let store = match !dry_run || exists(place.engine(), &place.data_dir) {
-            true => Some(place.open(true).await?),
+        let store = match !dry_run || exists(&place).await? {
+            true => Some(transfer::open(&place, true).await?),
             false => None,
         };
         let told = merge(store.as_deref(), incoming, mode, dry_run).await;
@@ -187,19 +189,21 @@ fn read_export(file: &Path) -> Result<Incoming, Failure> {
 }
 
 pub(super) fn verify(command: Verify) -> Result<(), Failure> {
-    let Verify { store, data_dir, backup } = command;
-    let (content, revision) = match (backup, data_dir) {
+    let Verify { store, backup } = command;
+    let (content, revision) = match (backup, store.named()?) {
         (Some(file), _) => {
             let (header, content) = backup::verify(&file)?;
             (content, header.revision)
         }
-        (None, Some(data_dir)) => run(async {
-            let store = Place { store, data_dir }.open(false).await?;
+        (None, Some(place)) => run(async {
+            let store = transfer::open(&place, false).await?;
             let content = read_all(&*store).await;
             store.close().await?;
             content
         })?,
-        (None, None) => return Err(usage("name a data directory (--data-dir) or a backup (--backup)")),
+        (None, None) => {
+            return Err(usage("name a backup (--backup), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL"));
+        }
     };
     say(&content.report(revision).to_string());
     Ok(())
@@ -214,21 +218,26 @@ async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
 }
 
 pub(super) fn backup(command: Backup) -> Result<(), Failure> {
-    let Backup { from, token, store, data_dir, output: path } = command;
+    let Backup { from, token, store, output: path } = command;
+    let place = store.named()?;
     let failed = |error| transfer::Failure::file(&path, error);
     let mut output = Output::create(&path).map_err(failed)?;
-    match (from, data_dir) {
+    match (from, place) {
         (Some(from), _) => run(async {
             let token = token.unwrap_or_default();
             Ok(fetch::backup(&from, &token, &mut output, &path.display().to_string()).await.map(drop)?)
         })?,
-        (None, Some(data_dir)) => run(async {
-            let store = Place { store, data_dir }.open(false).await?;
+        (None, Some(place)) => run(async {
+            let store = transfer::open(&place, false).await?;
             let written = write_backup(&*store, &mut output).await;
             store.close().await?;
             written
         })?,
-        (None, None) => return Err(usage("name a running service (--from) or a data directory (--data-dir)")),
+        (None, None) => {
+            return Err(usage(
+                "name a running service (--from), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL",
+            ));
+        }
     }
     // What was sent and what is on the disk may be two things.
     let (header, content) = backup::verify(output.draft().map_err(failed)?)?;
@@ -246,10 +255,10 @@ async fn write_backup(store: &dyn Store, output: &mut Output) -> Result<(), Fail
 }
 
 pub(super) fn restore(command: Restore) -> Result<(), Failure> {
-    let Restore { place, file } = command;
+    let Restore { data_dir, file } = command;
     telemetry::init_logs();
     let now_ms = Clock::system().now_ms();
-    let (header, content, newest) = backup::restore(&file, place.engine(), &place.data_dir, now_ms)?;
+    let (header, content, newest) = backup::restore(&file, &data_dir, now_ms)?;
     say(&content.report(header.revision).to_string());
     complain(&format!("The store is at revision {newest}; whoever followed the changes of the lost one has to begin anew."));
     Ok(())

@@ -20,18 +20,17 @@
 //! it lacks too much, commits are refused.
 
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
     thread::JoinHandle,
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream};
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-use self::{feed::Follower, filler::Filler, group::read_back, snapshot::send_pages, writer::Writer};
+use self::{filler::Filler, group::read_back, snapshot::send_pages, writer::Writer};
 use super::{
     Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
     StoreError,
@@ -42,7 +41,6 @@ use super::{
     sled::Tree,
 };
 
-mod feed;
 mod filler;
 mod group;
 mod history;
@@ -72,10 +70,8 @@ struct Shared {
     pending: Mutex<Pending>,
     /// Told when a generation is full, when the tree has one, and when this is dropped.
     moved: Condvar,
-    /// The newest revision that is on stable storage.
-    synced: watch::Sender<Revision>,
-    /// The newest commits up to that one, without gaps. Written by the writer.
-    recent: Mutex<Recent>,
+    /// The newest commits, up to the newest revision that is on stable storage. Written by the writer.
+    recent: Arc<Recent>,
     journal: PathBuf,
     /// Let go after the tree.
     directory: Directory,
@@ -112,8 +108,7 @@ impl Embedded {
             still: RwLock::default(),
             pending: Mutex::new(pending),
             moved: Condvar::new(),
-            synced: watch::Sender::new(revision),
-            recent: Mutex::default(),
+            recent: Arc::new(Recent::after(revision)),
             journal,
             directory,
         });
@@ -172,9 +167,7 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        let follower =
-            Follower { shared: self.shared.clone(), synced: self.shared.synced.subscribe(), after, read: VecDeque::new() };
-        Ok(stream::unfold(follower, Follower::next).boxed())
+        Ok(self.shared.recent.follow(after))
     }
 
     async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {

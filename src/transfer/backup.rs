@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{Failure, PROGRAM, content::Content};
 use crate::store::{
-    self, Engine, Entry, Memory, Revision, Snapshot, StoreError,
+    self, Entry, Revision, Snapshot, StoreError,
     backup::{Header, Reader, Writer},
 };
 
@@ -53,11 +53,11 @@ pub fn verify(path: &Path) -> Result<(Header, Content), Failure> {
 
 /// Puts a backup back into an empty directory, and answers what it was of and the newest revision of the store. Whatever is wrong with the backup
 /// is found before the directory is touched. Errors: those of [`verify`], [`StoreError::NotEmpty`], [`StoreError::Full`].
-pub fn restore(path: &Path, engine: Engine, directory: &Path, now_ms: u64) -> Result<(Header, Content, Revision), Failure> {
+pub fn restore(path: &Path, directory: &Path, now_ms: u64) -> Result<(Header, Content, Revision), Failure> {
     let (header, content) = verify(path)?;
     let newest = header.revision.saturating_add(LEAP).max(now_ms.saturating_mul(1_000));
     let (pages, _) = Pages::open(path)?;
-    store::restore(engine, directory, Memory::default(), pages, newest)?;
+    store::restore(directory, pages, newest)?;
     Ok((header, content, newest))
 }
 

@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Engine, Entry, Memory, Retention, Revision, Store, StoreError},
+    store::{self, Batch, Entry, Place, Retention, Revision, Store, StoreError},
     transfer::{self, backup},
 };
 use reqwest::{Method, StatusCode};
@@ -24,8 +24,8 @@ use crate::{
     records,
 };
 
-fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX })
+async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
 }
 
 fn event() -> Event {
@@ -34,7 +34,7 @@ fn event() -> Event {
 
 /// A data directory with a record of every kind and form, each of a commit of its own, closed in order.
 async fn every_kind(directory: &Path) -> Revision {
-    let store = open(directory).unwrap();
+    let store = open(directory).await.unwrap();
     let mut revision = 0;
     for (_, key, value) in records::records() {
         let mut batch = Batch::of(&event());
@@ -56,14 +56,14 @@ async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {
 
 /// Writes a backup of a closed directory.
 async fn back_up(data: &Path, file: &Path) {
-    let store = open(data).unwrap();
+    let store = open(data).await.unwrap();
     let pieces: Vec<_> = backup::bytes(store.snapshot().await.unwrap(), START_MS).collect().await;
     fs::write(file, pieces.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat()).unwrap();
     store.close().await.unwrap();
 }
 
 fn restore(file: &Path, data: &Path, now_ms: u64) -> Result<Revision, transfer::Failure> {
-    backup::restore(file, Engine::Sled, data, now_ms).map(|(_, _, newest)| newest)
+    backup::restore(file, data, now_ms).map(|(_, _, newest)| newest)
 }
 
 fn path(path: &Path) -> &str {
@@ -140,8 +140,8 @@ async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
     assert_eq!(printed(&["verify", "--backup", path(&file)]), taken);
     assert_eq!((taken["records"].as_str(), taken["member mutes"].as_str()), ("9", "2"));
     assert_eq!(printed(&["restore", "--data-dir", path(&again), path(&file)]), taken);
-    let (_, original) = entries(&*open(&data).unwrap()).await;
-    let (newest, restored) = entries(&*open(&again).unwrap()).await;
+    let (_, original) = entries(&*open(&data).await.unwrap()).await;
+    let (newest, restored) = entries(&*open(&again).await.unwrap()).await;
     assert_eq!(restored, original);
     // The hash is that of the records, not of their revisions.
     assert_ne!(newest.to_string(), taken["revision"]);
@@ -152,13 +152,13 @@ async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
 async fn a_large_store_comes_back_whole() {
     let directory = tempfile::tempdir().unwrap();
     let (data, file, again) = (directory.path().join("data"), directory.path().join("file"), directory.path().join("again"));
-    let store = open(&data).unwrap();
+    let store = open(&data).await.unwrap();
     fill(&*store, 0..400).await;
     store.close().await.unwrap();
     drop(store);
     back_up(&data, &file).await;
     restore(&file, &again, START_MS).unwrap();
-    assert_eq!(entries(&*open(&again).unwrap()).await.1, entries(&*open(&data).unwrap()).await.1);
+    assert_eq!(entries(&*open(&again).await.unwrap()).await.1, entries(&*open(&data).await.unwrap()).await.1);
 }
 
 /// Commits of a hundred records with the longest reason: some 60 KiB each.
@@ -209,19 +209,19 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
     let (data, file) = (directory.path().join("data"), directory.path().join("file"));
     every_kind(&data).await;
     back_up(&data, &file).await;
-    let before = entries(&*open(&data).unwrap()).await;
+    let before = entries(&*open(&data).await.unwrap()).await;
     let refused = run(&["restore", "--data-dir", path(&data), path(&file)]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("is not empty"), "{}", text(&refused.stderr));
-    assert_eq!(entries(&*open(&data).unwrap()).await, before);
+    assert_eq!(entries(&*open(&data).await.unwrap()).await, before);
     // What a new disk has in its root is nothing.
     let disk = directory.path().join("disk");
     fs::create_dir_all(disk.join("lost+found")).unwrap();
     assert!(restore(&file, &disk, START_MS).is_ok());
 }
 
-#[test]
-fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_nothing() {
+#[tokio::test]
+async fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (data, killed) = (directory.path().join("data"), directory.path().join("killed"));
     let page = |at: u8| (0..=255).map(|key| Entry { key: vec![at, key], value: vec![at; 100], revision: 1 }).collect::<Vec<_>>();
@@ -232,18 +232,18 @@ fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_no
             copy(&data, &killed);
         }
     });
-    let failed = store::restore(Engine::Sled, &data, Memory::default(), look, 7);
+    let failed = store::restore(&data, look, 7);
     assert!(matches!(failed, Err(StoreError::Full(_))), "{failed:?}");
     assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     assert!(killed.join("store/db").metadata().unwrap().len() > 1 << 20);
-    match open(&killed).err() {
+    match open(&killed).await.err() {
         Some(error @ StoreError::Corrupt { .. }) => assert!(error.to_string().contains("mute-service restore"), "{error}"),
         other => panic!("{other:?}"),
     }
-    let again = store::restore(Engine::Sled, &killed, Memory::default(), std::iter::empty::<Result<_, StoreError>>(), 7);
+    let again = store::restore(&killed, std::iter::empty::<Result<_, StoreError>>(), 7);
     assert!(matches!(again, Err(StoreError::NotEmpty { .. })), "{again:?}");
-    assert!(store::restore(Engine::Sled, &data, Memory::default(), std::iter::empty::<Result<_, StoreError>>(), 7).is_ok());
-    assert!(open(&data).is_ok());
+    assert!(store::restore(&data, std::iter::empty::<Result<_, StoreError>>(), 7).is_ok());
+    assert!(open(&data).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,7 +257,7 @@ async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_r
     for (round, now_ms) in [START_MS, START_MS + 60_000, 0].into_iter().enumerate() {
         let again = directory.path().join(round.to_string());
         let newest = restore(&file, &again, now_ms).unwrap();
-        let store = open(&again).unwrap();
+        let store = open(&again).await.unwrap();
         assert_eq!(entries(&*store).await.0, newest);
         for after in positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, newest - 1]) {
             let first = store.watch(after).await.unwrap().next().await.unwrap();
@@ -270,11 +270,11 @@ async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_r
         positions.extend([newest, next, next + 1_000]);
         // It is a store like any other, also after a stop of either kind.
         drop((store, feed));
-        let store = open(&again).unwrap();
+        let store = open(&again).await.unwrap();
         assert!(store.commit(Batch::of(&event())).await.unwrap() > next);
         store.close().await.unwrap();
         drop(store);
-        assert_eq!(entries(&*open(&again).unwrap()).await.0, next + 1);
+        assert_eq!(entries(&*open(&again).await.unwrap()).await.0, next + 1);
     }
 }
 
@@ -372,6 +372,6 @@ fn a_backup_of_version_1_is_read_for_ever() {
     assert_eq!((header.revision, header.at_ms, content.records()), (9, START_MS, 9));
     restore(&golden, directory.path(), START_MS).unwrap();
     let (_, restored) =
-        tokio::runtime::Runtime::new().unwrap().block_on(async { entries(&*open(directory.path()).unwrap()).await });
+        tokio::runtime::Runtime::new().unwrap().block_on(async { entries(&*open(directory.path()).await.unwrap()).await });
     assert_eq!(restored.iter().map(|entry| entry.revision).sum::<u64>(), 45);
 }

@@ -52,11 +52,11 @@ async fn mute_over_rest(process: &Process, user: &str) -> (u16, Value) {
     sent(reqwest::Client::new().post(url).header(SERVICE.0, SERVICE.1).body(body)).await
 }
 
-#[test]
-fn a_read_only_directory_stops_the_start_and_is_named() {
+#[tokio::test]
+async fn a_read_only_directory_stops_the_start_and_is_named() {
     let Some(disk) = SmallDisk::mount(20) else { return skipped("run as root, who may mount a tmpfs") };
     let (new, used) = (disk.path().join("new"), disk.path().join("used"));
-    drop(open(&used).unwrap());
+    drop(open(&used).await.unwrap());
     disk.remount("ro");
     for data in [new, used] {
         let complaint = refused(&data);
@@ -148,7 +148,7 @@ async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
 }
 
 async fn commit_ten(data: &Path) {
-    let store = open(data).unwrap();
+    let store = open(data).await.unwrap();
     for number in 0..10 {
         store.commit(largest_commit(number)).await.unwrap();
     }

@@ -13,11 +13,11 @@ use crate::harness::skipped;
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Engine, Memory, Retention, Store, StoreError, codec},
+    store::{self, Batch, Place, Retention, Store, StoreError, codec},
 };
 
-pub fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX })
+pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
 }
 
 /// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.
@@ -43,7 +43,7 @@ pub fn largest_commit(room: usize) -> Batch {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_that_is_written_is_in_the_file_that_is_synced() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).unwrap();
+    let store = open(directory.path()).await.unwrap();
     for round in 0..10 {
         let commits = (0..20).map(|number| store.commit(largest_commit(round * 20 + number)));
         assert!(join_all(commits).await.iter().all(Result::is_ok));
@@ -56,12 +56,12 @@ async fn all_that_is_written_is_in_the_file_that_is_synced() {
 async fn the_directory_tells_whether_the_last_stop_was_an_orderly_one() {
     let directory = tempfile::tempdir().unwrap();
     let running = directory.path().join("RUNNING");
-    let store = open(directory.path()).unwrap();
+    let store = open(directory.path()).await.unwrap();
     assert!(running.exists());
     store.commit(largest_commit(0)).await.unwrap();
     drop(store);
     assert!(running.exists());
-    let store = open(directory.path()).unwrap();
+    let store = open(directory.path()).await.unwrap();
     store.close().await.unwrap();
     assert!(!running.exists());
     assert!(matches!(store.commit(largest_commit(1)).await, Err(StoreError::Unavailable(_))));
@@ -70,16 +70,16 @@ async fn the_directory_tells_whether_the_last_stop_was_an_orderly_one() {
 #[tokio::test]
 async fn a_directory_in_use_is_refused_and_free_again_after_its_store_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
-    let first = open(directory.path()).unwrap();
-    assert!(matches!(open(directory.path()).err(), Some(StoreError::InUse { .. })));
+    let first = open(directory.path()).await.unwrap();
+    assert!(matches!(open(directory.path()).await.err(), Some(StoreError::InUse { .. })));
     drop(first);
-    assert!(open(directory.path()).is_ok());
+    assert!(open(directory.path()).await.is_ok());
 }
 
 /// Opens the directory and reads all of it.
 pub async fn read_all(directory: &Path) -> Result<(u64, usize), StoreError> {
     let directory = directory.to_path_buf();
-    let store = tokio::task::spawn_blocking(move || open(&directory)).await.unwrap()?;
+    let store = open(&directory).await?;
     let mut snapshot = store.snapshot().await?;
     let mut records = 0;
     while let Some(page) = snapshot.pages.next().await {
@@ -106,7 +106,7 @@ pub fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_was_acknowledged() {
     let original = tempfile::tempdir().unwrap();
-    let store = open(original.path()).unwrap();
+    let store = open(original.path()).await.unwrap();
     for round in 0..40 {
         store.commit(largest_commit(round)).await.unwrap();
     }
@@ -175,7 +175,7 @@ async fn a_full_disk_loses_nothing_and_takes_writes_again_once_there_is_room() {
         return skipped("run as root, who may mount a tmpfs");
     };
     let directory = disk.path().join("data");
-    let store = open(&directory).unwrap();
+    let store = open(&directory).await.unwrap();
     let (mut acknowledged, mut refused) = (0, 0);
     // The tree gives room back now and then, so one refusal is not the end.
     while refused < 20 {

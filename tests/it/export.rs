@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt as _;
 use mute_service::{
     model::{ClientProfile, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
-    store::{self, Batch, Engine, Memory, Retention, Store, codec},
+    store::{self, Batch, Place, Retention, Store, codec},
     transfer::{
         self, Failure, PROGRAM, export,
         import::{self, Incoming},
@@ -30,8 +30,8 @@ use crate::{
 
 const OTHER: &str = "Other";
 
-fn open(directory: &Path) -> Arc<dyn Store> {
-    store::open(Engine::Sled, directory, Memory::default(), Retention { events: 1_000_000, age_ms: u64::MAX }).unwrap()
+async fn open(directory: &Path) -> Arc<dyn Store> {
+    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap()
 }
 
 fn mark(reason: &str) -> Value {
@@ -48,7 +48,7 @@ async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
 
 /// A closed data directory with a record of every kind and form.
 async fn every_kind(directory: &Path) {
-    let store = open(directory);
+    let store = open(directory).await;
     let records: Vec<_> = records::records().into_iter().map(|(_, key, value)| (key, value)).collect();
     put(&*store, &records).await;
     store.close().await.unwrap();
@@ -100,14 +100,14 @@ fn framed(lines: &[&str]) -> String {
 async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
     let (directory, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     every_kind(directory.path()).await;
-    let written = export_text(&*open(directory.path()), None).await.replace(PROGRAM, "mute-service 0.1.0");
+    let written = export_text(&*open(directory.path()).await, None).await.replace(PROGRAM, "mute-service 0.1.0");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transfer/v1.jsonl");
     if std::env::var_os("MUTE_BLESS").is_some() {
         fs::write(&golden, &written).unwrap();
     }
     let golden = fs::read_to_string(golden).unwrap();
     assert_eq!(written, golden);
-    let store = open(again.path());
+    let store = open(again.path()).await;
     assert_eq!(import(&*store, &golden, Mode::Merge).await, [9, 0, 0, 0]);
     let mut snapshot = store.snapshot().await.unwrap();
     let page = snapshot.pages.next().await.unwrap().unwrap();
@@ -237,7 +237,7 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_the_app_of_the_file() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = open(directory.path()).await;
     let key = |app, user| Key::UserMute { app, user };
     put(&*store, &[(key("a", "u1"), mark("old")), (key("a", "u2"), mark("")), (key(OTHER, "u1"), mark(""))]).await;
     let (all, of_a) = (export_text(&*store, None).await, export_text(&*store, Some("a")).await);
@@ -273,7 +273,7 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
     let line =
         |app: &str, user: usize| format!(r#"{{"kind":"user_mute","app":"{app}","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
     let lines: Vec<_> = (0..250).map(|user| line("a", user)).chain((0..50).map(|user| line("b", user))).collect();
-    let store = open(directory.path());
+    let store = open(directory.path()).await;
     let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     let plan = Plan::of(read(&file), None, Mode::Merge).await.unwrap();
     let (mut told, total) = (Vec::new(), plan.changes());
@@ -293,7 +293,7 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_else_writes_during_an_import_is_not_lost() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = open(directory.path()).await;
     let line =
         |reason: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#);
     let plan = Plan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
@@ -306,13 +306,13 @@ async fn what_somebody_else_writes_during_an_import_is_not_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_with_a_running_service_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let store = open(directory.path()).await;
     for command in ["export", "verify"] {
         let refused = run(&[command, "--data-dir", path(directory.path())]);
         assert_eq!(refused.status.code(), Some(1));
         assert!(text(&refused.stderr).contains("in use by another mute-service"), "{}", text(&refused.stderr));
     }
-    let opened = transfer::open(Engine::Sled, &directory.path().join("none"), false).await;
+    let opened = transfer::open(&Place::directory(&directory.path().join("none")), false).await;
     assert!(matches!(opened.err(), Some(Failure::NoStore(_))));
     drop(store);
 }

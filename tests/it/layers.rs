@@ -37,19 +37,24 @@ fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
 #[test]
 fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     let sources = sources();
-    let names = |code: &str| {
-        code.lines().filter(|line| line.to_lowercase().contains("sled")).map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    let named = |word: &str| -> BTreeMap<String, Vec<String>> {
+        let lines = |code: &str| -> Vec<_> {
+            code.lines().filter(|line| line.to_lowercase().contains(word)).map(|line| line.trim().to_owned()).collect()
+        };
+        sources.iter().map(|(file, code)| (file.clone(), lines(code))).filter(|(_, lines)| !lines.is_empty()).collect()
     };
-    let named: BTreeMap<_, Vec<_>> =
-        sources.iter().map(|(file, code)| (file.as_str(), names(code))).filter(|(_, lines)| !lines.is_empty()).collect();
-    assert_eq!(named.keys().copied().collect::<Vec<_>>(), ["store.rs", "store/embedded.rs", "store/sled.rs"]);
-    let chosen = [
-        "Engine::Sled => Ok(Arc::new(embedded::Embedded::open(directory, memory, retention)?)),",
-        "Engine::Sled => directory::is_store(directory),",
-        "Engine::Sled => embedded::restore(directory, memory, records, revision),",
-    ];
-    assert_eq!(named["store.rs"], [&["mod sled;", "Sled,"], &chosen[..]].concat());
-    assert_eq!(named["store/embedded.rs"], ["sled::Tree,"]);
+    let files = |named: &BTreeMap<String, Vec<String>>| named.keys().cloned().collect::<Vec<_>>();
+    let sled = named("sled");
+    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store.rs", "store/embedded.rs", "store/sled.rs"]);
+    assert_eq!(
+        (sled["store.rs"].join(" "), sled["store/embedded.rs"].join(" ")),
+        ("mod sled; Sled,".into(), "sled::Tree,".into())
+    );
+    // Above the store it is chosen by name, and its settings are read.
+    let etcd = named("etcd");
+    let above: Vec<_> = files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
+    assert_eq!(above, ["cli/transfer.rs", "config.rs", "config/etcd.rs", "proto.rs"]);
+    assert_eq!(found(&["proto::etcd", "etcdserverpb"], &["store/etcd.rs", "proto.rs"]), [""; 0]);
 }
 
 #[test]

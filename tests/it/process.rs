@@ -173,9 +173,11 @@ async fn fill(process: &Process, room: &str, numbers: impl Iterator<Item = usize
 
 #[test]
 fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["serve", "--colour"], "--colour"),
-        (&["serve", "--store", "etcd"], "possible values: sled"),
+        (&["serve", "--store", "paper"], "possible values: sled, etcd"),
+        (&["serve", "--store", "etcd"], "--etcd-endpoints"),
+        (&["serve", "--store", "etcd", "--etcd-endpoints", "https://127.0.0.1:2379"], "--etcd-ca"),
         (&["check-config", "--config", "/nowhere.toml"], "/nowhere.toml"),
         (&["serve", "--dev", "--rest-addr", "0.0.0.0:0"], "loopback"),
         (&["token", "--dev", "--app", "nobody#here"], "--app"),

@@ -112,8 +112,7 @@ impl Writer {
             self.shared.moved.notify_all();
         }
         drop(pending);
-        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).push(commits);
-        self.shared.synced.send_replace(revision);
+        self.shared.recent.push(commits, revision);
     }
 
     /// Waits until the tree has everything, and refuses whatever comes after.

@@ -1,0 +1,226 @@
+//! The cluster engine: any number of replicas over one etcd cluster, which orders and keeps their commits.
+//!
+//! # The way of a commit
+//! All commits of a replica that wait go to the cluster in one transaction, each nested in it with its own expectations, unless one touches what
+//! another does (`writer.rs`). Each writes its event, under a random id, and expects that it is not there yet: so a commit whose answer was lost is
+//! sent again, and takes effect once. Commits are answered when the cluster has them, on a quorum of its disks.
+//!
+//! # The change feed
+//! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
+//! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and take a snapshot. A replica knows that it has seen
+//! all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`): neither a member that is cut off from the
+//! others nor one that is behind can make it believe so.
+//!
+//! # History
+//! Events are kept by chapters (`history.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
+//! exactly those between its beginning and that of the next, and history can be read, and let go of, a chapter at a time.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use self::{
+    follower::Follower,
+    keeper::Keeper,
+    layout::Layout,
+    writer::{Job, Writer},
+};
+use super::{
+    Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError,
+    etcd::{Attempt, Etcd, Record, Wanted},
+    recent::Recent,
+};
+use crate::proto::store_v1 as pb;
+
+mod follower;
+mod history;
+mod keeper;
+mod layout;
+mod plan;
+mod snapshot;
+mod writer;
+
+/// Commits that may wait for the writer; those beyond wait for a place.
+const QUEUE: usize = 4_096;
+/// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// While the cluster has not answered for this long, commits are refused as soon as it does not answer once more.
+const LOST: Duration = Duration::from_secs(5);
+
+/// A place among the replicas of a cluster.
+pub(super) struct Cluster {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Job>,
+    /// Aborted when this is dropped.
+    _tasks: JoinSet<()>,
+}
+
+struct Shared {
+    etcd: Etcd,
+    layout: Layout,
+    recent: Arc<Recent>,
+    retention: Retention,
+    /// The chapter that is being written, as far as it is known here.
+    chapter: Mutex<Chapter>,
+    /// Up to which revision everything was seen, and when that was asked.
+    known: Mutex<(Revision, Instant)>,
+    /// The feed is to be confirmed now.
+    confirm: Notify,
+    /// The watch does not bring what it should, and is to be begun anew.
+    stuck: Notify,
+    /// The chapter is long enough.
+    full: Notify,
+}
+
+/// The chapter of history that is being written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chapter {
+    number: u64,
+    /// The revision of the cluster it was begun at.
+    opened: u64,
+    at_ms: u64,
+    commits_before: u64,
+    /// What it has come to.
+    commits: u64,
+    bytes: usize,
+    newest_ms: u64,
+}
+
+impl Cluster {
+    pub(super) async fn open(config: &ClusterConfig, retention: Retention) -> Result<Self, StoreError> {
+        let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
+        let chapter = begin_history(&etcd, &layout).await?;
+        let asked = Instant::now();
+        let page = etcd.range(&layout.events(chapter.number), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
+        let newest = layout::end_of(page.revision);
+        let shared = Arc::new(Shared {
+            etcd,
+            layout,
+            recent: Arc::new(Recent::after(newest)),
+            retention,
+            chapter: Mutex::new(Chapter { commits: page.count, ..chapter }),
+            known: Mutex::new((newest, asked)),
+            confirm: Notify::new(),
+            stuck: Notify::new(),
+            full: Notify::new(),
+        });
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Writer::new(shared.clone(), jobs).run());
+        tasks.spawn(Follower::after(shared.clone(), page.revision).run());
+        tasks.spawn(Keeper(shared.clone()).run());
+        Ok(Self { shared, queue, _tasks: tasks })
+    }
+
+    async fn send(&self, job: impl FnOnce(writer::Answer) -> Job) -> Result<Revision, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(job(answer)).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+}
+
+/// Whether a mute service has ever written there.
+pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
+    let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
+    let wanted = Wanted { limit: 1, ..Wanted::default() };
+    Ok(!etcd.range(&layout.headers(), wanted, PATIENCE).await?.records.is_empty())
+}
+
+/// The chapter that is being written; the first one, where there is none.
+async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Chapter, StoreError> {
+    loop {
+        let page = etcd.range(&super::etcd::Span { from: layout.now(), until: Vec::new() }, Wanted::default(), PATIENCE).await?;
+        if let Some(record) = page.records.first() {
+            return Chapter::read(record);
+        }
+        etcd.transact(&[begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() })], PATIENCE).await?;
+    }
+}
+
+/// Begins a chapter, where the one that is being written is still that of this revision.
+fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Attempt {
+    let value = chapter.encode_to_vec();
+    Attempt {
+        expectations: vec![(layout.now(), opened)],
+        puts: vec![(layout.header(chapter.number), value.clone()), (layout.now(), value)],
+        ..Attempt::default()
+    }
+}
+
+impl Chapter {
+    fn begun(chapter: &pb::ClusterChapter, opened: u64) -> Self {
+        let pb::ClusterChapter { number, at_ms, commits_before } = *chapter;
+        Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
+    }
+
+    fn read(record: &Record) -> Result<Self, StoreError> {
+        let chapter = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
+        Ok(Self::begun(&chapter, record.revision))
+    }
+}
+
+#[async_trait]
+impl Store for Cluster {
+    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+        self.send(|answer| Job::commit(batch, answer)).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (pages, read) = mpsc::channel(2);
+        let revision = snapshot::begin(self.shared.clone(), pages).await?;
+        Ok(Snapshot { revision, pages: ReceiverStream::new(read).boxed() })
+    }
+
+    async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
+        Ok(self.shared.recent.follow(after))
+    }
+
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        self.shared.events(range, newest_first, limit).await
+    }
+
+    fn known(&self) -> (Revision, Instant) {
+        *self.shared.known()
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.send(Job::Close).await.map(drop)
+    }
+}
+
+impl Shared {
+    fn chapter(&self) -> MutexGuard<'_, Chapter> {
+        self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, (Revision, Instant)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
+    fn turn_to(&self, newer: Chapter) {
+        let mut chapter = self.chapter();
+        if newer.opened > chapter.opened {
+            *chapter = newer;
+        }
+    }
+}
+
+fn corrupt(key: &[u8], what: &str) -> StoreError {
+    StoreError::Corrupt { place: String::from_utf8_lossy(key).into_owned(), what: what.to_owned() }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}

@@ -1,0 +1,132 @@
+//! The watch that brings a replica the commits of all of them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use prost::Message as _;
+use tokio::time::sleep;
+
+use super::{
+    Chapter, PATIENCE, Shared, corrupt,
+    layout::{self, Kind},
+    pb,
+};
+use crate::store::{
+    Commit, Operation, StoreError,
+    etcd::{Change, Record, Span, Wanted, pause},
+};
+
+/// The task that follows the cluster.
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    /// The revision of the cluster up to which everything is in memory.
+    at: u64,
+}
+
+impl Follower {
+    pub(super) fn after(shared: Arc<Shared>, cluster: u64) -> Self {
+        Self { shared, at: cluster }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let error = match self.follow().await {
+                Err(StoreError::Compacted { .. }) => match self.begin_anew().await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+                Ok(()) => StoreError::Unavailable("it did not bring what it should".to_owned()),
+            };
+            tracing::warn!(%error, "the watch of the cluster has ended; beginning it again");
+            self.shared.etcd.leave_member();
+            sleep(pause()).await;
+        }
+    }
+
+    /// Follows until the watch ends, or does not bring what it should.
+    async fn follow(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let mut watch = shared.etcd.watch(&shared.layout.all(), self.at + 1).await?;
+        loop {
+            tokio::select! {
+                changes = watch.next() => self.take(changes?)?,
+                () = shared.stuck.notified() => return Ok(()),
+            }
+        }
+    }
+
+    /// Some of what was missed is gone: whoever follows has to take a snapshot.
+    async fn begin_anew(&mut self) -> Result<(), StoreError> {
+        let span = Span { from: self.shared.layout.now(), until: Vec::new() };
+        let page = self.shared.etcd.range(&span, Wanted::default(), PATIENCE).await?;
+        tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
+        self.at = page.revision;
+        self.shared.recent.begin_after(layout::end_of(self.at));
+        page.records.first().map(Chapter::read).transpose()?.into_iter().for_each(|chapter| self.shared.turn_to(chapter));
+        Ok(())
+    }
+
+    /// Changes of whole revisions of the cluster, as commits.
+    fn take(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let Some(newest) = changes.last().map(|change| change.revision) else { return Ok(()) };
+        let (mut commits, mut operations, mut at) = (Vec::new(), Vec::new(), self.at);
+        for Change { key, value, revision } in changes {
+            if revision > at {
+                beside(&mut commits, &mut operations, at);
+            }
+            at = revision;
+            match (self.shared.layout.kind(&key), value) {
+                (Kind::Record(key), Some(value)) => operations.push(Operation::Put { key: key.to_vec(), value }),
+                (Kind::Record(key), None) => operations.push(Operation::Delete { key: key.to_vec() }),
+                (Kind::Event, Some(value)) => {
+                    let commit = commit(&key, &value, revision, std::mem::take(&mut operations))?;
+                    self.count(&commit);
+                    commits.push(Arc::new(commit));
+                }
+                (Kind::Now, Some(value)) => self.shared.turn_to(Chapter::read(&Record { key, value, revision })?),
+                (Kind::Event | Kind::Now | Kind::Other, _) => {}
+            }
+        }
+        beside(&mut commits, &mut operations, at);
+        self.at = newest;
+        self.shared.recent.push(commits, layout::end_of(newest));
+        Ok(())
+    }
+
+    fn count(&self, commit: &Commit) {
+        let mut chapter = self.shared.chapter();
+        chapter.commits += 1;
+        chapter.bytes += commit.event.len();
+        if chapter.at_ms == 0 {
+            // The first of all was begun before anything was committed.
+            chapter.at_ms = commit.at_ms;
+        }
+        chapter.newest_ms = chapter.newest_ms.max(commit.at_ms);
+        if chapter.is_full(self.shared.retention) {
+            self.shared.full.notify_one();
+        }
+    }
+}
+
+/// Changes that came with no event are nobody's commit: somebody has reached around the service. The view has them all the same.
+fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, cluster: u64) {
+    if !operations.is_empty() {
+        tracing::warn!(cluster, "records were changed beside the service");
+        let revision = layout::end_of(cluster);
+        commits.push(Arc::new(Commit { operations: std::mem::take(operations), ..Commit::nothing(revision) }));
+    }
+}
+
+/// The commit whose event this is. Deletions that a prefix has caused stand as the prefix alone.
+fn commit(key: &[u8], value: &[u8], cluster: u64, operations: Vec<Operation>) -> Result<Commit, StoreError> {
+    let stored = pb::ClusterCommit::decode(value).map_err(|_| corrupt(key, "no event of a commit"))?;
+    let prefixes: BTreeSet<_> = stored.deleted_prefixes.into_iter().collect();
+    let caused = |operation: &Operation| match operation {
+        Operation::Delete { key } => prefixes.iter().any(|prefix| key.starts_with(prefix)),
+        Operation::Put { .. } | Operation::DeletePrefix { .. } => false,
+    };
+    let others: Vec<_> = operations.into_iter().filter(|operation| !caused(operation)).collect();
+    let operations = prefixes.into_iter().map(|prefix| Operation::DeletePrefix { prefix }).chain(others).collect();
+    let revision = layout::revision(cluster, stored.place.into());
+    Ok(Commit { revision, operations, event: stored.event, at_ms: stored.at_ms })
+}

@@ -1,0 +1,99 @@
+//! Clause 7: history, a chapter at a time.
+
+use std::time::Duration;
+
+use prost::Message as _;
+
+use super::{PATIENCE, Shared, corrupt, layout, pb};
+use crate::store::{
+    EventRange, Logged, Revision, StoreError,
+    etcd::{Record, Wanted},
+};
+
+/// For how long a read that was overtaken by compaction is begun again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A chapter that is kept.
+pub(super) struct Kept {
+    pub(super) number: u64,
+    /// The revision of the cluster it was begun at.
+    opened: u64,
+    pub(super) at_ms: u64,
+    pub(super) commits_before: u64,
+}
+
+impl Shared {
+    pub(super) async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        let read = async {
+            loop {
+                match self.read_events(range, newest_first, limit).await {
+                    // The cluster was compacted between two of our questions.
+                    Err(StoreError::Compacted { oldest: 0 }) => {}
+                    read => return read,
+                }
+            }
+        };
+        let late = |_| StoreError::Unavailable("history was compacted faster than it was read".to_owned());
+        tokio::time::timeout(AGAIN, read).await.map_err(late)?
+    }
+
+    async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+        let (mut chapters, as_of) = self.chapters().await?;
+        // Nothing has gone before the first chapter of all.
+        let oldest = chapters.first().filter(|oldest| oldest.number > 1).map_or(0, |oldest| layout::end_of(oldest.opened));
+        if range.after.is_some_and(|after| after < oldest) {
+            return Err(StoreError::Compacted { oldest: oldest + 1 });
+        }
+        let (after, before) = (range.after.unwrap_or(0), range.before.unwrap_or(Revision::MAX));
+        // The next chapter begins where one ends; the last has no end.
+        let ends: Vec<_> = chapters.iter().skip(1).map(|next| layout::revision(next.opened, 0)).chain([Revision::MAX]).collect();
+        let mut wanted: Vec<_> = chapters
+            .drain(..)
+            .zip(ends)
+            .filter(|(chapter, end)| layout::end_of(chapter.opened) < before && *end > after)
+            .collect();
+        if newest_first {
+            wanted.reverse();
+        }
+        let mut events = Vec::new();
+        for (chapter, _) in wanted {
+            let mut page = self.read_chapter(chapter.number, as_of).await?;
+            page.retain(|event| event.revision > after && event.revision < before);
+            if newest_first {
+                page.reverse();
+            }
+            events.append(&mut page);
+            if events.len() >= limit {
+                break;
+            }
+        }
+        events.truncate(limit);
+        Ok(events)
+    }
+
+    /// The chapters that are kept, the oldest first, and as of which revision of the cluster.
+    pub(super) async fn chapters(&self) -> Result<(Vec<Kept>, u64), StoreError> {
+        let page = self.etcd.range(&self.layout.headers(), Wanted::default(), PATIENCE).await?;
+        let read = |record: Record| {
+            let chapter =
+                pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
+            let pb::ClusterChapter { number, at_ms, commits_before } = chapter;
+            Ok(Kept { number, opened: record.revision, at_ms, commits_before })
+        };
+        Ok((page.records.into_iter().map(read).collect::<Result<_, StoreError>>()?, page.revision))
+    }
+
+    /// All events of a chapter as of a revision of the cluster, in order.
+    async fn read_chapter(&self, number: u64, as_of: u64) -> Result<Vec<Logged>, StoreError> {
+        let wanted = Wanted { revision: as_of, ..Wanted::default() };
+        let page = self.etcd.range(&self.layout.events(number), wanted, PATIENCE).await?;
+        let read = |record: Record| {
+            let commit = pb::ClusterCommit::decode(&*record.value).map_err(|_| corrupt(&record.key, "no event of a commit"))?;
+            let revision = layout::revision(record.revision, commit.place.into());
+            Ok(Logged { revision, at_ms: commit.at_ms, event: commit.event })
+        };
+        let mut events = page.records.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+        events.sort_unstable_by_key(|event| event.revision);
+        Ok(events)
+    }
+}

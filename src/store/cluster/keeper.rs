@@ -1,0 +1,132 @@
+//! What every replica does from time to time: know that it has seen everything, begin chapters of history, and let go of old ones.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::{Chapter, PATIENCE, Shared, begin_chapter, layout, pb};
+use crate::store::{
+    Retention, StoreError,
+    etcd::{Attempt, Outcome, Span, Wanted},
+};
+
+/// How often the feed is confirmed.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// For how long one try to do so may go on.
+const TRY: Duration = Duration::from_millis(1_500);
+/// A watch that has not brought what was written by then is stuck.
+const STUCK: Duration = Duration::from_secs(2);
+/// A chapter is long enough with this many commits or bytes of events, because it is read at once; or with this part of what is kept, by number or
+/// age, because it goes at once.
+const COMMITS: u64 = 2_000;
+const BYTES: usize = 1 << 20;
+const PART: u64 = 16;
+
+/// The task.
+pub(super) struct Keeper(pub(super) Arc<Shared>);
+
+impl Chapter {
+    pub(super) fn is_full(&self, kept: Retention) -> bool {
+        let commits = COMMITS.min(kept.events / PART).max(1);
+        self.commits >= commits || self.bytes >= BYTES || self.newest_ms - self.at_ms > kept.age_ms / PART
+    }
+}
+
+impl Keeper {
+    pub(super) async fn run(self) {
+        tokio::join!(self.confirm(), self.keep_history());
+    }
+
+    async fn confirm(&self) {
+        let mut due = interval(CONFIRM);
+        let mut answers = true;
+        loop {
+            tokio::select! {
+                _ = due.tick() => {}
+                () = self.0.confirm.notified() => {}
+            }
+            let confirmed = self.confirm_once().await;
+            match &confirmed {
+                Ok(()) if !answers => tracing::info!("the cluster answers again"),
+                Err(error) if answers => tracing::warn!(%error, "the cluster does not answer"),
+                Ok(()) | Err(_) => {}
+            }
+            answers = confirmed.is_ok();
+        }
+    }
+
+    /// Writes something, and waits until the feed brings it: then it has brought all that was committed before this was begun.
+    async fn confirm_once(&self) -> Result<(), StoreError> {
+        let shared = &self.0;
+        let asked = Instant::now();
+        let tick = Attempt { puts: vec![(shared.layout.tick(), Vec::new())], ..Attempt::default() };
+        let revision = match shared.etcd.transact(&[tick], TRY).await {
+            Ok((cluster, _)) => layout::end_of(cluster),
+            // Where nothing can be written there is nothing to miss.
+            Err(StoreError::Full(_)) => {
+                shared.etcd.range(&shared.now_span(), Wanted::default(), TRY).await?;
+                shared.recent.newest()
+            }
+            Err(error) => return Err(error),
+        };
+        if timeout(STUCK, shared.recent.reach(revision)).await.is_err() {
+            shared.stuck.notify_one();
+            return Err(StoreError::Unavailable("the watch is behind".to_owned()));
+        }
+        *shared.known() = (revision, asked);
+        Ok(())
+    }
+
+    async fn keep_history(&self) {
+        loop {
+            self.0.full.notified().await;
+            if let Err(error) = self.0.begin_next_chapter().await {
+                tracing::warn!(%error, "history was not kept in order; trying again");
+                sleep(CONFIRM).await;
+                self.0.full.notify_one();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn now_span(&self) -> Span {
+        Span { from: self.layout.now(), until: Vec::new() }
+    }
+
+    async fn begin_next_chapter(&self) -> Result<(), StoreError> {
+        let chapter = *self.chapter();
+        if !chapter.is_full(self.retention) {
+            return Ok(());
+        }
+        let commits_before = chapter.commits_before + chapter.commits;
+        let next = pb::ClusterChapter { number: chapter.number + 1, at_ms: chapter.newest_ms, commits_before };
+        let begun = begin_chapter(&self.layout, Some(chapter.opened), &next);
+        let (cluster, outcomes) = self.etcd.transact(&[begun], PATIENCE).await?;
+        // Where another replica was faster, the feed tells.
+        if let [Outcome::Done] = outcomes.as_slice() {
+            self.turn_to(Chapter::begun(&next, cluster));
+            self.trim().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of chapters that are too old, or too many. Any replica may: a chapter that is gone is gone.
+    async fn trim(&self) -> Result<(), StoreError> {
+        let (chapters, _) = self.chapters().await?;
+        let now = *self.chapter();
+        let all = now.commits_before + now.commits;
+        for pair in chapters.windows(2) {
+            let (oldest, next) = (&pair[0], &pair[1]);
+            let too_many = all.saturating_sub(next.commits_before) >= self.retention.events;
+            let too_old = next.at_ms.saturating_add(self.retention.age_ms) < now.newest_ms;
+            if !too_many && !too_old {
+                break;
+            }
+            let header = Span { from: self.layout.header(oldest.number), until: Vec::new() };
+            let gone = Attempt { deletes: vec![self.layout.events(oldest.number), header], ..Attempt::default() };
+            self.etcd.transact(&[gone], PATIENCE).await?;
+        }
+        Ok(())
+    }
+}

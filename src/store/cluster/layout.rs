@@ -1,0 +1,131 @@
+//! Where the cluster engine keeps what, below its prefix: a letter says of which kind a key is.
+//!
+//! - `d KEY`: the record of this key.
+//! - `n`: the chapter of history that is being written. Each commit expects that it still is.
+//! - `h CHAPTER`: when a chapter that is kept was begun.
+//! - `e CHAPTER ID`: the event of one commit, by the chapter it was written in; the id is that of the commit, and random.
+//! - `t`: written by every replica from time to time, to know that what it has seen is all there is.
+//!
+//! # Revisions
+//! Commits that reach the cluster together are one revision of it. So our revisions are those of the cluster times 128, with the place of the commit
+//! among them.
+
+use crate::store::{Revision, etcd::Span};
+
+const RECORD: u8 = b'd';
+const NOW: u8 = b'n';
+const HEADER: u8 = b'h';
+const EVENT: u8 = b'e';
+const TICK: u8 = b't';
+
+/// Places in a revision of the cluster.
+const PLACES: u64 = 128;
+
+/// The id of a commit.
+pub(super) type Id = [u8; 16];
+
+/// What a key is for.
+pub(super) enum Kind<'a> {
+    Record(&'a [u8]),
+    Now,
+    Event,
+    /// Nothing that a follower has to know of.
+    Other,
+}
+
+/// The keys below a prefix.
+pub(super) struct Layout {
+    prefix: Vec<u8>,
+}
+
+impl Layout {
+    pub(super) fn below(prefix: &str) -> Self {
+        Self { prefix: prefix.as_bytes().to_vec() }
+    }
+
+    pub(super) fn all(&self) -> Span {
+        with_prefix(self.prefix.clone())
+    }
+
+    pub(super) fn record(&self, key: &[u8]) -> Vec<u8> {
+        self.key(RECORD, &[key])
+    }
+
+    /// Records whose keys have this prefix; all, where it is empty.
+    pub(super) fn records(&self, prefix: &[u8]) -> Span {
+        with_prefix(self.record(prefix))
+    }
+
+    pub(super) fn now(&self) -> Vec<u8> {
+        self.key(NOW, &[])
+    }
+
+    pub(super) fn tick(&self) -> Vec<u8> {
+        self.key(TICK, &[])
+    }
+
+    pub(super) fn header(&self, chapter: u64) -> Vec<u8> {
+        self.key(HEADER, &[&chapter.to_be_bytes()])
+    }
+
+    pub(super) fn headers(&self) -> Span {
+        with_prefix(self.key(HEADER, &[]))
+    }
+
+    pub(super) fn event(&self, chapter: u64, id: &Id) -> Vec<u8> {
+        self.key(EVENT, &[&chapter.to_be_bytes(), id])
+    }
+
+    pub(super) fn events(&self, chapter: u64) -> Span {
+        with_prefix(self.key(EVENT, &[&chapter.to_be_bytes()]))
+    }
+
+    pub(super) fn kind<'a>(&self, key: &'a [u8]) -> Kind<'a> {
+        match key.strip_prefix(self.prefix.as_slice()).and_then(<[u8]>::split_first) {
+            Some((&RECORD, key)) => Kind::Record(key),
+            Some((&NOW, [])) => Kind::Now,
+            Some((&EVENT, _)) => Kind::Event,
+            _ => Kind::Other,
+        }
+    }
+
+    fn key(&self, kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let mut key = self.prefix.clone();
+        key.push(kind);
+        parts.iter().for_each(|part| key.extend_from_slice(part));
+        key
+    }
+}
+
+/// The commit at this place of a revision of the cluster.
+pub(super) fn revision(cluster: u64, place: u64) -> Revision {
+    cluster * PLACES + place
+}
+
+/// The last place of a revision of the cluster.
+pub(super) fn end_of(cluster: u64) -> Revision {
+    revision(cluster, PLACES - 1)
+}
+
+/// The revision of the cluster that a commit is part of.
+pub(super) fn cluster(revision: Revision) -> u64 {
+    revision / PLACES
+}
+
+/// All keys with this prefix.
+pub(super) fn with_prefix(prefix: Vec<u8>) -> Span {
+    let mut until = prefix.clone();
+    while until.pop_if(|last| *last == u8::MAX).is_some() {}
+    match until.last_mut() {
+        Some(last) => *last += 1,
+        // To etcd that is the end of everything.
+        None => until.push(0),
+    }
+    Span { from: prefix, until }
+}
+
+/// The key after this one.
+pub(super) fn after(mut key: Vec<u8>) -> Vec<u8> {
+    key.push(0);
+    key
+}

@@ -1,0 +1,89 @@
+//! Several replicas over a real etcd cluster: what one has acknowledged the others have, whichever member dies.
+
+use std::time::{Duration, Instant};
+
+use mute_service::proto::v1 as pb;
+
+use crate::{
+    etcd::Etcd,
+    harness::{SERVICE, with},
+    process::{Process, mute, muted},
+};
+
+/// A replica over the cluster, with a directory of its own for its configuration.
+fn replica(etcd: &Etcd) -> (Process, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--store", "etcd", "--etcd-endpoints", &etcd.urls()];
+    (Process::spawn(directory.path(), directory.path(), &arguments).ready(), directory)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_has_acknowledged_another_answers_with() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let (mut writer, mut reader) = (one.mutes().await, other.mutes().await);
+    for number in 0..50 {
+        let min_revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
+        let user = format!("u{number}");
+        let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user, min_revision };
+        let answer = reader.check_send(with(check, &[SERVICE])).await.unwrap().into_inner();
+        assert!(!answer.allowed, "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let (mut one, mut other) = (one.mutes().await, other.mutes().await);
+    for round in 0..30 {
+        let request = || {
+            let (app, room, request_id) = ("Open".into(), format!("room{round}"), format!("request{round}"));
+            with(pb::MuteMembersRequest { app, room, users: vec!["u".into()], request_id, ..Default::default() }, &[SERVICE])
+        };
+        let (first, second) = tokio::join!(one.mute_members(request()), other.mute_members(request()));
+        assert_eq!(first.unwrap().into_inner(), second.unwrap().into_inner());
+    }
+    let list = pb::ListEventsRequest { app: "Open".into(), page_size: 1_000, ..Default::default() };
+    assert_eq!(one.list_events(with(list, &[SERVICE])).await.unwrap().into_inner().events.len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of_them() {
+    let Some(mut etcd) = Etcd::start(3, &[]) else { return };
+    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let mut writers = [one.mutes().await, other.mutes().await];
+    let mut acknowledged = Vec::new();
+    for (round, fault) in ["kill", "-STOP", "kill", "-STOP", "kill", "-STOP"].into_iter().enumerate() {
+        let member = &mut etcd.members[round / 2];
+        if fault == "kill" {
+            member.kill()
+        } else {
+            member.signal(fault)
+        }
+        let started = Instant::now();
+        let mut answered = 0;
+        while answered < 20 {
+            let user = format!("u{round}-{}", acknowledged.len());
+            if mute(&mut writers[answered % 2], "room", vec![user.clone()]).await.is_ok() {
+                answered += 1;
+                acknowledged.push(user);
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}: {answered} answered");
+        }
+        if fault == "kill" { member.start_again() } else { member.signal("-CONT") }
+    }
+    acknowledged.sort_unstable();
+    for replica in [&one, &other] {
+        let started = Instant::now();
+        loop {
+            let found = muted(&mut replica.mutes().await, "room").await;
+            // A write that was not acknowledged may be there too.
+            if acknowledged.iter().all(|user| found.binary_search(user).is_ok()) {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "a replica lacks what was acknowledged");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
