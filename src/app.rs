@@ -96,9 +96,12 @@ impl App {
             apps,
             hub: hub.clone(),
             heartbeat: Duration::from_secs(config.watch_heartbeat_seconds),
+            max_view_age: Duration::from_secs(config.max_view_age_seconds),
+            refuse_old_views: config.refuse_old_views,
         });
         let mut background = JoinSet::new();
         background.spawn(view.clone().follow(store.clone()));
+        background.spawn(view.clone().keep_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
         if let Err(failure) = prepare(config, &service, addresses).await {

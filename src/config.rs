@@ -80,6 +80,12 @@ pub struct Settings {
     /// Commits that the embedded store keeps in its journal before the database takes them; more writes less, and takes longer to start [default: 4]
     #[arg(long, value_name = "MIB", env = "MUTE_JOURNAL_MIB")]
     pub journal_mib: Option<u64>,
+    /// How old what a replica has seen of a cluster may be before /readyz and the log say so, at least 3 [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_VIEW_AGE_SECONDS")]
+    pub max_view_age_seconds: Option<u64>,
+    /// Refuse checks rather than answer them from what is older than that; /readyz then says 503 [default: false]
+    #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_OLD_VIEWS", num_args = 0..=1, default_missing_value = "true")]
+    pub refuse_old_views: Option<bool>,
     /// How long calls may go on after the order to stop [default: 10]
     #[arg(long, value_name = "SECONDS", env = "MUTE_DRAIN_SECONDS")]
     pub drain_seconds: Option<u64>,
@@ -106,6 +112,8 @@ impl Settings {
             watch_heartbeat_seconds: self.watch_heartbeat_seconds.or(other.watch_heartbeat_seconds),
             cache_mib: self.cache_mib.or(other.cache_mib),
             journal_mib: self.journal_mib.or(other.journal_mib),
+            max_view_age_seconds: self.max_view_age_seconds.or(other.max_view_age_seconds),
+            refuse_old_views: self.refuse_old_views.or(other.refuse_old_views),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
         }
     }
@@ -129,6 +137,8 @@ pub struct Config {
     pub retention: Retention,
     pub keep_requests: u64,
     pub watch_heartbeat_seconds: u64,
+    pub max_view_age_seconds: u64,
+    pub refuse_old_views: bool,
     pub drain_seconds: u64,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
@@ -183,6 +193,9 @@ impl Config {
             keep_requests: settings.keep_requests.unwrap_or(1_000_000),
             // Well within the minute after which proxies take an idle stream for dead.
             watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
+            // Above the election of a leader.
+            max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
+            refuse_old_views: settings.refuse_old_views.unwrap_or(false),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             apps: file.apps,
             services: file.services,
@@ -204,6 +217,9 @@ impl Config {
         }
         if self.keep_requests == 0 {
             wrong.push("keep_requests is at least 1".to_owned());
+        }
+        if self.max_view_age_seconds < 3 {
+            wrong.push("max_view_age_seconds is at least 3".to_owned());
         }
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());

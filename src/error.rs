@@ -189,6 +189,12 @@ impl Error {
         let message = format!("this replica has not seen revision {revision} yet; try again");
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
     }
+
+    /// The view is older than it may be. Nothing goes to the log, which has been told what the matter is.
+    pub fn old_view(age: Duration) -> Self {
+        let message = format!("this replica has not heard from the cluster for {} s; ask another one", age.as_secs());
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
+    }
 }
 
 impl From<StoreError> for Error {

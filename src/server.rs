@@ -116,7 +116,15 @@ struct Admin {
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
-    if *admin.stopping.borrow() { (StatusCode::SERVICE_UNAVAILABLE, "stopping") } else { (StatusCode::OK, "ok") }
+    if *admin.stopping.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned());
+    }
+    if !admin.service.has_old_view() {
+        return (StatusCode::OK, "ok".to_owned());
+    }
+    // A replica that answers all the same stays in rotation: where the cluster itself is lost, so are all others.
+    let status = if admin.service.refuse_old_views { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, format!("the cluster was not heard from for {} s", admin.service.view.age().as_secs()))
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

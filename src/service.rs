@@ -68,6 +68,10 @@ pub struct Service {
     pub hub: Arc<Hub>,
     /// How often a watcher is told that all is told.
     pub heartbeat: Duration,
+    /// A view that is older than this is an old one.
+    pub max_view_age: Duration,
+    /// Checks are refused rather than answered from an old view.
+    pub refuse_old_views: bool,
 }
 
 /// A known caller inside one app.
@@ -143,6 +147,17 @@ impl Service {
         } else {
             Err(Error::not_seen_yet(revision))
         }
+    }
+
+    /// Whether the view is older than it should be: this process is cut off from the cluster that keeps the records.
+    #[must_use]
+    pub fn has_old_view(&self) -> bool {
+        self.view.age() > self.max_view_age
+    }
+
+    /// Errors: STORE_UNAVAILABLE where checks are not to be answered from an old view, and it is one.
+    fn require_new_view(&self) -> Result<(), Error> {
+        if self.refuse_old_views && self.has_old_view() { Err(Error::old_view(self.view.age())) } else { Ok(()) }
     }
 
     /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED.

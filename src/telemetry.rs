@@ -1,6 +1,6 @@
 //! Logs, and every metric by name.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::text::encode,
@@ -35,6 +35,9 @@ pub fn metrics(service: &Service) -> String {
         "Records in the view, ended ones that are not swept yet among them",
         gauge(service.view.records()),
     );
+    let age = Gauge::<f64, AtomicU64>::default();
+    age.set(service.view.age().as_secs_f64());
+    registry.register("view_age_seconds", "Whatever was committed anywhere this long ago is in the view", age);
     registry.register("watchers", "Open watches that follow live", gauge(service.hub.watchers() as u64));
     let cut = Counter::<u64>::default();
     cut.inc_by(service.hub.cut());

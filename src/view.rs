@@ -5,6 +5,7 @@
 //! commit to one room or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the
 //! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
 
+mod age;
 mod applied;
 mod client;
 mod due;
@@ -21,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 use self::{
+    age::Age,
     applied::Applied,
     state::{App, State},
 };
@@ -49,6 +51,7 @@ struct Inner {
     /// Swapped whole when the feed has to start again from a snapshot.
     state: ArcSwap<State>,
     applied: Applied,
+    age: Age,
     /// Apps whose directory is strict.
     strict: Vec<String>,
 }

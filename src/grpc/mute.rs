@@ -199,24 +199,29 @@ impl MuteService for Api {
     async fn filter_recipients(&self, request: Request<pb::FilterRecipientsRequest>) -> Reply<pb::FilterRecipientsResponse> {
         let (call, message) = self.ask(request, "FilterRecipients").await?;
         let room = RoomId::parse(message.room)?;
+        let revision = self.revision();
         let mut users = message.users;
         let may_be_pushed_to = self.service.filter_recipients(&call, &room, &parse::recipients(&call, &users)?)?;
         let mut answers = may_be_pushed_to.into_iter();
         users.retain(|_| answers.next().unwrap_or_default());
-        Ok(Response::new(pb::FilterRecipientsResponse { users }))
+        Ok(Response::new(pb::FilterRecipientsResponse { users, revision }))
     }
 
     async fn check_send(&self, request: Request<pb::CheckSendRequest>) -> Reply<pb::CheckSendResponse> {
         let (call, message) = self.ask(request, "CheckSend").await?;
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
-        Ok(Response::new(self.service.check_send(&call, &room, &user, encode::decision)?))
+        let revision = self.revision();
+        let answer = |decision: Decision<'_>| pb::CheckSendResponse { revision, ..encode::decision(decision) };
+        Ok(Response::new(self.service.check_send(&call, &room, &user, answer)?))
     }
 
     async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
         let (call, message) = self.ask(request, "BatchCheckSend").await?;
         let pairs = parse::pairs(&call, message.pairs)?;
         let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
-        Ok(Response::new(pb::BatchCheckSendResponse { results: self.service.batch_check_send(&call, &pairs, answer)? }))
+        let revision = self.revision();
+        let results = self.service.batch_check_send(&call, &pairs, answer)?;
+        Ok(Response::new(pb::BatchCheckSendResponse { results, revision }))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Reply<Self::WatchStream> {

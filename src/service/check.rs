@@ -21,7 +21,7 @@ struct Speaker<'a> {
 
 impl Service {
     /// May this user speak in this room now? Touches nothing but the view; `answer` makes what is wanted of the decision, while the room is held.
-    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, CLIENT_NOT_FOUND.
+    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, CLIENT_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn check_send<T>(
         &self,
         call: &Call<'_>,
@@ -30,6 +30,7 @@ impl Service {
         answer: impl FnOnce(Decision<'_>) -> T,
     ) -> Result<T, Error> {
         call.permit(Action::CheckSend { user: user.as_str() })?;
+        self.require_new_view()?;
         let view = self.view.app(call.key());
         let speaker = speaker(call, &view, user.as_str());
         let answer = decide(call, &view, room, &speaker, self.clock.now_ms(), |decision| decision.map(answer));
@@ -37,7 +38,8 @@ impl Service {
         if speaker.is_known { Ok(answer) } else { Err(Error::clients_not_found(vec![user.to_string()])) }
     }
 
-    /// The same for many, at one moment; no decision where the room or the user is not registered and has to be. Errors: PERMISSION_DENIED.
+    /// The same for many, at one moment; no decision where the room or the user is not registered and has to be. Errors: PERMISSION_DENIED,
+    /// STORE_UNAVAILABLE.
     pub fn batch_check_send<T>(
         &self,
         call: &Call<'_>,
@@ -45,6 +47,7 @@ impl Service {
         answer: impl Fn(Option<Decision<'_>>) -> T,
     ) -> Result<Vec<T>, Error> {
         pairs.iter().try_for_each(|(_, user)| call.permit(Action::CheckSend { user: user.as_str() }))?;
+        self.require_new_view()?;
         let (view, now_ms) = (self.view.app(call.key()), self.clock.now_ms());
         let one = |(room, user): &(RoomId, UserId)| {
             let speaker = speaker(call, &view, user.as_str());

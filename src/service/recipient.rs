@@ -10,9 +10,10 @@ use crate::{
 
 impl Service {
     /// Whether each of the users may be pushed to: no notification mute of the room is in force for it. A user whom nobody knows may.
-    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn filter_recipients(&self, call: &Call<'_>, room: &RoomId, users: &[UserRef<'_>]) -> Result<Vec<bool>, Error> {
         call.permit(Action::FilterRecipients)?;
+        self.require_new_view()?;
         let now_ms = self.clock.now_ms();
         self.view.room(call.key(), room.as_str(), |room| {
             if call.app.strict && !room.is_some_and(Room::is_registered) {

@@ -55,8 +55,9 @@ mod writer;
 const QUEUE: usize = 4_096;
 /// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// While the cluster has not answered for this long, commits are refused as soon as it does not answer once more.
+/// While the cluster has not answered for this long, a commit waits for so much less: callers are not to be held up by what does not come.
 const LOST: Duration = Duration::from_secs(5);
+const PATIENCE_WHEN_LOST: Duration = Duration::from_millis(300);
 
 /// A place among the replicas of a cluster.
 pub(super) struct Cluster {

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 
 use super::{
     Inner, View,
+    age::Age,
     applied::Applied,
     state::{Change, State},
 };
@@ -22,7 +23,7 @@ impl View {
     /// are swept of their notification mutes. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
     pub async fn load(store: &dyn Store, strict: Vec<String>) -> Result<Self, StoreError> {
         let (state, revision) = read_snapshot(store, &strict).await?;
-        let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), strict };
+        let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), age: Age::new(), strict };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -12,9 +12,32 @@ use crate::{
 
 /// A replica over the cluster, with a directory of its own for its configuration.
 fn replica(etcd: &Etcd) -> (Process, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let arguments = ["--store", "etcd", "--etcd-endpoints", &etcd.urls()];
+    replica_with(etcd, &[])
+}
+
+fn replica_with(etcd: &Etcd, arguments: &[&str]) -> (Process, tempfile::TempDir) {
+    let (directory, urls) = (tempfile::tempdir().unwrap(), etcd.urls());
+    let arguments = [&["--store", "etcd", "--etcd-endpoints", &urls], arguments].concat();
     (Process::spawn(directory.path(), directory.path(), &arguments).ready(), directory)
+}
+
+async fn check(replica: &Process, user: &str) -> Result<bool, tonic::Status> {
+    let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: user.into(), min_revision: 0 };
+    replica.mutes().await.check_send(with(check, &[SERVICE])).await.map(|answer| answer.into_inner().allowed)
+}
+
+/// Status and text of /readyz.
+async fn readiness(replica: &Process) -> (u16, String) {
+    let answer = reqwest::get(format!("{}/readyz", replica.admin())).await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,4 +109,31 @@ async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_and_refuses_writes_soon() {
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
+    let ((lenient, _lenient), (strict, _strict)) = (
+        replica_with(&etcd, &["--max-view-age-seconds", "3"]),
+        replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]),
+    );
+    let mut writer = lenient.mutes().await;
+    mute(&mut writer, "room", vec!["muted".into()]).await.unwrap();
+    until("the other replica has the mute", async || !check(&strict, "muted").await.unwrap()).await;
+    assert_eq!((readiness(&lenient).await, readiness(&strict).await), ((200, "ok".into()), (200, "ok".into())));
+    etcd.members[0].kill();
+    until("it tells", async || readiness(&lenient).await.1.starts_with("the cluster was not heard from for")).await;
+    assert_eq!(readiness(&lenient).await.0, 200);
+    assert!(!check(&lenient, "muted").await.unwrap() && check(&lenient, "other").await.unwrap());
+    until("the strict one refuses", async || readiness(&strict).await.0 == 503).await;
+    assert_eq!(check(&strict, "muted").await.unwrap_err().code(), tonic::Code::Unavailable);
+    let started = Instant::now();
+    let refused = mute(&mut writer, "room", vec!["late".into()]).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(started.elapsed() < Duration::from_secs(5), "refused after {:?}", started.elapsed());
+    etcd.members[0].start_again();
+    until("all is well again", async || readiness(&strict).await == (200, "ok".into())).await;
+    mute(&mut writer, "room", vec!["again".into()]).await.unwrap();
+    until("the other replica follows again", async || !check(&strict, "again").await.unwrap()).await;
 }

@@ -77,8 +77,9 @@ async fn a_user_mute_is_told_first_with_its_end_reason_and_actor_in_every_room()
     }
     let pairs = ["user1", "user2", "nobody"].map(|user| pb::RoomUser { room: ROOM.into(), user: user.into() }).to_vec();
     let message = pb::BatchCheckSendRequest { app: AGORA.into(), pairs, ..Default::default() };
-    let batch = server.mutes().await.batch_check_send(with(message, &[SERVICE])).await.unwrap().into_inner().results;
-    assert_eq!(batch[0], server.check(AGORA, ROOM, "user1").await);
+    let answer = server.mutes().await.batch_check_send(with(message, &[SERVICE])).await.unwrap().into_inner();
+    let pb::BatchCheckSendResponse { results: batch, revision } = answer;
+    assert_eq!(pb::CheckSendResponse { revision, ..batch[0].clone() }, server.check(AGORA, ROOM, "user1").await);
     assert_eq!((batch[1].rule(), batch[2].rule()), (pb::Rule::None, pb::Rule::NotRegistered));
     assert!(unmute(&server, AGORA, "User1").await);
     assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::MemberMute);

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Chapter, LOST, PATIENCE, Shared, closed,
+    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed,
     layout::{self, Id},
     pb,
     plan::Plan,
@@ -177,7 +177,8 @@ impl Shared {
             let chapter = *self.chapter();
             let attempts: Vec<_> =
                 group.iter().enumerate().map(|(place, waiting)| waiting.attempt(self, &chapter, place)).collect();
-            let patience = if self.known().1 + LOST < Instant::now() { std::time::Duration::ZERO } else { PATIENCE };
+            let is_lost = self.known().1 + LOST < Instant::now();
+            let patience = if is_lost { PATIENCE_WHEN_LOST } else { PATIENCE };
             match self.etcd.transact(&attempts, patience).await {
                 Ok((cluster, outcomes)) => group = self.answer(group, &chapter, cluster, outcomes),
                 Err(error) => {
