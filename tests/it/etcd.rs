@@ -27,18 +27,25 @@ pub struct Member {
 impl Etcd {
     /// Nothing where there is no etcd.
     pub fn start(members: usize, arguments: &[&str]) -> Option<Self> {
+        let mut random = rand::rng();
+        // A network of its own, so that clusters of tests at the same time do not meet.
+        let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
+        let addrs: Vec<_> = (0..members).map(|member| format!("127.{a}.{b}.{}", member + 1)).collect();
+        Self::start_at(&addrs, arguments, |_, program| Command::new(program))
+    }
+
+    /// A member at each of these addresses; `command` makes the command that runs a program where the member is.
+    pub fn start_at(addrs: &[String], arguments: &[&str], command: impl Fn(usize, &str) -> Command) -> Option<Self> {
         if Command::new("etcd").arg("--version").output().is_err() {
             skipped("install etcd (Debian: etcd-server), so that it is on the PATH");
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let mut random = rand::rng();
-        // A network of its own, so that clusters of tests at the same time do not meet.
-        let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
-        let addr = |member: usize| format!("127.{a}.{b}.{}", member + 1);
-        let peers: Vec<_> = (0..members).map(|member| format!("m{member}=http://{}:2380", addr(member))).collect();
-        let start = |member| Member::start(directory.path(), member, &addr(member), &peers.join(","), arguments);
-        Some(Self { members: (0..members).map(start).collect(), _directory: directory })
+        let peers: Vec<_> = addrs.iter().enumerate().map(|(member, addr)| format!("m{member}=http://{addr}:2380")).collect();
+        let start = |(number, addr): (usize, &String)| {
+            Member::start(command(number, "etcd"), directory.path(), number, addr, &peers.join(","), arguments)
+        };
+        Some(Self { members: addrs.iter().enumerate().map(start).collect(), _directory: directory })
     }
 
     pub fn urls(&self) -> String {
@@ -52,10 +59,9 @@ impl Etcd {
 }
 
 impl Member {
-    fn start(directory: &Path, number: usize, addr: &str, peers: &str, arguments: &[&str]) -> Self {
+    fn start(mut command: Command, directory: &Path, number: usize, addr: &str, peers: &str, arguments: &[&str]) -> Self {
         let (client, peer) = (format!("http://{addr}:2379"), format!("http://{addr}:2380"));
         let name = format!("m{number}");
-        let mut command = Command::new("etcd");
         command.args(["--name", &name, "--data-dir", directory.join(&name).to_str().unwrap()]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);

@@ -56,6 +56,13 @@ impl Process {
 
     /// Begins to start, with its data in a directory on `disk`, and more arguments.
     pub fn spawn(directory: &Path, disk: &Path, arguments: &[&str]) -> Self {
+        let data = disk.join("data");
+        let arguments = [&["--data-dir", data.to_str().unwrap()], arguments].concat();
+        Self::launch(program(), directory, ["127.0.0.1:0"; 3], &arguments)
+    }
+
+    /// Begins to start as this command, which is the program, with these addresses for gRPC, REST and admin.
+    pub fn launch(mut command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str]) -> Self {
         let config = directory.join("config.toml");
         let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
         let hash = hash.trim().trim_start_matches("sha256:");
@@ -63,12 +70,17 @@ impl Process {
         fs::write(&config, services).unwrap();
         let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
         let _ = fs::remove_file(&addr_file);
-        let mut child = program();
-        child.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
-        child.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
-        child.args(["--data-dir", disk.join("data").to_str().unwrap(), "--rate-limit", "0"]).args(arguments);
-        let child = child.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
+        command.args(["--grpc-addr", addrs[0], "--rest-addr", addrs[1], "--admin-addr", addrs[2]]);
+        command.args(["--rate-limit", "0"]).args(arguments);
+        let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log_file).spawn().unwrap();
         Self { child, addresses: Value::Null, addr_file, log }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub fn ready(mut self) -> Self {
@@ -108,7 +120,7 @@ impl Process {
         format!("http://{}", self.addresses["admin"].as_str().unwrap())
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
