@@ -21,6 +21,10 @@ pub struct Program {
 
 impl Program {
     pub fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    pub fn start_with(directory: &Path, arguments: &[&str]) -> Self {
         let config = directory.join("config.toml");
         let hash = mute_service::auth::secret::KeyHash::of("bench-token");
         let text = format!(
@@ -34,7 +38,7 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mute-service"));
         command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
         command.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
-        command.args(["--data-dir", directory.join("data").to_str().unwrap()]);
+        command.args(["--data-dir", directory.join("data").to_str().unwrap()]).args(arguments);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).env("MUTE_LOG", "warn").spawn().unwrap();
         while !addresses.exists() {
             assert!(child.try_wait().unwrap().is_none(), "the service has not started");

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::{
     CONNECTIONS, IN_FLIGHT, Row,
     bare::BareProcess,
+    cluster,
     grpc::{self, room, user},
     in_turns, median,
     program::Program,
@@ -16,14 +17,14 @@ use super::{
 };
 
 /// Rooms, and muted users in each, for the rows of checks.
-const ROOMS: usize = 1_000;
-const USERS: usize = 100;
+pub const ROOMS: usize = 1_000;
+pub const USERS: usize = 100;
 const BATCH: usize = 100;
 /// Notification mutes of the room that recipients are asked for.
 const SILENT: usize = 100_000;
 /// Different calls of a batch, made before the turns.
 const PREPARED: usize = 1_000;
-const MILLION: f64 = 1_000_000.0;
+pub const MILLION: f64 = 1_000_000.0;
 
 /// All rows, or those of the groups that are named.
 pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
@@ -43,20 +44,23 @@ pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     if chosen("watch") {
         rows.extend(watch::rows(&directory(place.path(), "watch")).await);
     }
+    if chosen("cluster") {
+        rows.extend(cluster::rows(place.path()).await);
+    }
     if full {
         rows.extend(ten_million(place.path()).await);
     }
     rows
 }
 
-fn directory(place: &Path, name: &str) -> std::path::PathBuf {
+pub fn directory(place: &Path, name: &str) -> std::path::PathBuf {
     let directory = place.join(name);
     std::fs::create_dir_all(&directory).unwrap();
     directory
 }
 
 /// Which pair the call asks for: half of the users are muted.
-fn pair(caller: usize, call: usize) -> (usize, usize) {
+pub fn pair(caller: usize, call: usize) -> (usize, usize) {
     let mixed = (caller * 7_919 + call).wrapping_mul(2_654_435_761);
     let number = mixed % ROOMS;
     (number, number * USERS + (mixed >> 16) % (2 * USERS))

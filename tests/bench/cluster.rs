@@ -1,0 +1,148 @@
+//! Three replicas over three members of an etcd cluster, all on this machine, beside the members alone.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+
+use super::{
+    Row,
+    grpc::{self, room, user},
+    in_turns,
+    program::{Program, resident},
+    rows::{MILLION, ROOMS, USERS, directory, pair},
+};
+
+const MEMBERS: usize = 3;
+/// Connections to each replica, and to each member.
+const EACH: usize = 2;
+/// As much as a mute with its event has.
+const VALUE_BYTES: usize = 200;
+
+/// Killed when it is dropped.
+struct Member {
+    child: Child,
+    addr: String,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(prost::Message)]
+struct Put {
+    #[prost(bytes, tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes, tag = "2")]
+    value: Vec<u8>,
+}
+
+pub async fn rows(place: &Path) -> Vec<Row> {
+    let what = "3 replicas over etcd: durable MuteMembers, 96 callers";
+    if Command::new("etcd").arg("--version").output().is_err() {
+        let theirs = "skipped: install etcd-server".to_owned();
+        return vec![Row { what, ours: "-".to_owned(), theirs, ratio: None, hold: "-" }];
+    }
+    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number)).collect();
+    let urls = members.iter().map(|member| format!("http://{}", member.addr)).collect::<Vec<_>>().join(",");
+    let replica = |name: &str| Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &urls]);
+    wait_for(&urls).await;
+    let mut rows = Vec::new();
+    {
+        let replicas = ["replica0", "replica1", "replica2"].map(replica);
+        let ours = connections(replicas.iter().map(|replica| replica.grpc.as_str())).await;
+        let theirs = connections(members.iter().map(|member| member.addr.as_str())).await;
+        let mute = |client, caller: usize, call: usize| {
+            grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
+        };
+        let (rate, bare_rate) =
+            in_turns(async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, put).await).await;
+        rows.push(Row::rates(what, rate, (bare_rate, "etcd, puts of 200 bytes, 96 callers"), ">= 0.8"));
+    }
+    let (cluster, sled) = (replica("replica0"), Program::start(&directory(place, "beside")));
+    let (ours, theirs) = (grpc::connections(&cluster.grpc).await, grpc::connections(&sled.grpc).await);
+    grpc::fill(&ours, ROOMS, USERS).await;
+    grpc::fill(&theirs, ROOMS, USERS).await;
+    let check = |client, caller, call| {
+        let (number, who) = pair(caller, call);
+        grpc::check(client, room(number), user(who))
+    };
+    let (rate, sled_rate) =
+        in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
+    rows.push(Row::rates("CheckSend of a replica over etcd", rate, (sled_rate, "the same over sled"), ">= 0.95"));
+    drop(sled);
+    rows.extend(size(&cluster, &ours, &members, || replica("replica1")).await);
+    rows
+}
+
+/// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to start.
+async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], replica: impl Fn() -> Program) -> Vec<Row> {
+    let (empty, before) = (cluster.memory(), resident(members[0].child.id()));
+    grpc::fill(ours, 1_000, 1_000).await;
+    let (in_member, in_replica) = (resident(members[0].child.id()) - before, cluster.memory() - empty);
+    let started = replica();
+    let per = |bytes: f64| bytes / MILLION;
+    vec![Row {
+        what: "a replica over etcd with 1 M mutes: start to ready",
+        ours: format!("{:.2} s", started.start.as_secs_f64()),
+        theirs: format!(
+            "{:.0} B a mute in a replica, {:.0} B after a start, {:.0} B in a member's memory",
+            per(in_replica),
+            per(started.memory() - empty),
+            per(in_member)
+        ),
+        ratio: None,
+        hold: "-",
+    }]
+}
+
+fn member(place: &Path, number: usize) -> Member {
+    let addr = |number: usize, port| format!("127.77.77.{}:{port}", number + 1);
+    let (client, peer) = (format!("http://{}", addr(number, 2_379)), format!("http://{}", addr(number, 2_380)));
+    let name = format!("m{number}");
+    let peers: Vec<_> = (0..MEMBERS).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
+    let mut command = Command::new("etcd");
+    command.args(["--name", &name, "--data-dir", directory(place, &name).join("etcd").to_str().unwrap()]);
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--logger", "zap"]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &peers.join(","), "--quota-backend-bytes", "8589934592"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    Member { child, addr: addr(number, 2_379) }
+}
+
+/// Until the members have a leader.
+async fn wait_for(urls: &str) {
+    let started = Instant::now();
+    for url in urls.split(',') {
+        let client = loop {
+            match tonic::transport::Channel::from_shared(url.to_owned()).unwrap().connect().await {
+                Ok(client) => break client,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "etcd has not started");
+        };
+        put(client, 0, 0).await;
+    }
+}
+
+async fn connections(addrs: impl Iterator<Item = &str>) -> Vec<grpc::Mutes> {
+    let mut connections = Vec::new();
+    for addr in addrs {
+        for _ in 0..EACH {
+            connections.push(grpc::connect(addr).await);
+        }
+    }
+    connections
+}
+
+async fn put(client: grpc::Mutes, caller: usize, call: usize) {
+    let key = format!("bare/grpc{caller:04}/{}", user(caller * 1_000_000 + call)).into_bytes();
+    let message = Put { key, value: vec![1; VALUE_BYTES] };
+    grpc::raw(client, "/etcdserverpb.KV/Put", tonic::Request::new(message.encode_to_vec().into())).await;
+}
