@@ -8,7 +8,8 @@
 //! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
 //! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with [`StoreError::Compacted`]: then the caller takes
 //!    a snapshot again. From the revision of a snapshot just taken it does not. A prefix delete is on the feed as itself or as the deletes it
-//!    caused. A commit of nothing tells that up to its revision there was nothing more; its revision may be none of a commit.
+//!    caused; what commits that became durable together have changed may come with the first of them. A commit of nothing tells that up to its
+//!    revision there was nothing more; its revision may be none of a commit.
 //! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
 //! 6. The store interprets nothing.
 //! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.

@@ -1,9 +1,10 @@
 //! The cluster engine: any number of replicas over one etcd cluster, which orders and keeps their commits.
 //!
 //! # The way of a commit
-//! All commits of a replica that wait go to the cluster in one transaction, each nested in it with its own expectations, unless one touches what
-//! another does (`writer.rs`). Each writes its event, under a random id, and expects that it is not there yet: so a commit whose answer was lost is
-//! sent again, and takes effect once. Commits are answered when the cluster has them, on a quorum of its disks.
+//! The commits of a replica that wait go to the cluster in one transaction, as far as none touches what another does (`writer.rs`). Where an
+//! expectation of one does not hold, none takes effect, and each half is tried for itself. A transaction writes the events of its commits under a random
+//! id, and expects that they are not there yet: so one whose answer was lost is sent again, and takes effect once. Commits are answered when the
+//! cluster has them, on a quorum of its disks.
 //!
 //! # The change feed
 //! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
@@ -145,7 +146,7 @@ async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Chapter, StoreErr
         if let Some(record) = page.records.first() {
             return Chapter::read(record);
         }
-        etcd.transact(&[begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() })], PATIENCE).await?;
+        etcd.transact(&begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
     }
 }
 

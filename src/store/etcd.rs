@@ -82,7 +82,7 @@ pub(super) struct Wanted {
     pub(super) count_only: bool,
 }
 
-/// Changes that take effect together, where all expectations hold.
+/// Changes that take effect together, where all expectations hold. No key may be changed twice.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attempt {
     /// The revision a key was last written at; nothing where it must be absent.
@@ -92,6 +92,15 @@ pub(super) struct Attempt {
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
     /// Keys to look at where an expectation does not hold.
     pub(super) looks: Vec<Vec<u8>>,
+}
+
+/// An attempt that was answered.
+pub(super) struct Transacted {
+    /// At which revision it took effect; where it did not, the newest there was.
+    pub(super) revision: u64,
+    pub(super) outcome: Outcome,
+    /// It was sent before, and not answered then: what was sent may still take effect.
+    pub(super) was_sent_before: bool,
 }
 
 /// What an attempt has come to.
@@ -164,28 +173,17 @@ impl Etcd {
         })
     }
 
-    /// Makes all attempts in one transaction, each for itself: they must not touch what another changes or expects. Answers the revision of those
-    /// that took effect, or the newest one where none did. Errors: [`StoreError::Unavailable`], after which an attempt may still take
-    /// effect, [`StoreError::Full`].
-    pub(super) async fn transact(&self, attempts: &[Attempt], patience: Duration) -> Result<(u64, Vec<Outcome>), StoreError> {
-        let mut attempts: Vec<_> = attempts.iter().map(transaction).collect();
-        let alone = attempts.len() == 1;
-        let request = match attempts.pop() {
-            Some(only) if alone => only,
-            last => {
-                let nested = attempts.into_iter().chain(last).map(pb::request_op::Request::RequestTxn);
-                let success = nested.map(|request| pb::RequestOp { request: Some(request) }).collect();
-                pb::TxnRequest { success, ..Default::default() }
-            }
-        };
+    /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take effect, [`StoreError::Full`].
+    pub(super) async fn transact(&self, attempt: &Attempt, patience: Duration) -> Result<Transacted, StoreError> {
+        let (request, tries) = (transaction(attempt), AtomicUsize::new(0));
         let answer = self.ask(patience, |member| {
+            tries.fetch_add(1, Ordering::Relaxed);
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
             async move { kv.txn(request).await }
         });
         let answer = answer.await?;
-        let revision = revision(answer.header.as_ref());
-        let outcomes = if alone { vec![outcome(answer)] } else { answer.responses.into_iter().filter_map(nested).collect() };
-        Ok((revision, outcomes))
+        let (revision, was_sent_before) = (revision(answer.header.as_ref()), tries.into_inner() > 1);
+        Ok(Transacted { revision, outcome: outcome(answer), was_sent_before })
     }
 
     /// Watches from this revision on, itself included. Errors: [`StoreError::Unavailable`].
@@ -347,13 +345,6 @@ fn transaction(attempt: &Attempt) -> pb::TxnRequest {
         compare: attempt.expectations.iter().map(compare).collect(),
         success: deletes.chain(puts).map(operation).collect(),
         failure: looks.map(operation).collect(),
-    }
-}
-
-fn nested(answer: pb::ResponseOp) -> Option<Outcome> {
-    match answer.response {
-        Some(pb::response_op::Response::ResponseTxn(answer)) => Some(outcome(answer)),
-        _ => None,
     }
 }
 

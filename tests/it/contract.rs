@@ -44,7 +44,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Commit>> {
-    let is_of_something = |commit: &Arc<Commit>| !commit.operations.is_empty();
+    let is_of_something = |commit: &Arc<Commit>| !commit.event.is_empty();
     let feed = store.watch(after).await.unwrap().try_filter(|commit| std::future::ready(is_of_something(commit)));
     feed.take(count).try_collect().await.unwrap()
 }

@@ -79,9 +79,10 @@ impl Follower {
                 (Kind::Record(key), Some(value)) => operations.push(Operation::Put { key: key.to_vec(), value }),
                 (Kind::Record(key), None) => operations.push(Operation::Delete { key: key.to_vec() }),
                 (Kind::Event, Some(value)) => {
-                    let commit = commit(&key, &value, revision, std::mem::take(&mut operations))?;
-                    self.count(&commit);
-                    commits.push(Arc::new(commit));
+                    for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
+                        self.count(&commit);
+                        commits.push(Arc::new(commit));
+                    }
                 }
                 (Kind::Now, Some(value)) => self.shared.turn_to(Chapter::read(&Record { key, value, revision })?),
                 (Kind::Event | Kind::Now | Kind::Other, _) => {}
@@ -117,16 +118,20 @@ fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, clust
     }
 }
 
-/// The commit whose event this is. Deletions that a prefix has caused stand as the prefix alone.
-fn commit(key: &[u8], value: &[u8], cluster: u64, operations: Vec<Operation>) -> Result<Commit, StoreError> {
-    let stored = pb::ClusterCommit::decode(value).map_err(|_| corrupt(key, "no event of a commit"))?;
-    let prefixes: BTreeSet<_> = stored.deleted_prefixes.into_iter().collect();
+/// The commits whose events these are. What they have changed comes with the first of them: they came together, and none touches what another does.
+/// Deletions that a prefix has caused stand as the prefix alone.
+fn read(key: &[u8], value: &[u8], cluster: u64, operations: Vec<Operation>) -> Result<Vec<Commit>, StoreError> {
+    let stored = pb::ClusterCommits::decode(value).map_err(|_| corrupt(key, "no events of commits"))?;
+    let prefixes: BTreeSet<_> = stored.commits.iter().flat_map(|commit| commit.deleted_prefixes.iter().cloned()).collect();
     let caused = |operation: &Operation| match operation {
         Operation::Delete { key } => prefixes.iter().any(|prefix| key.starts_with(prefix)),
         Operation::Put { .. } | Operation::DeletePrefix { .. } => false,
     };
     let others: Vec<_> = operations.into_iter().filter(|operation| !caused(operation)).collect();
-    let operations = prefixes.into_iter().map(|prefix| Operation::DeletePrefix { prefix }).chain(others).collect();
-    let revision = layout::revision(cluster, stored.place.into());
-    Ok(Commit { revision, operations, event: stored.event, at_ms: stored.at_ms })
+    let mut operations: Vec<_> = prefixes.into_iter().map(|prefix| Operation::DeletePrefix { prefix }).chain(others).collect();
+    let commit = |(place, commit): (usize, pb::ClusterCommit)| {
+        let (revision, operations) = (layout::revision(cluster, place as u64), std::mem::take(&mut operations));
+        Commit { revision, operations, event: commit.event, at_ms: commit.at_ms }
+    };
+    Ok(stored.commits.into_iter().enumerate().map(commit).collect())
 }

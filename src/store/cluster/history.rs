@@ -87,12 +87,14 @@ impl Shared {
     async fn read_chapter(&self, number: u64, as_of: u64) -> Result<Vec<Logged>, StoreError> {
         let wanted = Wanted { revision: as_of, ..Wanted::default() };
         let page = self.etcd.range(&self.layout.events(number), wanted, PATIENCE).await?;
-        let read = |record: Record| {
-            let commit = pb::ClusterCommit::decode(&*record.value).map_err(|_| corrupt(&record.key, "no event of a commit"))?;
-            let revision = layout::revision(record.revision, commit.place.into());
-            Ok(Logged { revision, at_ms: commit.at_ms, event: commit.event })
-        };
-        let mut events = page.records.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+        let mut events = Vec::new();
+        for Record { key, value, revision } in page.records {
+            let stored = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&key, "no events of commits"))?;
+            events.extend(stored.commits.into_iter().enumerate().map(|(place, commit)| {
+                let revision = layout::revision(revision, place as u64);
+                Logged { revision, at_ms: commit.at_ms, event: commit.event }
+            }));
+        }
         events.sort_unstable_by_key(|event| event.revision);
         Ok(events)
     }

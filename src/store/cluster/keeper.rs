@@ -7,7 +7,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::{Chapter, PATIENCE, Shared, begin_chapter, layout, pb};
 use crate::store::{
     Retention, StoreError,
-    etcd::{Attempt, Outcome, Span, Wanted},
+    etcd::{Attempt, Outcome, Span, Transacted, Wanted},
 };
 
 /// How often the feed is confirmed.
@@ -60,8 +60,8 @@ impl Keeper {
         let shared = &self.0;
         let asked = Instant::now();
         let tick = Attempt { puts: vec![(shared.layout.tick(), Vec::new())], ..Attempt::default() };
-        let revision = match shared.etcd.transact(&[tick], TRY).await {
-            Ok((cluster, _)) => layout::end_of(cluster),
+        let revision = match shared.etcd.transact(&tick, TRY).await {
+            Ok(Transacted { revision, .. }) => layout::end_of(revision),
             // Where nothing can be written there is nothing to miss.
             Err(StoreError::Full(_)) => {
                 shared.etcd.range(&shared.now_span(), Wanted::default(), TRY).await?;
@@ -102,10 +102,10 @@ impl Shared {
         let commits_before = chapter.commits_before + chapter.commits;
         let next = pb::ClusterChapter { number: chapter.number + 1, at_ms: chapter.newest_ms, commits_before };
         let begun = begin_chapter(&self.layout, Some(chapter.opened), &next);
-        let (cluster, outcomes) = self.etcd.transact(&[begun], PATIENCE).await?;
+        let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, PATIENCE).await?;
         // Where another replica was faster, the feed tells.
-        if let [Outcome::Done] = outcomes.as_slice() {
-            self.turn_to(Chapter::begun(&next, cluster));
+        if let Outcome::Done = outcome {
+            self.turn_to(Chapter::begun(&next, revision));
             self.trim().await?;
         }
         Ok(())
@@ -125,7 +125,7 @@ impl Shared {
             }
             let header = Span { from: self.layout.header(oldest.number), until: Vec::new() };
             let gone = Attempt { deletes: vec![self.layout.events(oldest.number), header], ..Attempt::default() };
-            self.etcd.transact(&[gone], PATIENCE).await?;
+            self.etcd.transact(&gone, PATIENCE).await?;
         }
         Ok(())
     }

@@ -3,11 +3,11 @@
 //! - `d KEY`: the record of this key.
 //! - `n`: the chapter of history that is being written. Each commit expects that it still is.
 //! - `h CHAPTER`: when a chapter that is kept was begun.
-//! - `e CHAPTER ID`: the event of one commit, by the chapter it was written in; the id is that of the commit, and random.
+//! - `e CHAPTER ID`: the events of the commits of one transaction, by the chapter it was written in; the id is random.
 //! - `t`: written by every replica from time to time, to know that what it has seen is all there is.
 //!
 //! # Revisions
-//! Commits that reach the cluster together are one revision of it. So our revisions are those of the cluster times 128, with the place of the commit
+//! The commits of one transaction are one revision of the cluster. So our revisions are those of the cluster times 128, with the place of the commit
 //! among them.
 
 use crate::store::{Revision, etcd::Span};
@@ -19,9 +19,9 @@ const EVENT: u8 = b'e';
 const TICK: u8 = b't';
 
 /// Places in a revision of the cluster.
-const PLACES: u64 = 128;
+pub(super) const PLACES: usize = 128;
 
-/// The id of a commit.
+/// The id of a transaction.
 pub(super) type Id = [u8; 16];
 
 /// What a key is for.
@@ -99,17 +99,17 @@ impl Layout {
 
 /// The commit at this place of a revision of the cluster.
 pub(super) fn revision(cluster: u64, place: u64) -> Revision {
-    cluster * PLACES + place
+    cluster * PLACES as u64 + place
 }
 
 /// The last place of a revision of the cluster.
 pub(super) fn end_of(cluster: u64) -> Revision {
-    revision(cluster, PLACES - 1)
+    revision(cluster, PLACES as u64 - 1)
 }
 
 /// The revision of the cluster that a commit is part of.
 pub(super) fn cluster(revision: Revision) -> u64 {
-    revision / PLACES
+    revision / PLACES as u64
 }
 
 /// All keys with this prefix.

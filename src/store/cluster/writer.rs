@@ -1,32 +1,37 @@
-//! The way of a commit: many of them in one transaction.
+//! The way of a commit: many of them in one transaction, which takes effect whole or not at all. Where it does not, because an expectation of one does
+//! not hold, each half is tried for itself.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use prost::Message as _;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
-    time::Instant,
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed,
+    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed, corrupt,
     layout::{self, Id},
     pb,
-    plan::Plan,
+    plan::{Plan, Touched},
 };
 use crate::store::{
-    Batch, Expectation, Revision, StoreError,
-    etcd::{Attempt, Outcome, Record},
+    Batch, Revision, StoreError,
+    etcd::{Attempt, Outcome, Record, Transacted},
 };
 
-/// etcd takes so many operations in one transaction, nested ones counted with what is around them.
+/// The cluster takes so many operations, and so many expectations, in one transaction.
 const OPERATIONS: usize = 128;
-/// Commits in one transaction.
-const GROUP: usize = 48;
-/// etcd takes requests of 1.5 MiB; a commit that is larger for itself alone is its to refuse.
+/// It takes requests of 1.5 MiB; a commit that is larger for itself alone is its to refuse.
 const GROUP_BYTES: usize = 512 << 10;
-/// Transactions on their way at once.
-const IN_FLIGHT: usize = 2;
+/// Commits that are looked at for one transaction.
+const LOOK: usize = 256;
+/// How long at most a transaction waits for as many commits as the one before had: little beside what a quorum takes.
+const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) type Answer = oneshot::Sender<Result<Revision, StoreError>>;
 
@@ -39,9 +44,7 @@ pub(super) enum Job {
 
 /// A commit that is not answered yet.
 pub(super) struct Waiting {
-    id: Id,
     plan: Plan,
-    expectations: Vec<Expectation>,
     event: Vec<u8>,
     at_ms: u64,
     answer: Answer,
@@ -50,181 +53,234 @@ pub(super) struct Waiting {
 impl Job {
     pub(super) fn commit(batch: Batch, answer: Answer) -> Self {
         let Batch { expectations, operations, event, at_ms } = batch;
-        let plan = Plan::of(operations, &expectations);
-        Self::Commit(Box::new(Waiting { id: rand::random(), plan, expectations, event, at_ms, answer }))
+        Self::Commit(Box::new(Waiting { plan: Plan::of(operations, expectations), event, at_ms, answer }))
     }
 }
 
-/// The task that sends a replica's commits.
+/// The task that sends a replica's commits, one transaction at a time: what comes meanwhile goes together.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
-    /// Taken from the queue, and not fitting into the group before.
+    /// Taken from the queue, in order.
     next: VecDeque<Waiting>,
-    places: Arc<Semaphore>,
+    closing: Option<Answer>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>) -> Self {
-        Self { shared, jobs, next: VecDeque::new(), places: Arc::new(Semaphore::new(IN_FLIGHT)) }
+        Self { shared, jobs, next: VecDeque::new(), closing: None }
     }
 
     pub(super) async fn run(mut self) {
-        loop {
-            if self.next.is_empty() {
-                match self.jobs.recv().await {
-                    Some(Job::Commit(waiting)) => self.next.push_back(*waiting),
-                    Some(Job::Close(answer)) => return self.close(answer).await,
-                    None => return,
-                }
-            }
-            // What comes while all transactions are on their way goes together.
-            let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            let (group, closing) = self.gather();
-            let shared = self.shared.clone();
-            tokio::spawn(async move {
-                shared.send(group).await;
-                drop(place);
-            });
-            if let Some(answer) = closing {
-                return self.close(answer).await;
-            }
-        }
-    }
-
-    /// The commits that wait and can go together.
-    fn gather(&mut self) -> (Vec<Waiting>, Option<Answer>) {
-        let (mut group, mut kept, mut closing): (Vec<Waiting>, _, _) = (Vec::new(), VecDeque::new(), None);
-        let (mut heaviest, mut bytes) = (0, 0);
-        while group.len() < GROUP && kept.len() < GROUP {
-            let waiting = match self.next.pop_front() {
-                Some(waiting) => waiting,
-                None => match self.jobs.try_recv() {
-                    Ok(Job::Commit(waiting)) => *waiting,
-                    Ok(Job::Close(answer)) => {
-                        closing = Some(answer);
-                        break;
-                    }
-                    Err(_) => break,
-                },
-            };
-            let heavier = heaviest.max(waiting.weight());
-            let larger = bytes + waiting.bytes();
-            let fits = heavier + group.len() < OPERATIONS && larger <= GROUP_BYTES;
-            // In order: nothing overtakes what it touches.
-            let touches = || group.iter().chain(&kept).any(|other| other.plan.touches(&waiting.plan));
-            if group.is_empty() && kept.is_empty() || fits && !touches() {
-                (heaviest, bytes) = (heavier, larger);
-                group.push(waiting);
-            } else {
-                kept.push_back(waiting);
-            }
-        }
-        kept.append(&mut self.next);
-        self.next = kept;
-        (group, closing)
-    }
-
-    /// Waits for what is on its way, and refuses whatever comes after.
-    async fn close(mut self, answer: Answer) {
-        self.jobs.close();
-        while !self.next.is_empty() {
-            let (group, _) = self.gather();
+        let mut callers = 1;
+        while self.wait_for(callers).await {
+            let group = self.group();
+            let sent = group.waiting.len();
             self.shared.send(group).await;
+            callers = sent + self.next.len() + self.jobs.len();
         }
-        let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
-        let _ = self.places.acquire_many(all).await;
-        let _ = answer.send(Ok(self.shared.recent.newest()));
+        self.jobs.close();
+        if let Some(answer) = self.closing {
+            let _ = answer.send(Ok(self.shared.recent.newest()));
+        }
         while let Some(Job::Commit(waiting)) = self.jobs.recv().await {
             let _ = waiting.answer.send(Err(closed()));
+        }
+    }
+
+    /// Waits for a commit, and a little for as many as there were lately: those whose callers were answered just now are likely to come again.
+    /// False: there is nothing more to send.
+    async fn wait_for(&mut self, commits: usize) -> bool {
+        if self.next.is_empty() && self.closing.is_none() {
+            let job = self.jobs.recv().await;
+            self.take(job);
+        }
+        let enough = Instant::now() + GATHER;
+        while self.next.len() < commits && self.closing.is_none() {
+            let Ok(job) = timeout_at(enough, self.jobs.recv()).await else { break };
+            self.take(job);
+        }
+        while self.next.len() < LOOK && self.closing.is_none() {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            self.take(Some(job));
+        }
+        !self.next.is_empty()
+    }
+
+    fn take(&mut self, job: Option<Job>) {
+        match job {
+            Some(Job::Commit(waiting)) => self.next.push_back(*waiting),
+            Some(Job::Close(answer)) => self.closing = Some(answer),
+            None => self.closing = Some(oneshot::channel().0),
+        }
+    }
+
+    /// The commits that can go together. Nothing overtakes what it touches.
+    fn group(&mut self) -> Group {
+        let (mut group, mut touched, mut passed_over) = (Group::default(), Touched::default(), VecDeque::new());
+        while let Some(waiting) = self.next.pop_front() {
+            if waiting.plan.cannot_hold {
+                let _ = waiting.answer.send(Err(StoreError::Conflict { revision: self.shared.recent.newest() }));
+            } else if touched.meets(&waiting.plan) {
+                touched.add(&waiting.plan);
+                passed_over.push_back(waiting);
+            } else if group.has_room_for(&waiting) {
+                touched.add(&waiting.plan);
+                group.add(waiting);
+            } else {
+                self.next.push_front(waiting);
+                break;
+            }
+        }
+        passed_over.append(&mut self.next);
+        self.next = passed_over;
+        group
+    }
+}
+
+/// Commits of one transaction, none of which touches another.
+#[derive(Default)]
+struct Group {
+    waiting: Vec<Waiting>,
+    expected: BTreeMap<Vec<u8>, Option<u64>>,
+    changes: usize,
+    bytes: usize,
+}
+
+impl Group {
+    fn of(waiting: Vec<Waiting>) -> Self {
+        let mut group = Self::default();
+        waiting.into_iter().for_each(|waiting| group.add(waiting));
+        group
+    }
+
+    fn has_room_for(&self, waiting: &Waiting) -> bool {
+        let plan = &waiting.plan;
+        let expected = self.expected.len() + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
+        // The events are one more; that they are not there yet, and the chapter, are expected.
+        let fits = self.waiting.len() < layout::PLACES - 1
+            && self.changes + plan.changes() < OPERATIONS
+            && expected + 2 <= OPERATIONS
+            && self.bytes + waiting.bytes() <= GROUP_BYTES;
+        self.waiting.is_empty() || fits
+    }
+
+    fn add(&mut self, waiting: Waiting) {
+        self.changes += waiting.plan.changes();
+        self.bytes += waiting.bytes();
+        self.expected.extend(waiting.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
+        self.waiting.push(waiting);
+    }
+
+    fn attempt(&self, layout: &layout::Layout, chapter: &Chapter, event: &[u8]) -> Attempt {
+        let mut expectations: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
+        expectations.extend([(layout.now(), Some(chapter.opened)), (event.to_vec(), None)]);
+        let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
+        let commit = |waiting: &Waiting| pb::ClusterCommit {
+            at_ms: waiting.at_ms,
+            event: waiting.event.clone(),
+            deleted_prefixes: waiting.plan.prefixes.iter().cloned().collect(),
+        };
+        let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
+        // The events are the last: they tell a follower that the commits are whole.
+        let events = (event.to_vec(), commits.encode_to_vec());
+        Attempt {
+            expectations,
+            deletes: plans().flat_map(|plan| plan.deleted(layout)).collect(),
+            puts: plans().flat_map(|plan| plan.put(layout)).chain([events]).collect(),
+            looks: vec![layout.now(), event.to_vec()],
+        }
+    }
+
+    fn answer(self, answer: impl Fn(u64) -> Result<Revision, StoreError>) {
+        for (place, waiting) in self.waiting.into_iter().enumerate() {
+            let _ = waiting.answer.send(answer(place as u64));
         }
     }
 }
 
 impl Waiting {
-    fn weight(&self) -> usize {
-        // The event is one more; that it is not there yet, and the chapter, are expected.
-        (self.plan.weight() + 1).max(self.expectations.len() + 2)
-    }
-
     fn bytes(&self) -> usize {
         self.plan.bytes() + self.event.len()
     }
+}
 
-    fn attempt(&self, shared: &Shared, chapter: &Chapter, place: usize) -> Attempt {
-        let layout = &shared.layout;
-        let event = layout.event(chapter.number, &self.id);
-        let expected = |expectation: &Expectation| (layout.record(&expectation.key), expectation.revision.map(layout::cluster));
-        let mut expectations: Vec<_> = self.expectations.iter().map(expected).collect();
-        expectations.extend([(layout.now(), Some(chapter.opened)), (event.clone(), None)]);
-        let commit = pb::ClusterCommit {
-            place: u32::try_from(place).unwrap_or(0),
-            at_ms: self.at_ms,
-            event: self.event.clone(),
-            deleted_prefixes: self.plan.prefixes.iter().cloned().collect(),
-        };
-        let mut puts: Vec<_> = self.plan.puts.iter().map(|(key, value)| (layout.record(key), value.clone())).collect();
-        // The last: it tells a follower that the commit is whole.
-        puts.push((event.clone(), commit.encode_to_vec()));
-        Attempt { expectations, deletes: self.plan.deleted(layout), puts, looks: vec![layout.now(), event] }
-    }
+/// What a transaction has come to, for sure.
+enum Sent {
+    /// It took effect, at this revision of the cluster.
+    Done(u64),
+    /// It did not, and never will; the newest revision there was.
+    Conflict(u64),
 }
 
 impl Shared {
     /// Sends the commits until each is answered.
-    async fn send(&self, mut group: Vec<Waiting>) {
-        while !group.is_empty() {
-            let chapter = *self.chapter();
-            let attempts: Vec<_> =
-                group.iter().enumerate().map(|(place, waiting)| waiting.attempt(self, &chapter, place)).collect();
-            let is_lost = self.known().1 + LOST < Instant::now();
-            let patience = if is_lost { PATIENCE_WHEN_LOST } else { PATIENCE };
-            match self.etcd.transact(&attempts, patience).await {
-                Ok((cluster, outcomes)) => group = self.answer(group, &chapter, cluster, outcomes),
+    async fn send(&self, group: Group) {
+        let mut groups = vec![group];
+        while let Some(group) = groups.pop().filter(|group| !group.waiting.is_empty()) {
+            match self.send_whole(&group).await {
+                Ok(Sent::Done(cluster)) => group.answer(|place| Ok(layout::revision(cluster, place))),
+                Ok(Sent::Conflict(cluster)) if group.waiting.len() == 1 => {
+                    // What it has met may be a deletion, after which nothing need come for a while.
+                    self.confirm.notify_one();
+                    group.answer(|_| Err(StoreError::Conflict { revision: layout::end_of(cluster) }));
+                }
+                Ok(Sent::Conflict(_)) => {
+                    let mut lower = group.waiting;
+                    let upper = lower.split_off(lower.len() / 2);
+                    groups.extend([Group::of(upper), Group::of(lower)]);
+                }
                 Err(error) => {
-                    tracing::debug!(%error, commits = group.len(), "commits have failed");
-                    group.into_iter().for_each(|waiting| drop(waiting.answer.send(Err(error.clone()))));
-                    return;
+                    tracing::debug!(%error, commits = group.waiting.len(), "commits have failed");
+                    group.answer(|_| Err(error.clone()));
                 }
             }
         }
     }
 
-    /// Answers the commits; those remain that came too late for the chapter.
-    fn answer(&self, group: Vec<Waiting>, chapter: &Chapter, cluster: u64, outcomes: Vec<Outcome>) -> Vec<Waiting> {
-        let mut again = Vec::new();
-        for (place, (waiting, outcome)) in group.into_iter().zip(outcomes).enumerate() {
-            let answer = match outcome {
-                Outcome::Done => Ok(layout::revision(cluster, place as u64)),
-                Outcome::Missed(found) => match self.missed(chapter, cluster, found) {
-                    Ok(Some(revision)) => Ok(revision),
-                    Ok(None) => {
-                        again.push(waiting);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
-            };
-            let _ = waiting.answer.send(answer);
+    async fn send_whole(&self, group: &Group) -> Result<Sent, StoreError> {
+        let id: Id = rand::random();
+        loop {
+            let chapter = *self.chapter();
+            let event = self.layout.event(chapter.number, &id);
+            let attempt = group.attempt(&self.layout, &chapter, &event);
+            let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.patience()).await?;
+            let Outcome::Missed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
+            let (events, now) = (found.pop().flatten(), found.pop().flatten());
+            if let Some(events) = events {
+                return Ok(Sent::Done(events.revision));
+            }
+            let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
+            if now.revision != chapter.opened {
+                // What was sent for the old chapter can have no effect any more.
+                self.turn_to(Chapter::read(&now)?);
+            } else if was_sent_before {
+                return self.fence(event, revision).await;
+            } else {
+                return Ok(Sent::Conflict(revision));
+            }
         }
-        again
     }
 
-    /// Why a commit did not take effect: its revision where it had, when it was sent before; nothing where the chapter has ended, and it is to be
-    /// sent again: what was sent for the old one can have no effect any more. Errors: [`StoreError::Conflict`].
-    fn missed(&self, chapter: &Chapter, cluster: u64, mut found: Vec<Option<Record>>) -> Result<Option<Revision>, StoreError> {
-        let (event, now) = (found.pop().flatten(), found.pop().flatten());
-        if let Some(event) = event {
-            let commit = pb::ClusterCommit::decode(&*event.value).unwrap_or_default();
-            return Ok(Some(layout::revision(event.revision, commit.place.into())));
-        }
-        let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
-        if now.revision != chapter.opened {
-            self.turn_to(Chapter::read(&now)?);
-            return Ok(None);
-        }
-        // What it met may be a deletion, after which nothing need come for a while.
-        self.confirm.notify_one();
-        Err(StoreError::Conflict { revision: layout::end_of(cluster) })
+    /// What was sent and not answered may still take effect, after others have changed what it expects and changed it back. It cannot once there
+    /// are events under its id, though of no commit.
+    async fn fence(&self, event: Vec<u8>, newest: u64) -> Result<Sent, StoreError> {
+        let nothing = pb::ClusterCommits::default().encode_to_vec();
+        let fence = Attempt {
+            expectations: vec![(event.clone(), None)],
+            puts: vec![(event.clone(), nothing)],
+            looks: vec![event.clone()],
+            ..Attempt::default()
+        };
+        let Outcome::Missed(mut found) = self.etcd.transact(&fence, self.patience()).await?.outcome else {
+            return Ok(Sent::Conflict(newest));
+        };
+        let Some(Some(Record { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };
+        let found = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&event, "no events of commits"))?;
+        Ok(if found.commits.is_empty() { Sent::Conflict(newest) } else { Sent::Done(revision) })
+    }
+
+    fn patience(&self) -> Duration {
+        if self.known().1 + LOST < Instant::now() { PATIENCE_WHEN_LOST } else { PATIENCE }
     }
 }
