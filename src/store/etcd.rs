@@ -123,14 +123,6 @@ pub(super) struct Watch {
     changes: Streaming<pb::WatchResponse>,
 }
 
-/// Why a member gave no answer.
-enum Failed {
-    /// Another one may.
-    Here(Status),
-    /// No member will.
-    Everywhere(StoreError),
-}
-
 impl Etcd {
     /// Asks nobody yet. Errors: [`StoreError::Unavailable`] on addresses and certificates that are none.
     pub(super) fn new(config: &ClusterConfig) -> Result<Self, StoreError> {
@@ -197,7 +189,9 @@ impl Etcd {
         let number = self.current.load(Ordering::Relaxed);
         let member = &self.members[number];
         let opening = async {
-            self.log_in(member).await?;
+            if self.login.is_some() {
+                self.log_in(member).await?;
+            }
             // The stream of requests stays open: its end would be that of the watch.
             let requests = stream::iter([request]).chain(stream::pending());
             let mut client = WatchClient::new(member.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
@@ -231,41 +225,35 @@ impl Etcd {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let deadline = Instant::now() + patience;
+        let mut last = "no answer".to_owned();
         loop {
             let number = self.current.load(Ordering::Relaxed);
             let member = &self.members[number];
             let left = deadline.saturating_duration_since(Instant::now());
-            let failed = match timeout(TRY.min(left), call(member)).await {
+            let status = match timeout(TRY.min(left), call(member)).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => failed(status),
-                Err(_) => Failed::Here(Status::deadline_exceeded("no answer")),
+                Ok(Err(status)) if wants_login(&status) => self.log_in(member).await.err(),
+                Ok(Err(status)) => Some(status),
+                Err(_) => Some(Status::deadline_exceeded(&*last)),
             };
-            match failed {
-                Failed::Everywhere(error) => return Err(error),
-                Failed::Here(status) if wants_login(&status) && self.login.is_some() => {
-                    if let Err(status) = self.log_in(member).await {
-                        tracing::warn!(member = member.url, error = status.message(), "no login to the cluster");
-                        self.leave(number);
-                    }
+            if let Some(status) = status {
+                if let Some(error) = of_every_member(&status) {
+                    return Err(error);
                 }
-                Failed::Here(status) => {
-                    tracing::debug!(member = member.url, error = status.message(), "asking another member of the cluster");
-                    let error = self.turned_away(number, status.message());
-                    if Instant::now() >= deadline {
-                        return Err(error);
-                    }
-                }
+                tracing::debug!(member = member.url, error = status.message(), "asking another member of the cluster");
+                self.leave(number);
+                last = status.message().to_owned();
             }
             if Instant::now() >= deadline {
-                return Err(StoreError::Unavailable(format!("{}: no login", member.url)));
+                return Err(StoreError::Unavailable(format!("{}: {last}", member.url)));
             }
             sleep(pause()).await;
         }
     }
 
-    /// Gets a new token, where the cluster wants one.
+    /// Gets a new token.
     async fn log_in(&self, member: &Member) -> Result<(), Status> {
-        let Some(login) = &self.login else { return Ok(()) };
+        let Some(login) = &self.login else { return Err(Status::permission_denied("it wants one: see --etcd-user")) };
         let answer = AuthClient::new(member.channel.clone()).authenticate(login.clone()).await?.into_inner();
         let token = answer.token.parse().map_err(|_| Status::internal("a token that is none"))?;
         *member.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
@@ -370,22 +358,22 @@ pub(super) fn pause() -> Duration {
     Duration::from_millis(rand::rng().random_range(PAUSE_MS))
 }
 
-/// Messages are those of etcd's `api/v3rpc/rpctypes/error.go`.
-fn failed(status: Status) -> Failed {
+/// What every member would say. Messages are those of etcd's `api/v3rpc/rpctypes/error.go`.
+fn of_every_member(status: &Status) -> Option<StoreError> {
     let message = status.message();
-    match status.code() {
+    Some(match status.code() {
         Code::ResourceExhausted if message.contains("space exceeded") => {
-            Failed::Everywhere(StoreError::Full(format!("the cluster's quota: {message}")))
+            StoreError::Full(format!("the cluster's quota: {message}"))
         }
-        Code::OutOfRange if message.contains("compacted") => Failed::Everywhere(StoreError::Compacted { oldest: 0 }),
-        Code::PermissionDenied => Failed::Everywhere(StoreError::Unavailable(format!("the cluster's user: {message}"))),
+        Code::OutOfRange if message.contains("compacted") => StoreError::Compacted { oldest: 0 },
+        Code::PermissionDenied => StoreError::Unavailable(format!("the cluster's user: {message}")),
         Code::InvalidArgument if message.contains("too many operations") || message.contains("too large") => {
             let hint = "start etcd with --max-txn-ops of 128 and --max-request-bytes of 1572864, or more";
-            Failed::Everywhere(StoreError::Unavailable(format!("{message}: {hint}")))
+            StoreError::Unavailable(format!("{message}: {hint}"))
         }
-        Code::InvalidArgument if !wants_login(&status) => Failed::Everywhere(StoreError::Unavailable(message.to_owned())),
-        _ => Failed::Here(status),
-    }
+        Code::InvalidArgument if !wants_login(status) => StoreError::Unavailable(message.to_owned()),
+        _ => return None,
+    })
 }
 
 /// The token is missing, has ended, or is older than the cluster's users.

@@ -11,28 +11,28 @@ use crate::{
 };
 
 /// A replica over the cluster, with a directory of its own for its configuration.
-fn replica(etcd: &Etcd) -> (Process, tempfile::TempDir) {
+pub fn replica(etcd: &Etcd) -> (Process, tempfile::TempDir) {
     replica_with(etcd, &[])
 }
 
-fn replica_with(etcd: &Etcd, arguments: &[&str]) -> (Process, tempfile::TempDir) {
+pub fn replica_with(etcd: &Etcd, arguments: &[&str]) -> (Process, tempfile::TempDir) {
     let (directory, urls) = (tempfile::tempdir().unwrap(), etcd.urls());
     let arguments = [&["--store", "etcd", "--etcd-endpoints", &urls], arguments].concat();
     (Process::spawn(directory.path(), directory.path(), &arguments).ready(), directory)
 }
 
-async fn check(replica: &Process, user: &str) -> Result<bool, tonic::Status> {
+pub async fn check(replica: &Process, user: &str) -> Result<bool, tonic::Status> {
     let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: user.into(), min_revision: 0 };
     replica.mutes().await.check_send(with(check, &[SERVICE])).await.map(|answer| answer.into_inner().allowed)
 }
 
 /// Status and text of /readyz.
-async fn readiness(replica: &Process) -> (u16, String) {
+pub async fn readiness(replica: &Process) -> (u16, String) {
     let answer = reqwest::get(format!("{}/readyz", replica.admin())).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !holds().await {
         assert!(started.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");

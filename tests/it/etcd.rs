@@ -4,22 +4,26 @@ use std::{
     fs::File,
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use mute_service::store::{ClusterConfig, Place};
 use rand::RngExt as _;
+use serde_json::{Value, json};
 
 use crate::harness::skipped;
 
 /// A cluster. Its members are killed when it is dropped.
 pub struct Etcd {
     pub members: Vec<Member>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// One process of it.
 pub struct Member {
     pub url: String,
+    name: String,
+    addr: String,
     command: Command,
     child: Child,
 }
@@ -41,11 +45,49 @@ impl Etcd {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let peers: Vec<_> = addrs.iter().enumerate().map(|(member, addr)| format!("m{member}=http://{addr}:2380")).collect();
+        let peers: Vec<_> = addrs.iter().enumerate().map(|(member, addr)| peer(&format!("m{member}"), addr)).collect();
+        let peers = peers.join(",");
         let start = |(number, addr): (usize, &String)| {
-            Member::start(command(number, "etcd"), directory.path(), number, addr, &peers.join(","), arguments)
+            let arguments = [&["--initial-cluster", peers.as_str(), "--initial-cluster-state", "new"], arguments].concat();
+            Member::start(command(number, "etcd"), directory.path(), &format!("m{number}"), addr, &arguments)
         };
-        Some(Self { members: addrs.iter().enumerate().map(start).collect(), _directory: directory })
+        Some(Self { members: addrs.iter().enumerate().map(start).collect(), directory })
+    }
+
+    /// Puts a new member with an empty disk in the place of one that is gone for good.
+    pub async fn replace(&mut self, number: usize) {
+        self.members[number].kill();
+        let others = &self.members[(number + 1) % self.members.len()];
+        let list = others.insist("cluster/member/list", json!({})).await;
+        let listed = list["members"].as_array().unwrap();
+        let named = |name: &str| listed.iter().find(|member| member["name"] == name).unwrap()["ID"].clone();
+        let (name, addr) = (format!("{}n", self.members[number].name), format!("{}9", self.members[number].addr));
+        others.insist("cluster/member/remove", json!({"ID": named(&self.members[number].name)})).await;
+        let mut peers: Vec<_> = self.members.iter().map(|member| peer(&member.name, &member.addr)).collect();
+        peers[number] = peer(&name, &addr);
+        others.insist("cluster/member/add", json!({"peerURLs": [format!("http://{addr}:2380")]})).await;
+        let arguments = ["--initial-cluster", &peers.join(","), "--initial-cluster-state", "existing"];
+        self.members[number] = Member::start(Command::new("etcd"), self.directory.path(), &name, &addr, &arguments);
+    }
+
+    pub async fn leader(&self) -> Option<usize> {
+        for (number, member) in self.members.iter().enumerate() {
+            let status = member.ask("maintenance/status", json!({})).await;
+            if status.is_some_and(|status| status["leader"] == status["header"]["member_id"]) {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Has the cluster forget every revision but the newest.
+    pub async fn compact(&self) {
+        for member in &self.members {
+            let Some(read) = member.ask("kv/range", json!({"key": "bXV0ZQ=="})).await else { continue };
+            if member.ask("kv/compaction", json!({"revision": read["header"]["revision"]})).await.is_some() {
+                return;
+            }
+        }
     }
 
     pub fn urls(&self) -> String {
@@ -59,17 +101,34 @@ impl Etcd {
 }
 
 impl Member {
-    fn start(mut command: Command, directory: &Path, number: usize, addr: &str, peers: &str, arguments: &[&str]) -> Self {
-        let (client, peer) = (format!("http://{addr}:2379"), format!("http://{addr}:2380"));
-        let name = format!("m{number}");
-        command.args(["--name", &name, "--data-dir", directory.join(&name).to_str().unwrap()]);
+    fn start(mut command: Command, directory: &Path, name: &str, addr: &str, arguments: &[&str]) -> Self {
+        let scheme = if arguments.contains(&"--cert-file") { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{addr}:2379"), format!("http://{addr}:2380"));
+        command.args(["--name", name, "--data-dir", directory.join(name).to_str().unwrap(), "--logger", "zap"]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", peers, "--initial-cluster-state", "new", "--logger", "zap"]).args(arguments);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]).args(arguments);
         let log = File::create(directory.join(format!("{name}.log"))).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
-        Self { url: client, command, child }
+        Self { url: client, name: name.to_owned(), addr: addr.to_owned(), command, child }
+    }
+
+    /// Calls its API, by its gateway from JSON.
+    pub async fn ask(&self, call: &str, question: Value) -> Option<Value> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
+        let answer = client.post(format!("{}/v3/{call}", self.url)).json(&question).send().await.ok()?;
+        answer.error_for_status().ok()?.json().await.ok()
+    }
+
+    /// The same, again and again: a cluster takes no new member before it has been well for five seconds.
+    async fn insist(&self, call: &str, question: Value) -> Value {
+        for _ in 0..100 {
+            if let Some(answer) = self.ask(call, question.clone()).await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("{call}: refused for 20 s");
     }
 
     pub fn kill(&mut self) {
@@ -86,6 +145,11 @@ impl Member {
     pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
+}
+
+/// As a member is named to the others.
+fn peer(name: &str, addr: &str) -> String {
+    format!("{name}=http://{addr}:2380")
 }
 
 impl Drop for Member {

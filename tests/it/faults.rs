@@ -13,7 +13,6 @@ use std::{
 use futures_util::future::join_all;
 use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -95,7 +94,7 @@ impl Cluster {
         let other = (member + random.random_range(1..MEMBERS)) % MEMBERS;
         match random.random_range(0..11) {
             0 => {
-                let leader = leader(&self.etcd).await.unwrap_or(member);
+                let leader = self.etcd.leader().await.unwrap_or(member);
                 self.etcd.members[leader].kill();
                 tokio::time::sleep(hold).await;
                 self.etcd.members[leader].start_again();
@@ -156,7 +155,7 @@ impl Cluster {
                 "a replica is stopped"
             }
             _ => {
-                compact(&self.etcd).await;
+                self.etcd.compact().await;
                 "the cluster is compacted"
             }
         }
@@ -166,31 +165,6 @@ impl Cluster {
         links.iter().for_each(|(from, to)| self.network.cut(*from, *to));
         tokio::time::sleep(hold).await;
         links.iter().for_each(|(from, to)| self.network.heal(*from, *to));
-    }
-}
-
-async fn ask(url: String, question: Value) -> Option<Value> {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
-    client.post(url).json(&question).send().await.ok()?.json().await.ok()
-}
-
-async fn leader(etcd: &Etcd) -> Option<usize> {
-    for (number, member) in etcd.members.iter().enumerate() {
-        let status = ask(format!("{}/v3/maintenance/status", member.url), json!({})).await;
-        if status.is_some_and(|status| status["leader"] == status["header"]["member_id"]) {
-            return Some(number);
-        }
-    }
-    None
-}
-
-/// Has the cluster forget every revision but the newest.
-async fn compact(etcd: &Etcd) {
-    for member in &etcd.members {
-        let Some(read) = ask(format!("{}/v3/kv/range", member.url), json!({"key": "bXV0ZQ=="})).await else { continue };
-        if ask(format!("{}/v3/kv/compaction", member.url), json!({"revision": read["header"]["revision"]})).await.is_some() {
-            return;
-        }
     }
 }
 

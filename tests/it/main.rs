@@ -27,6 +27,7 @@ mod ledger;
 mod min_revision;
 mod network;
 mod notifications;
+mod operated;
 mod power;
 mod process;
 mod properties;

@@ -1,0 +1,228 @@
+//! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and certificates, and members are replaced.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use mute_service::proto::v1 as pb;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use serde_json::json;
+
+use crate::{
+    cluster::{check, readiness, replica, replica_with, until},
+    etcd::Etcd,
+    harness::{SERVICE, reason, with},
+    process::{mute, muted, program, text},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_once_there_is_room() {
+    let Some(etcd) = Etcd::start(1, &["--quota-backend-bytes", "4194304"]) else { return };
+    let (replica, _replica) = replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
+    let mut mutes = replica.mutes().await;
+    let mut newest = 0;
+    let refused = loop {
+        let users = (0..100).map(|user| format!("u{user}")).collect();
+        let message = pb::MuteMembersRequest {
+            app: "Open".into(),
+            room: "room".into(),
+            users,
+            reason: "r".repeat(200),
+            ..Default::default()
+        };
+        match mutes.mute_members(with(message, &[SERVICE])).await {
+            Ok(answer) => newest = answer.into_inner().revision,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "STORE_FULL"));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(readiness(&replica).await, (200, "ok".into()));
+    assert!(!check(&replica, "u1").await.unwrap());
+    // What an operator does: old revisions go, their room is given back, and the alarm is taken off.
+    let member = &etcd.members[0];
+    etcd.compact().await;
+    member.ask("maintenance/defragment", json!({})).await.unwrap();
+    let alarms = member.ask("maintenance/alarm", json!({})).await.unwrap();
+    let off = json!({"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": alarms["alarms"][0]["memberID"]});
+    member.ask("maintenance/alarm", off).await.unwrap();
+    let revision = mute(&mut mutes, "room", vec!["late".into()]).await.unwrap();
+    assert!(revision > newest);
+    assert_eq!(muted(&mut mutes, "room").await.len(), 101);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_and_its_watchers_are_told_it() {
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
+    let ((slept, directory), (awake, _awake)) = (replica(&etcd), replica(&etcd));
+    let mut writer = awake.mutes().await;
+    mute(&mut writer, "room", vec!["before".into()]).await.unwrap();
+    until("both have it", async || !check(&slept, "before").await.unwrap()).await;
+    let message = pb::WatchRequest { app: "Open".into(), ..Default::default() };
+    let mut watch = slept.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
+    watch.message().await.unwrap();
+    slept.signal("-STOP");
+    // Its watch is gone with the member, and what it missed with the compaction.
+    etcd.members[0].kill();
+    etcd.members[0].start_again();
+    until("the other writes again", async || mute(&mut writer.clone(), "room", vec!["meanwhile".into()]).await.is_ok()).await;
+    let unmute =
+        pb::UnmuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["before".into()], ..Default::default() };
+    writer.unmute_members(with(unmute, &[SERVICE])).await.unwrap();
+    until("the compaction", async || {
+        etcd.compact().await;
+        let old = json!({"key": STANDARD.encode("mute"), "revision": 2});
+        etcd.members[0].ask("kv/range", old).await.is_none()
+    })
+    .await;
+    slept.signal("-CONT");
+    until("it has what it missed", async || !check(&slept, "meanwhile").await.unwrap() && check(&slept, "before").await.unwrap())
+        .await;
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    assert!(log.contains("the cluster was compacted behind this replica"), "{log}");
+    // What the watch of the cluster did not bring is in the service's own history.
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        if let Some(pb::watch_response::Told::Change(change)) = watch.message().await.unwrap().unwrap().told {
+            told.push((change.kind(), change.users));
+        }
+    }
+    use pb::ChangeKind::{Muted, Unmuted};
+    assert_eq!(told, [(Muted, vec!["meanwhile".to_owned()]), (Unmuted, vec!["before".to_owned()])]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() {
+    // A token that is not used for a second has ended.
+    let Some(mut etcd) = Etcd::start(1, &["--auth-token-ttl", "1"]) else { return };
+    let member = &etcd.members[0];
+    until("it answers", async || member.ask("auth/role/add", json!({"name": "mute"})).await.is_some()).await;
+    let below = json!({"permType": "READWRITE", "key": STANDARD.encode("mute/"), "range_end": STANDARD.encode("mute0")});
+    for (call, question) in [
+        ("auth/role/grant", json!({"name": "mute", "perm": below})),
+        ("auth/user/add", json!({"name": "mute", "password": "secret of mute"})),
+        ("auth/user/grant", json!({"user": "mute", "role": "mute"})),
+        ("auth/role/add", json!({"name": "root"})),
+        ("auth/user/add", json!({"name": "root", "password": "secret of root"})),
+        ("auth/user/grant", json!({"user": "root", "role": "root"})),
+        ("auth/enable", json!({})),
+    ] {
+        assert!(member.ask(call, question).await.is_some(), "{call}");
+    }
+    let files = tempfile::tempdir().unwrap();
+    let password = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, wrong) = (password("right", "secret of mute\n"), password("wrong", "guess\n"));
+    for (arguments, told) in [
+        (vec![], "it wants one: see --etcd-user"),
+        (vec!["--etcd-user", "mute", "--etcd-password-file", &wrong], "authentication failed"),
+        (vec!["--etcd-user", "mute", "--etcd-password-file", &right, "--etcd-prefix", "other/"], "permission denied"),
+    ] {
+        let said = refused(&etcd, &arguments);
+        assert!(said.contains(told) && !said.contains("secret") && !said.contains("guess"), "{told}: {said}");
+    }
+    let (replica, _replica) = replica_with(&etcd, &["--etcd-user", "mute", "--etcd-password-file", &right]);
+    let mut mutes = replica.mutes().await;
+    for round in 0..3 {
+        mute(&mut mutes, "room", vec![format!("u{round}")]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+    }
+    // A member that starts again knows no token of before.
+    etcd.members[0].kill();
+    etcd.members[0].start_again();
+    until("writes go on", async || mute(&mut mutes.clone(), "room", vec!["again".into()]).await.is_ok()).await;
+    until("the feed goes on", async || !check(&replica, "again").await.unwrap()).await;
+    assert_eq!(muted(&mut mutes, "room").await, ["again", "u0", "u1", "u2"]);
+}
+
+/// What the program says where it cannot start.
+fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    fs::write(&config, "").unwrap();
+    let started = program()
+        .args(["serve", "--config", config.to_str().unwrap(), "--store", "etcd", "--etcd-endpoints", &etcd.urls()])
+        .args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(!started.status.success());
+    text(&started.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_both_sides_show_their_certificates() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    let ours = authority(files.path(), "ca");
+    let others = authority(files.path(), "other-ca");
+    issue(files.path(), "client", &ours, "mute-service");
+    issue(files.path(), "stranger", &others, "mute-service");
+    let addr = "127.251.0.1".to_owned();
+    issue(files.path(), "member", &ours, &addr);
+    let arguments = [
+        "--cert-file",
+        &path("member.pem"),
+        "--key-file",
+        &path("member.key"),
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        &path("ca.pem"),
+    ];
+    let Some(etcd) = Etcd::start_at(&[addr], &arguments, |_, program| Command::new(program)) else { return };
+    let as_one = |name: &str, ca: &str| {
+        ["--etcd-ca", &path(ca), "--etcd-cert", &path(&format!("{name}.pem")), "--etcd-key", &path(&format!("{name}.key"))]
+            .map(str::to_owned)
+    };
+    for (name, ca) in [("client", "other-ca.pem"), ("stranger", "ca.pem")] {
+        let arguments = as_one(name, ca);
+        refused(&etcd, &arguments.each_ref().map(String::as_str));
+    }
+    let arguments = as_one("client", "ca.pem");
+    let (replica, _replica) = replica_with(&etcd, &arguments.each_ref().map(String::as_str));
+    mute(&mut replica.mutes().await, "room", vec!["u".into()]).await.unwrap();
+    assert!(!check(&replica, "u").await.unwrap());
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// Its certificate is NAME.pem.
+fn authority(directory: &Path, name: &str) -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    fs::write(directory.join(format!("{name}.pem")), authority.pem()).unwrap();
+    authority
+}
+
+/// NAME.pem and NAME.key, for a server or a client.
+fn issue(directory: &Path, name: &str, authority: &Authority, subject: &str) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, authority).unwrap();
+    fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_replaced_one_by_one_under_a_replica_that_knows_the_old_ones() {
+    let Some(mut etcd) = Etcd::start(3, &[]) else { return };
+    let (replica, _replica) = replica(&etcd);
+    let mut mutes = replica.mutes().await;
+    let mut expected = Vec::new();
+    for number in 0..2 {
+        etcd.replace(number).await;
+        let user = format!("u{number}");
+        until("writes go on", async || mute(&mut mutes.clone(), "room", vec![user.clone()]).await.is_ok()).await;
+        expected.push(user);
+        until("the new member has caught up", async || {
+            etcd.members[number].ask("kv/range", json!({"key": "bXV0ZQ=="})).await.is_some()
+        })
+        .await;
+    }
+    assert_eq!(muted(&mut mutes, "room").await, expected);
+}
