@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -41,6 +42,14 @@ struct Put {
     key: Vec<u8>,
     #[prost(bytes, tag = "2")]
     value: Vec<u8>,
+}
+
+/// What a member tells of itself, as far as it is read.
+#[derive(prost::Message)]
+struct Status {
+    /// The size of its database, in bytes.
+    #[prost(int64, tag = "3")]
+    database: i64,
 }
 
 pub async fn rows(place: &Path) -> Vec<Row> {
@@ -83,19 +92,23 @@ pub async fn rows(place: &Path) -> Vec<Row> {
 
 /// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to start.
 async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], replica: impl Fn() -> Program) -> Vec<Row> {
-    let (empty, before) = (cluster.memory(), resident(members[0].child.id()));
+    let (empty, before, database) = (cluster.memory(), resident(members[0].child.id()), database(&members[0]).await);
+    let filling = Instant::now();
     grpc::fill(ours, 1_000, 1_000).await;
+    let filled = MILLION / filling.elapsed().as_secs_f64();
     let (in_member, in_replica) = (resident(members[0].child.id()) - before, cluster.memory() - empty);
+    let on_disk = self::database(&members[0]).await - database;
     let started = replica();
     let per = |bytes: f64| bytes / MILLION;
     vec![Row {
         what: "a replica over etcd with 1 M mutes: start to ready",
         ours: format!("{:.2} s", started.start.as_secs_f64()),
         theirs: format!(
-            "{:.0} B a mute in a replica, {:.0} B after a start, {:.0} B in a member's memory",
+            "{filled:.0} mutes/s filled in; {:.0} B a mute in a replica, {:.0} B after a start, {:.0} B in a member's memory, {:.0} B of its database",
             per(in_replica),
             per(started.memory() - empty),
-            per(in_member)
+            per(in_member),
+            per(on_disk)
         ),
         ratio: None,
         hold: "-",
@@ -129,6 +142,13 @@ async fn wait_for(urls: &str) {
         };
         put(client, 0, 0).await;
     }
+}
+
+/// Bytes of a member's database.
+async fn database(member: &Member) -> f64 {
+    let client = grpc::connect(&member.addr).await;
+    let answer = grpc::raw(client, "/etcdserverpb.Maintenance/Status", tonic::Request::new(Bytes::new())).await;
+    Status::decode(answer).unwrap().database as f64
 }
 
 async fn connections(addrs: impl Iterator<Item = &str>) -> Vec<grpc::Mutes> {
