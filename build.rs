@@ -20,5 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // etcd's API: ours to call, not to serve.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
     tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
+    // Told, not found out: whatever is in the work tree, the same source gives the same program.
+    for name in ["MUTE_BUILD_REVISION", "MUTE_BUILD_DATE"] {
+        println!("cargo:rerun-if-env-changed={name}");
+        println!("cargo:rustc-env={name}={}", env::var(name).unwrap_or_else(|_| "unknown".to_owned()));
+    }
     Ok(())
 }

@@ -3,14 +3,14 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::ServingStatus;
 
 use crate::{
     auth::{apps::Apps, credentials::Credentials},
@@ -22,9 +22,9 @@ use crate::{
     grpc::Api,
     limit::Limits,
     model::UserId,
-    server,
+    server::{self, Http, Load, Rules, tls::Tls},
     service::Service,
-    store::{self, Store, StoreError},
+    store::{self, Place, Store, StoreError},
     sweep::Sweeper,
     transfer,
     view::View,
@@ -69,8 +69,12 @@ pub struct App {
     credentials: Arc<Credentials>,
     gateway: Gateway,
     listeners: [TcpListener; 3],
+    rules: Rules,
+    /// Of the embedded store.
+    data_dir: Option<PathBuf>,
     /// What runs as long as the app does; aborted when it is dropped.
     background: JoinSet<()>,
+    stop_delay: Duration,
     drain: Duration,
 }
 
@@ -83,6 +87,7 @@ impl App {
         if config.apps.is_empty() {
             tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
         }
+        let tls = config.tls.clone().map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?.map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
         let strict = apps.iter().filter(|app| app.strict).map(|app| app.key.to_string()).collect();
         let (store, view) = load(config, strict).await?;
@@ -104,6 +109,9 @@ impl App {
         background.spawn(view.clone().keep_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
+        if let Some(tls) = tls.clone() {
+            background.spawn(tls.keep_new());
+        }
         if let Err(failure) = prepare(config, &service, addresses).await {
             store.close().await?;
             return Err(failure);
@@ -113,9 +121,20 @@ impl App {
             clock,
             max_users: config.max_users,
             trusted_proxies: config.trusted_proxies.clone().into(),
+            load: Load::new(config.max_calls),
         };
-        let drain = Duration::from_secs(config.drain_seconds);
-        Ok(Self { addresses, service, credentials, gateway, listeners, background, drain })
+        let rules = Rules {
+            http: Http::Any,
+            max_connections: config.max_connections,
+            max_age: Duration::from_secs(config.max_connection_age_seconds),
+            tls,
+        };
+        let data_dir = match &config.place {
+            Place::Directory { path, .. } => Some(path.clone()),
+            Place::Cluster(_) => None,
+        };
+        let (stop_delay, drain) = (Duration::from_secs(config.stop_delay_seconds), Duration::from_secs(config.drain_seconds));
+        Ok(Self { addresses, service, credentials, gateway, listeners, rules, data_dir, background, stop_delay, drain })
     }
 
     /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's user.
@@ -131,26 +150,40 @@ impl App {
         Ok((app_token, imkit_keys.mint_user(imkit, user.as_str(), now_ms / 1_000 + month_s)?))
     }
 
-    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, calls that run are finished, the store is closed.
+    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a while nothing else changes, calls that run are
+    /// finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { addresses, service, credentials, gateway, listeners: [grpc, rest, admin], mut background, drain } = self;
-        let (tell, told) = watch::channel(false);
-        let (tell_admin, told_admin) = watch::channel(false);
+        let Self { addresses, service, credentials, gateway, listeners, rules, data_dir, mut background, stop_delay, drain } =
+            self;
+        let [grpc, rest, admin] = listeners;
+        let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] = [(); 3].map(|()| watch::channel(false));
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
-        servers.spawn(server::serve_grpc(grpc, routes, credentials.clone(), told.clone()));
-        servers.spawn(server::serve_rest(rest, gateway, credentials.clone(), told.clone()));
+        let load = gateway.load.clone();
+        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, credentials.clone(), load, told.clone()));
+        servers.spawn(server::serve_rest(rest, rules, gateway, credentials.clone(), told));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
-        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), credentials, told, told_admin));
+        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, credentials, told_health, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
             Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
         };
+        tell_health.send_replace(true);
+        server::set_serving(&health, ServingStatus::NotServing).await;
+        if outcome.is_ok() && !stop_delay.is_zero() {
+            tracing::info!(?stop_delay, "stopping: not ready any more, and serving on for a while");
+            tokio::time::sleep(stop_delay).await;
+        }
+        tracing::info!(?drain, "stopping: finishing the calls that run");
         // Watches have no end of their own, and would hold up a stop.
         service.hub.close();
-        drain_servers(servers, &tell, &health, drain).await;
+        tell.send_replace(true);
+        server::end_health_watches(&health).await;
+        if tokio::time::timeout(drain, servers.join_all()).await.is_err() {
+            tracing::warn!(?drain, "some connections were still open and are cut");
+        }
         drop(background);
         let closed = service.store.close().await;
         tell_admin.send_replace(true);
@@ -201,26 +234,4 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let draft = path.with_extension("tmp");
     let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
     written.map_err(|source| Failure::File { what: path.display().to_string(), source })
-}
-
-async fn drain_servers(
-    mut servers: JoinSet<Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-    tell: &watch::Sender<bool>,
-    health: &HealthReporter,
-    drain: Duration,
-) {
-    tracing::info!(?drain, "stopping: finishing the calls that run");
-    server::set_serving(health, ServingStatus::NotServing).await;
-    tell.send_replace(true);
-    server::end_health_watches(health).await;
-    let all = async {
-        while let Some(ended) = servers.join_next().await {
-            if let Ok(Err(error)) = ended {
-                tracing::error!(error, "a listener has failed");
-            }
-        }
-    };
-    if tokio::time::timeout(drain, all).await.is_err() {
-        tracing::warn!(?drain, "some connections were still open and are cut");
-    }
 }

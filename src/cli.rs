@@ -170,8 +170,11 @@ fn run(command: Command) -> ExitCode {
 }
 
 fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
-    telemetry::init_logs();
     let config = load(source, settings)?;
+    telemetry::init_logs(config.log_format);
+    // Each connection is an open file. Where the system gives no more, there is what there was.
+    let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
+    tracing::debug!(open_files, "as many files may be open");
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);

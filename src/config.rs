@@ -14,7 +14,9 @@ use serde::Deserialize;
 use crate::{
     auth::{apps::AppConfig, apps::Apps, credentials::ServiceConfig},
     dev,
+    server::tls::TlsFiles,
     store::{Engine, Memory, Place, Retention},
+    telemetry::LogFormat,
 };
 
 mod etcd;
@@ -86,9 +88,33 @@ pub struct Settings {
     /// Refuse checks rather than answer them from what is older than that; /readyz then says 503 [default: false]
     #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_OLD_VIEWS", num_args = 0..=1, default_missing_value = "true")]
     pub refuse_old_views: Option<bool>,
-    /// How long calls may go on after the order to stop [default: 10]
+    /// Where gRPC and REST are served over TLS: the certificate, in PEM, with those between it and its authority; read again when it changes
+    #[arg(long, value_name = "FILE", env = "MUTE_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", env = "MUTE_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of clients, in PEM: a client may then be a service by its certificate (`cert_names` of [[services]])
+    #[arg(long, value_name = "FILE", env = "MUTE_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Connections at a time to each of gRPC and REST; those beyond are closed at once [default: 10000]
+    #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+    /// Calls that run at a time; those beyond are refused at once [default: 10000]
+    #[arg(long, value_name = "N", env = "MUTE_MAX_CALLS")]
+    pub max_calls: Option<usize>,
+    /// At which age a connection is told to go, give or take a tenth, so that callers spread over new replicas; 0 is never [default: 1800]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_CONNECTION_AGE_SECONDS")]
+    pub max_connection_age_seconds: Option<u64>,
+    /// How long to go on after the order to stop, while health says not ready, so that callers are sent elsewhere first [default: 0]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_STOP_DELAY_SECONDS")]
+    pub stop_delay_seconds: Option<u64>,
+    /// How long calls may go on after that [default: 10]
     #[arg(long, value_name = "SECONDS", env = "MUTE_DRAIN_SECONDS")]
     pub drain_seconds: Option<u64>,
+    /// How the log is written, to standard error [default: text]
+    #[arg(long, value_enum, env = "MUTE_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 impl Settings {
@@ -114,7 +140,15 @@ impl Settings {
             journal_mib: self.journal_mib.or(other.journal_mib),
             max_view_age_seconds: self.max_view_age_seconds.or(other.max_view_age_seconds),
             refuse_old_views: self.refuse_old_views.or(other.refuse_old_views),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_calls: self.max_calls.or(other.max_calls),
+            max_connection_age_seconds: self.max_connection_age_seconds.or(other.max_connection_age_seconds),
+            stop_delay_seconds: self.stop_delay_seconds.or(other.stop_delay_seconds),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
+            log_format: self.log_format.or(other.log_format),
         }
     }
 }
@@ -139,7 +173,13 @@ pub struct Config {
     pub watch_heartbeat_seconds: u64,
     pub max_view_age_seconds: u64,
     pub refuse_old_views: bool,
+    pub tls: Option<TlsFiles>,
+    pub max_connections: usize,
+    pub max_calls: usize,
+    pub max_connection_age_seconds: u64,
+    pub stop_delay_seconds: u64,
     pub drain_seconds: u64,
+    pub log_format: LogFormat,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
 }
@@ -170,6 +210,11 @@ impl Config {
             Engine::Sled => Place::Directory { path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")), memory },
             Engine::Etcd => Place::Cluster(settings.etcd.cluster()?),
         };
+        let tls = match (settings.tls_cert, settings.tls_key, settings.tls_client_ca) {
+            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+            (None, None, None) => None,
+            _ => return Err(vec!["tls_cert and tls_key go together, and tls_client_ca with both".to_owned()]),
+        };
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
@@ -196,7 +241,14 @@ impl Config {
             // Above the election of a leader.
             max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
+            tls,
+            // An idle connection takes some 10 KiB, a call that runs some more.
+            max_connections: settings.max_connections.unwrap_or(10_000),
+            max_calls: settings.max_calls.unwrap_or(10_000),
+            max_connection_age_seconds: settings.max_connection_age_seconds.unwrap_or(1_800),
+            stop_delay_seconds: settings.stop_delay_seconds.unwrap_or(0),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
+            log_format: settings.log_format.unwrap_or_default(),
             apps: file.apps,
             services: file.services,
         };
@@ -220,6 +272,9 @@ impl Config {
         }
         if self.max_view_age_seconds < 3 {
             wrong.push("max_view_age_seconds is at least 3".to_owned());
+        }
+        if self.max_connections == 0 || self.max_calls == 0 {
+            wrong.push("max_connections is at least 1, max_calls at least 1".to_owned());
         }
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());

@@ -60,7 +60,8 @@ pub fn apps() -> [AppConfig; 2] {
 pub fn service() -> ServiceConfig {
     ServiceConfig {
         name: "dev".to_owned(),
-        token_hash: KeyHash::of(SERVICE_TOKEN),
+        token_hash: Some(KeyHash::of(SERVICE_TOKEN)),
+        cert_names: Vec::new(),
         scopes: vec![Scope::Check, Scope::Write, Scope::Admin],
         apps: vec![AGORA_APP.to_owned(), IMKIT_APP.to_owned()],
     }

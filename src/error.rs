@@ -44,6 +44,8 @@ pub enum Reason {
     WatcherTooSlow,
     /// The service is being stopped.
     Stopping,
+    /// As many calls run as may.
+    Overloaded,
     /// The store cannot take a write or tell history now, or the view does not have what the caller wants to see.
     StoreUnavailable,
     /// The store has no room for a write.
@@ -54,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
         Self::InvalidToken,
@@ -73,6 +75,7 @@ impl Reason {
         Self::RevisionCompacted,
         Self::WatcherTooSlow,
         Self::Stopping,
+        Self::Overloaded,
         Self::StoreUnavailable,
         Self::StoreFull,
         Self::Internal,
@@ -100,6 +103,7 @@ impl Reason {
             Self::RevisionCompacted => "REVISION_COMPACTED",
             Self::WatcherTooSlow => "WATCHER_TOO_SLOW",
             Self::Stopping => "STOPPING",
+            Self::Overloaded => "OVERLOADED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::StoreFull => "STORE_FULL",
             Self::Internal => "INTERNAL",
@@ -182,6 +186,12 @@ impl Error {
             cause: Some(cause.to_string().into()),
             ..Self::new(Reason::StoreUnavailable, "the store cannot take writes now; try again")
         }
+    }
+
+    /// As many calls run as may.
+    pub fn overloaded() -> Self {
+        let message = "the service has as many calls as it can take; try again";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::Overloaded, message) }
     }
 
     /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask for any number.

@@ -2,7 +2,12 @@
 //! handler makes a message, calls the same method that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
 //! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in the other.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -15,9 +20,16 @@ use axum::{
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
 use serde::Serialize;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{auth::credentials::Caller, clock::Clock, grpc::Api};
+use crate::{
+    auth::credentials::Caller,
+    clock::Clock,
+    grpc::Api,
+    server::{LONGEST, Load},
+    telemetry::metrics::METRICS,
+};
 
 mod agora;
 mod imkit;
@@ -27,6 +39,7 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// A path with 60 users of 64 characters, each percent-encoded, is within it.
 const MAX_URI_BYTES: usize = 16 << 10;
 const MAX_HEADER_BYTES: usize = 16 << 10;
+const IMKIT: &str = "imkit";
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -39,6 +52,8 @@ pub struct Gateway {
     pub max_users: usize,
     /// Whose `X-Forwarded-...` headers count.
     pub trusted_proxies: Arc<[IpNet]>,
+    /// How many calls run.
+    pub load: Arc<Load>,
 }
 
 impl FromRef<Gateway> for Api {
@@ -67,13 +82,29 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: refuses a head that is too large, answers for a handler that has panicked, and writes the errors that tell the time.
+/// Around every request: refuses one too many and a head that is too large, answers for a handler that has panicked or whose body does not come,
+/// writes the errors that tell the time, and counts.
 async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    let started_ms = gateway.clock.now_ms();
+    let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
-    let answered = AssertUnwindSafe(limit_head(request, next)).catch_unwind().await;
-    let response = answered.unwrap_or_else(|_| refuse(&uri, StatusCode::INTERNAL_SERVER_ERROR));
-    agora::render(response, &gateway.clock, started_ms)
+    let response = match gateway.load.enter() {
+        Ok(_running) => {
+            let answer = AssertUnwindSafe(limit_head(request, next)).catch_unwind();
+            match timeout(LONGEST, answer).await {
+                Ok(answered) => answered.unwrap_or_else(|_| refuse(&uri, StatusCode::INTERNAL_SERVER_ERROR)),
+                Err(_) => refuse(&uri, StatusCode::REQUEST_TIMEOUT),
+            }
+        }
+        Err(error) => {
+            METRICS.refused(error.reason);
+            let mut refused = refuse(&uri, StatusCode::SERVICE_UNAVAILABLE);
+            refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            refused
+        }
+    };
+    let response = agora::render(response, &gateway.clock, started_ms);
+    METRICS.rest(vendor(&uri), response.status().as_u16(), started.elapsed());
+    response
 }
 
 async fn limit_head(request: Request, next: Next) -> Response {
@@ -90,8 +121,13 @@ async fn limit_head(request: Request, next: Next) -> Response {
 
 /// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most like.
 fn refuse(uri: &Uri, status: StatusCode) -> Response {
+    if vendor(uri) == IMKIT { imkit::refuse(status) } else { agora::refuse(status) }
+}
+
+/// The vendor whose path it is most like.
+fn vendor(uri: &Uri) -> &'static str {
     let first = uri.path().split('/').nth(1);
-    if matches!(first, Some("admin" | "me" | "rooms")) { imkit::refuse(status) } else { agora::refuse(status) }
+    if matches!(first, Some("admin" | "me" | "rooms")) { IMKIT } else { "agora" }
 }
 
 /// A message with its caller, as a gRPC method expects it.

@@ -23,6 +23,8 @@ pub struct Api {
     service: Arc<Service>,
 }
 
+pub(crate) use parse::grpc_timeout;
+
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Api {

@@ -1,12 +1,13 @@
 //! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two; of what admin serves, only
 //! a backup needs credentials.
 
-use std::{error::Error as StdError, net::SocketAddr, sync::Arc};
+use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{server::NamedService as _, service::Routes, transport::server::TcpIncoming};
+use tonic::{server::NamedService as _, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::Layer as _;
 
 use crate::{
     auth::credentials::{self, Credentials},
@@ -24,6 +25,16 @@ use crate::{
 };
 
 mod backup;
+mod calls;
+mod listener;
+pub mod tls;
+
+use calls::Calls;
+pub(crate) use calls::{LONGEST, Load};
+pub use listener::{Http, Rules};
+
+/// Probes, scrapers and backups.
+const ADMIN_CONNECTIONS: usize = 256;
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -65,53 +76,46 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
 }
 
 /// Serves gRPC until it is told to stop, then finishes the calls that run.
-pub async fn serve_grpc(listener: TcpListener, routes: Routes, credentials: Arc<Credentials>, stop: Stop) -> Result<(), Failure> {
-    tonic::transport::Server::builder()
-        .layer(credentials::layer(credentials))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), told(stop))
-        .await?;
-    Ok(())
+pub async fn serve_grpc(
+    listener: TcpListener,
+    rules: Rules,
+    routes: Routes,
+    credentials: Arc<Credentials>,
+    load: Arc<Load>,
+    stop: Stop,
+) {
+    let routes = credentials::layer(credentials).layer(routes.prepare().into_axum_router());
+    listener::serve(listener, Rules { http: Http::Two, ..rules }, Calls(load).layer(routes), stop).await;
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.
-pub async fn serve_rest(
-    listener: TcpListener,
-    gateway: Gateway,
-    credentials: Arc<Credentials>,
-    stop: Stop,
-) -> Result<(), Failure> {
-    use axum::serve::ListenerExt as _;
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection without nodelay");
-        }
-    });
-    let router = gateway::router(gateway).layer(credentials::layer(credentials));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(told(stop)).await?;
-    Ok(())
+pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, credentials: Arc<Credentials>, stop: Stop) {
+    let routes = credentials::layer(credentials).layer(gateway::router(gateway));
+    listener::serve(listener, Rules { http: Http::Any, ..rules }, routes, stop).await;
 }
 
-/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more.
+/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more. Never over
+/// TLS: probes and scrapers come to it from within.
 pub async fn serve_admin(
     listener: TcpListener,
     service: Arc<Service>,
+    data_dir: Option<PathBuf>,
     credentials: Arc<Credentials>,
     stopping: Stop,
     stop: Stop,
-) -> Result<(), Failure> {
+) {
     let backups = backup::routes(service.clone(), credentials, stopping.clone());
-    let admin = Admin { service, stopping };
-    let router =
+    let admin = Admin { service, data_dir, stopping };
+    let routes =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
-    axum::serve(listener, router.with_state(admin).merge(backups)).with_graceful_shutdown(told(stop)).await?;
-    Ok(())
+    let rules = Rules { http: Http::Any, max_connections: ADMIN_CONNECTIONS, max_age: Duration::ZERO, tls: None };
+    listener::serve(listener, rules, routes.with_state(admin).merge(backups), stop).await;
 }
 
 #[derive(Clone)]
 struct Admin {
     service: Arc<Service>,
+    data_dir: Option<PathBuf>,
     stopping: Stop,
 }
 
@@ -129,10 +133,5 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, TEXT)], telemetry::metrics(&admin.service))
-}
-
-async fn told(mut stop: Stop) {
-    // An error means that whoever would tell is gone, which tells the same.
-    let _ = stop.wait_for(|stop| *stop).await;
+    ([(header::CONTENT_TYPE, TEXT)], telemetry::text(&admin.service, admin.data_dir.as_deref()))
 }

@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     model::{Event, EventKind, Key},
     store::{Batch, Revision, Store, StoreError},
+    telemetry::metrics::METRICS,
     view::{Due, DueMark, View},
 };
 
@@ -80,12 +81,17 @@ pub struct Swept {
 
 /// Removes these marks, which have ended, and tells their end. All commits wait together, so that they share their syncs.
 pub async fn expire(store: &dyn Store, due: &[Due], now_ms: u64) -> Result<Swept, StoreError> {
-    let commit = async |(batch, marks)| (store.commit(batch).await, marks);
+    let all = due.iter().flat_map(|due| batches(due, now_ms).into_iter().map(move |(batch, marks)| (due, batch, marks)));
+    let commit = async |(due, batch, marks)| (due, store.commit(batch).await, marks);
     let mut swept = Swept::default();
-    for (committed, marks) in join_all(due.iter().flat_map(|due| batches(due, now_ms)).map(commit)).await {
+    for (due, committed, marks) in join_all(all.map(commit)).await {
         let revision = match committed {
             Ok(revision) => {
                 swept.marks += marks;
+                if !matches!(due.marks, DueMark::Deleted { .. }) {
+                    let lag_ms = due.ended_ms.map(|ended_ms| now_ms.saturating_sub(ended_ms));
+                    METRICS.expired(marks, lag_ms.map(Duration::from_millis));
+                }
                 revision
             }
             Err(StoreError::Conflict { revision }) => {

@@ -1,28 +1,58 @@
 //! Logs, and every metric by name.
 
-use std::{io::IsTerminal as _, sync::atomic::AtomicU64};
+use std::{fs, io::IsTerminal as _, path::Path, sync::atomic::AtomicU64};
 
+use clap::ValueEnum;
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::text::{encode_eof, encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::service::Service;
+use crate::{service::Service, telemetry::metrics::METRICS};
+
+pub mod metrics;
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
 
 /// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
 /// and its libraries' at `warn`.
-pub fn init_logs() {
+pub fn init_logs(format: LogFormat) {
     let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
-    let ansi = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, in a test, changes nothing.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();
+    let _ = match format {
+        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    };
 }
 
 /// The metrics of this moment, in the OpenMetrics text format.
 #[must_use]
-pub fn metrics(service: &Service) -> String {
+pub fn text(service: &Service, data_dir: Option<&Path>) -> String {
+    let mut text = String::new();
+    let written = encode_registry(&mut text, METRICS.registry())
+        .and_then(|()| encode_registry(&mut text, &of_now(service, data_dir)))
+        .and_then(|()| encode_eof(&mut text));
+    if let Err(error) = written {
+        tracing::error!(%error, "metrics could not be written");
+    }
+    text
+}
+
+/// What is read where it is, rather than counted.
+fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     let mut registry = Registry::with_prefix("mute");
     let gauge = |value: u64| {
         let gauge = Gauge::<i64>::default();
@@ -30,11 +60,14 @@ pub fn metrics(service: &Service) -> String {
         gauge
     };
     registry.register("view_revision", "Newest commit in the view", gauge(service.view.revision()));
-    registry.register(
-        "view_records",
-        "Records in the view, ended ones that are not swept yet among them",
-        gauge(service.view.records()),
-    );
+    let records = Family::<Vec<(&str, &str)>, Gauge>::default();
+    for (kind, count) in service.view.records_by_kind() {
+        records.get_or_create(&vec![("kind", kind)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register("records", "Records in the view, ended ones that are not swept yet among them", records);
+    if let Some(directory) = data_dir {
+        registry.register("disk_bytes", "Size of the files of the embedded store", gauge(size(directory)));
+    }
     let age = Gauge::<f64, AtomicU64>::default();
     age.set(service.view.age().as_secs_f64());
     registry.register("view_age_seconds", "Whatever was committed anywhere this long ago is in the view", age);
@@ -42,15 +75,26 @@ pub fn metrics(service: &Service) -> String {
     let cut = Counter::<u64>::default();
     cut.inc_by(service.hub.cut());
     registry.register("watchers_cut", "Watches that were cut because they did not read", cut);
-    let build = Family::<Vec<(String, String)>, Gauge>::default();
-    build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+    let build = Family::<Vec<(&str, &str)>, Gauge>::default();
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION), ("built", BUILD_DATE)];
+    build.get_or_create(&labels.to_vec()).set(1);
     registry.register("build_info", "The running program", build);
-    let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => text,
-        Err(error) => {
-            tracing::error!(%error, "metrics could not be written");
-            String::new()
-        }
-    }
+    registry
 }
+
+/// Of all files below the directory; one that goes meanwhile is none.
+fn size(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let of_entry = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => size(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(of_entry).sum()
+}
+
+/// The revision of the source that the program was built from, and when: what the build was told in the environment,
+/// or `unknown`.
+pub const REVISION: &str = env!("MUTE_BUILD_REVISION");
+/// See [`REVISION`].
+pub const BUILD_DATE: &str = env!("MUTE_BUILD_DATE");

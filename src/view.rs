@@ -123,7 +123,13 @@ impl View {
     /// How many records the view holds.
     #[must_use]
     pub fn records(&self) -> u64 {
-        self.inner.state.load().records()
+        self.records_by_kind().iter().map(|(_, records)| records).sum()
+    }
+
+    /// The same, by kind.
+    #[must_use]
+    pub fn records_by_kind(&self) -> Vec<(&'static str, u64)> {
+        self.inner.state.load().records().collect()
     }
 }
 

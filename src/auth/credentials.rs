@@ -4,7 +4,8 @@
 //! protocol; what needs no credential (health, the token endpoint) does not look at it.
 //!
 //! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the user's token. `Authorization: Bearer` has
-//! a service token, an app token, or a user's token with the claim `app`. The first of them that is there counts.
+//! a service token, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none is, the certificate
+//! that the client has shown.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -45,6 +46,11 @@ impl Caller {
     }
 }
 
+/// What a client's certificate says it is, in the extensions of its requests: the DNS names and URIs it is for; its common name, where it has none
+/// of them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CertNames(pub Vec<String>);
+
 /// An internal service as it stands in the configuration.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +58,10 @@ pub struct ServiceConfig {
     /// For logs, and as actor of what it writes.
     pub name: String,
     /// Hash of its bearer token.
-    pub token_hash: KeyHash,
+    pub token_hash: Option<KeyHash>,
+    /// Names that its client certificates are for: DNS names or URIs, whole.
+    #[serde(default)]
+    pub cert_names: Vec<String>,
     /// `check`, `write`, `admin`.
     pub scopes: Vec<Scope>,
     /// App keys, or `*` for all.
@@ -64,6 +73,7 @@ pub struct Credentials {
     apps: Arc<Apps>,
     clock: Clock,
     services: HashMap<KeyHash, Arc<ServiceAccount>>,
+    by_certificate: HashMap<String, Arc<ServiceAccount>>,
     api_keys: HashMap<KeyHash, String>,
     client_keys: HashMap<KeyHash, String>,
 }
@@ -85,14 +95,26 @@ impl Credentials {
                 }
             }
         }
-        let mut accounts = HashMap::new();
-        for ServiceConfig { name, token_hash, scopes, apps } in services {
-            let account = ServiceAccount { name: name.clone(), scopes: scopes.clone(), apps: apps.clone() };
-            if accounts.insert(token_hash.clone(), Arc::new(account)).is_some() {
+        let (mut accounts, mut by_certificate) = (HashMap::new(), HashMap::new());
+        for ServiceConfig { name, token_hash, cert_names, scopes, apps } in services {
+            let account = Arc::new(ServiceAccount { name: name.clone(), scopes: scopes.clone(), apps: apps.clone() });
+            if token_hash.is_none() && cert_names.is_empty() {
+                wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names to be known by"));
+            }
+            if token_hash.iter().any(|hash| accounts.insert(hash.clone(), account.clone()).is_some()) {
                 wrong.push(format!("service \"{name}\": token_hash is that of another service too"));
             }
+            if cert_names.iter().any(|cert_name| by_certificate.insert(cert_name.clone(), account.clone()).is_some()) {
+                wrong.push(format!("service \"{name}\": one of cert_names is that of another service too"));
+            }
         }
-        if wrong.is_empty() { Ok(Self { apps, clock, services: accounts, api_keys, client_keys }) } else { Err(wrong) }
+        let services = accounts;
+        if wrong.is_empty() { Ok(Self { apps, clock, services, by_certificate, api_keys, client_keys }) } else { Err(wrong) }
+    }
+
+    /// The service that one of these names of a certificate is of.
+    fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
+        certificate.0.iter().find_map(|name| self.by_certificate.get(name).cloned()).map(Principal::Service)
     }
 
     /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
@@ -134,8 +156,13 @@ impl Credentials {
 /// The layer.
 pub fn layer<B>(credentials: Arc<Credentials>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
-        let caller = Caller { principal: credentials.principal(request.headers()), counted: false };
-        request.extensions_mut().insert(caller);
+        let of_headers = credentials.principal(request.headers());
+        let certificate = || credentials.service_of(request.extensions().get::<Arc<CertNames>>()?);
+        let principal = match of_headers {
+            Err(error) if error.reason == Reason::MissingToken => certificate().ok_or(error),
+            known => known,
+        };
+        request.extensions_mut().insert(Caller { principal, counted: false });
         request
     })
 }

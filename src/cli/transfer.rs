@@ -256,7 +256,7 @@ async fn write_backup(store: &dyn Store, output: &mut Output) -> Result<(), Fail
 
 pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let Restore { data_dir, file } = command;
-    telemetry::init_logs();
+    telemetry::init_logs(telemetry::LogFormat::Text);
     let now_ms = Clock::system().now_ms();
     let (header, content, newest) = backup::restore(&file, &data_dir, now_ms)?;
     say(&content.report(header.revision).to_string());
@@ -265,7 +265,7 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
 }
 
 fn run<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    telemetry::init_logs();
+    telemetry::init_logs(telemetry::LogFormat::Text);
     Runtime::new().map_err(|error| Failure::Serve(error.into()))?.block_on(command)
 }
 

@@ -100,8 +100,10 @@ fn next(reason: &str) -> Option<&'static str> {
         "OWNER_NOT_MUTABLE" => "`ctl mute-user` mutes a user in every room, also where it is the owner.",
         "TOO_MANY_USERS" => "Name fewer a call; `xargs -n 100` does.",
         "RATE_LIMITED" => "Try again in a second; a service's token is not limited.",
-        "STORE_UNAVAILABLE" | "STOPPING" => "Try again in a moment; doing it twice does no harm.",
-        "STORE_FULL" => "Make room on the disk that holds the service's data.",
+        "STORE_UNAVAILABLE" | "STOPPING" | "OVERLOADED" => "Try again in a moment; doing it twice does no harm.",
+        "STORE_FULL" => {
+            "Make room on the disk that holds the service's data, or in the cluster's quota (see README, More than one machine)."
+        }
         "INTERNAL" => "The log of the service says what has happened.",
         _ => return None,
     })

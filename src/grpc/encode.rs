@@ -6,6 +6,7 @@ use crate::{
     model::{Address, ClientProfile, Expire, Mark, RoomProfile},
     proto::v1 as pb,
     service::ClientSeen,
+    telemetry::metrics::{Check, METRICS},
     view::{Decision, Rule},
 };
 
@@ -91,7 +92,9 @@ pub(super) fn client(seen: ClientSeen) -> pb::Client {
 }
 
 pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
-    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule(decision.rule).into(), ..Default::default() };
+    let (rule, counted) = rule(decision.rule);
+    METRICS.check(counted);
+    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule.into(), ..Default::default() };
     if let Some(mark) = decision.mark {
         message.expire_time = expire_time(mark.expire);
         message.reason = mark.why.reason.to_string();
@@ -101,16 +104,18 @@ pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
 }
 
 pub(super) fn not_registered() -> pb::CheckSendResponse {
+    METRICS.check(Check::NotRegistered);
     pb::CheckSendResponse { allowed: false, rule: pb::Rule::NotRegistered.into(), ..Default::default() }
 }
 
-const fn rule(rule: Rule) -> pb::Rule {
+/// As it is told, and as it is counted.
+const fn rule(rule: Rule) -> (pb::Rule, Check) {
     match rule {
-        Rule::None => pb::Rule::None,
-        Rule::UserMute => pb::Rule::UserMute,
-        Rule::MemberMute => pb::Rule::MemberMute,
-        Rule::RoomBan => pb::Rule::RoomBan,
-        Rule::RoomStaff => pb::Rule::RoomStaff,
-        Rule::AllowList => pb::Rule::AllowList,
+        Rule::None => (pb::Rule::None, Check::None),
+        Rule::UserMute => (pb::Rule::UserMute, Check::UserMute),
+        Rule::MemberMute => (pb::Rule::MemberMute, Check::MemberMute),
+        Rule::RoomBan => (pb::Rule::RoomBan, Check::RoomBan),
+        Rule::RoomStaff => (pb::Rule::RoomStaff, Check::RoomStaff),
+        Rule::AllowList => (pb::Rule::AllowList, Check::AllowList),
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn min_revision(raw: i64) -> Result<Revision, Error> {
 }
 
 /// The value of a `grpc-timeout`: up to eight digits and a unit; nothing where it is none.
-pub(super) fn grpc_timeout(raw: &str) -> Option<Duration> {
+pub(crate) fn grpc_timeout(raw: &str) -> Option<Duration> {
     let (digits, unit) = raw.split_at_checked(raw.len().checked_sub(1)?)?;
     let number = digits.parse().ok().filter(|_| digits.len() <= 8)?;
     match unit {

@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::error::{Error, Reason};
+use crate::{
+    error::{Error, Reason},
+    telemetry::metrics::METRICS,
+};
 
 const DOMAIN: &str = "mute.v1";
 /// Clients refuse headers of more than 8 or 16 KiB, and details are sent in base64.
@@ -25,14 +28,15 @@ const fn code(reason: Reason) -> Code {
         Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => Code::InvalidArgument,
         Reason::RateLimited | Reason::StoreFull => Code::ResourceExhausted,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => Code::OutOfRange,
-        Reason::Stopping | Reason::StoreUnavailable => Code::Unavailable,
+        Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
     }
 }
 
 impl From<Error> for Status {
-    /// The one place where an error's cause is logged.
+    /// The one place where an error's cause is logged, and refusals are counted.
     fn from(error: Error) -> Self {
+        METRICS.refused(error.reason);
         if let Some(cause) = &error.cause {
             tracing::error!(reason = error.reason.as_str(), cause, "a call has failed");
         }

@@ -166,7 +166,7 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::InvalidCredentials => StatusCode::UNAUTHORIZED,
         Reason::PermissionDenied => StatusCode::FORBIDDEN,
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-        Reason::StoreUnavailable | Reason::StoreFull | Reason::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::StoreUnavailable | Reason::StoreFull | Reason::Stopping | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => StatusCode::NOT_FOUND,
         Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
             StatusCode::BAD_REQUEST

@@ -19,6 +19,8 @@ use crate::{
 #[allow(missing_docs)]
 pub struct Due {
     pub app: Arc<str>,
+    /// When the first of them has ended, where that is known.
+    pub ended_ms: Option<u64>,
     pub marks: DueMark,
 }
 
@@ -105,7 +107,8 @@ impl Schedule {
                 app.clients.update(id, |client| self.replan(&visit, client.next_end_ms(), &mut client.scheduled_ms));
             }
             found += marks.iter().map(DueMark::len).sum::<usize>();
-            due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), marks }));
+            let ended_ms = Some(visit.at_ms).filter(|at_ms| *at_ms > 0);
+            due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), ended_ms, marks }));
             after = Some(visit);
         }
         due
@@ -176,7 +179,7 @@ impl View {
             Owner::Request { app, .. } => (app, Vec::new()),
         };
         let ended = marks.into_iter().filter(|marks| !matches!(marks, DueMark::Deleted { .. }));
-        ended.map(|marks| Due { app: app.into(), marks }).collect()
+        ended.map(|marks| Due { app: app.into(), ended_ms: None, marks }).collect()
     }
 
     /// The revision of the mark under this key, where it has ended and is not swept yet.
@@ -220,7 +223,7 @@ impl Due {
             Key::UserMute { app, user } => (app, DueMark::UserMute { user: user.into(), revision }),
             Key::Room { .. } | Key::Client { .. } | Key::Allowed { .. } | Key::Request { .. } => return None,
         };
-        Some(Self { app: app.into(), marks })
+        Some(Self { app: app.into(), ended_ms: None, marks })
     }
 }
 

@@ -71,8 +71,9 @@ async fn read_snapshot(store: &dyn Store, strict: &[String]) -> Result<(State, R
             let (key, value) = codec::decode(&entry.key, &entry.value)?;
             state.apply(vec![Change { key, value: Some(value) }], entry.revision);
         }
-        if state.records() >= told {
-            tracing::info!(records = state.records(), "loading");
+        let records: u64 = state.records().map(|(_, records)| records).sum();
+        if records >= told {
+            tracing::info!(records, "loading");
             told += PROGRESS;
         }
     }

@@ -24,13 +24,19 @@ use crate::{
 /// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are dropped.
 const SHARED_WHYS: usize = 65_536;
 
+/// The kinds of records, as they are counted.
+pub(super) const KINDS: [&str; 7] = ["room", "ban", "member_mute", "allowed_member", "client", "notification_mute", "user_mute"];
+
+/// How many records there are, by kind.
+pub(super) type Counts = [u64; KINDS.len()];
+
 #[derive(Default)]
 pub(super) struct State {
     apps: RwLock<HashMap<Box<str>, Arc<App>>>,
     pub(super) schedule: Schedule,
     pub(super) requests: Requests,
     whys: Mutex<HashSet<Arc<Why>>>,
-    records: AtomicU64,
+    records: [AtomicU64; KINDS.len()],
 }
 
 #[derive(Default)]
@@ -58,8 +64,9 @@ impl State {
         self.apps.write().unwrap_or_else(PoisonError::into_inner).entry(app.into()).or_default().clone()
     }
 
-    pub(super) fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed) + self.requests.len()
+    pub(super) fn records(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted = KINDS.into_iter().zip(&self.records).map(|(kind, records)| (kind, records.load(Ordering::Relaxed)));
+        counted.chain([("request", self.requests.len())])
     }
 
     /// Applies changes of one commit; those of one owner that follow each other, under one lock.
@@ -129,7 +136,7 @@ impl State {
     pub(super) fn delete(&self, owner: Owner<'_>, revision: Revision) {
         match owner {
             Owner::Room { app, room: id } => self.app_or_new(app).rooms.update(id, |room| {
-                self.count(room.records(), 0);
+                self.count(room.records(), Counts::default());
                 room.delete(revision);
                 self.schedule.at(room.deleted_at.map(|_| 0), app, Place::Room(id), &mut room.scheduled_ms);
                 self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
@@ -191,20 +198,27 @@ impl State {
         why
     }
 
-    fn count(&self, before: u64, after: u64) {
-        self.records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    fn count(&self, before: Counts, after: Counts) {
+        for (records, (before, after)) in self.records.iter().zip(before.into_iter().zip(after)) {
+            if before != after {
+                records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+            }
+        }
     }
 }
 
 impl Room {
-    fn records(&self) -> u64 {
-        (usize::from(self.profile.is_some()) + usize::from(self.ban.is_some()) + self.muted.len() + self.allowed.len()) as u64
+    fn records(&self) -> Counts {
+        let is_there = |there: bool| u64::from(there);
+        let (muted, allowed) = (self.muted.len() as u64, self.allowed.len() as u64);
+        [is_there(self.profile.is_some()), is_there(self.ban.is_some()), muted, allowed, 0, 0, 0]
     }
 }
 
 impl Client {
-    fn records(&self) -> u64 {
-        (usize::from(self.profile.is_some()) + self.muted.len() + usize::from(self.user_mute.is_some())) as u64
+    fn records(&self) -> Counts {
+        let is_there = |there: bool| u64::from(there);
+        [0, 0, 0, 0, is_there(self.profile.is_some()), self.muted.len() as u64, is_there(self.user_mute.is_some())]
     }
 }
 

@@ -234,8 +234,9 @@ fn open_app() -> AppConfig {
 
 /// A service that may change the directory, and nothing else.
 fn directory_keeper() -> ServiceConfig {
-    let token_hash = KeyHash::of("directory-keeper");
-    ServiceConfig { name: "keeper".to_owned(), token_hash, scopes: vec![Scope::Admin], apps: vec!["*".to_owned()] }
+    let token_hash = Some(KeyHash::of("directory-keeper"));
+    let (scopes, apps) = (vec![Scope::Admin], vec!["*".to_owned()]);
+    ServiceConfig { name: "keeper".to_owned(), token_hash, cert_names: Vec::new(), scopes, apps }
 }
 
 /// Settings without rate limits.

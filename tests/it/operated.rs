@@ -1,13 +1,13 @@
 //! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and certificates, and members are replaced.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mute_service::proto::v1 as pb;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::json;
 
 use crate::{
+    certificates::Authority,
     cluster::{check, readiness, replica, replica_with, until},
     etcd::Etcd,
     harness::{SERVICE, reason, with},
@@ -156,12 +156,11 @@ fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
 async fn over_tls_both_sides_show_their_certificates() {
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-    let ours = authority(files.path(), "ca");
-    let others = authority(files.path(), "other-ca");
-    issue(files.path(), "client", &ours, "mute-service");
-    issue(files.path(), "stranger", &others, "mute-service");
+    let (ours, others) = (Authority::new(files.path(), "ca"), Authority::new(files.path(), "other-ca"));
+    ours.issue("client", "mute-service");
+    others.issue("stranger", "mute-service");
     let addr = "127.251.0.1".to_owned();
-    issue(files.path(), "member", &ours, &addr);
+    ours.issue("member", &addr);
     let arguments = [
         "--cert-file",
         &path("member.pem"),
@@ -184,28 +183,6 @@ async fn over_tls_both_sides_show_their_certificates() {
     let (replica, _replica) = replica_with(&etcd, &arguments.each_ref().map(String::as_str));
     mute(&mut replica.mutes().await, "room", vec!["u".into()]).await.unwrap();
     assert!(!check(&replica, "u").await.unwrap());
-}
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-/// Its certificate is NAME.pem.
-fn authority(directory: &Path, name: &str) -> Authority {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    fs::write(directory.join(format!("{name}.pem")), authority.pem()).unwrap();
-    authority
-}
-
-/// NAME.pem and NAME.key, for a server or a client.
-fn issue(directory: &Path, name: &str, authority: &Authority, subject: &str) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = params.signed_by(&key, authority).unwrap();
-    fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
-    fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

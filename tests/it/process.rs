@@ -56,17 +56,26 @@ impl Process {
 
     /// Begins to start, with its data in a directory on `disk`, and more arguments.
     pub fn spawn(directory: &Path, disk: &Path, arguments: &[&str]) -> Self {
+        Self::spawn_with(directory, disk, arguments, "")
+    }
+
+    /// The same, with more of the configuration.
+    pub fn spawn_with(directory: &Path, disk: &Path, arguments: &[&str], config: &str) -> Self {
         let data = disk.join("data");
         let arguments = [&["--data-dir", data.to_str().unwrap()], arguments].concat();
-        Self::launch(program(), directory, ["127.0.0.1:0"; 3], &arguments)
+        Self::launch_with(program(), directory, ["127.0.0.1:0"; 3], &arguments, config)
     }
 
     /// Begins to start as this command, which is the program, with these addresses for gRPC, REST and admin.
-    pub fn launch(mut command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str]) -> Self {
+    pub fn launch(command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str]) -> Self {
+        Self::launch_with(command, directory, addrs, arguments, "")
+    }
+
+    fn launch_with(mut command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str], more: &str) -> Self {
         let config = directory.join("config.toml");
         let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
         let hash = hash.trim().trim_start_matches("sha256:");
-        let services = format!("{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n");
+        let services = format!("{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n{more}");
         fs::write(&config, services).unwrap();
         let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
         let _ = fs::remove_file(&addr_file);
@@ -81,6 +90,18 @@ impl Process {
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// How it has ended, within this time.
+    pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
+        let started = Instant::now();
+        while started.elapsed() < within {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
     }
 
     pub fn ready(mut self) -> Self {
@@ -103,7 +124,7 @@ impl Process {
     }
 
     pub async fn mutes(&self) -> MuteServiceClient<Channel> {
-        MuteServiceClient::connect(format!("http://{}", self.grpc())).await.unwrap()
+        connect(self.grpc()).await
     }
 
     pub async fn directory(&self) -> DirectoryServiceClient<Channel> {
@@ -138,6 +159,10 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+pub async fn connect(grpc: &str) -> MuteServiceClient<Channel> {
+    MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
 }
 
 pub async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {

@@ -245,7 +245,7 @@ impl Failure {
             Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
             Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
-            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
+            Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, "service_unavailable", UNAVAILABLE, message())
             }
             Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {

@@ -176,7 +176,7 @@ impl Failure {
                 Self::invalid(message)
             }
             Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
-            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
+            Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
             }
             Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {

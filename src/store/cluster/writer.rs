@@ -19,9 +19,12 @@ use super::{
     pb,
     plan::{Plan, Touched},
 };
-use crate::store::{
-    Batch, Revision, StoreError,
-    etcd::{Attempt, Outcome, Record, Transacted},
+use crate::{
+    store::{
+        Batch, Revision, StoreError,
+        etcd::{Attempt, Outcome, Record, Transacted},
+    },
+    telemetry::metrics::METRICS,
 };
 
 /// The cluster takes so many operations, and so many expectations, in one transaction.
@@ -218,8 +221,12 @@ impl Shared {
     async fn send(&self, group: Group) {
         let mut groups = vec![group];
         while let Some(group) = groups.pop().filter(|group| !group.waiting.is_empty()) {
+            let begun = Instant::now();
             match self.send_whole(&group).await {
-                Ok(Sent::Done(cluster)) => group.answer(|place| Ok(layout::revision(cluster, place))),
+                Ok(Sent::Done(cluster)) => {
+                    METRICS.committed(group.waiting.len(), begun.elapsed());
+                    group.answer(|place| Ok(layout::revision(cluster, place)));
+                }
                 Ok(Sent::Conflict(cluster)) if group.waiting.len() == 1 => {
                     // What it has met may be a deletion, after which nothing need come for a while.
                     self.confirm.notify_one();

@@ -1,10 +1,14 @@
 //! The way of a commit: group commit to the journal.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use tokio::sync::mpsc;
 
 use super::{Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed, group::Group};
+use crate::telemetry::metrics::METRICS;
 
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
 const GROUP_COMMITS: usize = 1_024;
@@ -79,9 +83,13 @@ impl Writer {
         if commits.is_empty() {
             return;
         }
+        let begun = Instant::now();
         let written = self.file.append(&commits).and_then(|()| self.shared.directory.note(revision));
         match &written {
-            Ok(()) => self.publish(revision, commits, changes),
+            Ok(()) => {
+                METRICS.committed(commits.len(), begun.elapsed());
+                self.publish(revision, commits, changes);
+            }
             Err(error @ StoreError::Full(_)) if self.full => tracing::debug!(%error, "the disk is still full"),
             Err(error @ StoreError::Full(_)) => {
                 tracing::error!(%error, "the disk is full; commits are refused until there is room")

@@ -1,0 +1,174 @@
+//! Around every RPC: how many run, for how long one may, and how each has ended.
+//!
+//! A call beyond what may run is refused at once, because one that waits for its turn has often given up when it comes. Streams count until
+//! they have begun: the hub sees to what comes after. A call without a deadline of its own (`grpc-timeout`) has one of ours.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Request, Response},
+};
+use futures_util::future::BoxFuture;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::{
+    error::Error,
+    grpc::grpc_timeout,
+    telemetry::metrics::{METRICS, Method},
+};
+
+/// For a call that brings no deadline, and the most that one may ask for.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+
+/// How many calls run, of both listeners together.
+#[derive(Debug)]
+pub struct Load {
+    running: AtomicUsize,
+    max: usize,
+}
+
+impl Load {
+    /// So many calls at a time.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { running: AtomicUsize::new(0), max })
+    }
+
+    /// A place among the calls that run, until it is dropped. Errors: OVERLOADED.
+    pub fn enter(self: &Arc<Self>) -> Result<Running, Error> {
+        let running = Running(self.clone());
+        if self.running.fetch_add(1, Ordering::Relaxed) < self.max { Ok(running) } else { Err(Error::overloaded()) }
+    }
+}
+
+/// A call that runs.
+#[derive(Debug)]
+pub struct Running(Arc<Load>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The layer.
+#[derive(Clone)]
+pub(super) struct Calls(pub(super) Arc<Load>);
+
+impl<S> Layer<S> for Calls {
+    type Service = Around<S>;
+
+    fn layer(&self, inner: S) -> Around<S> {
+        Around { inner, load: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Around<S> {
+    inner: S,
+    load: Arc<Load>,
+}
+
+impl<S> Service<Request<Body>> for Around<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut call = Counted::begin(METRICS.method(request.uri().path()));
+        let running = match self.load.enter() {
+            Ok(running) => running,
+            Err(error) => {
+                let refused = Status::from(error);
+                call.end(refused.code());
+                return Box::pin(std::future::ready(Ok(refused.into_http())));
+            }
+        };
+        let deadline = deadline(request.headers());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let _running = running;
+            let Ok(response) = tokio::time::timeout(deadline, answer).await else {
+                call.end(Code::DeadlineExceeded);
+                return Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
+            };
+            let response = response?;
+            call.end(code(response.headers()));
+            Ok(response)
+        })
+    }
+}
+
+/// A call as it is counted: one that is dropped before it has ended was given up.
+struct Counted {
+    method: &'static Method,
+    begun: Instant,
+    has_ended: bool,
+}
+
+impl Counted {
+    fn begin(method: &'static Method) -> Self {
+        method.started.inc();
+        Self { method, begun: Instant::now(), has_ended: false }
+    }
+
+    fn end(&mut self, code: Code) {
+        self.has_ended = true;
+        self.method.handled(code as usize);
+        self.method.handling_seconds.observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.method.handled(Code::Cancelled as usize);
+        }
+    }
+}
+
+/// Errors are told in the head; an answer that has one message, and a stream that has begun, are good.
+fn code(head: &HeaderMap) -> Code {
+    head.get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+/// What the caller says, within a minute.
+fn deadline(headers: &HeaderMap) -> Duration {
+    let told = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+    told.unwrap_or(LONGEST).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_beyond_what_may_run_are_refused_until_others_have_ended() {
+        let load = Load::new(2);
+        let (first, second) = (load.enter().unwrap(), load.enter().unwrap());
+        assert!(load.enter().is_err() && load.enter().is_err());
+        drop(first);
+        let third = load.enter().unwrap();
+        assert!(load.enter().is_err());
+        drop((second, third));
+        assert!(load.enter().is_ok());
+    }
+}

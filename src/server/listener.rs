@@ -1,0 +1,212 @@
+//! The connections of one listener: how many there may be, how they begin, how old they grow, and how they end.
+//!
+//! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, an
+//! HTTP/2 connection that does not answer pings is closed. A connection that has come of age is told to go (GOAWAY), so that callers spread over
+//! replicas that were added; so is every one when the service stops. Calls that run are finished.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::ConnectInfo,
+    http::{Request, Response},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rand::RngExt as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tower::{Service, ServiceExt as _};
+
+use super::{
+    Failure, Stop,
+    tls::{self, Tls},
+};
+use crate::auth::credentials::CertNames;
+
+/// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between pings over HTTP/2, and for the answer to one.
+const PING: Duration = Duration::from_secs(20);
+/// For what still runs on a connection that was told to go because of its age.
+const GRACE: Duration = Duration::from_secs(30);
+/// All headers of a request together.
+const HEAD_BYTES: u32 = 32 << 10;
+/// Calls at a time on one HTTP/2 connection.
+const STREAMS: u32 = 1_024;
+/// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made of.
+const RESETS: usize = 64;
+/// After a connection could not be taken, for want of file descriptors, say.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Which protocols are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    /// HTTP/2 alone, as gRPC has it.
+    Two,
+    /// Whichever the client begins with.
+    Any,
+}
+
+/// What holds for all connections of a listener.
+#[derive(Clone)]
+pub struct Rules {
+    /// Which protocols are spoken.
+    pub http: Http,
+    /// Connections at a time; those beyond are closed at once.
+    pub max_connections: usize,
+    /// At which age a connection is told to go, give or take a tenth; zero is never.
+    pub max_age: Duration,
+    /// Over TLS, where there is one.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// Serves until it is told to stop, then finishes the calls that run.
+pub async fn serve<S>(listener: TcpListener, rules: Rules, service: S, stop: Stop)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let places = Arc::new(Semaphore::new(rules.max_connections));
+    let mut connections = JoinSet::new();
+    let mut stopped = pin!(told(stop.clone()));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopped => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Ok(place) = places.clone().try_acquire_owned() else {
+                    tracing::debug!(%peer, "a connection was refused: there are as many as there may be");
+                    continue;
+                };
+                let (rules, service, stop) = (rules.clone(), service.clone(), stop.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection(stream, peer, &rules, service, stop).await {
+                        tracing::debug!(%peer, error, "a connection has ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection<S>(stream: TcpStream, peer: SocketAddr, rules: &Rules, service: S, stop: Stop) -> Result<(), Failure>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    stream.set_nodelay(true)?;
+    let Some(certificates) = &rules.tls else {
+        return requests(stream, rules, stop, service, Origin { peer, certificate: None }).await;
+    };
+    let stream = timeout(PATIENCE, certificates.acceptor().accept(stream)).await.map_err(io::Error::from)??;
+    let certificate = tls::names(&stream).map(Arc::new);
+    requests(stream, rules, stop, service, Origin { peer, certificate }).await
+}
+
+/// Where a connection comes from.
+#[derive(Clone)]
+struct Origin {
+    peer: SocketAddr,
+    certificate: Option<Arc<CertNames>>,
+}
+
+async fn requests<S>(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    rules: &Rules,
+    stop: Stop,
+    service: S,
+    origin: Origin,
+) -> Result<(), Failure>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let asked = Arc::new(AtomicBool::new(false));
+    let has_asked = asked.clone();
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(origin.peer));
+        if let Some(names) = &origin.certificate {
+            request.extensions_mut().insert(names.clone());
+        }
+        service.clone().oneshot(request)
+    });
+    let builder = builder(rules.http);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let begun = Instant::now();
+    let first = sleep_until(begun + PATIENCE);
+    let age = sleep_until(begun + age(rules.max_age));
+    let (mut first, mut age, mut stop) = (pin!(first), pin!(age), pin!(told(stop)));
+    let mut is_first = true;
+    let ends = loop {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = &mut first, if is_first => {
+                is_first = false;
+                if !asked.load(Ordering::Relaxed) {
+                    return Err("nothing was asked".into());
+                }
+            }
+            () = &mut age => break Some(GRACE),
+            () = &mut stop => break None,
+        }
+    };
+    connection.as_mut().graceful_shutdown();
+    match ends {
+        Some(grace) => timeout(grace, connection).await.map_err(io::Error::from)?,
+        // Whoever stops the service says for how long.
+        None => connection.await,
+    }
+}
+
+fn builder(http: Http) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES as usize);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+    http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
+    http2.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
+    if http == Http::Two { builder.http2_only() } else { builder }
+}
+
+/// The age of one connection.
+fn age(limit: Duration) -> Duration {
+    // As good as never.
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    if limit.is_zero() { YEAR } else { limit.mul_f64(rand::rng().random_range(0.9..1.1)) }
+}
+
+/// Done when it is told to stop.
+pub(super) async fn told(mut stop: Stop) {
+    // An error means that whoever would tell is gone, which tells the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,130 @@
+//! TLS of the listeners: certificates that may be replaced while the service runs, and the names of a client that shows one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    },
+    server::TlsStream,
+};
+use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
+
+use crate::auth::credentials::CertNames;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, with those between it and its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of clients. A client may show a certificate then, and one of another authority is refused.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What new connections are begun with.
+pub struct Tls {
+    files: TlsFiles,
+    config: ArcSwap<ServerConfig>,
+}
+
+impl Tls {
+    /// Errors: a sentence that names the file.
+    pub fn new(files: TlsFiles) -> Result<Self, String> {
+        let config = ArcSwap::from_pointee(read(&files)?);
+        Ok(Self { files, config })
+    }
+
+    /// For one connection.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.config.load_full())
+    }
+
+    /// Looks at the files from time to time, and takes what has changed for connections to come. Never ends by itself.
+    pub async fn keep_new(self: Arc<Self>) {
+        let mut seen = changed(&self.files);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = changed(&self.files);
+            if now == seen {
+                continue;
+            }
+            seen = now;
+            match read(&self.files) {
+                Ok(config) => {
+                    self.config.store(Arc::new(config));
+                    tracing::info!(cert = %self.files.cert.display(), "the certificate was read again");
+                }
+                Err(error) => tracing::error!(error, "the certificate was not read again; the old one goes on"),
+            }
+        }
+    }
+}
+
+/// The names of the client, where it has shown a certificate; its authority was looked at in the handshake.
+pub(super) fn names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
+    let (_, connection) = stream.get_ref();
+    let certificate = connection.peer_certificates()?.first()?;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let alternative = alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    let names: Vec<_> = alternative.collect();
+    let common = || certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+    Some(CertNames(if names.is_empty() { common() } else { names }))
+}
+
+fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| tell(path, &error))?;
+            }
+            // Who shows none has another credential, or is refused where that is looked at.
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| tell(path, &error))?)
+        }
+    };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| tell(&files.key, &error))?;
+    let config = builder.with_single_cert(certificates(&files.cert)?, key);
+    let mut config = config.map_err(|error| tell(&files.cert, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let read = read.map_err(|error| tell(path, &error))?;
+    if read.is_empty() { Err(format!("{}: there is no certificate in it", path.display())) } else { Ok(read) }
+}
+
+fn tell(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: {error}", path.display())
+}
+
+/// When the files were last written. Kubernetes swaps a link, which shows here too.
+fn changed(files: &TlsFiles) -> Vec<Option<(SystemTime, u64)>> {
+    let of = |path: &PathBuf| fs::metadata(path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
+    [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten().map(of).collect()
+}

@@ -1,0 +1,39 @@
+//! Certificates for tests over TLS, as files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+
+/// One who issues; its certificate is NAME.pem in the directory.
+pub struct Authority {
+    directory: PathBuf,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub fn new(directory: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(directory.join(format!("{name}.pem")), issuer.pem()).unwrap();
+        Self { directory: directory.to_owned(), issuer }
+    }
+
+    /// NAME.pem and NAME.key, good for a server and a client: for this DNS name, address or URI.
+    pub fn issue(&self, name: &str, subject: &str) {
+        let key = KeyPair::generate().unwrap();
+        let names = if subject.contains("://") { Vec::new() } else { vec![subject.to_owned()] };
+        let mut params = CertificateParams::new(names).unwrap();
+        if subject.contains("://") {
+            params.subject_alt_names.push(SanType::URI(subject.try_into().unwrap()));
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        fs::write(self.directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(self.directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}

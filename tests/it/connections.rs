@@ -1,0 +1,163 @@
+//! Callers that hold on to what they have: connections, calls and streams have bounds, and others are served beside them.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use futures_util::{StreamExt as _, future::join_all, stream};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mute_service::proto::v1 as pb;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{
+    harness::{SERVICE, reason, with},
+    process::{Process, mute},
+};
+
+fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    (Process::spawn(directory.path(), directory.path(), arguments).ready(), directory)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_given_up_is_taken() {
+    let (process, _directory) = start(&["--max-connections", "20"]);
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    let held = join_all((0..20).map(|_| TcpStream::connect(&rest))).await;
+    let mut held: Vec<_> = held.into_iter().map(Result::unwrap).collect();
+    // They are taken in order, so that the next is one too many.
+    let mut refused = TcpStream::connect(&rest).await.unwrap();
+    assert!(matches!(refused.read(&mut [0]).await, Ok(0) | Err(_)));
+    held.pop();
+    let started = Instant::now();
+    while reqwest::get(format!("http://{rest}/me")).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(10), "no place was given up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The other listener has places of its own.
+    mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
+    let (process, _directory) = start(&["--max-calls", "1"]);
+    // A call that waits: for a revision that is not there yet.
+    let waiting = {
+        let mut mutes = process.mutes().await;
+        tokio::spawn(async move {
+            let check =
+                pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 1_000_000 };
+            mutes.check_send(with(check, &[SERVICE])).await
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    let refused = mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "OVERLOADED"));
+    let answer = reqwest::get(format!("{}/me", process.rest())).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(waiting.await.unwrap().is_err());
+    mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
+    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("mute_calls_shed_total 2"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_ends_at_its_own_deadline() {
+    let (process, _directory) = start(&[]);
+    // A client that sees to no deadline itself, and whose message never comes whole.
+    let stream = TokioIo::new(TcpStream::connect(process.grpc()).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let half = stream::once(async { Ok::<_, std::io::Error>("\0\0\0\0\x10half") }).chain(stream::pending());
+    let request = http::Request::post(format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "200m");
+    let started = Instant::now();
+    let answer = client.send_request(request.body(Body::from_stream(half)).unwrap()).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "4", "DEADLINE_EXCEEDED");
+    assert!((190..2_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_has_come_of_age_is_told_to_go_and_no_call_fails() {
+    let (process, _directory) = start(&["--max-connection-age-seconds", "1"]);
+    let mut mutes = process.mutes().await;
+    let started = Instant::now();
+    let mut calls = 0;
+    while started.elapsed() < Duration::from_secs(4) {
+        mute(&mut mutes, "room", vec![format!("u{calls}")]).await.unwrap();
+        calls += 1;
+    }
+    // One over HTTP/1 that is told to go is closed after its answer.
+    let mut old = TcpStream::connect(process.rest().trim_start_matches("http://")).await.unwrap();
+    let mut told = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), old.read_to_end(&mut told)).await;
+    assert!(read.is_ok(), "a connection that is idle is closed when it has come of age");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_are_too_large_or_no_http_are_answered_or_closed_and_others_are_served() {
+    let (process, _directory) = start(&[]);
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    let long = "a".repeat(100_000);
+    let cases = [
+        ("a header of 100 kB", format!("GET /me HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"), Some("431")),
+        ("a target of 100 kB", format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), Some("4")),
+        ("500 headers", format!("GET /me HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500)), Some("431")),
+        (
+            "two lengths",
+            "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}".into(),
+            Some("400"),
+        ),
+        ("a length that is none", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}".into(), Some("400")),
+        ("a broken head", "GET /me HTTP/1.1\r\nhost : x\r\n\r\n".into(), Some("400")),
+        (
+            "a percent escape that is none",
+            "GET /a/b/chatrooms/%zz/mute HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into(),
+            Some("4"),
+        ),
+        ("no HTTP", "\u{16}\u{3}\u{1} hello\r\n\r\n".into(), Some("400")),
+    ];
+    for (case, head, expected) in cases {
+        let mut stream = TcpStream::connect(&rest).await.unwrap();
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.strip_prefix("HTTP/1.1 ").unwrap_or("closed");
+        assert!(read.is_ok(), "{case}: held open after {answer}");
+        assert!(expected.is_none_or(|expected| status.starts_with(expected) || status == "closed"), "{case}: {answer}");
+    }
+    mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobody_elses() {
+    let (process, _directory) = start(&[]);
+    let mut honest = process.mutes().await;
+    let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
+    let mut attack = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    attack.extend(frame(4, 0, 0, &[]));
+    // :method POST, :path and :scheme of the static table and literals; as short as a head can be.
+    let head = [0x83, 0x86, 0x44, 1, b'/', 0x41, 1, b'x'];
+    for number in 0..20_000_u32 {
+        attack.extend(frame(1, 0x5, number * 2 + 1, &head));
+        attack.extend(frame(3, 0, number * 2 + 1, &8_u32.to_be_bytes()));
+    }
+    let written = tokio::time::timeout(Duration::from_secs(20), stream.write_all(&attack)).await;
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    assert!(written.is_ok_and(|written| written.is_err()) || ended.is_ok(), "the connection is still there");
+    mute(&mut honest, "room", vec!["u".into()]).await.unwrap();
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}

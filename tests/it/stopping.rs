@@ -1,0 +1,64 @@
+//! A stop in order: not ready first, then no new calls, and no call that was taken is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::process::{Process, mute, muted};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_it_has_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::spawn(directory.path(), directory.path(), &["--stop-delay-seconds", "2"]).ready();
+    let has_refused = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            let (grpc, has_refused) = (process.grpc().to_owned(), has_refused.clone());
+            tokio::spawn(async move {
+                let mut mutes = crate::process::connect(&grpc).await;
+                let mut acknowledged = Vec::new();
+                for call in 0.. {
+                    let user = format!("u{caller}-{call}");
+                    match mute(&mut mutes, "room", vec![user.clone()]).await {
+                        Ok(_) => acknowledged.push(user),
+                        Err(status) => {
+                            // What was not taken was told so, and may be sent elsewhere; where the connection has closed before it was sent, the
+                            // client of the test calls it cancelled.
+                            assert!(matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Cancelled), "{status:?}");
+                            has_refused.store(true, Ordering::SeqCst);
+                            break;
+                        }
+                    }
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = Instant::now();
+    process.signal("-TERM");
+    let ready = || async { reqwest::get(format!("{}/readyz", process.admin())).await.unwrap().status().as_u16() };
+    while ready().await == 200 {
+        assert!(told.elapsed() < Duration::from_secs(1), "still ready");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
+    while told.elapsed() < Duration::from_millis(1_500) {
+        assert!(!has_refused.load(Ordering::SeqCst), "a call was refused before its time, after {:?}", told.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut acknowledged = Vec::new();
+    for caller in callers {
+        acknowledged.extend(caller.await.unwrap());
+    }
+    assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(6), "{:?}", told.elapsed());
+    let process = Process::start(directory.path());
+    let found = muted(&mut process.mutes().await, "room").await;
+    acknowledged.sort_unstable();
+    assert!(acknowledged.iter().all(|user| found.binary_search(user).is_ok()) && acknowledged.len() > 50);
+}

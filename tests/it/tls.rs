@@ -1,0 +1,165 @@
+//! Both listeners over TLS: who a client's certificate makes it, and certificates that are replaced while calls run.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, pem::PemObject as _},
+    },
+};
+use tonic::{
+    Code, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
+
+use crate::{
+    certificates::Authority,
+    harness::{SERVICE, reason, with},
+    process::Process,
+};
+
+const CHAT: &str = "spiffe://chat.example/ns/chat/sa/chat-server";
+
+/// A service that is known by its certificate alone, besides those there are.
+const BY_CERTIFICATE: &str = "
+[[services]]
+name = \"chat\"
+cert_names = [\"spiffe://chat.example/ns/chat/sa/chat-server\"]
+scopes = [\"check\", \"write\"]
+apps = [\"*\"]
+";
+
+fn start(files: &Path) -> Process {
+    let path = |name: &str| files.join(name).to_str().unwrap().to_owned();
+    let arguments =
+        ["--tls-cert", &path("server.pem"), "--tls-key", &path("server.key"), "--tls-client-ca", &path("clients.pem")];
+    Process::spawn_with(files, files, &arguments, BY_CERTIFICATE).ready()
+}
+
+async fn connect(
+    process: &Process,
+    files: &Path,
+    ca: &str,
+    identity: Option<&str>,
+) -> Result<MuteServiceClient<Channel>, String> {
+    let read = |name: String| fs::read(files.join(name)).unwrap();
+    let mut tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(format!("{ca}.pem")))).domain_name("localhost");
+    if let Some(name) = identity {
+        tls = tls.identity(Identity::from_pem(read(format!("{name}.pem")), read(format!("{name}.key"))));
+    }
+    let endpoint = Channel::from_shared(format!("https://{}", process.grpc())).unwrap().tls_config(tls).unwrap();
+    endpoint.connect().await.map(MuteServiceClient::new).map_err(|error| error.to_string())
+}
+
+async fn mute(client: &mut MuteServiceClient<Channel>, headers: &[(&str, &str)]) -> Result<String, Status> {
+    let message =
+        pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["u".into()], ..Default::default() };
+    client.mute_members(with(message, headers)).await?;
+    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    client.check_send(with(message, headers)).await.map(|answer| answer.into_inner().actor)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_certificate_makes_it_a_service_where_it_sends_no_other_credential() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    servers.issue("server", "localhost");
+    clients.issue("chat", CHAT);
+    clients.issue("unknown", "spiffe://chat.example/ns/chat/sa/other");
+    servers.issue("stranger", CHAT);
+    let process = start(files);
+    let mut chat = connect(&process, files, "servers", Some("chat")).await.unwrap();
+    assert_eq!(mute(&mut chat, &[]).await.unwrap(), "service:chat");
+    assert_eq!(mute(&mut chat, &[SERVICE]).await.unwrap(), "service:dev");
+    let wrong = mute(&mut chat, &[("authorization", "Bearer wrong")]).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::Unauthenticated, "a credential that is wrong is not made up for by a certificate");
+    for identity in [None, Some("unknown")] {
+        let mut client = connect(&process, files, "servers", identity).await.unwrap();
+        assert_eq!(reason(&mute(&mut client, &[]).await.unwrap_err()), "MISSING_TOKEN", "{identity:?}");
+        assert_eq!(mute(&mut client, &[SERVICE]).await.unwrap(), "service:dev");
+    }
+    // In TLS 1.3 a client learns only with its first answer that its certificate was refused.
+    if let Ok(mut client) = connect(&process, files, "servers", Some("stranger")).await {
+        assert!(mute(&mut client, &[SERVICE]).await.is_err());
+    }
+    assert!(connect(&process, files, "clients", None).await.is_err(), "a server that another authority vouches for");
+    // REST on the same certificates; the admin listener has none.
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    let answer = get_over_tls(&rest, &files.join("servers.pem")).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(reqwest::get(process.rest()).await.is_err());
+    assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
+}
+
+/// GET /me, over TLS to a server that this authority vouches for.
+async fn get_over_tls(addr: &str, ca: &Path) -> String {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_replaced_without_a_failed_call_and_a_bad_one_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    let (old, new) = (Authority::new(files, "old"), Authority::new(files, "new"));
+    Authority::new(files, "clients");
+    old.issue("server", "localhost");
+    let process = Arc::new(start(files));
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let caller = {
+        let (stop, calls) = (stop.clone(), calls.clone());
+        let mut client = connect(&process, files, "old", None).await.unwrap();
+        tokio::spawn(async move {
+            while !stop.load(Ordering::SeqCst) {
+                mute(&mut client, &[SERVICE]).await.unwrap();
+                calls.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    fs::write(files.join("server.key"), "no key").unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    connect(&process, files, "old", None).await.unwrap();
+    let log = fs::read_to_string(files.join("log")).unwrap();
+    assert!(log.contains("the certificate was not read again") && log.contains("server.key"), "{log}");
+    new.issue("server", "localhost");
+    let mut waited = 0;
+    while connect(&process, files, "new", None).await.is_err() {
+        waited += 1;
+        assert!(waited < 100, "the new certificate is not shown");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(connect(&process, files, "old", None).await.is_err());
+    let before = calls.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(calls.load(Ordering::SeqCst) > before, "the connection from before goes on");
+    stop.store(true, Ordering::SeqCst);
+    caller.await.unwrap();
+}
