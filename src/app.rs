@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic_health::ServingStatus;
 
 use crate::{
-    auth::{apps::Apps, credentials::Credentials},
+    auth::{apps::Directory, credentials::Access},
     clock::Clock,
     config::Config,
     dev,
@@ -66,7 +66,6 @@ pub struct App {
     pub addresses: Addresses,
     /// The service behind the listeners.
     pub service: Arc<Service>,
-    credentials: Arc<Credentials>,
     gateway: Gateway,
     listeners: [TcpListener; 3],
     rules: Rules,
@@ -81,15 +80,13 @@ pub struct App {
 impl App {
     /// Binds the listeners, opens the store, fills the view.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
-        let apps = Arc::new(Apps::new(&config.apps).map_err(Failure::Config)?);
-        let credentials = Credentials::new(apps.clone(), &config.apps, &config.services, clock.clone());
-        let credentials = Arc::new(credentials.map_err(Failure::Config)?);
+        let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?);
         if config.apps.is_empty() {
             tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
         }
         let tls = config.tls.clone().map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?.map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
-        let strict = apps.iter().filter(|app| app.strict).map(|app| app.key.to_string()).collect();
+        let strict = config.apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
         let (store, view) = load(config, strict).await?;
         let hub = Hub::new(&view);
         let service = Arc::new(Service {
@@ -98,7 +95,7 @@ impl App {
             store: store.clone(),
             view: view.clone(),
             clock: clock.clone(),
-            apps,
+            access,
             hub: hub.clone(),
             heartbeat: Duration::from_secs(config.watch_heartbeat_seconds),
             max_view_age: Duration::from_secs(config.max_view_age_seconds),
@@ -134,37 +131,36 @@ impl App {
             Place::Cluster(_) => None,
         };
         let (stop_delay, drain) = (Duration::from_secs(config.stop_delay_seconds), Duration::from_secs(config.drain_seconds));
-        Ok(Self { addresses, service, credentials, gateway, listeners, rules, data_dir, background, stop_delay, drain })
+        Ok(Self { addresses, service, gateway, listeners, rules, data_dir, background, stop_delay, drain })
     }
 
     /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's user.
     pub fn dev_tokens(&self) -> Result<(String, String), Error> {
         let now_ms = self.service.clock.now_ms();
-        let keys = |app| self.service.apps.get(app).map(|app| (&app.key, app.tokens.as_ref()));
         let month_s = 30 * 24 * 3_600;
-        let (Ok((agora, Some(agora_keys))), Ok((imkit, Some(imkit_keys)))) = (keys(dev::AGORA_APP), keys(dev::IMKIT_APP)) else {
+        let (agora, imkit) = (self.service.access.app(dev::AGORA_APP)?, self.service.access.app(dev::IMKIT_APP)?);
+        let (Some(agora_keys), Some(imkit_keys)) = (&agora.tokens, &imkit.tokens) else {
             return Err(Error::internal("the dev apps have no tokens"));
         };
         let user = UserId::parse(dev::IMKIT_USER.to_owned(), false)?;
-        let app_token = agora_keys.mint_app(agora, now_ms, Some(month_s))?;
-        Ok((app_token, imkit_keys.mint_user(imkit, user.as_str(), now_ms / 1_000 + month_s)?))
+        let app_token = agora_keys.mint_app(&agora.key, now_ms, Some(month_s))?;
+        Ok((app_token, imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms / 1_000 + month_s)?))
     }
 
     /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a while nothing else changes, calls that run are
     /// finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { addresses, service, credentials, gateway, listeners, rules, data_dir, mut background, stop_delay, drain } =
-            self;
+        let Self { addresses, service, gateway, listeners, rules, data_dir, mut background, stop_delay, drain } = self;
         let [grpc, rest, admin] = listeners;
         let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] = [(); 3].map(|()| watch::channel(false));
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
-        let load = gateway.load.clone();
-        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, credentials.clone(), load, told.clone()));
-        servers.spawn(server::serve_rest(rest, rules, gateway, credentials.clone(), told));
+        let (load, access) = (gateway.load.clone(), service.access.clone());
+        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, access.clone(), load, told.clone()));
+        servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), told));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
-        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, credentials, told_health, told_admin));
+        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, access, told_health, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),

@@ -8,14 +8,16 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{App, Failure},
-    auth::{apps::Apps, secret::KeyHash},
+    auth::{apps::Apps, credentials::Access, secret::KeyHash},
     clock::Clock,
     config::{Config, Settings},
-    ctl, dev, telemetry,
+    ctl, dev,
+    files::Files,
+    telemetry,
 };
 
 mod progress;
@@ -23,11 +25,13 @@ mod transfer;
 
 const USAGE: u8 = 64;
 const FAILURE: u8 = 1;
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("MUTE_BUILD_REVISION"), ", built ", env!("MUTE_BUILD_DATE"), ")");
 
 #[derive(Parser)]
 #[command(
     name = "mute-service",
-    version,
+    version = VERSION,
     about,
     after_help = "Without a command it is `serve --dev`: the embedded store in ./data, loopback only, with the documents' own apps, users and rooms.\n\
                   MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
@@ -170,7 +174,7 @@ fn run(command: Command) -> ExitCode {
 }
 
 fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
-    let config = load(source, settings)?;
+    let config = load(source, settings.clone())?;
     telemetry::init_logs(config.log_format);
     // Each connection is an open file. Where the system gives no more, there is what there was.
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
@@ -178,6 +182,7 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
+        let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::Serve(error.into()))?;
         let app = tokio::select! {
             app = App::start(&config, Clock::system()) => app?,
             () = &mut stop => return Ok(()),
@@ -186,8 +191,32 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
             let (app_token, user_token) = app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
             say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
         }
-        app.run(stop).await
+        let access = app.service.access.clone();
+        tokio::select! {
+            ended = app.run(stop) => ended,
+            () = keep_new(source, &settings, &access, hangups) => Ok(()),
+        }
     })
+}
+
+/// Reads again who may call, when the file has changed and on SIGHUP: all of it, or nothing where something is wrong. Never ends by itself.
+async fn keep_new(source: &Source, settings: &Settings, access: &Access, mut hangups: Signal) {
+    let mut files = Files::new(source.config.iter().cloned().collect());
+    loop {
+        tokio::select! {
+            () = files.changed() => {}
+            Some(()) = hangups.recv() => {}
+        }
+        let read = Config::load(settings.clone(), source.config.as_deref(), source.dev);
+        match read.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
+            Ok((credentials, config)) => {
+                access.replace(credentials);
+                let (apps, services) = (config.apps.len(), config.services.len());
+                tracing::info!(apps, services, "who may call was read again; other settings are those of the start");
+            }
+            Err(wrong) => tracing::error!(wrong = wrong.join("; "), "who may call was not read again; what was known goes on"),
+        }
+    }
 }
 
 /// Done when the process is told to stop.
@@ -203,8 +232,6 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = load(source, settings)?;
-    let apps = std::sync::Arc::new(Apps::new(&config.apps).map_err(Failure::Config)?);
-    crate::auth::credentials::Credentials::new(apps, &config.apps, &config.services, Clock::system()).map_err(Failure::Config)?;
     say(&format!("The configuration is good: {} apps, {} services.\n", config.apps.len(), config.services.len()));
     Ok(())
 }

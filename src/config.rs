@@ -12,7 +12,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::{
-    auth::{apps::AppConfig, apps::Apps, credentials::ServiceConfig},
+    auth::{
+        apps::AppConfig,
+        credentials::{Credentials, ServiceConfig},
+    },
+    clock::Clock,
     dev,
     server::tls::TlsFiles,
     store::{Engine, Memory, Place, Retention},
@@ -256,8 +260,13 @@ impl Config {
         if wrong.is_empty() { Ok(config) } else { Err(wrong) }
     }
 
+    /// Who may call. Errors: everything that is wrong, a sentence each.
+    pub fn credentials(&self, clock: &Clock) -> Result<Credentials, Vec<String>> {
+        Credentials::new(&self.apps, &self.services, clock.clone())
+    }
+
     fn faults(&self) -> Vec<String> {
-        let mut wrong = Apps::new(&self.apps).err().unwrap_or_default();
+        let mut wrong = self.credentials(&Clock::system()).err().unwrap_or_default();
         if !(1..=100).contains(&self.max_users) {
             wrong.push("max_users is 1 to 100".to_owned());
         }
@@ -353,7 +362,7 @@ mod tests {
     #[test]
     fn the_sample_configuration_is_good() {
         let file = File::parse(include_str!("../deploy/mute-service.toml"));
-        let wrong = file.and_then(|file| Apps::new(&file.apps).map(drop)).err();
+        let wrong = file.and_then(|file| Credentials::new(&file.apps, &file.services, Clock::system()).map(drop)).err();
         assert_eq!(wrong, None);
     }
 

@@ -84,12 +84,12 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
     Ok(())
 }
 
-fn enter<'a>(service: &'a Service, app: &str) -> Result<Call<'a>, Error> {
+fn enter(service: &Service, app: &str) -> Result<Call, Error> {
     let principal = Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
     service.enter(Caller { principal: Ok(principal), counted: true }, app.to_owned(), "Seed")
 }
 
-async fn seed_client(service: &Service, call: &Call<'_>, user: &str, patch: ClientPatch) -> Result<(), Error> {
+async fn seed_client(service: &Service, call: &Call, user: &str, patch: ClientPatch) -> Result<(), Error> {
     let user = call.app.user(user.to_owned())?;
     if service.get_client(call, &user).is_err() {
         service.upsert_client(call, &user, &patch, |_| ()).await?;
@@ -97,7 +97,7 @@ async fn seed_client(service: &Service, call: &Call<'_>, user: &str, patch: Clie
     Ok(())
 }
 
-async fn seed_room(service: &Service, call: &Call<'_>, room: &str, patch: RoomPatch) -> Result<(), Error> {
+async fn seed_room(service: &Service, call: &Call, room: &str, patch: RoomPatch) -> Result<(), Error> {
     let room = RoomId::parse(room.to_owned())?;
     if service.get_room(call, &room).is_err() {
         service.upsert_room(call, Some(&room), &patch, |_| ()).await?;

@@ -40,6 +40,7 @@ pub mod config;
 pub mod ctl;
 pub mod dev;
 pub mod error;
+pub mod files;
 pub mod gateway;
 pub mod grpc;
 pub mod limit;

@@ -10,7 +10,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Layer as _;
 
 use crate::{
-    auth::credentials::{self, Credentials},
+    auth::credentials::{self, Access},
     gateway::{self, Gateway},
     grpc::Api,
     proto::{
@@ -76,21 +76,14 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
 }
 
 /// Serves gRPC until it is told to stop, then finishes the calls that run.
-pub async fn serve_grpc(
-    listener: TcpListener,
-    rules: Rules,
-    routes: Routes,
-    credentials: Arc<Credentials>,
-    load: Arc<Load>,
-    stop: Stop,
-) {
-    let routes = credentials::layer(credentials).layer(routes.prepare().into_axum_router());
+pub async fn serve_grpc(listener: TcpListener, rules: Rules, routes: Routes, access: Arc<Access>, load: Arc<Load>, stop: Stop) {
+    let routes = credentials::layer(access).layer(routes.prepare().into_axum_router());
     listener::serve(listener, Rules { http: Http::Two, ..rules }, Calls(load).layer(routes), stop).await;
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.
-pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, credentials: Arc<Credentials>, stop: Stop) {
-    let routes = credentials::layer(credentials).layer(gateway::router(gateway));
+pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, access: Arc<Access>, stop: Stop) {
+    let routes = credentials::layer(access).layer(gateway::router(gateway));
     listener::serve(listener, Rules { http: Http::Any, ..rules }, routes, stop).await;
 }
 
@@ -100,11 +93,11 @@ pub async fn serve_admin(
     listener: TcpListener,
     service: Arc<Service>,
     data_dir: Option<PathBuf>,
-    credentials: Arc<Credentials>,
+    access: Arc<Access>,
     stopping: Stop,
     stop: Stop,
 ) {
-    let backups = backup::routes(service.clone(), credentials, stopping.clone());
+    let backups = backup::routes(service.clone(), access, stopping.clone());
     let admin = Admin { service, data_dir, stopping };
     let routes =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));

@@ -17,7 +17,12 @@ use std::{
 };
 
 use crate::{
-    auth::{Action, Principal, apps::App, apps::Apps, credentials::Caller, may},
+    auth::{
+        Action, Principal,
+        apps::App,
+        credentials::{Access, Caller},
+        may,
+    },
     clock::Clock,
     error::{Error, Reason},
     limit::Limits,
@@ -52,8 +57,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service, once for all listeners.
 pub struct Service {
-    /// The configured apps.
-    pub apps: Arc<Apps>,
+    /// The configured apps, and who may call.
+    pub access: Arc<Access>,
     /// Where changes go.
     pub store: Arc<dyn Store>,
     /// Where answers come from.
@@ -75,9 +80,9 @@ pub struct Service {
 }
 
 /// A known caller inside one app.
-pub struct Call<'a> {
+pub struct Call {
     /// The app.
-    pub app: &'a App,
+    pub app: Arc<App>,
     /// The caller.
     pub principal: Principal,
     /// What the caller has named its request by, if at all.
@@ -95,7 +100,7 @@ pub struct Written<T> {
 /// A planned change: nothing where there is nothing to change.
 type Plan<T> = (Option<Batch>, T);
 
-impl Call<'_> {
+impl Call {
     /// Errors: PERMISSION_DENIED.
     fn permit(&self, action: Action<'_>) -> Result<(), Error> {
         if may(&self.principal, action) {
@@ -127,12 +132,12 @@ impl Call<'_> {
 
 impl Service {
     /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
-    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call<'_>, Error> {
+    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call, Error> {
         let Caller { principal, counted } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
         principal.belongs_to(&key)?;
-        let app = self.apps.get(key.as_str())?;
+        let app = self.access.app(key.as_str())?;
         if !counted && !matches!(principal, Principal::Service(_)) {
             self.limits.call(app.number, method)?;
         }
@@ -161,7 +166,7 @@ impl Service {
     }
 
     /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED.
-    fn permit_in_room<'a>(&self, call: &Call<'_>, room: &RoomId, action: impl FnOnce(bool) -> Action<'a>) -> Result<(), Error> {
+    fn permit_in_room<'a>(&self, call: &Call, room: &RoomId, action: impl FnOnce(bool) -> Action<'a>) -> Result<(), Error> {
         let is_staff = match &call.principal {
             Principal::User { user, .. } => self.view.room(call.key(), room.as_str(), |room| {
                 room.and_then(|room| room.profile.as_ref()).is_some_and(|profile| profile.value.is_staff(user))
@@ -173,13 +178,13 @@ impl Service {
 
     /// The revision of the room's registration, for a plan that relies on it; nothing where it has none, which a strict app refuses.
     /// Errors: ROOM_NOT_FOUND.
-    fn require_room(&self, call: &Call<'_>, room: &RoomId) -> Result<Option<Revision>, Error> {
+    fn require_room(&self, call: &Call, room: &RoomId) -> Result<Option<Revision>, Error> {
         let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision));
         if call.app.strict && revision.is_none() { Err(Error::room_not_found()) } else { Ok(revision) }
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
-    fn require_clients<'a>(&self, call: &Call<'_>, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    fn require_clients<'a>(&self, call: &Call, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
         if !call.app.strict {
             return Ok(());
         }
@@ -187,7 +192,7 @@ impl Service {
         if missing.is_empty() { Ok(()) } else { Err(Error::clients_not_found(missing)) }
     }
 
-    fn has_client(&self, call: &Call<'_>, user: &str) -> bool {
+    fn has_client(&self, call: &Call, user: &str) -> bool {
         self.view.client(call.key(), user, |client| client.is_some_and(Client::is_registered))
     }
 
@@ -195,7 +200,7 @@ impl Service {
     /// Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
     async fn change<T: Send, A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         answer: impl Fn(T) -> A + Send,
         plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
     ) -> Result<Written<A>, Error> {

@@ -1,6 +1,6 @@
 //! The apps of this service, as configured.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     secret::{KeyHash, Secret},
@@ -85,7 +85,7 @@ impl App {
 /// All apps by key.
 #[derive(Default)]
 pub struct Apps {
-    apps: HashMap<String, App>,
+    apps: HashMap<String, Arc<App>>,
 }
 
 impl Apps {
@@ -95,7 +95,7 @@ impl Apps {
         for (number, config) in configs.iter().enumerate() {
             match build(number, config) {
                 Ok(app) => {
-                    if apps.insert(config.key.clone(), app).is_some() {
+                    if apps.insert(config.key.clone(), Arc::new(app)).is_some() {
                         wrong.push(format!("app \"{}\": configured twice", config.key));
                     }
                 }
@@ -106,12 +106,12 @@ impl Apps {
     }
 
     /// The app of that key. Errors: APP_NOT_FOUND.
-    pub fn get(&self, key: &str) -> Result<&App, Error> {
+    pub fn get(&self, key: &str) -> Result<&Arc<App>, Error> {
         self.apps.get(key).ok_or_else(|| Error::new(Reason::AppNotFound, "there is no such app"))
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &App> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
         self.apps.values()
     }
 }

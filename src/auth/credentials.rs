@@ -9,6 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, Request};
 use tower::util::MapRequestLayer;
 
@@ -68,9 +69,40 @@ pub struct ServiceConfig {
     pub apps: Vec<String>,
 }
 
+/// All apps and credentials of the moment. They are replaced together.
+pub struct Access(ArcSwap<Credentials>);
+
+impl Access {
+    /// To begin with.
+    #[must_use]
+    pub fn new(credentials: Credentials) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(credentials)))
+    }
+
+    /// These instead, for every call to come.
+    pub fn replace(&self, credentials: Credentials) {
+        self.0.store(Arc::new(credentials));
+    }
+
+    /// The app of that key. Errors: APP_NOT_FOUND.
+    pub fn app(&self, key: &str) -> Result<Arc<App>, Error> {
+        self.0.load().apps.get(key).cloned()
+    }
+
+    /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
+    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
+        self.0.load().principal(headers)
+    }
+
+    /// The service that one of these names of a certificate is of.
+    fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
+        self.0.load().service_of(certificate)
+    }
+}
+
 /// All credentials that are good.
 pub struct Credentials {
-    apps: Arc<Apps>,
+    apps: Apps,
     clock: Clock,
     services: HashMap<KeyHash, Arc<ServiceAccount>>,
     by_certificate: HashMap<String, Arc<ServiceAccount>>,
@@ -80,7 +112,8 @@ pub struct Credentials {
 
 impl Credentials {
     /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence each.
-    pub fn new(apps: Arc<Apps>, configs: &[AppConfig], services: &[ServiceConfig], clock: Clock) -> Result<Self, Vec<String>> {
+    pub fn new(configs: &[AppConfig], services: &[ServiceConfig], clock: Clock) -> Result<Self, Vec<String>> {
+        let apps = Apps::new(configs)?;
         let mut wrong = Vec::new();
         let mut api_keys = HashMap::new();
         let mut client_keys = HashMap::new();
@@ -117,8 +150,7 @@ impl Credentials {
         certificate.0.iter().find_map(|name| self.by_certificate.get(name).cloned()).map(Principal::Service)
     }
 
-    /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
-    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
+    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
         if let Some(key) = header(headers, "im-api-key") {
             let app = find(&self.apps, &self.api_keys, key);
             let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
@@ -154,10 +186,10 @@ impl Credentials {
 }
 
 /// The layer.
-pub fn layer<B>(credentials: Arc<Credentials>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
+pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
-        let of_headers = credentials.principal(request.headers());
-        let certificate = || credentials.service_of(request.extensions().get::<Arc<CertNames>>()?);
+        let of_headers = access.principal(request.headers());
+        let certificate = || access.service_of(request.extensions().get::<Arc<CertNames>>()?);
         let principal = match of_headers {
             Err(error) if error.reason == Reason::MissingToken => certificate().ok_or(error),
             known => known,
@@ -168,7 +200,7 @@ pub fn layer<B>(credentials: Arc<Credentials>) -> MapRequestLayer<impl Fn(Reques
 }
 
 /// Keys are found by their hash, which tells a prober nothing about them: it cannot choose the hash of what it sends.
-fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Option<&'a App> {
+fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Option<&'a Arc<App>> {
     keys.get(&KeyHash::of(key)).and_then(|app| apps.get(app).ok())
 }
 

@@ -110,7 +110,7 @@ fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
     })
 }
 
-fn room_patch(call: &Call<'_>, message: pb::UpsertRoomRequest) -> Result<RoomPatch, Error> {
+fn room_patch(call: &Call, message: pb::UpsertRoomRequest) -> Result<RoomPatch, Error> {
     let owner = match message.owner {
         Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
         other => other,

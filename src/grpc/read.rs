@@ -52,7 +52,7 @@ questions!(
 impl Api {
     /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of `Service::enter`, INVALID_ARGUMENT on
     /// `min_revision`, STORE_UNAVAILABLE.
-    pub(super) async fn ask<T: Question>(&self, request: Request<T>, method: &'static str) -> Result<(Call<'_>, T), Error> {
+    pub(super) async fn ask<T: Question>(&self, request: Request<T>, method: &'static str) -> Result<(Call, T), Error> {
         let (metadata, caller, mut message) = open_with(request);
         let call = self.service.enter(caller, message.take_app(), method)?;
         let revision = parse::min_revision(message.min_revision())?;

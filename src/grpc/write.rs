@@ -70,7 +70,7 @@ writes! {
 
 impl Api {
     /// Lets a write into its app. The call knows the id of the request, which is no longer in the message.
-    pub(super) fn enter_write<M: Write>(&self, request: Request<M>) -> Result<(Call<'_>, M), Error> {
+    pub(super) fn enter_write<M: Write>(&self, request: Request<M>) -> Result<(Call, M), Error> {
         let (caller, mut message) = open(request);
         let call = self.service.enter(caller, message.app().to_owned(), M::METHOD)?;
         let id = std::mem::take(message.request_id());
@@ -83,7 +83,7 @@ impl Api {
 }
 
 /// The same for the same request of the same caller only: method, caller, and every field but the id.
-fn fingerprint<M: Write>(call: &Call<'_>, message: &M) -> [u8; 16] {
+fn fingerprint<M: Write>(call: &Call, message: &M) -> [u8; 16] {
     let mut hash = Sha256::new();
     // Neither of the first two holds a NUL.
     for part in [M::METHOD.as_bytes(), call.principal.actor().as_bytes(), &message.encode_to_vec()] {

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Stop;
 use crate::{
-    auth::{credentials::Credentials, may_back_up},
+    auth::{credentials::Access, may_back_up},
     error::{Error, Reason},
     service::Service,
     store::StoreError,
@@ -57,15 +57,15 @@ impl Patience {
 #[derive(Clone)]
 struct Backups {
     service: Arc<Service>,
-    credentials: Arc<Credentials>,
+    access: Arc<Access>,
     stopping: Stop,
     /// One at a time.
     turn: Arc<Semaphore>,
 }
 
 /// The path, for a service that runs.
-pub(super) fn routes(service: Arc<Service>, credentials: Arc<Credentials>, stopping: Stop) -> Router {
-    let backups = Backups { service, credentials, stopping, turn: Arc::new(Semaphore::new(1)) };
+pub(super) fn routes(service: Arc<Service>, access: Arc<Access>, stopping: Stop) -> Router {
+    let backups = Backups { service, access, stopping, turn: Arc::new(Semaphore::new(1)) };
     Router::new().route("/backup", get(answer)).with_state(backups)
 }
 
@@ -78,8 +78,8 @@ async fn answer(State(backups): State<Backups>, headers: HeaderMap) -> Response 
 
 /// Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while another one runs, STORE_UNAVAILABLE.
 async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
-    let Backups { service, credentials, stopping, turn } = backups;
-    let principal = credentials.principal(headers)?;
+    let Backups { service, access, stopping, turn } = backups;
+    let principal = access.principal(headers)?;
     if !may_back_up(&principal) {
         return Err(Error::new(
             Reason::PermissionDenied,

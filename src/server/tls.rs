@@ -1,10 +1,8 @@
 //! TLS of the listeners: certificates that may be replaced while the service runs, and the names of a client that shows one.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -20,10 +18,7 @@ use tokio_rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use crate::auth::credentials::CertNames;
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+use crate::{auth::credentials::CertNames, files::Files};
 
 /// Files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,16 +49,12 @@ impl Tls {
         TlsAcceptor::from(self.config.load_full())
     }
 
-    /// Looks at the files from time to time, and takes what has changed for connections to come. Never ends by itself.
+    /// Takes what has changed for connections to come. Never ends by itself.
     pub async fn keep_new(self: Arc<Self>) {
-        let mut seen = changed(&self.files);
+        let TlsFiles { cert, key, client_ca } = self.files.clone();
+        let mut files = Files::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = changed(&self.files);
-            if now == seen {
-                continue;
-            }
-            seen = now;
+            files.changed().await;
             match read(&self.files) {
                 Ok(config) => {
                     self.config.store(Arc::new(config));
@@ -121,10 +112,4 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn tell(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
-}
-
-/// When the files were last written. Kubernetes swaps a link, which shows here too.
-fn changed(files: &TlsFiles) -> Vec<Option<(SystemTime, u64)>> {
-    let of = |path: &PathBuf| fs::metadata(path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
-    [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten().map(of).collect()
 }

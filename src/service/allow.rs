@@ -12,7 +12,7 @@ impl Service {
     /// Puts the users on the allow list; those who are on it stay as they are.
     pub async fn allow_members<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
@@ -42,7 +42,7 @@ impl Service {
     /// Takes the users off the allow list. Answers whether each was on it.
     pub async fn disallow_members<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
@@ -61,7 +61,7 @@ impl Service {
     /// The allow list after `after`, at most `size` users.
     pub fn list_allowed(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         after: Option<&str>,
         size: usize,
@@ -75,7 +75,7 @@ impl Service {
     }
 
     /// Those of the users that are on the allow list.
-    pub fn find_allowed(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn find_allowed(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
@@ -84,7 +84,7 @@ impl Service {
         }))
     }
 
-    fn allowed(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
+    fn allowed(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
         self.view.room(call.key(), room.as_str(), |room| {
             let allowed = |user: &UserId| Some(room?.allowed.get(user.as_str())?.revision);
             users.iter().map(allowed).collect()

@@ -24,7 +24,7 @@ impl Service {
     /// Bans the room. Answers the ban.
     pub async fn ban_room<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         duration_ms: Option<u64>,
         reason: &str,
@@ -49,7 +49,7 @@ impl Service {
     /// Ends the ban. Answers whether one was in force.
     pub async fn unban_room<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         reason: &str,
         answer: impl Fn(bool) -> A + Send,
@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// What is known of the room.
-    pub fn get_room(&self, call: &Call<'_>, room: &RoomId) -> Result<RoomSeen, Error> {
+    pub fn get_room(&self, call: &Call, room: &RoomId) -> Result<RoomSeen, Error> {
         call.permit(Action::SeeRoom)?;
         self.require_room(call, room)?;
         let now_ms = self.clock.now_ms();

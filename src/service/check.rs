@@ -24,7 +24,7 @@ impl Service {
     /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, CLIENT_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn check_send<T>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         user: &UserId,
         answer: impl FnOnce(Decision<'_>) -> T,
@@ -42,7 +42,7 @@ impl Service {
     /// STORE_UNAVAILABLE.
     pub fn batch_check_send<T>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         pairs: &[(RoomId, UserId)],
         answer: impl Fn(Option<Decision<'_>>) -> T,
     ) -> Result<Vec<T>, Error> {
@@ -58,7 +58,7 @@ impl Service {
 }
 
 /// To be asked for before the room is held: nobody holds a room and then asks for a client. One look, and none where nothing can come of it.
-fn speaker<'a>(call: &Call<'_>, view: &AppView, user: &'a str) -> Speaker<'a> {
+fn speaker<'a>(call: &Call, view: &AppView, user: &'a str) -> Speaker<'a> {
     if !call.app.strict && !view.has_muted_users() {
         return Speaker { user, is_known: true, mute: None };
     }
@@ -71,7 +71,7 @@ fn speaker<'a>(call: &Call<'_>, view: &AppView, user: &'a str) -> Speaker<'a> {
 
 /// No decision where the app is strict and the room not registered.
 fn decide<T>(
-    call: &Call<'_>,
+    call: &Call,
     view: &AppView,
     room: &RoomId,
     speaker: &Speaker<'_>,

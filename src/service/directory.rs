@@ -50,7 +50,7 @@ impl Service {
     /// Registers a client or changes it. Answers it.
     pub async fn upsert_client<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         patch: &ClientPatch,
         answer: impl Fn(ClientSeen) -> A + Send,
@@ -77,14 +77,14 @@ impl Service {
     }
 
     /// One client. Errors: CLIENT_NOT_FOUND.
-    pub fn get_client(&self, call: &Call<'_>, user: &UserId) -> Result<ClientSeen, Error> {
+    pub fn get_client(&self, call: &Call, user: &UserId) -> Result<ClientSeen, Error> {
         call.permit(Action::SeeClient { user: user.as_str() })?;
         self.require_clients(call, std::iter::once(user.as_str()))?;
         Ok(self.client_seen(call, user))
     }
 
     /// A page of the registered clients by id, and how many there are in all.
-    pub fn list_clients(&self, call: &Call<'_>, page: Page<'_>) -> Result<(Vec<ClientSeen>, usize), Error> {
+    pub fn list_clients(&self, call: &Call, page: Page<'_>) -> Result<(Vec<ClientSeen>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.client_ids(call.key(), page);
         Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
@@ -93,7 +93,7 @@ impl Service {
     /// Removes a client and its notification mutes. Answers it as it was, where it was registered.
     pub async fn delete_client<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         answer: impl Fn(Option<ClientSeen>) -> A + Send,
     ) -> Result<Written<A>, Error> {
@@ -117,7 +117,7 @@ impl Service {
     /// Errors: CLIENT_NOT_FOUND for owner and admins.
     pub async fn upsert_room<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: Option<&RoomId>,
         patch: &RoomPatch,
         answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
@@ -148,7 +148,7 @@ impl Service {
     /// Removes a room with its ban, member mutes and allow list. Answers whether it was registered.
     pub async fn delete_room<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         answer: impl Fn(bool) -> A + Send,
     ) -> Result<Written<A>, Error> {
@@ -170,7 +170,7 @@ impl Service {
     }
 
     /// A page of the registered rooms.
-    pub fn list_rooms(&self, call: &Call<'_>, page: Page<'_>) -> Result<RoomPage, Error> {
+    pub fn list_rooms(&self, call: &Call, page: Page<'_>) -> Result<RoomPage, Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.room_ids(call.key(), page);
         let profile = |id: Arc<str>| {
@@ -182,7 +182,7 @@ impl Service {
     }
 
     /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the commit of one fails and it chooses again.
-    fn new_room_id(&self, call: &Call<'_>, now_ms: u64) -> Result<RoomId, Error> {
+    fn new_room_id(&self, call: &Call, now_ms: u64) -> Result<RoomId, Error> {
         for _ in 0..100 {
             let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
             if self.view.room(call.key(), &id, |room| room.is_none()) {
@@ -192,11 +192,11 @@ impl Service {
         Err(Error::unavailable("no room id was free"))
     }
 
-    pub(super) fn client_seen(&self, call: &Call<'_>, user: &UserId) -> ClientSeen {
+    pub(super) fn client_seen(&self, call: &Call, user: &UserId) -> ClientSeen {
         self.client_named(call, user.as_str())
     }
 
-    fn client_named(&self, call: &Call<'_>, user: &str) -> ClientSeen {
+    fn client_named(&self, call: &Call, user: &str) -> ClientSeen {
         let now_ms = self.clock.now_ms();
         self.view.client(call.key(), user, |client| ClientSeen::of(user, client, now_ms))
     }

@@ -56,7 +56,7 @@ impl Service {
     /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE.
     pub async fn list_events(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         filter: &EventFilter,
         before: Option<Revision>,
         size: usize,
@@ -87,7 +87,7 @@ impl Service {
     }
 
     /// What the caller is told: a room's staff nothing of who wants no push from it. Errors: PERMISSION_DENIED.
-    fn permit_events(&self, call: &Call<'_>, filter: &EventFilter) -> Result<fn(&Event) -> bool, Error> {
+    fn permit_events(&self, call: &Call, filter: &EventFilter) -> Result<fn(&Event) -> bool, Error> {
         match &filter.room {
             Some(room) => self.permit_in_room(call, room, |is_staff| Action::ListEvents { is_staff })?,
             None => call.permit(Action::ListEvents { is_staff: false })?,

@@ -12,7 +12,7 @@ impl Service {
     /// Mutes all of the users or none. Answers the mark that each of them now has.
     pub async fn mute_members<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         users: &[UserId],
         duration_ms: Option<u64>,
@@ -43,7 +43,7 @@ impl Service {
     /// Unmutes the users. Answers whether a mute of each was in force.
     pub async fn unmute_members<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
@@ -66,7 +66,7 @@ impl Service {
     /// The mutes in force of users after `after`, at most `size` of them.
     pub fn list_muted(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         room: &RoomId,
         after: Option<&str>,
         skip: usize,
@@ -83,14 +83,14 @@ impl Service {
     }
 
     /// The revisions of the users' mutes, in force or not.
-    fn held(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
+    fn held(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
         self.view.room(call.key(), room.as_str(), |room| {
             let held = |user: &UserId| Some(room?.muted.get(user.as_str())?.revision);
             users.iter().map(held).collect()
         })
     }
 
-    fn refuse_owner(&self, call: &Call<'_>, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
+    fn refuse_owner(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
         let owner = self.view.room(call.key(), room.as_str(), |room| {
             let profile = &room?.profile.as_ref()?.value;
             users.iter().any(|user| user.as_str() == profile.owner).then(|| profile.owner.clone())

@@ -27,7 +27,7 @@ impl Service {
     /// Mutes the room's notifications for the user. Answers the client.
     pub async fn mute_notifications<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         room: &RoomId,
         duration_ms: Option<u64>,
@@ -62,7 +62,7 @@ impl Service {
     /// Unmutes the room's notifications for the user. Answers the client, and whether a mute was in force.
     pub async fn unmute_notifications<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         room: &RoomId,
         answer: impl Fn((ClientSeen, bool)) -> A + Send,
@@ -86,7 +86,7 @@ impl Service {
     /// The notification mutes in force, in the order of muting, after this place and room; at most `size`.
     pub fn list_muted_rooms(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         after: Option<(u64, &str)>,
         size: usize,
@@ -104,7 +104,7 @@ impl Service {
     }
 
     /// Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
-    fn basis(&self, call: &Call<'_>, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Option<Revision>), Error> {
+    fn basis(&self, call: &Call, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Option<Revision>), Error> {
         self.require_clients(call, std::iter::once(user.as_str()))?;
         let registered = self.require_room(call, room)?;
         let basis = self.view.client(call.key(), user.as_str(), |client| Basis {
@@ -120,7 +120,7 @@ impl Service {
 
 /// A batch that notes on the client that it has changed, and fails if somebody else has changed it meanwhile: so that each of two mutes at the
 /// same moment gets a place of its own. With the client as it will be.
-fn touch(call: &Call<'_>, user: &UserId, basis: Basis, event: &Event) -> (Batch, ClientSeen) {
+fn touch(call: &Call, user: &UserId, basis: Basis, event: &Event) -> (Batch, ClientSeen) {
     let Basis { seen, revision, .. } = basis;
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };

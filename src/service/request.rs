@@ -28,7 +28,7 @@ pub(super) struct Named {
     fingerprint: [u8; 16],
 }
 
-impl Call<'_> {
+impl Call {
     /// The same call, with the id of its request; `fingerprint` tells the request from every other, one of another caller too.
     #[must_use]
     pub fn named(self, id: RequestId, fingerprint: [u8; 16]) -> Self {
@@ -71,7 +71,7 @@ impl Call<'_> {
 
 impl Service {
     /// The answer that is kept for the request's id, in force or not.
-    pub(super) fn kept(&self, call: &Call<'_>) -> Option<Held<Answered>> {
+    pub(super) fn kept(&self, call: &Call) -> Option<Held<Answered>> {
         self.view.answered(call.key(), call.request.as_ref()?.id.as_str())
     }
 }

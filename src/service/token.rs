@@ -14,7 +14,7 @@ impl Service {
     /// An app token, and for how many seconds it is good; nothing: without end. `ttl_s` 0 is without end, nothing is as configured.
     /// Errors: APP_NOT_FOUND, RATE_LIMITED, INVALID_CREDENTIALS, INVALID_ARGUMENT.
     pub fn issue_token(&self, app: String, id: &str, secret: &str, ttl_s: Option<u64>) -> Result<(String, Option<u64>), Error> {
-        let app = self.apps.get(AppKey::parse(app)?.as_str())?;
+        let app = self.access.app(AppKey::parse(app)?.as_str())?;
         self.limits.token(app.number)?;
         let wrong = || Error::new(Reason::InvalidCredentials, "client id and secret are not those of the app");
         if !app.knows_client(id, secret) {
@@ -30,7 +30,7 @@ impl Service {
     }
 
     /// A user token, and the Unix second of its end. Errors: PERMISSION_DENIED, INVALID_ARGUMENT where the app has nothing to sign with.
-    pub fn user_token(&self, call: &Call<'_>, user: &UserId) -> Result<(String, u64), Error> {
+    pub fn user_token(&self, call: &Call, user: &UserId) -> Result<(String, u64), Error> {
         call.permit(Action::IssueUserToken)?;
         let tokens = call.app.tokens.as_ref();
         let tokens = tokens.ok_or_else(|| Error::invalid("issue_access_token", "the app has no token_secret to sign with"))?;

@@ -13,7 +13,7 @@ impl Service {
     /// Mutes the user in the whole app. Answers the mute.
     pub async fn mute_user<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         duration_ms: Option<u64>,
         reason: &str,
@@ -37,7 +37,7 @@ impl Service {
     /// Ends the user's mute in the whole app. Answers whether one was in force.
     pub async fn unmute_user<A: Answer>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         user: &UserId,
         reason: &str,
         answer: impl Fn(bool) -> A + Send,
@@ -57,13 +57,13 @@ impl Service {
     }
 
     /// A page of the user mutes in force, by user.
-    pub fn list_muted_users(&self, call: &Call<'_>, page: Page<'_>) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn list_muted_users(&self, call: &Call, page: Page<'_>) -> Result<Vec<(String, Mark)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         Ok(self.view.muted_users(call.key(), page, self.clock.now_ms()))
     }
 
     /// The mutes in force of those of the users who have one.
-    pub fn find_muted_users(&self, call: &Call<'_>, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn find_muted_users(&self, call: &Call, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         let now_ms = self.clock.now_ms();
         let mute = |user: &UserId| {
@@ -74,7 +74,7 @@ impl Service {
     }
 }
 
-impl Call<'_> {
+impl Call {
     fn user_event(&self, kind: EventKind, now_ms: u64, user: &UserId, reason: &str) -> Event {
         Event { users: vec![user.to_string()], reason: reason.to_owned(), ..self.event(kind, now_ms) }
     }

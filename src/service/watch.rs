@@ -12,7 +12,7 @@ use crate::{
 impl Service {
     /// A place in the change feed of the app, or of a room, which need not be registered, or no longer; without a revision from now on.
     /// Errors: REVISION_COMPACTED, STORE_UNAVAILABLE.
-    pub async fn watch(&self, call: &Call<'_>, room: Option<&RoomId>, after: Option<Revision>) -> Result<Watching, Error> {
+    pub async fn watch(&self, call: &Call, room: Option<&RoomId>, after: Option<Revision>) -> Result<Watching, Error> {
         call.permit(Action::Watch)?;
         let newest = self.view.revision();
         let after = after.unwrap_or(newest);

@@ -156,12 +156,12 @@ impl Server {
     }
 
     pub fn app_token(&self, app: &str) -> String {
-        let app = self.service.apps.get(app).unwrap();
+        let app = self.service.access.app(app).unwrap();
         app.tokens.as_ref().unwrap().mint_app(&app.key, self.clock.now_ms(), Some(3_600)).unwrap()
     }
 
     pub fn user_token(&self, app: &str, user: &str) -> String {
-        let app = self.service.apps.get(app).unwrap();
+        let app = self.service.access.app(app).unwrap();
         app.tokens.as_ref().unwrap().mint_user(&app.key, user, self.clock.now_ms() / 1_000 + 3_600).unwrap()
     }
 

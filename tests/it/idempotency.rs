@@ -288,13 +288,13 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
     let server = Server::start().await;
     let first = mute(&server, "user1", "1").await.unwrap();
     // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to the sweeper it has not.
-    let Service { apps, store, view, token_ttl_s, hub, heartbeat, max_view_age, .. } = &*server.service;
+    let Service { access, store, view, token_ttl_s, hub, heartbeat, max_view_age, .. } = &*server.service;
     let clock = Clock::manual(START_MS + DAY_MS);
     let limits = Limits::new(0, 0, &clock);
-    let (apps, store, view, token_ttl_s) = (apps.clone(), store.clone(), view.clone(), *token_ttl_s);
+    let (access, store, view, token_ttl_s) = (access.clone(), store.clone(), view.clone(), *token_ttl_s);
     let (hub, heartbeat) = (hub.clone(), *heartbeat);
     let ahead = Api::new(Arc::new(Service {
-        apps,
+        access,
         store,
         view,
         clock,

@@ -1,0 +1,93 @@
+//! What /metrics tells, and that dashboard and alerts ask for nothing else.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use mute_service::proto::v1 as pb;
+
+use crate::{
+    harness::{SERVICE, duration, with},
+    process::{Process, mute},
+};
+
+async fn scrape(process: &Process) -> String {
+    let answer = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    answer.text().await.unwrap()
+}
+
+/// The value of one line.
+fn value(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_checks_commits_ends_and_refusals_are_counted_where_they_happen() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let mut mutes = process.mutes().await;
+    let short = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "lobby".into(),
+        users: vec!["short".into()],
+        duration: Some(duration(100)),
+        ..Default::default()
+    };
+    mutes.mute_members(with(short, &[SERVICE])).await.unwrap();
+    mute(&mut mutes, "lobby", vec!["u".into()]).await.unwrap();
+    for (user, headers) in [("u", &[SERVICE][..]), ("other", &[SERVICE]), ("other", &[SERVICE]), ("u", &[])] {
+        let check = pb::CheckSendRequest { app: "Open".into(), room: "lobby".into(), user: user.into(), min_revision: 0 };
+        let _ = mutes.check_send(with(check, headers)).await;
+    }
+    reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let metrics = scrape(&process).await;
+    let of = |method: &str| format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"");
+    for (name, expected) in [
+        (format!("grpc_server_started_total{{{}}}", of("CheckSend")), 4.0),
+        (format!("grpc_server_handled_total{{{},grpc_code=\"OK\"}}", of("CheckSend")), 3.0),
+        (format!("grpc_server_handled_total{{{},grpc_code=\"Unauthenticated\"}}", of("CheckSend")), 1.0),
+        (format!("grpc_server_handling_seconds_count{{{}}}", of("MuteMembers")), 2.0),
+        ("mute_checks_total{answer=\"denied\",rule=\"member_mute\"}".into(), 1.0),
+        ("mute_checks_total{answer=\"allowed\",rule=\"none\"}".into(), 2.0),
+        // The two mutes, and the end of one.
+        ("mute_commits_total".into(), 3.0),
+        ("mute_commit_seconds_count".into(), 3.0),
+        ("mute_expiries_total".into(), 1.0),
+        ("mute_expiry_lag_seconds_count".into(), 1.0),
+        ("mute_records{kind=\"member_mute\"}".into(), 1.0),
+        ("mute_auth_failures_total{reason=\"MISSING_TOKEN\"}".into(), 1.0),
+        ("mute_auth_failures_total{reason=\"INVALID_TOKEN\"}".into(), 0.0),
+        ("mute_store_errors_total{reason=\"STORE_FULL\"}".into(), 0.0),
+        ("mute_rest_handled_total{api=\"agora\",status=\"404\"}".into(), 1.0),
+    ] {
+        assert_eq!(value(&metrics, &name), expected, "{name}");
+    }
+    assert!(value(&metrics, "mute_disk_bytes") > 0.0 && metrics.trim_end().ends_with("# EOF"));
+    assert!(!metrics.contains("\"Open") && !metrics.contains("lobby"), "no label is a caller's to choose");
+}
+
+/// Words in the text that begin like a metric's name.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| word.starts_with("mute_") || word.starts_with("grpc_server_")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
+    let there = names(&scrape(&process).await);
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    for file in ["grafana/dashboard.json", "prometheus/alerts.yaml"] {
+        let asked = names(&fs::read_to_string(deploy.join(file)).unwrap());
+        let unknown: Vec<_> = asked.difference(&there).filter(|name| !is_ours_alone(name)).collect();
+        assert!(asked.len() > 10 && unknown.is_empty(), "{file}: {unknown:?}");
+    }
+}
+
+/// Words that look like a metric and are none: of the dashboard's own.
+fn is_ours_alone(name: &str) -> bool {
+    name == "mute_service"
+}
