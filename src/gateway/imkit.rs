@@ -131,7 +131,7 @@ async fn list_clients(admin: Admin, State(api): State<Api>, paging: Result<Query
 
 async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
-    let issue_access_token = body.get("issueAccessToken") == Some(&Value::Bool(true));
+    let issue_access_token = client::flag(&body, "issueAccessToken")?.unwrap_or(false);
     let (client, request_id) = (Some(client::parse(body)?), admin.request_id.clone());
     let message = pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
     let written = told(api.upsert_client(rpc(&admin.caller, message)).await)?;

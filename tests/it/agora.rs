@@ -329,6 +329,7 @@ async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
     let app = "/easemob-demo/testapp";
     is("token", token(&server, app, json!({"ttl": 600})).await);
     is("token", token(&server, app, json!({"ttl": "600"})).await);
+    is("token", token(&server, app, json!({"ttl": 600.0})).await);
     is("token_without_end", token(&server, app, json!({"ttl": 0})).await);
     is("token_as_configured", token(&server, app, json!({})).await);
     for ttl in [json!(-1), json!(2_147_483_648_u64), json!("soon"), json!(1.5), json!([])] {

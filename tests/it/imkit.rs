@@ -398,9 +398,13 @@ async fn a_body_without_an_id_or_with_fields_of_another_type_is_refused() {
         }
     }
     let long = "x".repeat(65);
-    for wrong in
-        [json!({"_id": 1}), json!({"_id": "a", "nickname": 1}), json!({"_id": "a", "isRobot": "yes"}), json!({"_id": long})]
-    {
+    for wrong in [
+        json!({"_id": 1}),
+        json!({"_id": "a", "nickname": 1}),
+        json!({"_id": "a", "isRobot": "yes"}),
+        json!({"_id": "a", "issueAccessToken": "true"}),
+        json!({"_id": long}),
+    ] {
         let (status, body) = upsert(&server, wrong.clone()).await;
         assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{wrong}");
     }

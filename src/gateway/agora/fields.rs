@@ -24,10 +24,19 @@ pub(super) fn ttl(value: Option<&Value>) -> Result<Option<i64>, Failure> {
     let seconds = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) => text.parse().ok(),
-        Some(value) => value.as_i64(),
+        Some(value) => integer(value),
     };
     let seconds = seconds.filter(|seconds| (0..=NO_END_S).contains(seconds));
     seconds.map(Some).ok_or_else(|| Failure::argument("ttl is a number of seconds from 0 to 2147483647"))
+}
+
+/// A whole number; one past the 64 bits, or written with a point, is still one.
+fn integer(value: &Value) -> Option<i64> {
+    match (value.as_i64(), value.as_f64()) {
+        (Some(number), _) => Some(number),
+        (None, Some(number)) if number.fract() == 0.0 => Some(number as i64),
+        _ => None,
+    }
 }
 
 /// For how long something is to be muted.
@@ -54,12 +63,7 @@ impl Span {
 
     /// Nothing where the value is no whole number, or a negative one other than -1.
     fn whole(value: &Value, unit_ms: u64, now_ms: u64) -> Option<Self> {
-        // A whole number past the 64 bits, or written with a point, is still a number.
-        let number = match (value.as_i64(), value.as_f64()) {
-            (Some(number), _) => number,
-            (None, Some(number)) if number.fract() == 0.0 => number as i64,
-            _ => return None,
-        };
+        let number = integer(value)?;
         match u64::try_from(number).map(|number| number.saturating_mul(unit_ms)) {
             Ok(0) => Some(Self::Nothing),
             Ok(ms) if now_ms.saturating_add(ms) > FOR_GOOD_MS => Some(Self::ForGood),

@@ -144,18 +144,13 @@ fn custom(mut fields: Map<String, Value>) -> Map<String, Value> {
 /// The client of a body: known fields, and all others as custom ones.
 pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure> {
     let user = string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
-    let is_robot = match body.get("isRobot") {
-        None | Some(Value::Null) => None,
-        Some(Value::Bool(is_robot)) => Some(*is_robot),
-        Some(_) => return Err(Failure::invalid("isRobot is true or false")),
-    };
     let client = pb::Client {
         user,
         nickname: string(&body, "nickname")?,
         avatar_url: string(&body, "avatarUrl")?,
         description: string(&body, "description")?,
         email: string(&body, "email")?,
-        is_robot,
+        is_robot: flag(&body, "isRobot")?,
         ..Default::default()
     };
     body = custom(body);
@@ -168,6 +163,14 @@ pub(super) fn string(body: &Map<String, Value>, name: &str) -> Result<Option<Str
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(Failure::invalid(format!("{name} is a string"))),
+    }
+}
+
+pub(super) fn flag(body: &Map<String, Value>, name: &str) -> Result<Option<bool>, Failure> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(Failure::invalid(format!("{name} is true or false"))),
     }
 }
 
