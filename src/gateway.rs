@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod agora;
+mod docs;
 mod imkit;
 
 /// A body holds at most 60 users of 64 characters, or a profile with 16 KiB of custom fields.
@@ -62,11 +63,12 @@ impl FromRef<Gateway> for Api {
     }
 }
 
-/// All paths of both vendors. The credentials layer goes around it.
+/// All paths of both vendors, and what describes them. The credentials layer goes around it.
 pub fn router(gateway: Gateway) -> Router {
     let for_all = gateway.clone();
     agora::routes()
         .merge(imkit::routes())
+        .merge(docs::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -30,6 +30,7 @@ mod metrics;
 mod min_revision;
 mod network;
 mod notifications;
+mod openapi;
 mod operated;
 mod power;
 mod process;

@@ -1,0 +1,66 @@
+// Schemas as nested lists: names, types, limits.
+
+import { h, prose } from "./dom.js";
+
+/** What a reference in the document stands for; anything else stands for itself. */
+export function resolve(api, part) {
+  if (!part?.$ref) return part;
+  const named = part.$ref.slice(2).split("/").reduce((at, name) => at[name], api);
+  return { ...resolve(api, named), ...Object.fromEntries(Object.entries(part).filter(([name]) => name !== "$ref")) };
+}
+
+/** One schema of several that hold together: later fields refine earlier ones. */
+function merged(api, schema) {
+  const { allOf = [], ...own } = resolve(api, schema) ?? {};
+  return [...allOf.map((part) => merged(api, part)), own].reduce((all, part) => {
+    const properties = { ...all.properties };
+    for (const [name, field] of Object.entries(part.properties ?? {})) properties[name] = { ...resolve(api, properties[name]), ...field };
+    return { ...all, ...part, properties, required: [...(all.required ?? []), ...(part.required ?? [])] };
+  }, {});
+}
+
+function type(api, schema) {
+  if ("const" in schema) return JSON.stringify(schema.const);
+  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
+  if (schema.anyOf) return schema.anyOf.map((part) => type(api, merged(api, part))).join(" or ");
+  if (schema.type === "array") return `array of ${type(api, merged(api, schema.items))}`;
+  return [schema.type ?? "anything"].flat().join(" or ");
+}
+
+function range(from, to, unit = "") {
+  if (from === undefined && to === undefined) return undefined;
+  if (to === undefined) return `from ${from}${unit}`;
+  return from === undefined ? `at most ${to}${unit}` : `${from} to ${to}${unit}`;
+}
+
+/** The type and limits of a schema, in one line. */
+export function summary(api, schema) {
+  const full = merged(api, schema);
+  const pattern = full.pattern ?? full.anyOf?.map((part) => merged(api, part).pattern).find(Boolean);
+  const told = (word, value) => (value === undefined ? undefined : `${word} ${value}`);
+  const words = [
+    range(full.minimum, full.maximum), told("not", full.not?.const), range(full.minLength, full.maxLength, " characters"),
+    range(full.minItems, full.maxItems, " items"), told("by default", full.default), told("as", full.format),
+  ].filter(Boolean);
+  return [
+    h("span", { class: "type" }, type(api, full)),
+    words.length ? h("span", { class: "limits" }, words.join(", ")) : "",
+    pattern ? h("code", { class: "pattern" }, pattern) : "",
+  ];
+}
+
+/** The fields of a schema, with a mark at those that have to be sent; nothing where it has none. */
+export function fields(api, schema, { sent }) {
+  const full = merged(api, schema);
+  const inner = full.type === "array" ? full.items : full.anyOf?.find((part) => merged(api, part).properties);
+  if (inner) return fields(api, inner, { sent });
+  const properties = Object.entries(full.properties ?? {});
+  if (!properties.length) return undefined;
+  return h("ul", { class: "fields" }, properties.map(([name, field]) =>
+    h("li", {},
+      h("code", { class: "name" }, name),
+      sent && full.required?.includes(name) ? h("span", { class: "required" }, "required") : "",
+      summary(api, field),
+      h("span", { class: "words" }, prose(merged(api, field).description)),
+      fields(api, field, { sent }))));
+}
