@@ -84,7 +84,7 @@ impl Etcd {
     pub async fn compact(&self) {
         for member in &self.members {
             let Some(read) = member.ask("kv/range", json!({"key": "bXV0ZQ=="})).await else { continue };
-            if member.ask("kv/compaction", json!({"revision": read["header"]["revision"]})).await.is_some() {
+            if member.ask("kv/compaction", json!({"revision": read["header"]["revision"], "physical": true})).await.is_some() {
                 return;
             }
         }
