@@ -98,7 +98,7 @@ pub struct Settings {
     /// Its key
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
-    /// Authorities of clients, in PEM: a client may then be a service by its certificate (`cert_names` of [[services]])
+    /// Authorities of clients, in PEM: a client may then be a service by its certificate (`cert_names` of a service)
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
     /// Connections at a time to each of gRPC and REST; those beyond are closed at once [default: 10000]
