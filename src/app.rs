@@ -21,8 +21,9 @@ use crate::{
     gateway::Gateway,
     grpc::Api,
     limit::Limits,
+    load::Load,
     model::UserId,
-    server::{self, Http, Load, Rules, tls::Tls},
+    server::{self, Rules, tls::Tls},
     service::Service,
     store::{self, Place, Store, StoreError},
     sweep::Sweeper,
@@ -121,7 +122,6 @@ impl App {
             load: Load::new(config.max_calls),
         };
         let rules = Rules {
-            http: Http::Any,
             max_connections: config.max_connections,
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,

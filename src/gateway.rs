@@ -26,8 +26,9 @@ use uuid::Uuid;
 use crate::{
     auth::credentials::Caller,
     clock::Clock,
+    error::Error,
     grpc::Api,
-    server::{LONGEST, Load},
+    load::{LONGEST, Load},
     telemetry::metrics::METRICS,
 };
 
@@ -84,28 +85,31 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: refuses one too many and a head that is too large, answers for a handler that has panicked or whose body does not come,
-/// writes the errors that tell the time, and counts.
+/// Around every request: refuses one too many, writes the errors that tell the time, and counts.
 async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
     let response = match gateway.load.enter() {
-        Ok(_running) => {
-            let answer = AssertUnwindSafe(limit_head(request, next)).catch_unwind();
-            match timeout(LONGEST, answer).await {
-                Ok(answered) => answered.unwrap_or_else(|_| refuse(&uri, StatusCode::INTERNAL_SERVER_ERROR)),
-                Err(_) => refuse(&uri, StatusCode::REQUEST_TIMEOUT),
-            }
-        }
-        Err(error) => {
-            METRICS.refused(error.reason);
-            let mut refused = refuse(&uri, StatusCode::SERVICE_UNAVAILABLE);
-            refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            refused
-        }
+        Ok(_running) => within_bounds(&uri, request, next).await,
+        Err(error) => too_many(&uri, &error),
     };
     let response = agora::render(response, &gateway.clock, started_ms);
     METRICS.rest(vendor(&uri), response.status().as_u16(), started.elapsed());
+    response
+}
+
+/// Refuses a head that is too large, and answers for a handler that has panicked or whose body does not come.
+async fn within_bounds(uri: &Uri, request: Request, next: Next) -> Response {
+    match timeout(LONGEST, AssertUnwindSafe(limit_head(request, next)).catch_unwind()).await {
+        Ok(answered) => answered.unwrap_or_else(|_| refuse(uri, StatusCode::INTERNAL_SERVER_ERROR)),
+        Err(_) => refuse(uri, StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+fn too_many(uri: &Uri, error: &Error) -> Response {
+    METRICS.refused(error.reason);
+    let mut response = refuse(uri, StatusCode::SERVICE_UNAVAILABLE);
+    wait(&mut response, error.retry_after);
     response
 }
 
@@ -198,10 +202,15 @@ fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBod
 fn answer<T: Serialize>(status: StatusCode, body: &T, retry_after: Option<Duration>) -> Response {
     let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+    wait(&mut response, retry_after);
+    response
+}
+
+/// Tells when to try again.
+fn wait(response: &mut Response, retry_after: Option<Duration>) {
     if let Some(seconds) = retry_after.map(retry_seconds) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
 }
 
 /// Whole seconds, at least one.

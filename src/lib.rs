@@ -3,7 +3,7 @@
 //! ```text
 //!      REST caller                    gRPC caller
 //!           |                              |
-//! gateway/  agora.rs  imkit.rs             |        vendor JSON <-> RPC message; nothing else
+//! gateway/  agora.rs  imkit.rs  docs.rs    |        vendor JSON <-> RPC message; nothing else
 //!           \____________  _______________/
 //!                        \/
 //! grpc/     one method an RPC: parse the message into the model, call, encode the answer
@@ -27,6 +27,9 @@
 //!
 //! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
 //!
+//! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of [`load`] and [`limit`]; [`server`] has the
+//! connections they come over. [`files`] tells of certificates and credentials that have changed.
+//!
 //! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
 //!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
@@ -44,6 +47,7 @@ pub mod files;
 pub mod gateway;
 pub mod grpc;
 pub mod limit;
+pub mod load;
 pub mod model;
 pub mod proto;
 pub mod server;

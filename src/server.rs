@@ -13,6 +13,7 @@ use crate::{
     auth::credentials::{self, Access},
     gateway::{self, Gateway},
     grpc::Api,
+    load::Load,
     proto::{
         DESCRIPTORS,
         v1::{
@@ -30,8 +31,8 @@ mod listener;
 pub mod tls;
 
 use calls::Calls;
-pub(crate) use calls::{LONGEST, Load};
-pub use listener::{Http, Rules};
+use listener::Http;
+pub use listener::Rules;
 
 /// Probes, scrapers and backups.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -78,13 +79,13 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
 /// Serves gRPC until it is told to stop, then finishes the calls that run.
 pub async fn serve_grpc(listener: TcpListener, rules: Rules, routes: Routes, access: Arc<Access>, load: Arc<Load>, stop: Stop) {
     let routes = credentials::layer(access).layer(routes.prepare().into_axum_router());
-    listener::serve(listener, Rules { http: Http::Two, ..rules }, Calls(load).layer(routes), stop).await;
+    listener::serve(listener, Http::Two, rules, Calls(load).layer(routes), stop).await;
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.
 pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, access: Arc<Access>, stop: Stop) {
     let routes = credentials::layer(access).layer(gateway::router(gateway));
-    listener::serve(listener, Rules { http: Http::Any, ..rules }, routes, stop).await;
+    listener::serve(listener, Http::Any, rules, routes, stop).await;
 }
 
 /// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more. Never over
@@ -101,8 +102,8 @@ pub async fn serve_admin(
     let admin = Admin { service, data_dir, stopping };
     let routes =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
-    let rules = Rules { http: Http::Any, max_connections: ADMIN_CONNECTIONS, max_age: Duration::ZERO, tls: None };
-    listener::serve(listener, rules, routes.with_state(admin).merge(backups), stop).await;
+    let rules = Rules { max_connections: ADMIN_CONNECTIONS, max_age: Duration::ZERO, tls: None };
+    listener::serve(listener, Http::Any, rules, routes.with_state(admin).merge(backups), stop).await;
 }
 
 #[derive(Clone)]

@@ -76,7 +76,8 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     cut.inc_by(service.hub.cut());
     registry.register("watchers_cut", "Watches that were cut because they did not read", cut);
     let build = Family::<Vec<(&str, &str)>, Gauge>::default();
-    let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", REVISION), ("built", BUILD_DATE)];
+    let (revision, built) = (env!("MUTE_BUILD_REVISION"), env!("MUTE_BUILD_DATE"));
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision), ("built", built)];
     build.get_or_create(&labels.to_vec()).set(1);
     registry.register("build_info", "The running program", build);
     registry
@@ -92,9 +93,3 @@ fn size(directory: &Path) -> u64 {
     };
     entries.map(of_entry).sum()
 }
-
-/// The revision of the source that the program was built from, and when: what the build was told in the environment,
-/// or `unknown`.
-pub const REVISION: &str = env!("MUTE_BUILD_REVISION");
-/// See [`REVISION`].
-pub const BUILD_DATE: &str = env!("MUTE_BUILD_DATE");

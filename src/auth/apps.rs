@@ -109,11 +109,6 @@ impl Apps {
     pub fn get(&self, key: &str) -> Result<&Arc<App>, Error> {
         self.apps.get(key).ok_or_else(|| Error::new(Reason::AppNotFound, "there is no such app"))
     }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
-        self.apps.values()
-    }
 }
 
 fn build(number: usize, config: &AppConfig) -> Result<App, String> {

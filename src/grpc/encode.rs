@@ -6,7 +6,7 @@ use crate::{
     model::{Address, ClientProfile, Expire, Mark, RoomProfile},
     proto::v1 as pb,
     service::ClientSeen,
-    telemetry::metrics::{Check, METRICS},
+    telemetry::metrics::Check,
     view::{Decision, Rule},
 };
 
@@ -92,9 +92,7 @@ pub(super) fn client(seen: ClientSeen) -> pb::Client {
 }
 
 pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
-    let (rule, counted) = rule(decision.rule);
-    METRICS.check(counted);
-    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule.into(), ..Default::default() };
+    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule(decision.rule).into(), ..Default::default() };
     if let Some(mark) = decision.mark {
         message.expire_time = expire_time(mark.expire);
         message.reason = mark.why.reason.to_string();
@@ -104,18 +102,29 @@ pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
 }
 
 pub(super) fn not_registered() -> pb::CheckSendResponse {
-    METRICS.check(Check::NotRegistered);
     pb::CheckSendResponse { allowed: false, rule: pb::Rule::NotRegistered.into(), ..Default::default() }
 }
 
-/// As it is told, and as it is counted.
-const fn rule(rule: Rule) -> (pb::Rule, Check) {
+const fn rule(rule: Rule) -> pb::Rule {
     match rule {
-        Rule::None => (pb::Rule::None, Check::None),
-        Rule::UserMute => (pb::Rule::UserMute, Check::UserMute),
-        Rule::MemberMute => (pb::Rule::MemberMute, Check::MemberMute),
-        Rule::RoomBan => (pb::Rule::RoomBan, Check::RoomBan),
-        Rule::RoomStaff => (pb::Rule::RoomStaff, Check::RoomStaff),
-        Rule::AllowList => (pb::Rule::AllowList, Check::AllowList),
+        Rule::None => pb::Rule::None,
+        Rule::UserMute => pb::Rule::UserMute,
+        Rule::MemberMute => pb::Rule::MemberMute,
+        Rule::RoomBan => pb::Rule::RoomBan,
+        Rule::RoomStaff => pb::Rule::RoomStaff,
+        Rule::AllowList => pb::Rule::AllowList,
+    }
+}
+
+/// As an answer is counted.
+pub(super) fn counted(answer: &pb::CheckSendResponse) -> Check {
+    match answer.rule() {
+        pb::Rule::None | pb::Rule::Unspecified => Check::None,
+        pb::Rule::UserMute => Check::UserMute,
+        pb::Rule::MemberMute => Check::MemberMute,
+        pb::Rule::RoomBan => Check::RoomBan,
+        pb::Rule::RoomStaff => Check::RoomStaff,
+        pb::Rule::AllowList => Check::AllowList,
+        pb::Rule::NotRegistered => Check::NotRegistered,
     }
 }

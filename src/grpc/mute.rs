@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     model::RoomId,
     proto::v1::{self as pb, mute_service_server::MuteService},
+    telemetry::metrics::METRICS,
     view::{Decision, Page},
 };
 
@@ -212,7 +213,9 @@ impl MuteService for Api {
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
         let revision = self.revision();
         let answer = |decision: Decision<'_>| pb::CheckSendResponse { revision, ..encode::decision(decision) };
-        Ok(Response::new(self.service.check_send(&call, &room, &user, answer)?))
+        let answer = self.service.check_send(&call, &room, &user, answer)?;
+        METRICS.checked([encode::counted(&answer)]);
+        Ok(Response::new(answer))
     }
 
     async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
@@ -221,6 +224,7 @@ impl MuteService for Api {
         let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
         let revision = self.revision();
         let results = self.service.batch_check_send(&call, &pairs, answer)?;
+        METRICS.checked(results.iter().map(encode::counted));
         Ok(Response::new(pb::BatchCheckSendResponse { results, revision }))
     }
 

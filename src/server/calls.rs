@@ -5,10 +5,8 @@
 
 use std::{
     convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    pin::pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -17,49 +15,16 @@ use axum::{
     body::Body,
     http::{HeaderMap, Request, Response},
 };
-use futures_util::future::BoxFuture;
+use futures_util::{future::BoxFuture, poll};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::{
-    error::Error,
     grpc::grpc_timeout,
+    load::{LONGEST, Load},
     telemetry::metrics::{METRICS, Method},
 };
-
-/// For a call that brings no deadline, and the most that one may ask for.
-pub(crate) const LONGEST: Duration = Duration::from_secs(60);
-
-/// How many calls run, of both listeners together.
-#[derive(Debug)]
-pub struct Load {
-    running: AtomicUsize,
-    max: usize,
-}
-
-impl Load {
-    /// So many calls at a time.
-    #[must_use]
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { running: AtomicUsize::new(0), max })
-    }
-
-    /// A place among the calls that run, until it is dropped. Errors: OVERLOADED.
-    pub fn enter(self: &Arc<Self>) -> Result<Running, Error> {
-        let running = Running(self.clone());
-        if self.running.fetch_add(1, Ordering::Relaxed) < self.max { Ok(running) } else { Err(Error::overloaded()) }
-    }
-}
-
-/// A call that runs.
-#[derive(Debug)]
-pub struct Running(Arc<Load>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The layer.
 #[derive(Clone)]
@@ -106,7 +71,13 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let _running = running;
-            let Ok(response) = tokio::time::timeout(deadline, answer).await else {
+            let mut answer = pin!(answer);
+            // Most calls are answered at once, and need no timer.
+            let answered = match poll!(answer.as_mut()) {
+                Poll::Ready(answered) => Ok(answered),
+                Poll::Pending => timeout(deadline, answer).await,
+            };
+            let Ok(response) = answered else {
                 call.end(Code::DeadlineExceeded);
                 return Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
             };
@@ -154,21 +125,4 @@ fn code(head: &HeaderMap) -> Code {
 fn deadline(headers: &HeaderMap) -> Duration {
     let told = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
     told.unwrap_or(LONGEST).min(LONGEST)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_beyond_what_may_run_are_refused_until_others_have_ended() {
-        let load = Load::new(2);
-        let (first, second) = (load.enter().unwrap(), load.enter().unwrap());
-        assert!(load.enter().is_err() && load.enter().is_err());
-        drop(first);
-        let third = load.enter().unwrap();
-        assert!(load.enter().is_err());
-        drop((second, third));
-        assert!(load.enter().is_ok());
-    }
 }

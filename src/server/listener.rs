@@ -21,6 +21,7 @@ use axum::{
     extract::ConnectInfo,
     http::{Request, Response},
 };
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -29,9 +30,9 @@ use rand::RngExt as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tower::{Service, ServiceExt as _};
 
@@ -58,7 +59,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// Which protocols are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Http {
+pub(super) enum Http {
     /// HTTP/2 alone, as gRPC has it.
     Two,
     /// Whichever the client begins with.
@@ -68,8 +69,6 @@ pub enum Http {
 /// What holds for all connections of a listener.
 #[derive(Clone)]
 pub struct Rules {
-    /// Which protocols are spoken.
-    pub http: Http,
     /// Connections at a time; those beyond are closed at once.
     pub max_connections: usize,
     /// At which age a connection is told to go, give or take a tenth; zero is never.
@@ -79,14 +78,15 @@ pub struct Rules {
 }
 
 /// Serves until it is told to stop, then finishes the calls that run.
-pub async fn serve<S>(listener: TcpListener, rules: Rules, service: S, stop: Stop)
+pub(super) async fn serve<S>(listener: TcpListener, http: Http, rules: Rules, service: S, stop: Stop)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     let places = Arc::new(Semaphore::new(rules.max_connections));
     let mut connections = JoinSet::new();
-    let mut stopped = pin!(told(stop.clone()));
+    let (tell, word) = watch::channel(false);
+    let mut stopped = pin!(told(stop));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -99,9 +99,9 @@ where
                     tracing::debug!(%peer, "a connection was refused: there are as many as there may be");
                     continue;
                 };
-                let (rules, service, stop) = (rules.clone(), service.clone(), stop.clone());
+                let (rules, service, stop) = (rules.clone(), service.clone(), word.clone());
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, peer, &rules, service, stop).await {
+                    if let Err(error) = connection(stream, peer, http, &rules, service, stop).await {
                         tracing::debug!(%peer, error, "a connection has ended");
                     }
                     drop(place);
@@ -113,22 +113,31 @@ where
             }
         }
     }
+    // The door is shut before those inside are told to go, so that nobody comes back to it and is not let in.
     drop(listener);
+    tell.send_replace(true);
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S>(stream: TcpStream, peer: SocketAddr, rules: &Rules, service: S, stop: Stop) -> Result<(), Failure>
+async fn connection<S>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    http: Http,
+    rules: &Rules,
+    service: S,
+    stop: Stop,
+) -> Result<(), Failure>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     stream.set_nodelay(true)?;
     let Some(certificates) = &rules.tls else {
-        return requests(stream, rules, stop, service, Origin { peer, certificate: None }).await;
+        return requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate: None }).await;
     };
     let stream = timeout(PATIENCE, certificates.acceptor().accept(stream)).await.map_err(io::Error::from)??;
     let certificate = tls::names(&stream).map(Arc::new);
-    requests(stream, rules, stop, service, Origin { peer, certificate }).await
+    requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate }).await
 }
 
 /// Where a connection comes from.
@@ -140,7 +149,8 @@ struct Origin {
 
 async fn requests<S>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    rules: &Rules,
+    http: Http,
+    max_age: Duration,
     stop: Stop,
     service: S,
     origin: Origin,
@@ -160,32 +170,42 @@ where
         }
         service.clone().oneshot(request)
     });
-    let builder = builder(rules.http);
+    let builder = builder(http);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let begun = Instant::now();
-    let first = sleep_until(begun + PATIENCE);
-    let age = sleep_until(begun + age(rules.max_age));
-    let (mut first, mut age, mut stop) = (pin!(first), pin!(age), pin!(told(stop)));
-    let mut is_first = true;
-    let ends = loop {
+    // Polled where one of them has come, rather than at each frame.
+    let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
+    words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());
+    words.push(sleep(age(max_age)).map(|()| Word::Old).boxed());
+    words.push(told(stop).map(|()| Word::Stop).boxed());
+    let mut words = pin!(words);
+    let word = loop {
         tokio::select! {
             ended = &mut connection => return ended,
-            () = &mut first, if is_first => {
-                is_first = false;
-                if !asked.load(Ordering::Relaxed) {
-                    return Err("nothing was asked".into());
-                }
+            Some(word) = words.next() => match word {
+                Word::FirstIsDue if asked.load(Ordering::Relaxed) => {}
+                word => break word,
             }
-            () = &mut age => break Some(GRACE),
-            () = &mut stop => break None,
         }
     };
-    connection.as_mut().graceful_shutdown();
-    match ends {
-        Some(grace) => timeout(grace, connection).await.map_err(io::Error::from)?,
-        // Whoever stops the service says for how long.
-        None => connection.await,
+    if let Word::FirstIsDue = word {
+        return Err("nothing was asked".into());
     }
+    connection.as_mut().graceful_shutdown();
+    match word {
+        // Whoever stops the service says for how long.
+        Word::Stop => connection.await,
+        _ => timeout(GRACE, connection).await.map_err(io::Error::from)?,
+    }
+}
+
+/// What a connection may have to end for.
+enum Word {
+    /// The first request should be there.
+    FirstIsDue,
+    /// It has come of age.
+    Old,
+    /// The service stops.
+    Stop,
 }
 
 fn builder(http: Http) -> Builder<TokioExecutor> {
@@ -206,7 +226,7 @@ fn age(limit: Duration) -> Duration {
 }
 
 /// Done when it is told to stop.
-pub(super) async fn told(mut stop: Stop) {
+async fn told(mut stop: Stop) {
     // An error means that whoever would tell is gone, which tells the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }

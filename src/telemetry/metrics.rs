@@ -60,8 +60,6 @@ pub struct Method {
     pub started: Counter,
     /// From a call's head to its answer; of a stream, to its beginning.
     pub handling_seconds: Histogram,
-    /// Whether the answer is a stream.
-    pub is_stream: bool,
 }
 
 /// The rule that a check's answer comes from.
@@ -160,7 +158,7 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("mute");
         let checked = "Pairs of user and room that were checked, by answer and the rule it comes from";
         let checks = add(ours, "checks", checked, Family::<Answer, Counter>::default());
-        let metrics = Self {
+        Self {
             rest_handled: add(ours, "rest_handled", "REST calls answered, by vendor and status", Family::default()),
             rest_handling_seconds: add(
                 ours,
@@ -190,14 +188,18 @@ impl Metrics {
             checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
             other: methods.of("other", "other", false),
             methods: methods.all(),
-            registry: Registry::default(),
-        };
-        Self { registry, ..metrics }
+            registry,
+        }
     }
 
-    /// Counts a check.
-    pub fn check(&self, check: Check) {
-        self.checks[check as usize].inc();
+    /// Counts the checks of one call.
+    pub fn checked(&self, checks: impl IntoIterator<Item = Check>) {
+        let mut counts = [0; Check::ALL.len()];
+        checks.into_iter().for_each(|check| counts[check as usize] += 1);
+        // One that is zero touches nothing: all threads share the counters.
+        for (counter, count) in self.checks.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            counter.inc_by(count);
+        }
     }
 
     /// Counts commits that became durable together, in so long.
@@ -301,7 +303,6 @@ impl Methods {
             handled: self.handled.clone(),
             handled_ok: self.handled.get_or_create_owned(&ok),
             handling_seconds: self.handling_seconds.get_or_create_owned(&labels),
-            is_stream,
             labels,
         }
     }

@@ -69,7 +69,7 @@ fn stored_messages_are_known_to_the_store_only() {
 
 #[test]
 fn the_gateway_knows_no_model_view_store_or_service() {
-    reaches_none_of("gateway", &["model", "view", "store", "service"]);
+    reaches_none_of("gateway", &["model", "view", "store", "service", "server"]);
 }
 
 #[test]

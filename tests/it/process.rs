@@ -165,6 +165,19 @@ pub async fn connect(grpc: &str) -> MuteServiceClient<Channel> {
     MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
 }
 
+/// Whether this call was not taken, because its connection was told to go: the client has never sent it, or it came after the last call that the
+/// GOAWAY names. The client of the tests tells so, and leaves it to the caller to call again.
+pub fn was_not_taken(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_canceled() || format!("{error:?}").contains("NO_ERROR, Remote");
+        }
+        source = error.source();
+    }
+    false
+}
+
 pub async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {
     let message = pb::MuteMembersRequest { app: "Open".into(), room: room.into(), users, ..Default::default() };
     mutes.mute_members(with(message, &[SERVICE])).await.map(|answer| answer.into_inner().revision)

@@ -33,7 +33,7 @@ const OPERATIONS: usize = 128;
 const GROUP_BYTES: usize = 512 << 10;
 /// Commits that are looked at for one transaction.
 const LOOK: usize = 256;
-/// How long at most a transaction waits for as many commits as the one before had: little beside what a quorum takes.
+/// How long at most a transaction waits for as many callers as there were lately: little beside what a quorum takes.
 const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) type Answer = oneshot::Sender<Result<Revision, StoreError>>;
@@ -99,7 +99,7 @@ impl Writer {
             self.take(job);
         }
         let enough = Instant::now() + GATHER;
-        while self.next.len() < commits && self.closing.is_none() {
+        while self.next.len() < commits.min(LOOK) && self.closing.is_none() {
             let Ok(job) = timeout_at(enough, self.jobs.recv()).await else { break };
             self.take(job);
         }
