@@ -81,7 +81,7 @@ pub struct App {
 impl App {
     /// Binds the listeners, opens the store, fills the view.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
-        let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?);
+        let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?).await;
         if config.apps.is_empty() {
             tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
         }

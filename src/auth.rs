@@ -10,6 +10,7 @@ use crate::{
 
 pub mod apps;
 pub mod credentials;
+pub mod issuers;
 pub mod secret;
 pub mod token;
 

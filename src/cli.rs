@@ -210,9 +210,9 @@ async fn keep_new(source: &Source, settings: &Settings, access: &Access, mut han
         let read = Config::load(settings.clone(), source.config.as_deref(), source.dev);
         match read.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
             Ok((credentials, config)) => {
-                access.replace(credentials);
-                let (apps, services) = (config.apps.len(), config.services.len());
-                tracing::info!(apps, services, "who may call was read again; other settings are those of the start");
+                access.replace(credentials).await;
+                let (apps, services, issuers) = (config.apps.len(), config.services.len(), config.issuers.len());
+                tracing::info!(apps, services, issuers, "who may call was read again; other settings are those of the start");
             }
             Err(wrong) => tracing::error!(wrong = wrong.join("; "), "who may call was not read again; what was known goes on"),
         }

@@ -15,6 +15,7 @@ use crate::{
     auth::{
         apps::AppConfig,
         credentials::{Credentials, ServiceConfig},
+        issuers::IssuerConfig,
     },
     clock::Clock,
     dev,
@@ -186,6 +187,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
+    pub issuers: Vec<IssuerConfig>,
 }
 
 /// What a configuration file holds: settings, and who may call.
@@ -194,6 +196,7 @@ struct File {
     settings: Settings,
     apps: Vec<AppConfig>,
     services: Vec<ServiceConfig>,
+    issuers: Vec<IssuerConfig>,
 }
 
 impl Config {
@@ -255,6 +258,7 @@ impl Config {
             log_format: settings.log_format.unwrap_or_default(),
             apps: file.apps,
             services: file.services,
+            issuers: file.issuers,
         };
         let wrong = config.faults();
         if wrong.is_empty() { Ok(config) } else { Err(wrong) }
@@ -262,7 +266,7 @@ impl Config {
 
     /// Who may call. Errors: everything that is wrong, a sentence each.
     pub fn credentials(&self, clock: &Clock) -> Result<Credentials, Vec<String>> {
-        Credentials::new(&self.apps, &self.services, clock.clone())
+        Credentials::new(&self.apps, &self.services, &self.issuers, clock.clone())
     }
 
     fn faults(&self) -> Vec<String> {
@@ -328,11 +332,12 @@ impl File {
         let mut wrong = Vec::new();
         let apps = list(&mut table, "apps", &mut wrong);
         let services = list(&mut table, "services", &mut wrong);
+        let issuers = list(&mut table, "issuers", &mut wrong);
         let settings = table.try_into().unwrap_or_else(|error: toml::de::Error| {
             wrong.push(error.message().to_owned());
             Settings::default()
         });
-        if wrong.is_empty() { Ok(Self { settings, apps, services }) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(Self { settings, apps, services, issuers }) } else { Err(wrong) }
     }
 }
 
@@ -362,7 +367,8 @@ mod tests {
     #[test]
     fn the_sample_configuration_is_good() {
         let file = File::parse(include_str!("../deploy/mute-service.toml"));
-        let wrong = file.and_then(|file| Credentials::new(&file.apps, &file.services, Clock::system()).map(drop)).err();
+        let wrong =
+            file.and_then(|file| Credentials::new(&file.apps, &file.services, &file.issuers, Clock::system()).map(drop)).err();
         assert_eq!(wrong, None);
     }
 

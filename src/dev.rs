@@ -62,6 +62,8 @@ pub fn service() -> ServiceConfig {
         name: "dev".to_owned(),
         token_hash: Some(KeyHash::of(SERVICE_TOKEN)),
         cert_names: Vec::new(),
+        issuer: None,
+        subjects: Vec::new(),
         scopes: vec![Scope::Check, Scope::Write, Scope::Admin],
         apps: vec![AGORA_APP.to_owned(), IMKIT_APP.to_owned()],
     }

@@ -28,7 +28,8 @@
 //! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
 //!
 //! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of [`load`] and [`limit`]; [`server`] has the
-//! connections they come over. [`files`] tells of certificates and credentials that have changed.
+//! connections they come over. [`files`] tells of certificates and credentials that have changed, [`pem`] reads certificates, and [`fetch`] gets over HTTP what
+//! others have.
 //!
 //! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
 //!
@@ -43,12 +44,14 @@ pub mod config;
 pub mod ctl;
 pub mod dev;
 pub mod error;
+pub mod fetch;
 pub mod files;
 pub mod gateway;
 pub mod grpc;
 pub mod limit;
 pub mod load;
 pub mod model;
+pub mod pem;
 pub mod proto;
 pub mod server;
 pub mod service;

@@ -4,8 +4,8 @@
 //! protocol; what needs no credential (health, the token endpoint) does not look at it.
 //!
 //! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the user's token. `Authorization: Bearer` has
-//! a service token, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none is, the certificate
-//! that the client has shown.
+//! a service token, ours or of an issuer, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none
+//! is, the certificate that the client has shown.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,8 +16,9 @@ use tower::util::MapRequestLayer;
 use super::{
     Credential, Principal, Scope, ServiceAccount,
     apps::{App, AppConfig, Apps},
+    issuers::{IssuerConfig, Issuers},
     secret::KeyHash,
-    token::{Bearer, Unverified},
+    token::{Bearer, Unverified, invalid},
 };
 use crate::{
     clock::Clock,
@@ -63,6 +64,11 @@ pub struct ServiceConfig {
     /// Names that its client certificates are for: DNS names or URIs, whole.
     #[serde(default)]
     pub cert_names: Vec<String>,
+    /// Who issues its tokens: one of the issuers of the configuration.
+    pub issuer: Option<String>,
+    /// Whom those are about: the claim `sub`, whole.
+    #[serde(default)]
+    pub subjects: Vec<String>,
     /// `check`, `write`, `admin`.
     pub scopes: Vec<Scope>,
     /// App keys, or `*` for all.
@@ -73,14 +79,15 @@ pub struct ServiceConfig {
 pub struct Access(ArcSwap<Credentials>);
 
 impl Access {
-    /// To begin with.
-    #[must_use]
-    pub fn new(credentials: Credentials) -> Arc<Self> {
+    /// To begin with. Waits some seconds for the keys of issuers.
+    pub async fn new(mut credentials: Credentials) -> Arc<Self> {
+        credentials.issuers.begin(None).await;
         Arc::new(Self(ArcSwap::from_pointee(credentials)))
     }
 
     /// These instead, for every call to come.
-    pub fn replace(&self, credentials: Credentials) {
+    pub async fn replace(&self, mut credentials: Credentials) {
+        credentials.issuers.begin(Some(&self.0.load_full().issuers)).await;
         self.0.store(Arc::new(credentials));
     }
 
@@ -105,6 +112,7 @@ pub struct Credentials {
     apps: Apps,
     clock: Clock,
     services: HashMap<KeyHash, Arc<ServiceAccount>>,
+    issuers: Issuers,
     by_certificate: HashMap<String, Arc<ServiceAccount>>,
     api_keys: HashMap<KeyHash, String>,
     client_keys: HashMap<KeyHash, String>,
@@ -112,7 +120,12 @@ pub struct Credentials {
 
 impl Credentials {
     /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence each.
-    pub fn new(configs: &[AppConfig], services: &[ServiceConfig], clock: Clock) -> Result<Self, Vec<String>> {
+    pub fn new(
+        configs: &[AppConfig],
+        services: &[ServiceConfig],
+        issuers: &[IssuerConfig],
+        clock: Clock,
+    ) -> Result<Self, Vec<String>> {
         let apps = Apps::new(configs)?;
         let mut wrong = Vec::new();
         let mut api_keys = HashMap::new();
@@ -128,21 +141,33 @@ impl Credentials {
                 }
             }
         }
-        let (mut accounts, mut by_certificate) = (HashMap::new(), HashMap::new());
-        for ServiceConfig { name, token_hash, cert_names, scopes, apps } in services {
+        let (mut by_token, mut by_certificate, mut by_subject) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in services {
             let account = Arc::new(ServiceAccount { name: name.clone(), scopes: scopes.clone(), apps: apps.clone() });
-            if token_hash.is_none() && cert_names.is_empty() {
-                wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names to be known by"));
+            if token_hash.is_none() && cert_names.is_empty() && subjects.is_empty() {
+                wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names nor subjects to be known by"));
             }
-            if token_hash.iter().any(|hash| accounts.insert(hash.clone(), account.clone()).is_some()) {
+            if issuer.is_some() == subjects.is_empty() {
+                wrong.push(format!("service \"{name}\": issuer and subjects go together"));
+            }
+            if token_hash.iter().any(|hash| by_token.insert(hash.clone(), account.clone()).is_some()) {
                 wrong.push(format!("service \"{name}\": token_hash is that of another service too"));
             }
             if cert_names.iter().any(|cert_name| by_certificate.insert(cert_name.clone(), account.clone()).is_some()) {
                 wrong.push(format!("service \"{name}\": one of cert_names is that of another service too"));
             }
+            let of_issuer = |subject: &String| (issuer.clone().unwrap_or_default(), subject.clone());
+            if subjects.iter().any(|subject| by_subject.insert(of_issuer(subject), account.clone()).is_some()) {
+                wrong.push(format!("service \"{name}\": one of subjects is that of another service too"));
+            }
         }
-        let services = accounts;
-        if wrong.is_empty() { Ok(Self { apps, clock, services, by_certificate, api_keys, client_keys }) } else { Err(wrong) }
+        match Issuers::new(issuers, by_subject) {
+            Ok(issuers) if wrong.is_empty() => {
+                Ok(Self { apps, clock, services: by_token, issuers, by_certificate, api_keys, client_keys })
+            }
+            Ok(_) => Err(wrong),
+            Err(more) => Err([wrong, more].concat()),
+        }
     }
 
     /// The service that one of these names of a certificate is of.
@@ -163,10 +188,17 @@ impl Credentials {
             return self.bearer(app, token.ok_or_else(missing)?);
         }
         let token = header(headers, "authorization").map(strip_bearer).filter(|token| !token.is_empty()).ok_or_else(missing)?;
-        if let Some(service) = self.services.get(&KeyHash::of(token)) {
+        let (hash, now_ms) = (KeyHash::of(token), self.clock.now_ms());
+        if let Some(service) = self.services.get(&hash) {
             return Ok(Principal::Service(service.clone()));
         }
+        if let Some(service) = self.issuers.remembered(&hash, now_ms) {
+            return Ok(service);
+        }
         let unverified = Unverified::read(token)?;
+        if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.has(name)) {
+            return self.issuers.verify(issuer, token, hash, now_ms);
+        }
         match unverified.app.and_then(|key| self.apps.get(&key).ok()) {
             Some(app) => self.bearer(app, token),
             None => Err(invalid()),
@@ -218,8 +250,4 @@ fn strip_bearer(value: &str) -> &str {
 
 fn missing() -> Error {
     Error::new(Reason::MissingToken, "no token was sent")
-}
-
-fn invalid() -> Error {
-    Error::new(Reason::InvalidToken, "the token is invalid or has expired")
 }

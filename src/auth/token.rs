@@ -51,6 +51,7 @@ struct UserClaims {
 pub struct Unverified {
     /// The app that is said to have issued it.
     pub app: Option<String>,
+    iss: Option<serde_json::Value>,
     typ: Option<String>,
 }
 
@@ -67,6 +68,12 @@ impl Unverified {
     pub fn read(token: &str) -> Result<Self, Error> {
         jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())
+    }
+
+    /// Who else is said to have issued it.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.iss.as_ref()?.as_str()
     }
 }
 
@@ -122,11 +129,13 @@ fn check<C: DeserializeOwned>(token: &str, key: &DecodingKey) -> Result<C, Error
     jsonwebtoken::decode(token, key, &validation).map(|data| data.claims).map_err(|_| invalid())
 }
 
-fn invalid() -> Error {
+/// It is wrong, or of another app or time.
+pub(super) fn invalid() -> Error {
     Error::new(Reason::InvalidToken, "the token is invalid or has expired")
 }
 
-fn malformed() -> Error {
+/// It is no token at all.
+pub(super) fn malformed() -> Error {
     Error::new(Reason::MalformedToken, "what was sent as a token is no token of this service")
 }
 

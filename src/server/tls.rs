@@ -1,24 +1,21 @@
 //! TLS of the listeners: certificates that may be replaced while the service runs, and the names of a client that shows one.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        RootCertStore, ServerConfig,
+        ServerConfig,
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        pki_types::{PrivateKeyDer, pem::PemObject as _},
         server::WebPkiClientVerifier,
     },
     server::TlsStream,
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use crate::{auth::credentials::CertNames, files::Files};
+use crate::{auth::credentials::CertNames, files::Files, pem};
 
 /// Files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,28 +85,15 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| tell(path, &error))?;
-            }
             // Who shows none has another credential, or is refused where that is looked at.
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated();
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| tell(path, &error))?)
+            let roots = Arc::new(pem::authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).allow_unauthenticated();
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| pem::tell(path, &error))?)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| tell(&files.key, &error))?;
-    let config = builder.with_single_cert(certificates(&files.cert)?, key);
-    let mut config = config.map_err(|error| tell(&files.cert, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem::tell(&files.key, &error))?;
+    let config = builder.with_single_cert(pem::certificates(&files.cert)?, key);
+    let mut config = config.map_err(|error| pem::tell(&files.cert, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| tell(path, &error))?;
-    if read.is_empty() { Err(format!("{}: there is no certificate in it", path.display())) } else { Ok(read) }
-}
-
-fn tell(path: &Path, error: &dyn std::fmt::Display) -> String {
-    format!("{}: {error}", path.display())
 }

@@ -45,6 +45,7 @@ pub struct Metrics {
     expiry_lag_seconds: Histogram,
     rate_limited: Counter,
     auth_failures: Family<Why, Counter>,
+    issuer_failures: Counter,
     calls_shed: Counter,
     checks: [Counter; Check::ALL.len()],
     methods: HashMap<String, Method>,
@@ -184,6 +185,12 @@ impl Metrics {
                 Counter::default(),
             ),
             auth_failures: add(ours, "auth_failures", "Calls refused for their credentials", by(&OF_CREDENTIALS)),
+            issuer_failures: add(
+                ours,
+                "issuer_failures",
+                "Times that the keys of an issuer could not be read",
+                Counter::default(),
+            ),
             calls_shed: add(ours, "calls_shed", "Calls refused because as many ran as may", Counter::default()),
             checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
             other: methods.of("other", "other", false),
@@ -233,6 +240,11 @@ impl Metrics {
         } else if reason == Reason::Overloaded {
             self.calls_shed.inc();
         }
+    }
+
+    /// Counts that the keys of an issuer could not be read.
+    pub fn issuer_failed(&self) {
+        self.issuer_failures.inc();
     }
 
     /// What counts the calls of the RPC at this path, `/package.Service/Method`; those of paths that are none are counted together.

@@ -5,11 +5,9 @@ use std::{future::Future, io::Write, time::Duration};
 use axum::body::Body;
 use futures_util::StreamExt as _;
 use http::{Request, StatusCode, Uri, header, uri::Scheme};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::Failure;
+use crate::fetch;
 
 /// For a connection, an answer, and each piece of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,18 +34,14 @@ async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, 
 
 async fn request(from: &str, token: &str) -> Result<Body, String> {
     let uri: Uri = from.trim_end_matches('/').parse().map_err(|error| format!("it is no URL: {error}"))?;
-    let authority = uri.authority().filter(|_| uri.scheme() == Some(&Scheme::HTTP));
-    let authority = authority.ok_or("an address is http://HOST:PORT; where TLS is in between, go through a port-forward")?;
-    let at = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(at).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    // Ends with the body; what goes wrong in it is told by the body.
-    tokio::spawn(connection);
-    let request = Request::get(format!("{}/backup", uri.path().trim_end_matches('/')))
-        .header(header::HOST, authority.as_str())
+    if uri.scheme() != Some(&Scheme::HTTP) {
+        return Err("an address is http://HOST:PORT; where TLS is in between, go through a port-forward".to_owned());
+    }
+    let request = Request::get(format!("{}/backup", from.trim_end_matches('/')))
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Body::empty());
-    let answer = sender.send_request(request.map_err(|error| error.to_string())?).await.map_err(|error| error.to_string())?;
+    let request = request.map_err(|error| error.to_string())?;
+    let answer = fetch::client(None)?.request(request).await.map_err(|error| fetch::tell(&error))?;
     let (head, body) = (answer.status(), Body::new(answer.into_body()));
     if head == StatusCode::OK {
         return Ok(body);

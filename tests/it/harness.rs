@@ -236,7 +236,15 @@ fn open_app() -> AppConfig {
 fn directory_keeper() -> ServiceConfig {
     let token_hash = Some(KeyHash::of("directory-keeper"));
     let (scopes, apps) = (vec![Scope::Admin], vec!["*".to_owned()]);
-    ServiceConfig { name: "keeper".to_owned(), token_hash, cert_names: Vec::new(), scopes, apps }
+    ServiceConfig {
+        name: "keeper".to_owned(),
+        token_hash,
+        cert_names: Vec::new(),
+        issuer: None,
+        subjects: Vec::new(),
+        scopes,
+        apps,
+    }
 }
 
 /// Settings without rate limits.

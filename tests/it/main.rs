@@ -24,6 +24,7 @@ mod follow;
 mod forgetful;
 mod idempotency;
 mod imkit;
+mod issuers;
 mod layers;
 mod ledger;
 mod metrics;

@@ -1,0 +1,93 @@
+//! Where the keys of an issuer come from: a file, or a URL.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::body::Body;
+use http::{Request, StatusCode, Uri, header, uri::Scheme};
+use tokio::time::timeout;
+
+use super::{IssuerConfig, keys::Keys};
+use crate::fetch::{self, HttpClient};
+
+/// For an answer, and for all of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A set of some hundred keys.
+const MAX_BYTES: usize = 256 << 10;
+
+#[expect(clippy::large_enum_variant, reason = "there are a handful of them")]
+pub(super) enum Source {
+    File(PathBuf),
+    Url {
+        client: HttpClient,
+        uri: Uri,
+        /// Read each time: Kubernetes replaces it.
+        token_file: Option<PathBuf>,
+    },
+}
+
+impl Source {
+    /// Errors: what is wrong with the configuration, a sentence.
+    pub(super) fn new(config: &IssuerConfig) -> Result<Self, String> {
+        let IssuerConfig { jwks_file, jwks_url, jwks_ca, jwks_token_file, .. } = config;
+        let url = match (jwks_file, jwks_url) {
+            (Some(file), None) if jwks_ca.is_none() && jwks_token_file.is_none() => return Ok(Self::File(file.clone())),
+            (None, Some(url)) => url,
+            _ => {
+                return Err(
+                    "it needs jwks_file or jwks_url, one of the two; jwks_ca and jwks_token_file go with jwks_url".to_owned()
+                );
+            }
+        };
+        let uri: Uri = url.parse().map_err(|error| format!("jwks_url: {error}"))?;
+        let is_loopback = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        match uri.scheme().map(Scheme::as_str) {
+            Some("https") if jwks_ca.is_some() => {}
+            Some("https") => {
+                return Err(
+                    "jwks_url: https needs jwks_ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities".to_owned()
+                );
+            }
+            // Whoever could change the keys on their way could make tokens of his own.
+            Some("http") if is_loopback => {}
+            _ => return Err("jwks_url: it is https://..., or http:// to this machine".to_owned()),
+        }
+        Ok(Self::Url { client: fetch::client(jwks_ca.as_deref())?, uri, token_file: jwks_token_file.clone() })
+    }
+
+    /// Errors: a sentence that names the file or the URL.
+    pub(super) async fn keys(&self) -> Result<Keys, String> {
+        match self {
+            Self::File(path) => of_file(path),
+            Self::Url { client, uri, token_file } => {
+                let fetched = timeout(PATIENCE, get(client, uri, token_file.as_ref())).await;
+                let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
+                fetched.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{uri}: {error}"))
+            }
+        }
+    }
+}
+
+/// Errors: a sentence that names the file.
+pub(super) fn of_file(path: &Path) -> Result<Keys, String> {
+    let read = fs::read(path).map_err(|error| error.to_string());
+    read.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+async fn get(client: &HttpClient, uri: &Uri, token_file: Option<&PathBuf>) -> Result<Vec<u8>, String> {
+    let mut request = Request::get(uri).header(header::ACCEPT, "application/jwk-set+json, application/json");
+    if let Some(path) = token_file {
+        let token = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+    }
+    let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
+    let answer = client.request(request).await.map_err(|error| fetch::tell(&error))?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("the answer is {}", answer.status()));
+    }
+    let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_BYTES).await;
+    body.map(Vec::from).map_err(|error| format!("its body of at most {MAX_BYTES} bytes: {}", fetch::tell(&error)))
+}
