@@ -23,7 +23,7 @@ use crate::{
     limit::Limits,
     load::Load,
     model::UserId,
-    server::{self, Rules, tls::Tls},
+    server::{self, Rules, tls::Tls, web::Origin},
     service::Service,
     store::{self, Place, Store, StoreError},
     sweep::Sweeper,
@@ -70,6 +70,8 @@ pub struct App {
     gateway: Gateway,
     listeners: [TcpListener; 3],
     rules: Rules,
+    /// Origins of grpc-web.
+    pages: Vec<Origin>,
     /// Of the embedded store.
     data_dir: Option<PathBuf>,
     /// What runs as long as the app does; aborted when it is dropped.
@@ -126,12 +128,13 @@ impl App {
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,
         };
+        let pages = config.grpc_web_origins.clone();
         let data_dir = match &config.place {
             Place::Directory { path, .. } => Some(path.clone()),
             Place::Cluster(_) => None,
         };
         let (stop_delay, drain) = (Duration::from_secs(config.stop_delay_seconds), Duration::from_secs(config.drain_seconds));
-        Ok(Self { addresses, service, gateway, listeners, rules, data_dir, background, stop_delay, drain })
+        Ok(Self { addresses, service, gateway, listeners, rules, pages, data_dir, background, stop_delay, drain })
     }
 
     /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's user.
@@ -150,13 +153,13 @@ impl App {
     /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a while nothing else changes, calls that run are
     /// finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { addresses, service, gateway, listeners, rules, data_dir, mut background, stop_delay, drain } = self;
+        let Self { addresses, service, gateway, listeners, rules, pages, data_dir, mut background, stop_delay, drain } = self;
         let [grpc, rest, admin] = listeners;
         let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] = [(); 3].map(|()| watch::channel(false));
         let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
         let (load, access) = (gateway.load.clone(), service.access.clone());
-        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, access.clone(), load, told.clone()));
+        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, pages, access.clone(), load, told.clone()));
         servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), told));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");

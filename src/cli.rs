@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Settings},
     ctl, dev,
     files::Files,
-    telemetry,
+    telemetry::{self, traces::Traces},
 };
 
 mod progress;
@@ -183,6 +183,8 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
     runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
         let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::Serve(error.into()))?;
+        let traces = config.otlp_endpoint.as_ref().map(|endpoint| Traces::start(endpoint, config.trace_share)).transpose();
+        let traces = traces.map_err(|wrong| Failure::Config(vec![wrong]))?;
         let app = tokio::select! {
             app = App::start(&config, Clock::system()) => app?,
             () = &mut stop => return Ok(()),
@@ -192,10 +194,14 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
             say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
         }
         let access = app.service.access.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = app.run(stop) => ended,
             () = keep_new(source, &settings, &access, hangups) => Ok(()),
+        };
+        if let Some(traces) = traces {
+            traces.end().await;
         }
+        ended
     })
 }
 

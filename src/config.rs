@@ -19,7 +19,7 @@ use crate::{
     },
     clock::Clock,
     dev,
-    server::tls::TlsFiles,
+    server::{tls::TlsFiles, web::Origin},
     store::{Engine, Memory, Place, Retention},
     telemetry::LogFormat,
 };
@@ -102,6 +102,9 @@ pub struct Settings {
     /// Authorities of clients, in PEM: a client may then be a service by its certificate (`cert_names` of a service)
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Origins of web pages that may call gRPC, over grpc-web, such as `https://console.example`; `*` is every one [default: none]
+    #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',', env = "MUTE_GRPC_WEB_ORIGINS")]
+    pub grpc_web_origins: Option<Vec<Origin>>,
     /// Connections at a time to each of gRPC and REST; those beyond are closed at once [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
@@ -120,6 +123,12 @@ pub struct Settings {
     /// How the log is written, to standard error [default: text]
     #[arg(long, value_enum, env = "MUTE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// A collector that traces are sent to, over OTLP (gRPC), such as `http://127.0.0.1:4317` [default: none]
+    #[arg(long, value_name = "URL", env = "MUTE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// How many of the calls are traced, 0 to 1, where the caller's own trace (`traceparent`) does not say [default: 0.01]
+    #[arg(long, value_name = "SHARE", env = "MUTE_TRACE_SHARE")]
+    pub trace_share: Option<f64>,
 }
 
 impl Settings {
@@ -148,12 +157,15 @@ impl Settings {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            grpc_web_origins: self.grpc_web_origins.or(other.grpc_web_origins),
             max_connections: self.max_connections.or(other.max_connections),
             max_calls: self.max_calls.or(other.max_calls),
             max_connection_age_seconds: self.max_connection_age_seconds.or(other.max_connection_age_seconds),
             stop_delay_seconds: self.stop_delay_seconds.or(other.stop_delay_seconds),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
             log_format: self.log_format.or(other.log_format),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
+            trace_share: self.trace_share.or(other.trace_share),
         }
     }
 }
@@ -179,12 +191,15 @@ pub struct Config {
     pub max_view_age_seconds: u64,
     pub refuse_old_views: bool,
     pub tls: Option<TlsFiles>,
+    pub grpc_web_origins: Vec<Origin>,
     pub max_connections: usize,
     pub max_calls: usize,
     pub max_connection_age_seconds: u64,
     pub stop_delay_seconds: u64,
     pub drain_seconds: u64,
     pub log_format: LogFormat,
+    pub otlp_endpoint: Option<String>,
+    pub trace_share: f64,
     pub apps: Vec<AppConfig>,
     pub services: Vec<ServiceConfig>,
     pub issuers: Vec<IssuerConfig>,
@@ -249,6 +264,7 @@ impl Config {
             max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
             tls,
+            grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),
             // An idle connection takes some 10 KiB, a call that runs some more.
             max_connections: settings.max_connections.unwrap_or(10_000),
             max_calls: settings.max_calls.unwrap_or(10_000),
@@ -256,6 +272,9 @@ impl Config {
             stop_delay_seconds: settings.stop_delay_seconds.unwrap_or(0),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             log_format: settings.log_format.unwrap_or_default(),
+            otlp_endpoint: settings.otlp_endpoint,
+            // Of 100,000 checks a second more than enough.
+            trace_share: settings.trace_share.unwrap_or(0.01),
             apps: file.apps,
             services: file.services,
             issuers: file.issuers,
@@ -288,6 +307,12 @@ impl Config {
         }
         if self.max_connections == 0 || self.max_calls == 0 {
             wrong.push("max_connections is at least 1, max_calls at least 1".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.trace_share) {
+            wrong.push("trace_share is 0 to 1".to_owned());
+        }
+        if self.otlp_endpoint.as_ref().is_some_and(|endpoint| !endpoint.starts_with("http://")) {
+            wrong.push("otlp_endpoint is http://HOST:PORT, where a collector takes OTLP over gRPC; one elsewhere is reached through one beside this".to_owned());
         }
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());

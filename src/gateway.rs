@@ -12,13 +12,14 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, FromRef, Request, State, rejection::BytesRejection},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, MatchedPath, Request, State, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
+use opentelemetry::KeyValue;
 use serde::Serialize;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -29,7 +30,7 @@ use crate::{
     error::Error,
     grpc::Api,
     load::{LONGEST, Load},
-    telemetry::metrics::METRICS,
+    telemetry::{metrics::METRICS, traces::Followed},
 };
 
 mod agora;
@@ -85,17 +86,31 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: refuses one too many, writes the errors that tell the time, and counts.
+/// Around every request: refuses one too many, writes the errors that tell the time, counts, and is followed.
 async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
-    let response = match gateway.load.enter() {
-        Ok(_running) => within_bounds(&uri, request, next).await,
-        Err(error) => too_many(&uri, &error),
+    let followed = follow(&request);
+    let response = match (gateway.load.enter(), &followed) {
+        (Ok(_running), None) => within_bounds(&uri, request, next).await,
+        (Ok(_running), Some(followed)) => followed.around(within_bounds(&uri, request, next)).await,
+        (Err(error), _) => too_many(&uri, &error),
     };
     let response = agora::render(response, &gateway.clock, started_ms);
-    METRICS.rest(vendor(&uri), response.status().as_u16(), started.elapsed());
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    METRICS.rest(vendor(&uri), status, took);
+    if let Some(followed) = followed {
+        followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
+    }
     response
+}
+
+/// By the route, since a path names users.
+fn follow(request: &Request) -> Option<Box<Followed>> {
+    let route = || request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
+    let method = || request.method().as_str().to_owned();
+    let attributes = || vec![KeyValue::new("http.request.method", method()), KeyValue::new("http.route", route().to_owned())];
+    Followed::begin(request.headers(), || format!("{} {}", method(), route()), attributes)
 }
 
 /// Refuses a head that is too large, and answers for a handler that has panicked or whose body does not come.

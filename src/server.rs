@@ -29,10 +29,12 @@ mod backup;
 mod calls;
 mod listener;
 pub mod tls;
+pub mod web;
 
 use calls::Calls;
 use listener::Http;
 pub use listener::Rules;
+use web::Origin;
 
 /// Probes, scrapers and backups.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -76,10 +78,23 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
     }
 }
 
-/// Serves gRPC until it is told to stop, then finishes the calls that run.
-pub async fn serve_grpc(listener: TcpListener, rules: Rules, routes: Routes, access: Arc<Access>, load: Arc<Load>, stop: Stop) {
+/// Serves gRPC until it is told to stop, then finishes the calls that run; to pages of these origins over grpc-web too.
+pub async fn serve_grpc(
+    listener: TcpListener,
+    rules: Rules,
+    routes: Routes,
+    pages: Vec<Origin>,
+    access: Arc<Access>,
+    load: Arc<Load>,
+    stop: Stop,
+) {
     let routes = credentials::layer(access).layer(routes.prepare().into_axum_router());
-    listener::serve(listener, Http::Two, rules, Calls(load).layer(routes), stop).await;
+    let calls = Calls(load).layer(routes);
+    if pages.is_empty() {
+        listener::serve(listener, Http::Two, rules, calls, stop).await;
+    } else {
+        listener::serve(listener, Http::Any, rules, web::around(calls, &pages), stop).await;
+    }
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.

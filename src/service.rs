@@ -28,6 +28,7 @@ use crate::{
     limit::Limits,
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
+    telemetry::traces,
     view::{Client, View},
     watch::Hub,
 };
@@ -222,7 +223,7 @@ impl Service {
             if self.settle(&batch, now_ms).await? {
                 continue;
             }
-            match self.store.commit(batch).await {
+            match traces::part("commit", self.store.commit(batch)).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;
                     return Ok(Written { answer, revision });

@@ -1,4 +1,4 @@
-//! Logs, and every metric by name.
+//! Logs, traces, and every metric by name.
 
 use std::{fs, io::IsTerminal as _, path::Path, sync::atomic::AtomicU64};
 
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{service::Service, telemetry::metrics::METRICS};
 
 pub mod metrics;
+pub mod traces;
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]

@@ -1,4 +1,4 @@
-//! Around every RPC: how many run, for how long one may, and how each has ended.
+//! Around every RPC: how many run, for how long one may, how each has ended, and who follows it.
 //!
 //! A call beyond what may run is refused at once, because one that waits for its turn has often given up when it comes. Streams count until
 //! they have begun: the hub sees to what comes after. A call without a deadline of its own (`grpc-timeout`) has one of ours.
@@ -16,14 +16,18 @@ use axum::{
     http::{HeaderMap, Request, Response},
 };
 use futures_util::{future::BoxFuture, poll};
-use tokio::time::timeout;
+use opentelemetry::KeyValue;
+use tokio::time::{error::Elapsed, timeout};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::{
     grpc::grpc_timeout,
     load::{LONGEST, Load},
-    telemetry::metrics::{METRICS, Method},
+    telemetry::{
+        metrics::{METRICS, Method},
+        traces::Followed,
+    },
 };
 
 /// The layer.
@@ -58,7 +62,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut call = Counted::begin(METRICS.method(request.uri().path()));
+        let mut call = Counted::begin(METRICS.method(request.uri().path()), request.headers());
         let running = match self.load.enter() {
             Ok(running) => running,
             Err(error) => {
@@ -68,14 +72,12 @@ where
             }
         };
         let deadline = deadline(request.headers());
-        let answer = self.inner.call(request);
+        let answer = within(deadline, self.inner.call(request));
         Box::pin(async move {
             let _running = running;
-            let mut answer = pin!(answer);
-            // Most calls are answered at once, and need no timer.
-            let answered = match poll!(answer.as_mut()) {
-                Poll::Ready(answered) => Ok(answered),
-                Poll::Pending => timeout(deadline, answer).await,
+            let answered = match &call.followed {
+                None => answer.await,
+                Some(followed) => followed.around(answer).await,
             };
             let Ok(response) = answered else {
                 call.end(Code::DeadlineExceeded);
@@ -88,23 +90,39 @@ where
     }
 }
 
-/// A call as it is counted: one that is dropped before it has ended was given up.
+/// The answer, or an error where it does not come in time.
+async fn within<A: Future>(deadline: Duration, answer: A) -> Result<A::Output, Elapsed> {
+    let mut answer = pin!(answer);
+    // Most calls are answered at once, and need no timer.
+    match poll!(answer.as_mut()) {
+        Poll::Ready(answered) => Ok(answered),
+        Poll::Pending => timeout(deadline, answer).await,
+    }
+}
+
+/// A call as it is counted and followed: one that is dropped before it has ended was given up.
 struct Counted {
     method: &'static Method,
+    followed: Option<Box<Followed>>,
     begun: Instant,
     has_ended: bool,
 }
 
 impl Counted {
-    fn begin(method: &'static Method) -> Self {
+    fn begin(method: &'static Method, headers: &HeaderMap) -> Self {
         method.started.inc();
-        Self { method, begun: Instant::now(), has_ended: false }
+        let followed = Followed::begin(headers, || method.name(), || vec![KeyValue::new("rpc.system", "grpc")]);
+        Self { method, followed, begun: Instant::now(), has_ended: false }
     }
 
     fn end(&mut self, code: Code) {
         self.has_ended = true;
+        let took = self.begun.elapsed();
         self.method.handled(code as usize);
-        self.method.handling_seconds.observe(self.begun.elapsed().as_secs_f64());
+        self.method.handling_seconds.observe(took.as_secs_f64());
+        if let Some(followed) = &self.followed {
+            followed.end(KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)), is_failure(code), took);
+        }
     }
 }
 
@@ -114,6 +132,12 @@ impl Drop for Counted {
             self.method.handled(Code::Cancelled as usize);
         }
     }
+}
+
+/// Whether it is ours, rather than the caller's: what OpenTelemetry takes for an error of a server.
+const fn is_failure(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 /// Errors are told in the head; an answer that has one message, and a stream that has begun, are good.

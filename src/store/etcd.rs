@@ -21,7 +21,10 @@ use tonic::{
 };
 
 use super::{ClusterConfig, StoreError};
-use crate::proto::etcd::{self as pb, auth_client::AuthClient, kv_client::KvClient, watch_client::WatchClient};
+use crate::{
+    proto::etcd::{self as pb, auth_client::AuthClient, kv_client::KvClient, watch_client::WatchClient},
+    telemetry::traces,
+};
 
 /// How long a member may take to be reached, and to answer, before the next one is asked.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -273,6 +276,7 @@ impl Member {
         if let Some(token) = &*self.token.read().unwrap_or_else(PoisonError::into_inner) {
             request.metadata_mut().insert("token", token.clone());
         }
+        traces::hand_on(&mut traces::Metadata(request.metadata_mut()));
         request
     }
 }

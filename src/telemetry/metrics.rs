@@ -260,6 +260,12 @@ impl Metrics {
 }
 
 impl Method {
+    /// Service and method, as the path has them.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.labels.grpc_service, self.labels.grpc_method)
+    }
+
     /// Counts a call that has ended with this code of gRPC.
     pub fn handled(&self, code: usize) {
         if code == 0 {

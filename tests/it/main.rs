@@ -42,5 +42,7 @@ mod reload;
 mod stopping;
 mod tenants;
 mod tls;
+mod traces;
 mod user_mutes;
 mod watch;
+mod web;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::{Context, trace::SpanKind};
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -24,7 +25,7 @@ use crate::{
         Batch, Revision, StoreError,
         etcd::{Attempt, Outcome, Record, Transacted},
     },
-    telemetry::metrics::METRICS,
+    telemetry::{metrics::METRICS, traces},
 };
 
 /// The cluster takes so many operations, and so many expectations, in one transaction.
@@ -50,13 +51,21 @@ pub(super) struct Waiting {
     plan: Plan,
     event: Vec<u8>,
     at_ms: u64,
+    /// The call that it is of.
+    call: Context,
     answer: Answer,
 }
 
 impl Job {
     pub(super) fn commit(batch: Batch, answer: Answer) -> Self {
         let Batch { expectations, operations, event, at_ms } = batch;
-        Self::Commit(Box::new(Waiting { plan: Plan::of(operations, expectations), event, at_ms, answer }))
+        Self::Commit(Box::new(Waiting {
+            plan: Plan::of(operations, expectations),
+            event,
+            at_ms,
+            call: Context::current(),
+            answer,
+        }))
     }
 }
 
@@ -222,7 +231,9 @@ impl Shared {
         let mut groups = vec![group];
         while let Some(group) = groups.pop().filter(|group| !group.waiting.is_empty()) {
             let begun = Instant::now();
-            match self.send_whole(&group).await {
+            let calls: Vec<_> = group.waiting.iter().map(|waiting| waiting.call.clone()).collect();
+            let sending = self.send_whole(&group);
+            match traces::shared_part("etcd transaction", SpanKind::Client, &calls, sending).await {
                 Ok(Sent::Done(cluster)) => {
                     METRICS.committed(group.waiting.len(), begun.elapsed());
                     group.answer(|place| Ok(layout::revision(cluster, place)));
