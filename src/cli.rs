@@ -17,6 +17,7 @@ use crate::{
     config::{Config, Settings},
     ctl, dev,
     files::Files,
+    server::tls::Tls,
     telemetry::{self, traces::Traces},
 };
 
@@ -167,7 +168,11 @@ fn run(command: Command) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.to_string());
+            if telemetry::logs_are_json() {
+                tracing::error!(error = %failure, "the service has failed");
+            } else {
+                complain(&failure.to_string());
+            }
             ExitCode::from(if matches!(failure, Failure::Config(_)) { USAGE } else { FAILURE })
         }
     }
@@ -238,7 +243,9 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = load(source, settings)?;
-    say(&format!("The configuration is good: {} apps, {} services.\n", config.apps.len(), config.services.len()));
+    config.tls.map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?;
+    let (apps, services, issuers) = (config.apps.len(), config.services.len(), config.issuers.len());
+    say(&format!("The configuration is good: {apps} apps, {services} services, {issuers} issuers.\n"));
     Ok(())
 }
 

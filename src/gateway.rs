@@ -145,10 +145,13 @@ fn refuse(uri: &Uri, status: StatusCode) -> Response {
     if vendor(uri) == IMKIT { imkit::refuse(status) } else { agora::refuse(status) }
 }
 
-/// The vendor whose path it is most like.
+/// The vendor whose path it is most like, for metrics too; `docs` is ourselves.
 fn vendor(uri: &Uri) -> &'static str {
-    let first = uri.path().split('/').nth(1);
-    if matches!(first, Some("admin" | "me" | "rooms")) { IMKIT } else { "agora" }
+    match uri.path().split('/').nth(1) {
+        Some("admin" | "me" | "rooms") => IMKIT,
+        Some("docs" | "openapi.json") => "docs",
+        _ => "agora",
+    }
 }
 
 /// A message with its caller, as a gRPC method expects it.

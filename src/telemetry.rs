@@ -1,6 +1,11 @@
 //! Logs, traces, and every metric by name.
 
-use std::{fs, io::IsTerminal as _, path::Path, sync::atomic::AtomicU64};
+use std::{
+    fs,
+    io::IsTerminal as _,
+    path::Path,
+    sync::{OnceLock, atomic::AtomicU64},
+};
 
 use clap::ValueEnum;
 use prometheus_client::{
@@ -27,12 +32,21 @@ pub enum LogFormat {
     Json,
 }
 
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Whether whoever reads standard error expects objects, after [`init_logs`].
+#[must_use]
+pub fn logs_are_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
+
 /// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
 /// and its libraries' at `warn`.
 pub fn init_logs(format: LogFormat) {
     let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, in a test, changes nothing.
+    let _ = FORMAT.set(format);
     let _ = match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),

@@ -18,9 +18,18 @@ use crate::proto::v1::ChangeKind;
 #[derive(Args)]
 #[command(next_help_heading = "Options of every ctl command")]
 pub struct Options {
-    /// Where the service's gRPC is
+    /// Where the service's gRPC is; https:// where it is served over TLS
     #[arg(long, global = true, value_name = "URL", env = "MUTE_ADDR", default_value = "http://127.0.0.1:50051")]
     pub addr: String,
+    /// For https: the authorities of its certificate, in PEM
+    #[arg(long, global = true, value_name = "FILE", env = "MUTE_CA")]
+    pub ca: Option<PathBuf>,
+    /// For https: a certificate to be known by, in PEM, instead of a token
+    #[arg(long, global = true, value_name = "FILE", env = "MUTE_CERT")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", env = "MUTE_KEY")]
+    pub key: Option<PathBuf>,
     /// The token of a service or of an app; what is given here can be seen by others on the machine
     #[arg(long, global = true, value_name = "TOKEN", env = "MUTE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,

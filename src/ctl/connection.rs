@@ -1,16 +1,16 @@
 //! The connection: where, and as whom.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use tonic::service::{Interceptor, interceptor::InterceptedService};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{args::Options, failure::Failure};
-use crate::proto::v1::mute_service_client::MuteServiceClient;
+use crate::{fetch, pem, proto::v1::mute_service_client::MuteServiceClient};
 
 /// A page of 1,000 events that name 100 users each has its place.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -38,28 +38,48 @@ impl Interceptor for Bearer {
 /// A connection that stands; it stands up again by itself when a call finds it broken.
 pub async fn connect(options: &Options) -> Result<Mutes, Failure> {
     let bearer = Bearer(token(options)?.map(|token| header(&token)).transpose()?);
-    let endpoint = endpoint(&options.addr)?;
+    let endpoint = endpoint(options)?;
     let channel = endpoint.connect().await.map_err(|error| Failure::Unreachable { addr: options.addr.clone(), error })?;
     Ok(MuteServiceClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER_BYTES))
 }
 
-fn endpoint(addr: &str) -> Result<Endpoint, Failure> {
-    let url = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
-    let wrong = || Failure::Usage(format!("--addr: `{addr}` is no address; write http://HOST:PORT"));
+fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
+    let addr = &options.addr;
+    let url = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
+    let wrong = || Failure::Usage(format!("--addr: `{addr}` is no address; write http://HOST:PORT, or https://"));
     let endpoint = Endpoint::from_shared(url).map_err(|_| wrong())?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(wrong());
-    }
+    let endpoint = match endpoint.uri().scheme_str() {
+        Some("http") => endpoint,
+        Some("https") => endpoint
+            .tls_config(tls(options)?)
+            .map_err(|error| Failure::Usage(format!("--ca, --cert, --key: {}", fetch::tell(&error))))?,
+        _ => return Err(wrong()),
+    };
     let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
     Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))
 }
 
+fn tls(options: &Options) -> Result<ClientTlsConfig, Failure> {
+    let missing =
+        || Failure::Usage("https needs --ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities".to_owned());
+    let ca = options.ca.as_ref().ok_or_else(missing)?;
+    pem::certificates(ca).map_err(|error| Failure::Usage(format!("--ca: {error}")))?;
+    let ca = read("--ca", ca)?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+    match (&options.cert, &options.key) {
+        (None, None) => Ok(tls),
+        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?))),
+        _ => Err(Failure::Usage("--cert and --key go together".to_owned())),
+    }
+}
+
+fn read(option: &str, file: &Path) -> Result<String, Failure> {
+    fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{option}: {}: {error}", file.display())))
+}
+
 fn token(options: &Options) -> Result<Option<String>, Failure> {
     match &options.token_file {
-        Some(file) => {
-            let text = fs::read_to_string(file);
-            text.map(Some).map_err(|error| Failure::Usage(format!("--token-file: {}: {error}", file.display())))
-        }
+        Some(file) => read("--token-file", file).map(Some),
         None => Ok(options.token.clone()),
     }
 }

@@ -257,7 +257,9 @@ impl Etcd {
     /// Gets a new token.
     async fn log_in(&self, member: &Member) -> Result<(), Status> {
         let Some(login) = &self.login else { return Err(Status::permission_denied("it wants one: see --etcd-user")) };
-        let answer = AuthClient::new(member.channel.clone()).authenticate(login.clone()).await?.into_inner();
+        let mut client = AuthClient::new(member.channel.clone());
+        let answer = timeout(TRY, client.authenticate(login.clone())).await;
+        let answer = answer.map_err(|_| Status::deadline_exceeded("no answer to a login"))??.into_inner();
         let token = answer.token.parse().map_err(|_| Status::internal("a token that is none"))?;
         *member.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())

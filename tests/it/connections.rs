@@ -141,6 +141,57 @@ async fn heads_that_are_too_large_or_no_http_are_answered_or_closed_and_others_a
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
 }
 
+/// Sends these pieces, a second apart, and tells after how long the connection was closed, and what came before.
+async fn dribble(addr: &str, pieces: impl Iterator<Item = &str>) -> (Duration, String) {
+    let started = Instant::now();
+    let (mut read, mut write) = TcpStream::connect(addr).await.unwrap().into_split();
+    let answer = tokio::spawn(async move {
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(100), read.read_to_end(&mut answer)).await.expect("never closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    });
+    for piece in pieces {
+        if write.write_all(piece.as_bytes()).await.is_err() || answer.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let answer = answer.await.unwrap();
+    (started.elapsed(), answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_heads_and_bodies_have_an_end_and_others_are_served_meanwhile() {
+    let (process, _directory) = start(&[]);
+    let (rest, grpc) = (process.rest().trim_start_matches("http://").to_owned(), process.grpc().to_owned());
+    let head = ["GET /me HTTP/1.1\r\nhost: x\r\n"].into_iter().chain(std::iter::repeat_n("x-a: b\r\n", 90));
+    let post = "POST /app-id/Open/chatrooms/room/mute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev-service-token\r\n";
+    let begun = format!("{post}content-length: 1000\r\n\r\n");
+    let body = [begun.as_str()].into_iter().chain(std::iter::repeat_n("{", 90));
+    // The preface of HTTP/2, and nothing more.
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".split_inclusive("");
+    let dribbles = async {
+        tokio::join!(dribble(&rest, head), dribble(&rest, body), dribble(&grpc, preface), dribble(&grpc, std::iter::empty()))
+    };
+    let mut mutes = process.mutes().await;
+    let others = async {
+        loop {
+            mute(&mut mutes, "room", vec!["u".into()]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (slow_head, slow_body, slow_preface, silent) = tokio::select! {
+        closed = dribbles => closed,
+        () = others => unreachable!(),
+    };
+    for (what, (after, _)) in [("head", slow_head), ("preface", slow_preface), ("nothing", silent)] {
+        assert!((25..45).contains(&after.as_secs()), "{what}: {after:?}");
+    }
+    let (after, answer) = slow_body;
+    assert!((55..75).contains(&after.as_secs()) && answer.starts_with("HTTP/1.1 408"), "{after:?}: {answer}");
+    assert!(answer.contains("\"error_description\""), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobody_elses() {
     let (process, _directory) = start(&[]);

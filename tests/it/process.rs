@@ -222,6 +222,31 @@ async fn fill(process: &Process, room: &str, numbers: impl Iterator<Item = usize
 }
 
 #[test]
+fn where_the_log_is_json_the_reason_of_a_failed_start_is_too() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("data"), "no directory").unwrap();
+    let data = directory.path().join("data/below");
+    let addrs = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let failed = run(&[&["serve", "--log-format", "json", "--data-dir", data.to_str().unwrap()], &addrs[..]].concat());
+    assert_eq!(failed.status.code(), Some(1));
+    let log = text(&failed.stderr);
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert!(last["level"] == "ERROR" && last["error"].as_str().unwrap().contains("below"), "{log}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_before_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+    fs::write(&cert, "no certificate").unwrap();
+    fs::write(&key, "no key").unwrap();
+    let checked = run(&["check-config", "--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(64));
+    assert!(text(&checked.stderr).contains("tls.key"), "{}", text(&checked.stderr));
+}
+
+#[test]
 fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
     let cases: [(&[&str], &str); 7] = [
         (&["serve", "--colour"], "--colour"),
@@ -243,7 +268,7 @@ fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
 fn the_small_commands_do_what_they_say() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/mute-service.toml");
     let checked = run(&["check-config", "--config", sample]);
-    assert_eq!(text(&checked.stdout), "The configuration is good: 2 apps, 1 services.\n", "{}", text(&checked.stderr));
+    assert_eq!(text(&checked.stdout), "The configuration is good: 2 apps, 1 services, 0 issuers.\n", "{}", text(&checked.stderr));
     let hash = run(&["hash-key", "change-me-api-key"]);
     assert!(fs::read_to_string(sample).unwrap().contains(text(&hash.stdout).trim()));
     let token = run(&["token", "--dev", "--app", "SampleApp", "--user", "aaa"]);

@@ -31,7 +31,7 @@ use tonic::{
 use crate::{
     certificates::Authority,
     harness::{SERVICE, reason, with},
-    process::Process,
+    process::{Process, run, text},
 };
 
 const CHAT: &str = "spiffe://chat.example/ns/chat/sa/chat-server";
@@ -107,6 +107,40 @@ async fn a_clients_certificate_makes_it_a_service_where_it_sends_no_other_creden
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(reqwest::get(process.rest()).await.is_err());
     assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    servers.issue("server", "localhost");
+    clients.issue("chat", CHAT);
+    let process = start(files);
+    let addr = format!("https://localhost:{}", process.grpc().rsplit_once(':').unwrap().1);
+    let path = |name: &str| files.join(name).to_str().unwrap().to_owned();
+    let ctl = |options: &[&str]| {
+        let command = [&["ctl", "--addr", &addr, "--app", "Open"], options, &["mute", "room", "u"]].concat();
+        let done = run(&command);
+        (done.status.code(), text(&done.stdout) + &text(&done.stderr))
+    };
+    let (ca, other, cert, key) = (path("servers.pem"), path("clients.pem"), path("chat.pem"), path("chat.key"));
+    let (code, said) = ctl(&["--ca", &ca, "--cert", &cert, "--key", &key]);
+    assert!(code == Some(0) && said.contains("service:chat"), "{said}");
+    let (code, said) = ctl(&["--ca", &ca, "--token", "dev-service-token"]);
+    assert!(code == Some(0) && said.contains("service:dev"), "{said}");
+    // Who the server is comes first; then what is missing is told.
+    let (code, said) = ctl(&["--ca", &other, "--token", "dev-service-token"]);
+    assert!(code == Some(1) && said.contains("certificate"), "{said}");
+    for (options, told) in [
+        (&[][..], "https needs --ca"),
+        (&["--ca", &ca, "--cert", &cert], "go together"),
+        (&["--ca", "/nowhere.pem"], "/nowhere.pem"),
+        (&["--ca", &key], "there is no certificate in it"),
+    ] {
+        let (code, said) = ctl(options);
+        assert!(code == Some(64) && said.contains(told), "{told} in {said}");
+    }
 }
 
 /// GET /me, over TLS to a server that this authority vouches for.
