@@ -51,7 +51,8 @@ def render(command, directory):
 
 def combinations():
     """Each overlay alone, with each component, and with all of them."""
-    for overlay, parts in {"single": ["tls", "monitoring", "backup"], "cluster": ["etcd", "tls", "monitoring", "backup"]}.items():
+    common = ["tls", "monitoring", "tracing", "backup"]
+    for overlay, parts in {"single": common, "cluster": ["etcd", *common]}.items():
         for some in [[], *([part] for part in parts), parts]:
             yield overlay, some
 
