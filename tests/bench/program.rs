@@ -25,6 +25,11 @@ impl Program {
     }
 
     pub fn start_with(directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_build(env!("CARGO_BIN_EXE_mute-service"), directory, arguments)
+    }
+
+    /// The program of another build.
+    pub fn start_build(build: &str, directory: &Path, arguments: &[&str]) -> Self {
         let config = directory.join("config.toml");
         let hash = mute_service::auth::secret::KeyHash::of("bench-token");
         let text = format!(
@@ -35,7 +40,7 @@ impl Program {
         let addresses = directory.join("addresses.json");
         let _ = fs::remove_file(&addresses);
         let started = Instant::now();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mute-service"));
+        let mut command = Command::new(build);
         command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
         command.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
         command.args(["--data-dir", directory.join("data").to_str().unwrap()]).args(arguments);

@@ -35,6 +35,9 @@ pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     if chosen("checks") {
         rows.extend(checks(place.path()).await);
     }
+    if let Ok(build) = std::env::var("MUTE_BENCH_AGAINST") {
+        rows.push(against(place.path(), &build).await);
+    }
     if chosen("writes") {
         rows.extend(writes(place.path()).await);
     }
@@ -116,6 +119,27 @@ async fn checks(place: &Path) -> Vec<Row> {
     rows.push(Row::rates("CheckSend", rate, (redis_rate, "Redis ZSCORE, unpipelined, 64 connections"), "-"));
     rows.push(recipients(&ours, &redis).await);
     rows
+}
+
+/// The same program as another build has it, such as that of the commit before: what a change has cost or gained.
+async fn against(place: &Path, build: &str) -> Row {
+    let ours = Program::start(&directory(place, "ours"));
+    let theirs = Program::start_build(build, &directory(place, "theirs"), &[]);
+    let (ours, theirs) = (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
+    grpc::fill(&ours, ROOMS, USERS).await;
+    grpc::fill(&theirs, ROOMS, USERS).await;
+    let check = |client, caller, call| {
+        let (number, who) = pair(caller, call);
+        grpc::check(client, room(number), user(who))
+    };
+    let (mut us, mut them) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let (rate, other) =
+            in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
+        us.push(rate);
+        them.push(other);
+    }
+    Row::rates("CheckSend", median(us), (median(them), "another build"), "-")
 }
 
 /// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000 notification mutes.

@@ -214,6 +214,79 @@ async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobod
     mute(&mut honest, "room", vec!["u".into()]).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_http_2_does_not_have_end_their_connection_and_nobody_elses() {
+    let (process, _directory) = start(&[]);
+    let mut honest = process.mutes().await;
+    // The head of a call that never ends, in frames that go on for ever; GET / by the static table.
+    let endless =
+        [frame(1, 0, 1, &[0x82, 0x84, 0x86]), frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(2_000)).repeat(200)].concat();
+    let cases = [
+        ("a frame longer than any may be", frame(0, 0, 1, &vec![0; 1 << 20])),
+        ("data of no call", frame(0, 0, 1, b"x")),
+        ("a head of stream 0", frame(1, 0x5, 0, &[0x82])),
+        ("a head of an even stream", frame(1, 0x5, 2, &[0x82])),
+        ("a head that is no HPACK", frame(1, 0x5, 1, &[0xff; 40])),
+        ("a continuation of nothing", frame(9, 0x4, 1, &[0x82])),
+        ("a head without an end", endless),
+        ("a window of nothing", frame(8, 0, 0, &[0; 4])),
+        ("a window beyond all bounds", frame(8, 0, 0, &0x7fff_ffff_u32.to_be_bytes()).repeat(2)),
+        ("half a setting", frame(4, 0, 0, &[0; 5])),
+        ("a setting that may not be", frame(4, 0, 0, &[0, 2, 0, 0, 0, 9])),
+        ("a promise of a client", frame(5, 0x4, 1, &[0, 0, 0, 2, 0x82])),
+        ("a ping of seven bytes", frame(6, 0, 0, &[0; 7])),
+    ];
+    for (case, bytes) in cases {
+        let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
+        let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &bytes].concat();
+        let _ = stream.write_all(&begun).await;
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{case}: the connection is still there");
+        mute(&mut honest, "room", vec!["u".into()]).await.unwrap();
+    }
+    // What nobody knows is passed over, as the standard has it, and so are many pings, each with its answer.
+    let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
+    let odd = [frame(0xbe, 0xff, 77, b"unknown"), frame(6, 0, 0, &[7; 8]).repeat(100)].concat();
+    let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &odd].concat();
+    stream.write_all(&begun).await.unwrap();
+    let (mut answer, pong) = (Vec::new(), frame(6, 1, 0, &[7; 8]));
+    while !answer.windows(pong.len()).any(|window| window == pong) {
+        let mut piece = [0; 4_096];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut piece)).await.unwrap().unwrap();
+        assert_ne!(read, 0, "closed for nothing: {answer:?}");
+        answer.extend_from_slice(&piece[..read]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_are_deep_or_huge_are_refused_in_the_envelope() {
+    let (process, _directory) = start(&[]);
+    let url = format!("{}/app-id/Open/chatrooms/room/mute", process.rest());
+    let deep = |open: &str, close: &str| format!("{{\"usernames\":{}{}}}", open.repeat(20_000), close.repeat(20_000));
+    let many = format!("{{\"usernames\":[{}\"u\"],\"mute_duration\":1}}", "\"u\",".repeat(10_000));
+    let cases = [
+        ("deep lists", deep("[", "]"), 400),
+        ("deep lists without an end", "[".repeat(60_000), 400),
+        ("deep objects", "{\"a\":".repeat(10_000), 400),
+        ("60 kB of names", many, 400),
+        ("a number beyond all bounds", "{\"usernames\":[\"u\"],\"mute_duration\":1e999}".to_owned(), 400),
+        ("a body of a megabyte", "x".repeat(1 << 20), 413),
+    ];
+    for (case, body, expected) in cases {
+        let request = reqwest::Client::new().post(&url).header(SERVICE.0, SERVICE.1).body(body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert!(status == expected && body["error_description"].is_string(), "{case}: {status} {body}");
+    }
+    // Line breaks in a name do not come through.
+    for name in ["a%0d%0aset-cookie:x", "a%00b", "%0a"] {
+        let request = reqwest::Client::new().delete(format!("{url}/{name}")).header(SERVICE.0, SERVICE.1);
+        assert_eq!(request.send().await.unwrap().status(), 400, "{name}");
+    }
+}
+
 /// A frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
