@@ -3,7 +3,7 @@
 use std::{env, fs, path::Path};
 
 use futures_util::future::join_all;
-use mute_service::config::Settings;
+use mute_service::{config::Settings, proto::v1 as pb};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -382,6 +382,17 @@ async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
     is("app_id_unmute", send(Method::DELETE, "/chatrooms/demo/mute/aaa", "").await);
     let (status, body) = send(Method::GET, "/chatrooms/nowhere", "").await;
     assert_eq!((status, &body["error_description"]), (404, &json!("grpID nowhere does not exist!")));
+}
+
+#[tokio::test]
+async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
+    let server = Server::start().await;
+    let bearer = format!("Bearer {}", server.app_token(IMKIT));
+    for (method, path) in [(Method::GET, "//SampleApp/mutes/aaa"), (Method::POST, "//SampleApp/chatrooms/demo/ban")] {
+        let (status, body) = sent(server.rest(method, path, &[("authorization", &bearer)])).await;
+        assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{path}: {body}");
+    }
+    assert_eq!(server.check(IMKIT, "demo", "aaa").await.rule(), pb::Rule::None);
 }
 
 #[tokio::test]

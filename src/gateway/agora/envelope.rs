@@ -63,9 +63,14 @@ impl FromRequestParts<Gateway> for Anybody {
         let started_ms = gateway.clock.now_ms();
         let segments = Path::<HashMap<String, String>>::from_request_parts(parts, gateway).await;
         let Path(mut segments) = segments.map_err(|_| Failure::argument("the path is no UTF-8"))?;
-        let organization = segments.remove("org_name").unwrap_or_default();
+        // A path of `/app-id` has none, which is another matter than an empty one.
+        let organization = segments.remove("org_name");
         let application_name = segments.remove("app_name").unwrap_or_default();
-        let app = if organization.is_empty() { application_name.clone() } else { format!("{organization}#{application_name}") };
+        let app = match &organization {
+            Some(organization) => format!("{organization}#{application_name}"),
+            None => application_name.clone(),
+        };
+        let organization = organization.unwrap_or_default();
         let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
         let (clock, request_id) = (gateway.clock.clone(), gateway::request_id(&parts.headers));
         Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))

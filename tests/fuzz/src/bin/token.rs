@@ -1,0 +1,266 @@
+//! Tokens, and credentials in headers.
+//!
+//! The first byte of an input says what the rest is. `=`: a token. `u`, `a`, `o`: header and claims, with a line feed between them, that are signed with the
+//! key of an app's users, with that of the app itself, with the key of another app. `t`: a user, with an end and a change of its token. `h`: headers, a line
+//! each, in which `{user}`, `{app}` and `{other}` stand for good tokens.
+//!
+//! Nothing is good that was not signed with the one right key, by a checksum of our own; of what was signed only what the claims allow; and one byte that
+//! has changed is enough. A good token is taken for what it says.
+#![no_main]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{cell::LazyCell, sync::Arc};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use libfuzzer_sys::{Corpus, fuzz_target};
+use mute_service::{
+    auth::{
+        Credential, Principal,
+        apps::{App, Apps},
+        credentials::{Access, Credentials},
+        token::{Bearer, Unverified},
+    },
+    clock::Clock,
+    dev::{AGORA_APP, IMKIT_APP},
+    error::Reason,
+};
+use mute_service_fuzz::server::{START_MS, apps, services};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+/// The header that the service itself writes, but for `typ`, which nobody asks for.
+const HEADER: &str = r#"{"alg":"HS256"}"#;
+
+thread_local! {
+    static FIXTURE: LazyCell<Fixture> = LazyCell::new(Fixture::build);
+}
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    let Some((kind, rest)) = input.split_first() else { return Corpus::Reject };
+    let Ok(text) = str::from_utf8(rest) else { return Corpus::Reject };
+    FIXTURE.with(|fixture| {
+        match kind {
+            b'=' => fixture.hold(text),
+            b'u' => fixture.hold_signed(text, &fixture.keys[0].user),
+            b'a' => fixture.hold_signed(text, &fixture.keys[0].app),
+            b'o' => fixture.hold_signed(text, &fixture.keys[1].user),
+            b't' => fixture.hold_changed(text),
+            b'h' => fixture.hold_headers(text),
+            _ => return Corpus::Reject,
+        }
+        Corpus::Keep
+    })
+});
+
+struct Fixture {
+    access: Arc<Access>,
+    /// The app that tokens are made for, and another.
+    apps: [Arc<App>; 2],
+    keys: [Keys; 2],
+}
+
+/// As `auth/token.rs` describes them.
+struct Keys {
+    user: Vec<u8>,
+    app: Vec<u8>,
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut block = if key.len() > 64 { Sha256::digest(key).to_vec() } else { key.to_vec() };
+    block.resize(64, 0);
+    let pad = |with: u8| block.iter().map(move |byte| byte ^ with).collect::<Vec<_>>();
+    let inner = Sha256::digest([&pad(0x36), message].concat());
+    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
+}
+
+fn sign(header: &str, claims: &str, key: &[u8]) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(hmac(key, signed.as_bytes()));
+    format!("{signed}.{signature}")
+}
+
+/// Whether a token was signed with this key.
+fn is_signed(token: &str, key: &[u8]) -> bool {
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| signature == hmac(key, signed.as_bytes()))
+}
+
+/// Header and claims of a token that was found good.
+fn parts(token: &str) -> [Map<String, Value>; 2] {
+    let parts: Vec<_> = token.split('.').collect();
+    let &[header, claims, _] = parts.as_slice() else { panic!("{token}") };
+    [header, claims].map(|part| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap())
+}
+
+/// What claims say that an app's own users' key has signed; nothing where they say too little.
+fn user_of(claims: &Map<String, Value>, app: &str, now_ms: u64) -> Option<String> {
+    let text = |name| match claims.get(name) {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::String(text)) => Some(Some(text.as_str())),
+        Some(_) => None,
+    };
+    let (of, id, sub, kind) = (text("app")?, text("id")?, text("sub")?, text("typ")?);
+    let begins = match claims.get("nbf") {
+        None | Some(Value::Null) => 0.0,
+        Some(begins) => begins.as_f64()?,
+    };
+    let now_s = now_ms as f64 / 1_000.0;
+    let is_good =
+        kind != Some("app") && of.is_none_or(|of| of == app) && begins <= now_s && now_s < claims.get("exp")?.as_f64()?;
+    id.or(sub).filter(|_| is_good).map(str::to_owned)
+}
+
+/// Whether claims that an app's own key has signed make an app token.
+fn is_of_app(claims: &Map<String, Value>, app: &str, now_ms: u64) -> bool {
+    let in_time = match claims.get("exp") {
+        None | Some(Value::Null) => true,
+        Some(exp) => exp.as_u64().is_some_and(|exp| now_ms < exp.saturating_mul(1_000)),
+    };
+    let is = |name: &str, what| claims.get(name).and_then(Value::as_str) == Some(what);
+    is("typ", "app") && is("app", app) && claims.get("iat").is_some_and(Value::is_u64) && in_time
+}
+
+impl Fixture {
+    fn build() -> Self {
+        let configs = apps();
+        let known = Apps::new(&configs).unwrap();
+        let [agora, imkit] = [AGORA_APP, IMKIT_APP].map(|key| {
+            let config = configs.iter().find(|config| config.key == key).unwrap();
+            let secret = config.token_secret.as_ref().unwrap().expose();
+            let app = Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
+            (known.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
+        });
+        let access = Access::new(Credentials::new(&configs, &services(), Clock::manual(START_MS)).unwrap());
+        Self { access, apps: [agora.0, imkit.0], keys: [agora.1, imkit.1] }
+    }
+
+    /// A token of any origin: good only where it was signed, and for nothing but what its claims say.
+    fn hold(&self, token: &str) {
+        let read = Unverified::read(token);
+        for (app, keys) in self.apps.iter().zip(&self.keys) {
+            let verified = app.tokens.as_ref().unwrap().verify(&app.key, token, START_MS);
+            match verified {
+                Ok(bearer) => {
+                    let [header, claims] = parts(token);
+                    assert_eq!(header["alg"], "HS256");
+                    assert!(read.is_ok());
+                    match bearer {
+                        Bearer::App => {
+                            assert!(is_signed(token, &keys.app) && is_of_app(&claims, app.key.as_str(), START_MS), "{claims:?}");
+                        }
+                        Bearer::User(user) => {
+                            assert!(is_signed(token, &keys.user), "{claims:?}");
+                            assert_eq!(user_of(&claims, app.key.as_str(), START_MS), Some(user));
+                        }
+                    }
+                }
+                Err(error) => {
+                    let reason = if read.is_ok() { Reason::InvalidToken } else { Reason::MalformedToken };
+                    assert_eq!(error.reason, reason);
+                }
+            }
+        }
+    }
+
+    /// Header and claims that somebody has signed with this key.
+    fn hold_signed(&self, text: &str, key: &[u8]) {
+        let (header, claims) = text.split_once('\n').unwrap_or((HEADER, text));
+        self.hold(&sign(header, claims, key));
+        // Written again, no claim is there twice: which of two counts is not for us to say, so long as it is one of them.
+        let Ok(claims) = serde_json::from_str::<Map<String, Value>>(claims) else { return };
+        let token = sign(HEADER, &Value::Object(claims.clone()).to_string(), key);
+        self.hold(&token);
+        let (app, keys) = (&self.apps[0], &self.keys[0]);
+        let verified = app.tokens.as_ref().unwrap().verify(&app.key, &token, START_MS).ok();
+        let expected = match (user_of(&claims, app.key.as_str(), START_MS), is_of_app(&claims, app.key.as_str(), START_MS)) {
+            (Some(user), _) if key == keys.user => Some(Bearer::User(user)),
+            (_, true) if key == keys.app => Some(Bearer::App),
+            _ => None,
+        };
+        assert_eq!(verified, expected, "{claims:?}");
+    }
+
+    /// `END AT BYTE USER`: a token of this user until that second, and what is left of it when the byte there is another.
+    fn hold_changed(&self, text: &str) {
+        let mut words = text.splitn(4, ' ');
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+        let (Some(end), Some(at), Some(byte)) = (number(), number(), number()) else { return };
+        let Some(user) = words.next() else { return };
+        let app = &self.apps[0];
+        let keys = app.tokens.as_ref().unwrap();
+        let of_user = keys.mint_user(&app.key, user, end).unwrap();
+        let of_app = keys.mint_app(&app.key, START_MS, Some(end)).unwrap();
+        let in_time = START_MS < end.saturating_mul(1_000);
+        let verify = |token: &str| keys.verify(&app.key, token, START_MS).ok();
+        assert_eq!(verify(&of_user), in_time.then(|| Bearer::User(user.to_owned())));
+        assert_eq!(verify(&of_app), (end > 0).then_some(Bearer::App));
+        for token in [of_user, of_app] {
+            let mut changed = token.clone().into_bytes();
+            let at = at as usize % changed.len();
+            changed[at] = byte as u8 & 0x7f;
+            let changed = String::from_utf8(changed).unwrap();
+            assert!(changed == token || verify(&changed).is_none(), "{changed} is {token}");
+            assert_eq!(verify(&token[..at]), None);
+        }
+    }
+
+    fn hold_headers(&self, text: &str) {
+        let mint = |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS / 1_000 + 10).unwrap();
+        let (user, other) = (mint(&self.apps[0]), mint(&self.apps[1]));
+        let app = self.apps[0].tokens.as_ref().unwrap().mint_app(&self.apps[0].key, START_MS, None).unwrap();
+        let mut headers = HeaderMap::new();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(": ") else { continue };
+            let value = value.replace("{user}", &user).replace("{app}", &app).replace("{other}", &other);
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
+            headers.append(name, value);
+        }
+        // The first of its name counts, without what may stand around and before it.
+        let first = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+        let token = |name: &str| first(name).map(|value| value.rsplit(char::is_whitespace).next().unwrap_or(value));
+        match self.access.principal(&headers) {
+            Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => {
+                assert_eq!((app.as_str(), first("im-api-key")), (IMKIT_APP, Some("dev-api-key")));
+            }
+            Ok(principal) => {
+                assert!(!headers.contains_key("im-api-key"));
+                let of_client = headers.contains_key("im-client-key");
+                assert!(!of_client || first("im-client-key") == Some("dev-client-key"));
+                let token = bare(token(if of_client { "im-authorization" } else { "authorization" }).unwrap());
+                match principal {
+                    Principal::Service(service) => {
+                        assert_eq!((service.name.as_str(), token, of_client), ("dev", "dev-service-token", false));
+                    }
+                    Principal::AppAdmin { app, .. } => {
+                        let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
+                        assert!(is_signed(token, &keys.app) && (!of_client || app.as_str() == IMKIT_APP));
+                    }
+                    Principal::User { app, user } => {
+                        let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
+                        assert!(is_signed(token, &keys.user) && (!of_client || app.as_str() == IMKIT_APP));
+                        assert_eq!(parts(token)[1]["id"], user);
+                    }
+                }
+            }
+            Err(error) => {
+                let reasons = [
+                    Reason::InvalidApiKey,
+                    Reason::InvalidClientKey,
+                    Reason::InvalidToken,
+                    Reason::MalformedToken,
+                    Reason::MissingToken,
+                ];
+                assert!(reasons.contains(&error.reason), "{error:?}");
+            }
+        }
+    }
+}
+
+/// Without its scheme, which need not be followed by a space.
+fn bare(token: &str) -> &str {
+    match token.split_at_checked(6) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
+        _ => token,
+    }
+}

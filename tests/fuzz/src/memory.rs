@@ -1,0 +1,115 @@
+//! A store in memory that keeps the contract of `store.rs`, but for history: an input may need a new one, and there are thousands of inputs a second.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
+use mute_service::store::{Batch, Commit, Entry, EventRange, Feed, Logged, Operation, Revision, Snapshot, Store, StoreError};
+use tokio::sync::watch;
+
+/// What is in a store.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    revision: Revision,
+    by_key: BTreeMap<Vec<u8>, (Revision, Vec<u8>)>,
+}
+
+impl Records {
+    /// In the order of keys.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.by_key.iter().map(|(key, (revision, value))| Entry { key: key.clone(), value: value.clone(), revision: *revision })
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Put { key, value } => drop(self.by_key.insert(key.clone(), (self.revision, value.clone()))),
+            Operation::Delete { key } => drop(self.by_key.remove(key)),
+            Operation::DeletePrefix { prefix } => self.by_key.retain(|key, _| !key.starts_with(prefix)),
+        }
+    }
+}
+
+/// The store.
+pub struct Memory {
+    kept: Arc<Mutex<Kept>>,
+    newest: watch::Sender<Revision>,
+}
+
+struct Kept {
+    records: Records,
+    /// By revision: all since it was made.
+    commits: BTreeMap<Revision, Arc<Commit>>,
+}
+
+impl Memory {
+    /// With these records.
+    #[must_use]
+    pub fn of(records: Records) -> Arc<Self> {
+        let newest = watch::Sender::new(records.revision);
+        Arc::new(Self { kept: Arc::new(Mutex::new(Kept { records, commits: BTreeMap::new() })), newest })
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn records(&self) -> Records {
+        self.kept().records.clone()
+    }
+
+    /// The newest commit.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.kept().records.revision
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+        let mut kept = self.kept();
+        let Kept { records, commits } = &mut *kept;
+        let revision_of = |key: &Vec<u8>| records.by_key.get(key).map(|(revision, _)| *revision);
+        if batch.expectations.iter().any(|expected| revision_of(&expected.key) != expected.revision) {
+            return Err(StoreError::Conflict { revision: records.revision });
+        }
+        records.revision += 1;
+        batch.operations.iter().for_each(|operation| records.apply(operation));
+        let Batch { operations, event, at_ms, .. } = batch;
+        let revision = records.revision;
+        commits.insert(revision, Arc::new(Commit { revision, operations, event, at_ms }));
+        self.newest.send_replace(revision);
+        Ok(revision)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let records = self.records();
+        let page = records.entries().collect();
+        Ok(Snapshot { revision: records.revision, pages: stream::iter([Ok(page)]).boxed() })
+    }
+
+    async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
+        let begin = (self.kept.clone(), self.newest.subscribe(), after);
+        let feed = stream::unfold(begin, async |(kept, mut newest, after)| {
+            newest.wait_for(|newest| *newest > after).await.ok()?;
+            let next = kept.lock().unwrap().commits.range((Bound::Excluded(after), Bound::Unbounded)).next()?.1.clone();
+            let revision = next.revision;
+            Some((Ok(next), (kept, newest, revision)))
+        });
+        Ok(feed.boxed())
+    }
+
+    async fn events(&self, _: EventRange, _: bool, _: usize) -> Result<Vec<Logged>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

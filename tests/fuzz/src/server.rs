@@ -1,0 +1,140 @@
+//! The service in this process, in dev mode, as `app.rs` puts it together, but for listeners and a disk: REST requests are handed to its routes. Its
+//! clock is set by hand, and nothing runs behind a request but the view, so that an input does the same each time.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::ConnectInfo,
+    http::{Request, Response},
+};
+use mute_service::{
+    auth::{
+        apps::{AppConfig, Directory},
+        credentials::{self, Access, Credentials, ServiceConfig},
+        secret::Secret,
+    },
+    clock::Clock,
+    dev,
+    gateway::{self, Gateway},
+    grpc::Api,
+    limit::Limits,
+    load::Load,
+    service::Service,
+    view::View,
+    watch::Hub,
+};
+use tokio::task::JoinSet;
+use tower::{Layer as _, ServiceExt as _, util::BoxCloneSyncService};
+
+use crate::memory::{Memory, Records};
+
+/// An app whose directory is open: any id is one of it.
+pub const OPEN: &str = "Open";
+/// Where the clock starts.
+pub const START_MS: u64 = 1_642_060_750_410;
+/// Where requests come from: a proxy that is trusted.
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50_000);
+
+/// A service, as long as an input needs it.
+pub struct Server {
+    /// Of the service, the store and the answers.
+    pub clock: Clock,
+    /// What it has written.
+    pub store: Arc<Memory>,
+    /// The rules.
+    pub service: Arc<Service>,
+    routes: BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>,
+    /// Aborted when it is dropped.
+    _view: JoinSet<()>,
+}
+
+/// The apps of dev mode, and an open one.
+#[must_use]
+pub fn apps() -> Vec<AppConfig> {
+    let open = AppConfig {
+        key: OPEN.to_owned(),
+        directory: Directory::Open,
+        case_insensitive_users: None,
+        api_key_hash: None,
+        client_key_hash: None,
+        client_id: None,
+        client_secret_hash: None,
+        token_secret: Some(Secret::new("a secret of sixteen or more")),
+    };
+    dev::apps().into_iter().chain([open]).collect()
+}
+
+/// The service of dev mode, in all of them.
+#[must_use]
+pub fn services() -> Vec<ServiceConfig> {
+    vec![ServiceConfig { apps: vec!["*".to_owned()], ..dev::service() }]
+}
+
+impl Server {
+    /// What dev mode has in its directory.
+    pub async fn seeds() -> Records {
+        let server = Self::start(Records::default(), Clock::manual(START_MS)).await;
+        dev::seed(&server.service).await.unwrap();
+        server.store.records()
+    }
+
+    /// A service over these records.
+    pub async fn start(records: Records, clock: Clock) -> Self {
+        let (apps, services) = (apps(), services());
+        let strict = apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
+        let access = Access::new(Credentials::new(&apps, &services, clock.clone()).unwrap());
+        let store = Memory::of(records);
+        let view = View::load(&*store, strict).await.unwrap();
+        let mut following = JoinSet::new();
+        following.spawn(view.clone().follow(store.clone()));
+        let service = Arc::new(Service {
+            limits: Limits::new(0, 0, &clock),
+            token_ttl_s: 3_600,
+            store: store.clone(),
+            hub: Hub::new(&view),
+            view,
+            clock: clock.clone(),
+            access: access.clone(),
+            heartbeat: Duration::from_secs(15),
+            max_view_age: Duration::from_secs(10),
+            refuse_old_views: false,
+        });
+        let gateway = Gateway {
+            api: Api::new(service.clone()),
+            clock: clock.clone(),
+            max_users: 60,
+            trusted_proxies: Arc::new([PEER.ip().into()]),
+            load: Load::new(1_000),
+        };
+        let routes = BoxCloneSyncService::new(credentials::layer(access).layer(gateway::router(gateway)));
+        Self { clock, store, service, routes, _view: following }
+    }
+
+    /// Another service over the same records, at the same time.
+    pub async fn restart(&self) -> Self {
+        let clock = Clock::manual(self.clock.now_ms());
+        Self::start(self.store.records(), clock).await
+    }
+
+    /// What a request is answered.
+    pub async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
+        request.extensions_mut().insert(ConnectInfo(PEER));
+        match self.routes.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// An app token; a user's where there is one.
+    #[must_use]
+    pub fn token(&self, app: &str, user: Option<&str>) -> String {
+        let app = self.service.access.app(app).unwrap();
+        let (keys, now_ms) = (app.tokens.as_ref().unwrap(), self.clock.now_ms());
+        let token = match user {
+            Some(user) => keys.mint_user(&app.key, user, now_ms / 1_000 + 1_000_000),
+            None => keys.mint_app(&app.key, now_ms, None),
+        };
+        token.unwrap()
+    }
+}
