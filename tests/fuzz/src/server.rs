@@ -83,7 +83,7 @@ impl Server {
     pub async fn start(records: Records, clock: Clock) -> Self {
         let (apps, services) = (apps(), services());
         let strict = apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
-        let access = Access::new(Credentials::new(&apps, &services, clock.clone()).unwrap());
+        let access = Access::new(Credentials::new(&apps, &services, &[], clock.clone()).unwrap()).await;
         let store = Memory::of(records);
         let view = View::load(&*store, strict).await.unwrap();
         let mut following = JoinSet::new();

@@ -13,6 +13,7 @@ use std::{cell::LazyCell, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::FutureExt as _;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use mute_service::{
     auth::{
@@ -131,7 +132,9 @@ impl Fixture {
             let app = Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
             (known.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
         });
-        let access = Access::new(Credentials::new(&configs, &services(), Clock::manual(START_MS)).unwrap());
+        let credentials = Credentials::new(&configs, &services(), &[], Clock::manual(START_MS)).unwrap();
+        // Without an issuer there is nothing to wait for.
+        let access = Access::new(credentials).now_or_never().unwrap();
         Self { access, apps: [agora.0, imkit.0], keys: [agora.1, imkit.1] }
     }
 
