@@ -226,6 +226,8 @@ impl Service {
             match traces::part("commit", self.store.commit(batch)).await {
                 Ok(revision) => {
                     self.caught_up(revision).await?;
+                    // As a repeat will be answered: a cluster knows records by the first of those commits that it has kept together.
+                    let revision = self.kept(call).map_or(revision, |kept| kept.revision.min(revision));
                     return Ok(Written { answer, revision });
                 }
                 Err(StoreError::Conflict { revision }) => self.caught_up(revision).await?,

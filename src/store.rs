@@ -14,6 +14,7 @@
 //! 6. The store interprets nothing.
 //! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.
 //!    Whoever asks for all after a revision of which some are gone is told [`StoreError::Compacted`], and never a history with a hole.
+//! 8. [`Store::newest`] is no older than any commit that was answered anywhere before it was asked for, and older than those begun after it.
 
 use std::{
     fmt,
@@ -172,6 +173,9 @@ pub trait Store: Send + Sync + 'static {
     fn known(&self) -> (Revision, Instant) {
         (0, Instant::now())
     }
+
+    /// Clause 8. It need not have come to the feed of this process yet.
+    async fn newest(&self) -> Result<Revision, StoreError>;
 
     /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be committed after it.
     async fn close(&self) -> Result<(), StoreError>;

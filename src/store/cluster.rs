@@ -192,6 +192,12 @@ impl Store for Cluster {
         self.shared.events(range, newest_first, limit).await
     }
 
+    async fn newest(&self) -> Result<Revision, StoreError> {
+        let page =
+            self.shared.etcd.range(&self.shared.now_span(), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
+        Ok(layout::end_of(page.revision))
+    }
+
     fn known(&self) -> (Revision, Instant) {
         *self.shared.known()
     }

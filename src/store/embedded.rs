@@ -176,6 +176,10 @@ impl Store for Embedded {
         tokio::task::spawn_blocking(read).await.map_err(|_| closed())?
     }
 
+    async fn newest(&self) -> Result<Revision, StoreError> {
+        Ok(self.shared.recent.newest())
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         self.send(Job::Close).await?;
         self.shared.directory.close()

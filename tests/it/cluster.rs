@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use mute_service::proto::v1 as pb;
+use futures_util::future::join_all;
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
+use tonic::transport::Channel;
 
 use crate::{
     etcd::Etcd,
-    harness::{SERVICE, with},
+    harness::{SERVICE, reason, with},
     process::{Process, mute, muted},
+    watch::Watch,
 };
 
 /// A replica over the cluster, with a directory of its own for its configuration.
@@ -55,6 +58,25 @@ async fn what_one_replica_has_acknowledged_another_answers_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let (mut writer, watcher) = (one.mutes().await, other.mutes().await);
+    for number in 0..200 {
+        let revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
+        // The other replica may not have it yet, which is no reason to say that it is lost.
+        let (_, begun) = Watch::begun(watcher.clone(), "Open", "", Some(revision)).await;
+        assert!(begun >= revision);
+    }
+    // What nobody has committed is not waited for.
+    let lost = mute(&mut writer, "room", vec!["last".into()]).await.unwrap() + 1_000_000;
+    let started = Instant::now();
+    let refused = Watch::start(watcher, "Open", "", Some(lost)).await.map(drop).unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::OutOfRange, "REVISION_COMPACTED"));
+    assert!(started.elapsed() < Duration::from_secs(1), "told after {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
@@ -69,6 +91,29 @@ async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once()
     }
     let list = pb::ListEventsRequest { app: "Open".into(), page_size: 1_000, ..Default::default() };
     assert_eq!(one.list_events(with(list, &[SERVICE])).await.unwrap().into_inner().events.len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_is_answered_as_the_first_at_every_replica_whatever_was_written_at_the_same_moment() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let request = |number: usize| {
+        let (app, room, request_id) = ("Open".into(), format!("room{number}"), format!("request{number}"));
+        with(pb::MuteMembersRequest { app, room, users: vec!["u".into()], request_id, ..Default::default() }, &[SERVICE])
+    };
+    // So many at a time that some go to the cluster together.
+    let all = async |mutes: MuteServiceClient<Channel>| {
+        let ask = |number| {
+            let mut mutes = mutes.clone();
+            async move { mutes.mute_members(request(number)).await.unwrap().into_inner() }
+        };
+        join_all((0..200).map(ask)).await
+    };
+    let first = all(one.mutes().await).await;
+    let (late, _late) = replica(&etcd);
+    for replica in [&one, &other, &late] {
+        assert_eq!(all(replica.mutes().await).await, first);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

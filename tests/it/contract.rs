@@ -341,6 +341,16 @@ async fn clause_7_history_is_read_while_others_write(place: &Place) {
     assert_eq!(numbers(&read), counted(1..=300));
 }
 
+async fn clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes(place: &Place) {
+    let store = open(place).await;
+    for number in 0..20 {
+        let answered = store.commit(batch([put("key", &number.to_string())])).await.unwrap();
+        let newest = store.newest().await.unwrap();
+        let next = store.commit(batch([put("key", "next")])).await.unwrap();
+        assert!((answered..next).contains(&newest), "{newest} between {answered} and {next}");
+    }
+}
+
 macro_rules! contract {
     ($($clause:ident),+ $(,)?) => {
         mod sled_engine {
@@ -382,4 +392,5 @@ contract!(
     clause_7_history_is_there_after_a_stop_that_was_no_orderly_one,
     clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole,
     clause_7_history_is_read_while_others_write,
+    clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes,
 );

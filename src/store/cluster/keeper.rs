@@ -90,7 +90,7 @@ impl Keeper {
 }
 
 impl Shared {
-    fn now_span(&self) -> Span {
+    pub(super) fn now_span(&self) -> Span {
         Span { from: self.layout.now(), until: Vec::new() }
     }
 

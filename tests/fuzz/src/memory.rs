@@ -105,6 +105,10 @@ impl Store for Memory {
         Ok(feed.boxed())
     }
 
+    async fn newest(&self) -> Result<Revision, StoreError> {
+        Ok(self.kept().records.revision)
+    }
+
     async fn events(&self, _: EventRange, _: bool, _: usize) -> Result<Vec<Logged>, StoreError> {
         Ok(Vec::new())
     }
