@@ -27,6 +27,7 @@ use crate::{
 
 mod backup;
 mod calls;
+mod late;
 mod listener;
 pub mod tls;
 pub mod web;

@@ -38,6 +38,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     Failure, Stop,
+    late::Timely,
     tls::{self, Tls},
 };
 use crate::auth::credentials::CertNames;
@@ -171,7 +172,7 @@ where
         service.clone().oneshot(request)
     });
     let builder = builder(http);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Timely::new(io)), service));
     // Polled where one of them has come, rather than at each frame.
     let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
     words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());

@@ -6,6 +6,7 @@ use axum::body::Body;
 use futures_util::{StreamExt as _, future::join_all, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mute_service::proto::v1 as pb;
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -285,6 +286,64 @@ async fn bodies_that_are_deep_or_huge_are_refused_in_the_envelope() {
         let request = reqwest::Client::new().delete(format!("{url}/{name}")).header(SERVICE.0, SERVICE.1);
         assert_eq!(request.send().await.unwrap().status(), 400, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_runs_is_finished_whatever_comes_too_late_on_its_connection() {
+    let (mut process, _directory) = start(&[]);
+    let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
+    let mut head = vec![0x83, 0x86];
+    for (name, value) in [
+        (":authority", "x"),
+        (":path", "/mute.v1.MuteService/CheckSend"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        SERVICE,
+    ] {
+        // Literals that are not kept.
+        head.extend([&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat());
+    }
+    let check =
+        pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 }.encode_to_vec();
+    let message = [&[0, 0, 0, 0, check.len() as u8], &check[..]].concat();
+    let begun = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(1, 0x4, 1, &head)].concat();
+    stream.write_all(&begun).await.unwrap();
+    let (mut calls, mut goodbyes, mut has_ended) = (0, Vec::new(), false);
+    while let Some((kind, flags, id, payload)) = read_frame(&mut stream).await {
+        match (kind, id) {
+            // Its settings: by now it has the call.
+            (4, _) if flags == 0 => process.signal("-TERM"),
+            // The ping between its two goodbyes. With the answer come a call that was begun before it, and what such a call has with it.
+            (6, _) if flags == 0 => {
+                let late = [frame(6, 1, 0, &payload), frame(1, 0x4, 3, &head), frame(8, 0, 3, &5_u32.to_be_bytes())].concat();
+                stream.write_all(&late).await.unwrap();
+            }
+            (7, _) => {
+                goodbyes.push((payload[..4].to_vec(), payload[4..8].to_vec()));
+                if goodbyes.len() == 2 {
+                    stream.write_all(&frame(0, 1, 1, &message)).await.unwrap();
+                }
+            }
+            (1, 1) => (calls, has_ended) = (calls + 1, flags & 1 == 1),
+            _ => assert_ne!(id, 3, "what came too late is answered"),
+        }
+    }
+    let (last, no_error) = (|id: u32| id.to_be_bytes().to_vec(), vec![0; 4]);
+    assert_eq!(goodbyes[..2], [(last(u32::MAX >> 1), no_error.clone()), (last(1), no_error)]);
+    assert!(calls == 2 && has_ended, "the call has no end: {goodbyes:?}");
+    assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
+}
+
+/// The next frame: kind, flags, stream, payload. Nothing at the end.
+async fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let read = async {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    };
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("no frame for 20 s")
 }
 
 /// A frame of HTTP/2.
