@@ -265,8 +265,10 @@ def main():
         RULE.write_text(rule_text())
     check_manifests(arguments.render)
     expressions = {**check_alerts(), **check_dashboard()}
-    policy = json.loads((HERE / "grpc-service-config.json").read_text())["methodConfig"][0]["retryPolicy"]
-    expect(policy["maxAttempts"] <= 5, "grpc-service-config.json: gRPC makes 5 attempts at most")
+    for methods in json.loads((HERE / "grpc-service-config.json").read_text())["methodConfig"]:
+        expect(methods["retryPolicy"]["maxAttempts"] <= 5, "grpc-service-config.json: gRPC makes 5 attempts at most")
+        is_stream = {"service": "mute.v1.MuteService", "method": "Watch"} in methods["name"]
+        expect(is_stream != ("timeout" in methods), "grpc-service-config.json: every call that waits needs an end, but for streams")
     if arguments.binary:
         check_settings(home / arguments.binary)
     if arguments.metrics:

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::skipped;
+use crate::harness::has_python;
 
 /// How long it writes, in seconds.
 const LENGTH: &str = "12";
@@ -10,9 +10,7 @@ const LENGTH: &str = "12";
 #[test]
 fn a_client_in_python_keeps_its_own_copy_through_kills_and_sees_every_expiry_once() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/follow.py");
-    let has_stubs = Command::new("python3").args(["-c", "import grpc_tools, grpc"]).output();
-    if !has_stubs.is_ok_and(|output| output.status.success()) {
-        skipped("install python3 and grpcio-tools (pip install grpcio-tools)");
+    if !has_python() {
         return;
     }
     let output = Command::new("python3").args([script, env!("CARGO_BIN_EXE_mute-service"), LENGTH]).output().unwrap();

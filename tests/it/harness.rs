@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -294,4 +295,14 @@ pub fn reason(status: &Status) -> String {
 pub fn skipped(why: &str) {
     assert_ne!(std::env::var("MUTE_TEST_REQUIRE").as_deref(), Ok("1"), "skipped: {why}");
     println!("skipped: {why}");
+}
+
+/// Whether there is a Python that calls over gRPC; where there is none, the test is skipped.
+pub fn has_python() -> bool {
+    let has_stubs = Command::new("python3").args(["-c", "import grpc_tools, grpc"]).output();
+    let has_stubs = has_stubs.is_ok_and(|output| output.status.success());
+    if !has_stubs {
+        skipped("install python3 and grpcio-tools (pip install grpcio-tools)");
+    }
+    has_stubs
 }

@@ -39,6 +39,7 @@ mod properties;
 mod recipients;
 mod records;
 mod reload;
+mod rolling;
 mod settings;
 mod stopping;
 mod tenants;

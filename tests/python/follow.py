@@ -17,18 +17,11 @@ import threading
 import time
 
 import grpc
-from grpc_tools import protoc
+from google.protobuf.duration_pb2 import Duration
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from stubs import pb, rpc
+
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="follow-"))
-sys.path.insert(0, str(PLACE))
-WELL_KNOWN = pathlib.Path(protoc.__file__).parent / "_proto"
-arguments = [f"-I{ROOT}/proto", f"-I{WELL_KNOWN}", f"--python_out={PLACE}", f"--grpc_python_out={PLACE}", "mute/v1/mute_service.proto"]
-assert protoc.main(["", *arguments]) == 0
-
-from google.protobuf.duration_pb2 import Duration  # noqa: E402
-from mute.v1 import mute_service_pb2 as pb, mute_service_pb2_grpc as rpc  # noqa: E402
-
 APP, ROOMS, USERS = "App", [f"room{n}" for n in range(5)], [f"user{n}" for n in range(40)]
 TOKEN = [("authorization", "Bearer follow-token")]
 LATE_S = 1.0

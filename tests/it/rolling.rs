@@ -1,0 +1,168 @@
+//! Replicas that are restarted, one by one, under load. `tests/python/callers.py` says what callers with the shipped service config hold, and what
+//! those without. `MUTE_TEST_ROLLS` sets how many times each replica is restarted, `MUTE_TEST_CALLERS` how many of them call at a time.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{readiness, until},
+    etcd::Etcd,
+    harness::has_python,
+    ledger::setting,
+    process::{Process, program},
+};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// SIGTERM: it leaves with 0.
+    Stopped,
+    /// kill -9.
+    Killed,
+}
+
+/// A replica that is started again where it was.
+struct Replica {
+    directory: tempfile::TempDir,
+    addr: String,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Replica {
+    async fn start(addr: &str, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data").to_str().unwrap().to_owned();
+        let arguments = ["--data-dir", &data].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+        let mut replica = Self { directory, addr: addr.to_owned(), arguments, process: None };
+        replica.launch().await;
+        replica
+    }
+
+    async fn launch(&mut self) {
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        let addrs = [self.addr.as_str(), "127.0.0.1:0", "127.0.0.1:0"];
+        let process = Process::launch(program(), self.directory.path(), addrs, &arguments).ready();
+        until("it is ready", async || readiness(&process).await.0 == 200).await;
+        self.process = Some(process);
+    }
+
+    /// Ends it and starts it again. Answers for how long there was none.
+    async fn restart(&mut self, how: How) -> Duration {
+        let mut process = self.process.take().unwrap();
+        if how == How::Stopped {
+            process.signal("-TERM");
+            assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
+        }
+        drop(process);
+        let ended = Instant::now();
+        self.launch().await;
+        ended.elapsed()
+    }
+}
+
+/// The process of `callers.py`, which ends when its standard input does.
+struct Callers {
+    child: Child,
+    told: BufReader<ChildStdout>,
+}
+
+impl Callers {
+    /// Once all of them call.
+    fn start(how: How, addrs: &[String]) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/callers.py");
+        let how = if how == How::Stopped { "stopped" } else { "killed" };
+        let callers = setting("MUTE_TEST_CALLERS").unwrap_or(8_u32).to_string();
+        let mut command = Command::new("python3");
+        command.args([script, how, &addrs.join(","), &callers]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let told = BufReader::new(child.stdout.take().unwrap());
+        let mut callers = Self { child, told };
+        assert_eq!(callers.line(), "calling");
+        callers
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.told.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// What they have counted, once they have compared what is there with what they know.
+    fn end(mut self) -> Value {
+        drop(self.child.stdin.take());
+        let counted = self.line();
+        println!("{counted}");
+        assert!(self.child.wait().unwrap().success(), "{counted}");
+        serde_json::from_str(&counted).unwrap()
+    }
+}
+
+/// An address for each replica that no connection has as its own end: where nobody listens for a while, a client might take the port.
+fn addrs(replicas: usize) -> Vec<String> {
+    let mut random = rand::rng();
+    let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
+    (1..=replicas).map(|replica| format!("127.{a}.{b}.{replica}:50051")).collect()
+}
+
+/// Restarts each replica in turn, again and again, while callers call. Answers what these have counted.
+async fn roll(how: How, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>) -> Value {
+    let rolls = setting("MUTE_TEST_ROLLS").unwrap_or(3);
+    let addrs: Vec<_> = replicas.iter().map(|replica| replica.addr.clone()).collect();
+    let callers = Callers::start(how, &addrs);
+    let pause = || tokio::time::sleep(Duration::from_millis(rand::rng().random_range(pause_ms.clone())));
+    let mut gaps = Vec::new();
+    for _ in 0..rolls {
+        for replica in &mut *replicas {
+            pause().await;
+            gaps.push(replica.restart(how).await);
+        }
+    }
+    pause().await;
+    println!("from end to ready: {gaps:?}");
+    let counted = callers.end();
+    assert!(how == How::Killed || counted["failed"] == json!({}), "{counted}");
+    assert!(counted["calls"].as_u64().unwrap() > 50 * gaps.len() as u64, "hardly anybody has called");
+    assert!(counted["resumed"].as_u64().unwrap() >= rolls, "hardly a watch has ended");
+    counted
+}
+
+/// Two replicas over a cluster of one member.
+async fn roll_over_etcd(how: How) {
+    if !has_python() {
+        return;
+    }
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let (urls, addrs) = (etcd.urls(), addrs(2));
+    let arguments = ["--store", "etcd", "--etcd-endpoints", &urls, "--stop-delay-seconds", "1"];
+    let mut replicas = [Replica::start(&addrs[0], &arguments).await, Replica::start(&addrs[1], &arguments).await];
+    // Now and then the next one ends before clients have come back to the one before, which they do after about a second.
+    roll(how, &mut replicas, 200..2_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_over_etcd_are_restarted_one_by_one_and_no_call_fails() {
+    roll_over_etcd(How::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_over_etcd_are_killed_one_by_one_and_every_write_is_there_once() {
+    roll_over_etcd(How::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_over_sled_refuses_calls_and_takes_none_of_them_and_the_shipped_service_config_hides_it() {
+    if !has_python() {
+        return;
+    }
+    // No delay: there is no other replica to go to meanwhile.
+    let mut replicas = [Replica::start(&addrs(1)[0], &["--stop-delay-seconds", "0"]).await];
+    // Until clients have come back, and call.
+    let counted = roll(How::Stopped, &mut replicas, 1_500..2_500).await;
+    assert!(counted["bare_writes_failed"].as_u64().unwrap() > 0, "nobody has called while there was none");
+}
