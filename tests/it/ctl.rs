@@ -373,7 +373,7 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     no_app.env_remove("MUTE_APP");
     refused(no_app, &[], 64, &["--app", "MUTE_APP"]).await;
     for (arguments, word) in [
-        (["--addr", "https://127.0.0.1:1"], "http://HOST:PORT"),
+        (["--addr", "https://127.0.0.1:1"], "https needs --ca"),
         (["--addr", "no address"], "http://HOST:PORT"),
         (["--token-file", "/nowhere"], "/nowhere"),
         (["--token", "a\nb"], "token"),
