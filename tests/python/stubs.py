@@ -1,6 +1,8 @@
-"""The stubs, made from proto/ by the package grpcio-tools into a directory of their own: `from stubs import pb, rpc`."""
+"""The stubs, made from proto/ by the package grpcio-tools into a directory that goes at the end: `from stubs import pb, rpc`."""
 
+import atexit
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -8,6 +10,7 @@ from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="mute-stubs-"))
+atexit.register(shutil.rmtree, PLACE, ignore_errors=True)
 WELL_KNOWN = pathlib.Path(protoc.__file__).parent / "_proto"
 sys.path.insert(0, str(PLACE))
 arguments = [f"-I{ROOT}/proto", f"-I{WELL_KNOWN}", f"--python_out={PLACE}", f"--grpc_python_out={PLACE}", "mute/v1/mute_service.proto"]
