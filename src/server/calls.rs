@@ -5,7 +5,7 @@
 
 use std::{
     convert::Infallible,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -72,12 +72,14 @@ where
             }
         };
         let deadline = deadline(request.headers());
-        let answer = within(deadline, self.inner.call(request));
+        let answer = self.inner.call(request);
         Box::pin(async move {
             let _running = running;
+            // Pinned once and handed on by reference: it is large, and would have a place in each of what it is handed to.
+            let mut answer = pin!(answer);
             let answered = match &call.followed {
-                None => answer.await,
-                Some(followed) => followed.around(answer).await,
+                None => within(deadline, answer.as_mut()).await,
+                Some(followed) => followed.around(within(deadline, answer.as_mut())).await,
             };
             let Ok(response) = answered else {
                 call.end(Code::DeadlineExceeded);
@@ -91,8 +93,7 @@ where
 }
 
 /// The answer, or an error where it does not come in time.
-async fn within<A: Future>(deadline: Duration, answer: A) -> Result<A::Output, Elapsed> {
-    let mut answer = pin!(answer);
+async fn within<A: Future>(deadline: Duration, mut answer: Pin<&mut A>) -> Result<A::Output, Elapsed> {
     // Most calls are answered at once, and need no timer.
     match poll!(answer.as_mut()) {
         Poll::Ready(answered) => Ok(answered),
