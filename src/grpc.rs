@@ -23,7 +23,7 @@ pub struct Api {
     service: Arc<Service>,
 }
 
-pub(crate) use parse::grpc_timeout;
+pub(crate) use parse::{MAX_TEXT_BYTES, grpc_timeout};
 
 type Reply<T> = Result<Response<T>, Status>;
 

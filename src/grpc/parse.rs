@@ -16,7 +16,7 @@ const MAX_USERS: usize = 100;
 const MAX_PAIRS: usize = 1_000;
 const MAX_RECIPIENTS: usize = 10_000;
 const MAX_REASON_BYTES: usize = 512;
-const MAX_TEXT_BYTES: usize = 1_024;
+pub(crate) const MAX_TEXT_BYTES: usize = 1_024;
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 

@@ -324,6 +324,16 @@ async fn users_without_a_well_formed_name_are_refused_and_none_of_the_call_is_cr
 }
 
 #[tokio::test]
+async fn users_of_whom_one_has_too_long_a_nickname_are_refused_and_none_of_the_call_is_created() {
+    let server = Server::start().await;
+    let users = json!([{"username": "new1"}, {"username": "new2", "nickname": "x".repeat(1_025)}]);
+    let (status, body) = server.agora(Method::POST, "/users", Some(users)).await;
+    assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{body}");
+    let (status, body) = mute(&server, json!(["new1"]), json!(60_000)).await;
+    assert_eq!((status, &body["error"]), (400, &json!("forbidden_op")), "{body}");
+}
+
+#[tokio::test]
 async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
     let server = Server::start().await;
     let app = "/easemob-demo/testapp";

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     gateway::{self, Gateway, rpc},
-    grpc::Api,
+    grpc::{Api, MAX_TEXT_BYTES},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
 };
 
@@ -70,7 +70,12 @@ fn user_message(ask: &Ask, part: usize, user: &Value) -> Result<pb::UpsertClient
     let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
     let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
-    let client = pb::Client { user: name, nickname: string(user, "nickname")?, ..Default::default() };
+    let nickname = string(user, "nickname")?;
+    // Refused here, because each user is an RPC of its own, and those before it would be created.
+    if nickname.as_ref().is_some_and(|nickname| nickname.len() > MAX_TEXT_BYTES) {
+        return Err(Failure::argument(format!("nickname is at most {MAX_TEXT_BYTES} bytes")));
+    }
+    let client = pb::Client { user: name, nickname, ..Default::default() };
     let request_id = gateway::request_id_of(part, &ask.request_id);
     Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false, request_id })
 }
