@@ -133,7 +133,7 @@ async fn against(place: &Path, build: &str) -> Row {
         grpc::check(client, room(number), user(who))
     };
     let (mut us, mut them) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
+    for _ in 0..3 {
         let (rate, other) =
             in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
         us.push(rate);
