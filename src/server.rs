@@ -5,7 +5,7 @@ use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
 use tokio::{net::TcpListener, sync::watch};
-use tonic::{server::NamedService as _, service::Routes};
+use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Layer as _;
 
@@ -29,12 +29,14 @@ mod backup;
 mod calls;
 mod late;
 mod listener;
+mod routes;
 pub mod tls;
 pub mod web;
 
 use calls::Calls;
 use listener::Http;
 pub use listener::Rules;
+pub use routes::Routes;
 use web::Origin;
 
 /// Probes, scrapers and backups.
@@ -54,11 +56,10 @@ pub async fn grpc_routes(api: Api) -> Result<(Routes, HealthReporter), Failure> 
         let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let mut routes = Routes::new(health);
-    routes = routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
-    routes = routes.add_service(MuteServiceServer::new(api.clone()));
-    routes = routes.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api));
-    Ok((routes, reporter))
+    let mut others = tonic::service::Routes::new(health);
+    others = others.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    others = others.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api.clone()));
+    Ok((Routes::new(MuteServiceServer::new(api), others), reporter))
 }
 
 const SERVICES: [&str; 4] =
@@ -89,11 +90,13 @@ pub async fn serve_grpc(
     load: Arc<Load>,
     stop: Stop,
 ) {
-    let routes = credentials::layer(access).layer(routes.prepare().into_axum_router());
-    let calls = Calls(load).layer(routes);
+    let calls = Calls(load);
+    // The same in both, but of two types: for bodies as they come, and as grpc-web hands them on.
     if pages.is_empty() {
+        let calls = calls.layer(credentials::layer(access).layer(routes));
         listener::serve(listener, Http::Two, rules, calls, stop).await;
     } else {
+        let calls = calls.layer(credentials::layer(access).layer(routes));
         listener::serve(listener, Http::Any, rules, web::around(calls, &pages), stop).await;
     }
 }

@@ -10,7 +10,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderName, Request, header::AUTHORIZATION};
 use tower::util::MapRequestLayer;
 
 use super::{
@@ -24,6 +24,11 @@ use crate::{
     clock::Clock,
     error::{Error, Reason},
 };
+
+// As they are looked for in each call: text would be read as a name each time.
+static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
+static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
+static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
 
 /// Who is calling, or why that is not known.
 #[derive(Clone, Debug)]
@@ -176,18 +181,18 @@ impl Credentials {
     }
 
     fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
-        if let Some(key) = header(headers, "im-api-key") {
+        if let Some(key) = header(headers, &IM_API_KEY) {
             let app = find(&self.apps, &self.api_keys, key);
             let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
             return Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::ApiKey });
         }
-        if let Some(key) = header(headers, "im-client-key") {
+        if let Some(key) = header(headers, &IM_CLIENT_KEY) {
             let app = find(&self.apps, &self.client_keys, key);
             let app = app.ok_or_else(|| Error::new(Reason::InvalidClientKey, "the client key is of no app"))?;
-            let token = header(headers, "im-authorization").map(strip_bearer).filter(|token| !token.is_empty());
+            let token = header(headers, &IM_AUTHORIZATION).map(strip_bearer).filter(|token| !token.is_empty());
             return self.bearer(app, token.ok_or_else(missing)?);
         }
-        let token = header(headers, "authorization").map(strip_bearer).filter(|token| !token.is_empty()).ok_or_else(missing)?;
+        let token = header(headers, &AUTHORIZATION).map(strip_bearer).filter(|token| !token.is_empty()).ok_or_else(missing)?;
         let (hash, now_ms) = (KeyHash::of(token), self.clock.now_ms());
         if let Some(service) = self.services.get(&hash) {
             return Ok(Principal::Service(service.clone()));
@@ -236,7 +241,7 @@ fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Optio
     keys.get(&KeyHash::of(key)).and_then(|app| apps.get(app).ok())
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     // What is no text is no credential; it is found wrong like any other wrong one.
     headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}").trim())
 }

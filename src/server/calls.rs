@@ -11,11 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    body::Body,
-    http::{HeaderMap, Request, Response},
-};
 use futures_util::{future::BoxFuture, poll};
+use http::{HeaderMap, HeaderName, Request, Response};
 use opentelemetry::KeyValue;
 use tokio::time::{error::Elapsed, timeout};
 use tonic::{Code, Status};
@@ -29,6 +26,10 @@ use crate::{
         traces::Followed,
     },
 };
+
+// As they are looked for in each call: text would be read as a name each time.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The layer.
 #[derive(Clone)]
@@ -48,20 +49,20 @@ pub(super) struct Around<S> {
     load: Arc<Load>,
 }
 
-impl<S> Service<Request<Body>> for Around<S>
+impl<S, Q, A> Service<Request<Q>> for Around<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
-    S::Future: Send + 'static,
+    S: Service<Request<Q>, Response = Response<A>, Error = Infallible, Future: Send + 'static>,
+    A: Default + Send + 'static,
 {
-    type Response = Response<Body>;
+    type Response = Response<A>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<A>, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
         let mut call = Counted::begin(METRICS.method(request.uri().path()), request.headers());
         let running = match self.load.enter() {
             Ok(running) => running,
@@ -143,11 +144,11 @@ const fn is_failure(code: Code) -> bool {
 
 /// Errors are told in the head; an answer that has one message, and a stream that has begun, are good.
 fn code(head: &HeaderMap) -> Code {
-    head.get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+    head.get(&GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 /// What the caller says, within a minute.
 fn deadline(headers: &HeaderMap) -> Duration {
-    let told = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+    let told = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
     told.unwrap_or(LONGEST).min(LONGEST)
 }

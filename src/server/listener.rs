@@ -1,7 +1,7 @@
 //! The connections of one listener: how many there may be, how they begin, how old they grow, and how they end.
 //!
-//! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, an
-//! HTTP/2 connection that does not answer pings is closed. A connection that has come of age is told to go (GOAWAY), so that callers spread over
+//! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, and who
+//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame. A connection that has come of age is told to go (GOAWAY), so that callers spread over
 //! replicas that were added; so is every one when the service stops. Calls that run are finished.
 
 use std::{
@@ -16,17 +16,16 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::Body,
-    extract::ConnectInfo,
-    http::{Request, Response},
-};
+use axum::extract::ConnectInfo;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use rand::RngExt as _;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -45,8 +44,10 @@ use crate::auth::credentials::CertNames;
 
 /// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between pings over HTTP/2, and for the answer to one.
-const PING: Duration = Duration::from_secs(20);
+/// After this much silence the kernel asks whether the other side is still there, so often, and so many times.
+const SILENCE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(6);
+const PROBES: u32 = 5;
 /// For what still runs on a connection that was told to go because of its age.
 const GRACE: Duration = Duration::from_secs(30);
 /// All headers of a request together.
@@ -78,12 +79,23 @@ pub struct Rules {
     pub tls: Option<Arc<Tls>>,
 }
 
-/// Serves until it is told to stop, then finishes the calls that run.
-pub(super) async fn serve<S>(listener: TcpListener, http: Http, rules: Rules, service: S, stop: Stop)
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+/// What answers the requests of a listener.
+pub(super) trait Answers:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
+    type Body: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
+}
+
+impl<S, B> Answers for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// Serves until it is told to stop, then finishes the calls that run.
+pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, service: impl Answers, stop: Stop) {
     let places = Arc::new(Semaphore::new(rules.max_connections));
     let mut connections = JoinSet::new();
     let (tell, word) = watch::channel(false);
@@ -120,25 +132,31 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S>(
+async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     http: Http,
     rules: &Rules,
-    service: S,
+    service: impl Answers,
     stop: Stop,
-) -> Result<(), Failure>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    stream.set_nodelay(true)?;
+) -> Result<(), Failure> {
+    set_up(&stream)?;
     let Some(certificates) = &rules.tls else {
         return requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate: None }).await;
     };
     let stream = timeout(PATIENCE, certificates.acceptor().accept(stream)).await.map_err(io::Error::from)??;
     let certificate = tls::names(&stream).map(Arc::new);
     requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate }).await
+}
+
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES))?;
+    // For what was sent: other systems have a time of their own, of minutes.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(SILENCE + PROBES * PROBE))?;
+    Ok(())
 }
 
 /// Where a connection comes from.
@@ -148,23 +166,18 @@ struct Origin {
     certificate: Option<Arc<CertNames>>,
 }
 
-async fn requests<S>(
+async fn requests(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     http: Http,
     max_age: Duration,
     stop: Stop,
-    service: S,
+    service: impl Answers,
     origin: Origin,
-) -> Result<(), Failure>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+) -> Result<(), Failure> {
     let asked = Arc::new(AtomicBool::new(false));
     let has_asked = asked.clone();
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         has_asked.store(true, Ordering::Relaxed);
-        let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(origin.peer));
         if let Some(names) = &origin.certificate {
             request.extensions_mut().insert(names.clone());
@@ -213,7 +226,6 @@ fn builder(http: Http) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES as usize);
     let mut http2 = builder.http2();
-    http2.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
     http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
     http2.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
     if http == Http::Two { builder.http2_only() } else { builder }

@@ -8,57 +8,52 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    http::{Request, Response},
-    routing::future::RouteFuture,
-};
-use futures_util::{
-    TryFutureExt as _,
-    future::{Either, MapOk},
-};
-use tonic::server::NamedService as _;
-use tower::Service;
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::{Request, Response};
+use hyper::body::Body as HttpBody;
+use tonic::{body::Body, server::NamedService as _};
+use tower::{BoxError, Service};
 
 use crate::{grpc::Api, proto::v1::mute_service_server::MuteServiceServer};
 
 type MuteService = MuteServiceServer<Api>;
+type Others = tonic::service::Routes;
 
 /// All services of the gRPC listener.
 #[derive(Clone)]
 pub struct Routes {
     mute: MuteService,
-    others: Router,
+    others: Others,
 }
 
 impl Routes {
-    pub(super) fn new(mute: MuteService, others: tonic::service::Routes) -> Self {
-        Self { mute, others: others.prepare().into_axum_router() }
+    pub(super) fn new(mute: MuteService, others: Others) -> Self {
+        Self { mute, others: others.prepare() }
     }
 }
 
-impl Service<Request<Body>> for Routes {
+impl<B> Service<Request<B>> for Routes
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+{
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<MapOk<<MuteService as Service<Request<Body>>>::Future, ToBody>, RouteFuture<Infallible>>;
+    type Future = Either<<MuteService as Service<Request<B>>>::Future, <Others as Service<Request<B>>>::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Both always are.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         if is_for_mute_service(request.uri().path()) {
-            let to_body: ToBody = |response| response.map(Body::new);
-            Either::Left(self.mute.call(request).map_ok(to_body))
+            Either::Left(self.mute.call(request))
         } else {
             Either::Right(self.others.call(request))
         }
     }
 }
-
-type ToBody = fn(Response<tonic::body::Body>) -> Response<Body>;
 
 fn is_for_mute_service(path: &str) -> bool {
     let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(MuteService::NAME));

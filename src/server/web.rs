@@ -2,17 +2,14 @@
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
-use axum::{
-    body::Body,
-    http::{HeaderName, HeaderValue, Method, Request, Response, Uri},
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use serde::Deserialize;
+use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
-use tower::{
-    Service, ServiceBuilder,
-    util::{MapRequestLayer, MapResponseLayer},
-};
+use tower::{Service, ServiceBuilder};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use super::listener::Answers;
 
 /// For how long a browser need not ask again.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
@@ -52,13 +49,9 @@ impl TryFrom<String> for Origin {
 }
 
 /// The calls, also for pages of these origins. A page has no credentials but those it sends with each call, so cookies are of no use here.
-pub(super) fn around<S>(
-    calls: S,
-    pages: &[Origin],
-) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+pub(super) fn around<S>(calls: S, pages: &[Origin]) -> impl Answers
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
 {
     let origins = if pages.iter().any(|Origin(origin)| origin == EVERY) {
         AllowOrigin::any()
@@ -71,12 +64,7 @@ where
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(MAX_AGE);
-    ServiceBuilder::new()
-        .layer(cors)
-        .layer(MapResponseLayer::new(|answer: Response<tonic::body::Body>| answer.map(Body::new)))
-        .layer(GrpcWebLayer::new())
-        .layer(MapRequestLayer::new(|request: Request<tonic::body::Body>| request.map(Body::new)))
-        .service(calls)
+    ServiceBuilder::new().layer(cors).layer(GrpcWebLayer::new()).service(calls)
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ const MAX_ID_BYTES: usize = 128;
 /// For an answer of the collector, and for what is left when the service stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+// As they are looked for in each call: text would be read as a name each time.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
@@ -71,7 +75,7 @@ impl Followed {
         name: impl FnOnce() -> String,
         attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Option<Box<Self>> {
-        let (caller, request_id) = (headers.get("traceparent"), headers.get("x-request-id"));
+        let (caller, request_id) = (headers.get(&TRACEPARENT), headers.get(&X_REQUEST_ID));
         let has_ids = caller.is_some() || request_id.is_some();
         let tracer = TRACER.get();
         if !has_ids && tracer.is_none() && !tracing::enabled!(Level::DEBUG) {

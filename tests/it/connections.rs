@@ -1,6 +1,9 @@
 //! Callers that hold on to what they have: connections, calls and streams have bounds, and others are served beside them.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use axum::body::Body;
 use futures_util::{StreamExt as _, future::join_all, stream};
@@ -14,7 +17,8 @@ use tokio::{
 
 use crate::{
     harness::{SERVICE, reason, with},
-    process::{Process, mute, muted, was_not_taken},
+    network::Network,
+    process::{Process, mute, muted, program, was_not_taken},
 };
 
 fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
@@ -332,6 +336,56 @@ async fn a_call_that_runs_is_finished_whatever_comes_too_late_on_its_connection(
     assert_eq!(goodbyes[..2], [(last(u32::MAX >> 1), no_error.clone()), (last(1), no_error)]);
     assert!(calls == 2 && has_ended, "the call has no end: {goodbyes:?}");
     assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
+}
+
+/// For how long the place of a caller is kept that goes without a word, after it has begun to watch.
+async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> {
+    let network = Network::new(2)?;
+    let directory = tempfile::tempdir().unwrap();
+    let (service, data) = (network.command(0, env!("CARGO_BIN_EXE_mute-service")), directory.path().join("data"));
+    let addrs = [50_051, 8_080, 9_090].map(|port| format!("{}:{port}", network.addr(0)));
+    let arguments = ["--data-dir", data.to_str().unwrap(), "--max-connections", "1"];
+    let arguments = [&arguments[..], &["--watch-heartbeat-seconds", heartbeat_seconds]].concat();
+    let process = Process::launch(service, directory.path(), addrs.each_ref().map(String::as_str), &arguments).ready();
+    let ctl = |mut command: Command, words: &[&str]| {
+        command.env("MUTE_ADDR", format!("http://{}", process.grpc())).env("MUTE_APP", "Open");
+        command.env("MUTE_TOKEN", "dev-service-token").arg("ctl").args(words).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    };
+    let mut watcher = ctl(network.command(1, env!("CARGO_BIN_EXE_mute-service")), &["watch", "--json"]).spawn().unwrap();
+    let watches = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+        metrics.contains("mute_watchers 1\n")
+    };
+    let started = Instant::now();
+    while !watches().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "it does not watch");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let is_let_in = || tokio::task::block_in_place(|| ctl(program(), &["check", "room", "user"]).status().unwrap().success());
+    assert!(!is_let_in(), "there is more than one place");
+    network.cut(1, 0);
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    let gone = Instant::now();
+    while !is_let_in() {
+        assert!(gone.elapsed() < Duration::from_secs(90), "its place is kept");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Some(gone.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_place_of_a_caller_whose_machine_is_gone_is_given_up_in_a_minute_whether_anything_is_sent_to_it_or_not() {
+    let (silent, spoken_to) = tokio::join!(place_of_one_that_is_gone("3600"), place_of_one_that_is_gone("1"));
+    let (Some(silent), Some(spoken_to)) = (silent, spoken_to) else {
+        // Not `skipped`: a container's root may often not do that, whatever is installed in it.
+        println!("skipped: run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)");
+        return;
+    };
+    // Not because it was told that the caller is gone.
+    let soon = Duration::from_secs(20);
+    assert!(silent > soon && spoken_to > soon, "{silent:?}, {spoken_to:?}");
 }
 
 /// The next frame: kind, flags, stream, payload. Nothing at the end.
