@@ -330,11 +330,14 @@ async fn settled(program: &Program) -> f64 {
 async fn ten_million(place: &Path) -> Vec<Row> {
     let (large, small) = (directory(place, "large"), directory(place, "small"));
     let program = Program::start(&large);
+    let empty = program.memory();
     let clients = grpc::connections(&program.grpc).await;
     grpc::fill(&clients, 10_000, 1_000).await;
+    let filled = settled(&program).await;
     program.stop();
     let program = Program::start(&large);
-    let start = program.start;
+    let (restarted, start) = (program.memory(), program.start);
+    let [filled, restarted] = [filled, restarted].map(|memory| (memory - empty) / (10.0 * MILLION));
     let of_many = grpc::connections(&program.grpc).await;
     let few = Program::start(&small);
     let of_few = grpc::connections(&few.grpc).await;
@@ -357,6 +360,13 @@ async fn ten_million(place: &Path) -> Vec<Row> {
             theirs: format!("{few_rate:.0}/s among 1,000"),
             ratio: Some(few_rate / rate),
             hold: "<= 1.25",
+        },
+        Row {
+            what: "memory of a member mute, 10 M in 10,000 rooms",
+            ours: format!("{filled:.0} B ({restarted:.0} B after a restart)"),
+            theirs: "-".to_owned(),
+            ratio: None,
+            hold: "-",
         },
         Row {
             what: "start with 10 M records, to ready",
