@@ -166,6 +166,7 @@ impl App {
         let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, access, told_health, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
+            error = service.store.replaced() => Err(Failure::Store(error)),
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
             Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
         };

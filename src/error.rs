@@ -214,7 +214,7 @@ impl From<StoreError> for Error {
                 Self { cause: Some(error.to_string().into()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
             }
             StoreError::Compacted { .. } => Self::compacted(),
-            StoreError::Conflict { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
+            StoreError::Conflict { .. } | StoreError::WentBack { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
             StoreError::Corrupt { .. } | StoreError::InUse { .. } | StoreError::NotEmpty { .. } => Self::internal(error),
         }
     }

@@ -137,6 +137,8 @@ pub enum StoreError {
     Conflict { revision: Revision },
     #[error("commits up to revision {oldest} are no longer kept")]
     Compacted { oldest: Revision },
+    #[error("the cluster went back from revision {seen} to {now}: an older state was put in its place; start again, to read it")]
+    WentBack { seen: Revision, now: Revision },
     #[error("the store is full: {0}")]
     Full(String),
     #[error("the store is unavailable: {0}")]
@@ -176,6 +178,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Clause 8. It need not have come to the feed of this process yet.
     async fn newest(&self) -> Result<Revision, StoreError>;
+
+    /// Ends when the store is not the one any more that was read, so that this process has to begin anew. An engine of one process always is.
+    async fn replaced(&self) -> StoreError {
+        std::future::pending().await
+    }
 
     /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be committed after it.
     async fn close(&self) -> Result<(), StoreError>;

@@ -10,7 +10,8 @@
 //! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
 //! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and take a snapshot. A replica knows that it has seen
 //! all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`): neither a member that is cut off from the
-//! others nor one that is behind can make it believe so.
+//! others nor one that is behind can make it believe so. What it writes is newer than all it has seen; where it is not, somebody has put an older
+//! state of the cluster in its place, such as a backup. Nothing in memory holds then, and the process ends, to begin anew.
 //!
 //! # History
 //! Events are kept by chapters (`history.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
@@ -25,7 +26,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, SetOnce, mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
@@ -83,6 +84,8 @@ struct Shared {
     stuck: Notify,
     /// The chapter is long enough.
     full: Notify,
+    /// The cluster is not the one any more that was read.
+    replaced: SetOnce<StoreError>,
 }
 
 /// The chapter of history that is being written.
@@ -105,18 +108,8 @@ impl Cluster {
         let chapter = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
         let page = etcd.range(&layout.events(chapter.number), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
-        let newest = layout::end_of(page.revision);
-        let shared = Arc::new(Shared {
-            etcd,
-            layout,
-            recent: Arc::new(Recent::after(newest)),
-            retention,
-            chapter: Mutex::new(Chapter { commits: page.count, ..chapter }),
-            known: Mutex::new((newest, asked)),
-            confirm: Notify::new(),
-            stuck: Notify::new(),
-            full: Notify::new(),
-        });
+        let known = (layout::end_of(page.revision), asked);
+        let shared = Shared::new(etcd, layout, retention, Chapter { commits: page.count, ..chapter }, known);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
@@ -202,12 +195,31 @@ impl Store for Cluster {
         *self.shared.known()
     }
 
+    async fn replaced(&self) -> StoreError {
+        self.shared.replaced.wait().await.clone()
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         self.send(Job::Close).await.map(drop)
     }
 }
 
 impl Shared {
+    fn new(etcd: Etcd, layout: Layout, retention: Retention, chapter: Chapter, known: (Revision, Instant)) -> Arc<Self> {
+        Arc::new(Self {
+            etcd,
+            layout,
+            recent: Arc::new(Recent::after(known.0)),
+            retention,
+            chapter: Mutex::new(chapter),
+            known: Mutex::new(known),
+            confirm: Notify::new(),
+            stuck: Notify::new(),
+            full: Notify::new(),
+            replaced: SetOnce::new(),
+        })
+    }
+
     fn chapter(&self) -> MutexGuard<'_, Chapter> {
         self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -68,6 +68,11 @@ impl Etcd {
         others.insist("cluster/member/add", json!({"peerURLs": [format!("http://{addr}:2380")]})).await;
         let arguments = ["--initial-cluster", &peers.join(","), "--initial-cluster-state", "existing"];
         self.members[number] = Member::start(Command::new("etcd"), self.directory.path(), &name, &addr, &arguments);
+    }
+
+    /// Where the member has its data.
+    pub fn disk(&self, number: usize) -> PathBuf {
+        self.directory.path().join(&self.members[number].name)
     }
 
     pub async fn leader(&self) -> Option<usize> {

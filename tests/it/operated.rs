@@ -1,6 +1,6 @@
 //! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and certificates, and members are replaced.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mute_service::proto::v1 as pb;
@@ -97,6 +97,34 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
     }
     use pb::ChangeKind::{Muted, Unmuted};
     assert_eq!(told, [(Muted, vec!["meanwhile".to_owned()]), (Unmuted, vec!["before".to_owned()])]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_anew_with_that_state() {
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
+    let ((mut behind, directory), (writer, _writer)) = (replica(&etcd), replica(&etcd));
+    mute(&mut writer.mutes().await, "room", vec!["before".into()]).await.unwrap();
+    let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
+    let copy = |from: &Path, to: &Path| assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    etcd.members[0].kill();
+    copy(&disk, &kept.path().join("kept"));
+    etcd.members[0].start_again();
+    for number in 0..50 {
+        let user = vec![format!("lost{number}")];
+        until("it writes", async || mute(&mut writer.mutes().await, "room", user.clone()).await.is_ok()).await;
+    }
+    until("both have it", async || !check(&behind, "lost49").await.unwrap()).await;
+    drop(writer);
+    etcd.members[0].kill();
+    fs::remove_dir_all(&disk).unwrap();
+    copy(&kept.path().join("kept"), &disk);
+    etcd.members[0].start_again();
+    assert_eq!(behind.exit_code(Duration::from_secs(20)), Some(1));
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    assert!(log.contains("went back"), "{log}");
+    let (again, _again) = replica(&etcd);
+    mute(&mut again.mutes().await, "room", vec!["after".into()]).await.unwrap();
+    assert_eq!(muted(&mut again.mutes().await, "room").await, ["after", "before"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -67,7 +67,9 @@ impl Follower {
     }
 
     /// Changes of whole revisions of the cluster, as commits.
-    fn take(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+    fn take(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+        // A member that is behind may send what came before the beginning of the watch (etcd's issue 20221).
+        changes.retain(|change| change.revision > self.at);
         let Some(newest) = changes.last().map(|change| change.revision) else { return Ok(()) };
         let (mut commits, mut operations, mut at) = (Vec::new(), Vec::new(), self.at);
         for Change { key, value, revision } in changes {
@@ -134,4 +136,30 @@ fn read(key: &[u8], value: &[u8], cluster: u64, operations: Vec<Operation>) -> R
         Commit { revision, operations, event: commit.event, at_ms: commit.at_ms }
     };
     Ok(stored.commits.into_iter().enumerate().map(commit).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::store::{ClusterConfig, Retention, cluster::layout::Layout, etcd::Etcd};
+
+    #[tokio::test]
+    async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
+        let config =
+            ClusterConfig { endpoints: vec!["http://127.0.0.1:1".to_owned()], prefix: "mute/".to_owned(), user: None, tls: None };
+        let (etcd, layout) = (Etcd::new(&config).unwrap(), Layout::below(&config.prefix));
+        let (retention, key) = (Retention { events: 1, age_ms: 1 }, layout.record(b"key"));
+        let shared = Shared::new(etcd, layout, retention, Chapter::default(), (layout::end_of(7), Instant::now()));
+        let mut follower = Follower::after(shared.clone(), 7);
+        let change = |revision: u64| Change { key: key.clone(), value: Some(revision.to_string().into_bytes()), revision };
+        follower.take(vec![change(6), change(7)]).unwrap();
+        assert_eq!((follower.at, shared.recent.newest()), (7, layout::end_of(7)));
+        follower.take(vec![change(7), change(8)]).unwrap();
+        assert_eq!((follower.at, shared.recent.newest()), (8, layout::end_of(8)));
+        let commit = shared.recent.follow(layout::end_of(7)).next().await.unwrap().unwrap();
+        assert_eq!(commit.operations, [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]);
+    }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{Chapter, PATIENCE, Shared, begin_chapter, layout, pb};
 use crate::store::{
-    Retention, StoreError,
+    Retention, Revision, StoreError,
     etcd::{Attempt, Outcome, Span, Transacted, Wanted},
 };
 
@@ -58,10 +58,10 @@ impl Keeper {
     /// Writes something, and waits until the feed brings it: then it has brought all that was committed before this was begun.
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
-        let asked = Instant::now();
+        let (asked, seen) = (Instant::now(), shared.recent.newest());
         let tick = Attempt { puts: vec![(shared.layout.tick(), Vec::new())], ..Attempt::default() };
         let revision = match shared.etcd.transact(&tick, TRY).await {
-            Ok(Transacted { revision, .. }) => layout::end_of(revision),
+            Ok(Transacted { revision, .. }) => self.require_newer(layout::end_of(revision), seen)?,
             // Where nothing can be written there is nothing to miss.
             Err(StoreError::Full(_)) => {
                 shared.etcd.range(&shared.now_span(), Wanted::default(), TRY).await?;
@@ -75,6 +75,17 @@ impl Keeper {
         }
         *shared.known() = (revision, asked);
         Ok(())
+    }
+
+    /// Errors: [`StoreError::WentBack`], with which the process ends.
+    fn require_newer(&self, now: Revision, seen: Revision) -> Result<Revision, StoreError> {
+        if now > seen {
+            return Ok(now);
+        }
+        let error = StoreError::WentBack { seen, now };
+        // It may be known already.
+        let _ = self.0.replaced.set(error.clone());
+        Err(error)
     }
 
     async fn keep_history(&self) {
