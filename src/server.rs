@@ -48,7 +48,7 @@ type Failure = Box<dyn StdError + Send + Sync>;
 pub type Stop = watch::Receiver<bool>;
 
 /// Health as gRPC's own service tells it, and the routes of all services.
-pub async fn grpc_routes(api: Api) -> Result<(Routes, HealthReporter), Failure> {
+pub async fn grpc_routes(api: Api) -> Result<(Routes<MuteServiceServer<Api>>, HealthReporter), Failure> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, ServingStatus::Serving).await;
     // Older clients know reflection by its first name only.
@@ -84,7 +84,7 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
 pub async fn serve_grpc(
     listener: TcpListener,
     rules: Rules,
-    routes: Routes,
+    routes: Routes<MuteServiceServer<Api>>,
     pages: Vec<Origin>,
     access: Arc<Access>,
     load: Arc<Load>,

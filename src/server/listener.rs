@@ -1,8 +1,9 @@
 //! The connections of one listener: how many there may be, how they begin, how old they grow, and how they end.
 //!
 //! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, and who
-//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame. A connection that has come of age is told to go (GOAWAY), so that callers spread over
-//! replicas that were added; so is every one when the service stops. Calls that run are finished.
+//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame. A
+//! connection that has come of age is told to go (GOAWAY), so that callers spread over replicas that were added; so is every one when the service stops.
+//! Calls that run are finished.
 
 use std::{
     convert::Infallible,

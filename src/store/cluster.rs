@@ -11,7 +11,8 @@
 //! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and take a snapshot. A replica knows that it has seen
 //! all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`): neither a member that is cut off from the
 //! others nor one that is behind can make it believe so. What it writes is newer than all it has seen; where it is not, somebody has put an older
-//! state of the cluster in its place, such as a backup. Nothing in memory holds then, and the process ends, to begin anew.
+//! state of the cluster in its place, such as a backup. Nothing in memory holds then, and the process ends, to begin anew. It cannot tell where others
+//! have written as much again before it asks, which it does every second.
 //!
 //! # History
 //! Events are kept by chapters (`history.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    cluster::until,
     harness::{SERVICE, reason, with},
     network::Network,
     process::{Process, mute, muted, program, was_not_taken},
@@ -353,15 +354,11 @@ async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> 
         command
     };
     let mut watcher = ctl(network.command(1, env!("CARGO_BIN_EXE_mute-service")), &["watch", "--json"]).spawn().unwrap();
-    let watches = async || {
+    until("it watches", async || {
         let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
         metrics.contains("mute_watchers 1\n")
-    };
-    let started = Instant::now();
-    while !watches().await {
-        assert!(started.elapsed() < Duration::from_secs(20), "it does not watch");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
     let is_let_in = || tokio::task::block_in_place(|| ctl(program(), &["check", "room", "user"]).status().unwrap().success());
     assert!(!is_let_in(), "there is more than one place");
     network.cut(1, 0);

@@ -59,7 +59,7 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
 
 #[test]
 fn messages_of_the_api_are_known_to_grpc_and_its_callers_only() {
-    assert_eq!(found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "ctl", "server"]), [""; 0]);
+    assert_eq!(found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "ctl", "server.rs"]), [""; 0]);
 }
 
 #[test]
