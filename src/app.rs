@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic_health::ServingStatus;
 
 use crate::{
-    auth::{apps::Directory, credentials::Access},
+    auth::credentials::Access,
     clock::Clock,
     config::Config,
     dev,
@@ -28,7 +28,7 @@ use crate::{
     store::{self, Place, Store, StoreError},
     sweep::Sweeper,
     transfer,
-    view::View,
+    view::{Filled, View},
     watch::Hub,
 };
 
@@ -89,8 +89,8 @@ impl App {
         }
         let tls = config.tls.clone().map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?.map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
-        let strict = config.apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
-        let (store, view) = load(config, strict).await?;
+        let (store, filled) = load(config).await?;
+        let view = filled.view.clone();
         let hub = Hub::new(&view);
         let service = Arc::new(Service {
             limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
@@ -105,7 +105,7 @@ impl App {
             refuse_old_views: config.refuse_old_views,
         });
         let mut background = JoinSet::new();
-        background.spawn(view.clone().follow(store.clone()));
+        background.spawn(filled.follow(store.clone()));
         background.spawn(view.clone().keep_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
@@ -204,14 +204,15 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
     }
 }
 
-async fn load(config: &Config, strict: Vec<String>) -> Result<(Arc<dyn Store>, View), Failure> {
+async fn load(config: &Config) -> Result<(Arc<dyn Store>, Filled), Failure> {
     let started = Instant::now();
     tracing::info!(place = %config.place, "opening the store");
     let store = store::open(&config.place, config.retention).await?;
-    let view = View::load(&*store, strict).await?;
+    let filled = View::load(&*store).await?;
+    let view = &filled.view;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "the view is filled");
-    Ok((store, view))
+    Ok((store, filled))
 }
 
 async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure> {

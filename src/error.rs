@@ -117,6 +117,15 @@ impl Reason {
     }
 }
 
+/// What has become of a write that was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nobody knows: it may have been committed, or may still be. A repeat with the same request id finds out.
+    Unknown,
+    /// It was committed, and this replica does not have it yet.
+    Committed,
+}
+
 /// One error, as the caller is told of it. What the log is told besides is in `cause`.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -131,8 +140,10 @@ pub struct Error {
     pub users: Vec<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
-    /// The revision after which a watch that has ended is to be taken up again.
+    /// The revision after which a watch that has ended is to be taken up again; of a write that was committed all the same, its own.
     pub last_revision: Option<Revision>,
+    /// What has become of the write all the same. Nothing where it has changed nothing.
+    pub outcome: Option<Outcome>,
     /// For the log only.
     pub cause: Option<Box<str>>,
 }
@@ -147,6 +158,7 @@ impl Error {
             users: Vec::new(),
             retry_after: None,
             last_revision: None,
+            outcome: None,
             cause: None,
         }
     }
@@ -188,6 +200,22 @@ impl Error {
         }
     }
 
+    /// The write may have been committed, or may still be; `cause` goes to the log.
+    pub fn outcome_unknown(cause: impl ToString) -> Self {
+        let message =
+            "the store has not answered: the write may have been committed; repeat it with the same request_id to find out";
+        Self { message: message.to_owned(), outcome: Some(Outcome::Unknown), ..Self::unavailable(cause) }
+    }
+
+    /// The write is durable at this revision, and the view of this replica has not come so far.
+    pub fn committed_unseen(revision: Revision) -> Self {
+        let message = format!(
+            "the write was committed, at revision {revision}, and this replica is behind: read elsewhere, or with that min_revision"
+        );
+        let cause = format!("the view has not reached revision {revision}");
+        Self { message, outcome: Some(Outcome::Committed), last_revision: Some(revision), ..Self::unavailable(cause) }
+    }
+
     /// As many calls run as may.
     pub fn overloaded() -> Self {
         let message = "the service has as many calls as it can take; try again";
@@ -215,7 +243,10 @@ impl From<StoreError> for Error {
             }
             StoreError::Compacted { .. } => Self::compacted(),
             StoreError::Conflict { .. } | StoreError::WentBack { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
-            StoreError::Corrupt { .. } | StoreError::InUse { .. } | StoreError::NotEmpty { .. } => Self::internal(error),
+            StoreError::Corrupt { .. }
+            | StoreError::InUse { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::EarlierLayout { .. } => Self::internal(error),
         }
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
-//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Where the plan
-//! would replace what has ended and is not swept yet, that is swept first (`settle.rs`). Each write takes a function that makes its answer, because
+//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Whatever permits the
+//! change is looked at inside the plan, after the revision that the batch expects was read: so a right that is gone when the batch is committed was
+//! not relied on. Where the plan would replace what has ended and is not swept yet, that is swept first (`settle.rs`). Each write takes a function that makes its answer, because
 //! that is committed too where the request has an id (`request.rs`).
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
     telemetry::traces,
-    view::{Client, View},
+    view::View,
     watch::Hub,
 };
 
@@ -177,11 +178,23 @@ impl Service {
         call.permit(action(is_staff))
     }
 
-    /// The revision of the room's registration, for a plan that relies on it; nothing where it has none, which a strict app refuses.
-    /// Errors: ROOM_NOT_FOUND.
+    /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the revision of the room's
+    /// registration for the batch to expect, which was read before all else: when the right goes, the batch fails.
+    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    fn moderate(&self, call: &Call, room: &RoomId) -> Result<Option<Revision>, Error> {
+        let registered = self.registration(call, room);
+        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
+        if call.app.strict && registered.is_none() { Err(Error::room_not_found()) } else { Ok(registered) }
+    }
+
+    /// The revision of the room's registration; nothing where it has none, which a strict app refuses. Errors: ROOM_NOT_FOUND.
     fn require_room(&self, call: &Call, room: &RoomId) -> Result<Option<Revision>, Error> {
-        let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision));
-        if call.app.strict && revision.is_none() { Err(Error::room_not_found()) } else { Ok(revision) }
+        let registered = self.registration(call, room);
+        if call.app.strict && registered.is_none() { Err(Error::room_not_found()) } else { Ok(registered) }
+    }
+
+    fn registration(&self, call: &Call, room: &RoomId) -> Option<Revision> {
+        self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision))
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
@@ -194,7 +207,7 @@ impl Service {
     }
 
     fn has_client(&self, call: &Call, user: &str) -> bool {
-        self.view.client(call.key(), user, |client| client.is_some_and(Client::is_registered))
+        self.view.client(call.key(), user, |client| client.is_some_and(|client| client.is_registered()))
     }
 
     /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat of its request.
@@ -208,10 +221,11 @@ impl Service {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             let now_ms = self.clock.now_ms();
+            let certain_ms = self.clock.certain_ms();
             let planned = plan(now_ms);
             // Looked at after the plan: what was planned on the effect of a first call, or failed on it, is a repeat.
             let kept = self.kept(call);
-            if let Some(first) = call.first_answer(kept.as_ref(), now_ms)? {
+            if let Some(first) = call.first_answer(kept.as_ref(), certain_ms)? {
                 return Ok(first);
             }
             let (batch, planned) = planned?;
@@ -220,17 +234,23 @@ impl Service {
             let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
                 return Ok(Written { answer, revision: self.view.revision() });
             };
-            if self.settle(&batch, now_ms).await? {
+            if self.settle(&batch).await? {
                 continue;
             }
-            match traces::part("commit", self.store.commit(batch)).await {
+            // How long the event is kept is not for a clock to say that is doubted.
+            match traces::part("commit", self.store.commit(Batch { at_ms: certain_ms, ..batch })).await {
                 Ok(revision) => {
-                    self.caught_up(revision).await?;
+                    if !self.view.wait_for(revision).await {
+                        return Err(Error::committed_unseen(revision));
+                    }
                     // As a repeat will be answered: a cluster knows records by the first of those commits that it has kept together.
                     let revision = self.kept(call).map_or(revision, |kept| kept.revision.min(revision));
                     return Ok(Written { answer, revision });
                 }
                 Err(StoreError::Conflict { revision }) => self.caught_up(revision).await?,
+                Err(error @ (StoreError::Unavailable(_) | StoreError::WentBack { .. })) => {
+                    return Err(Error::outcome_unknown(error));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -246,17 +266,17 @@ impl Service {
     }
 }
 
-/// Plans the removal of those records of users that are there, by the revisions they have. Answers of each user whether it was.
-fn remove_held<'a>(
+/// Plans the removal of those records of users that are there, by the revisions they have: also of those that have ended, as far as their end is not
+/// certain. Nothing where none is there.
+fn remove_stored<'a>(
     users: &'a [UserId],
-    held: Vec<Option<Revision>>,
+    stored: Vec<Option<Revision>>,
     key: impl Fn(&'a str) -> Key<'a>,
     event: impl FnOnce(&[UserId]) -> Event,
-) -> Plan<Vec<bool>> {
-    let was_held = held.iter().map(Option::is_some).collect();
-    let there: Vec<_> = users.iter().zip(held).filter_map(|(user, revision)| Some((user, revision?))).collect();
+) -> Option<Batch> {
+    let there: Vec<_> = users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
     if there.is_empty() {
-        return (None, was_held);
+        return None;
     }
     let gone: Vec<_> = there.iter().map(|(user, _)| (*user).clone()).collect();
     let mut batch = Batch::of(&event(&gone));
@@ -264,7 +284,7 @@ fn remove_held<'a>(
         batch.expect(key(user.as_str()), Some(revision));
         batch.delete(key(user.as_str()));
     }
-    (Some(batch), was_held)
+    Some(batch)
 }
 
 /// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned.

@@ -7,14 +7,17 @@
 //! 2. Revisions strictly increase, over restarts too. An empty store is at revision 0.
 //! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
 //! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with [`StoreError::Compacted`]: then the caller takes
-//!    a snapshot again. From the revision of a snapshot just taken it does not. A prefix delete is on the feed as itself or as the deletes it
-//!    caused; what commits that became durable together have changed may come with the first of them. A commit of nothing tells that up to its
-//!    revision there was nothing more; its revision may be none of a commit.
+//!    a snapshot again. From the revision of a snapshot just taken it does not, unless many commits follow at once. What commits that became
+//!    durable together have changed may come with the first of them. A commit of nothing tells that up to its revision there was nothing more; its
+//!    revision may be none of a commit.
 //! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and changes nothing.
 //! 6. The store interprets nothing.
 //! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.
 //!    Whoever asks for all after a revision of which some are gone is told [`StoreError::Compacted`], and never a history with a hole.
 //! 8. [`Store::newest`] is no older than any commit that was answered anywhere before it was asked for, and older than those begun after it.
+//! 9. [`Store::follow`] builds a copy of all records and keeps it: [`Update::Reset`], then records and commits in any mixture, then
+//!    [`Update::Complete`], which comes at any rate of writes and whatever is compacted meanwhile; from then on every commit once, in order. A copy
+//!    that has missed commits is reset, and never left incomplete. It is not cut for being slow: the engine waits for it.
 
 use std::{
     fmt,
@@ -54,6 +57,8 @@ pub struct Batch {
     pub event: Vec<u8>,
     /// When, in Unix milliseconds: for how long the event is kept.
     pub at_ms: u64,
+    /// Its records are to have a revision that no other commit's have: it decides which records are older than it.
+    pub is_alone: bool,
 }
 
 /// The revision a key was last written at; nothing where it must be absent.
@@ -65,13 +70,12 @@ pub struct Expectation {
     pub revision: Option<Revision>,
 }
 
-/// One change of one key, or of all keys of a prefix.
+/// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operation {
     Put { key: Vec<u8>, value: Vec<u8> },
     Delete { key: Vec<u8> },
-    DeletePrefix { prefix: Vec<u8> },
 }
 
 /// One commit, as the change feed tells it.
@@ -129,6 +133,22 @@ pub struct Snapshot {
 /// Commits in order, from one revision on, without end.
 pub type Feed = BoxStream<'static, Result<Arc<Commit>, StoreError>>;
 
+/// What a copy of all records is built of, and kept up by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// A copy begins: what came before counts for nothing.
+    Reset,
+    /// Records of the copy, in the order of keys.
+    Records(Vec<Entry>),
+    /// A commit, without its changes of records that are still to come or came as it left them.
+    Commit(Arc<Commit>),
+    /// All up to this revision has come.
+    Complete(Revision),
+}
+
+/// Updates without end.
+pub type Updates = BoxStream<'static, Result<Update, StoreError>>;
+
 /// What went wrong in an engine. `error.rs` says what a caller is told of it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -137,8 +157,13 @@ pub enum StoreError {
     Conflict { revision: Revision },
     #[error("commits up to revision {oldest} are no longer kept")]
     Compacted { oldest: Revision },
-    #[error("the cluster went back from revision {seen} to {now}: an older state was put in its place; start again, to read it")]
-    WentBack { seen: Revision, now: Revision },
+    #[error("the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it")]
+    WentBack { seen: Revision },
+    #[error(
+        "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
+         import them with this one, below another --etcd-prefix"
+    )]
+    EarlierLayout { prefix: String },
     #[error("the store is full: {0}")]
     Full(String),
     #[error("the store is unavailable: {0}")]
@@ -167,6 +192,9 @@ pub trait Store: Send + Sync + 'static {
     /// Clause 4.
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError>;
 
+    /// Clause 9.
+    async fn follow(&self) -> Result<Updates, StoreError>;
+
     /// Clause 7: at most `limit` of them, from the one end of the range or the other.
     async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError>;
 
@@ -178,6 +206,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Clause 8. It need not have come to the feed of this process yet.
     async fn newest(&self) -> Result<Revision, StoreError>;
+
+    /// Tells the wall clock of this process, in Unix milliseconds, for others to compare theirs with.
+    fn tell_time(&self, now_ms: u64) {
+        let _ = now_ms;
+    }
+
+    /// How far the wall clock of this process is ahead of those of the other processes over this store, in milliseconds: of their median. Nothing
+    /// where there are no others, or nothing is known of them yet.
+    fn clock_skew_ms(&self) -> Option<i64> {
+        None
+    }
 
     /// Ends when the store is not the one any more that was read, so that this process has to begin anew. An engine of one process always is.
     async fn replaced(&self) -> StoreError {

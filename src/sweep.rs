@@ -1,9 +1,11 @@
-//! The sweeper: removes marks that have ended, notification mutes of deleted rooms, and answers to requests (`request.rs`). It only frees
+//! The sweeper: removes marks that have ended, what is left of deleted rooms and clients (`deleted.rs`), and answers to requests (`request.rs`). It only frees
 //! space and puts EXPIRED on the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone,
 //! because the commit expects the old one.
 //!
 //! A mark and its EXPIRED go in one commit, so each end is told once. Whoever is about to replace a mark that has ended and is not swept yet
 //! has it swept first, by [`expire`].
+//!
+//! A clock does not say alone that something has ended: [`certain_ms`] has to, which knows of clocks that were set, and that differ from those of others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +19,7 @@ use crate::{
     view::{Due, DueMark, View},
 };
 
+mod deleted;
 mod request;
 
 /// How often it looks: a look where nothing is due costs next to nothing, and an expiry is to be on the feed within a second.
@@ -25,6 +28,8 @@ const PERIOD: Duration = Duration::from_millis(250);
 const COMMIT: usize = 100;
 /// Marks in one look, so that a flood of them does not hold the others up.
 const LOOK: usize = 1_000;
+/// A clock that is further than this from those of the other replicas, in milliseconds, says of nothing that it has ended.
+pub const MAX_SKEW_MS: u64 = 2_000;
 /// As actor of what it does.
 const ACTOR: &str = "service";
 
@@ -43,29 +48,52 @@ pub struct Sweeper {
 impl Sweeper {
     /// Sweeps for ever.
     pub async fn run(self) {
+        let mut was_far = false;
         loop {
-            match self.sweep().await {
-                Ok(swept) if swept >= LOOK => {}
-                Ok(_) => tokio::time::sleep(PERIOD).await,
-                Err(error) => {
-                    tracing::warn!(%error, "sweeping has failed; trying again");
-                    tokio::time::sleep(PERIOD).await;
-                }
+            self.store.tell_time(self.clock.now_ms());
+            let skew_ms = self.store.clock_skew_ms().filter(|skew_ms| is_far(*skew_ms));
+            if let Some(skew_ms) = skew_ms.filter(|_| !was_far) {
+                tracing::error!(
+                    skew_ms,
+                    "the clock is not that of the other replicas: nothing is swept here until it is set right"
+                );
             }
+            was_far = skew_ms.is_some();
+            match self.sweep().await {
+                Ok(swept) if swept >= LOOK => continue,
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "sweeping has failed; trying again"),
+            }
+            if let Err(error) = self.sweep_deleted().await {
+                tracing::warn!(%error, "what was deleted could not be swept; trying again");
+            }
+            tokio::time::sleep(PERIOD).await;
         }
     }
 
     /// Removes what is due now, and waits until the view has it. Answers how many marks and answers it has removed.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
         loop {
-            let now_ms = self.clock.now_ms();
-            let swept = expire(&*self.store, &self.view.due(now_ms, LOOK), now_ms).await?;
+            let Some(certain_ms) = certain_ms(&*self.store, &self.clock) else { return Ok(0) };
+            let swept = expire(&*self.store, &self.view.due(certain_ms, LOOK), certain_ms).await?;
             self.view.wait_for(swept.revision).await;
             if !swept.again {
-                return Ok(swept.marks + self.sweep_requests(now_ms).await?);
+                return Ok(swept.marks + self.sweep_requests(certain_ms).await?);
             }
         }
     }
+}
+
+/// Unix milliseconds that have come for certain; nothing while the clock of this process is too far from those of the others.
+pub fn certain_ms(store: &dyn Store, clock: &Clock) -> Option<u64> {
+    let certain_ms = clock.certain_ms();
+    (!store.clock_skew_ms().is_some_and(is_far)).then_some(certain_ms)
+}
+
+/// Whether a clock that is so far ahead of the others, or behind them, is not to be believed.
+#[must_use]
+pub fn is_far(skew_ms: i64) -> bool {
+    skew_ms.unsigned_abs() > MAX_SKEW_MS
 }
 
 /// What a sweep has come to.
@@ -88,10 +116,8 @@ pub async fn expire(store: &dyn Store, due: &[Due], now_ms: u64) -> Result<Swept
         let revision = match committed {
             Ok(revision) => {
                 swept.marks += marks;
-                if !matches!(due.marks, DueMark::Deleted { .. }) {
-                    let lag_ms = due.ended_ms.map(|ended_ms| now_ms.saturating_sub(ended_ms));
-                    METRICS.expired(marks, lag_ms.map(Duration::from_millis));
-                }
+                let lag_ms = due.ended_ms.map(|ended_ms| now_ms.saturating_sub(ended_ms));
+                METRICS.expired(marks, lag_ms.map(Duration::from_millis));
                 revision
             }
             Err(StoreError::Conflict { revision }) => {
@@ -137,16 +163,6 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
             remove(&mut batch, Key::UserMute { app, user }, *revision);
             vec![(batch, 1)]
         }
-        DueMark::Deleted { room, users } => users
-            .chunks(COMMIT)
-            .map(|users| {
-                let mut batch = batch(EventKind::Swept, room, users.iter().map(|(user, _)| user.to_string()).collect());
-                users
-                    .iter()
-                    .for_each(|(user, revision)| remove(&mut batch, Key::NotificationMute { app, user, room }, *revision));
-                (batch, users.len())
-            })
-            .collect(),
     }
 }
 

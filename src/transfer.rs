@@ -21,6 +21,7 @@ pub mod line;
 pub mod merge;
 pub mod output;
 pub mod record;
+pub mod stored;
 
 /// Nothing of the history is forgotten for them.
 const KEEP_ALL: Retention = Retention { events: u64::MAX, age_ms: u64::MAX };

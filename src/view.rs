@@ -3,7 +3,8 @@
 //! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one [`Room`] or one [`Client`] for the length of a
 //! closure, under the read lock of its shard: never across an await, never for longer than one page or one call's users. All changes of one
 //! commit to one room or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the
-//! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it.
+//! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it. What was deleted with its room or
+//! client lies beside the others (`remains.rs`), where no reader sees it, until it is removed from the store too.
 
 mod age;
 mod applied;
@@ -12,6 +13,7 @@ mod due;
 mod feed;
 mod index;
 mod muted_users;
+mod remains;
 mod request;
 mod room;
 mod sorted;
@@ -32,8 +34,10 @@ use crate::{
 };
 
 pub use self::{
-    client::{Client, MutedRoom},
+    client::{Client, KnownClient, MutedRoom},
     due::{Due, DueMark},
+    feed::Filled,
+    remains::Leftover,
     request::DueRequest,
     room::{Decision, Held, Room, Rule, may_speak},
 };
@@ -48,12 +52,10 @@ pub struct View {
 }
 
 struct Inner {
-    /// Swapped whole when the feed has to start again from a snapshot.
+    /// Swapped whole when it was built anew.
     state: ArcSwap<State>,
     applied: Applied,
     age: Age,
-    /// Apps whose directory is strict.
-    strict: Vec<String>,
 }
 
 impl View {
@@ -85,7 +87,7 @@ impl View {
     }
 
     /// Reads one client; nothing is known of it where there is none.
-    pub fn client<T>(&self, app: &str, user: &str, read: impl FnOnce(Option<&Client>) -> T) -> T {
+    pub fn client<T>(&self, app: &str, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
         self.app(app).client(user, read)
     }
 
@@ -120,6 +122,13 @@ impl View {
         self.inner.state.load().requests.due(now_ms, keep, limit)
     }
 
+    /// Records that were deleted with their room or client and are still stored, at most about `limit`; then their tombstones.
+    #[must_use]
+    pub fn leftovers(&self, limit: usize) -> Vec<Leftover> {
+        let state = self.inner.state.load();
+        state.deleted.leftovers(&state, limit)
+    }
+
     /// How many records the view holds.
     #[must_use]
     pub fn records(&self) -> u64 {
@@ -146,9 +155,9 @@ impl AppView {
     }
 
     /// Reads one client; nothing is known of it where there is none.
-    pub fn client<T>(&self, user: &str, read: impl FnOnce(Option<&Client>) -> T) -> T {
+    pub fn client<T>(&self, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
         match &self.0 {
-            Some(app) => app.clients.read(user, read),
+            Some(app) => app.client(user, read),
             None => read(None),
         }
     }

@@ -234,7 +234,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
             let store = store::open(&StorePlace::directory(directory.path()), retention).await.unwrap();
-            let hub = Hub::new(&View::load(&*store, Vec::new()).await.unwrap());
+            let hub = Hub::new(&View::load(&*store).await.unwrap().view);
             Self { store, hub, _directory: directory }
         }
 

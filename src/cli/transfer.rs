@@ -212,7 +212,7 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
 async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
     let (mut snapshot, mut content) = (store.snapshot().await?, Content::default());
     while let Some(page) = snapshot.pages.next().await {
-        page?.iter().try_for_each(|entry| content.add(entry).map(drop))?;
+        page?.iter().try_for_each(|entry| content.add(entry, None).map(drop))?;
     }
     Ok((content, snapshot.revision))
 }

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    error::{Error, Reason},
+    error::{Error, Outcome, Reason},
     telemetry::metrics::METRICS,
 };
 
@@ -44,8 +44,17 @@ impl From<Error> for Status {
         if !error.users.is_empty() {
             metadata.insert("users".to_owned(), lines(&error.users));
         }
+        let outcome = match error.outcome {
+            Some(Outcome::Unknown) => Some("unknown"),
+            Some(Outcome::Committed) => Some("committed"),
+            None => None,
+        };
+        if let Some(outcome) = outcome {
+            metadata.insert("outcome".to_owned(), outcome.to_owned());
+        }
         if let Some(revision) = error.last_revision {
-            metadata.insert("last_revision".to_owned(), revision.to_string());
+            let name = if outcome.is_some() { "revision" } else { "last_revision" };
+            metadata.insert(name.to_owned(), revision.to_string());
         }
         let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
         if let Some(field) = error.field {

@@ -24,6 +24,10 @@ pub enum Key<'a> {
     UserMute { app: &'a str, user: &'a str },
     /// The answer to a request with an id.
     Request { app: &'a str, id: &'a str },
+    /// The tombstone of a room: whatever the room had up to its revision is deleted, notification mutes of it included.
+    DeletedRoom { app: &'a str, room: &'a str },
+    /// The tombstone of a client: the notification mutes it had up to its revision are deleted.
+    DeletedClient { app: &'a str, user: &'a str },
 }
 
 /// Whose record it is: the records of one owner share a prefix in the store and a lock in the view.
@@ -67,8 +71,11 @@ impl<'a> Key<'a> {
             Self::Room { app, room }
             | Self::Ban { app, room }
             | Self::MemberMute { app, room, .. }
-            | Self::Allowed { app, room, .. } => Owner::Room { app, room },
-            Self::Client { app, user } | Self::NotificationMute { app, user, .. } => Owner::Client { app, user },
+            | Self::Allowed { app, room, .. }
+            | Self::DeletedRoom { app, room } => Owner::Room { app, room },
+            Self::Client { app, user } | Self::NotificationMute { app, user, .. } | Self::DeletedClient { app, user } => {
+                Owner::Client { app, user }
+            }
             Self::UserMute { app, user } => Owner::User { app, user },
             Self::Request { app, id } => Owner::Request { app, id },
         }
@@ -76,7 +83,7 @@ impl<'a> Key<'a> {
 }
 
 /// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request` with theirs, `NotificationMute` with its
-/// own, `Mark` with the rest.
+/// own, `Deleted` with both tombstones, `Mark` with the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A registered room.
@@ -89,6 +96,8 @@ pub enum Value {
     NotificationMute(Mark, u64),
     /// The answer to a request with an id.
     Request(Answered),
+    /// When it was deleted, in Unix milliseconds.
+    Deleted(u64),
 }
 
 /// Something set on a user or a room: until when, since when, by whom and why.
@@ -231,7 +240,7 @@ pub enum EventKind {
     ClientDeleted,
     RoomUpserted,
     RoomDeleted,
-    /// Notification mutes of a deleted room were removed.
+    /// Records that a deletion had ended were removed.
     Swept,
     UserMuted,
     UserUnmuted,

@@ -1,6 +1,6 @@
 //! Allow lists: who may speak during a room ban.
 
-use super::{Answer, Call, Service, Written, expect_room, remove_held};
+use super::{Answer, Call, Service, Written, expect_room, remove_stored};
 use crate::{
     auth::Action,
     error::Error,
@@ -18,9 +18,8 @@ impl Service {
         reason: &str,
         answer: impl Fn(()) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
-            let registered = self.require_room(call, room)?;
+            let registered = self.moderate(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
             let known = self.allowed(call, room, users);
             let new: Vec<_> =
@@ -48,12 +47,15 @@ impl Service {
         reason: &str,
         answer: impl Fn(Vec<bool>) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
-            self.require_room(call, room)?;
+            let registered = self.moderate(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             let event = |gone: &[UserId]| call.room_event(EventKind::Disallowed, now_ms, room, gone, reason);
-            Ok(remove_held(users, self.allowed(call, room, users), key, event))
+            let allowed = self.allowed(call, room, users);
+            let was_allowed = allowed.iter().map(Option::is_some).collect();
+            let mut batch = remove_stored(users, allowed, key, event);
+            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registered));
+            Ok((batch, was_allowed))
         })
         .await
     }

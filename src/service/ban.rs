@@ -30,16 +30,15 @@ impl Service {
         reason: &str,
         answer: impl Fn(Mark) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
+            let registered = self.moderate(call, room)?;
             let expire = Expire::after(now_ms, duration_ms)?;
-            let registered = self.require_room(call, room)?;
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registered);
             let mark = call.mark(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
-            batch.expect(key, self.view.room(call.key(), room.as_str(), |room| Some(room?.ban.as_ref()?.revision)));
+            batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));
             batch.put(key, &Value::Mark(mark.clone()));
             Ok((Some(batch), mark))
         })
@@ -54,16 +53,16 @@ impl Service {
         reason: &str,
         answer: impl Fn(bool) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
-            self.require_room(call, room)?;
-            let revision = self.view.room(call.key(), room.as_str(), |room| Some(room?.ban_in_force(now_ms)?.revision));
-            let Some(revision) = revision else { return Ok((None, false)) };
+            let registered = self.moderate(call, room)?;
+            let ban = self.view.room(call.key(), room.as_str(), |room| room?.ban.clone());
+            let Some(ban) = ban else { return Ok((None, false)) };
             let mut batch = Batch::of(&call.room_event(EventKind::Unbanned, now_ms, room, &[], reason));
+            expect_room(&mut batch, call.key(), room, registered);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
-            batch.expect(key, Some(revision));
+            batch.expect(key, Some(ban.revision));
             batch.delete(key);
-            Ok((Some(batch), true))
+            Ok((Some(batch), ban.value.expire.in_force(now_ms)))
         })
         .await
     }

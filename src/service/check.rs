@@ -7,7 +7,7 @@ use crate::{
     auth::Action,
     error::Error,
     model::{Mark, RoomId, UserId},
-    view::{AppView, Client, Decision, Held, Room, may_speak},
+    view::{AppView, Decision, Held, Room, may_speak},
 };
 
 /// A user, and what matters of it whatever the room.
@@ -64,7 +64,7 @@ fn speaker<'a>(call: &Call, view: &AppView, user: &'a str) -> Speaker<'a> {
     }
     view.client(user, |client| Speaker {
         user,
-        is_known: !call.app.strict || client.is_some_and(Client::is_registered),
+        is_known: !call.app.strict || client.is_some_and(|client| client.is_registered()),
         mute: client.and_then(|client| client.user_mute.clone()),
     })
 }

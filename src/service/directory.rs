@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
     store::Batch,
-    view::{Client, Held, Page},
+    view::{Held, KnownClient, Page, Room},
 };
 
 /// A JSON object of custom fields is at most this long.
@@ -90,7 +90,7 @@ impl Service {
         Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
     }
 
-    /// Removes a client and its notification mutes. Answers it as it was, where it was registered.
+    /// Removes a client and, from that very commit, its notification mutes. Answers it as it was, where it was registered.
     pub async fn delete_client<A: Answer>(
         &self,
         call: &Call,
@@ -145,7 +145,8 @@ impl Service {
         .await
     }
 
-    /// Removes a room with its ban, member mutes and allow list. Answers whether it was registered.
+    /// Removes a room with its ban, member mutes and allow list and, from that very commit, the notification mutes of it. It costs the same whatever the
+    /// room has, because all of that is removed from the store later, a little at a time. Answers whether it was registered.
     pub async fn delete_room<A: Answer>(
         &self,
         call: &Call,
@@ -154,11 +155,11 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
-            let (known, revision) = self.view.room(call.key(), room.as_str(), |room| {
-                (room.is_some(), room.and_then(|room| Some(room.profile.as_ref()?.revision)))
+            let (has_records, revision) = self.view.room(call.key(), room.as_str(), |room| {
+                (room.is_some_and(Room::has_records), room.and_then(|room| Some(room.profile.as_ref()?.revision)))
             });
             // An open directory may hold mutes of a room that nobody has registered.
-            if revision.is_none() && (call.app.strict || !known) {
+            if revision.is_none() && (call.app.strict || !has_records) {
                 return Ok((None, false));
             }
             let mut batch = Batch::of(&call.room_event(EventKind::RoomDeleted, now_ms, room, &[], ""));
@@ -203,7 +204,7 @@ impl Service {
 }
 
 impl ClientSeen {
-    pub(super) fn of(user: &str, client: Option<&Client>, now_ms: u64) -> Self {
+    pub(super) fn of(user: &str, client: Option<KnownClient<'_>>, now_ms: u64) -> Self {
         Self {
             user: user.to_owned(),
             profile: client.and_then(|client| Some(client.profile.as_ref()?.value.clone())).unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Answer, Call, Service, Written, expect_room, remove_held};
+use super::{Answer, Call, Service, Written, expect_room, remove_stored};
 use crate::{
     auth::Action,
     error::{Error, Reason},
@@ -19,10 +19,9 @@ impl Service {
         reason: &str,
         answer: impl Fn(Mark) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
+            let registered = self.moderate(call, room)?;
             let expire = Expire::after(now_ms, duration_ms)?;
-            let registered = self.require_room(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
             self.refuse_owner(call, room, users)?;
             let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);
@@ -30,7 +29,7 @@ impl Service {
             expect_room(&mut batch, call.key(), room, registered);
             let mark = call.mark(now_ms, expire, reason);
             let value = Value::Mark(mark.clone());
-            for (user, revision) in users.iter().zip(self.held(call, room, users)) {
+            for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {
                 let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
                 batch.expect(key, revision);
                 batch.put(key, &value);
@@ -49,16 +48,20 @@ impl Service {
         reason: &str,
         answer: impl Fn(Vec<bool>) -> A + Send,
     ) -> Result<Written<A>, Error> {
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         self.change(call, answer, |now_ms| {
-            self.require_room(call, room)?;
-            let held = self.view.room(call.key(), room.as_str(), |room| {
-                let muted = |user: &UserId| Some(room?.mute_in_force(user.as_str(), now_ms)?.revision);
-                users.iter().map(muted).collect()
+            let registered = self.moderate(call, room)?;
+            let mutes = self.view.room(call.key(), room.as_str(), |room| {
+                let mute = |user: &UserId| Some(room?.muted.get(user.as_str())?.clone());
+                users.iter().map(mute).collect::<Vec<_>>()
             });
+            let was_muted =
+                mutes.iter().map(|mute| mute.as_ref().is_some_and(|mute| mute.value.expire.in_force(now_ms))).collect();
+            let stored = mutes.into_iter().map(|mute| mute.map(|mute| mute.revision)).collect();
             let key = |user| Key::MemberMute { app: call.key(), room: room.as_str(), user };
             let event = |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
-            Ok(remove_held(users, held, key, event))
+            let mut batch = remove_stored(users, stored, key, event);
+            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registered));
+            Ok((batch, was_muted))
         })
         .await
     }
@@ -82,12 +85,9 @@ impl Service {
         }))
     }
 
-    /// The revisions of the users' mutes, in force or not.
-    fn held(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
-        self.view.room(call.key(), room.as_str(), |room| {
-            let held = |user: &UserId| Some(room?.muted.get(user.as_str())?.revision);
-            users.iter().map(held).collect()
-        })
+    /// The revisions of what is stored under the keys of the users' mutes, whether or not it counts.
+    fn stored_mutes(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
+        self.view.room(call.key(), room.as_str(), |room| users.iter().map(|user| room?.stored_mute(user.as_str())).collect())
     }
 
     fn refuse_owner(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Result<(), Error> {

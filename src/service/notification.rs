@@ -17,7 +17,10 @@ struct Basis {
     seen: ClientSeen,
     /// That of the client's registration.
     revision: Option<Revision>,
+    /// Nothing where it was deleted with its room.
     muted: Option<MutedRoom>,
+    /// Of what is stored under its key, whether or not it counts.
+    stored: Option<Revision>,
     next_place: u64,
     /// Notification mutes of the client, those included that have ended and are not swept yet.
     count: usize,
@@ -44,13 +47,13 @@ impl Service {
             if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
                 return Err(Error::invalid("room", "a user may mute the notifications of 1000 rooms"));
             }
-            let held = basis.muted.as_ref().map(|muted| muted.mark.revision);
+            let stored = basis.stored;
             let (is_new, place) = (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
             let event = call.room_event(EventKind::NotificationsMuted, now_ms, room, std::slice::from_ref(user), "");
             let (mut batch, mut seen) = touch(call, user, basis, &Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registered);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
-            batch.expect(key, held);
+            batch.expect(key, stored);
             batch.put(key, &Value::NotificationMute(call.mark(now_ms, expire, ""), place));
             // A new one has the last place.
             seen.muted_rooms.extend(is_new.then(|| room.to_string()));
@@ -70,15 +73,14 @@ impl Service {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
             let (basis, _) = self.basis(call, user, room, now_ms)?;
-            let in_force = basis.muted.as_ref().filter(|muted| muted.mark.value.expire.in_force(now_ms));
-            let Some(revision) = in_force.map(|muted| muted.mark.revision) else { return Ok((None, (basis.seen, false))) };
+            let Some(muted) = basis.muted.clone() else { return Ok((None, (basis.seen, false))) };
             let event = call.room_event(EventKind::NotificationsUnmuted, now_ms, room, std::slice::from_ref(user), "");
             let (mut batch, mut seen) = touch(call, user, basis, &event);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
-            batch.expect(key, Some(revision));
+            batch.expect(key, Some(muted.mark.revision));
             batch.delete(key);
             seen.muted_rooms.retain(|muted| muted != room.as_str());
-            Ok((Some(batch), (seen, true)))
+            Ok((Some(batch), (seen, muted.mark.value.expire.in_force(now_ms))))
         })
         .await
     }
@@ -103,17 +105,23 @@ impl Service {
         }))
     }
 
-    /// Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
+    /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
     fn basis(&self, call: &Call, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Option<Revision>), Error> {
-        self.require_clients(call, std::iter::once(user.as_str()))?;
-        let registered = self.require_room(call, room)?;
+        let registered = self.registration(call, room);
         let basis = self.view.client(call.key(), user.as_str(), |client| Basis {
             seen: ClientSeen::of(user.as_str(), client, now_ms),
             revision: client.and_then(|client| Some(client.profile.as_ref()?.revision)),
             muted: client.and_then(|client| client.muted_room(room.as_str()).cloned()),
+            stored: client.and_then(|client| client.stored_muted_room(room.as_str())),
             next_place: client.map_or(1, |client| client.next_place()),
-            count: client.map_or(0, |client| client.muted.len()),
+            count: client.map_or(0, |client| client.muted().count()),
         });
+        if call.app.strict && basis.revision.is_none() {
+            return Err(Error::clients_not_found(vec![user.to_string()]));
+        }
+        if call.app.strict && registered.is_none() {
+            return Err(Error::room_not_found());
+        }
         Ok((basis, registered))
     }
 }

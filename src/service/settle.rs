@@ -4,7 +4,7 @@
 use super::Service;
 use crate::{
     error::Error,
-    model::{Key, Owner},
+    model::Key,
     store::{Batch, Operation, Revision, codec},
     sweep,
     view::{Due, DueMark},
@@ -14,32 +14,27 @@ use crate::{
 const LOOK: usize = 10_000;
 
 impl Service {
-    /// Sweeps those marks that the batch replaces or removes and that have ended. True: there were some, and the batch has to be planned again.
-    /// Errors: STORE_UNAVAILABLE, STORE_FULL.
-    pub(super) async fn settle(&self, batch: &Batch, now_ms: u64) -> Result<bool, Error> {
-        let due = self.ended_before(batch, now_ms)?;
+    /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True: there were some, and the batch has to be planned
+    /// again. Errors: STORE_UNAVAILABLE, STORE_FULL.
+    pub(super) async fn settle(&self, batch: &Batch) -> Result<bool, Error> {
+        let Some(certain_ms) = sweep::certain_ms(&*self.store, &self.clock) else { return Ok(false) };
+        let due = self.ended_before(batch, certain_ms)?;
         if due.is_empty() {
             return Ok(false);
         }
-        let swept = sweep::expire(&*self.store, &due, now_ms).await?;
+        let swept = sweep::expire(&*self.store, &due, certain_ms).await?;
         self.caught_up(swept.revision).await?;
         Ok(true)
     }
 
     fn ended_before(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Due>, Error> {
         let mut due = Vec::new();
-        for operation in &batch.operations {
-            match operation {
-                Operation::Put { key, .. } | Operation::Delete { key } => {
-                    let key = codec::decode_key(key)?;
-                    if let Some(revision) = self.view.ended(key, now_ms) {
-                        add(&mut due, key, revision);
-                    }
-                }
-                Operation::DeletePrefix { prefix } => {
-                    let owner: Owner<'_> = codec::decode_prefix(prefix)?;
-                    due.extend(self.view.due_of(owner, now_ms, LOOK));
-                }
+        for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
+            let key = codec::decode_key(key)?;
+            if let Key::DeletedRoom { .. } | Key::DeletedClient { .. } = key {
+                due.extend(self.view.due_of(key.owner(), now_ms, LOOK));
+            } else if let Some(revision) = self.view.ended(key, now_ms) {
+                add(&mut due, key, revision);
             }
         }
         Ok(due)

@@ -44,14 +44,13 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteUser)?;
         self.change(call, answer, |now_ms| {
-            let revision =
-                self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute_in_force(now_ms)?.revision));
-            let Some(revision) = revision else { return Ok((None, false)) };
+            let mute = self.view.client(call.key(), user.as_str(), |client| client?.user_mute.clone());
+            let Some(mute) = mute else { return Ok((None, false)) };
             let mut batch = Batch::of(&call.user_event(EventKind::UserUnmuted, now_ms, user, reason));
             let key = Key::UserMute { app: call.key(), user: user.as_str() };
-            batch.expect(key, Some(revision));
+            batch.expect(key, Some(mute.revision));
             batch.delete(key);
-            Ok((Some(batch), true))
+            Ok((Some(batch), mute.value.expire.in_force(now_ms)))
         })
         .await
     }

@@ -8,11 +8,15 @@
 //!
 //! # The change feed
 //! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
-//! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and take a snapshot. A replica knows that it has seen
-//! all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`): neither a member that is cut off from the
-//! others nor one that is behind can make it believe so. What it writes is newer than all it has seen; where it is not, somebody has put an older
-//! state of the cluster in its place, such as a backup. Nothing in memory holds then, and the process ends, to begin anew. It cannot tell where others
-//! have written as much again before it asks, which it does every second.
+//! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and the view is built anew (`updates.rs`), at any rate of
+//! writes. A replica knows that it has seen all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`):
+//! neither a member that is cut off from the others nor one that is behind can make it believe so. The ticks also tell how far the clocks of replicas
+//! are apart (`clocks.rs`).
+//!
+//! # When somebody puts an older state in the cluster's place
+//! Nothing in memory holds then, such as after a restore from a backup, and the process ends, to begin anew. It finds out by what it has seen: the
+//! newest events have to be there, at their revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the chapter
+//! of history does not go back.
 //!
 //! # History
 //! Events are kept by chapters (`history.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
@@ -34,24 +38,28 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
+    clocks::Clocks,
     follower::Follower,
     keeper::Keeper,
-    layout::Layout,
+    layout::{Layout, ReplicaId},
     writer::{Job, Writer},
 };
 use super::{
-    Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError,
-    etcd::{Attempt, Etcd, Record, Wanted},
+    Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError, Updates,
+    etcd::{Attempt, Etcd, Record, Span, Wanted},
     recent::Recent,
 };
 use crate::proto::store_v1 as pb;
 
+mod clocks;
 mod follower;
 mod history;
 mod keeper;
 mod layout;
 mod plan;
+mod scan;
 mod snapshot;
+mod updates;
 mod writer;
 
 /// Commits that may wait for the writer; those beyond wait for a place.
@@ -73,6 +81,9 @@ pub(super) struct Cluster {
 struct Shared {
     etcd: Etcd,
     layout: Layout,
+    /// Of this replica, by which its ticks are known.
+    id: ReplicaId,
+    clocks: Clocks,
     recent: Arc<Recent>,
     retention: Retention,
     /// The chapter that is being written, as far as it is known here.
@@ -106,6 +117,7 @@ struct Chapter {
 impl Cluster {
     pub(super) async fn open(config: &ClusterConfig, retention: Retention) -> Result<Self, StoreError> {
         let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
+        refuse_earlier_layout(&etcd, &config.prefix).await?;
         let chapter = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
         let page = etcd.range(&layout.events(chapter.number), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
@@ -133,10 +145,21 @@ pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
     Ok(!etcd.range(&layout.headers(), wanted, PATIENCE).await?.records.is_empty())
 }
 
+/// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the prefix.
+async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
+    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), Wanted::default(), PATIENCE).await?;
+    // A stray key is nobody's chapter.
+    let is_chapter = |record: &Record| pb::ClusterChapter::decode(&*record.value).is_ok_and(|chapter| chapter.number > 0);
+    if page.records.iter().any(is_chapter) {
+        return Err(StoreError::EarlierLayout { prefix: prefix.to_owned() });
+    }
+    Ok(())
+}
+
 /// The chapter that is being written; the first one, where there is none.
 async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Chapter, StoreError> {
     loop {
-        let page = etcd.range(&super::etcd::Span { from: layout.now(), until: Vec::new() }, Wanted::default(), PATIENCE).await?;
+        let page = etcd.range(&Span::of(layout.now()), Wanted::default(), PATIENCE).await?;
         if let Some(record) = page.records.first() {
             return Chapter::read(record);
         }
@@ -182,6 +205,10 @@ impl Store for Cluster {
         Ok(self.shared.recent.follow(after))
     }
 
+    async fn follow(&self) -> Result<Updates, StoreError> {
+        Ok(updates::updates(self.shared.clone()))
+    }
+
     async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
         self.shared.events(range, newest_first, limit).await
     }
@@ -194,6 +221,14 @@ impl Store for Cluster {
 
     fn known(&self) -> (Revision, Instant) {
         *self.shared.known()
+    }
+
+    fn tell_time(&self, now_ms: u64) {
+        self.shared.clocks.tell(now_ms);
+    }
+
+    fn clock_skew_ms(&self) -> Option<i64> {
+        self.shared.clocks.skew_ms(self.shared.id)
     }
 
     async fn replaced(&self) -> StoreError {
@@ -210,6 +245,8 @@ impl Shared {
         Arc::new(Self {
             etcd,
             layout,
+            id: rand::random(),
+            clocks: Clocks::default(),
             recent: Arc::new(Recent::after(known.0)),
             retention,
             chapter: Mutex::new(chapter),
@@ -230,11 +267,26 @@ impl Shared {
     }
 
     /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
-    fn turn_to(&self, newer: Chapter) {
+    /// Errors: [`StoreError::WentBack`] where it was begun before the one that is known, with which the process ends.
+    fn turn_to(&self, found: Chapter) -> Result<(), StoreError> {
         let mut chapter = self.chapter();
-        if newer.opened > chapter.opened {
-            *chapter = newer;
+        if found.opened < chapter.opened {
+            let seen = layout::end_of(chapter.opened);
+            drop(chapter);
+            return Err(self.went_back(seen));
         }
+        if found.opened > chapter.opened {
+            *chapter = found;
+        }
+        Ok(())
+    }
+
+    /// An older state has taken the place of the cluster: it lacks this revision, which was seen.
+    fn went_back(&self, seen: Revision) -> StoreError {
+        let error = StoreError::WentBack { seen };
+        // It may be known already.
+        let _ = self.replaced.set(error.clone());
+        error
     }
 }
 

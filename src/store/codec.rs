@@ -2,7 +2,8 @@
 //!
 //! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a room, and those of a client, share a
 //! prefix, and member mutes are in the order of users; or `u APP 0 USER 0 KIND` for what outlives the client, and `q APP 0 REQUEST 0 KIND`
-//! for the answer to a request. Ids hold no control character, so NUL ends one.
+//! for the answer to a request. `R APP 0 ROOM 0 KIND` and `C APP 0 USER 0 KIND` are tombstones: they come before all else, so that whoever reads
+//! records in the order of keys knows what is deleted before it comes. Ids hold no control character, so NUL ends one.
 //!
 //! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of `mute.store.v1`. The key is in the
 //! checksum, so a value that came under another key is found out.
@@ -13,7 +14,7 @@ use prost::Message;
 
 use super::{Batch, Expectation, Operation, Revision, StoreError};
 use crate::{
-    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, Owner, RoomProfile, Value, Why},
+    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
     proto::store_v1 as pb,
 };
 
@@ -23,6 +24,8 @@ const ROOM: u8 = b'r';
 const CLIENT: u8 = b'c';
 const USER: u8 = b'u';
 const REQUEST: u8 = b'q';
+const DELETED_ROOM: u8 = b'R';
+const DELETED_CLIENT: u8 = b'C';
 const PROFILE: u8 = b'p';
 const BAN: u8 = b'b';
 const MUTED: u8 = b'm';
@@ -54,14 +57,18 @@ impl Batch {
         self.operations.push(Operation::Delete { key: encode_key(key) });
     }
 
-    /// Removes a room's registration, ban, member mutes and allow list.
+    /// Removes a room's registration and, by a tombstone, its ban, member mutes, allow list and notification mutes.
     pub fn delete_room(&mut self, app: &str, room: &str) {
-        self.operations.push(Operation::DeletePrefix { prefix: join(ROOM, app, room) });
+        self.put(Key::DeletedRoom { app, room }, &Value::Deleted(self.at_ms));
+        self.delete(Key::Room { app, room });
+        self.is_alone = true;
     }
 
-    /// Removes a client's registration and notification mutes.
+    /// Removes a client's registration and, by a tombstone, its notification mutes.
     pub fn delete_client(&mut self, app: &str, user: &str) {
-        self.operations.push(Operation::DeletePrefix { prefix: join(CLIENT, app, user) });
+        self.put(Key::DeletedClient { app, user }, &Value::Deleted(self.at_ms));
+        self.delete(Key::Client { app, user });
+        self.is_alone = true;
     }
 
     /// Lets the batch through only while the record is still that of this revision, or still absent.
@@ -92,6 +99,8 @@ pub fn encode_key(key: Key<'_>) -> Vec<u8> {
         Key::NotificationMute { app, user, room } => (join(CLIENT, app, user), NOTIFICATION, room),
         Key::UserMute { app, user } => (join(USER, app, user), MUTED, ""),
         Key::Request { app, id } => (join(REQUEST, app, id), PROFILE, ""),
+        Key::DeletedRoom { app, room } => (join(DELETED_ROOM, app, room), PROFILE, ""),
+        Key::DeletedClient { app, user } => (join(DELETED_CLIENT, app, user), PROFILE, ""),
     };
     bytes.push(kind);
     bytes.extend_from_slice(last.as_bytes());
@@ -103,40 +112,23 @@ pub fn decode_key(bytes: &[u8]) -> Result<Key<'_>, StoreError> {
     parse_key(bytes).ok_or_else(|| corrupt(bytes, "no key of this service"))
 }
 
-/// What the prefix stands for. Errors: [`StoreError::Corrupt`].
-pub fn decode_prefix(bytes: &[u8]) -> Result<Owner<'_>, StoreError> {
-    let parse = || {
-        let (owner, rest) = parse_owner(bytes)?;
-        rest.is_empty().then_some(owner)
-    };
-    parse().ok_or_else(|| corrupt(bytes, "no prefix of this service"))
-}
-
-fn parse_owner(bytes: &[u8]) -> Option<(Owner<'_>, &str)> {
-    let (kind, rest) = bytes.split_first()?;
+fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
+    let (first, rest) = bytes.split_first()?;
     let (app, rest) = std::str::from_utf8(rest).ok()?.split_once('\0')?;
     let (id, rest) = rest.split_once('\0')?;
-    match *kind {
-        ROOM => Some((Owner::Room { app, room: id }, rest)),
-        CLIENT => Some((Owner::Client { app, user: id }, rest)),
-        USER => Some((Owner::User { app, user: id }, rest)),
-        REQUEST => Some((Owner::Request { app, id }, rest)),
-        _ => None,
-    }
-}
-
-fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
-    let (owner, rest) = parse_owner(bytes)?;
-    let (kind, last) = (*rest.as_bytes().first()?, rest.get(1..)?);
-    match (owner, kind, last.is_empty()) {
-        (Owner::Room { app, room }, PROFILE, true) => Some(Key::Room { app, room }),
-        (Owner::Room { app, room }, BAN, true) => Some(Key::Ban { app, room }),
-        (Owner::Room { app, room }, MUTED, false) => Some(Key::MemberMute { app, room, user: last }),
-        (Owner::Room { app, room }, ALLOWED, false) => Some(Key::Allowed { app, room, user: last }),
-        (Owner::Client { app, user }, PROFILE, true) => Some(Key::Client { app, user }),
-        (Owner::Client { app, user }, NOTIFICATION, false) => Some(Key::NotificationMute { app, user, room: last }),
-        (Owner::User { app, user }, MUTED, true) => Some(Key::UserMute { app, user }),
-        (Owner::Request { app, id }, PROFILE, true) => Some(Key::Request { app, id }),
+    let kind = *rest.as_bytes().first()?;
+    let last = rest.get(1..)?;
+    match (*first, kind, last.is_empty()) {
+        (ROOM, PROFILE, true) => Some(Key::Room { app, room: id }),
+        (ROOM, BAN, true) => Some(Key::Ban { app, room: id }),
+        (ROOM, MUTED, false) => Some(Key::MemberMute { app, room: id, user: last }),
+        (ROOM, ALLOWED, false) => Some(Key::Allowed { app, room: id, user: last }),
+        (CLIENT, PROFILE, true) => Some(Key::Client { app, user: id }),
+        (CLIENT, NOTIFICATION, false) => Some(Key::NotificationMute { app, user: id, room: last }),
+        (USER, MUTED, true) => Some(Key::UserMute { app, user: id }),
+        (REQUEST, PROFILE, true) => Some(Key::Request { app, id }),
+        (DELETED_ROOM, PROFILE, true) => Some(Key::DeletedRoom { app, room: id }),
+        (DELETED_CLIENT, PROFILE, true) => Some(Key::DeletedClient { app, user: id }),
         _ => None,
     }
 }
@@ -150,6 +142,7 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
         Value::Mark(mark) => seal(key, &mark_message(mark, 0)),
         Value::NotificationMute(mark, place) => seal(key, &mark_message(mark, *place)),
         Value::Request(answered) => seal(key, &answered_message(answered)),
+        Value::Deleted(at_ms) => seal(key, &pb::Deleted { at_ms: *at_ms }),
     }
 }
 
@@ -170,6 +163,7 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
             let answered = answered_model(unseal(key, value)?);
             Value::Request(answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?)
         }
+        Key::DeletedRoom { .. } | Key::DeletedClient { .. } => Value::Deleted(unseal::<pb::Deleted>(key, value)?.at_ms),
     };
     Ok((decoded, value))
 }

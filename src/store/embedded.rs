@@ -26,14 +26,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{filler::Filler, group::read_back, snapshot::send_pages, writer::Writer};
 use super::{
     Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
-    StoreError,
+    StoreError, Update, Updates,
     directory::Directory,
     generation::{Change, Changes, Generation, Pending},
     journal::Journal,
@@ -170,6 +170,12 @@ impl Store for Embedded {
         Ok(self.shared.recent.follow(after))
     }
 
+    async fn follow(&self) -> Result<Updates, StoreError> {
+        let (_, feed) = self.shared.recent.follow_paced();
+        let snapshot = self.snapshot().await?;
+        Ok(updates(snapshot, feed))
+    }
+
     async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
         let shared = self.shared.clone();
         let read = move || shared.events(range, newest_first, limit);
@@ -202,6 +208,15 @@ impl Shared {
     fn set_tree(&self, tree: Option<Tree>) {
         *self.tree.write().unwrap_or_else(PoisonError::into_inner) = tree;
     }
+}
+
+/// Clause 9. The feed began before the snapshot, and never loses a commit.
+fn updates(snapshot: Snapshot, feed: Feed) -> Updates {
+    let Snapshot { revision, pages } = snapshot;
+    let begin = stream::iter([Ok(Update::Reset)]);
+    let complete = stream::iter([Ok(Update::Complete(revision))]);
+    let later = feed.try_filter(move |commit| std::future::ready(commit.revision > revision));
+    begin.chain(pages.map_ok(Update::Records)).chain(complete).chain(later.map_ok(Update::Commit)).boxed()
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {

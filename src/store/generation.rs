@@ -84,11 +84,6 @@ impl Pending {
         self.newest_first().find_map(|generation| generation.changes.get(key))
     }
 
-    /// Keys with this prefix that something is known of here.
-    pub(super) fn keys_with_prefix(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
-        self.newest_first().flat_map(|generation| with_prefix(&generation.changes, prefix)).collect()
-    }
-
     /// Closes the active generation, if there is anything in it, and begins the next.
     pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
@@ -121,10 +116,4 @@ impl Pending {
     fn newest_first(&self) -> impl Iterator<Item = &Generation> {
         [&self.active].into_iter().chain(self.full.iter().rev().map(|generation| &**generation))
     }
-}
-
-/// Keys of a map with this prefix.
-pub(super) fn with_prefix<'a>(changes: &'a Changes, prefix: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
-    let from = changes.range(prefix.to_vec()..).map(|(key, _)| key);
-    from.take_while(move |key| key.starts_with(prefix)).cloned()
 }

@@ -113,7 +113,7 @@ impl Journal {
                 });
             }
             let bytes = read_synced(&path).map_err(|error| failed(&path, &error))?;
-            let commits = commits(&bytes, after);
+            let commits = commits(&bytes, after).ok_or_else(|| earlier_version(&path))?;
             let last = commits.last().map_or(after, |commit| commit.revision);
             if last > newest {
                 newest = last;
@@ -147,8 +147,13 @@ fn read_synced(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The entries from the beginning up to the first that is not whole or not the next.
-fn commits(mut bytes: &[u8], mut after: Revision) -> Vec<Commit> {
+fn earlier_version(path: &Path) -> StoreError {
+    let what = "it has commits of an earlier version; start that version once more and stop it in order, then start this one";
+    StoreError::Unavailable(format!("{}: {what}", path.display()))
+}
+
+/// The entries from the beginning up to the first that is not whole or not the next. Nothing where one is of a version before tombstones.
+fn commits(mut bytes: &[u8], mut after: Revision) -> Option<Vec<Commit>> {
     let mut commits = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() {
         let length = u32::from_le_bytes(*length) as usize;
@@ -157,18 +162,20 @@ fn commits(mut bytes: &[u8], mut after: Revision) -> Vec<Commit> {
         if entry.revision != after + 1 {
             break;
         }
+        if entry.operations.iter().any(|operation| operation.is_prefix) {
+            return None;
+        }
         after = entry.revision;
         commits.push(commit(entry));
         bytes = rest;
     }
-    commits
+    Some(commits)
 }
 
 fn entry(commit: &Commit) -> pb::JournalEntry {
     let operation = |operation: &Operation| match operation {
         Operation::Put { key, value } => pb::Operation { key: key.clone(), value: Some(value.clone()), is_prefix: false },
         Operation::Delete { key } => pb::Operation { key: key.clone(), value: None, is_prefix: false },
-        Operation::DeletePrefix { prefix } => pb::Operation { key: prefix.clone(), value: None, is_prefix: true },
     };
     pb::JournalEntry {
         revision: commit.revision,
@@ -181,8 +188,7 @@ fn entry(commit: &Commit) -> pb::JournalEntry {
 fn commit(entry: pb::JournalEntry) -> Commit {
     let operation = |operation: pb::Operation| match operation {
         pb::Operation { key, value: Some(value), .. } => Operation::Put { key, value },
-        pb::Operation { key, is_prefix: false, .. } => Operation::Delete { key },
-        pb::Operation { key, .. } => Operation::DeletePrefix { prefix: key },
+        pb::Operation { key, .. } => Operation::Delete { key },
     };
     let operations = entry.operations.into_iter().map(operation).collect();
     Commit { revision: entry.revision, operations, event: entry.event, at_ms: entry.at_ms }

@@ -112,23 +112,6 @@ impl Tree {
         })
     }
 
-    /// The keys with this prefix. A commit that comes to the tree meanwhile may be there or not.
-    pub(super) fn keys_with_prefix(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        intact(|| {
-            let (first, records) = self.page_of(prefix)?;
-            let mut keys: Vec<_> = records.into_iter().map(|record| record.key).collect();
-            for pair in self.db.range((Bound::Excluded(first), Bound::Excluded(vec![PAGE + 1]))) {
-                let (fence, value) = pair.map_err(failure)?;
-                if fence[1..] > *prefix && !fence[1..].starts_with(prefix) {
-                    break;
-                }
-                keys.extend(page::decode(&fence, &value)?.into_iter().map(|record| record.key));
-            }
-            keys.retain(|key| key.starts_with(prefix));
-            Ok(keys)
-        })
-    }
-
     /// Visits every record in the order of keys, until the visitor says no. Nothing may be written meanwhile.
     /// Errors: [`StoreError::Corrupt`] where something is missing at the end.
     pub(super) fn walk(&self, mut visit: impl FnMut(Record) -> bool) -> Result<(), StoreError> {

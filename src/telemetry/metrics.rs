@@ -47,6 +47,7 @@ pub struct Metrics {
     auth_failures: Family<Why, Counter>,
     issuer_failures: Counter,
     calls_shed: Counter,
+    foreign_keys: Counter,
     checks: [Counter; Check::ALL.len()],
     methods: HashMap<String, Method>,
     other: Method,
@@ -192,6 +193,12 @@ impl Metrics {
                 Counter::default(),
             ),
             calls_shed: add(ours, "calls_shed", "Calls refused because as many ran as may", Counter::default()),
+            foreign_keys: add(
+                ours,
+                "foreign_keys",
+                "Keys below this service's prefix of the cluster that are none of its own, and were passed over",
+                Counter::default(),
+            ),
             checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
             other: methods.of("other", "other", false),
             methods: methods.all(),
@@ -245,6 +252,11 @@ impl Metrics {
     /// Counts that the keys of an issuer could not be read.
     pub fn issuer_failed(&self) {
         self.issuer_failures.inc();
+    }
+
+    /// Counts a key of the cluster that is none of ours.
+    pub fn foreign_key(&self) {
+        self.foreign_keys.inc();
     }
 
     /// What counts the calls of the RPC at this path, `/package.Service/Method`; those of paths that are none are counted together.

@@ -29,8 +29,9 @@ pub fn bytes(snapshot: Snapshot, now_ms: u64) -> impl Stream<Item = Result<Vec<u
         match pages.next().await {
             Some(page) => {
                 let page = page?;
+                // Every record is checked; what they come to is for whoever reads the backup.
                 let mut content = Content::default();
-                page.iter().try_for_each(|entry| content.add(entry).map(drop))?;
+                page.iter().try_for_each(|entry| content.add(entry, None).map(drop))?;
                 Ok(Some((writer.records(page), Some((writer, pages)))))
             }
             None => Ok(Some((vec![writer.end()], None))),
@@ -47,7 +48,7 @@ pub fn bytes(snapshot: Snapshot, now_ms: u64) -> impl Stream<Item = Result<Vec<u
 pub fn verify(path: &Path) -> Result<(Header, Content), Failure> {
     let (mut pages, header) = Pages::open(path)?;
     let mut content = Content::default();
-    pages.try_for_each(|page| page?.iter().try_for_each(|entry| content.add(entry).map(drop).map_err(Failure::from)))?;
+    pages.try_for_each(|page| page?.iter().try_for_each(|entry| content.add(entry, None).map(drop).map_err(Failure::from)))?;
     Ok((header, content))
 }
 

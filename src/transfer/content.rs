@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt};
 
 use sha2::{Digest as _, Sha256};
 
-use super::record::{Kind, Known};
+use super::{
+    record::{Kind, Known},
+    stored::{Stored, Tombstones},
+};
 use crate::store::{Entry, Revision, StoreError};
 
 /// What has been counted so far. Equal where the records are.
@@ -15,15 +18,20 @@ use crate::store::{Entry, Revision, StoreError};
 pub struct Content {
     counts: BTreeMap<Kind, u64>,
     hash: Sha256,
+    tombstones: Tombstones,
 }
 
 impl Content {
-    /// Counts a record, and checks it. Answers its line where it goes in and out. Errors: [`StoreError::Corrupt`].
-    pub fn add(&mut self, entry: &Entry) -> Result<Option<String>, StoreError> {
-        Ok(Known::of(entry)?.map(|known| self.add_known(&known)))
+    /// Counts the next record in the order of keys, where it counts and its app is the one, and checks it. Answers its line.
+    /// Errors: [`StoreError::Corrupt`].
+    pub fn add(&mut self, entry: &Entry, app: Option<&str>) -> Result<Option<String>, StoreError> {
+        match self.tombstones.look_at(entry)? {
+            Stored::Live(known) if app.is_none_or(|app| app == known.app) => Ok(Some(self.add_known(&known))),
+            Stored::Live(_) | Stored::Deleted | Stored::Other => Ok(None),
+        }
     }
 
-    pub(super) fn add_known(&mut self, known: &Known) -> String {
+    fn add_known(&mut self, known: &Known) -> String {
         let text = known.line.text();
         self.hash.update(&text);
         *self.counts.entry(known.kind).or_default() += 1;

@@ -8,7 +8,6 @@ use super::{
     Failure, PROGRAM,
     content::Content,
     line::{End, FORMAT, Header, Line, Time, VERSION},
-    record::Known,
 };
 use crate::store::Store;
 
@@ -35,9 +34,8 @@ pub async fn export(
     let mut content = Content::default();
     while let Some(page) = snapshot.pages.next().await {
         for entry in page? {
-            let known = Known::of(&entry)?.filter(|known| app.is_none_or(|app| app == known.app));
-            if let Some(known) = known {
-                to.write_all(content.add_known(&known).as_bytes()).map_err(failed)?;
+            if let Some(line) = content.add(&entry, app)? {
+                to.write_all(line.as_bytes()).map_err(failed)?;
             }
         }
     }

@@ -2,9 +2,16 @@
 //! that every engine can take it. Each commit expects what the comparison has seen, so nothing that somebody else writes meanwhile is lost. What is
 //! there already is left alone, so an import that was interrupted is simply done again.
 
+use std::collections::HashMap;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Failure, import::Incoming, record::Known};
+use super::{
+    Failure,
+    import::Incoming,
+    record::Known,
+    stored::{Stored, Tombstones},
+};
 use crate::{
     model::{Event, EventKind},
     store::{Batch, Expectation, Operation, Revision, Snapshot, Store, StoreError, codec},
@@ -54,11 +61,21 @@ impl Plan {
     /// Compares with the records of a store. Errors: [`StoreError`] of the snapshot.
     pub async fn of(mut incoming: Incoming, snapshot: Option<Snapshot>, mode: Mode) -> Result<Self, StoreError> {
         let mut plan = Self::default();
+        let mut tombstones = Tombstones::default();
+        let mut stored = HashMap::new();
         let mut pages = snapshot.map_or_else(|| stream::empty().boxed(), |snapshot| snapshot.pages);
         while let Some(page) = pages.next().await {
             for entry in page? {
-                let Some(Known { app, value: there, .. }) = Known::of(&entry)? else { continue };
                 let revision = Some(entry.revision);
+                let Known { app, value: there, .. } = *match tombstones.look_at(&entry)? {
+                    Stored::Live(known) => known,
+                    // It is as good as absent, and has to be that of this revision all the same.
+                    Stored::Deleted => {
+                        stored.insert(entry.key, entry.revision);
+                        continue;
+                    }
+                    Stored::Other => continue,
+                };
                 let of_it = incoming.app.as_ref().is_none_or(|of| *of == app);
                 match incoming.records.remove(&entry.key) {
                     Some((_, value)) if value == there => plan.same += 1,
@@ -77,7 +94,8 @@ impl Plan {
         for (key, (_, value)) in incoming.records {
             plan.new += 1;
             let app = codec::decode_key(&key)?.owner().app().to_owned();
-            plan.changes.push(Change { app, key, value: Some(value), revision: None });
+            let revision = stored.remove(&key);
+            plan.changes.push(Change { app, key, value: Some(value), revision });
         }
         Ok(plan)
     }

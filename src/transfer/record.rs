@@ -43,6 +43,8 @@ impl Kind {
             Key::UserMute { .. } => Some(Self::UserMute),
             // An answer is of use to whoever repeats a request here, and for a day.
             Key::Request { .. } => None,
+            // What is deleted stays behind, so nothing has to say so.
+            Key::DeletedRoom { .. } | Key::DeletedClient { .. } => None,
         }
     }
 

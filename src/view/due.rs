@@ -8,7 +8,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{View, client::Client, room::Room, state::State};
+use super::{
+    View,
+    client::KnownClient,
+    room::{Held, Room},
+    state::State,
+};
 use crate::{
     model::{Expire, Key, Owner},
     store::Revision,
@@ -28,27 +33,10 @@ pub struct Due {
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum DueMark {
-    MemberMutes {
-        room: Arc<str>,
-        users: Vec<(Box<str>, Revision)>,
-    },
-    Ban {
-        room: Arc<str>,
-        revision: Revision,
-    },
-    NotificationMutes {
-        user: Arc<str>,
-        rooms: Vec<(Box<str>, Revision)>,
-    },
-    UserMute {
-        user: Arc<str>,
-        revision: Revision,
-    },
-    /// Notification mutes of a deleted room.
-    Deleted {
-        room: Arc<str>,
-        users: Vec<(Box<str>, Revision)>,
-    },
+    MemberMutes { room: Arc<str>, users: Vec<(Box<str>, Revision)> },
+    Ban { room: Arc<str>, revision: Revision },
+    NotificationMutes { user: Arc<str>, rooms: Vec<(Box<str>, Revision)> },
+    UserMute { user: Arc<str>, revision: Revision },
 }
 
 pub(super) enum Place<'a> {
@@ -99,15 +87,18 @@ impl Schedule {
             let marks = if visit.is_room {
                 app.rooms.read(id, |room| room.map(|room| ended_in_room(id, room, now_ms, limit)).unwrap_or_default())
             } else {
-                app.clients.read(id, |client| client.map(|client| ended_of_client(id, client, now_ms, limit)).unwrap_or_default())
+                app.client(id, |client| client.map(|client| ended_of_client(id, client, now_ms, limit)).unwrap_or_default())
             };
             if marks.is_empty() && visit.is_room {
                 app.rooms.update(id, |room| self.replan(&visit, room.next_end_ms(), &mut room.scheduled_ms));
             } else if marks.is_empty() {
-                app.clients.update(id, |client| self.replan(&visit, client.next_end_ms(), &mut client.scheduled_ms));
+                app.clients.update(id, |client| {
+                    let next_ms = KnownClient::of(client, &app.deleted_rooms).next_end_ms();
+                    self.replan(&visit, next_ms, &mut client.scheduled_ms);
+                });
             }
             found += marks.iter().map(DueMark::len).sum::<usize>();
-            let ended_ms = Some(visit.at_ms).filter(|at_ms| *at_ms > 0);
+            let ended_ms = Some(visit.at_ms);
             due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), ended_ms, marks }));
             after = Some(visit);
         }
@@ -142,7 +133,6 @@ impl DueMark {
             Self::MemberMutes { users, .. } => users.len(),
             Self::Ban { .. } | Self::UserMute { .. } => 1,
             Self::NotificationMutes { rooms, .. } => rooms.len(),
-            Self::Deleted { users, .. } => users.len(),
         }
     }
 }
@@ -158,28 +148,32 @@ impl Place<'_> {
 }
 
 impl View {
-    /// Marks that have ended, and notification mutes of deleted rooms: at most about `limit` of them.
+    /// Marks that have ended: at most about `limit` of them.
     #[must_use]
     pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
         self.inner.state.load().due(now_ms, limit)
     }
 
-    /// Marks of this room or client that have ended; an answer to a request is told to nobody when it ends: at most about `limit` of them.
+    /// Marks that have ended and are about to go with this room or client; an answer to a request is told to nobody when it ends: at most about `limit`
+    /// of them.
     #[must_use]
     pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Due> {
         let (app, marks) = match owner {
             Owner::Room { app, room: id } => {
-                let ended = |room: &Room| ended_in_room(&id.into(), room, now_ms, limit);
+                let ended = |room: &Room| {
+                    let mut due = ended_in_room(&id.into(), room, now_ms, limit);
+                    due.extend(ended_notifications(id, room, now_ms).take(limit));
+                    due
+                };
                 (app, self.room(app, id, |room| room.map(ended).unwrap_or_default()))
             }
             Owner::Client { app, user } | Owner::User { app, user } => {
-                let ended = |client: &Client| ended_of_client(&user.into(), client, now_ms, limit);
+                let ended = |client: KnownClient<'_>| ended_of_client(&user.into(), client, now_ms, limit);
                 (app, self.client(app, user, |client| client.map(ended).unwrap_or_default()))
             }
             Owner::Request { app, .. } => (app, Vec::new()),
         };
-        let ended = marks.into_iter().filter(|marks| !matches!(marks, DueMark::Deleted { .. }));
-        ended.map(|marks| Due { app: app.into(), ended_ms: None, marks }).collect()
+        marks.into_iter().map(|marks| Due { app: app.into(), ended_ms: None, marks }).collect()
     }
 
     /// The revision of the mark under this key, where it has ended and is not swept yet.
@@ -200,10 +194,15 @@ impl View {
                 ended(mark.value.expire, mark.revision)
             }),
             Key::UserMute { app, user } => self.client(app, user, |client| {
-                let mute = client?.user_mute.as_ref()?;
+                let mute = client?.user_mute.clone()?;
                 ended(mute.value.expire, mute.revision)
             }),
-            Key::Room { .. } | Key::Client { .. } | Key::Allowed { .. } | Key::Request { .. } => None,
+            Key::Room { .. }
+            | Key::Client { .. }
+            | Key::Allowed { .. }
+            | Key::Request { .. }
+            | Key::DeletedRoom { .. }
+            | Key::DeletedClient { .. } => None,
         }
     }
 }
@@ -221,7 +220,12 @@ impl Due {
                 (app, DueMark::NotificationMutes { user: user.into(), rooms: vec![(room.into(), revision)] })
             }
             Key::UserMute { app, user } => (app, DueMark::UserMute { user: user.into(), revision }),
-            Key::Room { .. } | Key::Client { .. } | Key::Allowed { .. } | Key::Request { .. } => return None,
+            Key::Room { .. }
+            | Key::Client { .. }
+            | Key::Allowed { .. }
+            | Key::Request { .. }
+            | Key::DeletedRoom { .. }
+            | Key::DeletedClient { .. } => return None,
         };
         Some(Self { app: app.into(), ended_ms: None, marks })
     }
@@ -230,39 +234,41 @@ impl Due {
 impl Room {
     /// When the sweeper is to look here next.
     fn next_end_ms(&self) -> Option<u64> {
-        let ends = self.muted.iter().map(|(_, mark)| mark).chain(&self.ban).filter_map(|mark| mark.value.expire.ms());
-        if self.left_over().next().is_some() { Some(0) } else { ends.min() }
+        self.muted.next_end_ms().into_iter().chain(self.ban.as_ref().and_then(|ban| ban.value.expire.ms())).min()
     }
 }
 
-impl Client {
-    fn next_end_ms(&self) -> Option<u64> {
+impl KnownClient<'_> {
+    fn next_end_ms(self) -> Option<u64> {
         let user_mute = self.user_mute.iter().map(|mute| mute.value.expire);
-        self.muted.iter().map(|muted| muted.mark.value.expire).chain(user_mute).filter_map(Expire::ms).min()
+        self.muted().map(|muted| muted.mark.value.expire).chain(user_mute).filter_map(Expire::ms).min()
     }
 }
 
 fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<DueMark> {
     let mut due = Vec::new();
-    let ended = room.muted.iter().filter(|(_, mute)| !mute.value.expire.in_force(now_ms));
-    let users: Vec<_> = ended.take(limit).map(|(user, mute)| (user.into(), mute.revision)).collect();
+    let ended = room.muted.ended(now_ms).take(limit);
+    let users: Vec<_> = ended.map(|(user, mute)| (user.into(), mute.revision)).collect();
     if !users.is_empty() {
         due.push(DueMark::MemberMutes { room: id.clone(), users });
     }
     if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
         due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
     }
-    // One that has ended by itself is its client's to be swept, so that its end is told.
-    let left_over = room.left_over().filter(|(_, until)| until.value.in_force(now_ms));
-    let users: Vec<_> = left_over.take(limit).map(|(user, until)| (user.into(), until.revision)).collect();
-    if !users.is_empty() {
-        due.push(DueMark::Deleted { room: id.clone(), users });
-    }
     due
 }
 
-fn ended_of_client(id: &Arc<str>, client: &Client, now_ms: u64, limit: usize) -> Vec<DueMark> {
-    let ended = client.muted.iter().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
+/// Notification mutes of a room that is about to be deleted.
+fn ended_notifications<'a>(id: &'a str, room: &'a Room, now_ms: u64) -> impl Iterator<Item = DueMark> + 'a {
+    let due = |(user, until): (&str, &Held<Expire>)| DueMark::NotificationMutes {
+        user: user.into(),
+        rooms: vec![(id.into(), until.revision)],
+    };
+    room.silenced.ended(now_ms).map(due)
+}
+
+fn ended_of_client(id: &Arc<str>, client: KnownClient<'_>, now_ms: u64, limit: usize) -> Vec<DueMark> {
+    let ended = client.muted().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
     let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.mark.revision)).collect();
     let mut due = Vec::new();
     if !rooms.is_empty() {

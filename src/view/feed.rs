@@ -1,4 +1,5 @@
-//! The view's one writer: fills it from a snapshot, then applies every commit of the change feed.
+//! The view's one writer: fills it from the store, then applies every commit of the change feed. Where the store says that commits were missed, the
+//! view is built anew, aside, and swapped when it is complete; until then the old one answers, and tells its age.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,48 +12,83 @@ use super::{
     applied::Applied,
     state::{Change, State},
 };
-use crate::store::{Commit, Operation, Revision, Store, StoreError, codec};
+use crate::{
+    store::{Commit, Entry, Operation, Revision, Store, StoreError, Update, Updates, codec},
+    telemetry::metrics::METRICS,
+};
 
-/// How long after a failure of the feed it is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long after a failure of the feed it is begun again.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Progress is told after this many records.
 const PROGRESS: u64 = 500_000;
 
-impl View {
-    /// Fills a view from the store. In the `strict` apps, rooms that are not registered are left by a deletion that a stop has cut short, and
-    /// are swept of their notification mutes. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
-    pub async fn load(store: &dyn Store, strict: Vec<String>) -> Result<Self, StoreError> {
-        let (state, revision) = read_snapshot(store, &strict).await?;
-        let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), age: Age::new(), strict };
-        Ok(Self { inner: Arc::new(inner) })
-    }
+/// A view that was filled, and what keeps it up.
+pub struct Filled {
+    /// As of the moment when it was complete.
+    pub view: View,
+    updates: Updates,
+}
 
+/// A view that is being built.
+struct Building {
+    state: State,
+    next_progress: u64,
+}
+
+impl Filled {
     /// Keeps the view at the store's newest commit. Never ends by itself.
     pub async fn follow(self, store: Arc<dyn Store>) {
+        let Self { view, mut updates } = self;
         loop {
-            if let Err(error) = self.follow_once(&*store).await {
-                tracing::error!(%error, "the change feed has failed; trying again");
+            let Err(error) = view.follow_once(&mut updates).await;
+            tracing::error!(%error, "the change feed has failed; reading all records again");
+            tokio::time::sleep(RETRY_DELAY).await;
+            match store.follow().await {
+                Ok(again) => updates = again,
+                Err(error) => tracing::error!(%error, "records could not be read; trying again"),
             }
-            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+impl View {
+    /// Fills a view from the store. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
+    pub async fn load(store: &dyn Store) -> Result<Filled, StoreError> {
+        let mut updates = store.follow().await?;
+        let mut building = Building::new();
+        loop {
+            let update = updates.next().await.ok_or_else(ended)??;
+            if let Some((state, revision)) = building.take(update)? {
+                let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), age: Age::new() };
+                return Ok(Filled { view: Self { inner: Arc::new(inner) }, updates });
+            }
         }
     }
 
-    async fn follow_once(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let mut feed = store.watch(self.revision()).await?;
-        while let Some(commit) = feed.next().await {
-            match commit {
-                Ok(commit) => self.apply(&commit)?,
-                Err(StoreError::Compacted { oldest }) => {
-                    tracing::warn!(oldest, "the feed was cut behind the view; taking a snapshot again");
-                    let (state, revision) = read_snapshot(store, &self.inner.strict).await?;
-                    self.inner.state.store(Arc::new(state));
-                    self.inner.applied.advance(revision);
-                    return Ok(());
+    async fn follow_once(&self, updates: &mut Updates) -> Result<std::convert::Infallible, StoreError> {
+        let mut building: Option<Building> = None;
+        loop {
+            let update = updates.next().await.ok_or_else(ended)??;
+            match (update, &mut building) {
+                (Update::Commit(commit), None) => self.apply(&commit)?,
+                (Update::Reset, None) => {
+                    tracing::warn!(revision = self.revision(), "commits were missed; building the view anew, beside this one");
+                    building = Some(Building::new());
                 }
-                Err(error) => return Err(error),
+                (update, None) => {
+                    let what = format!("an update that nothing was begun for: {update:?}");
+                    return Err(StoreError::Unavailable(what));
+                }
+                (update, Some(new)) => {
+                    if let Some((state, revision)) = new.take(update)? {
+                        tracing::info!(revision, "the view was built anew");
+                        self.inner.state.store(Arc::new(state));
+                        self.inner.applied.advance(revision);
+                        building = None;
+                    }
+                }
             }
         }
-        Err(StoreError::Unavailable("the change feed has ended".to_owned()))
     }
 
     fn apply(&self, commit: &Commit) -> Result<(), StoreError> {
@@ -62,40 +98,60 @@ impl View {
     }
 }
 
-async fn read_snapshot(store: &dyn Store, strict: &[String]) -> Result<(State, Revision), StoreError> {
-    let state = State::default();
-    let mut snapshot = store.snapshot().await?;
-    let mut told = PROGRESS;
-    while let Some(page) = snapshot.pages.next().await {
-        for entry in page? {
-            let (key, value) = codec::decode(&entry.key, &entry.value)?;
-            state.apply(vec![Change { key, value: Some(value) }], entry.revision);
-        }
-        let records: u64 = state.records().map(|(_, records)| records).sum();
-        if records >= told {
-            tracing::info!(records, "loading");
-            told += PROGRESS;
-        }
+impl Building {
+    fn new() -> Self {
+        Self { state: State::default(), next_progress: PROGRESS }
     }
-    strict.iter().for_each(|app| state.sweep_unregistered(app, snapshot.revision));
-    Ok((state, snapshot.revision))
+
+    /// Answers what was built, once it is complete.
+    fn take(&mut self, update: Update) -> Result<Option<(State, Revision)>, StoreError> {
+        match update {
+            Update::Reset => *self = Self::new(),
+            Update::Records(entries) => self.add(&entries)?,
+            Update::Commit(commit) => apply(&self.state, &commit)?,
+            Update::Complete(revision) => return Ok(Some((std::mem::take(&mut self.state), revision))),
+        }
+        Ok(None)
+    }
+
+    fn add(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        for Entry { key, value, revision } in entries {
+            if let Some(change) = change(key, Some(value))? {
+                self.state.apply(vec![change], *revision);
+            }
+        }
+        let records: u64 = self.state.records().map(|(_, records)| records).sum();
+        if records >= self.next_progress {
+            tracing::info!(records, "loading");
+            self.next_progress += PROGRESS;
+        }
+        Ok(())
+    }
 }
 
 fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
     let mut changes = Vec::with_capacity(commit.operations.len());
     for operation in &commit.operations {
-        match operation {
-            Operation::Put { key, value } => {
-                let (key, value) = codec::decode(key, value)?;
-                changes.push(Change { key, value: Some(value) });
-            }
-            Operation::Delete { key } => changes.push(Change { key: codec::decode_key(key)?, value: None }),
-            Operation::DeletePrefix { prefix } => {
-                state.apply(std::mem::take(&mut changes), commit.revision);
-                state.delete(codec::decode_prefix(prefix)?, commit.revision);
-            }
-        }
+        changes.extend(match operation {
+            Operation::Put { key, value } => change(key, Some(value))?,
+            Operation::Delete { key } => change(key, None)?,
+        });
     }
     state.apply(changes, commit.revision);
     Ok(())
+}
+
+/// Nothing where the key is none of ours: others may write to a cluster too. Errors: [`StoreError::Corrupt`] where the value is none of its key.
+fn change<'a>(key: &'a [u8], value: Option<&[u8]>) -> Result<Option<Change<'a>>, StoreError> {
+    let Ok(decoded) = codec::decode_key(key) else {
+        METRICS.foreign_key();
+        tracing::warn!(key = %key.escape_ascii(), "a record whose key is none of this service's is passed over");
+        return Ok(None);
+    };
+    let value = value.map(|value| codec::decode(key, value)).transpose()?.map(|(_, value)| value);
+    Ok(Some(Change { key: decoded, value }))
+}
+
+fn ended() -> StoreError {
+    StoreError::Unavailable("the change feed has ended".to_owned())
 }

@@ -74,14 +74,6 @@ impl<T: Entity> Index<T> {
         (after.skip(page.skip).take(page.size).cloned().collect(), ids.len())
     }
 
-    /// Visits all of them, a shard at a time.
-    pub(super) fn each(&self, mut visit: impl FnMut(&Arc<str>, &mut T)) {
-        for shard in &self.shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            shard.iter_mut().for_each(|(id, entity)| visit(id, entity));
-        }
-    }
-
     /// By bits that the table does not look at first.
     fn shard(&self, hash: u64) -> &Shard<T> {
         &self.shards[(hash >> 40) as usize % SHARDS]

@@ -22,7 +22,7 @@ impl MutedUsers {
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         match mute {
             Some(mute) => users.insert(user, mute),
-            None => users.remove(user),
+            None => drop(users.remove(user)),
         }
         self.len.store(users.len(), Ordering::Release);
     }

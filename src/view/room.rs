@@ -1,6 +1,12 @@
 //! One room, and the pure function that the service exists for: may this user speak?
 
-use super::{index::Entity, sorted::Sorted};
+use std::sync::Arc;
+
+use super::{
+    index::Entity,
+    remains::RoomRemains,
+    sorted::{Ends, Sorted},
+};
 use crate::{
     model::{Expire, Key, Mark, RoomProfile, Value},
     store::Revision,
@@ -13,6 +19,24 @@ pub struct Held<T> {
     pub value: T,
     /// For expectations.
     pub revision: Revision,
+}
+
+impl Ends for Held<Mark> {
+    fn end_ms(&self) -> Option<u64> {
+        self.value.expire.ms()
+    }
+}
+
+impl Ends for Arc<Held<Mark>> {
+    fn end_ms(&self) -> Option<u64> {
+        self.value.expire.ms()
+    }
+}
+
+impl Ends for Held<Expire> {
+    fn end_ms(&self) -> Option<u64> {
+        self.value.ms()
+    }
 }
 
 /// Everything known of one room.
@@ -28,8 +52,10 @@ pub struct Room {
     pub allowed: Sorted<Held<Mark>>,
     /// Who wants no push from this room, until when; some may have ended.
     pub silenced: Sorted<Held<Expire>>,
-    /// When the room was deleted: notification mutes up to that commit are to be swept, also where it has been registered again.
-    pub(super) deleted_at: Option<Revision>,
+    /// Its tombstone, with what it had when it was deleted and is still stored.
+    pub(super) remains: Option<Box<RoomRemains>>,
+    /// No record of it is newer.
+    pub(super) newest: Revision,
     /// When the sweeper is to look at it, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
 }
@@ -40,11 +66,7 @@ impl Entity for Room {
     }
 
     fn is_empty(&self) -> bool {
-        self.profile.is_none()
-            && self.ban.is_none()
-            && self.muted.is_empty()
-            && self.allowed.is_empty()
-            && self.silenced.is_empty()
+        !self.has_records() && self.remains.is_none()
     }
 }
 
@@ -53,6 +75,13 @@ impl Room {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.profile.is_some()
+    }
+
+    /// Whether anything is known of it but what was deleted.
+    #[must_use]
+    pub fn has_records(&self) -> bool {
+        let silenced = self.silenced.is_empty();
+        self.profile.is_some() || self.ban.is_some() || !self.muted.is_empty() || !self.allowed.is_empty() || !silenced
     }
 
     /// The mute of this user, where one is in force.
@@ -83,8 +112,32 @@ impl Room {
         self.silenced.get(user).is_some_and(|until| until.value.in_force(now_ms))
     }
 
-    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`].
+    /// The revision of what is stored under the key of this user's mute: also of one that has ended, or was deleted with the room.
+    #[must_use]
+    pub fn stored_mute(&self, user: &str) -> Option<Revision> {
+        let remains = || self.remains.as_ref()?.muted.get(user);
+        self.muted.get(user).or_else(remains).map(|held| held.revision)
+    }
+
+    /// The revision of what is stored under the key of the ban.
+    #[must_use]
+    pub fn stored_ban(&self) -> Option<Revision> {
+        let remains = || self.remains.as_ref()?.ban.as_ref();
+        self.ban.as_ref().or_else(remains).map(|held| held.revision)
+    }
+
+    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`]. A record that is no newer than
+    /// the room's tombstone, as a copy of all records may bring it, belongs to the remains.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
+        if let Some(remains) = &mut self.remains {
+            if revision <= remains.revision && value.is_some() && remains.apply(key, value.as_ref(), revision) {
+                return;
+            }
+            remains.remove(key);
+        }
+        if value.is_some() {
+            self.newest = self.newest.max(revision);
+        }
         match (key, value) {
             (Key::Room { .. }, Some(Value::Room(value))) => {
                 self.profile = Some(Box::new(Held { value, revision }));
@@ -92,44 +145,61 @@ impl Room {
             (Key::Room { .. }, _) => self.profile = None,
             (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value, revision }),
             (Key::Ban { .. }, _) => self.ban = None,
-            (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => {
-                self.muted.insert(user, Held { value, revision });
-            }
-            (Key::MemberMute { user, .. }, _) => {
-                self.muted.remove(user);
-            }
-            (Key::Allowed { user, .. }, Some(Value::Mark(value))) => {
-                self.allowed.insert(user, Held { value, revision });
-            }
-            (Key::Allowed { user, .. }, _) => {
-                self.allowed.remove(user);
-            }
-            (Key::Client { .. } | Key::NotificationMute { .. } | Key::UserMute { .. } | Key::Request { .. }, _) => {}
+            (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => self.muted.insert(user, Held { value, revision }),
+            (Key::MemberMute { user, .. }, _) => drop(self.muted.remove(user)),
+            (Key::Allowed { user, .. }, Some(Value::Mark(value))) => self.allowed.insert(user, Held { value, revision }),
+            (Key::Allowed { user, .. }, _) => drop(self.allowed.remove(user)),
+            (Key::DeletedRoom { .. }, Some(_)) => self.delete(revision),
+            (Key::DeletedRoom { .. }, None) => self.remains = None,
+            (
+                Key::Client { .. }
+                | Key::NotificationMute { .. }
+                | Key::UserMute { .. }
+                | Key::Request { .. }
+                | Key::DeletedClient { .. },
+                _,
+            ) => {}
         }
     }
 
     /// Notes who wants no push from here.
     pub(super) fn silence(&mut self, user: &str, until: Option<Held<Expire>>) {
+        if let Some(remains) = &mut self.remains {
+            remains.silenced.remove(user);
+            if let Some(until) = until.as_ref().filter(|until| until.revision <= remains.revision) {
+                remains.silenced.insert(user, until.clone());
+                self.silenced.remove(user);
+                return;
+            }
+        }
         match until {
             Some(until) => {
+                self.newest = self.newest.max(until.revision);
                 self.silenced.insert(user, until);
             }
-            None => {
-                self.silenced.remove(user);
-            }
+            None => drop(self.silenced.remove(user)),
         }
     }
 
-    /// Forgets all but the notification mutes, which are the clients' records.
-    pub(super) fn delete(&mut self, revision: Revision) {
-        let silenced = std::mem::take(&mut self.silenced);
-        let deleted_at = (!silenced.is_empty()).then_some(revision);
-        *self = Self { deleted_at, silenced, scheduled_ms: self.scheduled_ms, ..Self::default() };
-    }
-
-    /// Notification mutes from before the room was deleted.
-    pub(super) fn left_over(&self) -> impl Iterator<Item = (&str, &Held<Expire>)> {
-        self.silenced.iter().filter(|(_, until)| self.deleted_at.is_some_and(|deleted_at| until.revision <= deleted_at))
+    /// Forgets all records up to this commit, but for where they are stored.
+    fn delete(&mut self, revision: Revision) {
+        let mut remains = self.remains.take().unwrap_or_default();
+        remains.revision = revision;
+        let is_old = |held: Revision| held <= revision;
+        if self.profile.as_ref().is_some_and(|profile| is_old(profile.revision)) {
+            self.profile = None;
+        }
+        remains.ban = self.ban.take_if(|ban| is_old(ban.revision)).or(remains.ban);
+        if is_old(self.newest) {
+            remains.muted.absorb(std::mem::take(&mut self.muted));
+            remains.allowed.absorb(std::mem::take(&mut self.allowed));
+            remains.silenced.absorb(std::mem::take(&mut self.silenced));
+        } else {
+            remains.muted.absorb(self.muted.take_if(|mute| is_old(mute.revision)));
+            remains.allowed.absorb(self.allowed.take_if(|mark| is_old(mark.revision)));
+            remains.silenced.absorb(self.silenced.take_if(|until| is_old(until.revision)));
+        }
+        self.remains = Some(remains);
     }
 }
 

@@ -9,10 +9,11 @@ use std::{
 };
 
 use super::{
-    client::Client,
+    client::{Client, KnownClient},
     due::{Due, Place, Schedule},
     index::{Entity as _, Index},
     muted_users::MutedUsers,
+    remains::{DeletedRooms, Owners},
     request::Requests,
     room::{Held, Room},
 };
@@ -34,6 +35,8 @@ pub(super) type Counts = [u64; KINDS.len()];
 pub(super) struct State {
     apps: RwLock<HashMap<Box<str>, Arc<App>>>,
     pub(super) schedule: Schedule,
+    /// Whose records are to be removed because they were deleted.
+    pub(super) deleted: Owners,
     pub(super) requests: Requests,
     whys: Mutex<HashSet<Arc<Why>>>,
     records: [AtomicU64; KINDS.len()],
@@ -44,6 +47,14 @@ pub(super) struct App {
     pub(super) rooms: Index<Room>,
     pub(super) clients: Index<Client>,
     pub(super) muted_users: MutedUsers,
+    pub(super) deleted_rooms: DeletedRooms,
+}
+
+impl App {
+    /// Reads one client; nothing is known of it where there is none.
+    pub(super) fn client<T>(&self, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
+        self.clients.read(user, |client| read(client.map(|client| KnownClient::of(client, &self.deleted_rooms))))
+    }
 }
 
 /// One change of the feed: what a key now says, or that it is gone.
@@ -82,12 +93,17 @@ impl State {
     }
 
     fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
-        self.app_or_new(app).rooms.update(id, |room| {
+        let known = self.app_or_new(app);
+        known.rooms.update(id, |room| {
             let before = room.records();
             for change in run {
                 let value = change.value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
                 room.apply(change.key, value, revision);
+                if matches!(change.key, Key::DeletedRoom { .. }) {
+                    known.deleted_rooms.set(id, room.remains.as_ref().map(|remains| remains.revision));
+                    self.deleted.set(room.remains.is_some(), app, true, id);
+                }
             }
             self.count(before, room.records());
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
@@ -103,16 +119,25 @@ impl State {
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
                 if let Key::NotificationMute { room, .. } = change.key {
                     let until = value.as_ref().and_then(expire).map(|value| Held { value, revision });
-                    self.silence(app, room, user, until);
+                    self.silence(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
                 }
                 client.apply(change.key, value, revision);
-                if matches!(change.key, Key::UserMute { .. }) {
-                    known.muted_users.set(user, client.user_mute.clone());
+                match change.key {
+                    Key::UserMute { .. } => known.muted_users.set(user, client.user_mute.clone()),
+                    Key::DeletedClient { .. } => self.delete_client(&known, app, user, client),
+                    _ => {}
                 }
             }
             self.count(before, client.records());
             self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
         });
+    }
+
+    /// The rooms forget what has gone with the client.
+    fn delete_client(&self, known: &App, app: &str, user: &str, client: &Client) {
+        self.deleted.set(client.remains.is_some(), app, false, user);
+        let gone = client.remains.iter().flat_map(|remains| &remains.muted);
+        gone.for_each(|muted| self.silence(known, app, &muted.room, user, None));
     }
 
     fn apply_to_request(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
@@ -125,52 +150,15 @@ impl State {
         }
     }
 
-    fn silence(&self, app: &str, id: &str, user: &str, until: Option<Held<Expire>>) {
-        self.app_or_new(app).rooms.update(id, |room| {
+    fn silence(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Held<Expire>>) {
+        known.rooms.update(id, |room| {
             room.silence(user, until);
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
     }
 
-    /// Applies the deletion of all records of one owner.
-    pub(super) fn delete(&self, owner: Owner<'_>, revision: Revision) {
-        match owner {
-            Owner::Room { app, room: id } => self.app_or_new(app).rooms.update(id, |room| {
-                self.count(room.records(), Counts::default());
-                room.delete(revision);
-                self.schedule.at(room.deleted_at.map(|_| 0), app, Place::Room(id), &mut room.scheduled_ms);
-                self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
-            }),
-            Owner::Client { app, user } => {
-                let muted = self.app_or_new(app).clients.update(user, |client| {
-                    let before = client.records();
-                    let muted = client.delete();
-                    self.count(before, client.records());
-                    self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
-                    muted
-                });
-                muted.iter().for_each(|muted| self.silence(app, &muted.room, user, None));
-            }
-            Owner::User { app, user } => {
-                let change = Change { key: Key::UserMute { app, user }, value: None };
-                self.apply_to_client(app, user, &mut [change], revision);
-            }
-            Owner::Request { app, id } => self.requests.apply(app, id, None, revision),
-        }
-    }
-
     pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
         self.schedule.due(self, now_ms, limit)
-    }
-
-    pub(super) fn sweep_unregistered(&self, key: &str, revision: Revision) {
-        let Some(app) = self.app(key) else { return };
-        app.rooms.each(|id, room| {
-            if room.profile.is_none() && !room.silenced.is_empty() {
-                room.deleted_at = Some(revision);
-                self.schedule.at(Some(0), key, Place::Room(id), &mut room.scheduled_ms);
-            }
-        });
     }
 
     /// Lets marks with the same actor and reason share one copy of them.
@@ -180,7 +168,7 @@ impl State {
             Value::NotificationMute(mark, place) => {
                 Value::NotificationMute(Mark { why: self.share_why(mark.why), ..mark }, place)
             }
-            value @ (Value::Room(_) | Value::Client(_) | Value::Request(_)) => value,
+            value @ (Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_)) => value,
         }
     }
 
@@ -225,7 +213,7 @@ impl Client {
 fn expire(value: &Value) -> Option<Expire> {
     match value {
         Value::Mark(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
-        Value::Room(_) | Value::Client(_) | Value::Request(_) => None,
+        Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_) => None,
     }
 }
 

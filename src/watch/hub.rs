@@ -113,7 +113,11 @@ impl Hub {
     pub async fn follow(self: Arc<Self>, store: Arc<dyn Store>, view: View) {
         loop {
             match self.follow_once(&*store, &view).await {
-                Err(StoreError::Compacted { .. }) => tracing::warn!("the feed was cut behind the watchers; they read history"),
+                Err(StoreError::Compacted { .. }) => {
+                    tracing::warn!("the feed was cut behind the watchers; they read history");
+                    // There is nothing to go on from before the view has come further.
+                    while !view.wait_for(self.newest() + 1).await {}
+                }
                 Ok(()) => tracing::error!("the change feed has ended; trying again"),
                 Err(error) => tracing::error!(%error, "the change feed has failed; trying again"),
             }

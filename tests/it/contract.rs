@@ -1,10 +1,11 @@
 //! The store's contract, one function a clause, for every engine. The clauses stand at the top of `src/store.rs`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Commit, Entry, EventRange, Expectation, Logged, Memory, Operation, Place, Retention, Revision, Store, StoreError,
+    self, Batch, Commit, Entry, EventRange, Expectation, Logged, Memory, Operation, Place, Retention, Revision, Store,
+    StoreError, Update, Updates,
 };
 
 use crate::etcd::Etcd;
@@ -18,6 +19,10 @@ async fn open(place: &Place) -> Arc<dyn Store> {
 
 fn put(key: &str, value: &str) -> Operation {
     Operation::Put { key: key.into(), value: value.into() }
+}
+
+fn delete(key: &str) -> Operation {
+    Operation::Delete { key: key.into() }
 }
 
 fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
@@ -52,9 +57,8 @@ async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Com
 async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: &Place) {
     let store = open(place).await;
     store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
-    let delete = Operation::DeletePrefix { prefix: "a/".into() };
-    store.commit(batch([put("a/3", "x"), delete, put("a/4", "y"), Operation::Delete { key: "b/1".into() }])).await.unwrap();
-    assert_eq!(read(&*store).await, pairs(&[("a/4", "y")]));
+    store.commit(batch([put("a/3", "x"), delete("a/3"), put("a/1", "y"), put("a/1", "z"), delete("b/1")])).await.unwrap();
+    assert_eq!(read(&*store).await, pairs(&[("a/1", "z"), ("a/2", "x")]));
 }
 
 async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Place) {
@@ -65,7 +69,7 @@ async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Place) {
             let keys = (0..8).map(|key| put(&format!("{writer:02}/{key}"), "x"));
             store.commit(batch(keys)).await.unwrap();
             // Sees what the same group of commits may still be holding back.
-            store.commit(batch([Operation::DeletePrefix { prefix: format!("{writer:02}/").into() }])).await.unwrap();
+            store.commit(batch((0..8).map(|key| delete(&format!("{writer:02}/{key}"))))).await.unwrap();
             store.commit(batch([put(&format!("{writer:02}/last"), "x")])).await.unwrap()
         })
     });
@@ -126,6 +130,127 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Place
         assert!(entries.is_sorted_by(|a, b| a.key < b.key));
     }
     writer.await.unwrap();
+}
+
+async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Place) {
+    let store = open(place).await;
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    // Many below one prefix, one below each of many, prefixes of each other, the ends of the alphabet.
+    keys.extend((0..12_000).map(|number| format!("r/one room/{number:06}").into_bytes()));
+    keys.extend((0..4_000_u32).map(|number| format!("r/{number:04}/{number:x}").into_bytes()));
+    keys.extend((0..400_u32).map(|number| vec![b'x'; number as usize + 1]));
+    keys.extend((0..=255_u8).flat_map(|byte| [vec![byte], vec![byte, 255], vec![255, 255, byte]]));
+    keys.sort();
+    keys.dedup();
+    let commits = keys.chunks(100).map(|keys| {
+        let put = |key: &Vec<u8>| Operation::Put { key: key.clone(), value: vec![0; 60] };
+        store.commit(batch(keys.iter().map(put)))
+    });
+    assert!(futures_util::future::join_all(commits).await.iter().all(Result::is_ok));
+    let found: Vec<_> = entries(&*store).await.1.into_iter().map(|entry| entry.key).collect();
+    assert!(found == keys, "{} of {}", found.len(), keys.len());
+    let mut copy = Copy::of(&*store).await;
+    assert!(copy.records.keys().eq(keys.iter()), "{} of {}", copy.records.len(), keys.len());
+    store.commit(batch([delete("r/one room/000000")])).await.unwrap();
+    copy.reach(store.newest().await.unwrap()).await;
+    assert_eq!(copy.records.len(), keys.len() - 1);
+}
+
+/// A copy of all records, as whoever follows a store builds it.
+struct Copy {
+    updates: Updates,
+    records: BTreeMap<Vec<u8>, (Vec<u8>, Revision)>,
+    revision: Revision,
+}
+
+impl Copy {
+    /// As of the moment when it is complete.
+    async fn of(store: &dyn Store) -> Self {
+        let mut copy = Self { updates: store.follow().await.unwrap(), records: BTreeMap::new(), revision: 0 };
+        assert_eq!(copy.updates.next().await.unwrap().unwrap(), Update::Reset);
+        while copy.revision == 0 {
+            copy.take().await;
+        }
+        copy
+    }
+
+    async fn reach(&mut self, revision: Revision) {
+        while self.revision < revision {
+            self.take().await;
+        }
+    }
+
+    async fn take(&mut self) {
+        match self.updates.next().await.unwrap().unwrap() {
+            Update::Reset => self.records.clear(),
+            Update::Records(entries) => {
+                let entries = entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision)));
+                self.records.extend(entries);
+            }
+            Update::Complete(revision) => self.revision = revision,
+            Update::Commit(commit) => {
+                for operation in commit.operations.clone() {
+                    match operation {
+                        Operation::Put { key, value } => drop(self.records.insert(key, (value, commit.revision))),
+                        Operation::Delete { key } => drop(self.records.remove(&key)),
+                    }
+                }
+                if self.revision > 0 {
+                    assert!(commit.revision > self.revision, "{} after {}", commit.revision, self.revision);
+                    self.revision = commit.revision;
+                }
+            }
+        }
+    }
+}
+
+async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(place: &Place) {
+    let store = open(place).await;
+    let key = |number: u32| format!("k{number:05}");
+    for chunk in 0..60 {
+        store.commit(batch((0..100).map(|number| put(&key(chunk * 100 + number), &"x".repeat(500))))).await.unwrap();
+    }
+    let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers = (0..4_u32).map(|writer| {
+        let (store, is_done) = (store.clone(), is_done.clone());
+        tokio::spawn(async move {
+            let mut number = writer;
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Before, at and behind wherever the copy is being read, and keys that were not there.
+                number = (number * 7_919 + 13) % 6_200;
+                let operation =
+                    if number.is_multiple_of(3) { delete(&key(number)) } else { put(&key(number), &number.to_string()) };
+                store.commit(batch([operation])).await.unwrap();
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let mut copies = Vec::new();
+    for _ in 0..5 {
+        copies.push(Copy::of(&*store).await);
+        if copies.len() > 1 {
+            // One that is read on while the next is built.
+            let newest = store.newest().await.unwrap();
+            copies[0].reach(newest).await;
+            copies.truncate(1);
+        }
+    }
+    is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut last = Copy::of(&*store).await;
+    let (newest, mut first) = (store.newest().await.unwrap(), copies.remove(0));
+    for writer in writers {
+        first.reach(newest).await;
+        last.reach(newest).await;
+        writer.await.unwrap();
+    }
+    let newest = store.newest().await.unwrap();
+    first.reach(newest).await;
+    last.reach(newest).await;
+    let (_, entries) = entries(&*store).await;
+    let records: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision))).collect();
+    assert_eq!(first.records.len(), records.len());
+    assert!(first.records == records, "the copy that followed differs");
+    assert!(last.records == records, "the copy that was built last differs");
 }
 
 async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Place) {
@@ -199,7 +324,7 @@ async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: &Plac
     assert_eq!(read(&*store).await, pairs(&[("k", "1")]));
     let second = store.commit(expecting("k", Some(first), put("k", "3"))).await.unwrap();
     assert_eq!(read(&*store).await, pairs(&[("k", "3")]));
-    store.commit(batch([Operation::DeletePrefix { prefix: "k".into() }])).await.unwrap();
+    store.commit(batch([delete("k")])).await.unwrap();
     assert!(store.commit(expecting("k", Some(second), put("k", "4"))).await.is_err());
     assert!(store.commit(expecting("k", None, put("k", "5"))).await.is_ok());
 }
@@ -382,6 +507,7 @@ contract!(
     clause_1_commits_at_the_same_moment_are_each_whole,
     clause_2_revisions_increase_over_restarts_and_records_keep_theirs,
     clause_3_a_snapshot_is_of_one_revision_while_others_write,
+    clause_3_a_snapshot_has_every_key_whatever_keys_are_like,
     clause_4_a_watcher_gets_every_commit_once_and_in_order,
     clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too,
     clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so,
@@ -393,4 +519,5 @@ contract!(
     clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole,
     clause_7_history_is_read_while_others_write,
     clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes,
+    clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile,
 );

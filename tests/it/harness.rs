@@ -211,7 +211,7 @@ impl Server {
         let Service { store, view, clock, .. } = &*self.service;
         let sweeper =
             Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone(), keep_requests: self.keep_requests };
-        while sweeper.sweep().await.unwrap() > 0 {}
+        while sweeper.sweep().await.unwrap() + sweeper.sweep_deleted().await.unwrap() > 0 {}
     }
 
     pub fn advance(&self, ms: u64) {

@@ -13,6 +13,7 @@ mod connections;
 mod contract;
 mod crash;
 mod ctl;
+mod deletion;
 mod disks;
 mod embedded;
 mod etcd;

@@ -46,11 +46,6 @@ impl<'a> Caller<'a> {
             }
         }
     }
-
-    async fn delete_room(&self, room: &str) {
-        let message = pb::DeleteRoomRequest { app: self.app.into(), room: room.into(), ..Default::default() };
-        self.server.directory().await.delete_room(self.ask(message)).await.unwrap();
-    }
 }
 
 #[tokio::test]
@@ -95,36 +90,4 @@ async fn a_client_mutes_a_thousand_rooms_and_no_more() {
     }
     assert_eq!(reason(&caller.mute("u", "one more", None).await.unwrap_err()), "INVALID_ARGUMENT");
     assert!(caller.mute("u", "r5", Some(1_000)).await.is_ok());
-}
-
-#[tokio::test]
-async fn a_deleted_room_is_swept_from_the_lists_of_its_clients_but_not_from_who_mutes_it_anew() {
-    let server = Server::start().await;
-    let caller = Caller::admin(&server, OPEN);
-    for user in ["u1", "u2"] {
-        caller.mute(user, "gone", None).await.unwrap();
-        caller.mute(user, "stays", None).await.unwrap();
-    }
-    caller.delete_room("gone").await;
-    caller.mute("u1", "gone", Some(60_000)).await.unwrap();
-    server.sweep().await;
-    assert_eq!(caller.list("u2").await, ["stays"]);
-    assert!(caller.list("u1").await.contains(&"gone".to_owned()));
-}
-
-#[tokio::test]
-async fn what_a_stop_left_of_a_deleted_room_is_swept_after_the_start() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
-    let caller = Caller::admin(&server, IMKIT);
-    caller.mute("aaa", "demo-room", None).await.unwrap();
-    // As if the stop came between the deletion and the sweep: the mute's record, with its room gone.
-    let mut batch = mute_service::store::Batch { at_ms: START_MS, ..Default::default() };
-    batch.delete_room(IMKIT, "demo-room");
-    let revision = server.service.store.commit(batch).await.unwrap();
-    assert!(server.service.view.wait_for(revision).await);
-    server.stop().await;
-    let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
-    server.sweep().await;
-    assert_eq!(Caller::admin(&server, IMKIT).list("aaa").await, [""; 0]);
 }

@@ -190,9 +190,8 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
 async fn removing_the_records_of_a_user_takes_its_mute_out_of_the_view() {
     let server = Server::start().await;
     mute(&server, AGORA, "user1", None).await.unwrap();
-    let mut key = codec::encode_key(Key::UserMute { app: AGORA, user: "user1" });
-    key.pop();
-    let operations = vec![mute_service::store::Operation::DeletePrefix { prefix: key }];
+    let key = codec::encode_key(Key::UserMute { app: AGORA, user: "user1" });
+    let operations = vec![mute_service::store::Operation::Delete { key }];
     let revision = server.service.store.commit(Batch { operations, ..Batch::default() }).await.unwrap();
     assert!(server.service.view.wait_for(revision).await);
     assert_eq!(muted(&server, AGORA).await, [""; 0]);

@@ -1,6 +1,6 @@
 //! The watch that brings a replica the commits of all of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use prost::Message as _;
 use tokio::time::sleep;
@@ -10,9 +10,12 @@ use super::{
     layout::{self, Kind},
     pb,
 };
-use crate::store::{
-    Commit, Operation, StoreError,
-    etcd::{Change, Record, Span, Wanted, pause},
+use crate::{
+    store::{
+        Commit, Operation, StoreError,
+        etcd::{Change, Record, Span, Wanted, pause},
+    },
+    telemetry::metrics::METRICS,
 };
 
 /// The task that follows the cluster.
@@ -20,16 +23,25 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     /// The revision of the cluster up to which everything is in memory.
     at: u64,
+    /// The newest events that were seen: their key, chapter and revision of the cluster.
+    last_event: Option<(Vec<u8>, u64, u64)>,
+    /// Keys of somebody else's were told of.
+    has_warned: bool,
 }
 
 impl Follower {
     pub(super) fn after(shared: Arc<Shared>, cluster: u64) -> Self {
-        Self { shared, at: cluster }
+        Self { shared, at: cluster, last_event: None, has_warned: false }
     }
 
     pub(super) async fn run(mut self) {
         loop {
             let error = match self.follow().await {
+                Err(error @ StoreError::WentBack { .. }) => {
+                    // The process ends with it.
+                    tracing::error!(%error, "the cluster is not the one any more that was followed");
+                    return;
+                }
                 Err(StoreError::Compacted { .. }) => match self.begin_anew().await {
                     Ok(()) => continue,
                     Err(error) => error,
@@ -46,23 +58,45 @@ impl Follower {
     /// Follows until the watch ends, or does not bring what it should.
     async fn follow(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
+        self.require_what_was_seen().await?;
         let mut watch = shared.etcd.watch(&shared.layout.all(), self.at + 1).await?;
         loop {
             tokio::select! {
-                changes = watch.next() => self.take(changes?)?,
+                changes = watch.next() => {
+                    shared.recent.room().await;
+                    self.take(changes?)?;
+                }
                 () = shared.stuck.notified() => return Ok(()),
             }
         }
     }
 
+    /// Finds out whether the cluster still has what was seen. A watch is begun again after any failure, and that may have been a restore.
+    /// Errors: [`StoreError::WentBack`], and those of the cluster.
+    async fn require_what_was_seen(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let now = shared.etcd.range(&shared.now_span(), Wanted::default(), PATIENCE).await?;
+        if now.revision < self.at {
+            return Err(shared.went_back(layout::end_of(self.at)));
+        }
+        now.records.first().map(Chapter::read).transpose()?.into_iter().try_for_each(|chapter| shared.turn_to(chapter))?;
+        let Some((key, chapter, revision)) = &self.last_event else { return Ok(()) };
+        let found = shared.etcd.range(&Span::of(key.clone()), Wanted::default(), PATIENCE).await?;
+        if found.records.first().is_some_and(|record| record.revision == *revision) {
+            return Ok(());
+        }
+        // The oldest chapters go by themselves.
+        let has_gone = !shared.chapters().await?.0.iter().any(|kept| kept.number <= *chapter);
+        if has_gone { Ok(()) } else { Err(shared.went_back(layout::end_of(*revision))) }
+    }
+
     /// Some of what was missed is gone: whoever follows has to take a snapshot.
     async fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let span = Span { from: self.shared.layout.now(), until: Vec::new() };
-        let page = self.shared.etcd.range(&span, Wanted::default(), PATIENCE).await?;
+        let page = self.shared.etcd.range(&self.shared.now_span(), Wanted::default(), PATIENCE).await?;
         tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
+        page.records.first().map(Chapter::read).transpose()?.into_iter().try_for_each(|chapter| self.shared.turn_to(chapter))?;
         self.at = page.revision;
         self.shared.recent.begin_after(layout::end_of(self.at));
-        page.records.first().map(Chapter::read).transpose()?.into_iter().for_each(|chapter| self.shared.turn_to(chapter));
         Ok(())
     }
 
@@ -80,20 +114,34 @@ impl Follower {
             match (self.shared.layout.kind(&key), value) {
                 (Kind::Record(key), Some(value)) => operations.push(Operation::Put { key: key.to_vec(), value }),
                 (Kind::Record(key), None) => operations.push(Operation::Delete { key: key.to_vec() }),
-                (Kind::Event, Some(value)) => {
+                (Kind::Event(chapter), Some(value)) => {
+                    self.last_event = Some((key.clone(), chapter, revision));
                     for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
                         self.count(&commit);
                         commits.push(Arc::new(commit));
                     }
                 }
-                (Kind::Now, Some(value)) => self.shared.turn_to(Chapter::read(&Record { key, value, revision })?),
-                (Kind::Event | Kind::Now | Kind::Other, _) => {}
+                (Kind::Now, Some(value)) => self.shared.turn_to(Chapter::read(&Record { key, value, revision })?)?,
+                (Kind::Tick(replica), Some(value)) => {
+                    let wall_ms = value.try_into().map(u64::from_be_bytes);
+                    wall_ms.into_iter().for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
+                }
+                (Kind::Event(_) | Kind::Now | Kind::Header | Kind::Tick(_), _) => {}
+                (Kind::Foreign, _) => self.pass_over(&key),
             }
         }
         beside(&mut commits, &mut operations, at);
         self.at = newest;
         self.shared.recent.push(commits, layout::end_of(newest));
         Ok(())
+    }
+
+    /// A key of somebody else's is no damage of ours. It is told once, and counted.
+    fn pass_over(&mut self, key: &[u8]) {
+        METRICS.foreign_key();
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(key = %key.escape_ascii(), "somebody else writes below this service's prefix; such keys are passed over");
+        }
     }
 
     fn count(&self, commit: &Commit) {
@@ -121,16 +169,8 @@ fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, clust
 }
 
 /// The commits whose events these are. What they have changed comes with the first of them: they came together, and none touches what another does.
-/// Deletions that a prefix has caused stand as the prefix alone.
-fn read(key: &[u8], value: &[u8], cluster: u64, operations: Vec<Operation>) -> Result<Vec<Commit>, StoreError> {
+fn read(key: &[u8], value: &[u8], cluster: u64, mut operations: Vec<Operation>) -> Result<Vec<Commit>, StoreError> {
     let stored = pb::ClusterCommits::decode(value).map_err(|_| corrupt(key, "no events of commits"))?;
-    let prefixes: BTreeSet<_> = stored.commits.iter().flat_map(|commit| commit.deleted_prefixes.iter().cloned()).collect();
-    let caused = |operation: &Operation| match operation {
-        Operation::Delete { key } => prefixes.iter().any(|prefix| key.starts_with(prefix)),
-        Operation::Put { .. } | Operation::DeletePrefix { .. } => false,
-    };
-    let others: Vec<_> = operations.into_iter().filter(|operation| !caused(operation)).collect();
-    let mut operations: Vec<_> = prefixes.into_iter().map(|prefix| Operation::DeletePrefix { prefix }).chain(others).collect();
     let commit = |(place, commit): (usize, pb::ClusterCommit)| {
         let (revision, operations) = (layout::revision(cluster, place as u64), std::mem::take(&mut operations));
         Commit { revision, operations, event: commit.event, at_ms: commit.at_ms }

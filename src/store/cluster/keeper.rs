@@ -1,6 +1,6 @@
 //! What every replica does from time to time: know that it has seen everything, begin chapters of history, and let go of old ones.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -16,6 +16,8 @@ const CONFIRM: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_millis(1_500);
 /// A watch that has not brought what was written by then is stuck.
 const STUCK: Duration = Duration::from_secs(2);
+/// A tick that has not changed for so long is that of a replica that has gone.
+const OLD: Duration = Duration::from_secs(600);
 /// A chapter is long enough with this many commits or bytes of events, because it is read at once; or with this part of what is kept, by number or
 /// age, because it goes at once.
 const COMMITS: u64 = 2_000;
@@ -34,7 +36,7 @@ impl Chapter {
 
 impl Keeper {
     pub(super) async fn run(self) {
-        tokio::join!(self.confirm(), self.keep_history());
+        tokio::join!(self.confirm(), self.keep_history(), self.remove_old_ticks());
     }
 
     async fn confirm(&self) {
@@ -59,7 +61,8 @@ impl Keeper {
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
         let (asked, seen) = (Instant::now(), shared.recent.newest());
-        let tick = Attempt { puts: vec![(shared.layout.tick(), Vec::new())], ..Attempt::default() };
+        let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
+        let tick = Attempt { puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())], ..Attempt::default() };
         let revision = match shared.etcd.transact(&tick, TRY).await {
             Ok(Transacted { revision, .. }) => self.require_newer(layout::end_of(revision), seen)?,
             // Where nothing can be written there is nothing to miss.
@@ -79,13 +82,30 @@ impl Keeper {
 
     /// Errors: [`StoreError::WentBack`], with which the process ends.
     fn require_newer(&self, now: Revision, seen: Revision) -> Result<Revision, StoreError> {
-        if now > seen {
-            return Ok(now);
+        if now > seen { Ok(now) } else { Err(self.0.went_back(seen)) }
+    }
+
+    /// The ticks of replicas that have gone stay behind.
+    async fn remove_old_ticks(&self) {
+        let mut due = interval(OLD);
+        let mut known = HashMap::new();
+        loop {
+            due.tick().await;
+            match self.0.ticks().await {
+                Ok(found) => {
+                    for (key, revision) in &found {
+                        if known.get(key) == Some(revision) {
+                            let gone = Attempt { deletes: vec![Span::of(key.clone())], ..Attempt::default() };
+                            let gone = Attempt { expectations: vec![(key.clone(), Some(*revision))], ..gone };
+                            // Where it fails, the next time comes.
+                            let _ = self.0.etcd.transact(&gone, PATIENCE).await;
+                        }
+                    }
+                    known = found;
+                }
+                Err(error) => tracing::debug!(%error, "ticks of other replicas were not looked at"),
+            }
         }
-        let error = StoreError::WentBack { seen, now };
-        // It may be known already.
-        let _ = self.0.replaced.set(error.clone());
-        Err(error)
     }
 
     async fn keep_history(&self) {
@@ -102,7 +122,13 @@ impl Keeper {
 
 impl Shared {
     pub(super) fn now_span(&self) -> Span {
-        Span { from: self.layout.now(), until: Vec::new() }
+        Span::of(self.layout.now())
+    }
+
+    /// Keys of ticks, with the revision of the cluster that each was written at.
+    async fn ticks(&self) -> Result<HashMap<Vec<u8>, u64>, StoreError> {
+        let page = self.etcd.range(&self.layout.ticks(), Wanted::default(), PATIENCE).await?;
+        Ok(page.records.into_iter().map(|record| (record.key, record.revision)).collect())
     }
 
     async fn begin_next_chapter(&self) -> Result<(), StoreError> {
@@ -116,7 +142,7 @@ impl Shared {
         let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, PATIENCE).await?;
         // Where another replica was faster, the feed tells.
         if let Outcome::Done = outcome {
-            self.turn_to(Chapter::begun(&next, revision));
+            self.turn_to(Chapter::begun(&next, revision))?;
             self.trim().await?;
         }
         Ok(())
@@ -134,7 +160,7 @@ impl Shared {
             if !too_many && !too_old {
                 break;
             }
-            let header = Span { from: self.layout.header(oldest.number), until: Vec::new() };
+            let header = Span::of(self.layout.header(oldest.number));
             let gone = Attempt { deletes: vec![self.layout.events(oldest.number), header], ..Attempt::default() };
             self.etcd.transact(&gone, PATIENCE).await?;
         }

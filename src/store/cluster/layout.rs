@@ -1,10 +1,11 @@
-//! Where the cluster engine keeps what, below its prefix: a letter says of which kind a key is.
+//! Where the cluster engine keeps what, below its prefix: after it stands a NUL, which no prefix has, so that no service's keys lie among those of
+//! another, whatever their prefixes; then a letter that says of which kind a key is.
 //!
 //! - `d KEY`: the record of this key.
 //! - `n`: the chapter of history that is being written. Each commit expects that it still is.
 //! - `h CHAPTER`: when a chapter that is kept was begun.
 //! - `e CHAPTER ID`: the events of the commits of one transaction, by the chapter it was written in; the id is random.
-//! - `t`: written by every replica from time to time, to know that what it has seen is all there is.
+//! - `t REPLICA`: written by that replica from time to time, to know that what it has seen is all there is. Its value is the wall clock then.
 //!
 //! # Revisions
 //! The commits of one transaction are one revision of the cluster. So our revisions are those of the cluster times 128, with the place of the commit
@@ -12,6 +13,7 @@
 
 use crate::store::{Revision, etcd::Span};
 
+const END_OF_PREFIX: u8 = 0;
 const RECORD: u8 = b'd';
 const NOW: u8 = b'n';
 const HEADER: u8 = b'h';
@@ -24,13 +26,19 @@ pub(super) const PLACES: usize = 128;
 /// The id of a transaction.
 pub(super) type Id = [u8; 16];
 
+/// A replica, from its start to its end.
+pub(super) type ReplicaId = [u8; 8];
+
 /// What a key is for.
 pub(super) enum Kind<'a> {
     Record(&'a [u8]),
     Now,
-    Event,
-    /// Nothing that a follower has to know of.
-    Other,
+    Header,
+    /// Of this chapter.
+    Event(u64),
+    Tick(ReplicaId),
+    /// None that this service writes.
+    Foreign,
 }
 
 /// The keys below a prefix.
@@ -40,7 +48,14 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn below(prefix: &str) -> Self {
-        Self { prefix: prefix.as_bytes().to_vec() }
+        let mut prefix = prefix.as_bytes().to_vec();
+        prefix.push(END_OF_PREFIX);
+        Self { prefix }
+    }
+
+    /// Where versions before this layout kept what `now` is, without a NUL.
+    pub(super) fn now_of_earlier_layout(prefix: &str) -> Span {
+        Span::of([prefix.as_bytes(), &[NOW]].concat())
     }
 
     pub(super) fn all(&self) -> Span {
@@ -51,17 +66,20 @@ impl Layout {
         self.key(RECORD, &[key])
     }
 
-    /// Records whose keys have this prefix; all, where it is empty.
-    pub(super) fn records(&self, prefix: &[u8]) -> Span {
-        with_prefix(self.record(prefix))
+    pub(super) fn records(&self) -> Span {
+        with_prefix(self.record(&[]))
     }
 
     pub(super) fn now(&self) -> Vec<u8> {
         self.key(NOW, &[])
     }
 
-    pub(super) fn tick(&self) -> Vec<u8> {
-        self.key(TICK, &[])
+    pub(super) fn tick(&self, replica: ReplicaId) -> Vec<u8> {
+        self.key(TICK, &[&replica])
+    }
+
+    pub(super) fn ticks(&self) -> Span {
+        with_prefix(self.key(TICK, &[]))
     }
 
     pub(super) fn header(&self, chapter: u64) -> Vec<u8> {
@@ -84,8 +102,12 @@ impl Layout {
         match key.strip_prefix(self.prefix.as_slice()).and_then(<[u8]>::split_first) {
             Some((&RECORD, key)) => Kind::Record(key),
             Some((&NOW, [])) => Kind::Now,
-            Some((&EVENT, _)) => Kind::Event,
-            _ => Kind::Other,
+            Some((&HEADER, chapter)) if chapter.len() == size_of::<u64>() => Kind::Header,
+            Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<Id>() => {
+                rest.first_chunk().map_or(Kind::Foreign, |chapter| Kind::Event(u64::from_be_bytes(*chapter)))
+            }
+            Some((&TICK, replica)) => replica.try_into().map_or(Kind::Foreign, Kind::Tick),
+            _ => Kind::Foreign,
         }
     }
 
@@ -114,14 +136,20 @@ pub(super) fn cluster(revision: Revision) -> u64 {
 
 /// All keys with this prefix.
 pub(super) fn with_prefix(prefix: Vec<u8>) -> Span {
-    let mut until = prefix.clone();
+    let until = end_of_prefix(&prefix);
+    Span { from: prefix, until }
+}
+
+/// The first key that is after all with this prefix.
+pub(super) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut until = prefix.to_vec();
     while until.pop_if(|last| *last == u8::MAX).is_some() {}
     match until.last_mut() {
         Some(last) => *last += 1,
         // To etcd that is the end of everything.
         None => until.push(0),
     }
-    Span { from: prefix, until }
+    until
 }
 
 /// The key after this one.

@@ -58,14 +58,10 @@ pub(super) struct Waiting {
 
 impl Job {
     pub(super) fn commit(batch: Batch, answer: Answer) -> Self {
-        let Batch { expectations, operations, event, at_ms } = batch;
-        Self::Commit(Box::new(Waiting {
-            plan: Plan::of(operations, expectations),
-            event,
-            at_ms,
-            call: Context::current(),
-            answer,
-        }))
+        let mut batch = batch;
+        let event = std::mem::take(&mut batch.event);
+        let at_ms = batch.at_ms;
+        Self::Commit(Box::new(Waiting { plan: Plan::of(batch), event, at_ms, call: Context::current(), answer }))
     }
 }
 
@@ -129,7 +125,7 @@ impl Writer {
 
     /// The commits that can go together. Nothing overtakes what it touches.
     fn group(&mut self) -> Group {
-        let (mut group, mut touched, mut passed_over) = (Group::default(), Touched::default(), VecDeque::new());
+        let (mut group, mut touched, mut passed_over) = (Group::default(), Touched::nothing(), VecDeque::new());
         while let Some(waiting) = self.next.pop_front() {
             if waiting.plan.cannot_hold {
                 let _ = waiting.answer.send(Err(StoreError::Conflict { revision: self.shared.recent.newest() }));
@@ -188,11 +184,7 @@ impl Group {
         let mut expectations: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
         expectations.extend([(layout.now(), Some(chapter.opened)), (event.to_vec(), None)]);
         let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
-        let commit = |waiting: &Waiting| pb::ClusterCommit {
-            at_ms: waiting.at_ms,
-            event: waiting.event.clone(),
-            deleted_prefixes: waiting.plan.prefixes.iter().cloned().collect(),
-        };
+        let commit = |waiting: &Waiting| pb::ClusterCommit { at_ms: waiting.at_ms, event: waiting.event.clone() };
         let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
         // The events are the last: they tell a follower that the commits are whole.
         let events = (event.to_vec(), commits.encode_to_vec());
@@ -271,7 +263,7 @@ impl Shared {
             let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
             if now.revision != chapter.opened {
                 // What was sent for the old chapter can have no effect any more.
-                self.turn_to(Chapter::read(&now)?);
+                self.turn_to(Chapter::read(&now)?)?;
             } else if was_sent_before {
                 return self.fence(event, revision).await;
             } else {

@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Arc};
 
 use super::{Answer, Batch, Changes, Commit, Expectation, Generation, Journal, Operation, Pending, Revision, StoreError, Tree};
-use crate::store::generation::with_prefix;
 
 /// Commits that become durable together. Each sees what those before it in the group have changed.
 #[derive(Default)]
@@ -22,7 +21,10 @@ impl Group {
 
     pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, batch: Batch, answer: Answer) {
         let added = match self.holds(tree, pending, &batch.expectations) {
-            Ok(true) => self.change(tree, pending, batch),
+            Ok(true) => {
+                self.change(batch);
+                Ok(())
+            }
             Ok(false) => Err(StoreError::Conflict { revision: self.revision }),
             Err(error) => Err(error),
         };
@@ -45,7 +47,7 @@ impl Group {
         Ok(true)
     }
 
-    fn change(&mut self, tree: &Tree, pending: &Pending, batch: Batch) -> Result<(), StoreError> {
+    fn change(&mut self, batch: Batch) {
         let revision = self.revision + 1;
         let mut changes = Changes::new();
         for operation in &batch.operations {
@@ -56,13 +58,6 @@ impl Group {
                 Operation::Delete { key } => {
                     changes.insert(key.clone(), None);
                 }
-                Operation::DeletePrefix { prefix } => {
-                    let mut keys = tree.keys_with_prefix(prefix)?;
-                    keys.extend(pending.keys_with_prefix(prefix));
-                    keys.extend(with_prefix(&self.changes, prefix));
-                    keys.extend(with_prefix(&changes, prefix).collect::<Vec<_>>());
-                    changes.extend(keys.into_iter().map(|key| (key, None)));
-                }
             }
         }
         let Batch { operations, event, at_ms, .. } = batch;
@@ -72,7 +67,6 @@ impl Group {
         self.commits.push(Arc::new(Commit { revision, operations, event, at_ms }));
         self.changes.extend(changes);
         self.revision = revision;
-        Ok(())
     }
 }
 
@@ -84,7 +78,7 @@ pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Pending, StoreErr
         let mut group = Group::after(pending.active.revision);
         for Commit { revision, operations, event, at_ms } in commits {
             if revision > group.revision {
-                group.change(tree, &pending, Batch { operations, event, at_ms, ..Batch::default() })?;
+                group.change(Batch { operations, event, at_ms, ..Batch::default() });
             }
         }
         pending.active.extend(&group.commits, group.changes);

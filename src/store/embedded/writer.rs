@@ -121,6 +121,7 @@ impl Writer {
         }
         drop(pending);
         self.shared.recent.push(commits, revision);
+        self.shared.recent.wait_for_room();
     }
 
     /// Waits until the tree has everything, and refuses whatever comes after.

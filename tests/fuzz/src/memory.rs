@@ -7,8 +7,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream};
-use mute_service::store::{Batch, Commit, Entry, EventRange, Feed, Logged, Operation, Revision, Snapshot, Store, StoreError};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mute_service::store::{
+    Batch, Commit, Entry, EventRange, Feed, Logged, Operation, Revision, Snapshot, Store, StoreError, Update, Updates,
+};
 use tokio::sync::watch;
 
 /// What is in a store.
@@ -28,7 +30,6 @@ impl Records {
         match operation {
             Operation::Put { key, value } => drop(self.by_key.insert(key.clone(), (self.revision, value.clone()))),
             Operation::Delete { key } => drop(self.by_key.remove(key)),
-            Operation::DeletePrefix { prefix } => self.by_key.retain(|key, _| !key.starts_with(prefix)),
         }
     }
 }
@@ -103,6 +104,14 @@ impl Store for Memory {
             Some((Ok(next), (kept, newest, revision)))
         });
         Ok(feed.boxed())
+    }
+
+    async fn follow(&self) -> Result<Updates, StoreError> {
+        let records = self.records();
+        let revision = records.revision;
+        let begun = [Update::Reset, Update::Records(records.entries().collect()), Update::Complete(revision)];
+        let later = self.watch(revision).await?.map_ok(Update::Commit);
+        Ok(stream::iter(begun.map(Ok)).chain(later).boxed())
     }
 
     async fn newest(&self) -> Result<Revision, StoreError> {

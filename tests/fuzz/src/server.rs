@@ -82,12 +82,12 @@ impl Server {
     /// A service over these records.
     pub async fn start(records: Records, clock: Clock) -> Self {
         let (apps, services) = (apps(), services());
-        let strict = apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
         let access = Access::new(Credentials::new(&apps, &services, &[], clock.clone()).unwrap()).await;
         let store = Memory::of(records);
-        let view = View::load(&*store, strict).await.unwrap();
+        let filled = View::load(&*store).await.unwrap();
+        let view = filled.view.clone();
         let mut following = JoinSet::new();
-        following.spawn(view.clone().follow(store.clone()));
+        following.spawn(filled.follow(store.clone()));
         let service = Arc::new(Service {
             limits: Limits::new(0, 0, &clock),
             token_ttl_s: 3_600,

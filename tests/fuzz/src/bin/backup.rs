@@ -88,7 +88,7 @@ fn hold(header: &Header, entries: Vec<Entry>, seed: &[u8]) {
     assert!(entries.is_sorted_by(|a, b| a.key < b.key));
     // Whether they are records of ours is found out by whoever puts them back.
     let mut content = Content::default();
-    let _ = entries.iter().try_for_each(|entry| content.add(entry).map(drop));
+    let _ = entries.iter().try_for_each(|entry| content.add(entry, None).map(drop));
     let (mut writer, mut backup) = Writer::begin(header);
     backup.extend(writer.records(entries.clone()).concat());
     backup.extend(writer.end());

@@ -130,5 +130,5 @@ async fn hold(incoming: &Incoming) {
     let mut exported = Vec::new();
     export::export(&*store, None, START_MS, &mut exported, "memory").await.unwrap();
     assert_eq!(keys_and_values(&read(&exported).expect("an export of our own")), keys_and_values(incoming));
-    View::load(&*store, Vec::new()).await.unwrap();
+    View::load(&*store).await.unwrap();
 }

@@ -224,7 +224,7 @@ fn keys(value: &Value) -> Vec<&str> {
 /// Everything but answers that are kept for repeats.
 fn content(records: &Records) -> String {
     let mut content = Content::default();
-    records.entries().for_each(|entry| drop(content.add(&entry).unwrap()));
+    records.entries().for_each(|entry| drop(content.add(&entry, None).unwrap()));
     content.sha256()
 }
 

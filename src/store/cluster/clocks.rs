@@ -1,0 +1,115 @@
+//! How far the wall clock of this replica is from those of the others, by the ticks that all of them write and all of them meet in one order.
+//!
+//! A tick says what its writer's wall clock was. What it shows later than that when the tick comes is its way here and the difference of the two
+//! clocks; of our own ticks it is the way alone. Of several ticks the one with the shortest way tells most.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::layout::ReplicaId;
+
+/// Ticks of each replica that are looked at.
+const TICKS: usize = 5;
+/// A replica that has not ticked for so long has gone.
+const GONE: Duration = Duration::from_secs(15);
+
+#[derive(Default)]
+pub(super) struct Clocks(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// The wall clock as this process has told it, and when.
+    told: Option<(u64, Instant)>,
+    replicas: HashMap<ReplicaId, Ticks>,
+}
+
+struct Ticks {
+    last: Instant,
+    /// By how much our clock was ahead of the tick when it came, in milliseconds.
+    lags_ms: VecDeque<i64>,
+}
+
+impl Clocks {
+    /// Notes the wall clock of this process, in Unix milliseconds.
+    pub(super) fn tell(&self, now_ms: u64) {
+        self.known().told = Some((now_ms, Instant::now()));
+    }
+
+    /// The wall clock, as far as it was ever told.
+    pub(super) fn now_ms(&self) -> Option<u64> {
+        self.known().now_ms()
+    }
+
+    /// Notes the tick of a replica, which has just come.
+    pub(super) fn ticked(&self, replica: ReplicaId, wall_ms: u64) {
+        let mut known = self.known();
+        let Some(now_ms) = known.now_ms() else { return };
+        let now = Instant::now();
+        known.replicas.retain(|_, ticks| now - ticks.last < GONE);
+        let ticks = known.replicas.entry(replica).or_insert_with(|| Ticks { last: now, lags_ms: VecDeque::new() });
+        ticks.last = now;
+        ticks.lags_ms.push_back(now_ms.cast_signed().saturating_sub(wall_ms.cast_signed()));
+        if ticks.lags_ms.len() > TICKS {
+            ticks.lags_ms.pop_front();
+        }
+    }
+
+    /// By how much the clock of this replica is ahead of the median of the others, in milliseconds. Nothing where there are no others.
+    pub(super) fn skew_ms(&self, own: ReplicaId) -> Option<i64> {
+        let known = self.known();
+        let now = Instant::now();
+        let shortest = |ticks: &Ticks| ticks.lags_ms.iter().min().copied().filter(|_| now - ticks.last < GONE);
+        let way = known.replicas.get(&own).and_then(shortest)?;
+        let others = known.replicas.iter().filter(|(replica, _)| **replica != own);
+        let mut skews: Vec<_> = others.filter_map(|(_, ticks)| Some(shortest(ticks)?.saturating_sub(way))).collect();
+        skews.sort_unstable();
+        skews.get(skews.len() / 2).copied()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn now_ms(&self) -> Option<u64> {
+        let (told_ms, at) = self.told?;
+        Some(told_ms.saturating_add(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: ReplicaId = [0; 8];
+
+    #[tokio::test(start_paused = true)]
+    async fn the_skew_is_that_from_the_median_of_the_others_whatever_the_way_of_ticks() {
+        let clocks = Clocks::default();
+        assert_eq!(clocks.skew_ms(OWN), None);
+        clocks.tell(100_000);
+        // All of them took 300 ms and more to come.
+        for (lag_ms, ticks) in [(300, 3), (900, 1), (400, 2)] {
+            for _ in 0..ticks {
+                clocks.ticked(OWN, 100_000 - lag_ms);
+            }
+        }
+        assert_eq!(clocks.skew_ms(OWN), None);
+        clocks.ticked([1; 8], 100_000 - 5_300);
+        assert_eq!(clocks.skew_ms(OWN), Some(5_000));
+        clocks.ticked([2; 8], 100_000 - 400);
+        clocks.ticked([3; 8], 100_000 - 300);
+        assert_eq!(clocks.skew_ms(OWN), Some(100));
+        // Who has gone has no say.
+        tokio::time::advance(GONE).await;
+        clocks.ticked(OWN, 115_000);
+        clocks.ticked([1; 8], 117_500);
+        assert_eq!((clocks.now_ms(), clocks.skew_ms(OWN)), (Some(115_000), Some(-2_500)));
+    }
+}
