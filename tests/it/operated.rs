@@ -127,6 +127,39 @@ async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_
     assert_eq!(muted(&mut again.mutes().await, "room").await, ["after", "before"]);
 }
 
+/// As `etcdutl snapshot restore --bump-revision` leaves a cluster: older records, and revisions above all that were ever given out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too() {
+    let Some(mut etcd) = Etcd::start(1, &[]) else { return };
+    let (mut behind, directory) = replica(&etcd);
+    mute(&mut behind.mutes().await, "room", vec!["before".into()]).await.unwrap();
+    let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
+    let copy = |from: &Path, to: &Path| assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    etcd.members[0].kill();
+    copy(&disk, &kept.path().join("kept"));
+    etcd.members[0].start_again();
+    until("it writes", async || mute(&mut behind.mutes().await, "room", vec!["lost".into()]).await.is_ok()).await;
+    behind.signal("-STOP");
+    etcd.members[0].kill();
+    fs::remove_dir_all(&disk).unwrap();
+    copy(&kept.path().join("kept"), &disk);
+    etcd.members[0].start_again();
+    let put = json!({"key": STANDARD.encode("another's"), "value": STANDARD.encode("x")});
+    until("the cluster answers", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+    for _ in 0..200 {
+        assert!(etcd.members[0].ask("kv/put", put.clone()).await.is_some());
+    }
+    etcd.compact().await;
+    behind.signal("-CONT");
+    let mut client = behind.mutes().await;
+    let write = tokio::spawn(async move { mute(&mut client, "room", vec!["after".into()]).await });
+    assert_eq!(behind.exit_code(Duration::from_secs(20)), Some(1));
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    assert!(log.contains("went back"), "{log}");
+    // It is answered, or its connection ends: it does not hang.
+    let _ = tokio::time::timeout(Duration::from_secs(5), write).await.expect("the write hangs").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() {
     // A token that is not used for a second has ended.

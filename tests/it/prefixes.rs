@@ -1,0 +1,94 @@
+//! Services that share a cluster: no prefix lets one reach into another, and a stranger's key is no damage.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::TryStreamExt as _;
+use mute_service::{
+    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
+    store::{self, Batch, ClusterConfig, Place, Retention, Store, StoreError},
+    view::View,
+};
+use serde_json::json;
+
+use crate::{cluster::until, etcd::Etcd};
+
+const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
+
+fn place(etcd: &Etcd, prefix: &str) -> Place {
+    let Place::Cluster(config) = etcd.place() else { unreachable!("it is a cluster") };
+    Place::Cluster(ClusterConfig { prefix: prefix.to_owned(), ..config })
+}
+
+/// A mute whose user is the prefix.
+fn mute_of(prefix: &str) -> Batch {
+    let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
+    let mark = Mark { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Why::default()) };
+    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Mark(mark));
+    batch
+}
+
+async fn users(store: &dyn Store) -> Vec<String> {
+    let pages: Vec<_> = store.snapshot().await.unwrap().pages.try_collect().await.unwrap();
+    let user = |entry: store::Entry| match store::codec::decode_key(&entry.key) {
+        Ok(Key::MemberMute { user, .. }) => user.to_owned(),
+        other => panic!("{other:?}"),
+    };
+    pages.concat().into_iter().map(user).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_whose_prefixes_lie_in_each_other_do_not_meet() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let prefixes = ["mute/", "mute/dev/", "mute/d", "mute/eu/", "mute/hk/", "mute/n", "mute/t", "m", "", "mute/d\u{10ffff}"];
+    // Both ways: the outer ones begin before some of the inner ones, and after others.
+    let mut running = Vec::new();
+    for prefix in prefixes.iter().chain(prefixes[..4].iter().rev()) {
+        let store = store::open(&place(&etcd, prefix), KEEP_ALL).await.unwrap();
+        let filled = View::load(&*store).await.unwrap();
+        let view = filled.view.clone();
+        let following = tokio::spawn(filled.follow(store.clone()));
+        running.push((*prefix, store, view, following));
+    }
+    for (prefix, store, view, following) in &running {
+        let revision = store.commit(mute_of(prefix)).await.unwrap();
+        assert!(view.wait_for(revision).await, "{prefix}");
+        assert!(!following.is_finished());
+    }
+    for (prefix, store, view, _) in &running {
+        assert_eq!(users(&**store).await, [format!("u{prefix}")]);
+        assert_eq!(view.records(), 1, "{prefix}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let store = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.unwrap();
+    let filled = View::load(&*store).await.unwrap();
+    let view = filled.view.clone();
+    tokio::spawn(filled.follow(store.clone()));
+    for key in
+        ["mute/", "mute/stray", "mute/n", "mute/\0", "mute/\0z", "mute/\0dstray", "mute/\0hstray", "mute/\0estray", "mute/\0t"]
+    {
+        let put = json!({"key": STANDARD.encode(key), "value": STANDARD.encode("stray")});
+        until("the key is put", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+    }
+    let revision = store.commit(mute_of("mute/")).await.unwrap();
+    assert!(view.wait_for(revision).await);
+    assert_eq!(view.records(), 1);
+    let again = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.unwrap();
+    assert_eq!(View::load(&*again).await.unwrap().view.records(), 1);
+    again.commit(mute_of("mute/")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_version_has_written_is_refused_with_what_to_do() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    // Its chapter of history: number 1.
+    let put = json!({"key": STANDARD.encode("mute/n"), "value": STANDARD.encode([0x08, 0x01])});
+    until("the key is put", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+    let refused = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.err();
+    let Some(StoreError::EarlierLayout { prefix }) = &refused else { panic!("{refused:?}") };
+    assert_eq!(prefix, "mute/");
+    assert!(refused.unwrap().to_string().contains("export"));
+    assert!(store::open(&place(&etcd, "other/"), KEEP_ALL).await.is_ok());
+}
