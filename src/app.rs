@@ -83,6 +83,7 @@ pub struct App {
 impl App {
     /// Binds the listeners, opens the store, fills the view.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
+        let clock = clock.doubted_for(config.clock_doubt);
         let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?).await;
         if config.apps.is_empty() {
             tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
@@ -103,6 +104,7 @@ impl App {
             heartbeat: Duration::from_secs(config.watch_heartbeat_seconds),
             max_view_age: Duration::from_secs(config.max_view_age_seconds),
             refuse_old_views: config.refuse_old_views,
+            refuse_skewed_clock: config.refuse_skewed_clock,
         });
         let mut background = JoinSet::new();
         background.spawn(filled.follow(store.clone()));

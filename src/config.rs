@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -93,6 +94,13 @@ pub struct Settings {
     /// Refuse checks rather than answer them from what is older than that; /readyz then says 503 [default: false]
     #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_OLD_VIEWS", num_args = 0..=1, default_missing_value = "true")]
     pub refuse_old_views: Option<bool>,
+    /// For how long the wall clock is doubted after it was set by more than two seconds: what ends is then removed when it has ended by the old time and
+    /// by the new one [default: 600]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_CLOCK_DOUBT_SECONDS")]
+    pub clock_doubt_seconds: Option<u64>,
+    /// Have /readyz say 503 while the wall clock is more than two seconds from those of the other replicas [default: false]
+    #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_SKEWED_CLOCK", num_args = 0..=1, default_missing_value = "true")]
+    pub refuse_skewed_clock: Option<bool>,
     /// Where gRPC and REST are served over TLS: the certificate, in PEM, with those between it and its authority; read again when it changes
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
@@ -154,6 +162,8 @@ impl Settings {
             journal_mib: self.journal_mib.or(other.journal_mib),
             max_view_age_seconds: self.max_view_age_seconds.or(other.max_view_age_seconds),
             refuse_old_views: self.refuse_old_views.or(other.refuse_old_views),
+            clock_doubt_seconds: self.clock_doubt_seconds.or(other.clock_doubt_seconds),
+            refuse_skewed_clock: self.refuse_skewed_clock.or(other.refuse_skewed_clock),
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
@@ -190,6 +200,8 @@ pub struct Config {
     pub watch_heartbeat_seconds: u64,
     pub max_view_age_seconds: u64,
     pub refuse_old_views: bool,
+    pub clock_doubt: Duration,
+    pub refuse_skewed_clock: bool,
     pub tls: Option<TlsFiles>,
     pub grpc_web_origins: Vec<Origin>,
     pub max_connections: usize,
@@ -263,6 +275,8 @@ impl Config {
             // Above the election of a leader.
             max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
+            clock_doubt: settings.clock_doubt_seconds.map_or(crate::clock::DOUBT, Duration::from_secs),
+            refuse_skewed_clock: settings.refuse_skewed_clock.unwrap_or(false),
             tls,
             grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),
             // An idle connection takes some 10 KiB, a call that runs some more.

@@ -22,7 +22,7 @@ use crate::{
         },
     },
     service::Service,
-    telemetry,
+    sweep, telemetry,
 };
 
 mod backup;
@@ -136,12 +136,18 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     if *admin.stopping.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned());
     }
-    if !admin.service.has_old_view() {
-        return (StatusCode::OK, "ok".to_owned());
-    }
     // A replica that answers all the same stays in rotation: where the cluster itself is lost, so are all others.
-    let status = if admin.service.refuse_old_views { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, format!("the cluster was not heard from for {} s", admin.service.view.age().as_secs()))
+    let status = |refuses| if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let service = &admin.service;
+    if service.has_old_view() {
+        let told = format!("the cluster was not heard from for {} s", service.view.age().as_secs());
+        return (status(service.refuse_old_views), told);
+    }
+    if let Some(skew_ms) = service.store.clock_skew_ms().filter(|skew_ms| sweep::is_far(*skew_ms)) {
+        let told = format!("the clock is {} s from those of the other replicas", skew_ms as f64 / 1_000.0);
+        return (status(service.refuse_skewed_clock), told);
+    }
+    (StatusCode::OK, "ok".to_owned())
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

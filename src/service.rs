@@ -79,6 +79,8 @@ pub struct Service {
     pub max_view_age: Duration,
     /// Checks are refused rather than answered from an old view.
     pub refuse_old_views: bool,
+    /// A clock that is far from those of the other replicas is a reason not to be ready.
+    pub refuse_skewed_clock: bool,
 }
 
 /// A known caller inside one app.

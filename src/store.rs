@@ -218,6 +218,11 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Whether there was time to compare the wall clock of this process with those of the others. Before that nothing is known of it.
+    fn has_compared_clocks(&self) -> bool {
+        true
+    }
+
     /// Ends when the store is not the one any more that was read, so that this process has to begin anew. An engine of one process always is.
     async fn replaced(&self) -> StoreError {
         std::future::pending().await

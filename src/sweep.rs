@@ -84,10 +84,12 @@ impl Sweeper {
     }
 }
 
-/// Unix milliseconds that have come for certain; nothing while the clock of this process is too far from those of the others.
+/// Unix milliseconds that have come for certain; nothing while the clock of this process was not compared with those of the others, or is too far from
+/// them.
 pub fn certain_ms(store: &dyn Store, clock: &Clock) -> Option<u64> {
     let certain_ms = clock.certain_ms();
-    (!store.clock_skew_ms().is_some_and(is_far)).then_some(certain_ms)
+    let is_trusted = store.has_compared_clocks() && !store.clock_skew_ms().is_some_and(is_far);
+    is_trusted.then_some(certain_ms)
 }
 
 /// Whether a clock that is so far ahead of the others, or behind them, is not to be believed.

@@ -80,6 +80,9 @@ impl EtcdSettings {
         if prefix.is_empty() {
             wrong.push("etcd_prefix is empty: the service would take all keys of the cluster for its own".to_owned());
         }
+        if prefix.chars().any(char::is_control) {
+            wrong.push("etcd_prefix holds a control character".to_owned());
+        }
         if user.is_some() != password.is_some() || cert.is_some() != key.is_some() {
             wrong.push("--etcd-user goes with --etcd-password-file, and --etcd-cert with --etcd-key".to_owned());
         }
@@ -89,5 +92,20 @@ impl EtcdSettings {
         });
         let tls = ca.map(|ca| ClusterTls { ca, identity: cert.zip(key) });
         if wrong.is_empty() { Ok(ClusterConfig { endpoints, prefix, user, tls }) } else { Err(wrong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_not_empty_and_holds_no_control_character() {
+        let wrong = |prefix: &str| {
+            let endpoints = Some(vec!["http://127.0.0.1:2379".to_owned()]);
+            let settings = EtcdSettings { endpoints, prefix: Some(prefix.to_owned()), ..EtcdSettings::default() };
+            settings.cluster().err().unwrap_or_default().len()
+        };
+        assert_eq!(["mute/", "mute/dev/", "", "mute\0", "mute/\n"].map(wrong), [0, 0, 1, 1, 1]);
     }
 }

@@ -1,6 +1,8 @@
 //! What has ended is told as ended before anything takes its place, so that EXPIRED comes once for each end, also where the sweeper was not there
 //! yet.
 
+use std::time::Duration;
+
 use super::Service;
 use crate::{
     error::Error,
@@ -13,14 +15,22 @@ use crate::{
 /// Marks that are swept at once before their room or client is deleted.
 const LOOK: usize = 10_000;
 
+/// How long after a look at clocks that were not compared yet the next one is.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
 impl Service {
     /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True: there were some, and the batch has to be planned
     /// again. Errors: STORE_UNAVAILABLE, STORE_FULL.
     pub(super) async fn settle(&self, batch: &Batch) -> Result<bool, Error> {
-        let Some(certain_ms) = sweep::certain_ms(&*self.store, &self.clock) else { return Ok(false) };
+        let certain_ms = self.clock.certain_ms();
         let due = self.ended_before(batch, certain_ms)?;
-        if due.is_empty() {
+        if due.is_empty() || self.store.clock_skew_ms().is_some_and(sweep::is_far) {
             return Ok(false);
+        }
+        if !self.store.has_compared_clocks() {
+            // Just after a start, and not for long.
+            tokio::time::sleep(RETRY_DELAY).await;
+            return Ok(true);
         }
         let swept = sweep::expire(&*self.store, &due, certain_ms).await?;
         self.caught_up(swept.revision).await?;

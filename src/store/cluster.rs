@@ -231,6 +231,10 @@ impl Store for Cluster {
         self.shared.clocks.skew_ms(self.shared.id)
     }
 
+    fn has_compared_clocks(&self) -> bool {
+        self.shared.clocks.has_compared(self.shared.id)
+    }
+
     async fn replaced(&self) -> StoreError {
         self.shared.replaced.wait().await.clone()
     }

@@ -58,7 +58,7 @@ pub async fn rows(place: &Path) -> Vec<Row> {
         let theirs = "skipped: install etcd-server".to_owned();
         return vec![Row { what, ours: "-".to_owned(), theirs, ratio: None, hold: "-" }];
     }
-    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number)).collect();
+    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
     let urls = members.iter().map(|member| format!("http://{}", member.addr)).collect::<Vec<_>>().join(",");
     let replica = |name: &str| Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &urls]);
     wait_for(&urls).await;
@@ -115,11 +115,49 @@ async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], repli
     }]
 }
 
-fn member(place: &Path, number: usize) -> Member {
+/// How long a replica takes to start, by how many mutes there are: over one member, so that it has a core of its own.
+pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
+    const SIZES: [(usize, &str); 4] = [
+        (500, "a replica over etcd with 0.5 M mutes: start to ready"),
+        (1_500, "the same with 1.5 M"),
+        (5_000, "the same with 5 M"),
+        (10_000, "the same with 10 M"),
+    ];
+    if Command::new("etcd").arg("--version").output().is_err() {
+        return Vec::new();
+    }
+    let member = member(place, 0, 1);
+    let url = format!("http://{}", member.addr);
+    wait_for(&url).await;
+    let replica = |name: &str| Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &url]);
+    let writer = replica("starts0");
+    let clients = grpc::connections(&writer.grpc).await;
+    let (mut rows, mut filled) = (Vec::new(), 0);
+    let mut before = (0.0, 0.0);
+    for (rooms, what) in SIZES.into_iter().take(if full { 4 } else { 2 }) {
+        grpc::fill_rooms(&clients, filled..rooms, 1_000).await;
+        filled = rooms;
+        let mutes = rooms as f64 * 1_000.0;
+        let started = replica("starts1");
+        let (start, memory) = (started.start.as_secs_f64(), resident(member.child.id()));
+        let theirs = format!(
+            "{:.2} s a million, {:.2} s for each million more; {:.0} MB in the member's memory, {:.0} MB in the replica's",
+            start / mutes * MILLION,
+            (start - before.1) / (mutes - before.0) * MILLION,
+            memory / 1e6,
+            started.memory() / 1e6
+        );
+        before = (mutes, start);
+        rows.push(Row { what, ours: format!("{start:.2} s"), theirs, ratio: None, hold: "<= 5 s a million" });
+    }
+    rows
+}
+
+fn member(place: &Path, number: usize, members: usize) -> Member {
     let addr = |number: usize, port| format!("127.77.77.{}:{port}", number + 1);
     let (client, peer) = (format!("http://{}", addr(number, 2_379)), format!("http://{}", addr(number, 2_380)));
     let name = format!("m{number}");
-    let peers: Vec<_> = (0..MEMBERS).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
+    let peers: Vec<_> = (0..members).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
     let mut command = Command::new("etcd");
     command.args(["--name", &name, "--data-dir", directory(place, &name).join("etcd").to_str().unwrap()]);
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--logger", "zap"]);

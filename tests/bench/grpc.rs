@@ -166,7 +166,12 @@ pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
 
 /// Mutes so many users in each of these rooms, a hundred a call.
 pub async fn fill(clients: &[Mutes], rooms: usize, users: usize) {
-    let calls: Vec<_> = (0..rooms).flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
+    fill_rooms(clients, 0..rooms, users).await;
+}
+
+/// The same, of these rooms.
+pub async fn fill_rooms(clients: &[Mutes], rooms: std::ops::Range<usize>, users: usize) {
+    let calls: Vec<_> = rooms.flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
     let calls = std::sync::Arc::new(calls);
     let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {

@@ -50,7 +50,10 @@ pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     if chosen("cluster") {
         rows.extend(cluster::rows(place.path()).await);
     }
-    if full {
+    if chosen("starts") {
+        rows.extend(cluster::starts(place.path(), full).await);
+    }
+    if full && chosen("size") {
         rows.extend(ten_million(place.path()).await);
     }
     rows

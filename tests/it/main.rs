@@ -9,6 +9,7 @@ mod both_doors;
 mod catch_up;
 mod certificates;
 mod checker;
+mod clocks;
 mod cluster;
 mod connections;
 mod contract;

@@ -15,6 +15,8 @@ use super::layout::ReplicaId;
 
 /// Ticks of each replica that are looked at.
 const TICKS: usize = 5;
+/// After so many ticks of its own a replica has met those of all others.
+const COMPARED: usize = 3;
 /// A replica that has not ticked for so long has gone.
 const GONE: Duration = Duration::from_secs(15);
 
@@ -71,6 +73,11 @@ impl Clocks {
         skews.get(skews.len() / 2).copied()
     }
 
+    /// Whether others that run have had the time to tick: as often as this replica has.
+    pub(super) fn has_compared(&self, own: ReplicaId) -> bool {
+        self.known().replicas.get(&own).is_some_and(|ticks| ticks.lags_ms.len() >= COMPARED)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,7 +99,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_skew_is_that_from_the_median_of_the_others_whatever_the_way_of_ticks() {
         let clocks = Clocks::default();
-        assert_eq!(clocks.skew_ms(OWN), None);
+        assert_eq!((clocks.skew_ms(OWN), clocks.has_compared(OWN)), (None, false));
         clocks.tell(100_000);
         // All of them took 300 ms and more to come.
         for (lag_ms, ticks) in [(300, 3), (900, 1), (400, 2)] {
@@ -100,7 +107,7 @@ mod tests {
                 clocks.ticked(OWN, 100_000 - lag_ms);
             }
         }
-        assert_eq!(clocks.skew_ms(OWN), None);
+        assert_eq!((clocks.skew_ms(OWN), clocks.has_compared(OWN)), (None, true));
         clocks.ticked([1; 8], 100_000 - 5_300);
         assert_eq!(clocks.skew_ms(OWN), Some(5_000));
         clocks.ticked([2; 8], 100_000 - 400);

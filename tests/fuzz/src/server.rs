@@ -99,6 +99,7 @@ impl Server {
             heartbeat: Duration::from_secs(15),
             max_view_age: Duration::from_secs(10),
             refuse_old_views: false,
+            refuse_skewed_clock: false,
         });
         let gateway = Gateway {
             api: Api::new(service.clone()),
