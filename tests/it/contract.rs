@@ -7,7 +7,7 @@ use mute_service::store::{
     self, Batch, Commit, Entry, EventRange, Expectation, Logged, Memory, Operation, Place, Retention, Revision, Store, StoreError,
 };
 
-use crate::etcd::Etcd;
+use crate::{double::Double, etcd::Etcd};
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
@@ -371,6 +371,15 @@ macro_rules! contract {
                     if let Some(etcd) = super::Etcd::start(1, &[]) {
                         super::$clause(&etcd.place()).await;
                     }
+                }
+            )+
+        }
+
+        mod double_engine {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $clause() {
+                    super::$clause(&super::Double::new(1).place()).await;
                 }
             )+
         }

@@ -14,6 +14,7 @@ mod contract;
 mod crash;
 mod ctl;
 mod disks;
+mod double;
 mod embedded;
 mod etcd;
 mod events;
