@@ -5,14 +5,17 @@
 //! always agrees: they differ in what their links and their watches do. What it says is what etcd 3.4 says: the store's contract runs over both
 //! (`contract.rs`), and both are asked the same at random (`twins.rs`).
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use futures_util::FutureExt as _;
 use mute_service::store::{ClusterConfig, Connection, Connector, Place};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use self::{link::Link, mvcc::Mvcc, serve::Door};
@@ -41,6 +44,8 @@ pub struct Shared {
     news: watch::Sender<()>,
     members: Vec<Member>,
     links: Mutex<Vec<Arc<Link>>>,
+    /// When each revision was made.
+    times: Mutex<BTreeMap<i64, Instant>>,
 }
 
 /// What is of one member alone.
@@ -63,8 +68,10 @@ impl Double {
     pub fn new(members: usize) -> Self {
         let member = |_| Member { lag_ms: AtomicU64::new(0), has_leader: AtomicBool::new(true), ended: watch::Sender::new(()) };
         let members = (0..members).map(member).collect();
-        let (mvcc, links) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { mvcc, news: watch::Sender::new(()), members, links }) }
+        let mvcc = Mutex::default();
+        let links = Mutex::default();
+        let times = Mutex::default();
+        Self { shared: Arc::new(Shared { mvcc, news: watch::Sender::new(()), members, links, times }) }
     }
 
     /// New links to all members.
@@ -78,8 +85,17 @@ impl Double {
         self.network().place()
     }
 
+    pub fn members(&self) -> usize {
+        self.shared.members.len()
+    }
+
     pub fn revision(&self) -> i64 {
         self.shared.read(Mvcc::revision)
+    }
+
+    /// When this revision was made; nothing where it never was.
+    pub fn time_of(&self, revision: i64) -> Option<Instant> {
+        self.shared.times().get(&revision).copied()
     }
 
     /// Forgets all revisions before this one.
@@ -134,6 +150,11 @@ impl Network {
         })
     }
 
+    /// Cuts all links, for good.
+    pub fn cut(&self) {
+        self.links.iter().for_each(|link| link.set(link::State::Cut));
+    }
+
     /// A client of one member, beside the service.
     pub fn channel(&self, member: usize) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://member{member}")).unwrap();
@@ -162,12 +183,19 @@ impl Shared {
     }
 
     fn write<T>(&self, write: impl FnOnce(&mut Mvcc) -> T) -> T {
-        let written = write(&mut self.mvcc.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut mvcc = self.mvcc.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = write(&mut mvcc);
+        self.times().entry(mvcc.revision()).or_insert_with(Instant::now);
+        drop(mvcc);
         self.news.send_replace(());
         written
     }
 
-    fn links(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Link>>> {
+    fn times(&self) -> MutexGuard<'_, BTreeMap<i64, Instant>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -42,6 +42,7 @@ mod records;
 mod reload;
 mod rolling;
 mod settings;
+mod simulation;
 mod stopping;
 mod tenants;
 mod tls;

@@ -107,7 +107,8 @@ impl Link {
         if state == State::Cut {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let ((client, near), (far, server)) = (tokio::io::duplex(BUFFER), tokio::io::duplex(BUFFER));
+        let (client, near) = tokio::io::duplex(BUFFER);
+        let (far, server) = tokio::io::duplex(BUFFER);
         tokio::spawn(carry(near, far, condition, age));
         Ok((client, server))
     }
@@ -115,7 +116,8 @@ impl Link {
 
 /// Carries both ways until the connection is reset, or both sides are done.
 async fn carry(near: DuplexStream, far: DuplexStream, condition: watch::Receiver<Condition>, age: u64) {
-    let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near), tokio::io::split(far));
+    let (near_read, near_write) = tokio::io::split(near);
+    let (far_read, far_write) = tokio::io::split(far);
     let there = carry_one_way(near_read, far_write, condition.clone());
     let back = carry_one_way(far_read, near_write, condition.clone());
     let mut ageing = condition;

@@ -74,7 +74,8 @@ impl Mvcc {
 
     fn range_as_of(&self, request: &pb::RangeRequest, newest: i64) -> pb::RangeResponse {
         let as_of = if request.revision > 0 { request.revision } else { newest };
-        let (mut kvs, mut count) = (Vec::new(), 0);
+        let mut kvs = Vec::new();
+        let mut count = 0;
         for (key, versions) in self.keys.range(bounds(&request.key, &request.range_end)) {
             let Some(version) = live(versions, as_of) else { continue };
             count += 1;
@@ -100,7 +101,8 @@ impl Mvcc {
             }
         }
         let next = self.revision + 1;
-        let (mut changes, mut responses) = (Vec::new(), Vec::new());
+        let mut changes = Vec::new();
+        let mut responses = Vec::new();
         for operation in operations {
             responses.push(pb::ResponseOp { response: self.apply(operation, next, &mut changes) });
         }
@@ -185,7 +187,9 @@ impl Mvcc {
             return Told::Compacted(self.compacted);
         }
         let is_watched = |change: &&pb::Event| change.kv.as_ref().is_some_and(|kv| is_within(&kv.key, key, range_end));
-        let (mut told, mut taken, mut next) = (Vec::new(), 0, from.max(self.revision + 1));
+        let mut told = Vec::new();
+        let mut taken = 0;
+        let mut next = from.max(self.revision + 1);
         for (revision, changes) in self.changes.range(from..) {
             if taken == revisions {
                 next = *revision;
@@ -247,7 +251,8 @@ fn check(request: &pb::TxnRequest) -> Result<(), Status> {
 /// No key is put twice, or put and deleted. Of a deletion of everything from a key on etcd 3.4 does not see it.
 fn check_operations(operations: &[pb::RequestOp]) -> Result<(), Status> {
     use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange};
-    let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+    let mut puts = Vec::new();
+    let mut deletes = Vec::new();
     for operation in operations {
         match &operation.request {
             Some(RequestPut(put)) => puts.push(&put.key),

@@ -83,7 +83,8 @@ impl Watch for Door {
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader()?;
         let (answers, answered) = mpsc::channel(1);
-        let (door, requests) = (self.clone(), request.into_inner());
+        let door = self.clone();
+        let requests = request.into_inner();
         tokio::spawn(async move {
             tokio::select! {
                 () = door.watch_all(requests, answers.clone()) => {}

@@ -30,7 +30,8 @@ struct Twins {
 
 impl Twins {
     async fn start() -> Option<Self> {
-        let (real, double) = (Etcd::start(1, &[])?, Double::new(1));
+        let real = Etcd::start(1, &[])?;
+        let double = Double::new(1);
         let channel = Channel::from_shared(real.members[0].url.clone()).unwrap().connect_lazy();
         let channels = [channel, double.network().channel(0)];
         let twins = Self { real, double, channels, random: ledger::random(), compacted: 0 };
@@ -78,7 +79,8 @@ impl Twins {
 
     fn compare(&mut self) -> pb::Compare {
         use pb::compare::{CompareTarget, TargetUnion};
-        let (version, revision) = (self.random.random_range(0..3), self.random.random_range(0..=self.double.revision()));
+        let version = self.random.random_range(0..3);
+        let revision = self.random.random_range(0..=self.double.revision());
         let (target, union) = match self.random.random_range(0..3) {
             0 => (CompareTarget::Version, TargetUnion::Version(version)),
             1 => (CompareTarget::Mod, TargetUnion::ModRevision(revision)),
@@ -169,9 +171,8 @@ async fn watched(channel: Channel, create: pb::WatchCreateRequest, until: i64) -
         }
         // What is of one revision comes together.
         let revision = |event: &pb::Event| event.kv.as_ref().unwrap().mod_revision;
-        let (Some(first), Some(last)) = (answer.events.first().map(revision), answer.events.last().map(revision)) else {
-            continue;
-        };
+        let Some(first) = answer.events.first().map(revision) else { continue };
+        let last = answer.events.last().map_or(first, revision);
         assert!(first > told && last >= first && last <= answer.header.unwrap().revision);
         told = last;
         watched.events.extend(answer.events);
@@ -186,7 +187,8 @@ async fn the_double_answers_as_etcd_does() {
     let Some(mut twins) = Twins::start().await else { return };
     for _ in 0..20 {
         for _ in 0..12 {
-            let (transaction, range) = (twins.transaction(), twins.range());
+            let transaction = twins.transaction();
+            let range = twins.range();
             // Most of them are refused for a reason, or answered with one.
             let _ = twins.transact(&transaction).await;
             twins.read(&range).await;
@@ -198,7 +200,8 @@ async fn the_double_answers_as_etcd_does() {
         }
         let compacted = twins.compacted;
         let create = |start_revision: i64| {
-            let (key, range_end) = (twins.key(), b"k0".to_vec());
+            let key = twins.key();
+            let range_end = b"k0".to_vec();
             pb::WatchCreateRequest { key, range_end, start_revision: start_revision.clamp(1, end) }
         };
         let creates = [compacted - 1, compacted, compacted + 1, end - 3, end].map(create);
