@@ -40,7 +40,7 @@ fn some_duration(random: &mut StdRng) -> Option<prost_types::Duration> {
 pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec<Operation> {
     let mut operations = Vec::new();
     while world.goes_on() {
-        pause(&mut random, 20..250).await;
+        pause(&mut random, 50..400).await;
         let name = format!("w{number}-{}", operations.len());
         let message = pb::MuteMembersRequest {
             app: OPEN.into(),
@@ -63,7 +63,10 @@ async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message
     let mut first = Outcome::Unknown;
     for _ in 0..4 {
         let Some(replica) = world.any_replica(random) else { return first };
-        let outcome = if kind == pb::ChangeKind::Muted { mute(&replica, message).await } else { unmute(&replica, message).await };
+        let outcome = match kind {
+            pb::ChangeKind::Muted => mute(world, &replica, message).await,
+            _ => unmute(&replica, message).await,
+        };
         match outcome {
             Outcome::Done(_) if first != Outcome::Unknown && first != outcome => {
                 let what = format!("{} was answered with {first:?}, and its repeat with {outcome:?}", message.reason);
@@ -82,12 +85,26 @@ async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message
     first
 }
 
-async fn mute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome {
+async fn mute(world: &World, replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome {
     match ask(replica.api.mute_members(as_admin(OPEN, message.clone()))).await {
-        Answer::Done(answer) => Outcome::Done(answer.revision),
+        Answer::Done(answer) => {
+            let is_long = message.duration.as_ref().is_none_or(|duration| duration.seconds > 60);
+            if is_long && may_speak(replica, message) {
+                world.fault(Fault::History, format!("{} was answered, and is not in force", message.reason));
+            }
+            Outcome::Done(answer.revision)
+        }
         Answer::Refused => Outcome::Nothing,
         Answer::Unknown => Outcome::Unknown,
     }
+}
+
+/// As the replica that has just muted a user answers at this very moment.
+fn may_speak(replica: &Replica, message: &pb::MuteMembersRequest) -> bool {
+    let pb::MuteMembersRequest { app, room, users, .. } = message.clone();
+    let check = pb::CheckSendRequest { app, room, user: users[0].clone(), min_revision: 0 };
+    let answer = replica.api.check_send(as_admin(OPEN, check)).now_or_never();
+    answer.is_some_and(|answer| answer.is_ok_and(|answer| answer.into_inner().allowed))
 }
 
 async fn unmute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome {
@@ -104,7 +121,7 @@ async fn unmute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome 
 pub async fn owner(world: Arc<World>, mut random: StdRng) {
     let mut number = 0;
     while world.goes_on() {
-        pause(&mut random, 100..500).await;
+        pause(&mut random, 200..800).await;
         let Some(replica) = world.any_replica(&mut random) else { continue };
         number += 1;
         if number % 9 == 0 {
@@ -131,7 +148,7 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
             ask(replica.api.upsert_room(as_admin(OPEN, message))).await;
         };
         let replicas = world.replicas();
-        let moderated = replicas.iter().flat_map(|replica| (0..3).map(move |user| moderate(replica, user)));
+        let moderated = replicas.iter().flat_map(|replica| (0..2).map(move |user| moderate(replica, user)));
         futures_util::join!(change, join_all(moderated));
     }
 }
@@ -150,7 +167,7 @@ async fn moderate(replica: &Replica, user: usize) {
 /// Mutes and unmutes notifications of the rooms that come and go, and asks at once.
 pub async fn client(world: Arc<World>, mut random: StdRng, user: &'static str) {
     while world.goes_on() {
-        pause(&mut random, 20..250).await;
+        pause(&mut random, 50..400).await;
         let (app, room) = DELETED_ROOMS[random.random_range(0..2)];
         let Some(replica) = world.any_replica(&mut random) else { continue };
         let duration = some_duration(&mut random);

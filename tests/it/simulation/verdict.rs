@@ -149,7 +149,7 @@ pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
         let was_deleted = history.iter().any(|change| {
             change.room == seen.room && change.kind() == ChangeKind::RoomDeleted && change.revision <= seen.revision
         });
-        let fault = if was_deleted { Fault::DeletedRoom } else { Fault::History };
+        let fault = if was_deleted { Fault::AfterDeletion } else { Fault::History };
         faults.push((fault, format!("{user}, who has muted, is not silent in {seen:?}")));
     }
     faults
