@@ -43,7 +43,7 @@ pub const STRICT: &str = "Strict";
 const RETENTION: Retention = Retention { events: 4_000, age_ms: u64::MAX };
 /// A caller waits so long for an answer.
 const PATIENCE: Duration = Duration::from_secs(6);
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(25);
 
 pub struct World {
     pub double: Double,
