@@ -61,7 +61,7 @@ pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec
 /// What got no answer is sent again where it has an id; and what got one too, at another replica, which has to answer the same.
 async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message: &pb::MuteMembersRequest) -> Outcome {
     let mut first = Outcome::Unknown;
-    for _ in 0..4 {
+    for number in 0..4 {
         let Some(replica) = world.any_replica(random) else { return first };
         let outcome = match kind {
             pb::ChangeKind::Muted => mute(world, &replica, message).await,
@@ -75,6 +75,8 @@ async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message
             }
             Outcome::Unknown if first != Outcome::Unknown => return first,
             Outcome::Done(_) if random.random_bool(0.3) => first = outcome,
+            // What refuses a repeat says nothing of what got no answer.
+            Outcome::Nothing if number > 0 => return first,
             Outcome::Done(_) | Outcome::Nothing => return outcome,
             Outcome::Unknown => pause(random, 50..1_000).await,
         }
