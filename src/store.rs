@@ -32,6 +32,7 @@ use tokio::time::Instant;
 pub mod backup;
 mod cluster;
 pub mod codec;
+mod connector;
 mod directory;
 mod embedded;
 mod etcd;
@@ -42,6 +43,8 @@ mod page;
 mod recent;
 mod sled;
 mod tally;
+
+pub use connector::{Connection, Connector};
 
 /// The number of a commit.
 pub type Revision = u64;
@@ -268,6 +271,8 @@ pub struct ClusterConfig {
     pub user: Option<ClusterUser>,
     /// For `https` endpoints.
     pub tls: Option<ClusterTls>,
+    /// What connects to a member in the place of TCP.
+    pub connector: Option<Connector>,
 }
 
 /// A user of a cluster.

@@ -91,7 +91,7 @@ impl EtcdSettings {
             ClusterUser { name, password }
         });
         let tls = ca.map(|ca| ClusterTls { ca, identity: cert.zip(key) });
-        if wrong.is_empty() { Ok(ClusterConfig { endpoints, prefix, user, tls }) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(ClusterConfig { endpoints, prefix, user, tls, connector: None }) } else { Err(wrong) }
     }
 }
 

@@ -142,7 +142,11 @@ impl Etcd {
             if let Some(tls) = tls(config) {
                 endpoint = endpoint.tls_config(tls).map_err(wrong)?;
             }
-            Ok(Member { url: url.clone(), channel: endpoint.connect_lazy(), token: RwLock::default() })
+            let channel = match config.connector.clone() {
+                Some(connector) => endpoint.connect_with_connector_lazy(connector),
+                None => endpoint.connect_lazy(),
+            };
+            Ok(Member { url: url.clone(), channel, token: RwLock::default() })
         };
         let members = config.endpoints.iter().map(member).collect::<Result<Vec<_>, _>>()?;
         let login =

@@ -8,7 +8,7 @@ use mute_service::store::{
     StoreError, Update, Updates,
 };
 
-use crate::etcd::Etcd;
+use crate::{double::Double, etcd::Etcd};
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
@@ -496,6 +496,15 @@ macro_rules! contract {
                     if let Some(etcd) = super::Etcd::start(1, &[]) {
                         super::$clause(&etcd.place()).await;
                     }
+                }
+            )+
+        }
+
+        mod double_engine {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $clause() {
+                    super::$clause(&super::Double::new(1).place()).await;
                 }
             )+
         }

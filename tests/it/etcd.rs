@@ -101,7 +101,7 @@ impl Etcd {
 
     pub fn place(&self) -> Place {
         let endpoints = self.members.iter().map(|member| member.url.clone()).collect();
-        Place::Cluster(ClusterConfig { endpoints, prefix: "mute/".to_owned(), user: None, tls: None })
+        Place::Cluster(ClusterConfig { endpoints, prefix: "mute/".to_owned(), user: None, tls: None, connector: None })
     }
 }
 

@@ -188,8 +188,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
-        let config =
-            ClusterConfig { endpoints: vec!["http://127.0.0.1:1".to_owned()], prefix: "mute/".to_owned(), user: None, tls: None };
+        let config = ClusterConfig {
+            endpoints: vec!["http://127.0.0.1:1".to_owned()],
+            prefix: "mute/".to_owned(),
+            user: None,
+            tls: None,
+            connector: None,
+        };
         let (etcd, layout) = (Etcd::new(&config).unwrap(), Layout::below(&config.prefix));
         let (retention, key) = (Retention { events: 1, age_ms: 1 }, layout.record(b"key"));
         let shared = Shared::new(etcd, layout, retention, Chapter::default(), (layout::end_of(7), Instant::now()));

@@ -1,0 +1,128 @@
+//! What the network and the members of the double can do to a store: each fault on its own, so that a simulation is known to meet it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use mute_service::store::{self, Batch, Expectation, Operation, Retention, Revision, Store, StoreError};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    Double, Network,
+    link::{Loss, State},
+};
+
+const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
+
+async fn open(network: &Network) -> Arc<dyn Store> {
+    store::open(&network.place(), KEEP_ALL).await.unwrap()
+}
+
+fn new(key: &str) -> Batch {
+    Batch {
+        expectations: vec![Expectation { key: key.into(), revision: None }],
+        operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
+        event: key.as_bytes().to_vec(),
+        at_ms: 1,
+    }
+}
+
+/// How often an event of this name has been committed.
+async fn told(store: &dyn Store, name: &str) -> usize {
+    let events = store.events(store::EventRange::default(), false, 1_000).await.unwrap();
+    events.iter().filter(|logged| logged.event == name.as_bytes()).count()
+}
+
+async fn records(store: &dyn Store) -> usize {
+    let pages: Vec<_> = store.snapshot().await.unwrap().pages.try_collect().await.unwrap();
+    pages.concat().len()
+}
+
+async fn sees(store: &dyn Store, after: Revision, name: &str) {
+    let mut feed = store.watch(after).await.unwrap();
+    while feed.next().await.unwrap().unwrap().event != name.as_bytes() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_takes_effect_once_whatever_the_network_does() {
+    let double = Double::new(3);
+    let network = double.network();
+    let store = open(&network).await;
+    let links = &network.links;
+    let faults: [(&str, &dyn Fn()); 7] = [
+        ("answers lost in silence", &|| links[..2].iter().for_each(|link| link.lose_answers(1, Loss::Silent))),
+        ("answers lost with their connections", &|| links.iter().for_each(|link| link.lose_answers(1, Loss::Reset))),
+        ("two members cut off", &|| links[..2].iter().for_each(|link| link.set(State::Cut))),
+        ("two members silent", &|| links[1..].iter().for_each(|link| link.set(State::Stalled))),
+        ("members begun anew", &|| (0..3).for_each(|member| double.restart(member))),
+        ("members without a leader", &|| (0..2).for_each(|member| double.part(member, false))),
+        ("a slow network", &|| links.iter().for_each(|link| link.pace(Duration::from_millis(50), Some(20_000)))),
+    ];
+    for (name, begin) in faults {
+        begin();
+        let revision = timeout(Duration::from_secs(10), store.commit(new(name))).await.unwrap().unwrap();
+        for link in links {
+            link.set(State::Up);
+        }
+        (0..3).for_each(|member| double.part(member, true));
+        timeout(Duration::from_secs(10), sees(&*store, revision - 1, name)).await.unwrap();
+        assert_eq!(told(&*store, name).await, 1, "{name}");
+    }
+    assert_eq!(records(&*store).await, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_lags_is_late_and_misses_nothing() {
+    let double = Double::new(1);
+    let store = open(&double.network()).await;
+    double.lag(0, 700);
+    let started = Instant::now();
+    for number in 0..20 {
+        let name = number.to_string();
+        let revision = store.commit(new(&name)).await.unwrap();
+        sees(&*store, revision - 1, &name).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(13), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_cluster_says_so_and_a_compacted_one_goes_on() {
+    let double = Double::new(1);
+    let store = open(&double.network()).await;
+    store.commit(new("first")).await.unwrap();
+    double.set_full(true);
+    assert!(matches!(store.commit(new("full")).await, Err(StoreError::Full(_))));
+    double.set_full(false);
+    double.compact(double.revision());
+    store.commit(new("second")).await.unwrap();
+    assert_eq!(records(&*store).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
+    let double = Double::new(1);
+    let store = open(&double.network()).await;
+    store.commit(new("kept")).await.unwrap();
+    let backup = double.backup();
+    for number in 0..20 {
+        store.commit(new(&number.to_string())).await.unwrap();
+    }
+    sleep(Duration::from_secs(3)).await;
+    double.restore(backup);
+    let why = timeout(Duration::from_secs(10), store.replaced()).await.unwrap();
+    assert!(matches!(why, StoreError::WentBack { .. }), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_starts_after_a_restore_that_was_bumped_has_what_was_restored() {
+    let double = Double::new(1);
+    let store = open(&double.network()).await;
+    let revision = store.commit(new("kept")).await.unwrap();
+    let mut backup = double.backup();
+    store.commit(new("lost")).await.unwrap();
+    drop(store);
+    backup.bump(1_000_000);
+    double.restore(backup);
+    let store = open(&double.network()).await;
+    assert_eq!(records(&*store).await, 1);
+    assert!(store.commit(new("next")).await.unwrap() > revision + 1_000_000);
+}
