@@ -8,6 +8,8 @@ use crate::store::generation::with_prefix;
 /// Commits that become durable together. Each sees what those before it in the group have changed.
 #[derive(Default)]
 pub(super) struct Group {
+    /// The newest commit before it, which is on stable storage.
+    pub(super) after: Revision,
     pub(super) revision: Revision,
     pub(super) changes: Changes,
     pub(super) commits: Vec<Arc<Commit>>,
@@ -17,7 +19,7 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn after(revision: Revision) -> Self {
-        Self { revision, ..Self::default() }
+        Self { after: revision, revision, ..Self::default() }
     }
 
     pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, batch: Batch, answer: Answer) {
