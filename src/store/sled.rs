@@ -24,7 +24,7 @@ use std::{
     os::unix::fs::FileExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -41,6 +41,8 @@ use super::{
 /// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
 /// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
+/// After how long another flush is begun, and then after twice as long.
+const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Records that are read at once where all are.
 const READ_RECORDS: usize = 1_024;
 /// A file is read and written again in pieces of this size.
@@ -90,7 +92,7 @@ impl Tree {
                 sync(&path.join("db"))?;
             }
             let db = open_when_free(&config.flush_every_ms(None))?;
-            db.flush().map_err(failure)?;
+            flush(&db)?;
             let file = File::open(path.join("db")).map_err(|error| failed(path, &error))?;
             // And what sled has made of it, or created, before it counts.
             for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
@@ -235,7 +237,7 @@ impl Tree {
     /// Puts a batch on stable storage.
     fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
         self.db.apply_batch(batch).map_err(failure)?;
-        self.db.flush().map_err(failure)?;
+        flush(&self.db)?;
         self.sync()
     }
 
@@ -444,6 +446,25 @@ fn put_pages(
         batch.insert(fence, page);
     }
     bytes
+}
+
+/// Writes all that sled has in its buffers. A write of one of sled's own threads that fails notes its error and wakes nobody, so that a flush may wait
+/// for it for ever; whoever flushes after that wakes all. So while a flush takes long, others are begun.
+fn flush(db: &sled::Db) -> Result<(), StoreError> {
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let mut retry_delay = FLUSH_RETRY_DELAY;
+        loop {
+            let tell = tell.clone();
+            let flush = move || drop(tell.send(intact(|| db.flush().map(drop).map_err(failure))));
+            // Where no thread can be made now, the next turn tries again.
+            let _ = std::thread::Builder::new().name("store-flush".to_owned()).spawn_scoped(scope, flush);
+            if let Ok(flushed) = told.recv_timeout(retry_delay) {
+                return flushed;
+            }
+            retry_delay *= 2;
+        }
+    })
 }
 
 /// Removes what an open that was broken off has left half written, and sled takes for damage: a file of its own snapshot that was not renamed yet, and
