@@ -191,12 +191,12 @@ impl Error {
         )
     }
 
-    /// The store cannot take a write now; `cause` goes to the log.
+    /// The store cannot take a write, or be read, now; `cause` goes to the log.
     pub fn unavailable(cause: impl ToString) -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
             cause: Some(cause.to_string().into()),
-            ..Self::new(Reason::StoreUnavailable, "the store cannot take writes now; try again")
+            ..Self::new(Reason::StoreUnavailable, "the store is not available now; try again")
         }
     }
 

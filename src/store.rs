@@ -172,7 +172,7 @@ pub enum StoreError {
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     #[error(
-        "the store is damaged, at {place}: {what}; put the newest backup back, into an empty directory: `mute-service restore --data-dir DIR FILE`"
+        "the store is damaged, at {place}: {what}; put the newest backup back: of a data directory with `mute-service restore --data-dir DIR FILE`, into an empty one; of a cluster with etcd's own `etcdutl snapshot restore`"
     )]
     Corrupt { place: String, what: String },
     #[error(

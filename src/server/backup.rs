@@ -1,8 +1,7 @@
 //! `GET /backup` on the admin listener: all records of one revision, streamed while the service goes on. For a service with the scope `admin` in all
 //! apps, one at a time.
 //!
-//! A snapshot holds up the engine's work behind the commits, and after a while the commits too. So it is read by a task of its own, a few pieces
-//! ahead of the reader; a reader that hangs up ends it at once, one that does not keep up is cut, and so is every one when the service stops. Whoever
+//! A snapshot holds up no commits, but keeps in memory what they overwrite. So it is read by a task of its own, a few pieces ahead of the reader; a reader that hangs up ends it at once, one that does not keep up is cut, and so is every one when the service stops. Whoever
 //! was cut has a body that does not end as it should, and a file without an end.
 
 use std::{

@@ -2,8 +2,11 @@
 //!
 //! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an orderly close. `SYNCED` has the newest revision
 //! that was synced: written after each sync and not synced itself, so that it is never ahead of the database, and survives every stop of the
-//! process. A database that holds less than that was damaged, or is not the one that was here. `RESTORING` is there while a backup is being put
-//! back: what it stands beside is no store yet.
+//! process. A database that holds less than that was damaged, or is not the one that was here. It appears whole, under its name, or not at all.
+//! `RESTORING` is there while a backup is being put back: what it stands beside is no store yet.
+//!
+//! `RUNNING` also says whether the database is suspect, because a sync of it has failed. That is not synced either: after a power cut the kernel
+//! has nothing that is not on the disk.
 
 use std::{
     fs::{self, File},
@@ -24,7 +27,10 @@ pub(super) struct Directory {
     pub(super) unclean: bool,
     /// The newest revision that an earlier process has synced.
     pub(super) noted: Revision,
+    /// An earlier process has left the database suspect.
+    pub(super) was_suspect: bool,
     synced: File,
+    running: File,
     /// Held, not read: dropping it lets the next process in.
     _lock: File,
 }
@@ -32,7 +38,11 @@ pub(super) struct Directory {
 const LOCK: &str = "LOCK";
 const RUNNING: &str = "RUNNING";
 const SYNCED: &str = "SYNCED";
+const SYNCED_NEW: &str = "SYNCED.new";
 const RESTORING: &str = "RESTORING";
+/// What `RUNNING` says; as long as each other.
+const SOUND: &[u8] = b"sound\n";
+const SUSPECT: &[u8] = b"doubt\n";
 /// What a new file system has in its root.
 const OF_THE_DISK: &str = "lost+found";
 
@@ -60,9 +70,10 @@ impl Directory {
         }
         // Of two that find it empty one makes this file.
         let marker = path.join(RESTORING);
-        let marked = File::create_new(&marker).and_then(|file| file.sync_all()).and_then(|()| sync_directory(path));
-        marked.map_err(|error| failed(&marker, &error))?;
-        Self::enter(path, lock(path)?)
+        let file = File::create_new(&marker).map_err(|error| failed(&marker, &error))?;
+        let marked = file.sync_all().and_then(|()| sync_directory(path)).map_err(|error| failed(&marker, &error));
+        let lock = marked.and_then(|()| lock(path)).inspect_err(|_| drop(fs::remove_file(&marker)))?;
+        Self::enter(path, lock).inspect_err(|_| empty(path))
     }
 
     /// Makes it a store that ends with this revision, once all else is on the disk.
@@ -75,20 +86,15 @@ impl Directory {
 
     /// Empties a directory that was not completed. Where that fails too, it stays marked, and is refused.
     pub(super) fn abandon(self) {
-        let Self { path, .. } = self;
-        let emptied = fs::remove_dir_all(path.join("store"))
-            .and_then(|()| [RUNNING, SYNCED, LOCK, RESTORING].iter().try_for_each(|name| fs::remove_file(path.join(name))));
-        if let Err(error) = emptied {
-            tracing::warn!(%error, directory = %path.display(), "what an unfinished restore has left could not be removed");
-        }
+        empty(&self.path);
     }
 
     fn enter(path: &Path, lock: File) -> Result<Self, StoreError> {
         let marker = path.join(RUNNING);
         let unclean = marker.exists();
-        File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| failed(&marker, &error))?;
-        let (synced, noted) = open_synced(&path.join(SYNCED))?;
-        Ok(Self { path: path.to_path_buf(), unclean, noted, synced, _lock: lock })
+        let (running, was_suspect) = open_running(&marker).map_err(|error| failed(&marker, &error))?;
+        let (synced, noted) = open_synced(path)?;
+        Ok(Self { path: path.to_path_buf(), unclean, noted, was_suspect, synced, running, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -98,6 +104,13 @@ impl Directory {
     /// Notes a revision that was synced.
     pub(super) fn note(&self, revision: Revision) -> Result<(), StoreError> {
         self.synced.write_all_at(&digits(revision), 0).map_err(|error| failed(&self.path, &error))
+    }
+
+    /// Says whether the database is suspect; a process that starts after a kill is told. As good as it goes: the disk is one that fails.
+    pub(super) fn set_suspect(&self, is_suspect: bool) {
+        if let Err(error) = self.running.write_all_at(if is_suspect { SUSPECT } else { SOUND }, 0) {
+            tracing::warn!(%error, "the state of the database could not be noted");
+        }
     }
 
     /// Marks the stop as an orderly one.
@@ -121,20 +134,51 @@ fn digits(revision: Revision) -> Vec<u8> {
     format!("{revision:020}\n").into_bytes()
 }
 
-fn open_synced(path: &Path) -> Result<(File, Revision), StoreError> {
-    let known = path.exists();
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
-    let file = file.map_err(|error| failed(path, &error))?;
-    if !known {
-        file.write_all_at(&digits(0), 0).and_then(|()| file.sync_all()).map_err(|error| failed(path, &error))?;
-        return Ok((file, 0));
+/// Whether an earlier process has left it, and has found the database suspect.
+fn open_running(path: &Path) -> io::Result<(File, bool)> {
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+    let was_suspect = fs::read(path)? == SUSPECT;
+    if !was_suspect {
+        file.write_all_at(SOUND, 0)?;
     }
-    let text = fs::read_to_string(path).unwrap_or_default();
+    file.sync_all()?;
+    Ok((file, was_suspect))
+}
+
+fn open_synced(directory: &Path) -> Result<(File, Revision), StoreError> {
+    let path = directory.join(SYNCED);
+    if !path.exists() {
+        create_synced(directory).map_err(|error| failed(&path, &error))?;
+    }
+    let file = File::options().read(true).write(true).open(&path).map_err(|error| failed(&path, &error))?;
+    let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
     let noted = text
         .trim_end()
         .parse()
         .map_err(|_| StoreError::Corrupt { place: path.display().to_string(), what: "it holds no revision".to_owned() })?;
     Ok((file, noted))
+}
+
+fn create_synced(directory: &Path) -> io::Result<()> {
+    let new = directory.join(SYNCED_NEW);
+    let file = File::create(&new)?;
+    file.write_all_at(&digits(0), 0)?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(SYNCED))?;
+    sync_directory(directory)
+}
+
+/// Removes what an unfinished restore has made, the mark last. Where that fails the mark stays.
+fn empty(path: &Path) {
+    let gone = |removed: io::Result<()>| {
+        removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    };
+    let files = [RUNNING, SYNCED_NEW, SYNCED, LOCK, RESTORING];
+    let emptied = gone(fs::remove_dir_all(path.join("store")))
+        .and_then(|()| files.iter().try_for_each(|name| gone(fs::remove_file(path.join(name)))));
+    if let Err(error) = emptied {
+        tracing::warn!(%error, directory = %path.display(), "what an unfinished restore has left could not be removed");
+    }
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {
@@ -172,7 +216,7 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 /// An error of the file system at this path.
 pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
     match error.kind() {
-        io::ErrorKind::StorageFull => StoreError::Full(format!("{}: {error}", path.display())),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(format!("{}: {error}", path.display())),
         _ => StoreError::Unavailable(format!("{}: {error}", path.display())),
     }
 }

@@ -17,7 +17,8 @@
 //! After a failed sync nothing is certain: a later sync that succeeds says nothing about pages that an earlier one has lost. So a failed sync of the
 //! journal is the last: commits are refused until a restart finds what is truly there, while reads go on from the view. A journal that is full has
 //! written nothing, so each commit simply tries again. A tree that fails is opened anew, again and again; the journal has all that it lacks. While
-//! it lacks too much, commits are refused.
+//! it lacks too much, commits are refused. Whatever may have been through a failed sync, the journal or the tree, is written once more, as it is
+//! read, before it is built on.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +31,12 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-use self::{filler::Filler, group::read_back, snapshot::send_pages, writer::Writer};
+use self::{
+    filler::Filler,
+    group::read_back,
+    snapshot::{Snapshots, begin, send_pages},
+    writer::Writer,
+};
 use super::{
     Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
     StoreError, Update, Updates,
@@ -64,8 +70,10 @@ pub(super) struct Embedded {
 struct Shared {
     /// Nothing while it is opened anew.
     tree: RwLock<Option<Tree>>,
-    /// Held for reading while the tree has to stand still, for writing while it is written.
+    /// Held for reading while the tree has to stand still, never for longer than a piece of it takes to read; for writing while it is written.
     still: RwLock<()>,
+    /// Told what the tree is about to lose.
+    snapshots: Snapshots,
     /// What the tree does not have yet. Changed by the writer, and by the filler when the tree has it.
     pending: Mutex<Pending>,
     /// Told when a generation is full, when the tree has one, and when this is dropped.
@@ -90,7 +98,8 @@ impl Embedded {
     pub(super) fn open(directory: &Path, memory: Memory, retention: Retention) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
         let (store, journal) = (directory.path().join("store"), directory.path().join("journal"));
-        let tree = Tree::open(&store, memory.cache_bytes)?;
+        let tree = Tree::open(&store, memory.cache_bytes, directory.was_suspect)?;
+        directory.set_suspect(false);
         let pending = read_back(&tree, &journal)?;
         let revision = pending.active.revision;
         if revision < directory.noted {
@@ -106,6 +115,7 @@ impl Embedded {
         let shared = Arc::new(Shared {
             tree: RwLock::new(Some(tree)),
             still: RwLock::default(),
+            snapshots: Snapshots::default(),
             pending: Mutex::new(pending),
             moved: Condvar::new(),
             recent: Arc::new(Recent::after(revision)),
@@ -114,7 +124,7 @@ impl Embedded {
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let generation_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
-        let writer = Writer { shared: shared.clone(), file, jobs, generation_bytes, stopped: None, full: false };
+        let writer = Writer::new(shared.clone(), file, jobs, generation_bytes);
         let filler = Filler { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
         let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-filler", || filler.run())?];
         Ok(Self { shared, queue: Some(queue), threads })
@@ -150,19 +160,14 @@ impl Store for Embedded {
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let shared = self.shared.clone();
+        let (revision, overlay) = tokio::task::spawn_blocking(move || begin(&shared)).await.map_err(|_| closed())?;
         let (pages, read) = mpsc::channel(4);
-        let (revision, revised) = oneshot::channel();
+        let store = Arc::downgrade(&self.shared);
         tokio::task::spawn_blocking(move || {
-            let _still = shared.still.read().unwrap_or_else(PoisonError::into_inner);
-            let generations = shared.pending().copy();
-            if revision.send(generations.last().map_or(0, |active| active.revision)).is_err() {
-                return;
-            }
-            if let Err(error) = shared.with_tree(|tree| send_pages(tree, &generations, &pages)) {
+            if let Err(error) = send_pages(&store, &overlay, &pages) {
                 let _ = pages.blocking_send(Err(error));
             }
         });
-        let revision = revised.await.map_err(|_| closed())?;
         Ok(Snapshot { revision, pages: ReceiverStream::new(read).boxed() })
     }
 
@@ -206,7 +211,16 @@ impl Shared {
     }
 
     fn set_tree(&self, tree: Option<Tree>) {
-        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = tree;
+        let old = std::mem::replace(&mut *self.tree.write().unwrap_or_else(PoisonError::into_inner), tree);
+        if let Some(old) = old {
+            old.close();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.set_tree(None);
     }
 }
 

@@ -92,6 +92,23 @@ impl Pending {
         }
     }
 
+    /// The newest commit of those that the tree has whole, where it has all commits up to this one; nothing where it has none of them whole.
+    pub(super) fn in_tree(&self, revision: Revision) -> Option<Revision> {
+        self.full.iter().map(|generation| generation.revision).take_while(|newest| *newest <= revision).last()
+    }
+
+    /// Forgets those up to this commit.
+    pub(super) fn let_go(&mut self, revision: Revision) {
+        while self.full.front().is_some_and(|generation| generation.revision <= revision) {
+            self.full.pop_front();
+        }
+    }
+
+    /// Memory of all of them, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.waiting_bytes() + self.active.bytes
+    }
+
     /// Memory of those that wait, roughly.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.full.iter().map(|generation| generation.bytes).sum()

@@ -3,8 +3,8 @@
 //! # Layout
 //! One tree, because only within one is a sled batch atomic:
 //! `p FENCE` -> a page of records: those from this key on, up to the next fence; `e REVISION` -> a chunk of events, from this commit on;
-//! `n` -> the newest revision, and the tally of all records: their number and the sum of their checksums. A walk over all records is compared with
-//! it at its end, because sled may leave out what it cannot read.
+//! `n` -> the newest revision, and the tally of all records: their number and the sum of their checksums. Whoever reads all records is compared with
+//! it at the end, because sled may leave out what it cannot read.
 //!
 //! # Durability
 //! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So after each
@@ -21,9 +21,10 @@ use std::{
     fs::{self, File},
     io,
     ops::{Bound, Range},
+    os::unix::fs::FileExt as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,12 @@ use super::{
 /// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
 /// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
+/// After how long another flush is begun, and then after twice as long.
+const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Records that are read at once where all are.
+const READ_RECORDS: usize = 1_024;
+/// A file is read and written again in pieces of this size.
+const REWRITTEN_BYTES: usize = 1 << 20;
 /// For how long sled's own lock is waited for, under ours.
 const LETTING_GO: Duration = Duration::from_secs(5);
 /// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may write a page of its own, and move another one
@@ -66,10 +73,15 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens the tree, creating it where there is none, and puts on the disk what is not there yet.
+    /// Opens the tree, creating it where there is none, and puts on the disk what is not there yet. A file that `is_suspect`, because a sync of it has
+    /// failed, is written again as it is read: the kernel holds pages for synced that may not be on the disk.
     /// Errors: [`StoreError::Full`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, cache_bytes: u64, is_suspect: bool) -> Result<Self, StoreError> {
         intact(|| {
+            remove_unfinished(path).map_err(|error| failed(path, &error))?;
+            if is_suspect {
+                rewrite(path).map_err(|error| failed(path, &error))?;
+            }
             let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
             let sync = |place: &Path| {
                 let synced = File::open(place).and_then(|handle| handle.sync_all());
@@ -80,7 +92,7 @@ impl Tree {
                 sync(&path.join("db"))?;
             }
             let db = open_when_free(&config.flush_every_ms(None))?;
-            db.flush().map_err(failure)?;
+            flush(&db)?;
             let file = File::open(path.join("db")).map_err(|error| failed(path, &error))?;
             // And what sled has made of it, or created, before it counts.
             for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
@@ -88,6 +100,17 @@ impl Tree {
             }
             Ok(Self { db, file: Arc::new(file), blobs: path.join("blobs"), touched: Arc::default() })
         })
+    }
+
+    /// Lets go of it. sled syncs once more, and panics where it cannot; nothing rests on that sync.
+    pub(super) fn close(self) {
+        let closed = intact(|| {
+            drop(self);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the tree of the store could not be closed");
+        }
     }
 
     /// The newest commit that the tree has, and what its records add up to.
@@ -104,37 +127,58 @@ impl Tree {
         })
     }
 
-    /// The commit that last wrote this key.
-    pub(super) fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StoreError> {
+    /// The record of this key.
+    pub(super) fn record(&self, key: &[u8]) -> Result<Option<Record>, StoreError> {
         intact(|| {
             let (_, records) = self.page_of(key)?;
-            Ok(records.iter().find(|record| record.key == key).map(|record| record.revision))
+            Ok(records.into_iter().find(|record| record.key == key))
         })
     }
 
-    /// Visits every record in the order of keys, until the visitor says no. Nothing may be written meanwhile.
-    /// Errors: [`StoreError::Corrupt`] where something is missing at the end.
-    pub(super) fn walk(&self, mut visit: impl FnMut(Record) -> bool) -> Result<(), StoreError> {
+    /// The commit that last wrote this key.
+    pub(super) fn revision_of(&self, key: &[u8]) -> Result<Option<Revision>, StoreError> {
+        Ok(self.record(key)?.map(|record| record.revision))
+    }
+
+    /// The records from this key on, at least so many where there are, and the key from which on to read the next; nothing after the last.
+    /// Nothing may be written meanwhile.
+    pub(super) fn read(&self, from: &[u8], count: usize) -> Result<(Vec<Record>, Option<Vec<u8>>), StoreError> {
         intact(|| {
-            let mut tally = Tally::default();
             let mut touched = self.touched();
-            for pair in self.db.scan_prefix([PAGE]) {
+            let (first, mut records) = self.page_of(from)?;
+            touched.add(&self.db, &first)?;
+            records.retain(|record| record.key[..] >= *from);
+            for pair in self.db.range((Bound::Excluded(first), Bound::Excluded(vec![PAGE + 1]))) {
                 let (fence, value) = pair.map_err(failure)?;
-                touched.add(&self.db, &fence)?;
-                for record in page::decode(&fence, &value)? {
-                    tally.add(&record);
-                    if !visit(record) {
-                        return Ok(());
-                    }
+                if records.len() >= count {
+                    return Ok((records, Some(fence[1..].to_vec())));
                 }
+                touched.add(&self.db, &fence)?;
+                records.extend(page::decode(&fence, &value)?);
             }
             touched.settle(&self.db)?;
-            let (_, expected) = self.newest()?;
-            if tally == expected {
-                return Ok(());
-            }
-            Err(corrupt(NEWEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
+            Ok((records, None))
         })
+    }
+
+    /// Reads every record. Nothing may be written meanwhile. Errors: those of [`Self::compare`].
+    pub(super) fn check_records(&self) -> Result<(), StoreError> {
+        let (mut tally, mut from) = (Tally::default(), Some(Vec::new()));
+        while let Some(key) = from {
+            let (records, next) = self.read(&key, READ_RECORDS)?;
+            records.iter().for_each(|record| tally.add(record));
+            from = next;
+        }
+        self.compare(tally)
+    }
+
+    /// Whether this is what all records add up to. Errors: [`StoreError::Corrupt`], something is missing.
+    pub(super) fn compare(&self, tally: Tally) -> Result<(), StoreError> {
+        let (_, expected) = self.newest()?;
+        if tally == expected {
+            return Ok(());
+        }
+        Err(corrupt(NEWEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
     }
 
     /// Takes in a generation, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
@@ -176,7 +220,7 @@ impl Tree {
     /// Puts a batch on stable storage.
     fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
         self.db.apply_batch(batch).map_err(failure)?;
-        self.db.flush().map_err(failure)?;
+        flush(&self.db)?;
         self.sync()
     }
 
@@ -385,6 +429,73 @@ fn put_pages(
         batch.insert(fence, page);
     }
     bytes
+}
+
+/// Writes all that sled has in its buffers. A write of one of sled's own threads that fails notes its error and wakes nobody, so that a flush may wait
+/// for it for ever; whoever flushes after that wakes all. So while a flush takes long, others are begun.
+fn flush(db: &sled::Db) -> Result<(), StoreError> {
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let mut retry_delay = FLUSH_RETRY_DELAY;
+        loop {
+            let tell = tell.clone();
+            let flush = move || drop(tell.send(intact(|| db.flush().map(drop).map_err(failure))));
+            // Where no thread can be made now, the next turn tries again.
+            let _ = std::thread::Builder::new().name("store-flush".to_owned()).spawn_scoped(scope, flush);
+            if let Ok(flushed) = told.recv_timeout(retry_delay) {
+                return flushed;
+            }
+            retry_delay *= 2;
+        }
+    })
+}
+
+/// Removes what an open that was broken off has left half written, and sled takes for damage: a file of its own snapshot that was not renamed yet, and
+/// its settings, which are always the same.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_unfinished = match name.to_str() {
+            Some("conf") => fs::read(entry.path())?
+                .split_last_chunk()
+                .is_none_or(|(settings, sum)| crc32fast::hash(settings) != u32::from_le_bytes(*sum)),
+            name => name.is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")),
+        };
+        if is_unfinished {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes every file of a tree again as it is read, so that a sync puts all of it on the disk.
+fn rewrite(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_dir() {
+            rewrite(&entry)?;
+            continue;
+        }
+        let file = File::options().read(true).write(true).open(&entry)?;
+        let (mut bytes, mut at) = (vec![0; REWRITTEN_BYTES], 0);
+        loop {
+            let read = file.read_at(&mut bytes, at)?;
+            if read == 0 {
+                break;
+            }
+            file.write_all_at(&bytes[..read], at)?;
+            at += read as u64;
+        }
+        file.sync_all()?;
+    }
+    File::open(path)?.sync_all()
 }
 
 fn events_key(revision: Revision) -> [u8; 9] {

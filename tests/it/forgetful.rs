@@ -2,7 +2,8 @@
 //!
 //! `fsync` and `fdatasync` make a file's content and size durable, `fsync` of a directory makes its entries durable. `sync_file_range` is nothing:
 //! files are read and written without the kernel's page cache, so it never gets here. A cut leaves of each file what was synced, and any of the
-//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at some moment since. The disk can fail on demand, too.
+//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at some moment since. The disk can fail on demand, too:
+//! altogether, or in one operation (`faulty.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,6 +20,8 @@ use fuser::{
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tempfile::TempDir;
+
+use crate::faulty::{Fate, Fault, Faults, Kind};
 
 const PAGE: usize = 4_096;
 /// The kernel asks again each time.
@@ -61,24 +64,57 @@ impl Disk {
         self.state.lock().unwrap().health = health;
     }
 
+    /// Counts operations from zero, and lets these fail.
+    pub fn set_faults(&self, faults: &[Fault]) {
+        self.state.lock().unwrap().faults.set(faults);
+    }
+
+    /// How many operations of each kind there were, and how many have failed.
+    pub fn operations(&self) -> (BTreeMap<Kind, usize>, usize) {
+        let state = self.state.lock().unwrap();
+        (state.faults.counts(), state.faults.failed())
+    }
+
+    /// Forgets everything: a new disk. Nobody may have a file open.
+    pub fn format(&self) {
+        let mut state = self.state.lock().unwrap();
+        // The kernel may still know files by their numbers.
+        *state = State { next: state.next, ..State::new() };
+    }
+
+    /// Everything as it is now.
+    pub fn image(&self) -> Image {
+        Image(self.state.lock().unwrap().nodes.clone())
+    }
+
+    /// Makes everything what it was. Nobody may have a file open.
+    pub fn put_back(&self, image: Image) {
+        self.state.lock().unwrap().nodes = image.0;
+    }
+
     /// Cuts the power. Nobody may have a file open.
     pub fn cut(&self, random: &mut StdRng) {
         self.state.lock().unwrap().cut(random);
     }
 }
 
+/// What a disk holds at a moment, on it and in the kernel.
+pub struct Image(HashMap<u64, Node>);
+
 struct State {
     nodes: HashMap<u64, Node>,
     next: u64,
     health: Health,
+    faults: Faults,
 }
 
+#[derive(Clone)]
 enum Node {
     File(File),
     Directory(Directory),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct File {
     current: Vec<u8>,
     synced: Vec<u8>,
@@ -88,7 +124,7 @@ struct File {
 
 type Entries = BTreeMap<OsString, u64>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Directory {
     current: Entries,
     /// What it was before each change since the last sync. The first is what is durable.
@@ -156,7 +192,8 @@ impl Directory {
 impl State {
     fn new() -> Self {
         let root = Node::Directory(Directory::default());
-        Self { nodes: HashMap::from([(INodeNo::ROOT.0, root)]), next: INodeNo::ROOT.0 + 1, health: Health::Well }
+        let nodes = HashMap::from([(INodeNo::ROOT.0, root)]);
+        Self { nodes, next: INodeNo::ROOT.0 + 1, health: Health::Well, faults: Faults::default() }
     }
 
     fn cut(&mut self, random: &mut StdRng) {
@@ -189,6 +226,17 @@ impl State {
             Health::Well | Health::FailsSyncs => Ok(()),
             Health::ReadOnly => Err(Errno::EROFS),
             Health::FailsWrites => Err(Errno::EIO),
+        }
+    }
+
+    /// Whether this operation may be done, and by half only. Errors: it fails.
+    fn attempt(&mut self, kind: Kind) -> Result<Fate, Errno> {
+        if kind != Kind::Open {
+            self.is_well()?;
+        }
+        match self.faults.next(kind) {
+            Fate::Failed(code) => Err(Errno::from_i32(code)),
+            fate => Ok(fate),
         }
     }
 
@@ -237,7 +285,7 @@ impl State {
     }
 
     fn add(&mut self, parent: INodeNo, name: &OsStr, node: Node) -> Result<FileAttr, Errno> {
-        self.is_well()?;
+        self.attempt(Kind::Create)?;
         let number = self.next;
         self.directory(parent)?.change(|entries| entries.insert(name.to_owned(), number));
         self.next += 1;
@@ -247,7 +295,7 @@ impl State {
 
     /// What it leads to stays until the cut: the entry may come back, and who has it open reads on.
     fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
-        self.is_well()?;
+        self.attempt(Kind::Unlink)?;
         let found = self.find(parent, name)?;
         if self.directory(found).is_ok_and(|directory| !directory.current.is_empty()) {
             return Err(Errno::ENOTEMPTY);
@@ -257,7 +305,7 @@ impl State {
     }
 
     fn rename(&mut self, from: INodeNo, name: &OsStr, to: INodeNo, new_name: &OsStr) -> Result<(), Errno> {
-        self.is_well()?;
+        self.attempt(Kind::Rename)?;
         let found = self.find(from, name)?;
         assert_eq!(from, to, "nobody moves files between directories here");
         self.directory(from)?.change(|entries| {
@@ -269,28 +317,31 @@ impl State {
 
     fn set_len(&mut self, number: INodeNo, len: Option<u64>) -> Result<FileAttr, Errno> {
         if let Some(len) = len {
-            self.is_well()?;
+            self.attempt(Kind::Truncate)?;
             self.file(number)?.set_len(len as usize);
         }
         self.attr(number)
     }
 
-    fn write(&mut self, number: INodeNo, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        self.is_well()?;
-        self.file(number)?.write(offset as usize, data);
-        Ok(())
+    /// Answers how much of it is written.
+    fn write(&mut self, number: INodeNo, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let length = if self.attempt(Kind::Write)? == Fate::Short { data.len().div_ceil(2) } else { data.len() };
+        self.file(number)?.write(offset as usize, &data[..length]);
+        Ok(length)
     }
 
-    fn sync(&mut self, number: INodeNo) -> Result<(), Errno> {
+    /// What a sync that fails was to sync is lost, but for who reads it before the cut.
+    fn sync(&mut self, number: INodeNo, kind: Kind) -> Result<(), Errno> {
         self.is_well()?;
-        let fails = self.health == Health::FailsSyncs;
+        let attempted = self.attempt(kind);
+        let fails = attempted.is_err() || self.health == Health::FailsSyncs;
         match self.nodes.get_mut(&number.0).ok_or(Errno::ENOENT)? {
             Node::File(file) if fails => file.dirty.clear(),
             Node::Directory(_) if fails => {}
             Node::File(file) => file.sync(),
             Node::Directory(directory) => directory.before.clear(),
         }
-        if fails { Err(Errno::EIO) } else { Ok(()) }
+        attempted.and(if fails { Err(Errno::EIO) } else { Ok(()) })
     }
 }
 
@@ -306,6 +357,13 @@ impl Mounted {
 fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {
     match done {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn opened(reply: ReplyOpen, done: Result<Fate, Errno>, flags: FopenFlags) {
+    match done {
+        Ok(_) => reply.opened(FileHandle(0), flags),
         Err(error) => reply.error(error),
     }
 }
@@ -379,7 +437,11 @@ impl Filesystem for Mounted {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        opened(reply, self.state().attempt(Kind::Open), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        opened(reply, self.state().attempt(Kind::Open), FopenFlags::empty());
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -419,17 +481,18 @@ impl Filesystem for Mounted {
         reply: ReplyWrite,
     ) {
         match self.state().write(number, offset, data) {
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(length) => reply.written(length as u32),
             Err(error) => reply.error(error),
         }
     }
 
-    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        empty(reply, self.state().sync(number));
+    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, of_data: bool, reply: ReplyEmpty) {
+        let kind = if of_data { Kind::Fdatasync } else { Kind::Fsync };
+        empty(reply, self.state().sync(number, kind));
     }
 
     fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        empty(reply, self.state().sync(number));
+        empty(reply, self.state().sync(number, Kind::SyncDirectory));
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

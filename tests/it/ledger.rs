@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
+use tonic::{Response, Status, transport::Channel};
 
 use crate::{
     harness::{SERVICE, duration, with},
@@ -51,12 +51,14 @@ struct Page {
     calls: BTreeMap<usize, Known>,
     /// Mutes that were sent.
     sent: usize,
+    /// Mutes and unmutes that were acknowledged.
+    acknowledged: usize,
     newest_revision: i64,
 }
 
 impl Ledger {
     pub fn new(writers: usize, habit: Habit) -> Self {
-        let page = |writer| Page { habit, writer, calls: BTreeMap::new(), sent: 0, newest_revision: 0 };
+        let page = |writer| Page { habit, writer, calls: BTreeMap::new(), sent: 0, acknowledged: 0, newest_revision: 0 };
         Self { habit, pages: (0..writers).map(page).collect() }
     }
 
@@ -84,7 +86,16 @@ impl Ledger {
         self.pages.iter().map(|page| page.sent).sum()
     }
 
-    pub fn newest_revision(&self) -> i64 {
+    /// Most of what was sent was acknowledged, so that there was something to lose, and about as many as there were runs at least.
+    pub fn assert_acknowledged(&self, runs: usize) {
+        let acknowledged: usize = self.pages.iter().map(|page| page.acknowledged).sum();
+        let sent = self.sent();
+        println!("{acknowledged} calls acknowledged, {sent} mutes sent, newest revision {}", self.newest_revision());
+        assert!(acknowledged * 2 > sent, "few were acknowledged");
+        assert!(acknowledged > runs, "the writers have hardly written");
+    }
+
+    fn newest_revision(&self) -> i64 {
         self.pages.iter().map(|page| page.newest_revision).max().unwrap_or(0)
     }
 }
@@ -146,8 +157,7 @@ impl Page {
             reason,
             ..Default::default()
         };
-        let Ok(answer) = mutes.mute_members(with(message, &[SERVICE])).await else { return false };
-        let answer = answer.into_inner();
+        let Some(answer) = answered(mutes.mute_members(with(message, &[SERVICE])).await) else { return false };
         self.acknowledged(call, answer.members.into_iter().next(), answer.revision);
         true
     }
@@ -156,8 +166,7 @@ impl Page {
         self.calls.entry(call).or_default().sent = Some(Sent::Unmute);
         let message =
             pb::UnmuteMembersRequest { app: "Open".into(), room: self.room(), users: self.users(call), ..Default::default() };
-        let Ok(answer) = mutes.unmute_members(with(message, &[SERVICE])).await else { return false };
-        let answer = answer.into_inner();
+        let Some(answer) = answered(mutes.unmute_members(with(message, &[SERVICE])).await) else { return false };
         assert!(answer.members.iter().all(|member| member.was_muted));
         self.acknowledged(call, None, answer.revision);
         true
@@ -166,6 +175,7 @@ impl Page {
     fn acknowledged(&mut self, call: usize, member: Option<pb::MutedMember>, revision: i64) {
         assert!(revision > self.newest_revision, "revision {revision} after {}", self.newest_revision);
         self.newest_revision = revision;
+        self.acknowledged += 1;
         self.calls.insert(call, Known { member, sent: None });
     }
 
@@ -206,6 +216,17 @@ impl Page {
             known.settle(first).unwrap_or_else(|what| panic!("{place}: {what}"));
         }
         assert!(listed.is_empty(), "nobody has muted {listed:?}");
+    }
+}
+
+/// The answer; nothing where the connection broke. The service itself refuses nothing here.
+fn answered<T>(answer: Result<Response<T>, Status>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer.into_inner()),
+        Err(status) => {
+            assert!(status.details().is_empty(), "it was refused: {status:?}");
+            None
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use super::{Generation, Journal, Pending, Retention, Revision, Shared, StoreError, Tree};
 
 /// How often a tree that has failed is opened anew.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The one thread that writes the tree.
 pub(super) struct Filler {
@@ -24,7 +24,7 @@ impl Filler {
         while let Some(generation) = self.next() {
             match self.take(&generation) {
                 Ok(()) => self.let_go(generation.revision),
-                Err(error) => self.open_anew(error, generation.after),
+                Err(error) => self.open_anew(error, &generation),
             }
         }
     }
@@ -38,25 +38,32 @@ impl Filler {
 
     fn take(&self, generation: &Generation) -> Result<(), StoreError> {
         let _alone = self.shared.still.write().unwrap_or_else(PoisonError::into_inner);
-        self.shared.with_tree(|tree| tree.take(generation, self.retention))
+        self.shared.with_tree(|tree| {
+            self.shared.snapshots.keep(tree, &generation.changes)?;
+            tree.take(generation, self.retention)
+        })
     }
 
     /// Forgets what the tree has up to this commit; its files first, because who closes the store waits until it is forgotten.
     fn let_go(&self, revision: Revision) {
-        if let Err(error) = Journal::remove_up_to(&self.shared.journal, revision) {
+        let Some(after) = self.shared.pending().in_tree(revision) else { return };
+        if let Err(error) = Journal::remove_before(&self.shared.journal, after) {
             tracing::warn!(%error, "a file of the journal that is not needed any more could not be removed");
         }
-        let mut pending = self.shared.pending();
-        while pending.full.front().is_some_and(|generation| generation.revision <= revision) {
-            pending.full.pop_front();
-        }
-        drop(pending);
+        self.shared.pending().let_go(after);
         self.shared.moved.notify_all();
     }
 
-    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had: commits up to `acknowledged`.
-    fn open_anew(&self, mut error: StoreError, acknowledged: Revision) {
+    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had before this generation.
+    fn open_anew(&self, mut error: StoreError, generation: &Generation) {
+        // A disk that is full has written nothing. After anything else, what the kernel holds for synced may not be on the disk.
+        let mut is_suspect = false;
+        self.shared.snapshots.end(&error);
         loop {
+            is_suspect = is_suspect || !matches!(error, StoreError::Full(_));
+            if is_suspect {
+                self.shared.directory.set_suspect(true);
+            }
             tracing::warn!(%error, "the tree of the store has failed; opening it anew");
             self.shared.pending().held_up = Some(error);
             self.shared.moved.notify_all();
@@ -71,8 +78,9 @@ impl Filler {
                 return;
             }
             drop(pending);
-            match self.open(acknowledged) {
+            match self.open(generation.after, is_suspect) {
                 Ok((tree, revision)) => {
+                    self.shared.directory.set_suspect(false);
                     tracing::info!(revision, "the tree of the store is open again");
                     self.shared.set_tree(Some(tree));
                     self.shared.pending().held_up = None;
@@ -84,8 +92,8 @@ impl Filler {
         }
     }
 
-    fn open(&self, acknowledged: Revision) -> Result<(Tree, Revision), StoreError> {
-        let tree = Tree::open(&self.store, self.cache_bytes)?;
+    fn open(&self, acknowledged: Revision, is_suspect: bool) -> Result<(Tree, Revision), StoreError> {
+        let tree = Tree::open(&self.store, self.cache_bytes, is_suspect)?;
         let (revision, _) = tree.newest()?;
         if revision >= acknowledged {
             return Ok((tree, revision));

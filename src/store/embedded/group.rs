@@ -7,6 +7,8 @@ use super::{Answer, Batch, Changes, Commit, Expectation, Generation, Journal, Op
 /// Commits that become durable together. Each sees what those before it in the group have changed.
 #[derive(Default)]
 pub(super) struct Group {
+    /// The newest commit before it, which is on stable storage.
+    pub(super) after: Revision,
     pub(super) revision: Revision,
     pub(super) changes: Changes,
     pub(super) commits: Vec<Arc<Commit>>,
@@ -16,7 +18,7 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn after(revision: Revision) -> Self {
-        Self { revision, ..Self::default() }
+        Self { after: revision, revision, ..Self::default() }
     }
 
     pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, batch: Batch, answer: Answer) {

@@ -29,7 +29,7 @@ fn fill<E: From<StoreError>>(
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,
     revision: Revision,
 ) -> Result<(), E> {
-    let tree = Tree::open(store, memory.cache_bytes)?;
+    let tree = Tree::open(store, memory.cache_bytes, false)?;
     let no_events = Retention { events: u64::MAX, age_ms: u64::MAX };
     let mut some = Generation::after(revision);
     for page in records {
@@ -41,5 +41,5 @@ fn fill<E: From<StoreError>>(
     }
     tree.take(&some, no_events)?;
     // Reads everything back, and compares it with the tally.
-    Ok(tree.walk(|_| true)?)
+    Ok(tree.check_records()?)
 }

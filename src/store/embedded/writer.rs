@@ -1,4 +1,8 @@
-//! The way of a commit: group commit to the journal.
+//! The way of a commit: group commit to the journal. Every step that can fail is undone, or stops the writer:
+//!
+//! - A write to the journal that finds the disk full is cut off again; whatever else fails in it, or in its sync, stops the writer.
+//! - A revision that was synced and cannot be noted is acknowledged; nothing more is written before it is noted.
+//! - A new file of the journal that cannot be created is tried again, while the old one grows up to a bound; one that cannot be synced stops the writer.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -8,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed, group::Group};
-use crate::telemetry::metrics::METRICS;
+use crate::{store::journal::RotateError, telemetry::metrics::METRICS};
 
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
 const GROUP_COMMITS: usize = 1_024;
@@ -18,21 +22,30 @@ const WAITING: usize = 4;
 
 /// The one thread that writes the journal.
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) file: Journal,
-    pub(super) jobs: mpsc::Receiver<Job>,
+    shared: Arc<Shared>,
+    file: Journal,
+    jobs: mpsc::Receiver<Job>,
     /// A generation is full at this many bytes of memory.
-    pub(super) generation_bytes: usize,
+    generation_bytes: usize,
     /// Why nothing is written any more.
-    pub(super) stopped: Option<StoreError>,
+    stopped: Option<StoreError>,
+    /// Why the newest revision is not noted yet.
+    note_error: Option<StoreError>,
+    /// Why the active generation, which is full, has no file after it yet.
+    rotate_error: Option<StoreError>,
     /// The last write found the disk full.
-    pub(super) full: bool,
+    full: bool,
 }
 
 impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, generation_bytes: usize) -> Self {
+        Self { shared, file, jobs, generation_bytes, stopped: None, note_error: None, rotate_error: None, full: false }
+    }
+
     pub(super) fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
             self.wait_for_the_tree();
+            self.make_up();
             let mut closing = None;
             let group = {
                 let shared = self.shared.clone();
@@ -61,10 +74,25 @@ impl Writer {
         }
     }
 
+    /// Tries again what has failed after earlier commits.
+    fn make_up(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if self.note_error.is_some() {
+            let revision = self.shared.pending().active.revision;
+            self.note(revision);
+        }
+        if self.rotate_error.is_some() {
+            self.rotate();
+        }
+    }
+
     /// Why no commit can be taken now.
     fn refusal(&self, pending: &Pending) -> Option<StoreError> {
         let held_up = || pending.held_up.clone().filter(|_| self.waits_too_much(pending));
-        self.stopped.clone().or_else(held_up)
+        let too_long = || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
+        self.stopped.clone().or_else(|| self.note_error.clone()).or_else(held_up).or_else(too_long)
     }
 
     /// Waits while too much waits for a tree that is at work.
@@ -74,19 +102,25 @@ impl Writer {
     }
 
     fn waits_too_much(&self, pending: &Pending) -> bool {
-        pending.waiting_bytes() > self.generation_bytes.saturating_mul(WAITING)
+        pending.waiting_bytes() > self.bytes_of(WAITING)
+    }
+
+    /// So many generations that are full.
+    fn bytes_of(&self, generations: usize) -> usize {
+        self.generation_bytes.saturating_mul(generations)
     }
 
     /// Makes the group durable, then visible, then answers.
     fn finish(&mut self, group: Group) {
-        let Group { revision, commits, changes, answers, .. } = group;
+        let Group { after, revision, commits, changes, answers, .. } = group;
         if commits.is_empty() {
             return;
         }
         let begun = Instant::now();
-        let written = self.file.append(&commits).and_then(|()| self.shared.directory.note(revision));
+        let written = self.file.append(&commits, after);
         match &written {
             Ok(()) => {
+                self.note(revision);
                 METRICS.committed(commits.len(), begun.elapsed());
                 self.publish(revision, commits, changes);
             }
@@ -108,20 +142,49 @@ impl Writer {
         }
     }
 
-    fn publish(&mut self, revision: Revision, commits: Vec<Arc<Commit>>, changes: Changes) {
-        let mut pending = self.shared.pending();
-        pending.active.extend(&commits, changes);
-        // Without room for a new file the old one grows on.
-        if pending.active.bytes >= self.generation_bytes
-            && let Ok(file) = Journal::create(&self.shared.journal, revision)
+    fn note(&mut self, revision: Revision) {
+        let noted = self.shared.directory.note(revision);
+        if let Err(error) = &noted
+            && self.note_error.is_none()
         {
-            self.file = file;
-            pending.rotate();
-            self.shared.moved.notify_all();
+            tracing::error!(%error, revision, "the newest revision could not be noted; commits are refused until it is");
         }
-        drop(pending);
+        self.note_error = noted.err();
+    }
+
+    fn publish(&mut self, revision: Revision, commits: Vec<Arc<Commit>>, changes: Changes) {
+        let is_full = {
+            let mut pending = self.shared.pending();
+            pending.active.extend(&commits, changes);
+            pending.active.bytes >= self.generation_bytes
+        };
+        if is_full {
+            self.rotate();
+        }
         self.shared.recent.push(commits, revision);
         self.shared.recent.wait_for_room();
+    }
+
+    /// Closes the active generation with its file, and begins the next.
+    fn rotate(&mut self) {
+        let revision = self.shared.pending().active.revision;
+        match self.file.rotate(revision) {
+            Ok(()) => {
+                self.shared.pending().rotate();
+                self.shared.moved.notify_all();
+                self.rotate_error = None;
+            }
+            Err(RotateError::NotCreated(error)) => {
+                if self.rotate_error.is_none() {
+                    tracing::warn!(%error, "a new file of the journal could not be created; the old one grows");
+                }
+                self.rotate_error = Some(error);
+            }
+            Err(RotateError::NotSynced(error)) => {
+                tracing::error!(%error, "the disk has failed a sync; nothing is written until a restart");
+                self.stopped = Some(error);
+            }
+        }
     }
 
     /// Waits until the tree has everything, and refuses whatever comes after.

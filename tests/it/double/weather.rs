@@ -22,6 +22,7 @@ fn new(key: &str) -> Batch {
         expectations: vec![Expectation { key: key.into(), revision: None }],
         operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
         event: key.as_bytes().to_vec(),
+        is_alone: false,
         at_ms: 1,
     }
 }

@@ -1,0 +1,81 @@
+//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then on. `forgetful.rs` asks before each operation.
+
+use std::collections::BTreeMap;
+
+use fuser::Errno;
+
+/// What is asked of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Open,
+    Create,
+    Write,
+    Fsync,
+    Fdatasync,
+    Rename,
+    Unlink,
+    Truncate,
+    SyncDirectory,
+}
+
+/// An operation that fails.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    pub kind: Kind,
+    /// From 1.
+    pub nth: usize,
+    pub errno: Errno,
+    /// And every one of its kind after it.
+    pub forever: bool,
+    /// A write: the first half of it is written, and the next write fails.
+    pub short: bool,
+}
+
+/// What becomes of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Done,
+    Short,
+    Failed(i32),
+}
+
+/// The count of operations, and which of them fails.
+#[derive(Default)]
+pub struct Faults {
+    counts: BTreeMap<Kind, usize>,
+    faults: Vec<Fault>,
+    failed: usize,
+}
+
+impl Faults {
+    /// Counts from zero, with at most one fault of each kind.
+    pub fn set(&mut self, faults: &[Fault]) {
+        *self = Self { faults: faults.to_vec(), ..Self::default() };
+    }
+
+    /// How many operations of each kind there were.
+    pub fn counts(&self) -> BTreeMap<Kind, usize> {
+        self.counts.clone()
+    }
+
+    /// How many have failed, or were short.
+    pub fn failed(&self) -> usize {
+        self.failed
+    }
+
+    /// Counts one more operation.
+    pub fn next(&mut self, kind: Kind) -> Fate {
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        let Some(fault) = self.faults.iter().find(|fault| fault.kind == kind) else { return Fate::Done };
+        // A short write has a failing one behind it.
+        let first = fault.nth + usize::from(fault.short);
+        let fate = match *count {
+            count if fault.short && count == fault.nth => Fate::Short,
+            count if count == first || (count > first && fault.forever) => Fate::Failed(fault.errno.code()),
+            _ => Fate::Done,
+        };
+        self.failed += usize::from(fate != Fate::Done);
+        fate
+    }
+}
