@@ -33,6 +33,7 @@ mod network;
 mod notifications;
 mod openapi;
 mod operated;
+mod permissions;
 mod power;
 mod process;
 mod properties;
