@@ -91,7 +91,7 @@ impl App {
         let (listeners, addresses) = bind(config).await?;
         let strict = config.apps.iter().filter(|app| app.directory == Directory::Strict).map(|app| app.key.clone()).collect();
         let (store, view) = load(config, strict).await?;
-        let hub = Hub::new(&view);
+        let hub = Hub::new(&view, clock.clone());
         let service = Arc::new(Service {
             limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
             token_ttl_s: config.token_ttl_seconds,

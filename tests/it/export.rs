@@ -89,7 +89,7 @@ fn pipe(input: &[u8], arguments: &[&str]) -> Output {
 }
 
 /// An export of these lines, with a header and an end that fit.
-fn framed(lines: &[&str]) -> String {
+pub fn framed(lines: &[&str]) -> String {
     let header = r#"{"kind":"header","format":"mute-service export","version":1,"revision":1,"time":"2022-01-13T07:59:10Z","program":"p"}"#;
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let sha256: String = Sha256::digest(&lines).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -48,4 +48,5 @@ mod tls;
 mod traces;
 mod user_mutes;
 mod watch;
+mod watch_ends;
 mod web;
