@@ -92,7 +92,7 @@ impl App {
         let (listeners, addresses) = bind(config).await?;
         let (store, filled) = load(config).await?;
         let view = filled.view.clone();
-        let hub = Hub::new(&view);
+        let hub = Hub::new(&view, clock.clone());
         let service = Arc::new(Service {
             limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
             token_ttl_s: config.token_ttl_seconds,

@@ -65,8 +65,8 @@ enum Command {
     ///
     /// All of the file is checked first, and where anything is wrong with it, it is told by its line and nothing is changed. Records that are there already
     /// are left alone, so an import that was interrupted is simply done again. Takes some 200 bytes of memory for each record. A file made elsewhere
-    /// needs a header and an end, whose "sha256" is that of the lines between: `sed '1d;$d' FILE | sha256sum`. In an app that folds users' case, their
-    /// ids have to be in lower case.
+    /// needs a header and an end, whose "sha256" is that of the lines between: `sed '1d;$d' FILE | sha256sum`. In an app that folds users' case, ids
+    /// are folded where --config names its configuration; without it, an id of an app org#app has to be in lower case.
     Import(transfer::Import),
     /// Read everything, check every checksum, and print the number of records of each kind and their hash
     ///

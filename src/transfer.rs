@@ -16,6 +16,7 @@ pub mod backup;
 pub mod content;
 pub mod export;
 pub mod fetch;
+pub mod fold;
 pub mod import;
 pub mod line;
 pub mod merge;

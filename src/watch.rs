@@ -8,10 +8,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::{
-    sync::mpsc::error::TryRecvError,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Error, Reason},
@@ -20,9 +17,11 @@ use crate::{
 };
 
 mod hub;
+mod seat;
 
 pub use hub::Hub;
-use hub::{Live, Seat};
+use hub::Seat;
+use seat::{End, Found};
 
 /// Events of history read at once.
 const PAGE: usize = 256;
@@ -43,6 +42,13 @@ impl Change {
         }
         let event = codec::decode_event(event)?;
         Ok((!event.kind.is_internal()).then_some(Self { revision, event }))
+    }
+
+    /// About as much memory as it takes.
+    fn bytes(&self) -> usize {
+        let Event { app, room, users, actor, reason, request_id, .. } = &self.event;
+        let texts = [app, room, actor, reason, request_id].map(String::len).iter().sum::<usize>();
+        size_of::<Self>() + texts + users.iter().map(|user| size_of::<String>() + user.len()).sum::<usize>()
     }
 }
 
@@ -139,62 +145,55 @@ impl Watching {
             if self.at < self.until {
                 self.read_page().await?;
             } else {
-                self.wait_for_the_next().await?;
+                self.wait_for_the_next().await;
             }
         }
     }
 
     /// Takes what is waiting at the seat; where nothing is, everything up to the hub's newest is told. False: there is nothing to go on with yet.
     fn take_what_waits(&mut self) -> Result<bool, Error> {
-        let Some(seat) = &mut self.seat else { return Ok(false) };
+        let Some(seat) = &self.seat else { return Ok(false) };
         // Looked at before the seat: what the hub has passed by then lies there.
         let newest = self.hub.newest();
-        match seat.live.try_recv() {
-            Ok(live) => self.take(live)?,
-            Err(TryRecvError::Empty) => {
+        match seat.queue.take(self.hub.now()) {
+            Found::Change(change) if change.revision > self.at => {
+                self.at = change.revision;
+                self.read.push_back(change);
+            }
+            Found::Change(_) => {}
+            Found::End(end) => self.lose_seat(end)?,
+            Found::Nothing => {
                 self.at = self.at.max(newest);
                 return Ok(false);
             }
-            Err(TryRecvError::Disconnected) => self.lose_seat(),
         }
         Ok(true)
     }
 
     /// Waits at the seat, at most until a heartbeat is due; without one takes one.
-    async fn wait_for_the_next(&mut self) -> Result<(), Error> {
-        match &mut self.seat {
-            Some(seat) => match timeout_at(self.next_heartbeat, seat.live.recv()).await {
-                Ok(Some(live)) => self.take(live)?,
-                Ok(None) => self.lose_seat(),
-                Err(_) => {}
-            },
+    async fn wait_for_the_next(&mut self) {
+        match &self.seat {
+            Some(seat) => drop(timeout_at(self.next_heartbeat, seat.queue.arrival()).await),
             None => {
                 self.seat = self.hub.join(&self.subject);
                 self.until = self.seat.as_ref().map_or(self.until, |seat| seat.base);
             }
         }
-        Ok(())
     }
 
-    fn take(&mut self, live: Live) -> Result<(), Error> {
-        match live {
-            Live::Change(change) if change.revision > self.at => {
-                self.at = change.revision;
-                self.read.push_back(change);
-            }
-            Live::Change(_) => {}
-            Live::TooSlow => {
+    /// Nothing more comes to the seat. What was left out, and an import that this watch has begun after, is passed in history.
+    fn lose_seat(&mut self, end: End) -> Result<(), Error> {
+        match end {
+            End::TooSlow => {
                 let message = "changes were not read fast enough: go on from the last revision, and read faster";
                 return Err(Error::new(Reason::WatcherTooSlow, message));
             }
+            End::Imported(revision) if revision > self.at => return Err(Error::compacted()),
+            End::Imported(_) | End::LeftOut => {}
         }
-        Ok(())
-    }
-
-    /// The hub has left out some commits: they are read from history.
-    fn lose_seat(&mut self) {
         self.seat = None;
         self.until = self.hub.newest();
+        Ok(())
     }
 
     async fn read_page(&mut self) -> Result<(), Error> {
@@ -218,6 +217,7 @@ impl Watching {
 mod tests {
     use super::*;
     use crate::{
+        clock::Clock,
         store::{self, Batch, Commit, Place as StorePlace, Retention},
         view::View,
     };
@@ -226,6 +226,7 @@ mod tests {
     struct Place {
         store: Arc<dyn Store>,
         hub: Arc<Hub>,
+        clock: Clock,
         _directory: tempfile::TempDir,
     }
 
@@ -234,8 +235,9 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
             let store = store::open(&StorePlace::directory(directory.path()), retention).await.unwrap();
-            let hub = Hub::new(&View::load(&*store).await.unwrap().view);
-            Self { store, hub, _directory: directory }
+            let clock = Clock::manual(0);
+            let hub = Hub::new(&View::load(&*store).await.unwrap().view, clock.clone());
+            Self { store, hub, clock, _directory: directory }
         }
 
         async fn watch(&self, room: Option<&str>, after: Revision) -> Watching {
@@ -278,7 +280,7 @@ mod tests {
         async fn be_seated(&mut self) {
             self.next_heartbeat = Instant::now() + self.heartbeat;
             while self.seat.is_none() {
-                self.wait_for_the_next().await.unwrap();
+                self.wait_for_the_next().await;
             }
         }
     }
@@ -325,20 +327,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_cut_after_what_was_waiting_and_nobody_else_is() {
+    async fn who_does_not_read_is_cut_after_what_was_waiting() {
         let place = Place::new().await;
-        let (mut slow, mut quick) = (place.watch(None, 0).await, place.watch(Some("r"), 0).await);
+        let mut slow = place.watch(None, 0).await;
+        let mut quick = place.watch(Some("r"), 0).await;
         slow.be_seated().await;
         quick.be_seated().await;
-        for revision in 1..=260 {
+        let room = "r".repeat(100_000);
+        while place.hub.cut() == 0 {
+            place.clock.advance(Duration::from_secs(1));
             place.commit_and_hand_out("r", 1).await;
-            assert_eq!(quick.changes(1).await, [revision]);
+            quick.changes(1).await;
+            place.commit_and_hand_out(&room, 1).await;
+            assert!(place.hub.newest() < 100, "it is not cut");
         }
-        assert_eq!((place.hub.cut(), place.hub.watchers()), (1, 1));
-        let told = slow.changes(256).await;
-        assert_eq!(told, (1..=256).collect::<Vec<_>>());
+        assert_eq!(place.hub.watchers(), 1);
+        // A megabyte was waiting.
+        assert_eq!(slow.changes(20).await, (1..=20).collect::<Vec<_>>());
         let cut = slow.next().await.unwrap_err();
-        assert_eq!((cut.reason, slow.at), (Reason::WatcherTooSlow, 256));
+        assert_eq!((cut.reason, slow.at), (Reason::WatcherTooSlow, 20));
+    }
+
+    #[tokio::test]
+    async fn what_a_burst_leaves_out_comes_from_history() {
+        let place = Place::new().await;
+        let mut watching = place.watch(None, 0).await;
+        watching.be_seated().await;
+        place.commit_and_hand_out(&"r".repeat(100_000), 30).await;
+        place.clock.advance(Duration::from_secs(4));
+        place.commit_and_hand_out("r", 1).await;
+        assert_eq!(watching.changes(31).await, (1..=31).collect::<Vec<_>>());
+        assert_eq!(place.hub.cut(), 0);
     }
 
     #[tokio::test]

@@ -37,6 +37,20 @@ pub struct AppConfig {
     pub token_secret: Option<Secret>,
 }
 
+impl AppConfig {
+    /// Whether `Aa` and `aa` are the same user.
+    #[must_use]
+    pub fn folds_users(&self) -> bool {
+        self.case_insensitive_users.unwrap_or(folds_by_default(&self.key))
+    }
+}
+
+/// Whether the users of an app with this key are folded where its configuration does not say it.
+#[must_use]
+pub fn folds_by_default(key: &str) -> bool {
+    key.contains('#')
+}
+
 /// Which rooms and clients exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,7 +146,7 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     Ok(App {
         number,
         strict: config.directory == Directory::Strict,
-        fold: config.case_insensitive_users.unwrap_or(config.key.contains('#')),
+        fold: config.folds_users(),
         tokens: config.token_secret.as_ref().map(TokenKeys::new),
         client,
         key,

@@ -14,7 +14,7 @@ use super::{complain, progress::Progress, say};
 use crate::{
     app::Failure,
     clock::Clock,
-    config::EtcdSettings,
+    config::{Config, EtcdSettings, Settings},
     model::AppKey,
     store::{Engine, Memory, Place, Store, exists},
     telemetry,
@@ -22,6 +22,7 @@ use crate::{
         self, backup,
         content::Content,
         export, fetch,
+        fold::Folds,
         import::{self, Incoming},
         merge::{Mode, Plan},
         output::Output,
@@ -77,6 +78,9 @@ pub(super) struct Import {
     /// Check the file, tell what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// The configuration of the service: in its apps that fold users' case, ids of the file are folded
+    #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
+    config: Option<PathBuf>,
     /// An export, or - for standard input
     file: PathBuf,
 }
@@ -145,9 +149,11 @@ async fn export_to_file(store: &dyn Store, app: Option<&str>, now_ms: u64, path:
 }
 
 pub(super) fn import(command: Import) -> Result<(), Failure> {
-    let Import { store, mode, dry_run, file } = command;
+    let Import { store, mode, dry_run, config, file } = command;
     let place = store.place()?;
-    let incoming = read_export(&file)?;
+    let apps = config.map(|file| Config::load(Settings::default(), Some(&file), false).map(|config| config.apps));
+    let folds = apps.transpose().map_err(Failure::Config)?.map(|apps| Folds::of(&apps)).unwrap_or_default();
+    let incoming = read_export(&file, folds)?;
     run(async {
         // A trial creates nothing, not even an empty store.
         let store = match !dry_run || exists(&place).await? {
@@ -176,7 +182,7 @@ async fn merge(store: Option<&dyn Store>, incoming: Incoming, mode: Mode, dry_ru
     Ok(format!("Imported: {told}"))
 }
 
-fn read_export(file: &Path) -> Result<Incoming, Failure> {
+fn read_export(file: &Path, folds: Folds) -> Result<Incoming, Failure> {
     let is_standard = file == Path::new("-");
     let what = if is_standard { "standard input".to_owned() } else { file.display().to_string() };
     let failed = |source| transfer::Failure::File { what: what.clone(), source };
@@ -184,7 +190,7 @@ fn read_export(file: &Path) -> Result<Incoming, Failure> {
         true => Box::new(io::stdin().lock()),
         false => Box::new(BufReader::new(File::open(file).map_err(failed)?)),
     };
-    let read = import::read(from).map_err(failed)?;
+    let read = import::read(from, folds).map_err(failed)?;
     Ok(read.map_err(|faults| transfer::Failure::Faults { what, faults })?)
 }
 

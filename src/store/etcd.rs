@@ -187,8 +187,16 @@ impl Etcd {
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
             async move { kv.txn(request).await }
         });
-        let answer = answer.await?;
-        let (revision, was_sent_before) = (revision(answer.header.as_ref()), tries.into_inner() > 1);
+        let answer = answer.await;
+        let was_sent_before = tries.into_inner() > 1;
+        let answer = answer.map_err(|error| match error {
+            // Of what was sent before, and not answered then, it says nothing.
+            StoreError::Full(what) if was_sent_before => {
+                StoreError::Unavailable(format!("{what}; an earlier try was not answered"))
+            }
+            error => error,
+        })?;
+        let revision = revision(answer.header.as_ref());
         Ok(Transacted { revision, outcome: outcome(answer), was_sent_before })
     }
 

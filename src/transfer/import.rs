@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     content::hex,
+    fold::Folds,
     line::{End, FORMAT, Header, Line, VERSION},
     record,
 };
@@ -54,9 +55,9 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Reads all of it. Errors of the outer kind: it cannot be read; of the inner: everything that is wrong with it.
-pub fn read(mut from: impl BufRead) -> io::Result<Result<Incoming, Faults>> {
-    let mut reader = Reader::default();
+/// Reads all of it, with the users of these apps folded. Errors of the outer kind: it cannot be read; of the inner: everything that is wrong with it.
+pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming, Faults>> {
+    let mut reader = Reader { folds, ..Reader::default() };
     let mut text = Vec::new();
     loop {
         text.clear();
@@ -88,6 +89,7 @@ struct Reader {
     /// The number of the line that was read last.
     number: u64,
     incoming: Incoming,
+    folds: Folds,
     /// Of the record lines as they stand in the file.
     hash: Sha256,
     records: u64,
@@ -103,7 +105,7 @@ impl Reader {
                 self.end = Some(end);
                 return;
             }
-            Ok(line) => line.record(),
+            Ok(mut line) => self.folds.fold(&mut line).and_then(|()| line.record()),
             Err(what) => Err(what),
         };
         self.hash.update(text);

@@ -1,8 +1,8 @@
-//! Puts what was read from an export into a store: compares it with what is there, and commits the difference, at most a hundred records at a time, so
-//! that every engine can take it. Each commit expects what the comparison has seen, so nothing that somebody else writes meanwhile is lost. What is
+//! Puts what was read from an export into a store: compares it with what is there, and commits the difference, at most a hundred records and half a
+//! megabyte at a time, so that every engine can take it. Each commit expects what the comparison has seen, so nothing that somebody else writes meanwhile is lost. What is
 //! there already is left alone, so an import that was interrupted is simply done again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -19,6 +19,8 @@ use crate::{
 
 /// Records in one commit, as many as in one call of a user.
 const COMMIT: usize = 100;
+/// Bytes of keys and values in one commit, where it is more than one record: a third of what etcd takes in a request.
+const COMMIT_BYTES: usize = 512 << 10;
 /// Commits under way at once: those that wait together are synced together.
 const AT_ONCE: usize = 16;
 /// As actor of what it does.
@@ -111,7 +113,7 @@ impl Plan {
     pub async fn commit(mut self, store: &dyn Store, now_ms: u64, mut told: impl FnMut(u64)) -> Result<(), Failure> {
         // An event is of one app.
         self.changes.sort_by(|a, b| (&a.app, &a.key).cmp(&(&b.app, &b.key)));
-        let groups = self.changes.chunk_by(|a, b| a.app == b.app).flat_map(|of_app| of_app.chunks(COMMIT));
+        let groups = self.changes.chunk_by(|a, b| a.app == b.app).flat_map(groups);
         let mut commits = stream::iter(groups.map(|changes| {
             let (batch, records) = (batch(changes, now_ms), changes.len() as u64);
             async move { store.commit(batch).await.map(|_| records) }
@@ -130,6 +132,29 @@ impl Plan {
             }
         }
     }
+}
+
+impl Change {
+    /// Its key stands in the condition and in the operation.
+    fn bytes(&self) -> usize {
+        2 * self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// What goes in one commit each.
+fn groups(mut changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+    iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |change: &&Change| {
+            bytes += change.bytes();
+            bytes <= COMMIT_BYTES
+        };
+        let count = changes.iter().take(COMMIT).take_while(fits).count();
+        // One record alone is within every limit.
+        let (group, rest) = changes.split_at(count.max(1).min(changes.len()));
+        changes = rest;
+        (!group.is_empty()).then_some(group)
+    })
 }
 
 fn batch(changes: &[Change], now_ms: u64) -> Batch {

@@ -182,6 +182,9 @@ impl MarkLine {
         let app = app(&self.app)?;
         self.room.as_deref().map(room).transpose()?;
         self.user.as_deref().map(user).transpose()?;
+        if self.place == Some(u64::MAX) {
+            return Err("a place is less than 18446744073709551615: others follow it".to_owned());
+        }
         let at = At { app: &app, room: self.room.as_deref(), user: self.user.as_deref(), place: self.place };
         let key = codec::encode_key(key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?);
         let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));

@@ -9,18 +9,18 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
-
-use super::{Change, Subject};
+use super::{
+    Change, Subject,
+    seat::{End, Queue},
+};
 use crate::{
+    clock::Clock,
+    model::EventKind,
     store::{Commit, Revision, Store, StoreError},
     view::View,
 };
+use futures_util::StreamExt as _;
 
-/// Changes that may wait for a watcher before it is cut: more than a moderator's burst. Places are taken as they are needed, so that an idle
-/// watcher has none.
-const WAITING: usize = 256;
 /// How long after a failure of the feed it is followed again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -32,6 +32,7 @@ pub struct Hub {
     cut: AtomicU64,
     /// No more changes will come. Set under the lock of the seats.
     closed: AtomicBool,
+    clock: Clock,
     seats: Mutex<Seats>,
 }
 
@@ -39,14 +40,7 @@ pub struct Hub {
 struct Seats {
     /// The number of the next seat.
     next: u64,
-    by_subject: HashMap<String, HashMap<u64, mpsc::Sender<Live>>>,
-}
-
-/// What comes to a seat. A seat to which nothing more will come has been lost: some commits were left out, or the hub is closed.
-pub(super) enum Live {
-    Change(Arc<Change>),
-    /// The last word, where the changes before it were not read in time.
-    TooSlow,
+    by_subject: HashMap<String, HashMap<u64, Arc<Queue>>>,
 }
 
 /// A watcher's place in the hub; given up when it is dropped.
@@ -54,7 +48,7 @@ pub(super) struct Seat {
     hub: Arc<Hub>,
     subject: String,
     number: u64,
-    pub(super) live: mpsc::Receiver<Live>,
+    pub(super) queue: Arc<Queue>,
     /// All changes after this revision come.
     pub(super) base: Revision,
 }
@@ -62,9 +56,9 @@ pub(super) struct Seat {
 impl Hub {
     /// Stands where the view stands.
     #[must_use]
-    pub fn new(view: &View) -> Arc<Self> {
+    pub fn new(view: &View, clock: Clock) -> Arc<Self> {
         let newest = AtomicU64::new(view.revision());
-        Arc::new(Self { newest, cut: AtomicU64::new(0), closed: AtomicBool::new(false), seats: Mutex::default() })
+        Arc::new(Self { newest, cut: AtomicU64::new(0), closed: AtomicBool::new(false), clock, seats: Mutex::default() })
     }
 
     /// The newest commit that was handed out.
@@ -89,7 +83,7 @@ impl Hub {
     pub fn close(&self) {
         let mut seats = self.seats();
         self.closed.store(true, Ordering::Release);
-        seats.by_subject.clear();
+        seats.end_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -102,11 +96,12 @@ impl Hub {
         if self.is_closed() {
             return None;
         }
-        let (hand_out, live) = mpsc::channel(WAITING + 1);
-        let (number, subject) = (seats.next, key(&subject.app, subject.room.as_deref()));
+        let queue = Queue::new(self.now());
+        let number = seats.next;
+        let subject = key(&subject.app, subject.room.as_deref());
         seats.next += 1;
-        seats.by_subject.entry(subject.clone()).or_default().insert(number, hand_out);
-        Some(Seat { hub: self.clone(), subject, number, live, base: self.newest() })
+        seats.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
+        Some(Seat { hub: self.clone(), subject, number, queue, base: self.newest() })
     }
 
     /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
@@ -140,7 +135,7 @@ impl Hub {
     pub(super) fn go_on_from(&self, revision: Revision) {
         let mut seats = self.seats();
         if revision > self.newest() {
-            seats.by_subject.clear();
+            seats.end_all();
             self.newest.store(revision, Ordering::Release);
         }
     }
@@ -148,16 +143,26 @@ impl Hub {
     pub(super) fn hand_out(&self, commit: &Commit) -> Result<(), StoreError> {
         let mut seats = self.seats();
         let change = if seats.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
-        if let Some(change) = change.map(Arc::new) {
-            let mut cut = seats.hand_out(&key(&change.event.app, None), &change);
-            if !change.event.room.is_empty() {
-                cut += seats.hand_out(&key(&change.event.app, Some(&change.event.room)), &change);
+        match change.map(Arc::new) {
+            Some(change) if change.event.kind == EventKind::Imported => seats.end_app(&change.event.app, change.revision),
+            Some(change) => {
+                let now = self.now();
+                let mut cut = seats.hand_out(&key(&change.event.app, None), &change, now);
+                if !change.event.room.is_empty() {
+                    cut += seats.hand_out(&key(&change.event.app, Some(&change.event.room)), &change, now);
+                }
+                self.cut.fetch_add(cut, Ordering::Relaxed);
             }
-            self.cut.fetch_add(cut, Ordering::Relaxed);
+            None => {}
         }
         // After the seats have it, and under their lock: a seat that has nothing waiting has been told all up to here.
         self.newest.store(commit.revision, Ordering::Release);
         Ok(())
+    }
+
+    /// As watchers are held to it.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
@@ -167,21 +172,32 @@ impl Hub {
 
 impl Seats {
     /// Answers how many were cut.
-    fn hand_out(&mut self, subject: &str, change: &Arc<Change>) -> u64 {
+    fn hand_out(&mut self, subject: &str, change: &Arc<Change>, now: Duration) -> u64 {
         let Some(seats) = self.by_subject.get_mut(subject) else { return 0 };
-        let mut cut = 0;
-        seats.retain(|_, seat| {
-            // The last place is for the last word.
-            if seat.capacity() > 1 {
-                return seat.try_send(Live::Change(change.clone())).is_ok();
-            }
-            cut += u64::from(seat.try_send(Live::TooSlow).is_ok());
-            false
-        });
+        let before = seats.len();
+        seats.retain(|_, queue| !queue.offer(change, now));
+        let cut = before - seats.len();
         if seats.is_empty() {
             self.by_subject.remove(subject);
         }
-        cut
+        cut as u64
+    }
+
+    /// Ends all seats of an app and of its rooms, at an import.
+    fn end_app(&mut self, app: &str, revision: Revision) {
+        let of_rooms = key(app, Some(""));
+        self.by_subject.retain(|subject, seats| {
+            let is_of_app = subject == app || subject.starts_with(&of_rooms);
+            if is_of_app {
+                seats.values().for_each(|queue| queue.end(End::Imported(revision)));
+            }
+            !is_of_app
+        });
+    }
+
+    /// Ends all seats: what comes next is in history.
+    fn end_all(&mut self) {
+        self.by_subject.drain().flat_map(|(_, seats)| seats).for_each(|(_, queue)| queue.end(End::LeftOut));
     }
 }
 

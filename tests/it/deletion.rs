@@ -203,7 +203,7 @@ async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it() -> 
     delete.delete_room(APP, "r");
     store.commit(delete).await?;
     assert_eq!(export(&*store).await.0, 0);
-    let incoming = import::read(&text[..]).unwrap().unwrap();
+    let incoming = import::read(&text[..], Default::default()).unwrap().unwrap();
     let plan = merge::Plan::of(incoming, Some(store.snapshot().await?), merge::Mode::Replace).await?;
     assert_eq!((plan.new, plan.changed, plan.removed), (5, 0, 0));
     plan.commit(&*store, 2, |_| {}).await.unwrap();

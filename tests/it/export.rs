@@ -1,6 +1,7 @@
 //! Exports: JSON lines that a person can read, checked to the last line before anything of them goes into a store.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     path::Path,
@@ -10,10 +11,13 @@ use std::{
 
 use futures_util::StreamExt as _;
 use mute_service::{
+    auth::apps::AppConfig,
+    dev,
     model::{ClientProfile, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
-    store::{self, Batch, Place, Retention, Store, codec},
+    store::{self, Batch, Operation, Place, Retention, Store, codec},
     transfer::{
         self, Failure, PROGRAM, export,
+        fold::Folds,
         import::{self, Incoming},
         line::Line,
         merge::{Mode, Plan},
@@ -23,6 +27,7 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    etcd::Etcd,
     harness::START_MS,
     process::{program, run, text},
     records,
@@ -61,7 +66,7 @@ async fn export_text(store: &dyn Store, app: Option<&str>) -> String {
 }
 
 fn read(text: &str) -> Incoming {
-    import::read(text.as_bytes()).unwrap().unwrap_or_else(|faults| panic!("{faults}"))
+    import::read(text.as_bytes(), Folds::default()).unwrap().unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 async fn import(store: &dyn Store, text: &str, mode: Mode) -> [u64; 4] {
@@ -89,7 +94,7 @@ fn pipe(input: &[u8], arguments: &[&str]) -> Output {
 }
 
 /// An export of these lines, with a header and an end that fit.
-fn framed(lines: &[&str]) -> String {
+pub fn framed(lines: &[&str]) -> String {
     let header = r#"{"kind":"header","format":"mute-service export","version":1,"revision":1,"time":"2022-01-13T07:59:10Z","program":"p"}"#;
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let sha256: String = Sha256::digest(&lines).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -178,6 +183,7 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
         ("a field missing", with(r#","user":"u""#, ""), "a member mute names app, room and user"),
         ("a field too many", with("member_mute", "user_mute"), "a user mute names app and user"),
         ("no place", with("member_mute", "notification_mute"), "a notification mute names app, user, room and place"),
+        ("the last place there is", with("member_mute", "notification_mute").replace(r#","set""#, r#","place":18446744073709551615,"set""#), "a place is less than"),
         ("no JSON", "{".into(), "EOF while parsing"),
         ("an empty line", String::new(), "EOF while parsing"),
         ("custom fields", r#"{"kind":"client","app":"a","user":"u","custom_json":"[]","created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a JSON object as text"),
@@ -186,10 +192,13 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
         ("twice", good.into(), "the same record as in line 2"),
     ];
     for (what, line, told) in &bad {
-        let faults = import::read(framed(&[good, line]).as_bytes()).unwrap().err().unwrap_or_else(|| panic!("{what} was taken"));
+        let faults = import::read(framed(&[good, line]).as_bytes(), Folds::default())
+            .unwrap()
+            .err()
+            .unwrap_or_else(|| panic!("{what} was taken"));
         assert!(faults.to_string().starts_with("line 3: ") && faults.to_string().contains(told), "{what}: {faults}");
     }
-    assert_eq!(import::read(framed(&[good]).as_bytes()).unwrap().unwrap().records.len(), 1);
+    assert_eq!(import::read(framed(&[good]).as_bytes(), Folds::default()).unwrap().unwrap().records.len(), 1);
     // Of the whole: everything at once, and not more than can be read.
     let lines: Vec<_> = std::iter::once(good).chain(bad.iter().map(|(_, line, _)| line.as_str())).chain([good; 5]).collect();
     let file = directory.path().join("file");
@@ -199,7 +208,7 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
     let told = text(&refused.stderr);
     let expected = (3..23).map(|line| format!("line {line}: ")).collect::<Vec<_>>();
     assert!(
-        expected.iter().all(|line| told.contains(line)) && told.contains("and 5 more") && told.contains(path(&file)),
+        expected.iter().all(|line| told.contains(line)) && told.contains("and 6 more") && told.contains(path(&file)),
         "{told}"
     );
     assert_eq!(stdout(&run(&["verify", "--data-dir", path(&data)])), before);
@@ -210,7 +219,9 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
     let line = |user: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
     let good = framed(&[&line("u"), &line("v")]);
     let whole: Vec<_> = good.split_inclusive('\n').collect();
-    let fault = |text: &str| import::read(text.as_bytes()).unwrap().err().map(|faults| faults.to_string()).unwrap_or_default();
+    let fault = |text: &str| {
+        import::read(text.as_bytes(), Folds::default()).unwrap().err().map(|faults| faults.to_string()).unwrap_or_default()
+    };
     assert_eq!(fault(&good), "");
     let cases = [
         (String::new(), "line 1: the file is empty"),
@@ -291,6 +302,70 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_commits_at_most_half_a_megabyte_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let plan = Plan::of(read(&large_clients(120)), None, Mode::Merge).await.unwrap();
+    let mut told = Vec::new();
+    plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
+    assert_eq!((told.len(), told.last()), (4, Some(&120)));
+    let commits: Vec<_> = store.watch(0).await.unwrap().take(4).collect().await;
+    for commit in commits.into_iter().map(Result::unwrap) {
+        let bytes = commit.operations.iter().map(|operation| match operation {
+            Operation::Put { key, value } => key.len() + value.len(),
+            other => panic!("{other:?}"),
+        });
+        assert!(bytes.sum::<usize>() <= 512 << 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_records_are_imported_over_etcd() {
+    let Some(etcd) = Etcd::start(1, &[]) else { return };
+    let store = transfer::open(&etcd.place(), true).await.unwrap();
+    assert_eq!(import(&*store, &large_clients(120), Mode::Merge).await, [120, 0, 0, 0]);
+    assert_eq!(export_text(&*store, None).await.lines().count(), 122);
+}
+
+#[test]
+fn user_ids_are_folded_where_the_app_folds_them() {
+    let line = |app: &str, user: &str| {
+        format!(r#"{{"kind":"member_mute","app":"{app}","room":"r","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#)
+    };
+    let room = r#"{"kind":"room","app":"o#a","room":"r","owner":"Oo","admins":["Aa"],"created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#;
+    let fold = |key: &str, fold| AppConfig { key: key.into(), case_insensitive_users: fold, ..dev::apps()[0].clone() };
+    let apps = [fold("o#a", None), fold("o#b", Some(false)), fold("c", Some(true))];
+    let read = |lines: &[&str], folds| import::read(framed(lines).as_bytes(), folds).unwrap();
+    let keys = |incoming: Incoming| incoming.records.into_keys().collect::<BTreeSet<_>>();
+    let key = |app: &str, user: &str| codec::encode_key(Key::MemberMute { app, room: "r", user });
+    let mixed = ["o#a", "o#b", "c", "d"].map(|app| line(app, "Aa"));
+    let found = keys(read(&mixed.each_ref().map(String::as_str), Folds::of(&apps)).unwrap());
+    assert_eq!(found, [key("o#a", "aa"), key("o#b", "Aa"), key("c", "aa"), key("d", "Aa")].into());
+    let (_, profile) = read(&[room], Folds::of(&apps)).unwrap().records.pop_first().unwrap().1;
+    assert!(profile.windows(2).any(|part| part == b"oo") && profile.windows(2).any(|part| part == b"aa"));
+    let twice = read(&[&line("c", "Aa"), &line("c", "aA")], Folds::of(&apps)).err().unwrap();
+    assert!(twice.to_string().contains("line 3: the same record as in line 2"), "{twice}");
+    // Without the configuration nothing is guessed.
+    for unknown in [line("o#a", "Aa"), room.to_owned()] {
+        let refused = read(&[&unknown], Folds::default()).err().unwrap();
+        assert!(refused.to_string().contains("line 2: the user id") && refused.to_string().contains("--config"), "{refused}");
+    }
+}
+
+/// An export of so many clients of 16 KB each.
+fn large_clients(count: usize) -> String {
+    let custom = serde_json::json!({ "text": "x".repeat(16_000) }).to_string();
+    let time = "2022-01-13T07:59:10Z";
+    let line = |user| {
+        let id = format!("u{user}");
+        serde_json::json!({"kind": "client", "app": "a", "user": id, "custom_json": custom, "created": time, "updated": time})
+            .to_string()
+    };
+    let lines: Vec<_> = (0..count).map(line).collect();
+    framed(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_else_writes_during_an_import_is_not_lost() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
@@ -345,7 +420,7 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
             custom_json: serde_json::json!({ "n": number }).to_string(),
             ..ClientProfile::default()
         });
-    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), mark, room, client, any::<u64>()).prop_map(
+    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), mark, room, client, 0..u64::MAX).prop_map(
         |(kind, app, a, b, mark, room, client, place)| {
             let value = match kind {
                 0 => Value::Room(room),
@@ -383,7 +458,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_an_import_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), line in "\\{\"kind\":\"[a-z_]{1,8}\",.{0,60}\\}") {
-        let _ = import::read(&bytes[..]);
-        let _ = import::read(framed(&[&line.replace('\n', " ")]).as_bytes());
+        let _ = import::read(&bytes[..], Folds::default());
+        let _ = import::read(framed(&[&line.replace('\n', " ")]).as_bytes(), Folds::default());
     }
 }

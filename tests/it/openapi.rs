@@ -10,15 +10,15 @@ use crate::harness::*;
 /// Methods by path, with `{}` for every parameter.
 type Routes = BTreeSet<(String, String)>;
 
-struct Operation {
-    path: String,
+pub struct Operation {
+    pub path: String,
     method: Method,
     /// With the parameters of the path item.
     parameters: Vec<Value>,
     described: Value,
 }
 
-async fn document(server: &Server) -> Value {
+pub async fn document(server: &Server) -> Value {
     sent(server.rest(Method::GET, "/openapi.json", &[])).await.1
 }
 
@@ -29,7 +29,7 @@ fn resolved<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
     }
 }
 
-fn operations(document: &Value) -> Vec<Operation> {
+pub fn operations(document: &Value) -> Vec<Operation> {
     let paths = document["paths"].as_object().unwrap();
     let of = |(path, item): (&String, &Value)| -> Vec<Operation> {
         let methods = item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters");
@@ -94,12 +94,17 @@ fn example(parameter: &Value) -> Option<String> {
 }
 
 impl Operation {
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.described["operationId"].as_str().unwrap()
     }
 
+    /// The bodies of the examples.
+    pub fn bodies(&self) -> Vec<Value> {
+        examples(content(&self.described["requestBody"]))
+    }
+
     /// The request of the examples, without credentials. The rooms and users of the examples are those of the app that has a name of two words.
-    fn request(&self, server: &Server, body: Option<&Value>) -> RequestBuilder {
+    pub fn request(&self, server: &Server, body: Option<&Value>) -> RequestBuilder {
         let of_id = self.path.starts_with("/app-id/");
         let fit = |text: String| if of_id { text.replace("user1", "aaa").replace("user2", "1485248560558") } else { text };
         let (mut path, mut query) = (self.path.clone(), Map::new());
@@ -180,7 +185,7 @@ async fn every_example_is_as_its_schema_says() {
 async fn every_operation_is_answered_as_described_with_its_examples() {
     let document = document(&Server::start().await).await;
     for operation in operations(&document) {
-        let bodies = examples(content(&operation.described["requestBody"]));
+        let bodies = operation.bodies();
         let bodies = if bodies.is_empty() { vec![None] } else { bodies.iter().map(Some).collect() };
         for body in bodies {
             let server = Server::start().await;

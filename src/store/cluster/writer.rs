@@ -282,7 +282,9 @@ impl Shared {
             looks: vec![event.clone()],
             ..Attempt::default()
         };
-        let Outcome::Missed(mut found) = self.etcd.transact(&fence, self.patience()).await?.outcome else {
+        let fenced =
+            self.etcd.transact(&fence, self.patience()).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let Outcome::Missed(mut found) = fenced.outcome else {
             return Ok(Sent::Conflict(newest));
         };
         let Some(Some(Record { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };

@@ -66,7 +66,7 @@ fn key(line: &[u8]) -> Option<Vec<u8>> {
 
 /// Nothing where it is refused.
 fn read(text: &[u8]) -> Option<Incoming> {
-    match import::read(text).expect("bytes in memory") {
+    match import::read(text, Default::default()).expect("bytes in memory") {
         Ok(incoming) => Some(incoming),
         Err(faults) => {
             let told = faults.to_string();
