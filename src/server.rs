@@ -143,7 +143,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
         let told = format!("the cluster was not heard from for {} s", service.view.age().as_secs());
         return (status(service.refuse_old_views), told);
     }
-    if let Some(skew_ms) = service.store.clock_skew_ms().filter(|skew_ms| sweep::is_far(*skew_ms)) {
+    if let Some(skew_ms) = sweep::far_skew_ms(&*service.store, &service.clock) {
         let told = format!("the clock is {} s from those of the other replicas", skew_ms as f64 / 1_000.0);
         return (status(service.refuse_skewed_clock), told);
     }

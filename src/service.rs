@@ -29,6 +29,7 @@ use crate::{
     limit::Limits,
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
+    sweep,
     telemetry::traces,
     view::View,
     watch::Hub,
@@ -222,12 +223,12 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            let now_ms = self.clock.now_ms();
-            let certain_ms = self.clock.certain_ms();
+            // What was there is over when that is certain; the end of what is set is the wall clock's, as checks are.
+            let now_ms = sweep::certain_ms(&*self.store, &self.clock);
             let planned = plan(now_ms);
             // Looked at after the plan: what was planned on the effect of a first call, or failed on it, is a repeat.
             let kept = self.kept(call);
-            if let Some(first) = call.first_answer(kept.as_ref(), certain_ms)? {
+            if let Some(first) = call.first_answer(kept.as_ref(), now_ms)? {
                 return Ok(first);
             }
             let (batch, planned) = planned?;
@@ -239,8 +240,7 @@ impl Service {
             if self.settle(&batch).await? {
                 continue;
             }
-            // How long the event is kept is not for a clock to say that is doubted.
-            match traces::part("commit", self.store.commit(Batch { at_ms: certain_ms, ..batch })).await {
+            match traces::part("commit", self.store.commit(batch)).await {
                 Ok(revision) => {
                     if !self.view.wait_for(revision).await {
                         return Err(Error::committed_unseen(revision));

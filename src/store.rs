@@ -210,13 +210,13 @@ pub trait Store: Send + Sync + 'static {
     /// Clause 8. It need not have come to the feed of this process yet.
     async fn newest(&self) -> Result<Revision, StoreError>;
 
-    /// Tells the wall clock of this process, in Unix milliseconds, for others to compare theirs with.
+    /// Tells the time of this process that is certain, in Unix milliseconds, for others to compare theirs with.
     fn tell_time(&self, now_ms: u64) {
         let _ = now_ms;
     }
 
-    /// How far the wall clock of this process is ahead of those of the other processes over this store, in milliseconds: of their median. Nothing
-    /// where there are no others, or nothing is known of them yet.
+    /// How far the time of this process is ahead of that of the other processes over this store, in milliseconds: of their median. Nothing where there
+    /// are no others, or nothing is known of them yet.
     fn clock_skew_ms(&self) -> Option<i64> {
         None
     }

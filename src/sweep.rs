@@ -29,7 +29,7 @@ const COMMIT: usize = 100;
 /// Marks in one look, so that a flood of them does not hold the others up.
 const LOOK: usize = 1_000;
 /// A clock that is further than this from those of the other replicas, in milliseconds, says of nothing that it has ended.
-pub const MAX_SKEW_MS: u64 = 2_000;
+const MAX_SKEW_MS: u64 = 2_000;
 /// As actor of what it does.
 const ACTOR: &str = "service";
 
@@ -50,12 +50,12 @@ impl Sweeper {
     pub async fn run(self) {
         let mut was_far = false;
         loop {
-            self.store.tell_time(self.clock.now_ms());
-            let skew_ms = self.store.clock_skew_ms().filter(|skew_ms| is_far(*skew_ms));
+            self.store.tell_time(self.clock.certain_ms());
+            let skew_ms = far_skew_ms(&*self.store, &self.clock);
             if let Some(skew_ms) = skew_ms.filter(|_| !was_far) {
                 tracing::error!(
                     skew_ms,
-                    "the clock is not that of the other replicas: nothing is swept here until it is set right"
+                    "the clock is not that of the other replicas: what ends by it is not removed until it is set right"
                 );
             }
             was_far = skew_ms.is_some();
@@ -74,7 +74,10 @@ impl Sweeper {
     /// Removes what is due now, and waits until the view has it. Answers how many marks and answers it has removed.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
         loop {
-            let Some(certain_ms) = certain_ms(&*self.store, &self.clock) else { return Ok(0) };
+            if !self.store.has_compared_clocks() || self.store.clock_skew_ms().is_some_and(is_far) {
+                return Ok(0);
+            }
+            let certain_ms = self.clock.certain_ms();
             let swept = expire(&*self.store, &self.view.due(certain_ms, LOOK), certain_ms).await?;
             self.view.wait_for(swept.revision).await;
             if !swept.again {
@@ -84,17 +87,24 @@ impl Sweeper {
     }
 }
 
-/// Unix milliseconds that have come for certain; nothing while the clock of this process was not compared with those of the others, or is too far from
-/// them.
-pub fn certain_ms(store: &dyn Store, clock: &Clock) -> Option<u64> {
-    let certain_ms = clock.certain_ms();
-    let is_trusted = store.has_compared_clocks() && !store.clock_skew_ms().is_some_and(is_far);
-    is_trusted.then_some(certain_ms)
+/// Unix milliseconds that have come for certain: by this clock and, where it is far ahead of those of the others, by theirs.
+pub fn certain_ms(store: &dyn Store, clock: &Clock) -> u64 {
+    let ahead_ms = store.clock_skew_ms().filter(|skew_ms| is_far(*skew_ms)).and_then(|skew_ms| u64::try_from(skew_ms).ok());
+    clock.certain_ms().saturating_sub(ahead_ms.unwrap_or(0))
 }
 
-/// Whether a clock that is so far ahead of the others, or behind them, is not to be believed.
-#[must_use]
-pub fn is_far(skew_ms: i64) -> bool {
+/// By how much the wall clock is ahead of those of the other replicas, in milliseconds, where it is so far that it says of nothing that it has ended.
+pub fn far_skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
+    skew_ms(store, clock).filter(|skew_ms| is_far(*skew_ms))
+}
+
+/// By how much the wall clock is ahead of those of the other replicas, in milliseconds. Nothing where there are none.
+pub fn skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
+    let doubted_ms = clock.now_ms().cast_signed().saturating_sub(clock.certain_ms().cast_signed());
+    Some(store.clock_skew_ms()?.saturating_add(doubted_ms))
+}
+
+fn is_far(skew_ms: i64) -> bool {
     skew_ms.unsigned_abs() > MAX_SKEW_MS
 }
 

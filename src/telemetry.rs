@@ -16,7 +16,7 @@ use prometheus_client::{
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::{service::Service, telemetry::metrics::METRICS};
+use crate::{service::Service, sweep, telemetry::metrics::METRICS};
 
 pub mod metrics;
 pub mod traces;
@@ -93,7 +93,7 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     let jumps = Counter::<u64>::default();
     jumps.inc_by(service.clock.jumps());
     registry.register("clock_jumps", "Times that the wall clock was set by more than two seconds", jumps);
-    if let Some(skew_ms) = service.store.clock_skew_ms() {
+    if let Some(skew_ms) = sweep::skew_ms(&*service.store, &service.clock) {
         let skew = Gauge::<f64, AtomicU64>::default();
         skew.set(skew_ms as f64 / 1_000.0);
         registry.register("clock_skew_seconds", "By how much the wall clock is ahead of the median of the other replicas'", skew);

@@ -32,7 +32,7 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registered = self.moderate(call, room)?;
-            let expire = Expire::after(now_ms, duration_ms)?;
+            let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registered);

@@ -21,7 +21,7 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registered = self.moderate(call, room)?;
-            let expire = Expire::after(now_ms, duration_ms)?;
+            let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
             self.refuse_owner(call, room, users)?;
             let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);

@@ -39,7 +39,7 @@ impl Service {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
             let (basis, registered) = self.basis(call, user, room, now_ms)?;
-            let expire = Expire::after(now_ms, duration_ms)?;
+            let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             let in_force = basis.muted.as_ref().filter(|muted| muted.mark.value.expire.in_force(now_ms));
             if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.mark.value.expire == expire) {
                 return Ok((None, basis.seen));

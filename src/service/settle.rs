@@ -22,9 +22,9 @@ impl Service {
     /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True: there were some, and the batch has to be planned
     /// again. Errors: STORE_UNAVAILABLE, STORE_FULL.
     pub(super) async fn settle(&self, batch: &Batch) -> Result<bool, Error> {
-        let certain_ms = self.clock.certain_ms();
+        let certain_ms = sweep::certain_ms(&*self.store, &self.clock);
         let due = self.ended_before(batch, certain_ms)?;
-        if due.is_empty() || self.store.clock_skew_ms().is_some_and(sweep::is_far) {
+        if due.is_empty() {
             return Ok(false);
         }
         if !self.store.has_compared_clocks() {

@@ -21,7 +21,7 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteUser)?;
         self.change(call, answer, |now_ms| {
-            let expire = Expire::after(now_ms, duration_ms)?;
+            let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             self.require_clients(call, std::iter::once(user.as_str()))?;
             let event = call.user_event(EventKind::UserMuted, now_ms, user, reason);
             let mut batch = Batch::of(&Event { expire, ..event });

@@ -7,6 +7,7 @@ use mute_service::{
     model::{Expire, Key, Mark, Value},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
     store::codec,
+    transfer::stored::{Stored, Tombstones},
 };
 use tonic::Status;
 
@@ -41,7 +42,9 @@ pub async fn history(replica: &Replica, app: &str) -> Result<Vec<pb::Change>, St
 pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String> {
     let snapshot = replica.service.store.snapshot().await.map_err(|error| error.to_string())?;
     let pages: Vec<_> = snapshot.pages.try_collect().await.map_err(|error| error.to_string())?;
-    let entries = pages.concat();
+    let mut tombstones = Tombstones::default();
+    let mut entries = pages.concat();
+    entries.retain(|entry| !matches!(tombstones.look_at(entry), Ok(Stored::Deleted)));
     let records = entries.iter().map(|entry| codec::decode(&entry.key, &entry.value));
     let records: Vec<_> = records.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let is_registered = |app: &str, room: &str| app == OPEN || records.iter().any(|(key, _)| *key == Key::Room { app, room });

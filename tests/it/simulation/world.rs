@@ -218,9 +218,9 @@ impl Slot {
     }
 }
 
-/// Sets a clock ahead, or back. Only a manual clock can be, and going back is to go once around.
+/// Sets a clock ahead, or back.
 pub fn jump(clock: &Clock, ms: i64) {
-    clock.advance(Duration::from_millis(ms as u64));
+    clock.set(clock.now_ms().saturating_add_signed(ms));
 }
 
 pub async fn pause(random: &mut StdRng, ms: std::ops::Range<u64>) {
