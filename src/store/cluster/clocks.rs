@@ -61,12 +61,13 @@ impl Clocks {
         }
     }
 
-    /// By how much the clock of this replica is ahead of the median of the others, in milliseconds. Nothing where there are no others.
+    /// By how much the clock of this replica is ahead of the median of the others, in milliseconds. Nothing where there are no others, or they had no time
+    /// to tick yet.
     pub(super) fn skew_ms(&self, own: ReplicaId) -> Option<i64> {
         let known = self.known();
         let now = Instant::now();
         let shortest = |ticks: &Ticks| ticks.lags_ms.iter().min().copied().filter(|_| now - ticks.last < GONE);
-        let way = known.replicas.get(&own).and_then(shortest)?;
+        let way = known.replicas.get(&own).filter(|ticks| ticks.lags_ms.len() >= COMPARED).and_then(shortest)?;
         let others = known.replicas.iter().filter(|(replica, _)| **replica != own);
         let mut skews: Vec<_> = others.filter_map(|(_, ticks)| Some(shortest(ticks)?.saturating_sub(way))).collect();
         skews.sort_unstable();
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!(clocks.skew_ms(OWN), Some(100));
         // Who has gone has no say.
         tokio::time::advance(GONE).await;
-        clocks.ticked(OWN, 115_000);
+        [115_000; COMPARED].into_iter().for_each(|wall_ms| clocks.ticked(OWN, wall_ms));
         clocks.ticked([1; 8], 117_500);
         assert_eq!((clocks.now_ms(), clocks.skew_ms(OWN)), (Some(115_000), Some(-2_500)));
     }
