@@ -95,13 +95,15 @@ async fn a_write_that_is_overtaken_is_as_if_it_had_come_second() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_its_own_repeat_overtakes_has_one_effect() {
+async fn a_write_is_overtaken_by_another_with_its_request_id() {
     let access = world::access().await;
     for (call, _) in pairs(Kind::Strict) {
         let named = Write::Named(Box::new(call));
-        let rival = [Step::Write(named.clone())];
-        let second = World::new(Kind::Strict, &access).await.one_after_the_other(&rival, &named).await;
-        let overtaken = World::new(Kind::Strict, &access).await.overtaken(&rival, &named).await;
-        assert_eq!(overtaken, second, "{named:?}");
+        let other = Write::Named(Box::new(Write::Client { nickname: "other" }));
+        for rival in [one(named.clone()), one(other)] {
+            let second = World::new(Kind::Strict, &access).await.one_after_the_other(&rival, &named).await;
+            let overtaken = World::new(Kind::Strict, &access).await.overtaken(&rival, &named).await;
+            assert_eq!(overtaken, second, "{named:?} behind {rival:?}");
+        }
     }
 }
