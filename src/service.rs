@@ -31,7 +31,7 @@ use crate::{
     store::{Batch, Revision, Store, StoreError},
     sweep,
     telemetry::traces,
-    view::View,
+    view::{Room, View},
     watch::Hub,
 };
 
@@ -104,6 +104,21 @@ pub struct Written<T> {
 
 /// A planned change: nothing where there is nothing to change.
 type Plan<T> = (Option<Batch>, T);
+
+/// What a room was registered by, or deleted, for a batch to expect.
+#[derive(Clone, Copy)]
+struct Registration {
+    /// Nothing where it is not registered.
+    profile: Option<Revision>,
+    tombstone: Option<Revision>,
+}
+
+impl Registration {
+    /// Errors: ROOM_NOT_FOUND where the app is strict and the room is not registered.
+    fn require(self, call: &Call) -> Result<Self, Error> {
+        if call.app.strict && self.profile.is_none() { Err(Error::room_not_found()) } else { Ok(self) }
+    }
+}
 
 impl Call {
     /// Errors: PERMISSION_DENIED.
@@ -181,23 +196,24 @@ impl Service {
         call.permit(action(is_staff))
     }
 
-    /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the revision of the room's
-    /// registration for the batch to expect, which was read before all else: when the right goes, the batch fails.
-    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
-    fn moderate(&self, call: &Call, room: &RoomId) -> Result<Option<Revision>, Error> {
-        let registered = self.registration(call, room);
+    /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the room's registration for the
+    /// batch to expect, which was read before all else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    fn moderate(&self, call: &Call, room: &RoomId) -> Result<Registration, Error> {
+        let registration = self.registration(call, room);
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        if call.app.strict && registered.is_none() { Err(Error::room_not_found()) } else { Ok(registered) }
+        registration.require(call)
     }
 
-    /// The revision of the room's registration; nothing where it has none, which a strict app refuses. Errors: ROOM_NOT_FOUND.
-    fn require_room(&self, call: &Call, room: &RoomId) -> Result<Option<Revision>, Error> {
-        let registered = self.registration(call, room);
-        if call.app.strict && registered.is_none() { Err(Error::room_not_found()) } else { Ok(registered) }
+    /// A strict app refuses a room that is not registered. Errors: ROOM_NOT_FOUND.
+    fn require_room(&self, call: &Call, room: &RoomId) -> Result<Registration, Error> {
+        self.registration(call, room).require(call)
     }
 
-    fn registration(&self, call: &Call, room: &RoomId) -> Option<Revision> {
-        self.view.room(call.key(), room.as_str(), |room| Some(room?.profile.as_ref()?.revision))
+    fn registration(&self, call: &Call, room: &RoomId) -> Registration {
+        self.view.room(call.key(), room.as_str(), |room| Registration {
+            profile: room.and_then(|room| Some(room.profile.as_ref()?.revision)),
+            tombstone: room.and_then(Room::tombstone),
+        })
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
@@ -289,7 +305,12 @@ fn remove_stored<'a>(
     Some(batch)
 }
 
-/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned.
-fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registered: Option<Revision>) {
-    batch.expect(Key::Room { app, room: room.as_str() }, registered);
+/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned. One that is not can be deleted too, in an
+/// open app: what it had is told by its tombstone alone.
+fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
+    let room = room.as_str();
+    batch.expect(Key::Room { app, room }, registration.profile);
+    if registration.profile.is_none() {
+        batch.expect(Key::DeletedRoom { app, room }, registration.tombstone);
+    }
 }

@@ -59,15 +59,17 @@ impl Sweeper {
                 );
             }
             was_far = skew_ms.is_some();
-            match self.sweep().await {
-                Ok(swept) if swept >= LOOK => continue,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "sweeping has failed; trying again"),
+            let swept = self.sweep().await;
+            if let Err(error) = &swept {
+                tracing::warn!(%error, "sweeping has failed; trying again");
             }
+            // Also when there is more that has ended: a flood of that may go on for long.
             if let Err(error) = self.sweep_deleted().await {
                 tracing::warn!(%error, "what was deleted could not be swept; trying again");
             }
-            tokio::time::sleep(PERIOD).await;
+            if !swept.is_ok_and(|swept| swept >= LOOK) {
+                tokio::time::sleep(PERIOD).await;
+            }
         }
     }
 

@@ -19,8 +19,11 @@ impl Service {
         answer: impl Fn(()) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
+            let stored = self.view.room(call.key(), room.as_str(), |room| {
+                users.iter().map(|user| room?.stored_allowed(user.as_str())).collect::<Vec<_>>()
+            });
             let known = self.allowed(call, room, users);
             let new: Vec<_> =
                 users.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(user, _)| user.clone()).collect();
@@ -28,11 +31,12 @@ impl Service {
                 return Ok((None, ()));
             }
             let mut batch = Batch::of(&call.room_event(EventKind::Allowed, now_ms, room, &new, reason));
-            expect_room(&mut batch, call.key(), room, registered);
+            expect_room(&mut batch, call.key(), room, registration);
+            let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
+            // Also of those who are on it: they have to be still.
+            users.iter().zip(stored).for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
             let value = Value::Mark(call.mark(now_ms, Expire::NEVER, reason));
-            for user in &new {
-                batch.put(Key::Allowed { app: call.key(), room: room.as_str(), user: user.as_str() }, &value);
-            }
+            new.iter().for_each(|user| batch.put(key(user.as_str()), &value));
             Ok((Some(batch), ()))
         })
         .await
@@ -48,13 +52,13 @@ impl Service {
         answer: impl Fn(Vec<bool>) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             let event = |gone: &[UserId]| call.room_event(EventKind::Disallowed, now_ms, room, gone, reason);
             let allowed = self.allowed(call, room, users);
             let was_allowed = allowed.iter().map(Option::is_some).collect();
             let mut batch = remove_stored(users, allowed, key, event);
-            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registered));
+            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registration));
             Ok((batch, was_allowed))
         })
         .await

@@ -31,11 +31,11 @@ impl Service {
         answer: impl Fn(Mark) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
             let mut batch = Batch::of(&Event { expire, ..event });
-            expect_room(&mut batch, call.key(), room, registered);
+            expect_room(&mut batch, call.key(), room, registration);
             let mark = call.mark(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));
@@ -54,11 +54,11 @@ impl Service {
         answer: impl Fn(bool) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             let ban = self.view.room(call.key(), room.as_str(), |room| room?.ban.clone());
             let Some(ban) = ban else { return Ok((None, false)) };
             let mut batch = Batch::of(&call.room_event(EventKind::Unbanned, now_ms, room, &[], reason));
-            expect_room(&mut batch, call.key(), room, registered);
+            expect_room(&mut batch, call.key(), room, registration);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, Some(ban.revision));
             batch.delete(key);

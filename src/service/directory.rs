@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Call, Service, Written};
+use super::{Answer, Call, Service, Written, expect_room};
 use crate::{
     auth::Action,
     error::Error,
@@ -155,17 +155,17 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
-            let (has_records, revision) = self.view.room(call.key(), room.as_str(), |room| {
-                (room.is_some_and(Room::has_records), room.and_then(|room| Some(room.profile.as_ref()?.revision)))
-            });
+            let registration = self.registration(call, room);
+            let has_records = self.view.room(call.key(), room.as_str(), |room| room.is_some_and(Room::has_records));
+            let is_registered = registration.profile.is_some();
             // An open directory may hold mutes of a room that nobody has registered.
-            if revision.is_none() && (call.app.strict || !has_records) {
+            if !is_registered && (call.app.strict || !has_records) {
                 return Ok((None, false));
             }
             let mut batch = Batch::of(&call.room_event(EventKind::RoomDeleted, now_ms, room, &[], ""));
-            batch.expect(Key::Room { app: call.key(), room: room.as_str() }, revision);
+            expect_room(&mut batch, call.key(), room, registration);
             batch.delete_room(call.key(), room.as_str());
-            Ok((Some(batch), revision.is_some()))
+            Ok((Some(batch), is_registered))
         })
         .await
     }

@@ -20,13 +20,13 @@ impl Service {
         answer: impl Fn(Mark) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
             self.refuse_owner(call, room, users)?;
             let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);
             let mut batch = Batch::of(&Event { expire, ..event });
-            expect_room(&mut batch, call.key(), room, registered);
+            expect_room(&mut batch, call.key(), room, registration);
             let mark = call.mark(now_ms, expire, reason);
             let value = Value::Mark(mark.clone());
             for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {
@@ -49,7 +49,7 @@ impl Service {
         answer: impl Fn(Vec<bool>) -> A + Send,
     ) -> Result<Written<A>, Error> {
         self.change(call, answer, |now_ms| {
-            let registered = self.moderate(call, room)?;
+            let registration = self.moderate(call, room)?;
             let mutes = self.view.room(call.key(), room.as_str(), |room| {
                 let mute = |user: &UserId| Some(room?.muted.get(user.as_str())?.clone());
                 users.iter().map(mute).collect::<Vec<_>>()
@@ -60,7 +60,7 @@ impl Service {
             let key = |user| Key::MemberMute { app: call.key(), room: room.as_str(), user };
             let event = |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
             let mut batch = remove_stored(users, stored, key, event);
-            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registered));
+            batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registration));
             Ok((batch, was_muted))
         })
         .await

@@ -1,6 +1,6 @@
 //! Notification mutes: which rooms a user wants no push from.
 
-use super::{Answer, Call, ClientSeen, Service, Written, expect_room};
+use super::{Answer, Call, ClientSeen, Registration, Service, Written, expect_room};
 use crate::{
     auth::Action,
     error::Error,
@@ -38,7 +38,7 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
-            let (basis, registered) = self.basis(call, user, room, now_ms)?;
+            let (basis, registration) = self.basis(call, user, room, now_ms)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             let in_force = basis.muted.as_ref().filter(|muted| muted.mark.value.expire.in_force(now_ms));
             if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.mark.value.expire == expire) {
@@ -51,7 +51,7 @@ impl Service {
             let (is_new, place) = (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
             let event = call.room_event(EventKind::NotificationsMuted, now_ms, room, std::slice::from_ref(user), "");
             let (mut batch, mut seen) = touch(call, user, basis, &Event { expire, ..event });
-            expect_room(&mut batch, call.key(), room, registered);
+            expect_room(&mut batch, call.key(), room, registration);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, stored);
             batch.put(key, &Value::NotificationMute(call.mark(now_ms, expire, ""), place));
@@ -72,10 +72,11 @@ impl Service {
     ) -> Result<Written<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
-            let (basis, _) = self.basis(call, user, room, now_ms)?;
+            let (basis, registration) = self.basis(call, user, room, now_ms)?;
             let Some(muted) = basis.muted.clone() else { return Ok((None, (basis.seen, false))) };
             let event = call.room_event(EventKind::NotificationsUnmuted, now_ms, room, std::slice::from_ref(user), "");
             let (mut batch, mut seen) = touch(call, user, basis, &event);
+            expect_room(&mut batch, call.key(), room, registration);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, Some(muted.mark.revision));
             batch.delete(key);
@@ -106,8 +107,8 @@ impl Service {
     }
 
     /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
-    fn basis(&self, call: &Call, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Option<Revision>), Error> {
-        let registered = self.registration(call, room);
+    fn basis(&self, call: &Call, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Registration), Error> {
+        let registration = self.registration(call, room);
         let basis = self.view.client(call.key(), user.as_str(), |client| Basis {
             seen: ClientSeen::of(user.as_str(), client, now_ms),
             revision: client.and_then(|client| Some(client.profile.as_ref()?.revision)),
@@ -119,10 +120,7 @@ impl Service {
         if call.app.strict && basis.revision.is_none() {
             return Err(Error::clients_not_found(vec![user.to_string()]));
         }
-        if call.app.strict && registered.is_none() {
-            return Err(Error::room_not_found());
-        }
-        Ok((basis, registered))
+        Ok((basis, registration.require(call)?))
     }
 }
 

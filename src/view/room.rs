@@ -119,6 +119,19 @@ impl Room {
         self.muted.get(user).or_else(remains).map(|held| held.revision)
     }
 
+    /// The revision of what is stored under the key of this user's place on the allow list.
+    #[must_use]
+    pub fn stored_allowed(&self, user: &str) -> Option<Revision> {
+        let remains = || self.remains.as_ref()?.allowed.get(user);
+        self.allowed.get(user).or_else(remains).map(|held| held.revision)
+    }
+
+    /// The revision of its tombstone, as long as that is stored.
+    #[must_use]
+    pub fn tombstone(&self) -> Option<Revision> {
+        self.remains.as_ref().map(|remains| remains.revision)
+    }
+
     /// The revision of what is stored under the key of the ban.
     #[must_use]
     pub fn stored_ban(&self) -> Option<Revision> {

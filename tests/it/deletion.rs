@@ -7,6 +7,7 @@ use mute_service::{
     model::{Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
     proto::v1 as pb,
     store::{self, Batch, Place, Retention, Revision, Store, StoreError, codec},
+    sweep::Sweeper,
     transfer::{export, import, merge},
     view::{Filled, View},
 };
@@ -223,4 +224,37 @@ async fn tombstones_come_before_all_other_records() {
     for tombstone in [Key::DeletedRoom { app: "zzz", room: "z" }, Key::DeletedClient { app: "zzz", user: "z" }] {
         assert!(keys.iter().all(|key| codec::encode_key(tombstone) < codec::encode_key(*key)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
+    const ENDED: usize = 3_500;
+    let directory = tempfile::tempdir().unwrap();
+    let (store, filled) = open(directory.path()).await;
+    let view = filled.view.clone();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(filled.follow(store.clone()));
+    commit(&*store, &view, filled_room(true)).await;
+    let mut delete = batch();
+    delete.delete_room(APP, "r");
+    commit(&*store, &view, delete).await;
+    let ended = Value::Mark(Mark { expire: Expire::at_ms(2), ..mark() });
+    let mut flood = batch();
+    for user in 0..ENDED {
+        flood.put(Key::MemberMute { app: APP, room: "flooded", user: &user.to_string() }, &ended);
+    }
+    let before = commit(&*store, &view, flood).await;
+    let mut feed = store.watch(before).await.unwrap();
+    let clock = mute_service::clock::Clock::manual(START_MS);
+    tasks.spawn(Sweeper { store: store.clone(), view, clock, keep_requests: 100 }.run());
+    let mut kinds = Vec::new();
+    let mut expired = 0;
+    while expired < ENDED {
+        let Some(commit) = feed.try_next().await.unwrap() else { break };
+        let event = codec::decode_event(&commit.event).unwrap();
+        expired += event.users.len();
+        kinds.push(event.kind);
+    }
+    // The records, and then the tombstone, before the last of the marks.
+    assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Swept).count(), 2, "{kinds:?}");
 }

@@ -47,6 +47,7 @@ mod properties;
 mod recipients;
 mod records;
 mod reload;
+mod rivals;
 mod rolling;
 mod settings;
 mod simulation;

@@ -1,0 +1,260 @@
+//! What the service should say, by a few maps. Nothing in it is ever stored, swept or restarted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ROOMS, Step, USERS, pb, strings};
+
+/// The end of a mark; nothing is for good.
+type End = Option<u64>;
+
+/// What has ended: kind, room, and user; a ban has none.
+pub type Ends = BTreeMap<(pb::ChangeKind, String, String), usize>;
+
+/// Everything that can be asked. What is not registered in a strict app is nothing.
+#[derive(Debug, PartialEq)]
+pub struct Facts {
+    pub rooms: [Option<RoomFacts>; 2],
+    pub silenced: Vec<Option<Vec<(String, End)>>>,
+    pub muted_users: Vec<(String, End)>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct RoomFacts {
+    /// By user.
+    pub rules: Vec<Option<pb::Rule>>,
+    pub muted: Vec<(String, End)>,
+    pub banned: Option<End>,
+    pub allowed: Vec<String>,
+    pub recipients: Vec<String>,
+}
+
+/// What is known of a room.
+#[derive(Default)]
+struct Room {
+    is_registered: bool,
+    /// The moderator is one of its admins.
+    has_staff: bool,
+    muted: BTreeMap<&'static str, End>,
+    ban: Option<End>,
+    allowed: BTreeSet<&'static str>,
+}
+
+pub struct Model {
+    is_strict: bool,
+    now_ms: u64,
+    rooms: [Room; 2],
+    clients: BTreeSet<&'static str>,
+    muted_users: BTreeMap<&'static str, End>,
+    /// By user, in the order of muting.
+    silenced: BTreeMap<&'static str, Vec<(&'static str, End)>>,
+    /// How often each mark has come to its end.
+    ended: Ends,
+}
+
+impl Model {
+    /// In a strict app everything is registered.
+    pub fn new(is_strict: bool, now_ms: u64) -> Self {
+        let room = || Room { is_registered: is_strict, ..Room::default() };
+        Self {
+            is_strict,
+            now_ms,
+            rooms: [room(), room()],
+            clients: USERS.into_iter().filter(|_| is_strict).collect(),
+            muted_users: BTreeMap::new(),
+            silenced: BTreeMap::new(),
+            ended: Ends::new(),
+        }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    pub fn ended(&self) -> Ends {
+        self.ended.clone()
+    }
+
+    /// Errors: the reason of the refusal.
+    pub fn apply(&mut self, step: &Step) -> Result<(), &'static str> {
+        match step {
+            Step::Mute { .. }
+            | Step::Unmute { .. }
+            | Step::Ban { .. }
+            | Step::Unban { .. }
+            | Step::Allow { .. }
+            | Step::Disallow { .. } => return self.moderate(step),
+            Step::MuteNotifications { room, user, duration_ms } => {
+                self.require_client(*user)?;
+                self.require_room(*room)?;
+                self.silence(ROOMS[*room], USERS[*user], self.end(*duration_ms));
+            }
+            Step::UnmuteNotifications { room, user } => {
+                self.require_client(*user)?;
+                self.require_room(*room)?;
+                self.silenced.entry(USERS[*user]).or_default().retain(|(known, _)| *known != ROOMS[*room]);
+            }
+            Step::MuteUser { user, duration_ms } => {
+                self.require_client(*user)?;
+                self.muted_users.insert(USERS[*user], self.end(*duration_ms));
+            }
+            Step::UnmuteUser { user } => drop(self.muted_users.remove(USERS[*user])),
+            Step::CreateRoom { room } => self.rooms[*room].is_registered = true,
+            Step::SetStaff { room, is_staff } => {
+                self.rooms[*room].is_registered = true;
+                self.rooms[*room].has_staff = *is_staff;
+            }
+            Step::DeleteRoom { room } => {
+                self.rooms[*room] = Room::default();
+                self.silenced.values_mut().for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
+            }
+            Step::CreateClient { user } => drop(self.clients.insert(USERS[*user])),
+            Step::DeleteClient { user } => {
+                self.clients.remove(USERS[*user]);
+                self.silenced.remove(USERS[*user]);
+            }
+            Step::Advance { ms } => self.advance(*ms),
+            Step::Jump { .. } | Step::Sweep | Step::SweepDeleted | Step::Restart => {}
+        }
+        Ok(())
+    }
+
+    fn moderate(&mut self, step: &Step) -> Result<(), &'static str> {
+        let (Step::Mute { room, by_user, .. }
+        | Step::Unmute { room, by_user, .. }
+        | Step::Ban { room, by_user, .. }
+        | Step::Unban { room, by_user }
+        | Step::Allow { room, by_user, .. }
+        | Step::Disallow { room, by_user, .. }) = step
+        else {
+            return Ok(());
+        };
+        if *by_user && !self.rooms[*room].has_staff {
+            return Err("PERMISSION_DENIED");
+        }
+        self.require_room(*room)?;
+        match step {
+            Step::Mute { users, .. } => users.iter().try_for_each(|user| self.require_client(*user))?,
+            Step::Allow { user, .. } => self.require_client(*user)?,
+            _ => {}
+        }
+        let now_ms = self.now_ms;
+        let end = |duration_ms: &Option<u64>| duration_ms.map(|ms| now_ms + ms);
+        let room = &mut self.rooms[*room];
+        match step {
+            Step::Mute { users, duration_ms, .. } => {
+                room.muted.extend(users.iter().map(|user| (USERS[*user], end(duration_ms))));
+            }
+            Step::Unmute { users, .. } => users.iter().for_each(|user| {
+                room.muted.remove(USERS[*user]);
+            }),
+            Step::Ban { duration_ms, .. } => room.ban = Some(end(duration_ms)),
+            Step::Unban { .. } => room.ban = None,
+            Step::Allow { user, .. } => drop(room.allowed.insert(USERS[*user])),
+            Step::Disallow { user, .. } => drop(room.allowed.remove(USERS[*user])),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn silence(&mut self, room: &'static str, user: &'static str, end: End) {
+        // Who mutes something is registered by that, in an open app.
+        self.clients.insert(user);
+        let now_ms = self.now_ms;
+        let list = self.silenced.entry(user).or_default();
+        list.retain(|(_, end)| end.is_none_or(|end| now_ms < end));
+        match list.iter_mut().find(|(known, _)| *known == room) {
+            Some(known) => known.1 = end,
+            None => list.push((room, end)),
+        }
+    }
+
+    fn require_room(&self, room: usize) -> Result<(), &'static str> {
+        if self.is_strict && !self.rooms[room].is_registered { Err("ROOM_NOT_FOUND") } else { Ok(()) }
+    }
+
+    fn require_client(&self, user: usize) -> Result<(), &'static str> {
+        if self.is_strict && !self.clients.contains(USERS[user]) { Err("CLIENT_NOT_FOUND") } else { Ok(()) }
+    }
+
+    fn end(&self, duration_ms: Option<u64>) -> End {
+        duration_ms.map(|ms| self.now_ms + ms)
+    }
+
+    fn in_force(&self, end: End) -> bool {
+        end.is_none_or(|end| self.now_ms < end)
+    }
+
+    fn advance(&mut self, ms: u64) {
+        let passed = self.now_ms + 1..=self.now_ms + ms;
+        self.now_ms += ms;
+        let has_ended = |end: &End| end.is_some_and(|end| passed.contains(&end));
+        let mut ended = Vec::new();
+        for (room, id) in self.rooms.iter().zip(ROOMS) {
+            let muted = room.muted.iter().filter(|(_, end)| has_ended(end));
+            ended.extend(muted.map(|(user, _)| (pb::ChangeKind::Expired, id, *user)));
+            ended.extend(room.ban.filter(|end| has_ended(end)).map(|_| (pb::ChangeKind::BanExpired, id, "")));
+        }
+        for (user, list) in &self.silenced {
+            let list = list.iter().filter(|(_, end)| has_ended(end));
+            ended.extend(list.map(|(room, _)| (pb::ChangeKind::NotificationsExpired, *room, *user)));
+        }
+        let muted_users = self.muted_users.iter().filter(|(_, end)| has_ended(end));
+        ended.extend(muted_users.map(|(user, _)| (pb::ChangeKind::UserMuteExpired, "", *user)));
+        for (kind, room, user) in ended {
+            *self.ended.entry((kind, room.to_owned(), user.to_owned())).or_default() += 1;
+        }
+    }
+
+    fn rule(&self, room: &Room, user: &str) -> pb::Rule {
+        if self.muted_users.get(user).is_some_and(|end| self.in_force(*end)) {
+            return pb::Rule::UserMute;
+        }
+        let muted = room.muted.get(user).is_some_and(|end| self.in_force(*end));
+        let banned = room.ban.is_some_and(|end| self.in_force(end));
+        match (muted, banned, room.allowed.contains(user)) {
+            (true, _, _) => pb::Rule::MemberMute,
+            (false, true, true) => pb::Rule::AllowList,
+            (false, true, false) => pb::Rule::RoomBan,
+            (false, false, _) => pb::Rule::None,
+        }
+    }
+
+    fn those_in_force(&self, mutes: &BTreeMap<&'static str, End>) -> Vec<(String, End)> {
+        mutes.iter().filter(|(_, end)| self.in_force(**end)).map(|(user, end)| ((*user).to_owned(), *end)).collect()
+    }
+
+    /// Those of the users who may be pushed to.
+    fn recipients(&self, room: usize) -> Vec<String> {
+        let is_silenced = |user: &str| {
+            let mut list = self.silenced.get(user).into_iter().flatten();
+            list.any(|(silent, end)| *silent == ROOMS[room] && self.in_force(*end))
+        };
+        strings(&USERS).into_iter().filter(|user| !is_silenced(user)).collect()
+    }
+
+    fn room_facts(&self, number: usize) -> Option<RoomFacts> {
+        self.require_room(number).ok()?;
+        let room = &self.rooms[number];
+        let rule = |user: usize| self.require_client(user).ok().map(|()| self.rule(room, USERS[user]));
+        Some(RoomFacts {
+            rules: (0..USERS.len()).map(rule).collect(),
+            muted: self.those_in_force(&room.muted),
+            recipients: self.recipients(number),
+            banned: room.ban.filter(|end| self.in_force(*end)),
+            allowed: room.allowed.iter().map(|user| (*user).to_owned()).collect(),
+        })
+    }
+
+    pub fn facts(&self) -> Facts {
+        let silenced = |user: usize| {
+            self.require_client(user).ok()?;
+            let list = self.silenced.get(USERS[user]).into_iter().flatten();
+            Some(list.filter(|(_, end)| self.in_force(*end)).map(|(room, end)| ((*room).to_owned(), *end)).collect())
+        };
+        Facts {
+            rooms: [self.room_facts(0), self.room_facts(1)],
+            silenced: (0..USERS.len()).map(silenced).collect(),
+            muted_users: self.those_in_force(&self.muted_users),
+        }
+    }
+}
