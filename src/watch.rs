@@ -342,10 +342,10 @@ mod tests {
             assert!(place.hub.newest() < 100, "it is not cut");
         }
         assert_eq!(place.hub.watchers(), 1);
-        // A megabyte was waiting.
-        assert_eq!(slow.changes(20).await, (1..=20).collect::<Vec<_>>());
+        // A megabyte was waiting: ten of the long, and the short ones between.
+        assert_eq!(slow.changes(21).await, (1..=21).collect::<Vec<_>>());
         let cut = slow.next().await.unwrap_err();
-        assert_eq!((cut.reason, slow.at), (Reason::WatcherTooSlow, 20));
+        assert_eq!((cut.reason, slow.at), (Reason::WatcherTooSlow, 21));
     }
 
     #[tokio::test]

@@ -168,6 +168,35 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_has_at_most_512_bytes() {
+        let longest = "ü".repeat(256);
+        assert_eq!(reason(longest.clone()).ok(), Some(longest.clone()));
+        let error = reason(longest + "x").err();
+        assert_eq!(error.map(|error| (error.reason, error.field)), Some((Reason::InvalidArgument, Some("reason"))));
+    }
+
+    #[test]
+    fn a_timeout_is_in_any_unit_of_grpc() {
+        let cases = [
+            ("2H", Some(Duration::from_secs(7_200))),
+            ("3M", Some(Duration::from_secs(180))),
+            ("4S", Some(Duration::from_secs(4))),
+            ("5m", Some(Duration::from_millis(5))),
+            ("6u", Some(Duration::from_micros(6))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("100000000S", None),
+            ("5s", None),
+            ("5", None),
+            ("H", None),
+            ("", None),
+        ];
+        for (raw, expected) in cases {
+            assert_eq!(grpc_timeout(raw), expected, "{raw}");
+        }
+    }
+
+    #[test]
     fn durations_count_in_whole_milliseconds_upwards() {
         let ms = |seconds, nanos| duration_ms(Some(prost_types::Duration { seconds, nanos })).ok().flatten();
         assert_eq!(ms(1, 500_000_000), Some(1_500));

@@ -152,3 +152,17 @@ fn deadline(headers: &HeaderMap) -> Duration {
     let told = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
     told.unwrap_or(LONGEST).min(LONGEST)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_the_callers_and_at_most_60_seconds() {
+        let of = |timeout: &'static str| deadline(&HeaderMap::from_iter([(GRPC_TIMEOUT.clone(), timeout.parse().unwrap())]));
+        let minute = Duration::from_secs(60);
+        assert_eq!(deadline(&HeaderMap::new()), minute);
+        assert_eq!([of("59S"), of("200m")], [Duration::from_secs(59), Duration::from_millis(200)]);
+        assert_eq!([of("61S"), of("2M"), of("1H"), of("soon")], [minute; 4]);
+    }
+}

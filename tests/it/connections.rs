@@ -27,6 +27,10 @@ fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
     (Process::spawn(directory.path(), directory.path(), arguments).ready(), directory)
 }
 
+async fn metrics(process: &Process) -> String {
+    reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_given_up_is_taken() {
     let (process, _directory) = start(&["--max-connections", "20"]);
@@ -39,11 +43,7 @@ async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_g
     let read = tokio::time::timeout(Duration::from_secs(10), refused.read(&mut [0])).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
     held.pop();
-    let started = Instant::now();
-    while reqwest::get(format!("http://{rest}/me")).await.is_err() {
-        assert!(started.elapsed() < Duration::from_secs(10), "no place was given up");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("a place is given up", async || reqwest::get(format!("http://{rest}/me")).await.is_ok()).await;
     // The other listener has places of its own.
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
 }
@@ -60,7 +60,9 @@ async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
             mutes.check_send(with(check, &[SERVICE])).await
         })
     };
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun =
+        "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"CheckSend\"} 1\n";
+    until("the call runs", async || metrics(&process).await.contains(begun)).await;
     let started = Instant::now();
     let refused = mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "OVERLOADED"));
@@ -69,8 +71,8 @@ async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     assert!(waiting.await.unwrap().is_err());
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
-    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("mute_calls_shed_total 2"), "{metrics}");
+    let metrics = metrics(&process).await;
+    assert!(metrics.contains("mute_calls_shed_total 2\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,37 +114,35 @@ async fn a_connection_that_has_come_of_age_is_told_to_go_and_no_call_that_was_ta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_that_are_too_large_or_no_http_are_answered_or_closed_and_others_are_served() {
+async fn heads_that_are_too_large_or_no_http_are_refused_by_status() {
     let (process, _directory) = start(&[]);
     let rest = process.rest().trim_start_matches("http://").to_owned();
     let long = "a".repeat(100_000);
+    let close = "host: x\r\nauthorization: Bearer dev-service-token\r\nconnection: close\r\n\r\n";
     let cases = [
-        ("a header of 100 kB", format!("GET /me HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"), Some("431")),
-        ("a target of 100 kB", format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), Some("4")),
-        ("500 headers", format!("GET /me HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500)), Some("431")),
+        ("a header of 100 kB", format!("GET /me HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"), "431"),
+        ("a target of 100 kB", format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), "431"),
+        ("500 headers", format!("GET /me HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500)), "431"),
+        ("two lengths", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}".into(), "400"),
+        ("a length that is none", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}".into(), "400"),
+        ("a broken head", "GET /me HTTP/1.1\r\nhost : x\r\n\r\n".into(), "400"),
         (
-            "two lengths",
-            "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}".into(),
-            Some("400"),
+            "a percent escape that is none is read as it stands",
+            format!("GET /app-id/Open/chatrooms/%zz/mute HTTP/1.1\r\n{close}"),
+            "200",
         ),
-        ("a length that is none", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}".into(), Some("400")),
-        ("a broken head", "GET /me HTTP/1.1\r\nhost : x\r\n\r\n".into(), Some("400")),
-        (
-            "a percent escape that is none",
-            "GET /a/b/chatrooms/%zz/mute HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into(),
-            Some("4"),
-        ),
-        ("no HTTP", "\u{16}\u{3}\u{1} hello\r\n\r\n".into(), Some("400")),
+        ("no HTTP", "\u{16}\u{3}\u{1} hello\r\n\r\n".into(), "400"),
     ];
     for (case, head, expected) in cases {
         let mut stream = TcpStream::connect(&rest).await.unwrap();
+        // It may be closed before all of it is taken.
         let _ = stream.write_all(head.as_bytes()).await;
         let mut answer = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.strip_prefix("HTTP/1.1 ").unwrap_or("closed");
         assert!(read.is_ok(), "{case}: held open after {answer}");
-        assert!(expected.is_none_or(|expected| status.starts_with(expected) || status == "closed"), "{case}: {answer}");
+        let status = answer.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3));
+        assert_eq!(status, Some(expected), "{case}: {answer}");
     }
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
 }
@@ -354,11 +354,7 @@ async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> 
         command
     };
     let mut watcher = ctl(network.command(1, env!("CARGO_BIN_EXE_mute-service")), &["watch", "--json"]).spawn().unwrap();
-    until("it watches", async || {
-        let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
-        metrics.contains("mute_watchers 1\n")
-    })
-    .await;
+    until("it watches", async || metrics(&process).await.contains("mute_watchers 1\n")).await;
     let is_let_in = || tokio::task::block_in_place(|| ctl(program(), &["check", "room", "user"]).status().unwrap().success());
     assert!(!is_let_in(), "there is more than one place");
     network.cut(1, 0);
@@ -375,11 +371,7 @@ async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_place_of_a_caller_whose_machine_is_gone_is_given_up_in_a_minute_whether_anything_is_sent_to_it_or_not() {
     let (silent, spoken_to) = tokio::join!(place_of_one_that_is_gone("3600"), place_of_one_that_is_gone("1"));
-    let (Some(silent), Some(spoken_to)) = (silent, spoken_to) else {
-        // Not `skipped`: a container's root may often not do that, whatever is installed in it.
-        println!("skipped: run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)");
-        return;
-    };
+    let (Some(silent), Some(spoken_to)) = (silent, spoken_to) else { return };
     // Not because it was told that the caller is gone.
     let soon = Duration::from_secs(20);
     assert!(silent > soon && spoken_to > soon, "{silent:?}, {spoken_to:?}");

@@ -23,7 +23,8 @@ use crate::{
 
 /// What the program says when it does not start with its data there.
 fn refused(data: &Path) -> String {
-    let output = run(&["serve", "--data-dir", data.to_str().unwrap(), "--grpc-addr", "127.0.0.1:0"]);
+    let addrs = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &addrs[..]].concat());
     assert_eq!(output.status.code(), Some(1));
     text(&output.stderr)
 }

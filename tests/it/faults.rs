@@ -54,11 +54,7 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Option<Self> {
-        let Some(network) = Network::new(MEMBERS + REPLICAS) else {
-            // Not `skipped`: a container's root may often not do that, whatever is installed in it.
-            println!("skipped: run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)");
-            return None;
-        };
+        let network = Network::new(MEMBERS + REPLICAS)?;
         let addrs: Vec<_> = (0..MEMBERS).map(|member| network.addr(member)).collect();
         let etcd = Etcd::start_at(&addrs, &[], |member, program| network.command(member, program))?;
         let directories = (0..REPLICAS).map(|_| tempfile::tempdir().unwrap()).collect();

@@ -1,6 +1,7 @@
 //! What the tests share: a service on free ports with a clock that is set by hand, and callers of both of its doors.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -30,6 +31,8 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::{Request, Status, metadata::AsciiMetadataKey, transport::Channel};
 use tonic_types::StatusExt as _;
+
+use crate::skips::skips_of_this_run;
 
 pub const AGORA: &str = "easemob-demo#testapp";
 pub const IMKIT: &str = "SampleApp";
@@ -291,10 +294,13 @@ pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-/// What a test says that cannot run here. Where `MUTE_TEST_REQUIRE` is 1 it has to run.
+/// What a test says that cannot run here: `tests/skips` shows it at the end of the run. Where `MUTE_TEST_REQUIRE` is 1 it has to run.
 pub fn skipped(why: &str) {
     assert_ne!(std::env::var("MUTE_TEST_REQUIRE").as_deref(), Ok("1"), "skipped: {why}");
-    println!("skipped: {why}");
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let mut file = std::fs::File::options().create(true).append(true).open(skips_of_this_run()).unwrap();
+    // In one piece, so that lines of tests that run at a time do not mix.
+    file.write_all(format!("{test}: {why}\n").as_bytes()).unwrap();
 }
 
 /// Whether there is a Python that calls over gRPC; where there is none, the test is skipped.

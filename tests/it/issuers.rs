@@ -231,6 +231,21 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
     assert!(!fs::read_to_string(&log).unwrap().contains(signature), "a token in the log");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_was_taken_before_is_refused_after_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let signer = Signer::ec("one");
+    let keys = directory.path().join("jwks.json");
+    fs::write(&keys, json!({"keys": [signer.jwk()]}).to_string()).unwrap();
+    let process = spawn(directory.path(), &format!("jwks_file = {keys:?}"));
+    // Good for three seconds more: clocks may differ by 30.
+    let end = now_s() - 27;
+    let token = signer.sign(&but(json!({"exp": end})));
+    assert_eq!(actor(&process, &token).await.unwrap(), "service:chat");
+    until(async || refusal(&process, &token).await == "INVALID_TOKEN").await;
+    assert!((end + 30..end + 35).contains(&now_s()), "refused {} s after its end", now_s() - end);
+}
+
 async fn until(is_so: impl AsyncFn() -> bool) {
     for _ in 0..300 {
         if is_so().await {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod harness;
+#[path = "../skips/run.rs"]
+mod skips;
 
 mod agora;
 mod backup;

@@ -1,10 +1,11 @@
 //! What /metrics tells, and that dashboard and alerts ask for nothing else.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use mute_service::proto::v1 as pb;
 
 use crate::{
+    cluster::until,
     harness::{SERVICE, duration, with},
     process::{Process, mute},
 };
@@ -40,7 +41,8 @@ async fn calls_checks_commits_ends_and_refusals_are_counted_where_they_happen() 
         let _ = mutes.check_send(with(check, headers)).await;
     }
     reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    // What ends is counted when it is swept.
+    until("the end is counted", async || value(&scrape(&process).await, "mute_expiry_lag_seconds_count") == 1.0).await;
     let metrics = scrape(&process).await;
     let of = |method: &str| format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"");
     for (name, expected) in [

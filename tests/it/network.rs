@@ -4,6 +4,8 @@ use std::process::Command;
 
 use rand::RngExt as _;
 
+use crate::harness::skipped;
+
 /// Namespaces behind one bridge. Gone when it is dropped.
 pub struct Network {
     name: String,
@@ -12,7 +14,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Nothing where this user may not make one.
+    /// Nothing where this user may not make one: the test is skipped.
     pub fn new(machines: usize) -> Option<Self> {
         let mut random = rand::rng();
         let (name, a, b) = (
@@ -27,6 +29,9 @@ impl Network {
             && ip(&["addr", "add", &gateway, "dev", bridge])
             && ip(&["link", "set", bridge, "up"])
             && (0..machines).all(|machine| network.add(machine));
+        if !made {
+            skipped("run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)");
+        }
         made.then_some(network)
     }
 

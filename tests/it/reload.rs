@@ -1,11 +1,12 @@
 //! Who may call is read again while the service runs: all of it or nothing.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use mute_service::proto::v1 as pb;
 use tonic::Code;
 
 use crate::{
+    cluster::until,
     harness::{SERVICE, with},
     process::{Process, run, text},
 };
@@ -34,31 +35,19 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
     more(directory.path(), &format!("[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n{service}"));
     process.signal("-HUP");
     let new = "the token of the new one, and a long one";
-    for _ in 0..100 {
-        if code(&process, "New", new).await == Code::Ok {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(code(&process, "New", new).await, Code::Ok);
+    until("the new service may call", async || code(&process, "New", new).await == Code::Ok).await;
     assert_eq!(code(&process, "New", "dev-service-token").await, Code::Ok);
     assert_eq!(code(&process, "Open", new).await, Code::PermissionDenied);
     more(directory.path(), "[[apps]]\nkey = \"Third\"\ndirectory = \"shut\"\n");
     process.signal("-HUP");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let log = fs::read_to_string(directory.path().join("log")).unwrap();
-    assert!(log.contains("was not read again") && log.contains("[[apps]] number 3"), "{log}");
+    let log = || fs::read_to_string(directory.path().join("log")).unwrap();
+    until("the bad file is told", async || log().contains("was not read again")).await;
+    assert!(log().contains("[[apps]] number 3"), "{}", log());
     assert_eq!(code(&process, "New", new).await, Code::Ok);
     assert_eq!(code(&process, "Open", SERVICE.1.trim_start_matches("Bearer ")).await, Code::Ok);
     // Without a signal too; and whoever is gone may not call any more.
     let path = directory.path().join("config.toml");
     let first = fs::read_to_string(&path).unwrap();
     fs::write(&path, &first[..first.find("[[apps]]\nkey = \"New\"").unwrap()]).unwrap();
-    for _ in 0..100 {
-        if code(&process, "New", new).await == Code::Unauthenticated {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(code(&process, "New", new).await, Code::Unauthenticated);
+    until("the service is gone", async || code(&process, "New", new).await == Code::Unauthenticated).await;
 }

@@ -8,6 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use crate::process::{Process, connect, mute, muted, was_not_taken};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,4 +66,23 @@ async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_
     let found = muted(&mut process.mutes().await, "room").await;
     acknowledged.sort_unstable();
     assert!(acknowledged.iter().all(|user| found.binary_search(user).is_ok()) && acknowledged.len() > 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_without_end_is_cut_after_drain_seconds() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::spawn(directory.path(), directory.path(), &["--drain-seconds", "2"]).ready();
+    let mut stream = TcpStream::connect(process.rest().trim_start_matches("http://")).await.unwrap();
+    let head = "POST /app-id/Open/chatrooms/room/mute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev-service-token\r\n";
+    let begun = format!("{head}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n");
+    stream.write_all(begun.as_bytes()).await.unwrap();
+    // Told to go on: the call has begun.
+    let mut told = [0; 12];
+    stream.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100");
+    let ordered = Instant::now();
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
+    let took = ordered.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mute_service::proto::v1 as pb;
+use mute_service::{config::Settings, proto::v1 as pb};
 use prost::Message as _;
 use reqwest::Method;
+use tonic::Code;
 
 use crate::harness::*;
 
@@ -217,4 +218,38 @@ async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
     assert!(!answer.access_token.is_empty() && answer.token_expire_time.is_some());
     let check = pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: "user1".into(), ..Default::default() };
     assert_eq!(reason(&server.mutes().await.check_send(with(check, &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
+}
+
+#[tokio::test]
+async fn an_apps_admin_is_rate_limited_and_a_service_is_not() {
+    let server = Server::with(Settings { rate_limit: Some(3), ..unlimited() }).await;
+    let mut mutes = server.mutes().await;
+    let list = pb::ListMutedMembersRequest { app: OPEN.into(), room: "r".into(), ..Default::default() };
+    for _ in 0..3 {
+        mutes.list_muted_members(server.as_admin(OPEN, list.clone())).await.unwrap();
+    }
+    for _ in 0..20 {
+        mutes.list_muted_members(with(list.clone(), &[SERVICE])).await.unwrap();
+    }
+    let refused = mutes.list_muted_members(server.as_admin(OPEN, list.clone())).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "RATE_LIMITED"));
+}
+
+#[tokio::test]
+async fn each_app_has_its_own_share_of_calls_and_of_tokens() {
+    let server = Server::with(Settings { rate_limit: Some(2), token_rate_limit: Some(2), ..unlimited() }).await;
+    let mut mutes = server.mutes().await;
+    let mut tokens = server.tokens().await;
+    for app in [AGORA, OPEN] {
+        let list = pb::ListMutedUsersRequest { app: app.into(), ..Default::default() };
+        // A wrong secret counts too: guesses are limited.
+        let guess = pb::IssueTokenRequest { app: app.into(), client_id: "dev-client".into(), ..Default::default() };
+        for _ in 0..2 {
+            mutes.list_muted_users(server.as_admin(app, list.clone())).await.unwrap();
+            assert_eq!(reason(&tokens.issue_token(guess.clone()).await.unwrap_err()), "INVALID_CREDENTIALS", "{app}");
+        }
+        let refused = mutes.list_muted_users(server.as_admin(app, list)).await.unwrap_err();
+        assert_eq!(reason(&refused), "RATE_LIMITED", "{app}");
+        assert_eq!(reason(&tokens.issue_token(guess).await.unwrap_err()), "RATE_LIMITED", "{app}");
+    }
 }
