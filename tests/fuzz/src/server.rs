@@ -92,7 +92,7 @@ impl Server {
             limits: Limits::new(0, 0, &clock),
             token_ttl_s: 3_600,
             store: store.clone(),
-            hub: Hub::new(&view),
+            hub: Hub::new(&view, clock.clone()),
             view,
             clock: clock.clone(),
             access: access.clone(),
