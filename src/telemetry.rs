@@ -93,11 +93,10 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     let jumps = Counter::<u64>::default();
     jumps.inc_by(service.clock.jumps());
     registry.register("clock_jumps", "Times that the wall clock was set by more than two seconds", jumps);
-    if let Some(skew_ms) = sweep::skew_ms(&*service.store, &service.clock) {
-        let skew = Gauge::<f64, AtomicU64>::default();
-        skew.set(skew_ms as f64 / 1_000.0);
-        registry.register("clock_skew_seconds", "By how much the wall clock is ahead of the median of the other replicas'", skew);
-    }
+    let skew = Gauge::<f64, AtomicU64>::default();
+    skew.set(sweep::skew_ms(&*service.store, &service.clock).unwrap_or(0) as f64 / 1_000.0);
+    let by = "By how much the wall clock is ahead of the median of the other replicas'; 0 where there are none";
+    registry.register("clock_skew_seconds", by, skew);
     let build = Family::<Vec<(&str, &str)>, Gauge>::default();
     let (revision, built) = (env!("MUTE_BUILD_REVISION"), env!("MUTE_BUILD_DATE"));
     let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision), ("built", built)];
