@@ -37,7 +37,7 @@ enum Source {
 /// How far the wall clock is from the time since the machine started, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Witness {
-    /// When it was last looked at.
+    /// At the last look.
     seen: i64,
     /// Without jumps.
     believed: i64,
@@ -160,7 +160,7 @@ impl Witness {
             tracing::error!(
                 by_ms = seen - self.seen,
                 ?doubt,
-                "the wall clock was set: it is doubted for a while, and nothing that ends by it is removed"
+                "the wall clock was set: for a while what ends is removed only when it has ended by the old time too"
             );
             return Self { seen, doubted_until: Some(now + doubt), ..self };
         }
