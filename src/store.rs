@@ -46,6 +46,9 @@ mod tally;
 
 pub use connector::{Connection, Connector};
 
+/// A clock that is further than this from those of the other replicas, in milliseconds, says of nothing that it has ended.
+pub const MAX_SKEW_MS: u64 = 2_000;
+
 /// The number of a commit.
 pub type Revision = u64;
 

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use crate::{
     clock::Clock,
     model::{Event, EventKind, Key},
-    store::{Batch, Revision, Store, StoreError},
+    store::{Batch, MAX_SKEW_MS, Revision, Store, StoreError},
     telemetry::metrics::METRICS,
     view::{Due, DueMark, View},
 };
@@ -28,8 +28,6 @@ const PERIOD: Duration = Duration::from_millis(250);
 const COMMIT: usize = 100;
 /// Marks in one look, so that a flood of them does not hold the others up.
 const LOOK: usize = 1_000;
-/// A clock that is further than this from those of the other replicas, in milliseconds, says of nothing that it has ended.
-const MAX_SKEW_MS: u64 = 2_000;
 /// As actor of what it does.
 const ACTOR: &str = "service";
 

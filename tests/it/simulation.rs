@@ -23,6 +23,7 @@ use crate::{checker::Operation, double::mvcc::Mvcc, ledger::setting};
 
 mod callers;
 mod compacted;
+mod deleted;
 mod facts;
 mod flood;
 mod trouble;
@@ -77,6 +78,11 @@ fn a_replica_that_is_behind_catches_up_while_others_write() {
 #[test]
 fn a_deletion_at_the_compacted_revision_is_seen() {
     simulate(1, 10, compacted::run);
+}
+
+#[test]
+fn what_is_muted_after_a_deletion_outlives_the_sweep_of_what_was_before_it() {
+    simulate(1, 10, deleted::run);
 }
 
 /// Runs so many seeds, or one in `every` of those that are asked for from outside, each in a runtime of its own.

@@ -12,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::layout::ReplicaId;
+use crate::store::MAX_SKEW_MS;
 
 /// Ticks of each replica that are looked at.
 const TICKS: usize = 5;
@@ -74,6 +75,12 @@ impl Clocks {
         // Of two in the middle the nearer one: it is right, or nobody knows.
         let middle = [skews.len().saturating_sub(1) / 2, skews.len() / 2].map(|at| skews.get(at).copied());
         middle.into_iter().flatten().min_by_key(|skew_ms| skew_ms.unsigned_abs())
+    }
+
+    /// The wall clock, in Unix milliseconds, where the others were met and theirs are not far from it.
+    pub(super) fn certain_ms(&self, own: ReplicaId) -> Option<u64> {
+        let is_near = self.has_compared(own) && self.skew_ms(own).is_none_or(|skew_ms| skew_ms.unsigned_abs() <= MAX_SKEW_MS);
+        self.known().now_ms().filter(|_| is_near)
     }
 
     /// Whether others that run have had the time to tick: as often as this replica has.

@@ -148,15 +148,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets go of chapters that are too old, or too many. Any replica may: a chapter that is gone is gone.
+    /// Lets go of chapters that are too old, or too many. Any replica may: a chapter that is gone is gone; so one whose clock says nothing for certain
+    /// finds none too old.
     async fn trim(&self) -> Result<(), StoreError> {
         let (chapters, _) = self.chapters().await?;
         let now = *self.chapter();
         let all = now.commits_before + now.commits;
+        let certain_ms = self.clocks.certain_ms(self.id);
         for pair in chapters.windows(2) {
             let (oldest, next) = (&pair[0], &pair[1]);
             let too_many = all.saturating_sub(next.commits_before) >= self.retention.events;
-            let too_old = next.at_ms.saturating_add(self.retention.age_ms) < now.newest_ms;
+            let too_old = certain_ms.is_some_and(|now_ms| next.at_ms.saturating_add(self.retention.age_ms) < now_ms);
             if !too_many && !too_old {
                 break;
             }

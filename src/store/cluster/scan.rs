@@ -28,6 +28,19 @@ pub(super) struct Scan {
     limit: u64,
 }
 
+/// A page that is wanted.
+pub(super) struct Question {
+    span: Span,
+    wanted: Wanted,
+}
+
+impl Question {
+    /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
+    pub(super) async fn ask(&self, etcd: &Etcd) -> Result<Page, StoreError> {
+        etcd.range(&self.span, self.wanted, TIMEOUT).await
+    }
+}
+
 impl Scan {
     pub(super) fn of(span: Span) -> Self {
         Self { from: span.from, end: span.until, prefix: Vec::new(), limit: FIRST }
@@ -41,20 +54,25 @@ impl Scan {
     /// The next page, which may have no records; nothing at the end. `revision` 0 is the newest there is, with each page. After an error it may be asked
     /// for again. Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
     pub(super) async fn next(&mut self, etcd: &Etcd, revision: u64) -> Result<Option<Page>, StoreError> {
-        if self.from >= self.end {
-            return Ok(None);
-        }
-        let span = Span { from: self.from.clone(), until: self.until() };
-        let page = etcd.range(&span, Wanted { revision, limit: self.limit, ..Wanted::default() }, TIMEOUT).await?;
+        let Some(question) = self.question(revision) else { return Ok(None) };
+        let page = question.ask(etcd).await?;
         self.turn_page(&page);
         Ok(Some(page))
+    }
+
+    /// What the next page is asked for with. Nothing at the end.
+    pub(super) fn question(&self, revision: u64) -> Option<Question> {
+        let span = Span { from: self.from.clone(), until: self.until() };
+        let wanted = Wanted { revision, limit: self.limit, ..Wanted::default() };
+        (self.from < self.end).then_some(Question { span, wanted })
     }
 
     fn until(&self) -> Vec<u8> {
         if self.prefix.is_empty() { self.end.clone() } else { end_of_prefix(&self.prefix).min(self.end.clone()) }
     }
 
-    fn turn_page(&mut self, page: &Page) {
+    /// Goes on to what is after this page, the answer to the last question.
+    pub(super) fn turn_page(&mut self, page: &Page) {
         let bytes: usize = page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
         let left = page.count.saturating_sub(page.records.len() as u64);
         match (page.records.first(), page.records.last()) {

@@ -2,17 +2,24 @@
 //!
 //! No page has to be as of the revision of another, so nothing old is ever asked for. The feed begins first. Then pages are read, each as of the
 //! newest revision there is, and after each the commits that have come meanwhile are handed on, but for their changes of keys that are still to be
-//! read, and of those whose page was as new already. A page is asked for after all commits before it were looked at, and no member answers with less
-//! than what the cluster has acknowledged: so a change that is passed over is in a page that is still to come. The copy is complete when the feed has
-//! come past the newest page.
+//! read, and of those whose page was as new already. No commit is looked at while a page is on its way, and no member answers with less than what the
+//! cluster has acknowledged: so a change that is passed over is in a page that is still to be asked for. The copy is complete when the feed has come
+//! past the newest page.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::time::sleep;
+use tokio::{task::JoinHandle, time::sleep};
 
-use super::{Shared, layout, scan::Scan, snapshot::entries};
-use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates, etcd};
+use super::{
+    Shared, layout,
+    scan::{Question, Scan},
+    snapshot::entries,
+};
+use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates, etcd::Page};
+
+/// A page that could not be read is asked for again after this time.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn updates(shared: Arc<Shared>) -> Updates {
     let (at, feed) = shared.recent.follow_paced();
@@ -39,6 +46,10 @@ struct Loading {
     /// Up to where the feed was looked at.
     at: Revision,
     scan: Scan,
+    /// The next page, which is on its way while what came before is taken. Nothing at the end.
+    asked: Option<JoinHandle<Result<Page, StoreError>>>,
+    /// What is to be handed on before it.
+    ready: VecDeque<Update>,
     /// The pages in the order of keys: the first key after each, and the revision of the cluster it is as of.
     pages: Vec<(Vec<u8>, u64)>,
 }
@@ -62,31 +73,29 @@ impl Copy {
         }
     }
 
-    /// The commits that have come since the last page, then the next page.
+    /// What is ready, then the page that was asked for.
     async fn read(shared: &Arc<Shared>, mut loading: Loading) -> (Option<Update>, State) {
-        while let Some(commit) = loading.feed.next().now_or_never().flatten() {
-            match commit.map(|commit| loading.hand_on(shared, &commit)) {
-                Ok(None) => {}
-                Ok(Some(commit)) => return (Some(Update::Commit(commit)), State::Read(loading)),
-                Err(error) => return (None, Self::again(shared, &error)),
-            }
+        if let Some(update) = loading.ready.pop_front() {
+            return (Some(update), State::Read(loading));
         }
-        match loading.scan.next(&shared.etcd, 0).await {
-            Ok(Some(page)) => {
-                loading.pages.push((loading.scan.covered().to_vec(), page.revision));
-                let entries = entries(shared, page.records);
-                ((!entries.is_empty()).then_some(Update::Records(entries)), State::Read(loading))
-            }
-            Ok(None) => {
-                shared.confirm.notify_one();
-                (None, State::CatchUp(loading))
+        let Some(asked) = loading.asked.take() else {
+            shared.confirm.notify_one();
+            return (None, State::CatchUp(loading));
+        };
+        match asked.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))) {
+            Ok(page) => {
+                loading.take(shared, page);
+                if let Err(error) = loading.look_at_commits(shared) {
+                    return (None, Self::again(shared, &error));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a page of records could not be read; trying again");
-                sleep(etcd::pause()).await;
-                (None, State::Read(loading))
+                sleep(AGAIN).await;
             }
         }
+        loading.ask(shared);
+        (None, State::Read(loading))
     }
 
     /// Commits until the feed has come past the newest page.
@@ -115,8 +124,38 @@ impl Copy {
 }
 
 impl Loading {
-    fn begin(shared: &Shared, at: Revision, feed: Feed) -> Self {
-        Self { feed, at, scan: Scan::of(shared.layout.records()), pages: Vec::new() }
+    fn begin(shared: &Arc<Shared>, at: Revision, feed: Feed) -> Self {
+        let scan = Scan::of(shared.layout.records());
+        let mut loading = Self { feed, at, scan, asked: None, ready: VecDeque::new(), pages: Vec::new() };
+        loading.ask(shared);
+        loading
+    }
+
+    fn ask(&mut self, shared: &Arc<Shared>) {
+        let ask = |question: Question| {
+            let shared = shared.clone();
+            tokio::spawn(async move { question.ask(&shared.etcd).await })
+        };
+        self.asked = self.scan.question(0).map(ask);
+    }
+
+    fn take(&mut self, shared: &Shared, page: Page) {
+        self.scan.turn_page(&page);
+        self.pages.push((self.scan.covered().to_vec(), page.revision));
+        let entries = entries(shared, page.records);
+        if !entries.is_empty() {
+            self.ready.push_back(Update::Records(entries));
+        }
+    }
+
+    /// Those that have come. Errors: whatever the feed has.
+    fn look_at_commits(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        while let Some(commit) = self.feed.next().now_or_never().flatten() {
+            let commit = commit?;
+            let commit = self.hand_on(shared, &commit);
+            self.ready.extend(commit.map(Update::Commit));
+        }
+        Ok(())
     }
 
     /// The commit with those of its changes that belong to the copy. Nothing where there are none.

@@ -114,11 +114,13 @@ impl Overlay {
 
     /// The records of the tree up to the next ones, with what is kept of their keys.
     fn merge(&mut self, records: Vec<Record>) -> Vec<Entry> {
+        if !self.keeps_any_before_next() {
+            return records.into_iter().map(|Record { key, value, revision }| Entry { key, value, revision }).collect();
+        }
         let mut page: BTreeMap<_, _> = records.into_iter().map(|record| (record.key, (record.revision, record.value))).collect();
-        while let Some(first) = self.kept.first_entry()
-            && self.next.as_ref().is_none_or(|next| first.key() < next)
+        while self.keeps_any_before_next()
+            && let Some((key, change)) = self.kept.pop_first()
         {
-            let (key, change) = first.remove_entry();
             self.bytes -= size(&key, &change);
             match change {
                 Some(value) => drop(page.insert(key, value)),
@@ -126,6 +128,10 @@ impl Overlay {
             }
         }
         page.into_iter().map(|(key, (revision, value))| Entry { key, value, revision }).collect()
+    }
+
+    fn keeps_any_before_next(&self) -> bool {
+        self.kept.keys().next().is_some_and(|key| self.next.as_ref().is_none_or(|next| key < next))
     }
 }
 
@@ -153,9 +159,10 @@ pub(super) fn send_pages(
             let _still = shared.still.read().unwrap_or_else(PoisonError::into_inner);
             shared.with_tree(|tree| lock(overlay).read(tree))?
         };
-        let Some(entries) = read else { return Ok(()) };
-        for page in entries.chunks(PAGE) {
-            if pages.blocking_send(Ok(page.to_vec())).is_err() {
+        let Some(mut entries) = read else { return Ok(()) };
+        while !entries.is_empty() {
+            let rest = entries.split_off(entries.len().min(PAGE));
+            if pages.blocking_send(Ok(std::mem::replace(&mut entries, rest))).is_err() {
                 return Ok(());
             }
         }

@@ -127,3 +127,36 @@ async fn who_starts_after_a_restore_that_was_bumped_has_what_was_restored() {
     assert_eq!(records(&*store).await, 1);
     assert!(store.commit(new("next")).await.unwrap() > revision + 1_000_000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_are_forgotten_by_age_when_a_time_that_is_certain_says_so() {
+    const NOW_MS: u64 = 1_000_000;
+    let double = Double::new(1);
+    // A chapter is full with a second.
+    let retention = Retention { events: 1_000_000, age_ms: 16_000 };
+    let networks = [double.network(), double.network()];
+    let store = store::open(&networks[0].place(), retention).await.unwrap();
+    let other = store::open(&networks[1].place(), retention).await.unwrap();
+    let write = async |name: &str, at_ms: u64| {
+        store.commit(Batch { at_ms, ..new(name) }).await.unwrap();
+        // A chapter ends behind the commit that fills it.
+        sleep(Duration::from_millis(500)).await;
+    };
+    write("first", NOW_MS).await;
+    write("ahead", NOW_MS + 60_000).await;
+    write("before clocks were compared", NOW_MS + 62_000).await;
+    assert_eq!(told(&*store, "first").await, 1);
+    store.tell_time(NOW_MS);
+    other.tell_time(NOW_MS + 60_000);
+    sleep(Duration::from_secs(5)).await;
+    write("clocks differ", NOW_MS + 64_000).await;
+    other.tell_time(NOW_MS + 5_500);
+    sleep(Duration::from_secs(6)).await;
+    write("it is not late enough", NOW_MS + 66_000).await;
+    assert_eq!(told(&*store, "first").await, 1);
+    [&store, &other].iter().for_each(|store| store.tell_time(NOW_MS + 80_000));
+    sleep(Duration::from_secs(6)).await;
+    write("late enough", NOW_MS + 80_000).await;
+    assert_eq!(told(&*store, "first").await, 0);
+    assert_eq!(told(&*store, "late enough").await, 1);
+}
