@@ -146,7 +146,7 @@ pub enum Update {
     Reset,
     /// Records of the copy, in the order of keys.
     Records(Vec<Entry>),
-    /// A commit, without its changes of records that are still to come or came as it left them.
+    /// A commit, without its changes of records that are still to come. Those that came may be newer; then what made them so comes too.
     Commit(Arc<Commit>),
     /// All up to this revision has come.
     Complete(Revision),

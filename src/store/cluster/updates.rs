@@ -2,9 +2,9 @@
 //!
 //! No page has to be as of the revision of another, so nothing old is ever asked for. The feed begins first. Then pages are read, each as of the
 //! newest revision there is, and after each the commits that have come meanwhile are handed on, but for their changes of keys that are still to be
-//! read, and of those whose page was as new already. No commit is looked at while a page is on its way, and no member answers with less than what the
-//! cluster has acknowledged: so a change that is passed over is in a page that is still to be asked for. The copy is complete when the feed has come
-//! past the newest page.
+//! read. No commit is looked at while a page is on its way, and no member answers with less than what the cluster has acknowledged: so a change that
+//! is passed over is in a page that is still to be asked for. A page may be newer than a commit that comes after it; then those that made it so come
+//! too. The copy is complete when the feed has come past the newest page.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -50,8 +50,8 @@ struct Loading {
     asked: Option<JoinHandle<Result<Page, StoreError>>>,
     /// What is to be handed on before it.
     ready: VecDeque<Update>,
-    /// The pages in the order of keys: the first key after each, and the revision of the cluster it is as of.
-    pages: Vec<(Vec<u8>, u64)>,
+    /// What the newest page is as of.
+    newest: Revision,
 }
 
 impl Copy {
@@ -100,8 +100,7 @@ impl Copy {
 
     /// Commits until the feed has come past the newest page.
     async fn catch_up(shared: &Arc<Shared>, mut loading: Loading) -> (Option<Update>, State) {
-        let newest = loading.pages.iter().map(|(_, revision)| layout::end_of(*revision)).max().unwrap_or(0);
-        while loading.at < newest {
+        while loading.at < loading.newest {
             match loading.feed.next().await {
                 Some(Ok(commit)) => {
                     if let Some(commit) = loading.hand_on(shared, &commit) {
@@ -126,7 +125,7 @@ impl Copy {
 impl Loading {
     fn begin(shared: &Arc<Shared>, at: Revision, feed: Feed) -> Self {
         let scan = Scan::of(shared.layout.records());
-        let mut loading = Self { feed, at, scan, asked: None, ready: VecDeque::new(), pages: Vec::new() };
+        let mut loading = Self { feed, at, scan, asked: None, ready: VecDeque::new(), newest: 0 };
         loading.ask(shared);
         loading
     }
@@ -141,7 +140,7 @@ impl Loading {
 
     fn take(&mut self, shared: &Shared, page: Page) {
         self.scan.turn_page(&page);
-        self.pages.push((self.scan.covered().to_vec(), page.revision));
+        self.newest = self.newest.max(layout::end_of(page.revision));
         let entries = entries(shared, page.records);
         if !entries.is_empty() {
             self.ready.push_back(Update::Records(entries));
@@ -158,17 +157,14 @@ impl Loading {
         Ok(())
     }
 
-    /// The commit with those of its changes that belong to the copy. Nothing where there are none.
+    /// The commit with its changes of keys that are read. Nothing where there are none.
     fn hand_on(&mut self, shared: &Shared, commit: &Commit) -> Option<Arc<Commit>> {
         self.at = commit.revision;
-        let cluster = layout::cluster(commit.revision);
-        let is_ours = |operation: &&Operation| {
+        let is_read = |operation: &&Operation| {
             let (Operation::Put { key, .. } | Operation::Delete { key }) = operation;
-            let key = shared.layout.record(key);
-            let page = self.pages.partition_point(|(until, _)| *until <= key);
-            self.pages.get(page).is_some_and(|(_, as_of)| *as_of < cluster)
+            shared.layout.record(key).as_slice() < self.scan.covered()
         };
-        let operations: Vec<_> = commit.operations.iter().filter(is_ours).cloned().collect();
+        let operations: Vec<_> = commit.operations.iter().filter(is_read).cloned().collect();
         (!operations.is_empty()).then(|| Arc::new(Commit { operations, ..commit.clone() }))
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use mute_service::store::{self, Batch, Expectation, Operation, Retention, Revision, Store, StoreError};
+use mute_service::store::{self, Batch, Expectation, Operation, Retention, Revision, Store, StoreError, Update};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -129,6 +129,26 @@ async fn who_starts_after_a_restore_that_was_bumped_has_what_was_restored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_is_complete_when_its_feed_has_come_past_all_that_it_has_read() {
+    let double = Double::new(1);
+    let networks = [double.network(), double.network()];
+    let writer = open(&networks[0]).await;
+    let reader = open(&networks[1]).await;
+    double.lag(0, 1_000);
+    let written = writer.commit(new("written")).await.unwrap();
+    let mut updates = reader.follow().await.unwrap();
+    let mut has_read = false;
+    let revision = loop {
+        match updates.next().await.unwrap().unwrap() {
+            Update::Records(entries) => has_read = entries.iter().any(|entry| entry.key == b"written"),
+            Update::Complete(revision) => break revision,
+            Update::Reset | Update::Commit(_) => {}
+        }
+    };
+    assert!(has_read && revision >= written, "complete at {revision} with what was written at {written}: {has_read}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_are_forgotten_by_age_when_a_time_that_is_certain_says_so() {
     const NOW_MS: u64 = 1_000_000;
     let double = Double::new(1);
@@ -144,19 +164,19 @@ async fn events_are_forgotten_by_age_when_a_time_that_is_certain_says_so() {
     };
     write("first", NOW_MS).await;
     write("ahead", NOW_MS + 60_000).await;
-    write("before clocks were compared", NOW_MS + 62_000).await;
+    write("before clocks were compared", NOW_MS + 80_000).await;
     assert_eq!(told(&*store, "first").await, 1);
     store.tell_time(NOW_MS);
     other.tell_time(NOW_MS + 60_000);
     sleep(Duration::from_secs(5)).await;
-    write("clocks differ", NOW_MS + 64_000).await;
+    write("clocks differ", NOW_MS + 90_000).await;
     other.tell_time(NOW_MS + 5_500);
     sleep(Duration::from_secs(6)).await;
-    write("it is not late enough", NOW_MS + 66_000).await;
+    write("it is not late enough", NOW_MS + 92_000).await;
     assert_eq!(told(&*store, "first").await, 1);
-    [&store, &other].iter().for_each(|store| store.tell_time(NOW_MS + 80_000));
+    [&store, &other].iter().for_each(|store| store.tell_time(NOW_MS + 110_000));
     sleep(Duration::from_secs(6)).await;
-    write("late enough", NOW_MS + 80_000).await;
+    write("late enough", NOW_MS + 110_000).await;
     assert_eq!(told(&*store, "first").await, 0);
     assert_eq!(told(&*store, "late enough").await, 1);
 }
