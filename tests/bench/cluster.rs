@@ -90,6 +90,28 @@ pub async fn rows(place: &Path) -> Vec<Row> {
     rows
 }
 
+/// Durable mutes and checks through a replica of each build, over the same members.
+pub async fn against(place: &Path, build: &str) -> Vec<Row> {
+    if Command::new("etcd").arg("--version").output().is_err() {
+        return Vec::new();
+    }
+    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
+    let urls = members.iter().map(|member| format!("http://{}", member.addr)).collect::<Vec<_>>().join(",");
+    wait_for(&urls).await;
+    let replica = |program: &str, name: &str| {
+        let arguments = ["--store", "etcd", "--etcd-endpoints", &urls, "--etcd-prefix", &format!("{name}/")];
+        Program::start_build(program, &directory(place, name), &arguments)
+    };
+    let (ours, theirs) = (replica(env!("CARGO_BIN_EXE_mute-service"), "our-replica"), replica(build, "their-replica"));
+    let (ours, theirs) = (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
+    let mute = |client, caller: usize, call: usize| {
+        grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
+    };
+    let (rate, other) =
+        in_turns(async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, mute).await).await;
+    vec![Row::rates("a replica over etcd: durable MuteMembers, 64 callers", rate, (other, "another build"), "-")]
+}
+
 /// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to start.
 async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], replica: impl Fn() -> Program) -> Vec<Row> {
     let (empty, before, database) = (cluster.memory(), resident(members[0].child.id()), database(&members[0]).await);

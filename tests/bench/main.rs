@@ -3,9 +3,11 @@
 //! It starts everything by itself: the service (the real program, release build), a bare tonic service with the same messages that answers a
 //! constant, and Redis, where `redis-server` is on PATH. Both sides of a row are asked by the same client over the same number of connections,
 //! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes. `checks`, `writes`,
-//! `size`, `watch`, `cluster` and `starts` choose groups of rows. `MUTE_BENCH_AGAINST` names a program of another build: a row has CheckSend of both.
+//! `size`, `watch`, `cluster` and `starts` choose groups of rows. `against` has both sides from this service: the program, and the one of another build that
+//! `MUTE_BENCH_AGAINST` names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+mod against;
 mod bare;
 mod cluster;
 mod grpc;

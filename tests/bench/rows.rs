@@ -6,7 +6,7 @@ use mute_service::proto::v1 as pb;
 use tokio::sync::Mutex;
 
 use super::{
-    CONNECTIONS, IN_FLIGHT, Row,
+    CONNECTIONS, IN_FLIGHT, Row, against,
     bare::BareProcess,
     cluster,
     grpc::{self, room, user},
@@ -19,24 +19,27 @@ use super::{
 /// Rooms, and muted users in each, for the rows of checks.
 pub const ROOMS: usize = 1_000;
 pub const USERS: usize = 100;
-const BATCH: usize = 100;
+pub const BATCH: usize = 100;
 /// Notification mutes of the room that recipients are asked for.
-const SILENT: usize = 100_000;
+pub const SILENT: usize = 100_000;
 /// Different calls of a batch, made before the turns.
 const PREPARED: usize = 1_000;
+const AGAINST: &str = "against";
 pub const MILLION: f64 = 1_000_000.0;
 
 /// All rows, or those of the groups that are named.
 pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     // Beside the program, because a temporary directory may not be on a disk.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let chosen = |group: &str| groups.is_empty() || groups.iter().any(|named| named == group);
+    let chosen = |group: &str| groups.is_empty() && group != AGAINST || groups.iter().any(|named| named == group);
     let mut rows = Vec::new();
     if chosen("checks") {
         rows.extend(checks(place.path()).await);
     }
-    if let Ok(build) = std::env::var("MUTE_BENCH_AGAINST") {
-        rows.push(against(place.path(), &build).await);
+    if let Ok(build) = std::env::var("MUTE_BENCH_AGAINST")
+        && chosen(AGAINST)
+    {
+        rows.extend(against::rows(place.path(), &build).await);
     }
     if chosen("writes") {
         rows.extend(writes(place.path()).await);
@@ -124,27 +127,6 @@ async fn checks(place: &Path) -> Vec<Row> {
     rows
 }
 
-/// The same program as another build has it, such as that of the commit before: what a change has cost or gained.
-async fn against(place: &Path, build: &str) -> Row {
-    let ours = Program::start(&directory(place, "ours"));
-    let theirs = Program::start_build(build, &directory(place, "theirs"), &[]);
-    let (ours, theirs) = (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
-    grpc::fill(&ours, ROOMS, USERS).await;
-    grpc::fill(&theirs, ROOMS, USERS).await;
-    let check = |client, caller, call| {
-        let (number, who) = pair(caller, call);
-        grpc::check(client, room(number), user(who))
-    };
-    let (mut us, mut them) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        let (rate, other) =
-            in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
-        us.push(rate);
-        them.push(other);
-    }
-    Row::rates("CheckSend", median(us), (median(them), "another build"), "-")
-}
-
 /// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000 notification mutes.
 async fn recipients(ours: &[grpc::Mutes], redis: &Redis) -> Row {
     grpc::silence(ours, "push", SILENT).await;
@@ -172,7 +154,7 @@ async fn recipients(ours: &[grpc::Mutes], redis: &Redis) -> Row {
 }
 
 /// The pairs of one prepared call.
-fn pairs(call: usize) -> Vec<pb::RoomUser> {
+pub fn pairs(call: usize) -> Vec<pb::RoomUser> {
     let one = |at| {
         let (number, who) = pair(0, call * BATCH + at);
         pb::RoomUser { room: room(number), user: user(who) }
@@ -240,7 +222,7 @@ async fn writes(place: &Path) -> Vec<Row> {
 }
 
 /// Median microseconds of one call after the other.
-async fn one_by_one(count: usize, mut call: impl AsyncFnMut(usize)) -> f64 {
+pub async fn one_by_one(count: usize, mut call: impl AsyncFnMut(usize)) -> f64 {
     let mut took = Vec::with_capacity(count);
     for number in 0..count {
         let started = Instant::now();
