@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::layout::after;
 use crate::store::{
     StoreError,
-    etcd::{Etcd, Page, Record, Span, Wanted},
+    etcd::{Etcd, Page, Span, Wanted},
 };
 
 /// Records of the first page; the others have as many as make about this many bytes.
@@ -133,6 +133,7 @@ fn above(key: &[u8], depth: usize, more: u64) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::etcd::Record;
 
     #[test]
     fn an_end_is_above_in_the_bytes_that_are_looked_at() {
