@@ -1,8 +1,11 @@
 //! Commits that become durable together, and what they change; also those that an open reads back from the journal.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{Answer, Batch, Changes, Commit, Expectation, Generation, Journal, Operation, Pending, Revision, StoreError, Tree};
+
+/// Keys that are known to be absent, at most.
+const ABSENT: usize = 16_384;
 
 /// Commits that become durable together. Each sees what those before it in the group have changed.
 #[derive(Default)]
@@ -21,9 +24,10 @@ impl Group {
         Self { after: revision, revision, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, batch: Batch, answer: Answer) {
-        let added = match self.holds(tree, pending, &batch.expectations) {
+    pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, absent: &mut Absent, batch: Batch, answer: Answer) {
+        let added = match self.holds(tree, pending, absent, &batch.expectations) {
             Ok(true) => {
+                absent.forget(&batch.operations);
                 self.change(batch);
                 Ok(())
             }
@@ -36,11 +40,17 @@ impl Group {
         }
     }
 
-    fn holds(&self, tree: &Tree, pending: &Pending, expectations: &[Expectation]) -> Result<bool, StoreError> {
+    fn holds(
+        &self,
+        tree: &Tree,
+        pending: &Pending,
+        absent: &mut Absent,
+        expectations: &[Expectation],
+    ) -> Result<bool, StoreError> {
         for Expectation { key, revision } in expectations {
             let found = match self.changes.get(key).or_else(|| pending.get(key)) {
                 Some(change) => change.as_ref().map(|(revision, _)| *revision),
-                None => tree.revision_of(key)?,
+                None => absent.revision_of(tree, key)?,
             };
             if found != *revision {
                 return Ok(false);
@@ -69,6 +79,36 @@ impl Group {
         self.commits.push(Arc::new(Commit { revision, operations, event, at_ms }));
         self.changes.extend(changes);
         self.revision = revision;
+    }
+}
+
+/// Keys that were looked for in the tree and not found. Each write expects of its room that it is neither registered nor deleted, and to look into the
+/// tree costs more than all else that is done for the write here. The one who writes them all knows when a key is there.
+#[derive(Default)]
+pub(super) struct Absent(HashSet<Vec<u8>>);
+
+impl Absent {
+    fn revision_of(&mut self, tree: &Tree, key: &[u8]) -> Result<Option<Revision>, StoreError> {
+        if self.0.contains(key) {
+            return Ok(None);
+        }
+        let found = tree.revision_of(key)?;
+        if found.is_none() {
+            if self.0.len() >= ABSENT {
+                self.0.clear();
+            }
+            self.0.insert(key.to_vec());
+        }
+        Ok(found)
+    }
+
+    /// These are there from now on.
+    fn forget(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            if let Operation::Put { key, .. } = operation {
+                self.0.remove(key);
+            }
+        }
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed, group::Group};
+use super::{
+    Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed,
+    group::{Absent, Group},
+};
 use crate::{store::journal::RotateError, telemetry::metrics::METRICS};
 
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
@@ -27,6 +30,7 @@ pub(super) struct Writer {
     jobs: mpsc::Receiver<Job>,
     /// A generation is full at this many bytes of memory.
     generation_bytes: usize,
+    absent: Absent,
     /// Why nothing is written any more.
     stopped: Option<StoreError>,
     /// Why the newest revision is not noted yet.
@@ -39,7 +43,8 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, generation_bytes: usize) -> Self {
-        Self { shared, file, jobs, generation_bytes, stopped: None, note_error: None, rotate_error: None, full: false }
+        let absent = Absent::default();
+        Self { shared, file, jobs, generation_bytes, absent, stopped: None, note_error: None, rotate_error: None, full: false }
     }
 
     pub(super) fn run(mut self) {
@@ -56,7 +61,7 @@ impl Writer {
                 while let Some(job) = next {
                     match job {
                         Job::Commit(batch, answer) => match (self.refusal(&pending), &*tree) {
-                            (None, Some(tree)) => group.add(tree, &pending, batch, answer),
+                            (None, Some(tree)) => group.add(tree, &pending, &mut self.absent, batch, answer),
                             (Some(refusal), _) => drop(answer.send(Err(refusal))),
                             (None, None) => drop(answer.send(Err(pending.held_up.clone().unwrap_or_else(closed)))),
                         },
