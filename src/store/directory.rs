@@ -106,6 +106,15 @@ impl Directory {
         self.synced.write_all_at(&digits(revision), 0).map_err(|error| failed(&self.path, &error))
     }
 
+    /// Does what writes the database and syncs it. It is suspect from before until it was synced: a process that is killed in between, after a sync has
+    /// failed and before anybody knows, leaves pages that the kernel holds for synced and the disk may not have.
+    pub(super) fn while_suspect<T>(&self, sync: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.set_suspect(true);
+        let synced = sync()?;
+        self.set_suspect(false);
+        Ok(synced)
+    }
+
     /// Says whether the database is suspect; a process that starts after a kill is told. As good as it goes: the disk is one that fails.
     pub(super) fn set_suspect(&self, is_suspect: bool) {
         if let Err(error) = self.running.write_all_at(if is_suspect { SUSPECT } else { SOUND }, 0) {

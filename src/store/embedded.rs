@@ -98,8 +98,7 @@ impl Embedded {
     pub(super) fn open(directory: &Path, memory: Memory, retention: Retention) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
         let (store, journal) = (directory.path().join("store"), directory.path().join("journal"));
-        let tree = Tree::open(&store, memory.cache_bytes, directory.was_suspect)?;
-        directory.set_suspect(false);
+        let tree = directory.while_suspect(|| Tree::open(&store, memory.cache_bytes, directory.was_suspect))?;
         let pending = read_back(&tree, &journal)?;
         let revision = pending.active.revision;
         if revision < directory.noted {

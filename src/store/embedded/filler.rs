@@ -40,7 +40,7 @@ impl Filler {
         let _alone = self.shared.still.write().unwrap_or_else(PoisonError::into_inner);
         self.shared.with_tree(|tree| {
             self.shared.snapshots.keep(tree, &generation.changes)?;
-            tree.take(generation, self.retention)
+            self.shared.directory.while_suspect(|| tree.take(generation, self.retention))
         })
     }
 
