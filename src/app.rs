@@ -1,7 +1,7 @@
 //! The life of one process: open the store, fill the view, bind, serve, drain, close.
 
 use std::{
-    fs, io,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,7 +27,7 @@ use crate::{
     service::Service,
     store::{self, Place, Store, StoreError},
     sweep::Sweeper,
-    transfer,
+    transfer::{self, output::Output},
     view::{Filled, View},
     watch::Hub,
 };
@@ -94,7 +94,7 @@ impl App {
         let view = filled.view.clone();
         let hub = Hub::new(&view, clock.clone());
         let service = Arc::new(Service {
-            limits: Limits::new(config.rate_limit, config.token_rate_limit, &clock),
+            limits: Limits::new(config.rates, &clock),
             token_ttl_s: config.token_ttl_seconds,
             store: store.clone(),
             view: view.clone(),
@@ -105,12 +105,14 @@ impl App {
             max_view_age: Duration::from_secs(config.max_view_age_seconds),
             refuse_old_views: config.refuse_old_views,
             refuse_skewed_clock: config.refuse_skewed_clock,
+            quotas: config.quotas,
+            load: Load::new(config.max_calls, config.max_message_bytes),
         });
         let mut background = JoinSet::new();
         background.spawn(filled.follow(store.clone()));
         background.spawn(view.clone().keep_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
-        background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone(), keep_requests: config.keep_requests }.run());
+        background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
         if let Some(tls) = tls.clone() {
             background.spawn(tls.keep_new());
         }
@@ -123,10 +125,13 @@ impl App {
             clock,
             max_users: config.max_users,
             trusted_proxies: config.trusted_proxies.clone().into(),
-            load: Load::new(config.max_calls),
+            load: service.load.clone(),
         };
         let rules = Rules {
             max_connections: config.max_connections,
+            name: "",
+            sites: Arc::default(),
+            trusted_proxies: config.trusted_proxies.clone().into(),
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,
         };
@@ -234,7 +239,9 @@ async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure>
 
 /// Whoever waits for the file finds it whole.
 fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
-    let draft = path.with_extension("tmp");
-    let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+    let written = Output::create(path).and_then(|mut output| {
+        output.write_all(text.as_bytes())?;
+        output.finish()
+    });
     written.map_err(|source| Failure::File { what: path.display().to_string(), source })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Reason},
+    load::Holder,
     model::AppKey,
 };
 
@@ -52,6 +53,8 @@ pub struct ServiceAccount {
     pub scopes: Vec<Scope>,
     /// Where: app keys, or `*` for all.
     pub apps: Vec<String>,
+    /// What it holds.
+    pub holder: Arc<Holder>,
 }
 
 /// What a service may do.
@@ -183,7 +186,12 @@ mod tests {
 
     fn service(scopes: &[Scope], apps: &[&str]) -> Principal {
         let apps = apps.iter().map(|app| (*app).to_owned()).collect();
-        Principal::Service(Arc::new(ServiceAccount { name: "s".to_owned(), scopes: scopes.to_vec(), apps }))
+        Principal::Service(Arc::new(ServiceAccount {
+            name: "s".to_owned(),
+            scopes: scopes.to_vec(),
+            apps,
+            holder: Arc::default(),
+        }))
     }
 
     /// Each action, and whether these may: scope check, scope write, scope admin, app admin, the user itself or staff, another user.

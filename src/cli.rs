@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -129,6 +130,8 @@ struct Token {
 /// Runs the program with the arguments and the environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Whatever is written, a store, its backup, an export, may hold everything: it is for its owner alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let arguments: Vec<_> = std::env::args_os().collect();
     let parsed = if arguments.len() > 1 {
         Cli::try_parse_from(arguments)
@@ -273,6 +276,10 @@ fn hash_key(key: Option<String>) -> Result<(), Failure> {
         Some(key) => key,
         None => read_key()?,
     };
+    if key.len() < 16 {
+        let what = "the key is shorter than 16 characters, and would be guessed; take a random one, such as `openssl rand -hex 32` makes";
+        return Err(Failure::Config(vec![what.to_owned()]));
+    }
     if key.len() < 32 {
         complain("warning: the key is shorter than 32 characters; take a random one, such as `openssl rand -hex 32` makes");
     }

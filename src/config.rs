@@ -20,12 +20,15 @@ use crate::{
     },
     clock::Clock,
     dev,
+    limit::Rates,
     server::{tls::TlsFiles, web::Origin},
+    service::Quotas,
     store::{Engine, Memory, Place, Retention},
     telemetry::LogFormat,
 };
 
 mod etcd;
+mod weak;
 
 pub use etcd::EtcdSettings;
 
@@ -55,10 +58,14 @@ pub struct Settings {
     /// A file to write the bound addresses to, as JSON
     #[arg(long, value_name = "FILE", env = "MUTE_ADDR_FILE")]
     pub addr_file: Option<PathBuf>,
-    /// Calls a second of one method in one app; 0 is without limit; internal services are not limited [default: 100]
+    /// Calls a second of one method in one app, by admins, as many by staff and as many by users; 0 is without limit; internal services are not limited
+    /// [default: 100]
     #[arg(long, value_name = "N", env = "MUTE_RATE_LIMIT")]
     pub rate_limit: Option<u32>,
-    /// Tokens issued a second in one app; 0 is without limit [default: 300]
+    /// Calls a second of one user, all methods together; 0 is without limit [default: 20]
+    #[arg(long, value_name = "N", env = "MUTE_USER_RATE_LIMIT")]
+    pub user_rate_limit: Option<u32>,
+    /// Tokens issued a second in one app, and a tenth as many wrong secrets from one address or for one client; 0 is without limit [default: 300]
     #[arg(long, value_name = "N", env = "MUTE_TOKEN_RATE_LIMIT")]
     pub token_rate_limit: Option<u32>,
     /// Users that one call of an Agora path may name, 1 to 100 [default: 60]
@@ -76,9 +83,25 @@ pub struct Settings {
     /// For how long events are kept [default: 30]
     #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
     pub keep_days: Option<u64>,
-    /// Answers to writes with a request id kept for repeats, at most a day each; one longer than 1 KiB counts for several [default: 1000000]
+    /// Answers to writes with a request id that one app may have kept for repeats, for a day each; one longer than 1 KiB counts for several, and one
+    /// more is refused [default: 1000000]
     #[arg(long, value_name = "N", env = "MUTE_KEEP_REQUESTS")]
     pub keep_requests: Option<u64>,
+    /// Registered rooms that one app may have [default: 200000]
+    #[arg(long, value_name = "N", env = "MUTE_QUOTA_ROOMS")]
+    pub quota_rooms: Option<u64>,
+    /// Registered clients that one app may have [default: 2000000]
+    #[arg(long, value_name = "N", env = "MUTE_QUOTA_CLIENTS")]
+    pub quota_clients: Option<u64>,
+    /// Mutes of every kind, bans and members of allow lists that one app may have; users may fill half [default: 2000000]
+    #[arg(long, value_name = "N", env = "MUTE_QUOTA_MUTES")]
+    pub quota_mutes: Option<u64>,
+    /// Texts of profiles, custom fields among them, that one app may have, in MiB [default: 256]
+    #[arg(long, value_name = "MIB", env = "MUTE_QUOTA_PROFILE_MIB")]
+    pub quota_profile_mib: Option<u64>,
+    /// Watches at a time that one app may have at this replica [default: 20000]
+    #[arg(long, value_name = "N", env = "MUTE_QUOTA_WATCHERS")]
+    pub quota_watchers: Option<u64>,
     /// How often a watcher is told that it has missed nothing, 1 to 3600 [default: 15]
     #[arg(long, value_name = "SECONDS", env = "MUTE_WATCH_HEARTBEAT_SECONDS")]
     pub watch_heartbeat_seconds: Option<u64>,
@@ -119,6 +142,9 @@ pub struct Settings {
     /// Calls that run at a time; those beyond are refused at once [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CALLS")]
     pub max_calls: Option<usize>,
+    /// Memory for messages that come and answers that go, of all calls together, in MiB [default: 64]
+    #[arg(long, value_name = "MIB", env = "MUTE_MAX_MESSAGE_MIB")]
+    pub max_message_mib: Option<usize>,
     /// At which age a connection is told to go, give or take a tenth, so that callers spread over new replicas; 0 is never [default: 1800]
     #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_CONNECTION_AGE_SECONDS")]
     pub max_connection_age_seconds: Option<u64>,
@@ -150,6 +176,7 @@ impl Settings {
             admin_addr: self.admin_addr.or(other.admin_addr),
             addr_file: self.addr_file.or(other.addr_file),
             rate_limit: self.rate_limit.or(other.rate_limit),
+            user_rate_limit: self.user_rate_limit.or(other.user_rate_limit),
             token_rate_limit: self.token_rate_limit.or(other.token_rate_limit),
             max_users: self.max_users.or(other.max_users),
             token_ttl_seconds: self.token_ttl_seconds.or(other.token_ttl_seconds),
@@ -157,6 +184,11 @@ impl Settings {
             keep_events: self.keep_events.or(other.keep_events),
             keep_days: self.keep_days.or(other.keep_days),
             keep_requests: self.keep_requests.or(other.keep_requests),
+            quota_rooms: self.quota_rooms.or(other.quota_rooms),
+            quota_clients: self.quota_clients.or(other.quota_clients),
+            quota_mutes: self.quota_mutes.or(other.quota_mutes),
+            quota_profile_mib: self.quota_profile_mib.or(other.quota_profile_mib),
+            quota_watchers: self.quota_watchers.or(other.quota_watchers),
             watch_heartbeat_seconds: self.watch_heartbeat_seconds.or(other.watch_heartbeat_seconds),
             cache_mib: self.cache_mib.or(other.cache_mib),
             journal_mib: self.journal_mib.or(other.journal_mib),
@@ -170,6 +202,7 @@ impl Settings {
             grpc_web_origins: self.grpc_web_origins.or(other.grpc_web_origins),
             max_connections: self.max_connections.or(other.max_connections),
             max_calls: self.max_calls.or(other.max_calls),
+            max_message_mib: self.max_message_mib.or(other.max_message_mib),
             max_connection_age_seconds: self.max_connection_age_seconds.or(other.max_connection_age_seconds),
             stop_delay_seconds: self.stop_delay_seconds.or(other.stop_delay_seconds),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
@@ -190,13 +223,12 @@ pub struct Config {
     pub rest_addr: SocketAddr,
     pub admin_addr: SocketAddr,
     pub addr_file: Option<PathBuf>,
-    pub rate_limit: u32,
-    pub token_rate_limit: u32,
+    pub rates: Rates,
     pub max_users: usize,
     pub token_ttl_seconds: u64,
     pub trusted_proxies: Vec<IpNet>,
     pub retention: Retention,
-    pub keep_requests: u64,
+    pub quotas: Quotas,
     pub watch_heartbeat_seconds: u64,
     pub max_view_age_seconds: u64,
     pub refuse_old_views: bool,
@@ -206,6 +238,7 @@ pub struct Config {
     pub grpc_web_origins: Vec<Origin>,
     pub max_connections: usize,
     pub max_calls: usize,
+    pub max_message_bytes: usize,
     pub max_connection_age_seconds: u64,
     pub stop_delay_seconds: u64,
     pub drain_seconds: u64,
@@ -235,7 +268,7 @@ impl Config {
             file.services.push(dev::service());
         }
         let settings = flags.or(file.settings);
-        let memory = Memory::default();
+        let (memory, quotas) = (Memory::default(), Quotas::default());
         let memory = Memory {
             cache_bytes: settings.cache_mib.map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
             journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
@@ -257,9 +290,12 @@ impl Config {
             rest_addr: settings.rest_addr.unwrap_or_else(|| local(8_080)),
             admin_addr: settings.admin_addr.unwrap_or_else(|| local(9_090)),
             addr_file: settings.addr_file,
-            // What the vendors' documents promise for each app.
-            rate_limit: settings.rate_limit.unwrap_or(100),
-            token_rate_limit: settings.token_rate_limit.unwrap_or(300),
+            rates: Rates {
+                // What the vendors' documents promise for each app.
+                calls: settings.rate_limit.unwrap_or(100),
+                user_calls: settings.user_rate_limit.unwrap_or(20),
+                tokens: settings.token_rate_limit.unwrap_or(300),
+            },
             max_users: settings.max_users.unwrap_or(60),
             token_ttl_seconds: settings.token_ttl_seconds.unwrap_or(7 * 24 * 3_600),
             trusted_proxies: settings.trusted_proxies.unwrap_or_default(),
@@ -268,8 +304,14 @@ impl Config {
                 events: settings.keep_events.unwrap_or(1_000_000),
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
             },
-            // Some 300 bytes of memory each.
-            keep_requests: settings.keep_requests.unwrap_or(1_000_000),
+            quotas: Quotas {
+                rooms: settings.quota_rooms.unwrap_or(quotas.rooms),
+                clients: settings.quota_clients.unwrap_or(quotas.clients),
+                mutes: settings.quota_mutes.unwrap_or(quotas.mutes),
+                profile_bytes: settings.quota_profile_mib.map_or(quotas.profile_bytes, |mib| mib.saturating_mul(1 << 20)),
+                requests: settings.keep_requests.unwrap_or(quotas.requests),
+                watchers: settings.quota_watchers.unwrap_or(quotas.watchers),
+            },
             // Well within the minute after which proxies take an idle stream for dead.
             watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
             // Above the election of a leader.
@@ -282,6 +324,8 @@ impl Config {
             // An idle connection takes some 10 KiB, a call that runs some more.
             max_connections: settings.max_connections.unwrap_or(10_000),
             max_calls: settings.max_calls.unwrap_or(10_000),
+            // Decoded, a message takes some times as much.
+            max_message_bytes: settings.max_message_mib.unwrap_or(64).saturating_mul(1 << 20),
             max_connection_age_seconds: settings.max_connection_age_seconds.unwrap_or(1_800),
             stop_delay_seconds: settings.stop_delay_seconds.unwrap_or(0),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
@@ -304,6 +348,7 @@ impl Config {
 
     fn faults(&self) -> Vec<String> {
         let mut wrong = self.credentials(&Clock::system()).err().unwrap_or_default();
+        wrong.extend(weak::secrets(&self.apps, &self.services));
         if !(1..=100).contains(&self.max_users) {
             wrong.push("max_users is 1 to 100".to_owned());
         }
@@ -313,14 +358,18 @@ impl Config {
         if self.retention.events == 0 || self.retention.age_ms == 0 {
             wrong.push("keep_events is at least 1, keep_days at least 1".to_owned());
         }
-        if self.keep_requests == 0 {
-            wrong.push("keep_requests is at least 1".to_owned());
+        let Quotas { rooms, clients, mutes, profile_bytes, requests, watchers } = self.quotas;
+        if [rooms, clients, mutes, profile_bytes, requests, watchers].contains(&0) {
+            wrong.push("keep_requests and every quota are at least 1".to_owned());
         }
         if self.max_view_age_seconds < 3 {
             wrong.push("max_view_age_seconds is at least 3".to_owned());
         }
         if self.max_connections == 0 || self.max_calls == 0 {
             wrong.push("max_connections is at least 1, max_calls at least 1".to_owned());
+        }
+        if !(16..=1 << 20).contains(&(self.max_message_bytes >> 20)) {
+            wrong.push("max_message_mib is 16 to 1048576".to_owned());
         }
         if !(0.0..=1.0).contains(&self.trace_share) {
             wrong.push("trace_share is 0 to 1".to_owned());

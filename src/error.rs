@@ -38,6 +38,8 @@ pub enum Reason {
     RequestIdReused,
     /// Too many calls of this method in this app.
     RateLimited,
+    /// The app has as much as it may.
+    QuotaExceeded,
     /// What was asked for is no longer kept, or is of another store: read all again, and go on from there.
     RevisionCompacted,
     /// A watcher that does not read fast enough was cut off.
@@ -56,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
         Self::InvalidToken,
@@ -72,6 +74,7 @@ impl Reason {
         Self::TooManyUsers,
         Self::RequestIdReused,
         Self::RateLimited,
+        Self::QuotaExceeded,
         Self::RevisionCompacted,
         Self::WatcherTooSlow,
         Self::Stopping,
@@ -100,6 +103,7 @@ impl Reason {
             Self::TooManyUsers => "TOO_MANY_USERS",
             Self::RequestIdReused => "REQUEST_ID_REUSED",
             Self::RateLimited => "RATE_LIMITED",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::RevisionCompacted => "REVISION_COMPACTED",
             Self::WatcherTooSlow => "WATCHER_TOO_SLOW",
             Self::Stopping => "STOPPING",

@@ -11,8 +11,8 @@ use std::{
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, FromRef, MatchedPath, Request, State, rejection::BytesRejection},
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, FromRef, MatchedPath, Request, State, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
@@ -29,7 +29,12 @@ use crate::{
     clock::Clock,
     error::Error,
     grpc::Api,
-    load::{LONGEST, Load},
+    load::{
+        LONGEST, Load, MESSAGE_PATIENCE, What,
+        connection::Connection,
+        message::{self, Unread},
+        sent::{Carried, Sent},
+    },
     telemetry::{metrics::METRICS, traces::Followed},
 };
 
@@ -40,8 +45,12 @@ mod imkit;
 /// A body holds at most 60 users of 64 characters, or a profile with 16 KiB of custom fields.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// A path with 60 users of 64 characters, each percent-encoded, is within it.
+/// Of one who asks for a token.
+const MAX_TOKEN_BYTES: usize = 4 << 10;
 const MAX_URI_BYTES: usize = 16 << 10;
 const MAX_HEADER_BYTES: usize = 16 << 10;
+/// How the paths end where who has no credentials yet gets one.
+const TOKENS: &str = "/token";
 const IMKIT: &str = "imkit";
 
 /// What the handlers share.
@@ -86,15 +95,16 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: refuses one too many, writes the errors that tell the time, counts, and is followed.
+/// Around every request: reads it whole, refuses one too many, writes the errors that tell the time, counts, and is followed.
 async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
     let followed = follow(&request);
-    let response = match (gateway.load.enter(), &followed) {
-        (Ok(_running), None) => within_bounds(&uri, request, next).await,
-        (Ok(_running), Some(followed)) => followed.around(within_bounds(&uri, request, next)).await,
-        (Err(error), _) => too_many(&uri, &error),
+    let mut carried = carried(&gateway.load, &request);
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let response = match &followed {
+        None => within_bounds(&uri, &mut carried, request, next).await,
+        Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
     };
     let response = agora::render(response, &gateway.clock, started_ms);
     let (status, took) = (response.status().as_u16(), started.elapsed());
@@ -102,7 +112,17 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
     if let Some(followed) = followed {
         followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
     }
-    response
+    carried.answer = connection.as_ref().map(Connection::answer);
+    send(&uri, response, carried).await
+}
+
+/// The answer, with what it holds until it is taken.
+async fn send(uri: &Uri, response: Response, carried: Carried) -> Response {
+    let (head, body) = response.into_parts();
+    match Sent::whole(body, carried).await {
+        Ok(sent) => Response::from_parts(head, Body::new(sent)),
+        Err(error) => too_many(uri, &error),
+    }
 }
 
 /// By the route, since a path names users.
@@ -113,9 +133,9 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
     Followed::begin(request.headers(), || format!("{} {}", method(), route()), attributes)
 }
 
-/// Refuses a head that is too large, and answers for a handler that has panicked or whose body does not come.
-async fn within_bounds(uri: &Uri, request: Request, next: Next) -> Response {
-    match timeout(LONGEST, AssertUnwindSafe(limit_head(request, next)).catch_unwind()).await {
+/// Refuses a head that is too large and a body that does not come, and answers for a handler that has panicked or takes too long.
+async fn within_bounds(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
+    match timeout(LONGEST, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind()).await {
         Ok(answered) => answered.unwrap_or_else(|_| refuse(uri, StatusCode::INTERNAL_SERVER_ERROR)),
         Err(_) => refuse(uri, StatusCode::REQUEST_TIMEOUT),
     }
@@ -128,16 +148,44 @@ fn too_many(uri: &Uri, error: &Error) -> Response {
     response
 }
 
-async fn limit_head(request: Request, next: Next) -> Response {
+async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
     let uri_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if uri_bytes > MAX_URI_BYTES {
-        refuse(request.uri(), StatusCode::URI_TOO_LONG)
-    } else if header_bytes > MAX_HEADER_BYTES {
-        refuse(request.uri(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-    } else {
-        next.run(request).await
+        return refuse(uri, StatusCode::URI_TOO_LONG);
     }
+    if header_bytes > MAX_HEADER_BYTES {
+        return refuse(uri, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    let Some(held) = &mut carried.held else { return next.run(request).await };
+    let is_known = request.extensions().get::<Caller>().is_some_and(|caller| caller.principal.is_ok());
+    let (head, body) = request.into_parts();
+    // Of one who is not known nothing is read, but where a token is asked for.
+    let body = if is_known || uri.path().ends_with(TOKENS) {
+        let most = if is_known { MAX_BODY_BYTES } else { MAX_TOKEN_BYTES };
+        match message::whole(body, most, held, MESSAGE_PATIENCE).await {
+            Ok(bytes) => bytes,
+            Err(Unread::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
+            Err(Unread::Late) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
+            Err(Unread::Broken(_)) => return refuse(uri, StatusCode::BAD_REQUEST),
+            Err(Unread::Overloaded(error)) => return too_many(uri, &error),
+        }
+    } else {
+        Bytes::new()
+    };
+    match held.take(What::Call, 1) {
+        Ok(()) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Err(error) => too_many(uri, &error),
+    }
+}
+
+/// What a request holds from its head on: nothing but that its connection is not idle.
+fn carried(load: &Arc<Load>, request: &Request) -> Carried {
+    let connection = request.extensions().get::<Arc<Connection>>();
+    let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection)).unwrap_or_default();
+    // Who is not known keeps no connection.
+    let open = connection.filter(|_| account.caller.is_some()).map(Connection::open);
+    Carried { held: Some(load.open(account)), open, answer: None }
 }
 
 /// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most like.
@@ -167,7 +215,7 @@ fn caller(parts: &Parts) -> Caller {
 }
 
 fn peer(parts: &Parts) -> Option<SocketAddr> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer)
+    parts.extensions.get::<Arc<Connection>>().map(|connection| connection.addr)
 }
 
 /// The headers of a proxy that is trusted; nothing where the peer is none.

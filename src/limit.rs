@@ -1,23 +1,78 @@
-//! How often one method may be called in one app. Internal services are not limited: they ask on every message.
+//! How often one method may be called in one app, and by one user. Internal services are not limited: they ask on every message.
+//!
+//! Users cannot keep admins and staff from their work, nor staff the admins: each have buckets of their own. What needs the right of a room's staff counts against the staff's
+//! bucket when the right was found, so that whoever lacks it spends what is its own alone.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{hash::Hash, num::NonZeroU32, time::Duration};
 
 use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
 use crate::{
+    auth::Principal,
     clock::Clock,
     error::{Error, Reason},
+    load::connection::Site,
 };
+
+/// RPCs that users may call where they are staff of the room.
+const OF_STAFF: [&str; 9] = [
+    "MuteMembers",
+    "UnmuteMembers",
+    "BanRoom",
+    "UnbanRoom",
+    "AllowMembers",
+    "DisallowMembers",
+    "ListMutedMembers",
+    "ListAllowedMembers",
+    "ListEvents",
+];
+/// Buckets of users and of guesses that are kept before those that are full again are forgotten.
+const FORGET: usize = 100_000;
+/// Of the tokens issued a second in an app, so many wrong guesses.
+const GUESSES: u32 = 10;
+
+/// Pieces of history, of 250 events, that an app may have read a second, for each call of one method that it may make.
+const PIECES: u32 = 4;
+/// Of a client's id, so much tells it from others.
+const MAX_CLIENT: usize = 64;
 
 /// App number and method.
 type Key = (usize, &'static str);
-type Limiter = RateLimiter<Key, HashMapStateStore<Key>, Clock, NoOpMiddleware<Duration>>;
+type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Clock, NoOpMiddleware<Duration>>;
 
-/// Token buckets, one for each app and method. Both are finite, so the buckets are too.
+/// Token buckets.
 pub struct Limits {
-    calls: Option<Limiter>,
-    tokens: Option<Limiter>,
+    /// Of admins.
+    admins: Option<Limiter<Key>>,
+    /// Of users where they are staff.
+    staff: Option<Limiter<Key>>,
+    /// Of all users of an app.
+    users: Option<Limiter<Key>>,
+    /// Of one user, by app: all methods together.
+    user: Option<Limiter<(usize, String)>>,
+    /// Pieces of history that are read for an app.
+    history: Option<Limiter<(usize, bool)>>,
+    tokens: Option<Limiter<usize>>,
+    guesses: Option<Limiter<Guess>>,
     clock: Clock,
+}
+
+/// Who has guessed, or at what.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Guess {
+    From(Site),
+    At(String),
+}
+
+/// Rates a second; 0 is without limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// Calls of one method in one app: of admins, as many of staff, and as many of users.
+    pub calls: u32,
+    /// Calls of one user.
+    pub user_calls: u32,
+    /// Tokens issued in one app.
+    pub tokens: u32,
 }
 
 impl clock::Clock for Clock {
@@ -29,55 +84,139 @@ impl clock::Clock for Clock {
 }
 
 impl Limits {
-    /// Calls a second of one method in one app, and tokens issued a second in one app; 0 is without limit.
+    /// Limits of these rates.
     #[must_use]
-    pub fn new(calls: u32, tokens: u32, clock: &Clock) -> Self {
-        let limiter = |rate| Some(Limiter::hashmap_with_clock(Quota::per_second(NonZeroU32::new(rate)?), clock.clone()));
-        Self { calls: limiter(calls), tokens: limiter(tokens), clock: clock.clone() }
+    pub fn new(rates: Rates, clock: &Clock) -> Self {
+        let Rates { calls, user_calls, tokens } = rates;
+        Self {
+            admins: limiter(calls, clock),
+            staff: limiter(calls, clock),
+            users: limiter(calls, clock),
+            user: limiter(user_calls, clock),
+            history: limiter(calls.saturating_mul(PIECES), clock),
+            tokens: limiter(tokens, clock),
+            guesses: limiter(tokens.div_ceil(GUESSES), clock),
+            clock: clock.clone(),
+        }
     }
 
-    /// Counts a call. Errors: RATE_LIMITED.
-    pub fn call(&self, app: usize, method: &'static str) -> Result<(), Error> {
-        self.count(self.calls.as_ref(), (app, method))
+    /// Counts a call that begins. Errors: RATE_LIMITED.
+    pub fn call(&self, app: usize, principal: &Principal, method: &'static str) -> Result<(), Error> {
+        match principal {
+            Principal::Service(_) => Ok(()),
+            Principal::AppAdmin { .. } => self.count(self.admins.as_ref(), (app, method), OF_METHOD),
+            Principal::User { user, .. } => {
+                self.count(self.user.as_ref(), (app, user.clone()), "too many calls of this user")?;
+                if OF_STAFF.contains(&method) { Ok(()) } else { self.count(self.users.as_ref(), (app, method), OF_METHOD) }
+            }
+        }
+    }
+
+    /// Counts a call of a user who is permitted to make it as staff of the room. Errors: RATE_LIMITED.
+    pub fn staff(&self, app: usize, method: &'static str) -> Result<(), Error> {
+        self.count(self.staff.as_ref(), (app, method), OF_METHOD)
+    }
+
+    /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
+    pub fn history(&self, app: usize, principal: &Principal) -> Result<(), Error> {
+        match principal {
+            Principal::Service(_) => Ok(()),
+            Principal::AppAdmin { .. } | Principal::User { .. } => {
+                let is_user = matches!(principal, Principal::User { .. });
+                self.count(self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
+            }
+        }
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.
     pub fn token(&self, app: usize) -> Result<(), Error> {
-        self.count(self.tokens.as_ref(), (app, "IssueToken"))
+        self.count(self.tokens.as_ref(), app, "too many tokens are issued in this app")
     }
 
-    fn count(&self, limiter: Option<&Limiter>, key: Key) -> Result<(), Error> {
+    /// Counts a wrong guess at the secret of a client, whatever app it was for. Errors: RATE_LIMITED.
+    pub fn guess(&self, client: &str, site: Option<Site>) -> Result<(), Error> {
+        const WORDS: &str = "too many wrong secrets";
+        let at = self.count(self.guesses.as_ref(), Guess::At(client.chars().take(MAX_CLIENT).collect()), WORDS);
+        site.map_or(Ok(()), |site| self.count(self.guesses.as_ref(), Guess::From(site), WORDS)).and(at)
+    }
+
+    fn count<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: K, words: &str) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
+        if limiter.len() >= FORGET {
+            limiter.retain_recent();
+        }
         limiter.check_key(&key).map_err(|until| {
             let wait = until.wait_time_from(self.clock.monotonic());
-            Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, "too many calls of this method in this app") }
+            Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, words) }
         })
     }
+}
+
+const OF_METHOD: &str = "too many calls of this method in this app";
+
+fn limiter<K: Clone + Hash + Eq>(rate: u32, clock: &Clock) -> Option<Limiter<K>> {
+    Some(Limiter::hashmap_with_clock(Quota::per_second(NonZeroU32::new(rate)?), clock.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{auth::Credential, model::AppKey};
+
+    fn app() -> AppKey {
+        AppKey::parse("a".to_owned()).unwrap()
+    }
+
+    fn admin() -> Principal {
+        Principal::AppAdmin { app: app(), by: Credential::Token }
+    }
+
+    fn user(name: &str) -> Principal {
+        Principal::User { app: app(), user: name.to_owned() }
+    }
 
     #[test]
     fn a_second_holds_so_many_calls_of_each_app_and_method() {
         let clock = Clock::manual(1_700_000_000_000);
-        let limits = Limits::new(100, 3, &clock);
-        assert!((0..100).all(|_| limits.call(0, "MuteMembers").is_ok()));
-        let error = limits.call(0, "MuteMembers").err();
+        let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
+        assert!((0..100).all(|_| limits.call(0, &admin(), "MuteMembers").is_ok()));
+        let error = limits.call(0, &admin(), "MuteMembers").err();
         assert_eq!(error.as_ref().map(|error| error.reason), Some(Reason::RateLimited));
         assert!(error.and_then(|error| error.retry_after).is_some_and(|wait| wait <= Duration::from_millis(10)));
-        assert!(limits.call(0, "UnmuteMembers").is_ok());
-        assert!(limits.call(1, "MuteMembers").is_ok());
+        assert!(limits.call(0, &admin(), "UnmuteMembers").is_ok());
+        assert!(limits.call(1, &admin(), "MuteMembers").is_ok());
         clock.advance(Duration::from_secs(1));
-        assert!((0..100).all(|_| limits.call(0, "MuteMembers").is_ok()));
+        assert!((0..100).all(|_| limits.call(0, &admin(), "MuteMembers").is_ok()));
         assert!((0..3).all(|_| limits.token(0).is_ok()));
         assert!(limits.token(0).is_err());
     }
 
     #[test]
+    fn users_spend_what_is_theirs() {
+        let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
+        let made = |name: &str, method| (0..50).filter(|_| limits.call(0, &user(name), method).is_ok()).count();
+        assert_eq!(made("one", "CheckSend"), 20);
+        assert_eq!(["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(), 80);
+        // What needs the right of staff is no matter of those who only ask.
+        assert_eq!(["7", "8", "9", "10", "11", "12"].map(|name| made(name, "MuteMembers")), [20; 6]);
+        assert!((0..100).all(|_| limits.staff(0, "MuteMembers").is_ok()));
+        assert!(limits.staff(0, "MuteMembers").is_err());
+    }
+
+    #[test]
+    fn wrong_guesses_spend_nothing_of_those_who_know() {
+        let limits = Limits::new(Rates { tokens: 30, ..Rates::default() }, &Clock::manual(0));
+        let site = Some(Site::from(std::net::IpAddr::from([10, 0, 0, 1])));
+        assert_eq!((0..50).filter(|_| limits.guess("client", site).is_ok()).count(), 3);
+        assert!(limits.guess("other", site).is_err(), "of the same address");
+        assert!(limits.guess("client", None).is_err(), "at the same client");
+        assert!(limits.guess("another", None).is_ok());
+        assert!((0..30).all(|_| limits.token(0).is_ok()));
+    }
+
+    #[test]
     fn zero_is_without_limit() {
-        let limits = Limits::new(0, 0, &Clock::manual(0));
-        assert!((0..10_000).all(|_| limits.call(0, "CheckSend").is_ok()));
+        let limits = Limits::new(Rates::default(), &Clock::manual(0));
+        assert!((0..10_000).all(|_| limits.call(0, &user("u"), "CheckSend").is_ok()));
     }
 }

@@ -1,4 +1,9 @@
-//! How many calls run at a time, of both doors together, and for how long one may.
+//! What callers hold while they are served, of both doors together: places of calls that run, places of calls whose message is still to come, and
+//! the bytes of messages and answers.
+//!
+//! Each of them has a bound. Beyond it a caller is refused at once, because a call that waits for its turn has often given up when it comes. While
+//! less than half of a bound is used, anybody may have of it. Beyond that nobody holds more than a share: no peer address, and no app; and the
+//! last part is for internal services, which ask on every message, and of which each has as many calls as it makes.
 
 use std::{
     sync::{
@@ -10,53 +15,254 @@ use std::{
 
 use crate::error::Error;
 
+pub mod connection;
+pub mod message;
+pub mod sent;
+
 /// For a call that brings no deadline, and the most that one may ask for.
 pub const LONGEST: Duration = Duration::from_secs(60);
+/// For a message to come whole, from its head on.
+pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// Of a bound that is half used, nobody holds more than this part.
+const SHARE: usize = 4;
+/// This part of a bound is for internal services.
+const RESERVE: usize = 8;
 
-/// How many calls run, of both listeners together.
+/// What there is a bound for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A call that runs, or whose answer is being sent.
+    Call,
+    /// A call whose message has not come whole.
+    Message,
+    /// A byte of a message or of an answer.
+    Byte,
+}
+
+/// What one peer address, app or service holds.
+#[derive(Debug, Default)]
+pub struct Holder([AtomicUsize; 3]);
+
+/// On whose account something is held.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// The address that the connection comes from; nothing where others are behind it, as behind a proxy that is trusted.
+    pub peer: Option<Arc<Holder>>,
+    /// The app or service; nothing while that is not known.
+    pub caller: Option<Arc<Holder>>,
+    /// Whether it is an internal service.
+    pub is_service: bool,
+}
+
+/// All that is held.
 #[derive(Debug)]
 pub struct Load {
-    running: AtomicUsize,
-    max: usize,
+    used: Holder,
+    max: [usize; 3],
+    /// What is held by those who are not known: they ask for health, reflection and tokens, and have bounds of their own.
+    strangers: Option<Arc<Load>>,
+}
+
+/// What one call holds, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    load: Arc<Load>,
+    account: Account,
+    held: [usize; 3],
+}
+
+impl Holder {
+    fn of(&self, what: What) -> &AtomicUsize {
+        &self.0[what as usize]
+    }
+
+    /// How much of it is held.
+    #[must_use]
+    pub fn holds(&self, what: What) -> usize {
+        self.of(what).load(Ordering::Relaxed)
+    }
+}
+
+impl Account {
+    fn holders(&self) -> impl Iterator<Item = &Arc<Holder>> {
+        self.peer.iter().chain(&self.caller)
+    }
 }
 
 impl Load {
-    /// So many calls at a time.
+    /// So many calls at a time that run, as many whose messages are still to come, and so many bytes; and a part of it more for those who are not known.
     #[must_use]
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { running: AtomicUsize::new(0), max })
+    pub fn new(calls: usize, bytes: usize) -> Arc<Self> {
+        let strangers = Self::of(calls.div_ceil(RESERVE), bytes / RESERVE, None);
+        Self::of(calls, bytes, Some(strangers))
     }
 
-    /// A place among the calls that run, until it is dropped. Errors: OVERLOADED.
-    pub fn enter(self: &Arc<Self>) -> Result<Running, Error> {
-        let running = Running(self.clone());
-        if self.running.fetch_add(1, Ordering::Relaxed) < self.max { Ok(running) } else { Err(Error::overloaded()) }
+    fn of(calls: usize, bytes: usize, strangers: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { used: Holder::default(), max: [calls, calls, bytes], strangers })
+    }
+
+    /// Begins an account of one call, which holds nothing yet.
+    #[must_use]
+    pub fn open(self: &Arc<Self>, account: Account) -> Held {
+        let load = if account.caller.is_none() { self.strangers.as_ref().unwrap_or(self) } else { self };
+        Held { load: load.clone(), account, held: [0; 3] }
+    }
+
+    /// How much of it is held by all together.
+    #[must_use]
+    pub fn holds(&self, what: What) -> usize {
+        self.used.holds(what)
+    }
+
+    /// The bound.
+    #[must_use]
+    pub fn max(&self, what: What) -> usize {
+        self.max[what as usize]
     }
 }
 
-/// A call that runs.
-#[derive(Debug)]
-pub struct Running(Arc<Load>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+impl Held {
+    /// Takes so much more. Errors: OVERLOADED, and nothing is taken.
+    pub fn take(&mut self, what: What, amount: usize) -> Result<(), Error> {
+        let (used, of_peer, of_caller) = self.add(what, amount);
+        let max = self.load.max(what);
+        let is_within = if self.account.is_service {
+            // A service has as many calls as it makes. What is held before a call runs is its peer's.
+            used <= max && (what == What::Call || used <= max / 2 || of_peer <= share(max))
+        } else {
+            used <= max - max / RESERVE && (used <= max / 2 || of_peer.max(of_caller) <= share(max))
+        };
+        if is_within {
+            return Ok(());
+        }
+        self.give_back(what, amount);
+        Err(Error::overloaded())
     }
+
+    /// Takes so much more, whoever holds how much: what has been done is not undone.
+    pub fn take_in_any_case(&mut self, what: What, amount: usize) {
+        let _ = self.add(what, amount);
+    }
+
+    /// Answers how much all, the peer and the caller hold then.
+    fn add(&mut self, what: What, amount: usize) -> (usize, usize, usize) {
+        self.held[what as usize] += amount;
+        let of = |holder: &Option<Arc<Holder>>| holder.as_ref().map_or(0, |holder| add(holder, what, amount));
+        (add(&self.load.used, what, amount), of(&self.account.peer), of(&self.account.caller))
+    }
+
+    /// Gives so much of it back.
+    pub fn give_back(&mut self, what: What, amount: usize) {
+        self.held[what as usize] -= amount;
+        for holder in self.account.holders().map(AsRef::as_ref).chain([&self.load.used]) {
+            holder.of(what).fetch_sub(amount, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for what in [What::Call, What::Message, What::Byte] {
+            let amount = self.held[what as usize];
+            if amount > 0 {
+                self.give_back(what, amount);
+            }
+        }
+    }
+}
+
+fn share(max: usize) -> usize {
+    (max / SHARE).max(1)
+}
+
+fn add(holder: &Holder, what: What, amount: usize) -> usize {
+    holder.of(what).fetch_add(amount, Ordering::Relaxed) + amount
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of a peer and an app of its own.
+    fn peer() -> Account {
+        Account { peer: Some(Arc::default()), caller: Some(Arc::default()), ..Account::default() }
+    }
+
     #[test]
-    fn calls_beyond_what_may_run_are_refused_until_others_have_ended() {
-        let load = Load::new(2);
-        let (first, second) = (load.enter().unwrap(), load.enter().unwrap());
-        assert!(load.enter().is_err() && load.enter().is_err());
-        drop(first);
-        let third = load.enter().unwrap();
-        assert!(load.enter().is_err());
-        drop((second, third));
-        assert!(load.enter().is_ok());
+    fn who_is_not_known_has_bounds_of_its_own() {
+        let load = Load::new(80, 1_000);
+        let stranger = || Account { caller: None, ..peer() };
+        assert_eq!(all(&load, &stranger()).len(), 5, "half of ten");
+        let strangers: Vec<_> = (0..10).flat_map(|_| all(&load, &stranger())).collect();
+        assert_eq!((strangers.len(), load.holds(What::Call)), (9, 0), "all but the reserve, and nothing of the others'");
+        assert_eq!(all(&load, &peer()).len(), 40);
+    }
+
+    fn one(load: &Arc<Load>, account: &Account) -> Option<Held> {
+        let mut held = load.open(account.clone());
+        held.take(What::Call, 1).ok().map(|()| held)
+    }
+
+    /// As many as there are.
+    fn all(load: &Arc<Load>, account: &Account) -> Vec<Held> {
+        std::iter::from_fn(|| one(load, account)).collect()
+    }
+
+    #[test]
+    fn nobody_has_more_than_a_share_of_what_others_may_want() {
+        let load = Load::new(80, 1_000);
+        let (first, second) = (peer(), peer());
+        let held = all(&load, &first);
+        assert_eq!(held.len(), 40, "half, as long as nobody else has any");
+        assert_eq!(all(&load, &second).len(), 20, "a share");
+        let more: Vec<_> = (0..10).flat_map(|_| all(&load, &peer())).collect();
+        assert_eq!(more.len(), 30, "all but the reserve");
+        drop(held);
+        assert_eq!(load.holds(What::Call), 30);
+        assert_eq!(all(&load, &first).len(), 20, "a share");
+    }
+
+    #[test]
+    fn an_app_has_a_share_whatever_peers_it_comes_from() {
+        let load = Load::new(80, 1_000);
+        let app: Arc<Holder> = Arc::default();
+        let of_app = || Account { caller: Some(app.clone()), ..peer() };
+        let held: Vec<_> = (0..80).filter_map(|_| one(&load, &of_app())).collect();
+        assert_eq!((held.len(), app.holds(What::Call)), (40, 40));
+    }
+
+    #[test]
+    fn a_part_is_for_services() {
+        let load = Load::new(80, 1_000);
+        let others: Vec<_> = (0..10).flat_map(|_| all(&load, &peer())).collect();
+        assert_eq!(others.len(), 70);
+        let service = Account { caller: Some(Arc::default()), is_service: true, ..peer() };
+        assert_eq!(all(&load, &service).len(), 10);
+        drop(others);
+        // As many calls as it makes, but no more than a share of what comes before them.
+        let calls = all(&load, &service);
+        assert_eq!(calls.len(), 80);
+        let mut held = load.open(service.clone());
+        assert!(held.take(What::Byte, 500).is_ok() && held.take(What::Byte, 1).is_err());
+        let other = Account { peer: Some(Arc::default()), ..service };
+        assert!(load.open(other.clone()).take(What::Byte, 250).is_ok() && load.open(other).take(What::Byte, 251).is_err());
+    }
+
+    #[test]
+    fn what_is_refused_is_not_held_and_what_is_dropped_is_given_back() {
+        let load = Load::new(1, 1_000);
+        let account = peer();
+        let mut held = load.open(account.clone());
+        held.take(What::Byte, 600).unwrap_err();
+        held.take(What::Byte, 500).unwrap();
+        held.take(What::Message, 1).unwrap();
+        held.give_back(What::Message, 1);
+        held.take(What::Call, 1).unwrap();
+        assert!(one(&load, &account).is_none());
+        let holds =
+            || [What::Call, What::Message, What::Byte].map(|what| (load.holds(what), account.peer.as_ref().unwrap().holds(what)));
+        assert_eq!(holds(), [(1, 1), (0, 0), (500, 500)]);
+        drop(held);
+        assert_eq!(holds(), [(0, 0); 3]);
     }
 }

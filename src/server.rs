@@ -3,7 +3,15 @@
 
 use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -13,7 +21,11 @@ use crate::{
     auth::credentials::{self, Access},
     gateway::{self, Gateway},
     grpc::Api,
-    load::Load,
+    load::{
+        Load,
+        connection::Connection,
+        sent::{Carried, Sent},
+    },
     proto::{
         DESCRIPTORS,
         v1::{
@@ -27,13 +39,16 @@ use crate::{
 
 mod backup;
 mod calls;
+mod door;
 mod late;
 mod listener;
+mod message;
 mod routes;
 pub mod tls;
 pub mod web;
 
 use calls::Calls;
+pub use door::Sites;
 use listener::Http;
 pub use listener::Rules;
 pub use routes::Routes;
@@ -41,6 +56,9 @@ use web::Origin;
 
 /// Probes, scrapers and backups.
 const ADMIN_CONNECTIONS: usize = 256;
+
+/// For a message of health and reflection.
+const STRANGERS_BYTES: usize = 4 << 10;
 
 type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -56,8 +74,10 @@ pub async fn grpc_routes(api: Api) -> Result<(Routes<MuteServiceServer<Api>>, He
         let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let mut others = tonic::service::Routes::new(health);
-    others = others.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    // Who asks for these need not be known.
+    let mut others = tonic::service::Routes::new(health.max_decoding_message_size(STRANGERS_BYTES));
+    others = others.add_service(reflection().build_v1()?.max_decoding_message_size(STRANGERS_BYTES));
+    others = others.add_service(reflection().build_v1alpha()?.max_decoding_message_size(STRANGERS_BYTES));
     others = others.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api.clone()));
     Ok((Routes::new(MuteServiceServer::new(api), others), reporter))
 }
@@ -93,18 +113,18 @@ pub async fn serve_grpc(
     let calls = Calls(load);
     // The same in both, but of two types: for bodies as they come, and as grpc-web hands them on.
     if pages.is_empty() {
-        let calls = calls.layer(credentials::layer(access).layer(routes));
-        listener::serve(listener, Http::Two, rules, calls, stop).await;
+        let calls = credentials::layer(access).layer(calls.layer(routes));
+        listener::serve(listener, Http::Two, Rules { name: "grpc", ..rules }, calls, stop).await;
     } else {
-        let calls = calls.layer(credentials::layer(access).layer(routes));
-        listener::serve(listener, Http::Any, rules, web::around(calls, &pages), stop).await;
+        let calls = credentials::layer(access).layer(calls.layer(routes));
+        listener::serve(listener, Http::Any, Rules { name: "grpc", ..rules }, web::around(calls, &pages), stop).await;
     }
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.
 pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, access: Arc<Access>, stop: Stop) {
     let routes = credentials::layer(access).layer(gateway::router(gateway));
-    listener::serve(listener, Http::Any, rules, routes, stop).await;
+    listener::serve(listener, Http::Any, Rules { name: "rest", ..rules }, routes, stop).await;
 }
 
 /// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more. Never over
@@ -121,8 +141,24 @@ pub async fn serve_admin(
     let admin = Admin { service, data_dir, stopping };
     let routes =
         Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
-    let rules = Rules { max_connections: ADMIN_CONNECTIONS, max_age: Duration::ZERO, tls: None };
-    listener::serve(listener, Http::Any, rules, routes.with_state(admin).merge(backups), stop).await;
+    let rules = Rules {
+        max_connections: ADMIN_CONNECTIONS,
+        name: "admin",
+        sites: Arc::default(),
+        trusted_proxies: Arc::default(),
+        max_age: Duration::ZERO,
+        tls: None,
+    };
+    let routes = routes.with_state(admin).merge(backups).layer(middleware::from_fn(keep));
+    listener::serve(listener, Http::Any, rules, routes, stop).await;
+}
+
+/// A connection is not idle while what it has asked for is being sent.
+async fn keep(request: Request, next: Next) -> Response {
+    let open = request.extensions().get::<Arc<Connection>>().map(Connection::open);
+    let (head, body) = next.run(request).await.into_parts();
+    let carried = Carried { open, ..Carried::default() };
+    Response::from_parts(head, Body::new(Sent::stream(body, carried)))
 }
 
 #[derive(Clone)]

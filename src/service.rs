@@ -13,7 +13,10 @@
 //! that is committed too where the request has an id (`request.rs`).
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,7 @@ use crate::{
     clock::Clock,
     error::{Error, Reason},
     limit::Limits,
+    load::Load,
     model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
     sweep,
@@ -42,6 +46,7 @@ mod directory;
 mod events;
 mod member;
 mod notification;
+mod quota;
 mod recipient;
 mod request;
 mod settle;
@@ -52,8 +57,9 @@ mod watch;
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
 pub use events::{EventFilter, EventPage};
+pub use quota::Quotas;
 pub use request::Answer;
-pub use token::MAX_TTL_S;
+pub use token::{MAX_TTL_S, TokenAsked};
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -80,6 +86,10 @@ pub struct Service {
     pub max_view_age: Duration,
     /// Checks are refused rather than answered from an old view.
     pub refuse_old_views: bool,
+    /// What one app may have.
+    pub quotas: Quotas,
+    /// What callers hold, for whoever asks.
+    pub load: Arc<Load>,
     /// A clock that is far from those of the other replicas is a reason not to be ready.
     pub refuse_skewed_clock: bool,
 }
@@ -92,6 +102,10 @@ pub struct Call {
     pub principal: Principal,
     /// What the caller has named its request by, if at all.
     request: Option<request::Named>,
+    /// Of the RPC.
+    method: &'static str,
+    /// Whether it is counted as one of staff.
+    counted: AtomicBool,
 }
 
 /// What a change has come to.
@@ -153,15 +167,15 @@ impl Call {
 impl Service {
     /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
     pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call, Error> {
-        let Caller { principal, counted } = caller;
+        let Caller { principal, counted, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
         principal.belongs_to(&key)?;
         let app = self.access.app(key.as_str())?;
-        if !counted && !matches!(principal, Principal::Service(_)) {
-            self.limits.call(app.number, method)?;
+        if !counted {
+            self.limits.call(app.number, &principal, method)?;
         }
-        Ok(Call { app, principal, request: None })
+        Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(counted) })
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
@@ -185,7 +199,7 @@ impl Service {
         if self.refuse_old_views && self.has_old_view() { Err(Error::old_view(self.view.age())) } else { Ok(()) }
     }
 
-    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED.
+    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED, RATE_LIMITED.
     fn permit_in_room<'a>(&self, call: &Call, room: &RoomId, action: impl FnOnce(bool) -> Action<'a>) -> Result<(), Error> {
         let is_staff = match &call.principal {
             Principal::User { user, .. } => self.view.room(call.key(), room.as_str(), |room| {
@@ -193,7 +207,12 @@ impl Service {
             }),
             Principal::Service(_) | Principal::AppAdmin { .. } => false,
         };
-        call.permit(action(is_staff))
+        call.permit(action(is_staff))?;
+        // Once, however often it is planned.
+        if is_staff && !call.counted.swap(true, Ordering::Relaxed) {
+            self.limits.staff(call.app.number, call.method)?;
+        }
+        Ok(())
     }
 
     /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the room's registration for the
@@ -248,11 +267,13 @@ impl Service {
                 return Ok(first);
             }
             let (batch, planned) = planned?;
+            let is_new = kept.is_none();
             let answer = answer(planned);
             // At least what the plan has seen.
             let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
                 return Ok(Written { answer, revision: self.view.revision() });
             };
+            self.require_quota(call, &batch, is_new && call.request.is_some())?;
             if self.settle(&batch).await? {
                 continue;
             }

@@ -39,8 +39,6 @@ pub struct Sweeper {
     pub view: View,
     /// When.
     pub clock: Clock,
-    /// Answers to requests that are kept; a long one counts for several ([`View::due_requests`]).
-    pub keep_requests: u64,
 }
 
 impl Sweeper {

@@ -16,7 +16,7 @@ use prometheus_client::{
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::{service::Service, sweep, telemetry::metrics::METRICS};
+use crate::{load::What, service::Service, sweep, telemetry::metrics::METRICS};
 
 pub mod metrics;
 pub mod traces;
@@ -80,6 +80,17 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
         records.get_or_create(&vec![("kind", kind)]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     registry.register("records", "Records in the view, ended ones that are not swept yet among them", records);
+    let held = Family::<Vec<(&str, &str)>, Gauge>::default();
+    for (what, name) in [(What::Call, "call"), (What::Message, "message"), (What::Byte, "byte")] {
+        held.get_or_create(&vec![("what", name)]).set(i64::try_from(service.load.holds(what)).unwrap_or(i64::MAX));
+    }
+    let help = "What callers hold: places of calls, of calls whose message is still to come, and bytes of messages and answers";
+    registry.register("held", help, held);
+    let shares = Family::<Vec<(&str, &str)>, Gauge<f64, AtomicU64>>::default();
+    for (kind, share) in service.quota_shares() {
+        shares.get_or_create(&vec![("kind", kind)]).set(share);
+    }
+    registry.register("quota_share", "What the app that has most uses of its quota, 1 is all of it", shares);
     if let Some(directory) = data_dir {
         registry.register("disk_bytes", "Size of the files of the embedded store", gauge(size(directory)));
     }

@@ -40,6 +40,7 @@ pub use self::{
     remains::Leftover,
     request::DueRequest,
     room::{Decision, Held, Room, Rule, may_speak},
+    state::Usage,
 };
 
 /// How long a write waits for its own commit to come back on the feed. The feed is less than a millisecond behind; seconds are a fault.
@@ -115,11 +116,16 @@ impl View {
         self.inner.state.load().requests.get(app, id)
     }
 
-    /// Answers to requests that have ended, and the oldest of those beyond `keep`, where one counts once for each KiB that it begins: at most
-    /// `limit` of them.
+    /// How many answers to requests of an app are kept; one counts once for each KiB that it begins.
     #[must_use]
-    pub fn due_requests(&self, now_ms: u64, keep: u64, limit: usize) -> Vec<DueRequest> {
-        self.inner.state.load().requests.due(now_ms, keep, limit)
+    pub fn kept_requests(&self, app: &str) -> u64 {
+        self.inner.state.load().requests.units(app)
+    }
+
+    /// Answers to requests that have ended: at most `limit` of them.
+    #[must_use]
+    pub fn due_requests(&self, now_ms: u64, limit: usize) -> Vec<DueRequest> {
+        self.inner.state.load().requests.due(now_ms, limit)
     }
 
     /// Records that were deleted with their room or client and are still stored, at most about `limit`; then their tombstones.
@@ -127,6 +133,18 @@ impl View {
     pub fn leftovers(&self, limit: usize) -> Vec<Leftover> {
         let state = self.inner.state.load();
         state.deleted.leftovers(&state, limit)
+    }
+
+    /// What each app has, in no order.
+    #[must_use]
+    pub fn usages(&self) -> Vec<Usage> {
+        self.inner.state.load().apps().iter().map(|app| app.usage()).collect()
+    }
+
+    /// How many answers to requests are kept of the app that has most.
+    #[must_use]
+    pub fn most_kept_requests(&self) -> u64 {
+        self.inner.state.load().requests.most()
     }
 
     /// How many records the view holds.
@@ -160,6 +178,12 @@ impl AppView {
             Some(app) => app.client(user, read),
             None => read(None),
         }
+    }
+
+    /// What the app has.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.0.as_ref().map_or_else(Usage::default, |app| app.usage())
     }
 
     /// Whether some user is muted in the whole app, or was until lately.

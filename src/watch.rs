@@ -19,8 +19,8 @@ use crate::{
 mod hub;
 mod seat;
 
-pub use hub::Hub;
 use hub::Seat;
+pub use hub::{Admitted, Hub};
 use seat::{End, Found};
 
 /// Events of history read at once.
@@ -45,7 +45,8 @@ impl Change {
     }
 
     /// About as much memory as it takes.
-    fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let Event { app, room, users, actor, reason, request_id, .. } = &self.event;
         let texts = [app, room, actor, reason, request_id].map(String::len).iter().sum::<usize>();
         size_of::<Self>() + texts + users.iter().map(|user| size_of::<String>() + user.len()).sum::<usize>()
@@ -93,6 +94,8 @@ pub struct Watching {
     /// History is read up to here; what comes after it comes over the seat.
     until: Revision,
     seat: Option<Seat>,
+    /// It counts among those of its app.
+    _admitted: Option<Admitted>,
 }
 
 impl Watching {
@@ -109,7 +112,13 @@ impl Watching {
             store.events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1).await?;
         }
         let (read, next_heartbeat) = (VecDeque::new(), Instant::now());
-        Ok(Self { hub, store, subject, heartbeat, next_heartbeat, at: after, read, until, seat: None })
+        Ok(Self { hub, store, subject, heartbeat, next_heartbeat, at: after, read, until, seat: None, _admitted: None })
+    }
+
+    /// The same place, which counts among those of its app.
+    #[must_use]
+    pub fn admitted(self, admitted: Admitted) -> Self {
+        Self { _admitted: Some(admitted), ..self }
     }
 
     /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends with an error only: WATCHER_TOO_SLOW, STOPPING,
@@ -202,6 +211,9 @@ impl Watching {
         let at = page.last().filter(|_| page.len() == PAGE).map_or(self.until, |last| last.revision);
         let mut read = VecDeque::new();
         for logged in page {
+            if !codec::is_event_of(&self.subject.app, &logged.event)? {
+                continue;
+            }
             let change = Change::read(logged.revision, &logged.event)?;
             if change.as_ref().is_some_and(|change| self.subject.lost_to(&change.event)) {
                 return Err(Error::compacted());

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
+    load::Holder,
     model::{AppKey, UserId, UserRef},
 };
 
@@ -70,6 +71,8 @@ pub struct App {
     pub number: usize,
     /// Whether rooms and clients have to be registered.
     pub strict: bool,
+    /// What its admins hold, and what its users do.
+    pub holders: [Arc<Holder>; 2],
     fold: bool,
     /// Nothing where no token of this app can be good.
     pub tokens: Option<TokenKeys>,
@@ -87,12 +90,15 @@ impl App {
         UserRef::parse(raw, self.fold)
     }
 
-    /// Whether these are the app's client id and secret. Takes the same time for a wrong id as for a wrong secret.
+    /// The app, where these are its client id and secret. Takes the same time for an app that is not there or has no client, a wrong id, and a wrong
+    /// secret.
     #[must_use]
-    pub fn knows_client(&self, id: &str, secret: &str) -> bool {
-        let (known_id, hash) = self.client.as_ref().map_or(("", None), |(id, hash)| (id.as_str(), Some(hash)));
-        let same_id = KeyHash::of(known_id).is_of(id);
-        hash.is_some_and(|hash| hash.is_of(secret)) & same_id
+    pub fn with_client(app: Option<Arc<Self>>, id: &str, secret: &str) -> Option<Arc<Self>> {
+        let client = app.as_ref().and_then(|app| app.client.as_ref());
+        let nobody = (String::new(), KeyHash::of(""));
+        let (known_id, hash) = client.unwrap_or(&nobody);
+        let is_of = KeyHash::of(known_id).is_of(id) & hash.is_of(secret);
+        app.filter(|app| is_of & app.client.is_some())
     }
 }
 
@@ -145,6 +151,7 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     }
     Ok(App {
         number,
+        holders: Default::default(),
         strict: config.directory == Directory::Strict,
         fold: config.folds_users(),
         tokens: config.token_secret.as_ref().map(TokenKeys::new),

@@ -7,10 +7,11 @@
 //! a service token, ours or of an issuer, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none
 //! is, the certificate that the client has shown.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, Request, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, HeaderName, Request, header::AUTHORIZATION};
+use tokio::{sync::watch, time::timeout};
 use tower::util::MapRequestLayer;
 
 use super::{
@@ -23,12 +24,18 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Reason},
+    load::{Account, Holder, connection::Connection},
 };
 
 // As they are looked for in each call: text would be read as a name each time.
 static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
 static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
 static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
+
+/// What is held open is looked at so often at least, whether its credential is still good; where that says its own end, soon after it.
+const LOOK: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Who is calling, or why that is not known.
 #[derive(Clone, Debug)]
@@ -37,13 +44,32 @@ pub struct Caller {
     pub principal: Result<Principal, Error>,
     /// This is one more part of a call that has been counted: a further page of a list that one REST call asks for whole.
     pub counted: bool,
+    /// What the app or service holds that it is of; nothing where that is not known.
+    pub holder: Option<Arc<Holder>>,
+}
+
+/// What a caller is known by.
+#[derive(Clone, Debug, Default)]
+pub struct Proof {
+    headers: HeaderMap,
+    certificate: Option<Arc<CertNames>>,
 }
 
 impl Caller {
     /// Whoever sent no credential.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { principal: Err(missing()), counted: false }
+        Self { principal: Err(missing()), counted: false, holder: None }
+    }
+
+    /// On whose account it holds what it does, over this connection.
+    #[must_use]
+    pub fn account(&self, connection: Option<&Arc<Connection>>) -> Account {
+        Account {
+            peer: connection.and_then(|connection| connection.peer.clone()),
+            caller: self.holder.clone(),
+            is_service: matches!(self.principal, Ok(Principal::Service(_))),
+        }
     }
 
     /// The same caller, within a call that has been counted.
@@ -81,34 +107,78 @@ pub struct ServiceConfig {
 }
 
 /// All apps and credentials of the moment. They are replaced together.
-pub struct Access(ArcSwap<Credentials>);
+pub struct Access {
+    credentials: ArcSwap<Credentials>,
+    replaced: watch::Sender<()>,
+}
 
 impl Access {
     /// To begin with. Waits some seconds for the keys of issuers.
     pub async fn new(mut credentials: Credentials) -> Arc<Self> {
         credentials.issuers.begin(None).await;
-        Arc::new(Self(ArcSwap::from_pointee(credentials)))
+        Arc::new(Self { credentials: ArcSwap::from_pointee(credentials), replaced: watch::Sender::new(()) })
     }
 
     /// These instead, for every call to come.
     pub async fn replace(&self, mut credentials: Credentials) {
-        credentials.issuers.begin(Some(&self.0.load_full().issuers)).await;
-        self.0.store(Arc::new(credentials));
+        credentials.issuers.begin(Some(&self.credentials.load_full().issuers)).await;
+        self.credentials.store(Arc::new(credentials));
+        self.replaced.send_replace(());
     }
 
     /// The app of that key. Errors: APP_NOT_FOUND.
     pub fn app(&self, key: &str) -> Result<Arc<App>, Error> {
-        self.0.load().apps.get(key).cloned()
+        self.credentials.load().apps.get(key).cloned()
     }
 
     /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
     pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
-        self.0.load().principal(headers)
+        self.credentials.load().principal(headers)
+    }
+
+    /// Who is known by this. Errors: the UNAUTHENTICATED reasons.
+    pub fn known_by(&self, proof: &Proof) -> Result<Principal, Error> {
+        match (self.principal(&proof.headers), &proof.certificate) {
+            (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => self.service_of(certificate).ok_or(error),
+            (known, _) => known,
+        }
+    }
+
+    /// Ends when what was proved is good no longer, whether by its own time or because the configuration was read again.
+    /// `still` says whether who it proves now is still to have what it was given.
+    pub async fn lost(&self, proof: &Proof, still: impl Fn(&Principal) -> bool) -> Error {
+        let mut replaced = self.replaced.subscribe();
+        loop {
+            match self.known_by(proof) {
+                Ok(principal) if still(&principal) => {}
+                Ok(_) => return Error::new(Reason::InvalidToken, "the credential is another one's now"),
+                Err(error) => return error,
+            }
+            let left = proof.ends_ms().map(|end_ms| end_ms.saturating_sub(self.credentials.load().clock.now_ms()));
+            // What has ended by its own words and is good all the same is of an issuer whose clock may differ, or counts for nothing.
+            let wait = left.map_or(LOOK, |left_ms| match left_ms {
+                0 => AGAIN,
+                left_ms => (Duration::from_millis(left_ms) + SOON).min(LOOK),
+            });
+            // Nobody is left to tell where this fails, and nothing is replaced then.
+            let _ = timeout(wait, replaced.changed()).await;
+        }
+    }
+
+    /// On whose account a caller holds what it does.
+    fn holder(&self, principal: &Principal) -> Option<Arc<Holder>> {
+        match principal {
+            Principal::Service(service) => Some(service.holder.clone()),
+            Principal::AppAdmin { app, .. } | Principal::User { app, .. } => {
+                let is_user = matches!(principal, Principal::User { .. });
+                self.credentials.load().apps.get(app.as_str()).ok().map(|app| app.holders[usize::from(is_user)].clone())
+            }
+        }
     }
 
     /// The service that one of these names of a certificate is of.
     fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
-        self.0.load().service_of(certificate)
+        self.credentials.load().service_of(certificate)
     }
 }
 
@@ -148,7 +218,12 @@ impl Credentials {
         }
         let (mut by_token, mut by_certificate, mut by_subject) = (HashMap::new(), HashMap::new(), HashMap::new());
         for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in services {
-            let account = Arc::new(ServiceAccount { name: name.clone(), scopes: scopes.clone(), apps: apps.clone() });
+            let account = Arc::new(ServiceAccount {
+                name: name.clone(),
+                scopes: scopes.clone(),
+                apps: apps.clone(),
+                holder: Arc::default(),
+            });
             if token_hash.is_none() && cert_names.is_empty() && subjects.is_empty() {
                 wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names nor subjects to be known by"));
             }
@@ -222,6 +297,22 @@ impl Credentials {
     }
 }
 
+impl Proof {
+    /// What a request is sent with.
+    #[must_use]
+    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
+        let names = [&IM_API_KEY, &IM_CLIENT_KEY, &IM_AUTHORIZATION, &AUTHORIZATION];
+        let headers = names.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
+        Self { headers, certificate: extensions.get().cloned() }
+    }
+
+    /// When its token says that it ends, in Unix milliseconds.
+    fn ends_ms(&self) -> Option<u64> {
+        let header = [&IM_AUTHORIZATION, &AUTHORIZATION].into_iter().find_map(|name| header(&self.headers, name))?;
+        Unverified::read(strip_bearer(header)).ok()?.ends_ms()
+    }
+}
+
 /// The layer.
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
@@ -231,7 +322,8 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
             Err(error) if error.reason == Reason::MissingToken => certificate().ok_or(error),
             known => known,
         };
-        request.extensions_mut().insert(Caller { principal, counted: false });
+        let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
+        request.extensions_mut().insert(Caller { principal, counted: false, holder });
         request
     })
 }
@@ -242,8 +334,10 @@ fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Optio
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    // What is no text is no credential; it is found wrong like any other wrong one.
-    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}").trim())
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    // What is no text is no credential, nor are two of one kind: whoever is in between may have looked at the other.
+    Some(if values.next().is_some() { "\u{fffd}" } else { value.to_str().unwrap_or("\u{fffd}").trim() })
 }
 
 fn strip_bearer(value: &str) -> &str {

@@ -56,6 +56,8 @@ pub(super) struct Issuers {
     issuers: HashMap<String, Arc<Issuer>>,
     accounts: HashMap<(String, String), Arc<ServiceAccount>>,
     verified: Cache<KeyHash, Arc<Verified>>,
+    /// Tokens that were found wrong, by the keys that they were looked at with.
+    refused: Cache<KeyHash, Arc<Keys>>,
     /// Keep their keys new, as long as these issuers are those that count.
     keepers: JoinSet<()>,
 }
@@ -126,8 +128,8 @@ impl Issuers {
                 wrong.push(format!("the subject \"{subject}\": its issuer \"{name}\" is not configured, under [[issuers]]"));
             }
         }
-        let (verified, keepers) = (Cache::new(REMEMBERED), JoinSet::new());
-        if wrong.is_empty() { Ok(Self { issuers, accounts, verified, keepers }) } else { Err(wrong) }
+        let (verified, refused, keepers) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED), JoinSet::new());
+        if wrong.is_empty() { Ok(Self { issuers, accounts, verified, refused, keepers }) } else { Err(wrong) }
     }
 
     /// Has all keys read, and kept new. Those of a URL that `old` has too are taken from there; one that does not answer is asked again later, and its
@@ -168,7 +170,13 @@ impl Issuers {
         let issuer = self.issuers.get(name).ok_or_else(super::token::invalid)?;
         let header = jsonwebtoken::decode_header(token).map_err(|_| super::token::malformed())?;
         let by = issuer.keys.load_full();
-        let claims = issuer.claims(token, &header, &by, now_ms).ok_or_else(super::token::invalid)?;
+        if self.refused.get(&hash).is_some_and(|keys| Arc::ptr_eq(&keys, &by)) {
+            return Err(super::token::invalid());
+        }
+        let Some(claims) = issuer.claims(token, &header, &by, now_ms) else {
+            self.refused.insert(hash, by);
+            return Err(super::token::invalid());
+        };
         let account = self.accounts.get(&(name.to_owned(), claims.sub)).ok_or_else(|| {
             Error::new(Reason::PermissionDenied, "the token is good, but its subject is none of the configured services")
         })?;

@@ -1,6 +1,7 @@
 //! Tokens: JWT, HS256. A user token is signed with the app's secret, as the app's own back end would sign it; an app token with a key derived
 //! from it, so that whoever can have users' tokens signed cannot have one made that passes for an app's.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
@@ -53,6 +54,7 @@ pub struct Unverified {
     pub app: Option<String>,
     iss: Option<serde_json::Value>,
     typ: Option<String>,
+    exp: Option<serde_json::Value>,
 }
 
 /// What a token said, once its signature was found good.
@@ -67,7 +69,16 @@ impl Unverified {
     /// Errors: MALFORMED_TOKEN where it is no JWT.
     pub fn read(token: &str) -> Result<Self, Error> {
         jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
+        if says_crit(token) {
+            return Err(invalid());
+        }
         jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())
+    }
+
+    /// When it is said to end, in Unix milliseconds.
+    #[must_use]
+    pub fn ends_ms(&self) -> Option<u64> {
+        Some((self.exp.as_ref()?.as_f64()? * 1_000.0) as u64)
     }
 
     /// Who else is said to have issued it.
@@ -114,6 +125,13 @@ impl TokenKeys {
             _ => Err(invalid()),
         }
     }
+}
+
+/// Whether the header names extensions that whoever takes the token has to understand (RFC 7515, section 4.1.11): we understand none.
+fn says_crit(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+    let header = header.and_then(|header| serde_json::from_slice::<serde_json::Map<_, _>>(&header).ok());
+    header.is_some_and(|header: serde_json::Map<String, serde_json::Value>| header.contains_key("crit"))
 }
 
 fn sign<C: Serialize>(claims: &C, key: &EncodingKey) -> Result<String, Error> {
@@ -199,6 +217,12 @@ mod tests {
         let none = "eyJhbGciOiJub25lIn0.eyJpZCI6InUiLCJleHAiOjk5OTk5OTk5OTl9.";
         assert_eq!(reason(keys.verify(&app("a"), &format!("{unsigned}."), NOW_MS)), Some(Reason::InvalidToken));
         assert!(keys.verify(&app("a"), none, NOW_MS).is_err());
+        let critical = r#"{"alg":"HS256","crit":["exp"],"exp":1}"#;
+        let claims = good.split('.').nth(1).unwrap_or_default();
+        let critical = format!("{}.{claims}", URL_SAFE_NO_PAD.encode(critical));
+        let key = EncodingKey::from_secret(b"app secret");
+        let signature = jsonwebtoken::crypto::sign(critical.as_bytes(), &key, Algorithm::HS256).unwrap_or_default();
+        assert_eq!(reason(keys.verify(&app("a"), &format!("{critical}.{signature}"), NOW_MS)), Some(Reason::InvalidToken));
         for garbage in ["", "x", "a.b.c", "YWMt4LqJIul7EeizhBO5TSO_UgAAAA"] {
             assert_eq!(reason(keys.verify(&app("a"), garbage, NOW_MS)), Some(Reason::MalformedToken), "{garbage}");
         }

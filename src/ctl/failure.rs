@@ -100,6 +100,7 @@ fn next(reason: &str) -> Option<&'static str> {
         "OWNER_NOT_MUTABLE" => "`ctl mute-user` mutes a user in every room, also where it is the owner.",
         "TOO_MANY_USERS" => "Name fewer a call; `xargs -n 100` does.",
         "RATE_LIMITED" => "Try again in a second; a service's token is not limited.",
+        "QUOTA_EXCEEDED" => "Remove what the app needs no more, or raise its quota: see `mute-service serve --help`.",
         "STORE_UNAVAILABLE" | "STOPPING" | "OVERLOADED" => "Try again in a moment; doing it twice does no harm.",
         "STORE_FULL" => {
             "Make room on the disk that holds the service's data, or in the cluster's quota (see README, More than one machine)."

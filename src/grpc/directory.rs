@@ -1,5 +1,7 @@
 //! `DirectoryService`.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, async_trait};
 
 use super::{Api, Reply, encode, parse, write::reply};
@@ -41,9 +43,8 @@ impl DirectoryService for Api {
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
         let revision = self.revision();
-        let (mut clients, total) = self.service.list_clients(&call, page)?;
-        let next_page_token = parse::cut(&mut clients, size, |client| client.user.clone());
-        let clients = clients.into_iter().map(encode::client).collect();
+        let (clients, total) = self.service.list_clients(&call, page)?;
+        let (clients, next_page_token) = parse::page(clients, size, |client| client.user.clone(), encode::client);
         Ok(Response::new(pb::ListClientsResponse { clients, next_page_token, total_size: encode::count(total), revision }))
     }
 
@@ -75,10 +76,10 @@ impl DirectoryService for Api {
         let (call, message) = self.ask(request, "ListRooms").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let revision = self.revision();
-        let RoomPage { mut rooms, total } =
+        let RoomPage { rooms, total } =
             self.service.list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
-        let next_page_token = parse::cut(&mut rooms, size, |(id, _)| id.to_string());
-        let rooms = rooms.into_iter().map(|(id, profile)| encode::room(id.to_string(), profile)).collect();
+        let room = |(id, profile): (Arc<str>, _)| encode::room(id.to_string(), profile);
+        let (rooms, next_page_token) = parse::page(rooms, size, |(id, _)| id.to_string(), room);
         Ok(Response::new(pb::ListRoomsResponse { rooms, next_page_token, total_size: encode::count(total), revision }))
     }
 }

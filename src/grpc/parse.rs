@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prost::Message;
 
 use crate::{
     error::{Error, Reason},
@@ -17,6 +18,8 @@ const MAX_PAIRS: usize = 1_000;
 const MAX_RECIPIENTS: usize = 10_000;
 const MAX_REASON_BYTES: usize = 512;
 pub(crate) const MAX_TEXT_BYTES: usize = 1_024;
+/// Of a page, beside its head: within the 4 MiB that clients take.
+pub(crate) const PAGE_BYTES: usize = 3 << 20;
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 
@@ -141,13 +144,35 @@ pub(super) fn page_token(raw: &str) -> Result<Option<String>, Error> {
     id.map(Some).ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
 }
 
-/// Cuts a list that was asked for one longer than its page, and gives the token of the next page, or nothing at its end.
+/// Cuts a list that was asked for one longer than its page, and gives the token of the next page, or nothing at its end. Its items are short: a
+/// thousand of them are within [`PAGE_BYTES`].
 pub(super) fn cut<T>(items: &mut Vec<T>, size: usize, id: impl FnOnce(&T) -> String) -> String {
     if items.len() <= size {
         return String::new();
     }
     items.truncate(size);
     items.last().map(|last| token_of(&id(last))).unwrap_or_default()
+}
+
+/// The same for items that may be long: the page ends early where it has [`PAGE_BYTES`].
+pub(super) fn page<T, M: Message>(
+    items: Vec<T>,
+    size: usize,
+    id: impl Fn(&T) -> String,
+    encode: impl Fn(T) -> M,
+) -> (Vec<M>, String) {
+    let (mut page, mut last, mut bytes) = (Vec::new(), String::new(), 0);
+    for item in items {
+        let token = id(&item);
+        let message = encode(item);
+        bytes += message.encoded_len();
+        if page.len() == size || (bytes > PAGE_BYTES && !page.is_empty()) {
+            return (page, token_of(&last));
+        }
+        last = token;
+        page.push(message);
+    }
+    (page, String::new())
 }
 
 /// The token of the page that starts after this id.
@@ -209,12 +234,24 @@ mod tests {
 
     #[test]
     fn a_token_names_the_last_id_of_a_page_that_is_not_the_last() {
-        let mut items = vec!["a", "b", "ü"];
-        assert_eq!(cut(&mut items, 3, |id| (*id).to_owned()), "");
-        items.push("z");
-        let token = cut(&mut items, 3, |id| (*id).to_owned());
-        assert_eq!(items.len(), 3);
-        assert_eq!(page_token(&token).ok().flatten().as_deref(), Some("ü"));
+        let mut items = vec!["a", "b", "ü", "z"];
+        assert_eq!(page_token(&cut(&mut items, 3, |id| (*id).to_owned())).ok().flatten().as_deref(), Some("ü"));
+        assert_eq!((items.len(), cut(&mut items, 3, |id| (*id).to_owned())), (3, String::new()));
+        let cut = |items: &[&str], size| {
+            let (page, token) = page(
+                items.to_vec(),
+                size,
+                |id| (*id).to_owned(),
+                |id| pb::MutedUser { user: id.to_owned(), ..Default::default() },
+            );
+            (page.len(), page_token(&token).ok().flatten())
+        };
+        assert_eq!(cut(&["a", "b", "ü"], 3), (3, None));
+        assert_eq!(cut(&["a", "b", "ü", "z"], 3), (3, Some("ü".to_owned())));
+        let long = "x".repeat(PAGE_BYTES / 2);
+        assert_eq!(cut(&[&long, "b", &long, "d"], 9), (2, Some("b".to_owned())));
+        let longest = "x".repeat(PAGE_BYTES + 1);
+        assert_eq!(cut(&[&longest, "b"], 9).0, 1, "one at least");
         assert!(page_token("%%%").is_err());
     }
 }

@@ -26,7 +26,7 @@ const fn code(reason: Reason) -> Code {
         Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => Code::NotFound,
         Reason::OwnerNotMutable => Code::FailedPrecondition,
         Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => Code::InvalidArgument,
-        Reason::RateLimited | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::RateLimited | Reason::QuotaExceeded | Reason::StoreFull => Code::ResourceExhausted,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => Code::OutOfRange,
         Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,

@@ -1,10 +1,15 @@
 //! The change feed and the history: their messages, and the stream.
 
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Either, select},
+    stream::{self, BoxStream},
+};
 use tonic::{Request, Response, Status};
 
 use super::{Api, Reply, encode, open, parse};
 use crate::{
+    auth::credentials::Proof,
     error::Error,
     model::{EventKind, RoomId},
     proto::v1 as pb,
@@ -17,13 +22,28 @@ const MAX_ACTOR_BYTES: usize = 512;
 pub(super) type Stream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 
 pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Reply<Stream> {
+    let proof = Proof::of(request.metadata().as_ref(), request.extensions());
     let (caller, message) = open(request);
     let call = api.service.enter(caller, message.app, "Watch")?;
     let room = some(message.room).map(RoomId::parse).transpose()?;
     let wrong = |_| Error::invalid("after_revision", "a revision is not negative");
     let after = message.after_revision.map(u64::try_from).transpose().map_err(wrong)?;
     let watching = api.service.watch(&call, room.as_ref(), after).await?;
-    Ok(Response::new(watching.into_stream().map(|told| Ok(response(told?))).boxed()))
+    let service = api.service.clone();
+    let lost = async move { service.lost(&call, &proof).await };
+    let told = watching.into_stream().map(|told| Ok(response(told?))).boxed();
+    Ok(Response::new(until(told, lost.boxed()).boxed()))
+}
+
+/// The stream, until this comes, and ends it.
+fn until(stream: Stream, end: BoxFuture<'static, Error>) -> impl futures_util::Stream<Item = Result<pb::WatchResponse, Status>> {
+    stream::unfold(Some((stream, end)), |both| async {
+        let (mut stream, mut end) = both?;
+        match select(stream.next(), &mut end).await {
+            Either::Left((told, _)) => Some((told?, Some((stream, end)))),
+            Either::Right((error, _)) => Some((Err(error.into()), None)),
+        }
+    })
 }
 
 pub(super) async fn list_events(api: &Api, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {

@@ -154,6 +154,13 @@ impl RoomProfile {
     pub fn is_staff(&self, user: &str) -> bool {
         self.owner == user || self.admins.iter().any(|admin| admin == user)
     }
+
+    /// Bytes of its texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> u64 {
+        let texts = [&self.name, &self.description, &self.owner].into_iter().chain(&self.admins);
+        texts.map(|text| text.len() as u64).sum()
+    }
 }
 
 /// A registered client. A field that is not known is `None`.
@@ -175,6 +182,16 @@ pub struct ClientProfile {
     pub created_ms: u64,
     /// Unix milliseconds; changes with each notification mute and unmute too.
     pub updated_ms: u64,
+}
+
+impl ClientProfile {
+    /// Bytes of its texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> u64 {
+        let Self { nickname, avatar_url, description, email, user_agent, custom_json, .. } = self;
+        let texts = [nickname, avatar_url, description, email, user_agent].into_iter().flatten().chain([custom_json]);
+        texts.map(|text| text.len() as u64).sum()
+    }
 }
 
 /// Where a client last connected from.

@@ -164,7 +164,7 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::MissingToken
         | Reason::InvalidCredentials => StatusCode::UNAUTHORIZED,
         Reason::PermissionDenied => StatusCode::FORBIDDEN,
-        Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Reason::RateLimited | Reason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         Reason::StoreUnavailable | Reason::StoreFull | Reason::Stopping | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => StatusCode::NOT_FOUND,
         Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {

@@ -1,7 +1,8 @@
-//! Around every RPC: how many run, for how long one may, how each has ended, and who follows it.
+//! Around every RPC: who may begin one, how many run, for how long one may, how each has ended, and who follows it.
 //!
-//! A call beyond what may run is refused at once, because one that waits for its turn has often given up when it comes. Streams count until
-//! they have begun: the hub sees to what comes after. A call without a deadline of its own (`grpc-timeout`) has one of ours.
+//! Whoever is not known is refused by the head alone. Then the message has to come whole, and only then the call takes a place among those that run,
+//! until its answer is taken. Watches count until they have begun: the hub sees to what comes after. A call without a deadline of its own
+//! (`grpc-timeout`) has one of ours.
 
 use std::{
     convert::Infallible,
@@ -11,21 +12,32 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{future::BoxFuture, poll};
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use hyper::body::Body;
 use opentelemetry::KeyValue;
 use tokio::time::{error::Elapsed, timeout};
 use tonic::{Code, Status};
-use tower::{Layer, Service};
+use tower::{BoxError, Layer, Service};
 
+use super::message::{self, Message};
 use crate::{
+    auth::credentials::Caller,
     grpc::grpc_timeout,
-    load::{LONGEST, Load},
+    load::{
+        LONGEST, Load, MESSAGE_PATIENCE, What,
+        connection::Connection,
+        sent::{Carried, Sent},
+    },
     telemetry::{
         metrics::{METRICS, Method},
         traces::Followed,
     },
 };
+
+/// Where those who have no credentials yet get one.
+const TOKENS: &str = "/mute.v1.TokenService/";
 
 // As they are looked for in each call: text would be read as a name each time.
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -51,12 +63,13 @@ pub(super) struct Around<S> {
 
 impl<S, Q, A> Service<Request<Q>> for Around<S>
 where
-    S: Service<Request<Q>, Response = Response<A>, Error = Infallible, Future: Send + 'static>,
-    A: Default + Send + 'static,
+    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    Q: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + Send + 'static,
 {
-    type Response = Response<A>;
+    type Response = Response<Sent<A>>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<A>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -64,33 +77,98 @@ where
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let mut call = Counted::begin(METRICS.method(request.uri().path()), request.headers());
-        let running = match self.load.enter() {
-            Ok(running) => running,
-            Err(error) => {
-                let refused = Status::from(error);
-                call.end(refused.code());
-                return Box::pin(std::future::ready(Ok(refused.into_http())));
-            }
-        };
+        if let Err(refused) = known(call.method, &request) {
+            call.end(refused.code());
+            return Box::pin(std::future::ready(Ok(refused.into_http())));
+        }
         let deadline = deadline(request.headers());
-        let answer = self.inner.call(request);
+        let mut carried = carried(&self.load, call.method, request.extensions());
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let inner = self.inner.clone();
         Box::pin(async move {
-            let _running = running;
             // Pinned once and handed on by reference: it is large, and would have a place in each of what it is handed to.
-            let mut answer = pin!(answer);
-            let answered = match &call.followed {
-                None => within(deadline, answer.as_mut()).await,
-                Some(followed) => followed.around(within(deadline, answer.as_mut())).await,
+            let answered = {
+                let mut answer = pin!(answer(inner, call.method, request, &mut carried, deadline));
+                match &call.followed {
+                    None => within(deadline, answer.as_mut()).await,
+                    Some(followed) => followed.around(within(deadline, answer.as_mut())).await,
+                }
             };
-            let Ok(response) = answered else {
-                call.end(Code::DeadlineExceeded);
-                return Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
+            let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline of the call has passed")));
+            let sent = match answered {
+                Ok(response) => send(call.method, response, carried, connection).await,
+                Err(refused) => Err(refused),
             };
-            let response = response?;
-            call.end(code(response.headers()));
-            Ok(response)
+            call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
+            Ok(sent.unwrap_or_else(Status::into_http))
         })
     }
+}
+
+/// Errors: why the caller is not known, where it has to be.
+fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
+    let is_open = !method.is_ours || request.uri().path().starts_with(TOKENS);
+    match request.extensions().get::<Caller>() {
+        Some(Caller { principal: Err(error), .. }) if !is_open => Err(error.clone().into()),
+        _ => Ok(()),
+    }
+}
+
+/// What the call holds from its head on: nothing but that its connection is not idle.
+fn carried(load: &Arc<Load>, method: &Method, extensions: &Extensions) -> Carried {
+    let connection = extensions.get::<Arc<Connection>>();
+    let account = extensions.get::<Caller>().map(|caller| caller.account(connection)).unwrap_or_default();
+    // What anybody may hold open, such as a watch of the health, keeps no connection.
+    let open = connection.filter(|_| method.is_ours && account.caller.is_some()).map(Connection::open);
+    Carried { held: Some(load.open(account)), open, answer: None }
+}
+
+/// The answer to a call whose message has come, and which has a place. Errors: OVERLOADED, and those of the message.
+async fn answer<S, Q, A>(
+    mut inner: S,
+    method: &Method,
+    request: Request<Q>,
+    carried: &mut Carried,
+    deadline: Duration,
+) -> Result<Response<A>, Status>
+where
+    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible>,
+    Q: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let (head, body) = request.into_parts();
+    let message = match &mut carried.held {
+        Some(held) if method.is_ours => {
+            Message::Whole(message::whole(head.uri.path(), body, held, MESSAGE_PATIENCE.min(deadline)).await?)
+        }
+        _ => Message::Stream(body),
+    };
+    if let Some(held) = &mut carried.held {
+        held.take(What::Call, 1)?;
+    }
+    let Ok(response) = inner.call(Request::from_parts(head, message)).await;
+    Ok(response)
+}
+
+/// The answer with what it holds until it is taken. Errors: OVERLOADED.
+async fn send<A>(
+    method: &Method,
+    response: Response<A>,
+    mut carried: Carried,
+    connection: Option<Arc<Connection>>,
+) -> Result<Response<Sent<A>>, Status>
+where
+    A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    let (head, body) = response.into_parts();
+    let sent = if method.is_ours && !method.is_stream {
+        carried.answer = connection.as_ref().map(Connection::answer);
+        Sent::whole(body, carried).await?
+    } else {
+        // A watch has a seat of its own; whatever else is a stream keeps its place.
+        carried.held = carried.held.filter(|_| !method.is_ours);
+        Sent::stream(body, carried)
+    };
+    Ok(Response::from_parts(head, sent))
 }
 
 /// The answer, or an error where it does not come in time.

@@ -1,14 +1,14 @@
 //! The connections of one listener: how many there may be, how they begin, how old they grow, and how they end.
 //!
 //! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, and who
-//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame. A
+//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame; of answers
+//! that wait for a window it knows nothing, so those are looked after here. Where all places are taken, who is idle makes room (`door.rs`). A
 //! connection that has come of age is told to go (GOAWAY), so that callers spread over replicas that were added; so is every one when the service stops.
 //! Calls that run are finished.
 
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use axum::extract::ConnectInfo;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -25,12 +24,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use ipnet::IpNet;
 use rand::RngExt as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Notify, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -38,10 +38,15 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     Failure, Stop,
+    door::{Door, Sites},
     late::Timely,
     tls::{self, Tls},
 };
-use crate::auth::credentials::CertNames;
+use crate::{
+    auth::credentials::CertNames,
+    load::connection::{Connection, SLOT},
+    telemetry::metrics::METRICS,
+};
 
 /// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,10 +56,17 @@ const PROBE: Duration = Duration::from_secs(6);
 const PROBES: u32 = 5;
 /// For what still runs on a connection that was told to go because of its age.
 const GRACE: Duration = Duration::from_secs(30);
+/// The same, of one on which nothing was open when others wanted its place.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// All headers of a request together.
 const HEAD_BYTES: u32 = 32 << 10;
 /// Calls at a time on one HTTP/2 connection.
 const STREAMS: u32 = 1_024;
+/// What a client may send before somebody takes it: on one stream, and on all of a connection.
+const STREAM_WINDOW: u32 = 128 << 10;
+const WINDOW: u32 = 256 << 10;
+/// What is sent on one stream before the client has taken it.
+const SEND_BUFFER: usize = 64 << 10;
 /// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made of.
 const RESETS: usize = 64;
 /// After a connection could not be taken, for want of file descriptors, say.
@@ -72,8 +84,14 @@ pub(super) enum Http {
 /// What holds for all connections of a listener.
 #[derive(Clone)]
 pub struct Rules {
-    /// Connections at a time; those beyond are closed at once.
+    /// Connections at a time; those beyond are closed at once, unless one that is idle makes room.
     pub max_connections: usize,
+    /// What the listener is called in metrics.
+    pub name: &'static str,
+    /// What each address holds.
+    pub sites: Arc<Sites>,
+    /// Whose connections are those of others, so that they have no share.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// At which age a connection is told to go, give or take a tenth; zero is never.
     pub max_age: Duration,
     /// Over TLS, where there is one.
@@ -97,28 +115,36 @@ where
 
 /// Serves until it is told to stop, then finishes the calls that run.
 pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, service: impl Answers, stop: Stop) {
-    let places = Arc::new(Semaphore::new(rules.max_connections));
+    let mut door = Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
     let mut connections = JoinSet::new();
     let (tell, word) = watch::channel(false);
     let mut stopped = pin!(told(stop));
     loop {
+        METRICS.connections(rules.name, door.guests());
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stopped => break,
-            Some(_) = connections.join_next() => continue,
+            Some(ended) = connections.join_next() => {
+                // None panics; a place that is lost would be lost for good.
+                ended.into_iter().for_each(|number| door.leave(number));
+                continue;
+            }
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Ok(place) = places.clone().try_acquire_owned() else {
+                let Some((number, place, go)) = door.enter(peer) else {
+                    METRICS.connection_refused();
                     tracing::debug!(%peer, "a connection was refused: there are as many as there may be");
                     continue;
                 };
                 let (rules, service, stop) = (rules.clone(), service.clone(), word.clone());
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, peer, http, &rules, service, stop).await {
+                    if let Err(error) =
+                        connection(stream, Origin { place, go, certificate: None }, http, &rules, service, stop).await
+                    {
                         tracing::debug!(%peer, error, "a connection has ended");
                     }
-                    drop(place);
+                    number
                 });
             }
             Err(error) => {
@@ -135,7 +161,7 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
 
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    origin: Origin,
     http: Http,
     rules: &Rules,
     service: impl Answers,
@@ -143,11 +169,14 @@ async fn connection(
 ) -> Result<(), Failure> {
     set_up(&stream)?;
     let Some(certificates) = &rules.tls else {
-        return requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate: None }).await;
+        return requests(stream, http, rules.max_age, stop, service, origin).await;
     };
-    let stream = timeout(PATIENCE, certificates.acceptor().accept(stream)).await.map_err(io::Error::from)??;
+    let stream = tokio::select! {
+        stream = timeout(PATIENCE, certificates.acceptor(http).accept(stream)) => stream.map_err(io::Error::from)??,
+        () = origin.go.notified() => return Err("others wanted its place".into()),
+    };
     let certificate = tls::names(&stream).map(Arc::new);
-    requests(stream, http, rules.max_age, stop, service, Origin { peer, certificate }).await
+    requests(stream, http, rules.max_age, stop, service, Origin { certificate, ..origin }).await
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<()> {
@@ -163,7 +192,8 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
 /// Where a connection comes from.
 #[derive(Clone)]
 struct Origin {
-    peer: SocketAddr,
+    place: Arc<Connection>,
+    go: Arc<Notify>,
     certificate: Option<Arc<CertNames>>,
 }
 
@@ -176,10 +206,10 @@ async fn requests(
     origin: Origin,
 ) -> Result<(), Failure> {
     let asked = Arc::new(AtomicBool::new(false));
-    let has_asked = asked.clone();
+    let (has_asked, place) = (asked.clone(), origin.place.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         has_asked.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(ConnectInfo(origin.peer));
+        request.extensions_mut().insert(origin.place.clone());
         if let Some(names) = &origin.certificate {
             request.extensions_mut().insert(names.clone());
         }
@@ -191,6 +221,8 @@ async fn requests(
     let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
     words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());
     words.push(sleep(age(max_age)).map(|()| Word::Old).boxed());
+    words.push(sleep(SLOT / 2).map(|()| Word::Look).boxed());
+    words.push(async { origin.go.notified().await }.map(|()| Word::Go).boxed());
     words.push(told(stop).map(|()| Word::Stop).boxed());
     let mut words = pin!(words);
     let word = loop {
@@ -198,17 +230,23 @@ async fn requests(
             ended = &mut connection => return ended,
             Some(word) = words.next() => match word {
                 Word::FirstIsDue if asked.load(Ordering::Relaxed) => {}
+                // A proxy carries the answers of others, who are not to be cut for one of them.
+                Word::Look if place.peer.is_none() || !place.has_unread() => words.push(sleep(SLOT / 2).map(|()| Word::Look).boxed()),
                 word => break word,
             }
         }
     };
-    if let Word::FirstIsDue = word {
-        return Err("nothing was asked".into());
+    match word {
+        Word::FirstIsDue => return Err("nothing was asked".into()),
+        Word::Look => return Err("answers were not read".into()),
+        Word::Go | Word::Old | Word::Stop => {}
     }
     connection.as_mut().graceful_shutdown();
     match word {
         // Whoever stops the service says for how long.
         Word::Stop => connection.await,
+        // A call may have begun meanwhile.
+        Word::Go if place.idle().is_some() => timeout(AT_ONCE, connection).await.map_err(io::Error::from)?,
         _ => timeout(GRACE, connection).await.map_err(io::Error::from)?,
     }
 }
@@ -217,6 +255,10 @@ async fn requests(
 enum Word {
     /// The first request should be there.
     FirstIsDue,
+    /// Whether answers wait to be read is to be looked at.
+    Look,
+    /// Others want its place.
+    Go,
     /// It has come of age.
     Old,
     /// The service stops.
@@ -228,6 +270,9 @@ fn builder(http: Http) -> Builder<TokioExecutor> {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES as usize);
     let mut http2 = builder.http2();
     http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
+    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);
+    // An answer that is not taken is held where it is counted.
+    http2.max_send_buf_size(SEND_BUFFER);
     http2.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
     if http == Http::Two { builder.http2_only() } else { builder }
 }

@@ -15,7 +15,10 @@ use tokio_rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
+use super::listener::Http;
 use crate::{auth::credentials::CertNames, files::Files, pem};
+
+const H2: &[u8] = b"h2";
 
 /// Files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,19 +34,37 @@ pub struct TlsFiles {
 /// What new connections are begun with.
 pub struct Tls {
     files: TlsFiles,
-    config: ArcSwap<ServerConfig>,
+    configs: ArcSwap<Configs>,
+}
+
+/// The same for both listeners, but for the protocols that may be spoken.
+struct Configs {
+    any: Arc<ServerConfig>,
+    two: Arc<ServerConfig>,
+}
+
+impl Configs {
+    fn of(any: ServerConfig) -> Self {
+        let mut two = any.clone();
+        two.alpn_protocols.retain(|protocol| protocol == H2);
+        Self { any: Arc::new(any), two: Arc::new(two) }
+    }
 }
 
 impl Tls {
     /// Errors: a sentence that names the file.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
-        let config = ArcSwap::from_pointee(read(&files)?);
-        Ok(Self { files, config })
+        let configs = ArcSwap::from_pointee(Configs::of(read(&files)?));
+        Ok(Self { files, configs })
     }
 
-    /// For one connection.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.load_full())
+    /// For one connection, over which these protocols may be spoken.
+    pub(super) fn acceptor(&self, http: Http) -> TlsAcceptor {
+        let configs = self.configs.load();
+        TlsAcceptor::from(match http {
+            Http::Any => configs.any.clone(),
+            Http::Two => configs.two.clone(),
+        })
     }
 
     /// Takes what has changed for connections to come. Never ends by itself.
@@ -54,7 +75,7 @@ impl Tls {
             files.changed().await;
             match read(&self.files) {
                 Ok(config) => {
-                    self.config.store(Arc::new(config));
+                    self.configs.store(Arc::new(Configs::of(config)));
                     tracing::info!(cert = %self.files.cert.display(), "the certificate was read again");
                 }
                 Err(error) => tracing::error!(error, "the certificate was not read again; the old one goes on"),
@@ -69,13 +90,16 @@ pub(super) fn names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
     let certificate = connection.peer_certificates()?.first()?;
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let alternative = alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+    let common = || certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+    let names = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
         _ => None,
-    });
-    let names: Vec<_> = alternative.collect();
-    let common = || certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
-    Some(CertNames(if names.is_empty() { common() } else { names }))
+    };
+    // The common name counts where there are no others at all: one that is for an address is for nobody by its common name (RFC 6125, section 6.4.4).
+    Some(CertNames(match alternative {
+        Some(extension) => extension.value.general_names.iter().filter_map(names).collect(),
+        None => common(),
+    }))
 }
 
 fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
@@ -94,6 +118,6 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem::tell(&files.key, &error))?;
     let config = builder.with_single_cert(pem::certificates(&files.cert)?, key);
     let mut config = config.map_err(|error| pem::tell(&files.cert, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -2,11 +2,13 @@
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use hyper::body::Body as HttpBody;
 use serde::Deserialize;
 use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
-use tower::{Service, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::listener::Answers;
@@ -49,9 +51,10 @@ impl TryFrom<String> for Origin {
 }
 
 /// The calls, also for pages of these origins. A page has no credentials but those it sends with each call, so cookies are of no use here.
-pub(super) fn around<S>(calls: S, pages: &[Origin]) -> impl Answers
+pub(super) fn around<S, A>(calls: S, pages: &[Origin]) -> impl Answers
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request<Body>, Response = Response<A>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    A: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let origins = if pages.iter().any(|Origin(origin)| origin == EVERY) {
         AllowOrigin::any()
@@ -64,7 +67,8 @@ where
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(MAX_AGE);
-    ServiceBuilder::new().layer(cors).layer(GrpcWebLayer::new()).service(calls)
+    let answer = |answer: Response<A>| answer.map(Body::new);
+    ServiceBuilder::new().layer(cors).layer(GrpcWebLayer::new()).map_response(answer).service(calls)
 }
 
 #[cfg(test)]

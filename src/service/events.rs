@@ -5,14 +5,16 @@ use crate::{
     auth::{Action, Principal},
     error::Error,
     model::{Event, EventKind, RoomId, UserId},
-    store::{EventRange, Revision},
+    store::{EventRange, Revision, codec},
     watch::Change,
 };
 
 /// Events that one call looks through at most; a page may then be short, and the next one goes on from there.
 const SCAN: usize = 50_000;
-/// Events of history read at once.
-const READ: usize = 1_000;
+/// Events of history read at once: an event of a hundred users has some 25 KiB.
+const READ: usize = 250;
+/// Of a page: within the 4 MiB that clients take.
+const PAGE_BYTES: usize = 3 << 20;
 /// Clocks that were set back leave times that are out of order by as much as this.
 const DISORDER_MS: u64 = 3_600_000;
 
@@ -53,7 +55,7 @@ impl EventFilter {
 }
 
 impl Service {
-    /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE.
+    /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE, RATE_LIMITED.
     pub async fn list_events(
         &self,
         call: &Call,
@@ -66,15 +68,30 @@ impl Service {
             Some(before) => before,
             None => self.newest_until(filter.end_ms).await?.saturating_add(1),
         };
-        let mut changes = Vec::new();
-        for _ in 0..SCAN / READ {
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        for read in 0..SCAN / READ {
+            // Of a page that has come so far the rest is asked for with the next; where the app may read nothing now, it is told so.
+            match self.limits.history(call.app.number, &call.principal) {
+                Err(error) if read == 0 => return Err(error),
+                Err(_) => break,
+                Ok(()) => {}
+            }
             let page = self.store.events(EventRange { after: None, before: Some(before) }, true, READ).await?;
             let too_old = |at_ms: u64| filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms);
             let is_last = page.len() < READ || page.iter().all(|logged| too_old(logged.at_ms));
             for logged in page {
-                before = logged.revision;
+                if !codec::is_event_of(call.key(), &logged.event)? {
+                    before = logged.revision;
+                    continue;
+                }
                 let change = Change::read(logged.revision, &logged.event)?;
-                changes.extend(change.filter(|change| filter.lets_through(call.key(), &change.event) && is_told(&change.event)));
+                let wanted = change.filter(|change| filter.lets_through(call.key(), &change.event) && is_told(&change.event));
+                bytes += wanted.as_ref().map_or(0, Change::bytes);
+                if bytes > PAGE_BYTES && !changes.is_empty() {
+                    return Ok(EventPage { changes, before: Some(before) });
+                }
+                before = logged.revision;
+                changes.extend(wanted);
                 if changes.len() == size {
                     return Ok(EventPage { changes, before: Some(before) });
                 }

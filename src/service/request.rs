@@ -8,6 +8,7 @@ use prost::Message;
 
 use super::{Call, Service, Written};
 use crate::{
+    auth::Principal,
     error::{Error, Reason},
     model::{Answered, EventKind, Expire, Key, RequestId, Value},
     store::{Batch, Revision},
@@ -25,6 +26,8 @@ impl<T: Message + Default> Answer for T {}
 /// What a caller has named its request by.
 pub(super) struct Named {
     id: RequestId,
+    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service or of another user.
+    key: String,
     fingerprint: [u8; 16],
 }
 
@@ -32,7 +35,12 @@ impl Call {
     /// The same call, with the id of its request; `fingerprint` tells the request from every other, one of another caller too.
     #[must_use]
     pub fn named(self, id: RequestId, fingerprint: [u8; 16]) -> Self {
-        Self { request: Some(Named { id, fingerprint }), ..self }
+        let key = match &self.principal {
+            // In no id there is such a space.
+            Principal::User { user, .. } => format!("{id}\u{a0}{user}"),
+            Principal::Service(_) | Principal::AppAdmin { .. } => id.to_string(),
+        };
+        Self { request: Some(Named { id, key, fingerprint }), ..self }
     }
 
     /// What the caller has named its request by; empty where it has not.
@@ -59,9 +67,9 @@ impl Call {
     /// Adds the answer to the batch, on the condition that the one that is kept is still that of this revision, or still none. Without a
     /// change there is a batch for the answer alone: so that a repeat is answered the same when others have changed something meanwhile.
     pub(super) fn keep<A: Answer>(&self, batch: Option<Batch>, answer: &A, kept: Option<Revision>, now_ms: u64) -> Option<Batch> {
-        let Some(Named { id, fingerprint }) = &self.request else { return batch };
+        let Some(Named { key: id, fingerprint, .. }) = &self.request else { return batch };
         let mut batch = batch.unwrap_or_else(|| Batch::of(&self.event(EventKind::Request, now_ms)));
-        let key = Key::Request { app: self.key(), id: id.as_str() };
+        let key = Key::Request { app: self.key(), id };
         let (fingerprint, expire) = (*fingerprint, Expire::at_ms(now_ms.saturating_add(KEEP_MS)));
         batch.expect(key, kept);
         batch.put_first(key, &Value::Request(Answered { fingerprint, answer: answer.encode_to_vec().into(), expire }));
@@ -72,6 +80,13 @@ impl Call {
 impl Service {
     /// The answer that is kept for the request's id, in force or not.
     pub(super) fn kept(&self, call: &Call) -> Option<Held<Answered>> {
-        self.view.answered(call.key(), call.request.as_ref()?.id.as_str())
+        let Named { id, key, fingerprint } = call.request.as_ref()?;
+        let earlier = || {
+            // Before users had ids of their own, their answers were kept as those of everybody.
+            let kept = self.view.answered(call.key(), id.as_str()).filter(|_| key != id.as_str())?;
+            let is_its = kept.value.fingerprint == *fingerprint && kept.value.expire.in_force(self.clock.now_ms());
+            is_its.then_some(kept)
+        };
+        self.view.answered(call.key(), key).or_else(earlier)
     }
 }

@@ -2,24 +2,38 @@
 
 use super::{Call, Service};
 use crate::{
-    auth::Action,
+    auth::{Action, apps::App},
     error::{Error, Reason},
+    load::connection::Site,
     model::{AppKey, UserId},
 };
 
 /// The longest that a token is good for where somebody says how long: what a signed 32-bit number of seconds holds, as the vendors' SDKs read it.
 pub const MAX_TTL_S: u64 = i32::MAX as u64;
 
+/// What an app token is asked for with.
+#[allow(missing_docs)]
+pub struct TokenAsked<'a> {
+    pub app: String,
+    pub client_id: &'a str,
+    pub client_secret: &'a str,
+    pub ttl_s: Option<u64>,
+    /// Where it is asked from, as far as that says who it is.
+    pub site: Option<Site>,
+}
+
 impl Service {
     /// An app token, and for how many seconds it is good; nothing: without end. `ttl_s` 0 is without end, nothing is as configured.
-    /// Errors: APP_NOT_FOUND, RATE_LIMITED, INVALID_CREDENTIALS, INVALID_ARGUMENT.
-    pub fn issue_token(&self, app: String, id: &str, secret: &str, ttl_s: Option<u64>) -> Result<(String, Option<u64>), Error> {
-        let app = self.access.app(AppKey::parse(app)?.as_str())?;
-        self.limits.token(app.number)?;
+    /// Neither the words nor the time of a refusal tell whether there is such an app. Errors: RATE_LIMITED, INVALID_CREDENTIALS, INVALID_ARGUMENT.
+    pub fn issue_token(&self, asked: TokenAsked<'_>) -> Result<(String, Option<u64>), Error> {
+        let TokenAsked { app, client_id, client_secret, ttl_s, site } = asked;
+        let app = self.access.app(AppKey::parse(app)?.as_str()).ok();
         let wrong = || Error::new(Reason::InvalidCredentials, "client id and secret are not those of the app");
-        if !app.knows_client(id, secret) {
+        let Some(app) = App::with_client(app, client_id, client_secret) else {
+            self.limits.guess(client_id, site)?;
             return Err(wrong());
-        }
+        };
+        self.limits.token(app.number)?;
         let ttl_s = match ttl_s.unwrap_or(self.token_ttl_s) {
             0 => None,
             ttl_s if ttl_s <= MAX_TTL_S => Some(ttl_s),

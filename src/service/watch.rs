@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Call, Service};
+use super::{Call, Service, quota};
 use crate::{
-    auth::Action,
+    auth::{Action, Principal, credentials::Proof, may},
     error::Error,
     model::RoomId,
     store::Revision,
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Service {
     /// A place in the change feed of the app, or of a room, which need not be registered, or no longer; without a revision from now on.
-    /// Errors: REVISION_COMPACTED, STORE_UNAVAILABLE.
+    /// Errors: REVISION_COMPACTED, STORE_UNAVAILABLE, QUOTA_EXCEEDED.
     pub async fn watch(&self, call: &Call, room: Option<&RoomId>, after: Option<Revision>) -> Result<Watching, Error> {
         call.permit(Action::Watch)?;
         let seen = self.view.revision();
@@ -29,7 +29,20 @@ impl Service {
             // Another replica has told it, and this one is about to see it.
             self.see(after, PATIENCE).await?;
         }
+        let most = self.quotas.watchers;
+        let admitted = self.hub.admit(call.key(), most).ok_or_else(|| quota::exceeded(call, "watchers", most))?;
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
-        Watching::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await
+        let watching = Watching::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
+        Ok(watching.admitted(admitted))
+    }
+
+    /// Ends when who watches may do so no longer.
+    pub async fn lost(&self, call: &Call, proof: &Proof) -> Error {
+        let may_watch = |principal: &Principal| {
+            principal.actor() == call.principal.actor()
+                && principal.belongs_to(&call.app.key).is_ok()
+                && may(principal, Action::Watch)
+        };
+        self.access.lost(proof, may_watch).await
     }
 }

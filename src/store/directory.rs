@@ -11,7 +11,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -51,6 +51,8 @@ impl Directory {
     /// [`StoreError::Unavailable`].
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
+        // One that was there may be anybody's to read. Where it is another's, that one has seen to it.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
         let lock = lock(path)?;
         if path.join(RESTORING).exists() {
             let what = "a restore into it has not come to its end; empty it first".to_owned();

@@ -1,4 +1,4 @@
-//! Removes answers to requests that have ended, and the oldest of those beyond what is to be kept. Nothing depends on when: one that has ended
+//! Removes answers to requests that have ended. Nothing depends on when: one that has ended
 //! counts for nothing, and one whose id has been taken again is left alone.
 
 use super::{ACTOR, COMMIT, LOOK, Sweeper, remove};
@@ -11,7 +11,7 @@ use crate::{
 impl Sweeper {
     /// Removes what is due now, and waits until the view has it. Answers how many were due.
     pub(super) async fn sweep_requests(&self, now_ms: u64) -> Result<usize, StoreError> {
-        let due = self.view.due_requests(now_ms, self.keep_requests, LOOK);
+        let due = self.view.due_requests(now_ms, LOOK);
         let mut last = 0;
         for due in due.chunks(COMMIT) {
             match self.store.commit(batch(due, now_ms)).await {

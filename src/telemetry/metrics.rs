@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Metric, Registry},
 };
 use prost::Message as _;
@@ -47,6 +47,8 @@ pub struct Metrics {
     auth_failures: Family<Why, Counter>,
     issuer_failures: Counter,
     calls_shed: Counter,
+    connections_refused: Counter,
+    connections: Family<Listener, Gauge>,
     foreign_keys: Counter,
     checks: [Counter; Check::ALL.len()],
     methods: HashMap<String, Method>,
@@ -55,6 +57,10 @@ pub struct Metrics {
 
 /// What counts the calls of one RPC.
 pub struct Method {
+    /// Whether it is an RPC of this service's own.
+    pub is_ours: bool,
+    /// Whether its answer is a stream.
+    pub is_stream: bool,
     labels: Rpc,
     handled: Family<RpcCode, Counter>,
     handled_ok: Counter,
@@ -122,6 +128,11 @@ struct Api {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Listener {
+    listener: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Rest {
     api: &'static str,
     status: u16,
@@ -131,6 +142,9 @@ struct Rest {
 struct Why {
     reason: &'static str,
 }
+
+/// Service and method of what is no RPC of ours, for health, reflection and paths that are none.
+const OTHER: &str = "other";
 
 /// gRPC's codes, by number, as its ecosystem writes them.
 const CODES: [&str; 17] = [
@@ -193,6 +207,13 @@ impl Metrics {
                 Counter::default(),
             ),
             calls_shed: add(ours, "calls_shed", "Calls refused because as many ran as may", Counter::default()),
+            connections_refused: add(
+                ours,
+                "connections_refused",
+                "Connections refused because there were as many as there may be, or the share of their address was taken",
+                Counter::default(),
+            ),
+            connections: add(ours, "connections", "Open connections, by listener", Family::default()),
             foreign_keys: add(
                 ours,
                 "foreign_keys",
@@ -200,7 +221,7 @@ impl Metrics {
                 Counter::default(),
             ),
             checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
-            other: methods.of("other", "other", false),
+            other: methods.of(OTHER, OTHER, false),
             methods: methods.all(),
             registry,
         }
@@ -252,6 +273,16 @@ impl Metrics {
     /// Counts that the keys of an issuer could not be read.
     pub fn issuer_failed(&self) {
         self.issuer_failures.inc();
+    }
+
+    /// Counts a connection that was refused.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// Notes how many connections a listener has.
+    pub fn connections(&self, listener: &'static str, count: usize) {
+        self.connections.get_or_create(&Listener { listener }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a key of the cluster that is none of ours.
@@ -329,6 +360,8 @@ impl Methods {
         let Rpc { grpc_service, grpc_method, .. } = labels.clone();
         let ok = RpcCode { grpc_type, grpc_service, grpc_method, grpc_code: CODES[0] };
         Method {
+            is_ours: service != OTHER,
+            is_stream,
             started: self.started.get_or_create_owned(&labels),
             handled: self.handled.clone(),
             handled_ok: self.handled.get_or_create_owned(&ok),

@@ -15,12 +15,16 @@ pub struct Output {
 }
 
 impl Output {
-    /// Readable by its owner alone, because what is written here may hold everything.
+    /// Readable by its owner alone, because what is written here may hold everything; and always a new file, so that nobody's link leads elsewhere.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let draft = path.with_file_name(name);
-        let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&draft)?;
         Ok(Self { path: path.to_path_buf(), draft, file: Some(BufWriter::new(file)) })
     }
 

@@ -29,15 +29,20 @@ pub(super) struct Requests(RwLock<Table>);
 #[derive(Default)]
 struct Table {
     /// By app and id; ordered maps, because a large hash table stops the feed when it grows.
-    apps: HashMap<Arc<str>, BTreeMap<Arc<str>, Held<Answered>>>,
+    apps: HashMap<Arc<str>, OfApp>,
     /// End, app and id of each: the oldest first, because all are kept equally long.
     ends: BTreeSet<(u64, Arc<str>, Arc<str>)>,
+}
+
+#[derive(Default)]
+struct OfApp {
+    ids: BTreeMap<Arc<str>, Held<Answered>>,
     units: u64,
 }
 
 impl Requests {
     pub(super) fn get(&self, app: &str, id: &str) -> Option<Held<Answered>> {
-        self.table().apps.get(app)?.get(id).cloned()
+        self.table().apps.get(app)?.ids.get(id).cloned()
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -53,20 +58,25 @@ impl Requests {
         }
     }
 
-    /// Answers that have ended, and the oldest of those beyond what is to be kept: at most `limit` of them.
-    pub(super) fn due(&self, now_ms: u64, keep: u64, limit: usize) -> Vec<DueRequest> {
+    /// How many answers of an app are kept; a long one counts for several.
+    pub(super) fn units(&self, app: &str) -> u64 {
+        self.table().apps.get(app).map_or(0, |app| app.units)
+    }
+
+    /// The same of the app that has most.
+    pub(super) fn most(&self) -> u64 {
+        self.table().apps.values().map(|app| app.units).max().unwrap_or(0)
+    }
+
+    /// Answers that have ended: at most `limit` of them.
+    pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<DueRequest> {
         let table = self.table();
-        let mut units = table.units;
-        let mut due = Vec::new();
-        for (end_ms, app, id) in table.ends.iter().take(limit) {
-            if *end_ms > now_ms && units <= keep {
-                break;
-            }
-            let Some(held) = table.apps.get(app).and_then(|ids| ids.get(id)) else { continue };
-            units -= held.value.units();
-            due.push(DueRequest { app: app.clone(), id: id.clone(), revision: held.revision });
-        }
-        due
+        let ended = table.ends.iter().take(limit).take_while(|(end_ms, ..)| *end_ms <= now_ms);
+        let due = ended.filter_map(|(_, app, id)| {
+            let revision = table.apps.get(app)?.ids.get(id)?.revision;
+            Some(DueRequest { app: app.clone(), id: id.clone(), revision })
+        });
+        due.collect()
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -78,16 +88,18 @@ impl Table {
     fn insert(&mut self, app: &str, id: &str, held: Held<Answered>) {
         let app = self.apps.get_key_value(app).map_or_else(|| app.into(), |(app, _)| app.clone());
         let id: Arc<str> = id.into();
-        self.units += held.value.units();
         self.ends.insert((held.value.end_ms(), app.clone(), id.clone()));
-        self.apps.entry(app).or_default().insert(id, held);
+        let of_app = self.apps.entry(app).or_default();
+        of_app.units += held.value.units();
+        of_app.ids.insert(id, held);
     }
 
     fn remove(&mut self, app: &str, id: &str) {
         let Some((app, _)) = self.apps.get_key_value(app) else { return };
         let app = app.clone();
-        let Some((id, held)) = self.apps.get_mut(&app).and_then(|ids| ids.remove_entry(id)) else { return };
-        self.units -= held.value.units();
+        let Some(of_app) = self.apps.get_mut(&app) else { return };
+        let Some((id, held)) = of_app.ids.remove_entry(id) else { return };
+        of_app.units -= held.value.units();
         self.ends.remove(&(held.value.end_ms(), app, id));
     }
 }
@@ -111,35 +123,35 @@ mod tests {
         Some(Answered { fingerprint: [0; 16], answer: vec![0; bytes].into(), expire: Expire::at_ms(end_ms) })
     }
 
-    fn due(requests: &Requests, now_ms: u64, keep: u64, limit: usize) -> Vec<(String, Revision)> {
-        requests.due(now_ms, keep, limit).into_iter().map(|due| (due.id.to_string(), due.revision)).collect()
+    fn due(requests: &Requests, now_ms: u64, limit: usize) -> Vec<(String, Revision)> {
+        requests.due(now_ms, limit).into_iter().map(|due| (due.id.to_string(), due.revision)).collect()
     }
 
     #[test]
-    fn what_has_ended_goes_and_then_the_oldest_of_too_many() {
+    fn what_has_ended_goes_the_oldest_first() {
         let requests = Requests::default();
         for (revision, (app, id, end_ms)) in [("b", "1", 10), ("a", "2", 20), ("b", "3", 30)].into_iter().enumerate() {
             requests.apply(app, id, answered(1, end_ms), revision as u64);
         }
-        assert_eq!(due(&requests, 9, 3, 9), []);
-        assert_eq!(due(&requests, 10, 3, 9), [("1".to_owned(), 0)]);
-        assert_eq!(due(&requests, 9, 1, 9), [("1".to_owned(), 0), ("2".to_owned(), 1)]);
-        assert_eq!(due(&requests, 99, 0, 2).len(), 2);
+        assert_eq!(due(&requests, 9, 9), []);
+        assert_eq!(due(&requests, 20, 9), [("1".to_owned(), 0), ("2".to_owned(), 1)]);
+        assert_eq!(due(&requests, 99, 2).len(), 2);
     }
 
     #[test]
-    fn a_long_answer_counts_for_several_and_nothing_is_left_of_what_was_replaced_or_removed() {
+    fn a_long_answer_counts_for_several_of_its_app_and_nothing_is_left_of_what_was_replaced_or_removed() {
         let requests = Requests::default();
         requests.apply("a", "1", answered(2_049, 10), 1);
         requests.apply("a", "2", answered(1_024, 20), 2);
-        assert_eq!(due(&requests, 0, 4, 9), []);
-        assert_eq!(due(&requests, 0, 3, 9), [("1".to_owned(), 1)]);
+        requests.apply("b", "2", answered(1_024, 20), 2);
+        assert_eq!([requests.units("a"), requests.units("b"), requests.units("c")], [4, 1, 0]);
         requests.apply("a", "1", answered(0, 30), 3);
         assert_eq!(requests.get("a", "1").map(|held| held.revision), Some(3));
-        assert_eq!((requests.len(), due(&requests, 0, 2, 9)), (2, Vec::new()));
-        assert_eq!(due(&requests, 0, 1, 9), [("2".to_owned(), 2)]);
+        assert_eq!((requests.len(), requests.units("a")), (3, 2));
         requests.apply("a", "1", None, 4);
         requests.apply("a", "2", None, 5);
-        assert_eq!((requests.len(), requests.get("a", "1"), due(&requests, 99, 0, 9)), (0, None, Vec::new()));
+        requests.apply("b", "2", None, 6);
+        assert_eq!((requests.len(), requests.units("a"), requests.get("a", "1")), (0, 0, None));
+        assert_eq!(due(&requests, 99, 9), []);
     }
 }

@@ -39,7 +39,6 @@ pub(super) struct State {
     pub(super) deleted: Owners,
     pub(super) requests: Requests,
     whys: Mutex<HashSet<Arc<Why>>>,
-    records: [AtomicU64; KINDS.len()],
 }
 
 #[derive(Default)]
@@ -48,9 +47,44 @@ pub(super) struct App {
     pub(super) clients: Index<Client>,
     pub(super) muted_users: MutedUsers,
     pub(super) deleted_rooms: DeletedRooms,
+    records: [AtomicU64; KINDS.len()],
+    profile_bytes: AtomicU64,
+}
+
+/// What an app has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Usage {
+    pub rooms: u64,
+    pub clients: u64,
+    /// Of every kind, with bans and members of allow lists.
+    pub mutes: u64,
+    /// Of the profiles of rooms and clients.
+    pub profile_bytes: u64,
 }
 
 impl App {
+    fn records(&self) -> Counts {
+        std::array::from_fn(|kind| self.records[kind].load(Ordering::Relaxed))
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let [rooms, ban, member_mute, allowed, clients, notification_mute, user_mute] = self.records();
+        let mutes = ban + member_mute + allowed + notification_mute + user_mute;
+        Usage { rooms, clients, mutes, profile_bytes: self.profile_bytes.load(Ordering::Relaxed) }
+    }
+
+    fn count(&self, before: (Counts, u64), after: (Counts, u64)) {
+        for (records, (before, after)) in self.records.iter().zip(before.0.into_iter().zip(after.0)) {
+            if before != after {
+                records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+            }
+        }
+        if before.1 != after.1 {
+            self.profile_bytes.fetch_add(after.1.wrapping_sub(before.1), Ordering::Relaxed);
+        }
+    }
+
     /// Reads one client; nothing is known of it where there is none.
     pub(super) fn client<T>(&self, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
         self.clients.read(user, |client| read(client.map(|client| KnownClient::of(client, &self.deleted_rooms))))
@@ -76,8 +110,15 @@ impl State {
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counted = KINDS.into_iter().zip(&self.records).map(|(kind, records)| (kind, records.load(Ordering::Relaxed)));
-        counted.chain([("request", self.requests.len())])
+        let mut records = Counts::default();
+        for app in self.apps() {
+            records.iter_mut().zip(app.records()).for_each(|(sum, of_app)| *sum += of_app);
+        }
+        KINDS.into_iter().zip(records).chain([("request", self.requests.len())])
+    }
+
+    pub(super) fn apps(&self) -> Vec<Arc<App>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Applies changes of one commit; those of one owner that follow each other, under one lock.
@@ -95,7 +136,7 @@ impl State {
     fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
         let known = self.app_or_new(app);
         known.rooms.update(id, |room| {
-            let before = room.records();
+            let before = (room.records(), room.profile_bytes());
             for change in run {
                 let value = change.value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
@@ -105,7 +146,7 @@ impl State {
                     self.deleted.set(room.remains.is_some(), app, true, id);
                 }
             }
-            self.count(before, room.records());
+            known.count(before, (room.records(), room.profile_bytes()));
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
     }
@@ -113,7 +154,7 @@ impl State {
     fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>], revision: Revision) {
         let known = self.app_or_new(app);
         known.clients.update(user, |client| {
-            let before = client.records();
+            let before = (client.records(), client.profile_bytes());
             for change in run {
                 let value = change.value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
@@ -128,7 +169,7 @@ impl State {
                     _ => {}
                 }
             }
-            self.count(before, client.records());
+            known.count(before, (client.records(), client.profile_bytes()));
             self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
         });
     }
@@ -185,14 +226,6 @@ impl State {
         }
         why
     }
-
-    fn count(&self, before: Counts, after: Counts) {
-        for (records, (before, after)) in self.records.iter().zip(before.into_iter().zip(after)) {
-            if before != after {
-                records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-            }
-        }
-    }
 }
 
 impl Room {
@@ -201,12 +234,24 @@ impl Room {
         let (muted, allowed) = (self.muted.len() as u64, self.allowed.len() as u64);
         [is_there(self.profile.is_some()), is_there(self.ban.is_some()), muted, allowed, 0, 0, 0]
     }
+
+    /// What the texts of its profile take.
+    #[must_use]
+    pub fn profile_bytes(&self) -> u64 {
+        self.profile.as_ref().map_or(0, |profile| profile.value.text_bytes())
+    }
 }
 
 impl Client {
     fn records(&self) -> Counts {
         let is_there = |there: bool| u64::from(there);
         [0, 0, 0, 0, is_there(self.profile.is_some()), self.muted.len() as u64, is_there(self.user_mute.is_some())]
+    }
+
+    /// What the texts of its profile take.
+    #[must_use]
+    pub fn profile_bytes(&self) -> u64 {
+        self.profile.as_ref().map_or(0, |profile| profile.value.text_bytes())
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Hub {
     closed: AtomicBool,
     clock: Clock,
     seats: Mutex<Seats>,
+    /// Watches of each app, those among them that have no seat yet.
+    by_app: Mutex<HashMap<String, usize>>,
 }
 
 #[derive(Default)]
@@ -53,12 +55,25 @@ pub(super) struct Seat {
     pub(super) base: Revision,
 }
 
+/// One of the watches that an app may have; given up when it is dropped.
+pub struct Admitted {
+    hub: Arc<Hub>,
+    app: String,
+}
+
 impl Hub {
     /// Stands where the view stands.
     #[must_use]
     pub fn new(view: &View, clock: Clock) -> Arc<Self> {
         let newest = AtomicU64::new(view.revision());
-        Arc::new(Self { newest, cut: AtomicU64::new(0), closed: AtomicBool::new(false), clock, seats: Mutex::default() })
+        Arc::new(Self {
+            newest,
+            cut: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            clock,
+            seats: Mutex::default(),
+            by_app: Mutex::default(),
+        })
     }
 
     /// The newest commit that was handed out.
@@ -71,6 +86,28 @@ impl Hub {
     #[must_use]
     pub fn watchers(&self) -> usize {
         self.seats().by_subject.values().map(HashMap::len).sum()
+    }
+
+    /// Lets one more of this app watch; nothing where it has as many watches as this already.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>, app: &str, most: u64) -> Option<Admitted> {
+        let mut by_app = self.by_app();
+        let count = by_app.get(app).copied().unwrap_or(0);
+        if count as u64 >= most {
+            return None;
+        }
+        by_app.insert(app.to_owned(), count + 1);
+        Some(Admitted { hub: self.clone(), app: app.to_owned() })
+    }
+
+    /// How many watches the app has that has most.
+    #[must_use]
+    pub fn most_watchers(&self) -> usize {
+        self.by_app().values().copied().max().unwrap_or(0)
+    }
+
+    fn by_app(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many have been cut because they did not read.
@@ -198,6 +235,18 @@ impl Seats {
     /// Ends all seats: what comes next is in history.
     fn end_all(&mut self) {
         self.by_subject.drain().flat_map(|(_, seats)| seats).for_each(|(_, queue)| queue.end(End::LeftOut));
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut by_app = self.hub.by_app();
+        if let Some(count) = by_app.get_mut(&self.app) {
+            *count -= 1;
+            if *count == 0 {
+                by_app.remove(&self.app);
+            }
+        }
     }
 }
 

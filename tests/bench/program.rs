@@ -33,7 +33,7 @@ impl Program {
         let config = directory.join("config.toml");
         let hash = mute_service::auth::secret::KeyHash::of("bench-token");
         let text = format!(
-            "rate_limit = 0\n[[apps]]\nkey = \"{APP}\"\ndirectory = \"open\"\n[[services]]\nname = \"bench\"\ntoken_hash = \"{hash}\"\n\
+            "rate_limit = 0\nquota_mutes = 100000000\n[[apps]]\nkey = \"{APP}\"\ndirectory = \"open\"\n[[services]]\nname = \"bench\"\ntoken_hash = \"{hash}\"\n\
              scopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n"
         );
         fs::write(&config, text).unwrap();

@@ -246,7 +246,7 @@ async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
     let before = commit(&*store, &view, flood).await;
     let mut feed = store.watch(before).await.unwrap();
     let clock = mute_service::clock::Clock::manual(START_MS);
-    tasks.spawn(Sweeper { store: store.clone(), view, clock, keep_requests: 100 }.run());
+    tasks.spawn(Sweeper { store: store.clone(), view, clock }.run());
     let mut kinds = Vec::new();
     let mut expired = 0;
     while expired < ENDED {

@@ -53,7 +53,6 @@ pub struct Server {
     pub addresses: Addresses,
     pub service: Arc<Service>,
     pub http: reqwest::Client,
-    keep_requests: u64,
     data_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     /// Aborted when it is dropped.
@@ -91,24 +90,14 @@ impl Server {
         config.services[0].apps.push(OPEN.to_owned());
         config.services.push(directory_keeper());
         let app = App::start(&config, clock.clone()).await.unwrap();
-        let (addresses, service, keep_requests) = (app.addresses, app.service.clone(), config.keep_requests);
+        let (addresses, service) = (app.addresses, app.service.clone());
         let (stop, told) = oneshot::channel::<()>();
         let mut running = JoinSet::new();
         running.spawn(app.run(async {
             let _ = told.await;
         }));
         let data_dir = directory.to_path_buf();
-        Self {
-            clock,
-            addresses,
-            service,
-            http: reqwest::Client::new(),
-            keep_requests,
-            data_dir,
-            stop: Some(stop),
-            running,
-            _directory: None,
-        }
+        Self { clock, addresses, service, http: reqwest::Client::new(), data_dir, stop: Some(stop), running, _directory: None }
     }
 
     /// Stops in order, and has given its directory free when it returns.
@@ -212,8 +201,7 @@ impl Server {
     /// Sweeps what is due, as the sweeper does by itself, four times a second.
     pub async fn sweep(&self) {
         let Service { store, view, clock, .. } = &*self.service;
-        let sweeper =
-            Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone(), keep_requests: self.keep_requests };
+        let sweeper = Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() };
         while sweeper.sweep().await.unwrap() + sweeper.sweep_deleted().await.unwrap() > 0 {}
     }
 
@@ -253,7 +241,7 @@ fn directory_keeper() -> ServiceConfig {
 
 /// Settings without rate limits.
 pub fn unlimited() -> Settings {
-    Settings { rate_limit: Some(0), token_rate_limit: Some(0), ..Settings::default() }
+    Settings { rate_limit: Some(0), user_rate_limit: Some(0), token_rate_limit: Some(0), ..Settings::default() }
 }
 
 pub fn strings(items: &[&str]) -> Vec<String> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod harness;
+mod hostile;
 #[path = "../skips/run.rs"]
 mod skips;
 
@@ -46,6 +47,7 @@ mod power;
 mod prefixes;
 mod process;
 mod properties;
+mod quotas;
 mod recipients;
 mod records;
 mod reload;

@@ -81,7 +81,7 @@ impl Process {
         let _ = fs::remove_file(&addr_file);
         command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
         command.args(["--grpc-addr", addrs[0], "--rest-addr", addrs[1], "--admin-addr", addrs[2]]);
-        command.args(["--rate-limit", "0"]).args(arguments);
+        command.args(["--rate-limit", "0", "--user-rate-limit", "0"]).args(arguments);
         let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log_file).spawn().unwrap();
         Self { child, addresses: Value::Null, addr_file, log }
@@ -144,6 +144,11 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// What it has in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_kib("VmRSS") << 10
     }
 
     /// A line of /proc/PID/status, in KiB.
@@ -267,10 +272,25 @@ fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
 #[test]
 fn the_small_commands_do_what_they_say() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/mute-service.toml");
+    // Everybody knows the secrets of the sample.
     let checked = run(&["check-config", "--config", sample]);
+    let wrong = text(&checked.stderr);
+    assert_eq!((checked.status.code(), wrong.matches("of the sample").count()), (Some(64), 6), "{wrong}");
+    let served = run(&["serve", "--config", sample]);
+    assert_eq!(served.status.code(), Some(64));
+    let mut config = fs::read_to_string(sample).unwrap();
+    for name in ["client-secret", "api-key", "client-key", "service-token"] {
+        let hash = |key: &str| text(&run(&["hash-key", key]).stdout).trim().to_owned();
+        let of_sample = hash(&format!("change-me-{name}"));
+        assert!(config.contains(&of_sample), "{name}");
+        config = config.replace(&of_sample, &hash(&format!("a random one of {name}")));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, config.replace("\"change-me", "\"changed")).unwrap();
+    let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
     assert_eq!(text(&checked.stdout), "The configuration is good: 2 apps, 1 services, 0 issuers.\n", "{}", text(&checked.stderr));
-    let hash = run(&["hash-key", "change-me-api-key"]);
-    assert!(fs::read_to_string(sample).unwrap().contains(text(&hash.stdout).trim()));
+    assert_eq!(run(&["hash-key", ""]).status.code(), Some(64));
     let token = run(&["token", "--dev", "--app", "SampleApp", "--user", "aaa"]);
     assert_eq!(text(&token.stdout).trim().split('.').count(), 3);
     let help = text(&run(&["serve", "--help"]).stdout);

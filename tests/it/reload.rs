@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::{
     cluster::until,
     harness::{SERVICE, with},
-    process::{Process, run, text},
+    process::{Process, mute, run, text},
 };
 
 async fn code(process: &Process, app: &str, token: &str) -> Code {
@@ -50,4 +50,31 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
     let first = fs::read_to_string(&path).unwrap();
     fs::write(&path, &first[..first.find("[[apps]]\nkey = \"New\"").unwrap()]).unwrap();
     until("the service is gone", async || code(&process, "New", new).await == Code::Unauthenticated).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_when_its_service_is_configured_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let watch = || with(pb::WatchRequest { app: "Open".into(), ..Default::default() }, &[SERVICE]);
+    let mut watch = process.mutes().await.watch(watch()).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    let path = directory.path().join("config.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    // Read again, and as it was: it goes on.
+    process.signal("-HUP");
+    let log = || fs::read_to_string(directory.path().join("log")).unwrap();
+    until("it was read again", async || log().contains("was read again")).await;
+    mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
+    assert!(watch.message().await.unwrap().is_some());
+    fs::write(&path, &config[..config.find("[[services]]").unwrap()]).unwrap();
+    process.signal("-HUP");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        loop {
+            if let Err(status) = watch.message().await {
+                return status;
+            }
+        }
+    });
+    assert_eq!(ended.await.unwrap().code(), Code::Unauthenticated);
 }

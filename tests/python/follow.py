@@ -23,7 +23,7 @@ from stubs import pb, rpc
 
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="follow-"))
 APP, ROOMS, USERS = "App", [f"room{n}" for n in range(5)], [f"user{n}" for n in range(40)]
-TOKEN = [("authorization", "Bearer follow-token")]
+TOKEN = [("authorization", "Bearer token-of-the-follower")]
 LATE_S = 1.0
 
 
@@ -32,7 +32,7 @@ class Program:
 
     def __init__(self, path):
         self.path, self.addr, self.downs = path, None, []
-        digest = subprocess.check_output([path, "hash-key", "follow-token"], stderr=subprocess.DEVNULL, text=True).strip()
+        digest = subprocess.check_output([path, "hash-key", "token-of-the-follower"], stderr=subprocess.DEVNULL, text=True).strip()
         (PLACE / "config.toml").write_text(
             f'rate_limit = 0\n[[apps]]\nkey = "{APP}"\ndirectory = "open"\n'
             f'[[services]]\nname = "follow"\ntoken_hash = "{digest}"\nscopes = ["check", "write", "admin"]\napps = ["*"]\n'

@@ -103,7 +103,7 @@ pub(super) async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, b
         client_secret: string(&body, "client_secret")?.unwrap_or_default(),
         ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
     };
-    let issued = told(api.issue_token(tonic::Request::new(message)).await, "")?;
+    let issued = told(api.issue_token(ask.of_nobody(message)).await, "")?;
     let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
     let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
     Ok(gateway::answer(StatusCode::OK, &answer, None))

@@ -1,6 +1,6 @@
 //! What a request to an Agora path is about, and the envelopes of its answers and errors.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -18,6 +18,7 @@ use crate::{
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
+    load::connection::Connection,
 };
 
 const GROUP: &str = "com.easemob.group.exception.GroupAuthorizationException";
@@ -30,6 +31,7 @@ pub(super) struct Ask {
     /// `org#app`, or the id of an `/app-id/` path.
     pub(super) app: String,
     pub(super) caller: Caller,
+    connection: Option<Arc<Connection>>,
     /// From `Idempotency-Key`; may be empty.
     pub(super) request_id: String,
     organization: String,
@@ -72,8 +74,9 @@ impl FromRequestParts<Gateway> for Anybody {
         };
         let organization = organization.unwrap_or_default();
         let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
+        let connection = parts.extensions.get().cloned();
         let (clock, request_id) = (gateway.clock.clone(), gateway::request_id(&parts.headers));
-        Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
+        Ok(Self(Ask { app, caller, connection, request_id, organization, application_name, segments, uri, clock, started_ms }))
     }
 }
 
@@ -116,6 +119,15 @@ impl Ask {
     /// The path's segment of that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
+    }
+
+    /// A message of somebody who has no credentials, from where the request comes.
+    pub(super) fn of_nobody<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(connection) = &self.connection {
+            request.extensions_mut().insert(connection.clone());
+        }
+        request
     }
 
     /// The application's UUID, the same for ever.
@@ -249,6 +261,7 @@ impl Failure {
             ),
             Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
+            Reason::QuotaExceeded => Self::new(403, "exceed_limit", "ExceedLimitException", message()),
             Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
             Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, "service_unavailable", UNAVAILABLE, message())

@@ -175,6 +175,7 @@ impl Failure {
             Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
                 Self::invalid(message)
             }
+            Reason::QuotaExceeded => Self::new(403, "Forbidden", "QUOTA_EXCEEDED", message),
             Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
             Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)

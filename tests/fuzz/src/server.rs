@@ -5,7 +5,6 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::ConnectInfo,
     http::{Request, Response},
 };
 use mute_service::{
@@ -18,9 +17,9 @@ use mute_service::{
     dev,
     gateway::{self, Gateway},
     grpc::Api,
-    limit::Limits,
-    load::Load,
-    service::Service,
+    limit::{Limits, Rates},
+    load::{Load, connection::Connection},
+    service::{Quotas, Service},
     view::View,
     watch::Hub,
 };
@@ -89,7 +88,7 @@ impl Server {
         let mut following = JoinSet::new();
         following.spawn(filled.follow(store.clone()));
         let service = Arc::new(Service {
-            limits: Limits::new(0, 0, &clock),
+            limits: Limits::new(Rates::default(), &clock),
             token_ttl_s: 3_600,
             store: store.clone(),
             hub: Hub::new(&view, clock.clone()),
@@ -100,13 +99,15 @@ impl Server {
             max_view_age: Duration::from_secs(10),
             refuse_old_views: false,
             refuse_skewed_clock: false,
+            quotas: Quotas::default(),
+            load: Load::new(1_000, 64 << 20),
         });
         let gateway = Gateway {
             api: Api::new(service.clone()),
             clock: clock.clone(),
             max_users: 60,
             trusted_proxies: Arc::new([PEER.ip().into()]),
-            load: Load::new(1_000),
+            load: service.load.clone(),
         };
         let routes = BoxCloneSyncService::new(credentials::layer(access).layer(gateway::router(gateway)));
         Self { clock, store, service, routes, _view: following }
@@ -120,7 +121,7 @@ impl Server {
 
     /// What a request is answered.
     pub async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
-        request.extensions_mut().insert(ConnectInfo(PEER));
+        request.extensions_mut().insert(Arc::new(Connection::new(PEER, None)));
         match self.routes.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

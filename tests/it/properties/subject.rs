@@ -181,7 +181,7 @@ impl Subject {
 
     fn sweeper(&self) -> Sweeper {
         let mute_service::service::Service { store, view, clock, .. } = &*self.server.service;
-        Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone(), keep_requests: 1_000 }
+        Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() }
     }
 
     /// The ends that history tells.

@@ -15,10 +15,11 @@ use mute_service::{
     },
     clock::Clock,
     grpc::Api,
-    limit::Limits,
+    limit::{Limits, Rates},
+    load::Load,
     model::{AppKey, EventKind},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
-    service::Service,
+    service::{Quotas, Service},
     store::{self, Batch, EventRange, Feed, Logged, Place, Retention, Revision, Snapshot, Store, StoreError, Updates, codec},
     sweep::Sweeper,
     view::{KnownClient, Room, View},
@@ -173,7 +174,7 @@ impl World {
         let app = if kind == Kind::Strict { IMKIT } else { OPEN };
         let door = |through: Arc<dyn Store>| {
             let service = service(access.clone(), through.clone(), view.clone(), clock.clone());
-            let sweeper = Sweeper { store: through, view: view.clone(), clock: clock.clone(), keep_requests: 100 };
+            let sweeper = Sweeper { store: through, view: view.clone(), clock: clock.clone() };
             Door { app, api: Arc::new(Api::new(Arc::new(service))), clock: clock.clone(), sweeper: Arc::new(sweeper) }
         };
         let overtaken = door(rival.clone());
@@ -257,13 +258,15 @@ fn service(access: Arc<Access>, store: Arc<dyn Store>, view: View, clock: Clock)
         store,
         hub: Hub::new(&view, clock.clone()),
         view,
-        limits: Limits::new(0, 0, &clock),
+        limits: Limits::new(Rates::default(), &clock),
         clock,
         token_ttl_s: 3_600,
         heartbeat: Duration::from_secs(60),
         max_view_age: Duration::from_secs(60),
         refuse_old_views: false,
         refuse_skewed_clock: false,
+        quotas: Quotas::default(),
+        load: Load::new(1_000, 64 << 20),
     }
 }
 
@@ -381,6 +384,6 @@ impl Door {
             Some(user) => Principal::User { app, user: user.to_owned() },
             None => Principal::AppAdmin { app, by: Credential::Token },
         };
-        Caller { principal: Ok(principal), counted: false }
+        Caller { principal: Ok(principal), counted: false, holder: None }
     }
 }

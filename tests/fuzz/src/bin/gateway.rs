@@ -392,7 +392,7 @@ impl Subject<'_> {
         }
         let again = Subject { server: self.server.restart().await, tokens: self.tokens };
         let (service, clock) = (&self.server.service, self.server.clock.clone());
-        let sweeper = Sweeper { store: service.store.clone(), view: service.view.clone(), clock, keep_requests: 1_000 };
+        let sweeper = Sweeper { store: service.store.clone(), view: service.view.clone(), clock };
         while sweeper.sweep().await.unwrap() > 0 {}
         for (call, answer) in questions.into_iter().zip(&answers) {
             assert_eq!(&self.send(call).await, answer, "after a sweep");

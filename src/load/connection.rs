@@ -1,0 +1,198 @@
+//! One connection, as those who serve its calls know it: where it comes from, how long nothing was open on it, and whether answers wait to be read.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Holder;
+
+/// An answer that was not taken for so long, or somewhat longer, is not read.
+pub const UNREAD: Duration = Duration::from_secs(60);
+/// How finely the beginnings of answers are told apart.
+pub const SLOT: Duration = Duration::from_secs(10);
+/// Beginnings up to the oldest that is not unread, and the one that is being filled.
+const SLOTS: usize = UNREAD.as_secs() as usize / SLOT.as_secs() as usize + 2;
+
+/// An address, as shares go by: of IPv6 the network of one site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Site(IpAddr);
+
+impl From<IpAddr> for Site {
+    fn from(addr: IpAddr) -> Self {
+        Self(match addr.to_canonical() {
+            IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
+            addr => addr,
+        })
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The other end.
+    pub addr: SocketAddr,
+    /// What its address holds; nothing where that is of a proxy that is trusted.
+    pub peer: Option<Arc<Holder>>,
+    born: Instant,
+    open: AtomicU32,
+    /// When the last call ended, in milliseconds from the beginning.
+    idle_since_ms: AtomicU64,
+    /// Answers that are being sent, by when they were begun.
+    answers: [AtomicU32; SLOTS],
+}
+
+/// A call that is open: the connection is not idle.
+#[derive(Debug)]
+pub struct Open(Arc<Connection>);
+
+/// An answer that is being sent.
+#[derive(Debug)]
+pub struct Answer {
+    connection: Arc<Connection>,
+    slot: usize,
+}
+
+impl Connection {
+    /// One that begins now.
+    #[must_use]
+    pub fn new(addr: SocketAddr, peer: Option<Arc<Holder>>) -> Self {
+        let answers = std::array::from_fn(|_| AtomicU32::new(0));
+        Self { addr, peer, born: Instant::now(), open: AtomicU32::new(0), idle_since_ms: AtomicU64::new(0), answers }
+    }
+
+    /// Where it comes from, where that says who it is: nothing for a proxy that is trusted.
+    #[must_use]
+    pub fn site(&self) -> Option<Site> {
+        self.peer.as_ref().map(|_| Site::from(self.addr.ip()))
+    }
+
+    /// A call begins.
+    #[must_use]
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
+    }
+
+    /// An answer begins to be sent.
+    #[must_use]
+    pub fn answer(self: &Arc<Self>) -> Answer {
+        let slot = self.slot();
+        self.answers[slot].fetch_add(1, Ordering::Relaxed);
+        Answer { connection: self.clone(), slot }
+    }
+
+    /// For how long no call was open; nothing while one is.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
+        (self.open.load(Ordering::Relaxed) == 0).then(|| self.born.elapsed().saturating_sub(since))
+    }
+
+    /// Whether it was ever asked anything.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0 || self.idle_since_ms.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether an answer was not taken for [`UNREAD`]. To be looked at at least once a [`SLOT`].
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.answers[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0
+    }
+
+    fn slot(&self) -> usize {
+        (self.born.elapsed().as_secs() / SLOT.as_secs()) as usize % SLOTS
+    }
+}
+
+impl Answer {
+    /// Some of it was taken.
+    pub fn was_taken(&mut self) {
+        let slot = self.connection.slot();
+        if slot != self.slot {
+            self.connection.answers[slot].fetch_add(1, Ordering::Relaxed);
+            self.connection.answers[self.slot].fetch_sub(1, Ordering::Relaxed);
+            self.slot = slot;
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Never 0, which says that nothing was asked.
+        let now_ms = u64::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        self.0.idle_since_ms.store(now_ms, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.connection.answers[self.slot].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), None))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_for_a_minute_is_found() {
+        let connection = connection();
+        // Whenever it was begun, and looked at.
+        for begun in 0..12_u64 {
+            let mut answer = connection.answer();
+            for second in 0..55 {
+                assert!(!connection.has_unread(), "{begun}: after {second} s");
+                advance(Duration::from_secs(1)).await;
+            }
+            // Some of it was taken.
+            answer.was_taken();
+            let taken = Instant::now();
+            while !connection.has_unread() {
+                advance(Duration::from_secs(1)).await;
+                assert!(taken.elapsed() < Duration::from_secs(75), "{begun}");
+            }
+            assert!(taken.elapsed() > Duration::from_secs(55), "{begun}: after {:?}", taken.elapsed());
+            drop(answer);
+            assert!(!connection.has_unread());
+            advance(Duration::from_secs(begun)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_call_on() {
+        let connection = connection();
+        advance(Duration::from_secs(3)).await;
+        assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(3)), false));
+        let (one, other) = (connection.open(), connection.open());
+        advance(Duration::from_secs(3)).await;
+        drop(one);
+        assert_eq!((connection.idle(), connection.was_asked()), (None, true));
+        drop(other);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(5)), true));
+    }
+
+    #[test]
+    fn a_site_is_an_address_or_the_network_of_one() {
+        let site = |text: &str| Site::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(site("2001:db8::1"), site("2001:db8::ffff:1"));
+        assert_ne!(site("2001:db8::1"), site("2001:db8:0:1::1"));
+        assert_eq!(site("::ffff:10.0.0.1"), site("10.0.0.1"));
+        assert_ne!(site("10.0.0.1"), site("10.0.0.2"));
+    }
+}

@@ -1,0 +1,122 @@
+//! The body of a request, read whole on the account of its call.
+
+use std::{
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::Body;
+use tokio::time::timeout;
+use tower::BoxError;
+
+use super::{Held, What};
+use crate::error::Error;
+
+/// Messages up to here are bounded by the number of calls.
+const SMALL: usize = 4 << 10;
+
+/// Why a message was not read.
+#[derive(Debug)]
+pub enum Unread {
+    /// It has more bytes than it may.
+    TooLarge,
+    /// It has not come in time.
+    Late,
+    /// Others hold what it needs.
+    Overloaded(Error),
+    /// The caller has broken it off.
+    Broken(BoxError),
+}
+
+/// The whole of a body of at most so many bytes, which is to come within `patience`.
+pub async fn whole<B>(body: B, most: usize, held: &mut Held, patience: Duration) -> Result<Bytes, Unread>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let mut body = pin!(body);
+    if body.size_hint().lower() > most as u64 {
+        return Err(Unread::TooLarge);
+    }
+    let mut reading = Reading { held, most, read: Read::Nothing };
+    // Most messages have come with their head, and need no timer.
+    let read = futures_util::poll!(pin!(reading.rest(body.as_mut())));
+    match read {
+        Poll::Ready(read) => read?,
+        Poll::Pending => {
+            reading.held.take(What::Message, 1).map_err(Unread::Overloaded)?;
+            let read = timeout(patience, reading.rest(body.as_mut())).await;
+            reading.held.give_back(What::Message, 1);
+            read.unwrap_or(Err(Unread::Late))?;
+        }
+    }
+    Ok(reading.read.bytes())
+}
+
+struct Reading<'a> {
+    held: &'a mut Held,
+    most: usize,
+    read: Read,
+}
+
+/// What has come.
+enum Read {
+    Nothing,
+    One(Bytes),
+    Several(BytesMut),
+}
+
+impl Reading<'_> {
+    /// Reads on to the end. What was read is kept where this is dropped, and gone on with when it is called again.
+    async fn rest<B: Body<Data = Bytes, Error: Into<BoxError>>>(&mut self, mut body: Pin<&mut B>) -> Result<(), Unread> {
+        while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            let frame = frame.map_err(|error| Unread::Broken(error.into()))?;
+            if let Ok(data) = frame.into_data() {
+                self.add(data)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), Unread> {
+        let bytes = self.read.len() + data.len();
+        if bytes > self.most {
+            return Err(Unread::TooLarge);
+        }
+        if bytes > SMALL {
+            self.held.take(What::Byte, data.len()).map_err(Unread::Overloaded)?;
+        }
+        self.read.add(data);
+        Ok(())
+    }
+}
+
+impl Read {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Several(bytes) => bytes.len(),
+        }
+    }
+
+    fn add(&mut self, data: Bytes) {
+        *self = match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => Self::One(data),
+            Self::One(first) => Self::Several([&first[..], &data].concat().as_slice().into()),
+            Self::Several(mut bytes) => {
+                bytes.extend_from_slice(&data);
+                Self::Several(bytes)
+            }
+        };
+    }
+
+    fn bytes(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Several(bytes) => bytes.freeze(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! An answer on its way: what it holds until it is taken, on the account of its call.
+//!
+//! Whoever sends it asks for the next piece when the window of the other side has taken the last one. So it is given away in pieces, the last of them a
+//! small one: what is not taken is nearly all still here.
+
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tower::BoxError;
+
+use super::{
+    Held, What,
+    connection::{Answer, Open},
+};
+use crate::error::Error;
+
+/// Answers up to here are bounded by the number of calls.
+const SMALL: usize = 4 << 10;
+/// Answers up to here are not refused, because what they tell may have been done: those of writes are shorter.
+const NEVER_REFUSED: usize = 64 << 10;
+/// The pieces, and the last of them.
+const PIECE: usize = 16 << 10;
+const LAST: usize = 1 << 10;
+
+/// What goes with a call to its end.
+#[derive(Default)]
+pub struct Carried {
+    /// Its place, and its bytes.
+    pub held: Option<Held>,
+    /// Its connection is not idle.
+    pub open: Option<Open>,
+    /// Since when its answer is to be read.
+    pub answer: Option<Answer>,
+}
+
+/// The body of an answer.
+#[derive(Default)]
+pub struct Sent<A> {
+    /// What is left of the frame that is being given away.
+    data: Bytes,
+    /// Bytes that are held for it.
+    held: usize,
+    /// What came in the place of data, and was looked at before it was asked for.
+    other: Option<Result<Frame<Bytes>, BoxError>>,
+    body: A,
+    carried: Carried,
+}
+
+impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
+    /// An answer of one message, which is made now, so that its size is known before anybody takes it. Errors: OVERLOADED.
+    pub async fn whole(mut body: A, carried: Carried) -> Result<Self, Error> {
+        let first = std::future::poll_fn(|context| {
+            Poll::Ready(match pin!(&mut body).poll_frame(context) {
+                Poll::Ready(frame) => frame.map(|frame| frame.map_err(Into::into)),
+                Poll::Pending => None,
+            })
+        });
+        let first = first.await;
+        let mut sent = Self::stream(body, carried);
+        match first.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => sent.hold(data)?,
+            Some(Ok(Err(other))) => sent.other = Some(Ok(other)),
+            Some(Err(error)) => sent.other = Some(Err(error)),
+            None => {}
+        }
+        Ok(sent)
+    }
+
+    fn hold(&mut self, data: Bytes) -> Result<(), Error> {
+        let bytes = data.len();
+        if bytes > SMALL
+            && let Some(held) = &mut self.carried.held
+        {
+            if bytes > NEVER_REFUSED {
+                held.take(What::Byte, bytes)?;
+            } else {
+                held.take_in_any_case(What::Byte, bytes);
+            }
+            self.held = bytes;
+        }
+        self.data = data;
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        if let Some(held) = &mut self.carried.held {
+            held.give_back(What::Byte, std::mem::take(&mut self.held));
+        }
+    }
+}
+
+impl<A> Sent<A> {
+    /// An answer that goes on, or a refusal.
+    pub fn stream(body: A, carried: Carried) -> Self {
+        Self { data: Bytes::new(), held: 0, other: None, body, carried }
+    }
+
+    fn piece(&mut self) -> Option<Bytes> {
+        let bytes = match self.data.len() {
+            0 => return None,
+            bytes if bytes > PIECE + LAST => PIECE,
+            bytes if bytes > LAST => bytes - LAST,
+            bytes => bytes,
+        };
+        Some(self.data.split_to(bytes))
+    }
+}
+
+impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        // Asked for more, what came before was taken.
+        if let Some(answer) = &mut self.carried.answer {
+            answer.was_taken();
+        }
+        loop {
+            if let Some(piece) = self.piece() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if let Some(other) = self.other.take() {
+                return Poll::Ready(Some(other));
+            }
+            self.let_go();
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
+            match frame.map_err(Into::into)?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => self.hold(data)?,
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.other.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.data.len() as u64;
+        self.body.size_hint().exact().map_or_else(SizeHint::default, |bytes| SizeHint::with_exact(left + bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as Whole;
+
+    use super::*;
+    use crate::load::{Account, Load};
+
+    fn known() -> Account {
+        Account { caller: Some(std::sync::Arc::default()), is_service: true, ..Account::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_held_and_the_last_piece_is_small() {
+        let load = Load::new(1, 1_000_000);
+        let carried = || Carried { held: Some(load.open(known())), ..Carried::default() };
+        let text: Bytes = (0..100_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
+        let mut sent = Sent::whole(Whole::from(text.clone()), carried()).await.unwrap();
+        assert_eq!((load.holds(What::Byte), sent.size_hint().exact()), (100_000, Some(100_000)));
+        let (mut read, mut last) = (Vec::new(), 0);
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+            assert!(load.holds(What::Byte) == 100_000 && !text.is_empty());
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() <= PIECE);
+            last = data.len();
+            read.extend_from_slice(&data);
+        }
+        assert!(read == text && last == LAST && sent.is_end_stream());
+        drop(sent);
+        assert_eq!(load.holds(What::Byte), 0);
+        // A long one may be refused, a short one is not.
+        let mut most = load.open(known());
+        most.take(What::Byte, 950_000).unwrap();
+        assert!(Sent::whole(Whole::from(text.clone()), carried()).await.is_err());
+        assert!(Sent::whole(Whole::from(text.slice(..60_000)), carried()).await.is_ok());
+        assert_eq!(load.holds(What::Byte), 950_000);
+    }
+
+    #[tokio::test]
+    async fn each_frame_of_a_long_answer_is_held_for_itself() {
+        let load = Load::new(1, 1_000_000);
+        let pages = [10, 50_000, 20_000, 0, 3].map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
+        let carried = Carried { held: Some(load.open(known())), ..Carried::default() };
+        let mut sent = Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).await.unwrap();
+        let (mut bytes, mut most) = (0, 0);
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+            most = most.max(load.holds(What::Byte));
+            bytes += frame.unwrap().into_data().unwrap().len();
+        }
+        assert_eq!((bytes, most, load.holds(What::Byte)), (70_013, 50_000, 0));
+    }
+}

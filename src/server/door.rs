@@ -1,0 +1,151 @@
+//! Who is let in at a listener: how many connections there may be, how many of one address, and who has to go for one who wants to come in.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use tokio::sync::Notify;
+
+use crate::load::{
+    Holder,
+    connection::{Connection, Site},
+};
+
+/// Of a listener that is half full, nobody has more than this part of the connections.
+const SHARE: usize = 4;
+/// A connection on which nothing was open for so long makes room for one that is wanted.
+const IDLE: Duration = Duration::from_secs(60);
+/// The same, of one that has never asked for anything.
+const SILENT: Duration = Duration::from_secs(2);
+/// So often it is looked for who may have to go.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Addresses that hold nothing any more are forgotten when so many, and as many as hold something, are known.
+const FORGET: usize = 1_000;
+
+/// What each address holds, at all listeners.
+#[derive(Default)]
+pub struct Sites(Mutex<HashMap<Site, Weak<Holder>>>);
+
+impl Sites {
+    fn holder(&self, site: Site) -> Arc<Holder> {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holder) = holders.get(&site).and_then(Weak::upgrade) {
+            return holder;
+        }
+        if holders.len() == holders.capacity() && holders.len() >= FORGET {
+            holders.retain(|_, holder| holder.strong_count() > 0);
+        }
+        let holder = Arc::default();
+        holders.insert(site, Arc::downgrade(&holder));
+        holder
+    }
+}
+
+/// One who is inside.
+pub(super) struct Guest {
+    pub(super) connection: Arc<Connection>,
+    /// Told to go, because others want to come in.
+    pub(super) go: Arc<Notify>,
+    site: Option<Site>,
+}
+
+/// The connections of one listener.
+pub(super) struct Door {
+    max: usize,
+    /// Proxies, behind which are others.
+    trusted: Arc<[IpNet]>,
+    sites: Arc<Sites>,
+    guests: HashMap<u64, Guest>,
+    by_site: HashMap<Site, usize>,
+    next: u64,
+    /// Those who may be told to go, as they were when it was looked for them.
+    idle: Vec<u64>,
+    looked: Option<Instant>,
+}
+
+impl Door {
+    pub(super) fn new(max: usize, trusted: Arc<[IpNet]>, sites: Arc<Sites>) -> Self {
+        Self { max, trusted, sites, guests: HashMap::new(), by_site: HashMap::new(), next: 0, idle: Vec::new(), looked: None }
+    }
+
+    /// Lets a connection in, and answers its number, with what it is told over. Nothing where it has to stay outside.
+    pub(super) fn enter(&mut self, addr: SocketAddr) -> Option<(u64, Arc<Connection>, Arc<Notify>)> {
+        let peer = addr.ip().to_canonical();
+        let site = (!self.trusted.iter().any(|net| net.contains(&peer))).then(|| Site::from(peer));
+        // One that has its share gives up one of its own; where all places are taken, whoever has most does.
+        let has_share = self.guests.len() >= self.max / 2 && self.count(site) >= (self.max / SHARE).max(1);
+        let is_full = self.guests.len() >= self.max;
+        if (has_share && !self.make_room(site)) || (is_full && !has_share && !self.make_room(None)) {
+            return None;
+        }
+        let connection = Arc::new(Connection::new(addr, site.map(|site| self.sites.holder(site))));
+        let guest = Guest { connection: connection.clone(), go: Arc::default(), site };
+        let go = guest.go.clone();
+        if let Some(site) = site {
+            *self.by_site.entry(site).or_default() += 1;
+        }
+        self.next += 1;
+        self.guests.insert(self.next, guest);
+        Some((self.next, connection, go))
+    }
+
+    fn count(&self, site: Option<Site>) -> usize {
+        site.and_then(|site| self.by_site.get(&site).copied()).unwrap_or(0)
+    }
+
+    /// How many are inside.
+    pub(super) fn guests(&self) -> usize {
+        self.guests.len()
+    }
+
+    /// A connection has ended.
+    pub(super) fn leave(&mut self, number: u64) {
+        let Some(Guest { site: Some(site), .. }) = self.guests.remove(&number) else { return };
+        if let Some(count) = self.by_site.get_mut(&site) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_site.remove(&site);
+            }
+        }
+    }
+
+    /// Tells one to go, of this address or of any: who has never asked for anything before who has, of the address that has most, the longest idle.
+    fn make_room(&mut self, of: Option<Site>) -> bool {
+        if self.idle.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
+            self.looked = Some(Instant::now());
+            self.look();
+        }
+        let is_meant = |guest: &Guest| of.is_none() || guest.site == of;
+        let Some(at) =
+            self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(|guest| is_meant(guest) && is_idle(guest)))
+        else {
+            return false;
+        };
+        let number = self.idle.remove(at);
+        if let Some(guest) = self.guests.get(&number) {
+            guest.go.notify_one();
+        }
+        self.leave(number);
+        true
+    }
+
+    /// Finds those who may be told to go, the first of them last.
+    fn look(&mut self) {
+        let rank = |(number, guest): (&u64, &Guest)| {
+            let idle = guest.connection.idle().filter(|_| is_idle(guest))?;
+            Some((!guest.connection.was_asked(), self.count(guest.site), idle, *number))
+        };
+        let mut idle: Vec<_> = self.guests.iter().filter_map(rank).collect();
+        idle.sort_unstable();
+        self.idle = idle.into_iter().map(|(.., number)| number).collect();
+    }
+}
+
+fn is_idle(guest: &Guest) -> bool {
+    let longest = if guest.connection.was_asked() { IDLE } else { SILENT };
+    guest.connection.idle().is_some_and(|idle| idle >= longest)
+}

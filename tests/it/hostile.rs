@@ -1,0 +1,191 @@
+//! Callers who want to take the service from others, on the real process. Each comes from an address of its own, 127.0.0.X.
+
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use futures_util::{StreamExt as _, future::join_all, stream};
+use http::Request;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mute_service::proto::v1 as pb;
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+
+use crate::{
+    harness::{SERVICE, with},
+    process::Process,
+};
+
+fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    (Process::spawn(directory.path(), directory.path(), arguments).ready(), directory)
+}
+
+/// From the address 127.0.0.X.
+pub async fn connect_from(from: u8, to: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, from], 0).into()).unwrap();
+    socket.connect(to.parse().unwrap()).await.unwrap()
+}
+
+async fn http2(stream: TcpStream) -> SendRequest<Body> {
+    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn call(to: &str, method: &str, token: &str) -> http::request::Builder {
+    let request = Request::post(format!("http://{to}/mute.v1.MuteService/{method}"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    if token.is_empty() { request } else { request.header("authorization", token) }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+/// A hundred checks of a service, one after the other; how many were refused, and the longest that one took.
+async fn checks(process: &Process) -> (usize, Duration) {
+    let mut mutes = process.mutes().await;
+    let (mut refused, mut longest) = (0, Duration::ZERO);
+    for _ in 0..100 {
+        let started = Instant::now();
+        let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+        refused += usize::from(mutes.check_send(with(check, &[SERVICE])).await.is_err());
+        longest = longest.max(started.elapsed());
+    }
+    (refused, longest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_without_messages_take_no_place_of_a_call() {
+    let (process, _directory) = start(&["--max-calls", "200"]);
+    for token in ["", SERVICE.1] {
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut client = http2(connect_from(2, process.grpc()).await).await;
+            for _ in 0..200 {
+                let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+                client.ready().await.unwrap();
+                let answer = client.send_request(call(process.grpc(), "CheckSend", token).body(never).unwrap());
+                held.push(tokio::spawn(answer));
+            }
+            held.push(tokio::spawn(async move {
+                let _client = client;
+                std::future::pending().await
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (refused, longest) = checks(&process).await;
+        assert_eq!(refused, 0, "{token:?}, the longest took {longest:?}");
+        let done = held.iter().filter(|answer| answer.is_finished()).count();
+        // Who is not known is refused by the head; of the others those beyond the bound, or the share.
+        assert!(done >= if token.is_empty() { 800 } else { 600 }, "{token:?}: {done} of 800 are answered");
+        held.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_nearly_sent_take_no_more_memory_than_there_is_for_messages() {
+    const MIB: u64 = 1 << 20;
+    let (process, _directory) = start(&["--max-message-mib", "16"]);
+    checks(&process).await;
+    let before = process.memory_bytes();
+    let mut held = Vec::new();
+    let message = framed(&vec![0; 2 << 20]);
+    for _ in 0..4 {
+        let mut client = http2(connect_from(2, process.grpc()).await).await;
+        for _ in 0..50 {
+            let most = Bytes::from(message[..message.len() - 10].to_vec());
+            let body = stream::iter([Ok::<_, std::io::Error>(most)]).chain(stream::pending());
+            client.ready().await.unwrap();
+            let request = call(process.grpc(), "FilterRecipients", SERVICE.1).body(Body::from_stream(body)).unwrap();
+            held.push(tokio::spawn(client.send_request(request)));
+        }
+        held.push(tokio::spawn(async move {
+            let _client = client;
+            std::future::pending().await
+        }));
+    }
+    let mut peak = 0;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        peak = peak.max(process.memory_bytes());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (refused, longest) = checks(&process).await;
+    assert_eq!(refused, 0, "the longest took {longest:?}");
+    let grown = peak.saturating_sub(before) / MIB;
+    println!("{grown} MiB more than {} MiB", before / MIB);
+    assert!(grown < 80, "{grown} MiB more than {} MiB", before / MIB);
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_millions_of_parts_is_refused_before_it_is_decoded() {
+    let (process, _directory) = start(&[]);
+    let mut client = http2(connect_from(2, process.grpc()).await).await;
+    // Field 2, of no bytes, a hundred and twenty thousand times; and as field 3 of the other.
+    for (method, part) in [("BatchCheckSend", [0x12, 0]), ("FilterRecipients", [0x1a, 0])] {
+        let app = pb::BatchCheckSendRequest { app: "Open".into(), ..Default::default() }.encode_to_vec();
+        let message = framed(&[app, part.repeat(120_000)].concat());
+        let request = call(process.grpc(), method, SERVICE.1).body(Body::from(message)).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "3", "{method}: INVALID_ARGUMENT");
+        let words = answer.headers()["grpc-message"].to_str().unwrap();
+        assert!(words.contains("parts"), "{method}: {words}");
+    }
+    // Larger than any message of a call may be: by its length alone, where that is said.
+    let request = call(process.grpc(), "MuteMembers", SERVICE.1).body(Body::from(framed(&vec![0; 200 << 10]))).unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_has_no_more_than_a_share_of_the_connections() {
+    let (process, _directory) = start(&["--max-connections", "40"]);
+    // Opens so many, with an unknown call each, and holds them. Answers those that were let in.
+    let open = async |from: u8, count: usize| {
+        let mut held = Vec::new();
+        for _ in 0..count {
+            let mut client = http2(connect_from(from, process.grpc()).await).await;
+            let unknown = call(process.grpc(), "Nothing", "").body(Body::empty()).unwrap();
+            let answered = tokio::time::timeout(Duration::from_secs(2), client.send_request(unknown)).await;
+            held.extend(matches!(answered, Ok(Ok(_))).then_some(client));
+        }
+        held
+    };
+    let first = open(2, 60).await;
+    assert_eq!(first.len(), 20, "half of all, as long as nobody else wants them");
+    assert_eq!(checks(&process).await.0, 0);
+    let second = open(3, 30).await;
+    assert_eq!(second.len(), 10, "a quarter, of what is half taken");
+    assert_eq!(checks(&process).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_nothing_makes_room_for_who_does() {
+    let (process, _directory) = start(&["--max-connections", "40"]);
+    let mut silent = Vec::new();
+    for from in 2..10 {
+        silent.extend(join_all((0..20).map(|_| connect_from(from, process.grpc()))).await);
+    }
+    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    assert_eq!(checks(&process).await.0, 0);
+    // The admin listener too: a probe is answered among silent sockets of many addresses.
+    let admin = process.admin().trim_start_matches("http://").to_owned();
+    for from in 2..10 {
+        silent.extend(join_all((0..64).map(|_| connect_from(from, &admin))).await);
+    }
+    tokio::time::sleep(Duration::from_millis(2_300)).await;
+    for _ in 0..5 {
+        let mut probe = TcpStream::connect(&admin).await.unwrap();
+        probe.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(2), probe.read_to_string(&mut answer)).await;
+        assert!(matches!(read, Ok(Ok(_))) && answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
