@@ -189,3 +189,44 @@ async fn who_asks_for_nothing_makes_room_for_who_does() {
         assert!(matches!(read, Ok(Ok(_))) && answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_are_held_on_account_and_end_their_connection() {
+    let (process, _directory) = start(&["--max-message-mib", "16"]);
+    for page in 0..10 {
+        let users = (0..100).map(|user| format!("u{page}{user:02}")).collect();
+        let reason = "x".repeat(500);
+        let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, reason, ..Default::default() };
+        process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
+    }
+    let held = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("mute_held{what=\"byte\"} ")).unwrap().to_owned();
+        line.parse::<u64>().unwrap()
+    };
+    // Windows of one byte: some is taken, and then nothing.
+    let stream = TokioIo::new(connect_from(2, process.grpc()).await);
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1);
+    let (mut client, connection) = builder.handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let list = pb::ListMutedMembersRequest { app: "Open".into(), room: "room".into(), page_size: 1_000, ..Default::default() };
+    let message = framed(&list.encode_to_vec());
+    let mut answers = Vec::new();
+    for _ in 0..50 {
+        let request = call(process.grpc(), "ListMutedMembers", SERVICE.1).body(Body::from(message.clone())).unwrap();
+        answers.push(client.send_request(request).await.unwrap());
+    }
+    let refused = answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
+    let bytes = held().await;
+    println!("{refused} of 50 are refused, {bytes} bytes are held");
+    assert!(bytes > 4 << 20 && bytes <= 16 << 20 && refused > 0, "{refused} refused, {bytes} bytes");
+    assert_eq!(checks(&process).await.0, 0);
+    let closed = tokio::time::timeout(Duration::from_secs(100), connection).await;
+    assert!(closed.is_ok(), "a connection whose answers are not read is closed");
+    let started = Instant::now();
+    while held().await > 0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "what was held is given back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
