@@ -63,8 +63,8 @@ const HEAD_BYTES: u32 = 32 << 10;
 /// Calls at a time on one HTTP/2 connection.
 const STREAMS: u32 = 1_024;
 /// What a client may send before somebody takes it: on one stream, and on all of a connection.
-const STREAM_WINDOW: u32 = 128 << 10;
-const WINDOW: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 256 << 10;
+const WINDOW: u32 = 1 << 20;
 /// What is sent on one stream before the client has taken it.
 const SEND_BUFFER: usize = 64 << 10;
 /// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made of.

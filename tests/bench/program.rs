@@ -33,7 +33,7 @@ impl Program {
         let config = directory.join("config.toml");
         let hash = mute_service::auth::secret::KeyHash::of("bench-token");
         let text = format!(
-            "rate_limit = 0\nquota_mutes = 100000000\n[[apps]]\nkey = \"{APP}\"\ndirectory = \"open\"\n[[services]]\nname = \"bench\"\ntoken_hash = \"{hash}\"\n\
+            "rate_limit = 0\n[[apps]]\nkey = \"{APP}\"\ndirectory = \"open\"\n[[services]]\nname = \"bench\"\ntoken_hash = \"{hash}\"\n\
              scopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n"
         );
         fs::write(&config, text).unwrap();
@@ -44,7 +44,13 @@ impl Program {
         command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
         command.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
         command.args(["--data-dir", directory.join("data").to_str().unwrap()]).args(arguments);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).env("MUTE_LOG", "warn").spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .env("MUTE_LOG", "warn")
+            .env("MUTE_QUOTA_MUTES", "100000000")
+            .spawn()
+            .unwrap();
         while !addresses.exists() {
             assert!(child.try_wait().unwrap().is_none(), "the service has not started");
             std::thread::sleep(Duration::from_millis(2));
