@@ -136,7 +136,7 @@ pub struct Settings {
     /// Origins of web pages that may call gRPC, over grpc-web, such as `https://console.example`; `*` is every one [default: none]
     #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',', env = "MUTE_GRPC_WEB_ORIGINS")]
     pub grpc_web_origins: Option<Vec<Origin>>,
-    /// Connections at a time to each of gRPC and REST; those beyond are closed at once [default: 10000]
+    /// Connections at a time to each of gRPC and REST; beyond them one that is idle makes room, or the new one is closed at once [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Calls that run at a time; those beyond are refused at once [default: 10000]

@@ -44,9 +44,9 @@ mod imkit;
 
 /// A body holds at most 60 users of 64 characters, or a profile with 16 KiB of custom fields.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// A path with 60 users of 64 characters, each percent-encoded, is within it.
-/// Of one who asks for a token.
+/// The body of one who is not known and asks for a token.
 const MAX_TOKEN_BYTES: usize = 4 << 10;
+/// A path with 60 users of 64 characters, each percent-encoded, is within it.
 const MAX_URI_BYTES: usize = 16 << 10;
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// How the paths end where who has no credentials yet gets one.
@@ -100,8 +100,9 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
     let followed = follow(&request);
-    let mut carried = carried(&gateway.load, &request);
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection.as_ref())).unwrap_or_default();
+    let mut carried = Carried::begin(&gateway.load, account, connection.as_ref());
     let response = match &followed {
         None => within_bounds(&uri, &mut carried, request, next).await,
         Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
@@ -177,15 +178,6 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
         Ok(()) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => too_many(uri, &error),
     }
-}
-
-/// What a request holds from its head on: nothing but that its connection is not idle.
-fn carried(load: &Arc<Load>, request: &Request) -> Carried {
-    let connection = request.extensions().get::<Arc<Connection>>();
-    let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection)).unwrap_or_default();
-    // Who is not known keeps no connection.
-    let open = connection.filter(|_| account.caller.is_some()).map(Connection::open);
-    Carried { held: Some(load.open(account)), open, answer: None }
 }
 
 /// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most like.

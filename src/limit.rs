@@ -30,11 +30,11 @@ const OF_STAFF: [&str; 9] = [
 const FORGET: usize = 100_000;
 /// Of the tokens issued a second in an app, so many wrong guesses.
 const GUESSES: u32 = 10;
-
 /// Pieces of history, of 250 events, that an app may have read a second, for each call of one method that it may make.
 const PIECES: u32 = 4;
 /// Of a client's id, so much tells it from others.
 const MAX_CLIENT: usize = 64;
+const OF_METHOD: &str = "too many calls of this method in this app";
 
 /// App number and method.
 type Key = (usize, &'static str);
@@ -50,7 +50,7 @@ pub struct Limits {
     users: Option<Limiter<Key>>,
     /// Of one user, by app: all methods together.
     user: Option<Limiter<(usize, String)>>,
-    /// Pieces of history that are read for an app.
+    /// Pieces of history that are read for an app: for its users, and not for them.
     history: Option<Limiter<(usize, bool)>>,
     tokens: Option<Limiter<usize>>,
     guesses: Option<Limiter<Guess>>,
@@ -119,13 +119,12 @@ impl Limits {
 
     /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
     pub fn history(&self, app: usize, principal: &Principal) -> Result<(), Error> {
-        match principal {
-            Principal::Service(_) => Ok(()),
-            Principal::AppAdmin { .. } | Principal::User { .. } => {
-                let is_user = matches!(principal, Principal::User { .. });
-                self.count(self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
-            }
-        }
+        let is_user = match principal {
+            Principal::Service(_) => return Ok(()),
+            Principal::AppAdmin { .. } => false,
+            Principal::User { .. } => true,
+        };
+        self.count(self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.
@@ -151,8 +150,6 @@ impl Limits {
         })
     }
 }
-
-const OF_METHOD: &str = "too many calls of this method in this app";
 
 fn limiter<K: Clone + Hash + Eq>(rate: u32, clock: &Clock) -> Option<Limiter<K>> {
     Some(Limiter::hashmap_with_clock(Quota::per_second(NonZeroU32::new(rate)?), clock.clone()))

@@ -23,6 +23,8 @@ pub mod sent;
 pub const LONGEST: Duration = Duration::from_secs(60);
 /// For a message to come whole, from its head on.
 pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// Messages and answers up to here are bounded by the number of calls.
+const SMALL: usize = 4 << 10;
 /// Of a bound that is half used, nobody holds more than this part.
 const SHARE: usize = 4;
 /// This part of a bound is for internal services.
@@ -114,9 +116,7 @@ impl Load {
         self.used.holds(what)
     }
 
-    /// The bound.
-    #[must_use]
-    pub fn max(&self, what: What) -> usize {
+    fn max(&self, what: What) -> usize {
         self.max[what as usize]
     }
 }

@@ -56,7 +56,7 @@ mod watch;
 
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
-pub use events::{EventFilter, EventPage};
+pub use events::{EventFilter, EventPage, PAGE_BYTES};
 pub use quota::Quotas;
 pub use request::Answer;
 pub use token::{MAX_TTL_S, TokenAsked};

@@ -32,7 +32,8 @@ static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
 static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
 static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
 
-/// What is held open is looked at so often at least, whether its credential is still good; where that says its own end, soon after it.
+/// What is held open is looked at so often at least, whether its credential is still good; where that says its own end, soon after it; and where that has
+/// passed and it is good all the same, so often.
 const LOOK: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_secs(1);
@@ -136,9 +137,9 @@ impl Access {
         self.credentials.load().principal(headers)
     }
 
-    /// Who is known by this. Errors: the UNAUTHENTICATED reasons.
-    pub fn known_by(&self, proof: &Proof) -> Result<Principal, Error> {
-        match (self.principal(&proof.headers), &proof.certificate) {
+    /// Who sent these headers; where there is no credential among them, whose the certificate is. Errors: the UNAUTHENTICATED reasons.
+    fn known_by(&self, headers: &HeaderMap, certificate: Option<&CertNames>) -> Result<Principal, Error> {
+        match (self.principal(headers), certificate) {
             (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => self.service_of(certificate).ok_or(error),
             (known, _) => known,
         }
@@ -149,7 +150,7 @@ impl Access {
     pub async fn lost(&self, proof: &Proof, still: impl Fn(&Principal) -> bool) -> Error {
         let mut replaced = self.replaced.subscribe();
         loop {
-            match self.known_by(proof) {
+            match self.known_by(&proof.headers, proof.certificate.as_deref()) {
                 Ok(principal) if still(&principal) => {}
                 Ok(_) => return Error::new(Reason::InvalidToken, "the credential is another one's now"),
                 Err(error) => return error,
@@ -316,12 +317,8 @@ impl Proof {
 /// The layer.
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
-        let of_headers = access.principal(request.headers());
-        let certificate = || access.service_of(request.extensions().get::<Arc<CertNames>>()?);
-        let principal = match of_headers {
-            Err(error) if error.reason == Reason::MissingToken => certificate().ok_or(error),
-            known => known,
-        };
+        let certificate = request.extensions().get::<Arc<CertNames>>();
+        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref));
         let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
         request.extensions_mut().insert(Caller { principal, counted: false, holder });
         request

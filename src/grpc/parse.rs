@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Reason},
     model::{RoomId, UserId, UserRef},
     proto::v1 as pb,
-    service::Call,
+    service::{Call, PAGE_BYTES},
     store::Revision,
 };
 
@@ -18,8 +18,6 @@ const MAX_PAIRS: usize = 1_000;
 const MAX_RECIPIENTS: usize = 10_000;
 const MAX_REASON_BYTES: usize = 512;
 pub(crate) const MAX_TEXT_BYTES: usize = 1_024;
-/// Of a page, beside its head: within the 4 MiB that clients take.
-pub(crate) const PAGE_BYTES: usize = 3 << 20;
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 

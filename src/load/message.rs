@@ -11,11 +11,8 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tower::BoxError;
 
-use super::{Held, What};
+use super::{Held, SMALL, What};
 use crate::error::Error;
-
-/// Messages up to here are bounded by the number of calls.
-const SMALL: usize = 4 << 10;
 
 /// Why a message was not read.
 #[derive(Debug)]

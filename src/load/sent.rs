@@ -5,6 +5,7 @@
 
 use std::{
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -13,13 +14,11 @@ use hyper::body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
 use super::{
-    Held, What,
-    connection::{Answer, Open},
+    Account, Held, Load, SMALL, What,
+    connection::{Answer, Connection, Open},
 };
 use crate::error::Error;
 
-/// Answers up to here are bounded by the number of calls.
-const SMALL: usize = 4 << 10;
 /// Answers up to here are not refused, because what they tell may have been done: those of writes are shorter.
 const NEVER_REFUSED: usize = 64 << 10;
 /// The pieces, and the last of them.
@@ -35,6 +34,15 @@ pub struct Carried {
     pub open: Option<Open>,
     /// Since when its answer is to be read.
     pub answer: Option<Answer>,
+}
+
+impl Carried {
+    /// Of a call from its head on: it holds nothing but that its connection is not idle, and not that where its caller is not known.
+    #[must_use]
+    pub fn begin(load: &Arc<Load>, account: Account, connection: Option<&Arc<Connection>>) -> Self {
+        let open = connection.filter(|_| account.caller.is_some()).map(Connection::open);
+        Self { held: Some(load.open(account)), open, answer: None }
+    }
 }
 
 /// The body of an answer.
@@ -151,10 +159,9 @@ mod tests {
     use axum::body::Body as Whole;
 
     use super::*;
-    use crate::load::{Account, Load};
 
     fn known() -> Account {
-        Account { caller: Some(std::sync::Arc::default()), is_service: true, ..Account::default() }
+        Account { caller: Some(Arc::default()), is_service: true, ..Account::default() }
     }
 
     #[tokio::test]

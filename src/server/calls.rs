@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, poll};
-use http::{Extensions, HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Body;
 use opentelemetry::KeyValue;
 use tokio::time::{error::Elapsed, timeout};
@@ -82,8 +82,11 @@ where
             return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
         let deadline = deadline(request.headers());
-        let mut carried = carried(&self.load, call.method, request.extensions());
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection.as_ref())).unwrap_or_default();
+        // What anybody may hold open, such as a watch of the health, keeps no connection.
+        let kept = connection.as_ref().filter(|_| call.method.is_ours);
+        let mut carried = Carried::begin(&self.load, account, kept);
         let inner = self.inner.clone();
         Box::pin(async move {
             // Pinned once and handed on by reference: it is large, and would have a place in each of what it is handed to.
@@ -112,15 +115,6 @@ fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
         Some(Caller { principal: Err(error), .. }) if !is_open => Err(error.clone().into()),
         _ => Ok(()),
     }
-}
-
-/// What the call holds from its head on: nothing but that its connection is not idle.
-fn carried(load: &Arc<Load>, method: &Method, extensions: &Extensions) -> Carried {
-    let connection = extensions.get::<Arc<Connection>>();
-    let account = extensions.get::<Caller>().map(|caller| caller.account(connection)).unwrap_or_default();
-    // What anybody may hold open, such as a watch of the health, keeps no connection.
-    let open = connection.filter(|_| method.is_ours && account.caller.is_some()).map(Connection::open);
-    Carried { held: Some(load.open(account)), open, answer: None }
 }
 
 /// The answer to a call whose message has come, and which has a place. Errors: OVERLOADED, and those of the message.

@@ -4,11 +4,11 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::load::{
     Holder,
@@ -46,10 +46,10 @@ impl Sites {
 }
 
 /// One who is inside.
-pub(super) struct Guest {
-    pub(super) connection: Arc<Connection>,
+struct Guest {
+    connection: Arc<Connection>,
     /// Told to go, because others want to come in.
-    pub(super) go: Arc<Notify>,
+    go: Arc<Notify>,
     site: Option<Site>,
 }
 
@@ -115,22 +115,26 @@ impl Door {
 
     /// Tells one to go, of this address or of any: who has never asked for anything before who has, of the address that has most, the longest idle.
     fn make_room(&mut self, of: Option<Site>) -> bool {
-        if self.idle.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
+        let mut number = self.take_idle(of);
+        // Those who were idle may have gone, or begun a call.
+        if number.is_none() && self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
             self.looked = Some(Instant::now());
             self.look();
+            number = self.take_idle(of);
         }
-        let is_meant = |guest: &Guest| of.is_none() || guest.site == of;
-        let Some(at) =
-            self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(|guest| is_meant(guest) && is_idle(guest)))
-        else {
-            return false;
-        };
-        let number = self.idle.remove(at);
+        let Some(number) = number else { return false };
         if let Some(guest) = self.guests.get(&number) {
             guest.go.notify_one();
         }
         self.leave(number);
         true
+    }
+
+    /// One of those who were idle, and still are.
+    fn take_idle(&mut self, of: Option<Site>) -> Option<u64> {
+        let is_meant = |guest: &Guest| (of.is_none() || guest.site == of) && is_idle(guest);
+        let at = self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(is_meant))?;
+        Some(self.idle.remove(at))
     }
 
     /// Finds those who may be told to go, the first of them last.
@@ -148,4 +152,33 @@ impl Door {
 fn is_idle(guest: &Guest) -> bool {
     let longest = if guest.connection.was_asked() { IDLE } else { SILENT };
     guest.connection.idle().is_some_and(|idle| idle >= longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn addr(site: u8) -> SocketAddr {
+        ([10, 0, 0, site], 1).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_made_again_and_again_whoever_was_idle_before() {
+        let mut door = Door::new(4, Arc::default(), Arc::default());
+        let first: Vec<_> = (1..5).map(|site| door.enter(addr(site)).unwrap()).collect();
+        assert!(door.enter(addr(5)).is_none(), "they have only come");
+        advance(SILENT).await;
+        assert!(door.enter(addr(5)).is_some());
+        // All who were found idle with that one have begun a call.
+        let open: Vec<_> = first.iter().map(|(_, connection, _)| connection.open()).collect();
+        advance(SILENT).await;
+        assert!(door.enter(addr(6)).is_some(), "the one that came last is idle now");
+        assert!(door.enter(addr(7)).is_none());
+        drop(open);
+        advance(IDLE).await;
+        assert!((7..11).all(|site| door.enter(addr(site)).is_some()));
+        assert_eq!(door.guests(), 4);
+    }
 }

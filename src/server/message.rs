@@ -96,7 +96,7 @@ fn max_bytes(path: &str) -> usize {
     OTHERS.iter().find(|(other, _)| *other == path).map_or(BYTES, |(_, bytes)| *bytes)
 }
 
-/// Whether the bytes are those of one message; none are a call's that its caller has broken off, which is found out when it is decoded.
+/// Whether nothing comes after the first message. One that is cut short is found wrong when it is decoded.
 fn is_one(framed: &[u8]) -> bool {
     let Some((&[_, a, b, c, d], message)) = framed.split_first_chunk::<FRAME>() else { return true };
     message.len() as u64 <= u64::from(u32::from_be_bytes([a, b, c, d]))
@@ -113,4 +113,18 @@ fn parts(framed: &[u8]) -> usize {
         parts += 1;
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_message_is_found_and_the_parts_of_one_are_counted() {
+        let framed = |message: &[u8]| [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+        let parts_of_three = framed(&[0x0a, 1, b'a', 0x12, 0, 0x12, 0]);
+        assert_eq!((is_one(&parts_of_three), parts(&parts_of_three)), (true, 3));
+        assert!(is_one(b"") && is_one(&framed(b"")) && is_one(&parts_of_three[..7]));
+        assert!(!is_one(&[framed(b""), parts_of_three].concat()));
+    }
 }

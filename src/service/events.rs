@@ -13,8 +13,8 @@ use crate::{
 const SCAN: usize = 50_000;
 /// Events of history read at once: an event of a hundred users has some 25 KiB.
 const READ: usize = 250;
-/// Of a page: within the 4 MiB that clients take.
-const PAGE_BYTES: usize = 3 << 20;
+/// Of a page of any list: within the 4 MiB that clients take.
+pub const PAGE_BYTES: usize = 3 << 20;
 /// Clocks that were set back leave times that are out of order by as much as this.
 const DISORDER_MS: u64 = 3_600_000;
 
@@ -42,10 +42,10 @@ pub struct EventPage {
 }
 
 impl EventFilter {
-    fn lets_through(&self, app: &str, event: &Event) -> bool {
+    /// Of an event of the app.
+    fn lets_through(&self, event: &Event) -> bool {
         let is = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
-        event.app == app
-            && is(self.room.as_ref().map(RoomId::as_str), &event.room)
+        is(self.room.as_ref().map(RoomId::as_str), &event.room)
             && is(self.actor.as_deref(), &event.actor)
             && self.user.as_ref().is_none_or(|user| event.users.iter().any(|named| named == user.as_str()))
             && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
@@ -85,7 +85,7 @@ impl Service {
                     continue;
                 }
                 let change = Change::read(logged.revision, &logged.event)?;
-                let wanted = change.filter(|change| filter.lets_through(call.key(), &change.event) && is_told(&change.event));
+                let wanted = change.filter(|change| filter.lets_through(&change.event) && is_told(&change.event));
                 bytes += wanted.as_ref().map_or(0, Change::bytes);
                 if bytes > PAGE_BYTES && !changes.is_empty() {
                     return Ok(EventPage { changes, before: Some(before) });

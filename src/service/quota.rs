@@ -18,7 +18,7 @@ use crate::{
 /// A refusal is logged this often at most.
 const TELL: Duration = Duration::from_secs(60);
 
-/// What one app may have of each kind; honest apps have a hundredth of the defaults.
+/// What one app may have of each kind.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Quotas {
@@ -66,28 +66,27 @@ impl Service {
     /// Whether there is room in the app for what the batch adds, and for the answer that is to be kept. What is changed or removed needs none. Errors:
     /// QUOTA_EXCEEDED.
     pub(super) fn require_quota(&self, call: &Call, batch: &Batch, keeps_answer: bool) -> Result<(), Error> {
-        let requests = Part::of(&call.principal).of_quota(self.quotas.requests);
+        let requests = part_for(&call.principal, self.quotas.requests);
         if keeps_answer && self.view.kept_requests(call.key()) >= requests {
             return Err(exceeded(call, "requests", requests));
         }
         let usage = self.view.app(call.key()).usage();
-        let part = Part::of(&call.principal);
         // Most of the time there is room for more than the batch can add.
         let (count, bytes) = (batch.operations.len() as u64, bytes(batch));
         let most = Usage { rooms: count, clients: count, mutes: count, profile_bytes: bytes };
-        if self.first_exceeded(usage, most, part).is_none() {
+        if self.first_exceeded(call, usage, most).is_none() {
             return Ok(());
         }
-        match self.first_exceeded(usage, self.added(call, batch), part) {
+        match self.first_exceeded(call, usage, self.added(call, batch)) {
             Some((kind, quota)) => Err(exceeded(call, kind, quota)),
             None => Ok(()),
         }
     }
 
-    fn first_exceeded(&self, usage: Usage, more: Usage, part: Part) -> Option<(&'static str, u64)> {
+    fn first_exceeded(&self, call: &Call, usage: Usage, more: Usage) -> Option<(&'static str, u64)> {
         let kinds = self.quotas.with(usage).into_iter().zip(self.quotas.with(more));
         kinds.into_iter().find_map(|((kind, used, quota), (_, more, _))| {
-            let quota = part.of_quota(quota);
+            let quota = part_for(&call.principal, quota);
             (more > 0 && used.saturating_add(more) > quota).then_some((kind, quota))
         })
     }
@@ -153,30 +152,15 @@ fn grown(key: &[u8], value: &[u8], before: u64) -> u64 {
     bytes.saturating_sub(before)
 }
 
-/// How much of a quota a caller may fill: users leave a part to those who moderate them.
-#[derive(Clone, Copy)]
-enum Part {
-    All,
-    Half,
-}
-
-impl Part {
-    const fn of(principal: &Principal) -> Self {
-        match principal {
-            Principal::User { .. } => Self::Half,
-            Principal::Service(_) | Principal::AppAdmin { .. } => Self::All,
-        }
-    }
-
-    const fn of_quota(self, quota: u64) -> u64 {
-        match self {
-            Self::All => quota,
-            Self::Half => quota / 2,
-        }
+/// What a caller may fill of a quota: users leave half to those who moderate them.
+const fn part_for(principal: &Principal, quota: u64) -> u64 {
+    match principal {
+        Principal::User { .. } => quota / 2,
+        Principal::Service(_) | Principal::AppAdmin { .. } => quota,
     }
 }
 
-/// Of all values.
+/// Of all values that it puts.
 fn bytes(batch: &Batch) -> u64 {
     let bytes = |operation: &Operation| match operation {
         Operation::Put { value, .. } => value.len() as u64,

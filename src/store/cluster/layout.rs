@@ -141,7 +141,7 @@ pub(super) fn with_prefix(prefix: Vec<u8>) -> Span {
 }
 
 /// The first key that is after all with this prefix.
-pub(super) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut until = prefix.to_vec();
     while until.pop_if(|last| *last == u8::MAX).is_some() {}
     match until.last_mut() {

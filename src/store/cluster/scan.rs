@@ -1,7 +1,7 @@
 //! Reads the keys of a large range in pages. A member counts every key up to the end of what it is asked for, whatever the limit is: asked for page
 //! after page up to the end of all, it would count all keys for each. So each question ends near: it is about the keys whose first bytes, as a number,
 //! are not much above those of the first key. Where that leaves too many for later, the next question looks at more bytes; where it brings few, the
-//! next one reaches twice as far.
+//! next one reaches further.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const FIRST: u64 = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
 /// Of a range that is counted with each page, at most so many pages are left for later.
 const PAGES_AHEAD: u64 = 4;
-/// For an answer: the first question may count millions of keys.
+/// For an answer: a member that is busy may count millions of keys.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
 pub(super) struct Scan {

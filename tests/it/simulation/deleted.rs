@@ -24,10 +24,7 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     if !is_told(Fault::AfterDeletion) {
         return Vec::new();
     }
-    let world = World::new(1, &[0, 0]);
-    for machine in 0..2 {
-        world.start(machine).await.unwrap();
-    }
+    let world = World::of_two().await;
     for (app, room) in DELETED_ROOMS {
         callers::register(&world.any_replica(&mut random).unwrap(), app, room).await;
     }

@@ -32,10 +32,7 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     if !is_told(Fault::Stale) {
         return Vec::new();
     }
-    let world = World::new(1, &[0, 0]);
-    for machine in 0..2 {
-        world.start(machine).await.unwrap();
-    }
+    let world = World::of_two().await;
     let writer = world.replica(0).unwrap();
     let behind = world.replica(1).unwrap();
     for call in 0..MUTES {

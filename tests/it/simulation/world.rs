@@ -140,6 +140,15 @@ impl World {
         })
     }
 
+    /// Two replicas over one member, whose clocks are right.
+    pub async fn of_two() -> Arc<Self> {
+        let world = Self::new(1, &[0, 0]);
+        for machine in 0..2 {
+            world.start(machine).await.unwrap();
+        }
+        world
+    }
+
     /// The true time, in Unix milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.ms_of(Instant::now())
