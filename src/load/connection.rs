@@ -21,7 +21,7 @@ pub const SLOT: Duration = Duration::from_secs(10);
 const SLOTS: usize = UNREAD.as_secs() as usize / SLOT.as_secs() as usize + 2;
 
 /// An address, as shares go by: of IPv6 the network of one site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site(IpAddr);
 
 impl From<IpAddr> for Site {

@@ -53,6 +53,17 @@ struct Guest {
     site: Option<Site>,
 }
 
+/// One on whose connection nothing was open.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Idle {
+    never_asked: bool,
+    /// How many connections its address had.
+    count: usize,
+    idle: Duration,
+    number: u64,
+    site: Option<Site>,
+}
+
 /// The connections of one listener.
 pub(super) struct Door {
     max: usize,
@@ -62,8 +73,8 @@ pub(super) struct Door {
     guests: HashMap<u64, Guest>,
     by_site: HashMap<Site, usize>,
     next: u64,
-    /// Those who may be told to go, as they were when it was looked for them.
-    idle: Vec<u64>,
+    /// Those who may be told to go, as they were when it was looked for them, the first of them last.
+    idle: Vec<Idle>,
     looked: Option<Instant>,
 }
 
@@ -78,8 +89,7 @@ impl Door {
         let site = (!self.trusted.iter().any(|net| net.contains(&peer))).then(|| Site::from(peer));
         // One that has its share gives up one of its own; where all places are taken, whoever has most does.
         let has_share = self.guests.len() >= self.max / 2 && self.count(site) >= (self.max / SHARE).max(1);
-        let is_full = self.guests.len() >= self.max;
-        if (has_share && !self.make_room(site)) || (is_full && !has_share && !self.make_room(None)) {
+        if (has_share || self.guests.len() >= self.max) && !self.make_room(site, has_share) {
             return None;
         }
         let connection = Arc::new(Connection::new(addr, site.map(|site| self.sites.holder(site))));
@@ -113,14 +123,15 @@ impl Door {
         }
     }
 
-    /// Tells one to go, of this address or of any: who has never asked for anything before who has, of the address that has most, the longest idle.
-    fn make_room(&mut self, of: Option<Site>) -> bool {
-        let mut number = self.take_idle(of);
+    /// Tells one to go for one of this address, of its own or of any: who has never asked for anything before who has, of the address that has most,
+    /// the longest idle.
+    fn make_room(&mut self, site: Option<Site>, of_its_own: bool) -> bool {
+        let mut number = self.take_idle(site, of_its_own);
         // Those who were idle may have gone, or begun a call.
         if number.is_none() && self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
             self.looked = Some(Instant::now());
             self.look();
-            number = self.take_idle(of);
+            number = self.take_idle(site, of_its_own);
         }
         let Some(number) = number else { return false };
         if let Some(guest) = self.guests.get(&number) {
@@ -130,28 +141,40 @@ impl Door {
         true
     }
 
-    /// One of those who were idle, and still are.
-    fn take_idle(&mut self, of: Option<Site>) -> Option<u64> {
-        let is_meant = |guest: &Guest| (of.is_none() || guest.site == of) && is_idle(guest);
-        let at = self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(is_meant))?;
-        Some(self.idle.remove(at))
+    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have.
+    fn take_idle(&mut self, site: Option<Site>, of_its_own: bool) -> Option<u64> {
+        let would_have = self.count(site) + 1;
+        let at = self.idle.iter().rposition(|idle| {
+            let may_go = if of_its_own { idle.site == site && idle.is_long() } else { idle.is_long() || idle.count > would_have };
+            let guest = self.guests.get(&idle.number).filter(|_| may_go);
+            // A call that was made meanwhile begins it anew.
+            guest.is_some_and(|guest| guest.connection.idle() >= Some(idle.idle))
+        })?;
+        Some(self.idle.remove(at).number)
     }
 
-    /// Finds those who may be told to go, the first of them last.
+    /// Finds those who may be told to go.
     fn look(&mut self) {
-        let rank = |(number, guest): (&u64, &Guest)| {
-            let idle = guest.connection.idle().filter(|_| is_idle(guest))?;
-            Some((!guest.connection.was_asked(), self.count(guest.site), idle, *number))
+        let idle = |(&number, guest): (&u64, &Guest)| {
+            let idle = guest.connection.idle()?;
+            Some(Idle {
+                never_asked: !guest.connection.was_asked(),
+                count: self.count(guest.site),
+                idle,
+                number,
+                site: guest.site,
+            })
         };
-        let mut idle: Vec<_> = self.guests.iter().filter_map(rank).collect();
+        let mut idle: Vec<_> = self.guests.iter().filter_map(idle).collect();
         idle.sort_unstable();
-        self.idle = idle.into_iter().map(|(.., number)| number).collect();
+        self.idle = idle;
     }
 }
 
-fn is_idle(guest: &Guest) -> bool {
-    let longest = if guest.connection.was_asked() { IDLE } else { SILENT };
-    guest.connection.idle().is_some_and(|idle| idle >= longest)
+impl Idle {
+    fn is_long(&self) -> bool {
+        self.idle >= if self.never_asked { SILENT } else { IDLE }
+    }
 }
 
 #[cfg(test)]
@@ -180,5 +203,21 @@ mod tests {
         advance(IDLE).await;
         assert!((7..11).all(|site| door.enter(addr(site)).is_some()));
         assert_eq!(door.guests(), 4);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn no_three_addresses_keep_a_fourth_out() {
+        for is_asked in [false, true] {
+            let mut door = Door::new(40, Arc::default(), Arc::default());
+            let mut fill = |site, of| {
+                (0..of)
+                    .filter_map(|_| door.enter(addr(site)))
+                    .inspect(|(_, connection, _)| drop(is_asked.then(|| connection.open())))
+                    .count()
+            };
+            assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [20, 10, 10]);
+            // As many as would leave it with no more than they have.
+            assert_eq!(fill(4, 40), 10, "{is_asked}");
+            assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [0, 0, 0], "each has its share");
+        }
     }
 }

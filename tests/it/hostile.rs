@@ -147,23 +147,33 @@ async fn a_message_of_millions_of_parts_is_refused_before_it_is_decoded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_has_no_more_than_a_share_of_the_connections() {
     let (process, _directory) = start(&["--max-connections", "40"]);
-    // Opens so many, with an unknown call each, and holds them. Answers those that were let in.
-    let open = async |from: u8, count: usize| {
+    // Opens so many, with a call each, and holds them. Answers those that were let in.
+    let open = async |from: u8, count: usize, token: &'static str| {
         let mut held = Vec::new();
         for _ in 0..count {
-            let mut client = http2(connect_from(from, process.grpc()).await).await;
-            let unknown = call(process.grpc(), "Nothing", "").body(Body::empty()).unwrap();
-            let answered = tokio::time::timeout(Duration::from_secs(2), client.send_request(unknown)).await;
-            held.extend(matches!(answered, Ok(Ok(_))).then_some(client));
+            let stream = TokioIo::new(connect_from(from, process.grpc()).await);
+            let Ok((mut client, connection)) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await else {
+                continue;
+            };
+            tokio::spawn(connection);
+            let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+            let request = call(process.grpc(), "CheckSend", token).body(Body::from(framed(&check.encode_to_vec()))).unwrap();
+            held.extend(client.send_request(request).await.is_ok().then_some(client));
         }
         held
     };
-    let first = open(2, 60).await;
+    let first = open(2, 60, SERVICE.1).await;
     assert_eq!(first.len(), 20, "half of all, as long as nobody else wants them");
     assert_eq!(checks(&process).await.0, 0);
-    let second = open(3, 30).await;
+    let second = open(3, 30, SERVICE.1).await;
     assert_eq!(second.len(), 10, "a quarter, of what is half taken");
     assert_eq!(checks(&process).await.0, 0);
+    // Whoever is not known takes no more, nor do three addresses together.
+    let mut strangers = Vec::new();
+    for from in 4..7 {
+        strangers.push(open(from, 30, "").await);
+        assert_eq!(checks(&process).await.0, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
