@@ -114,13 +114,13 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
         followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
     }
     carried.answer = connection.as_ref().map(Connection::answer);
-    send(&uri, response, carried).await
+    send(&uri, response, carried)
 }
 
 /// The answer, with what it holds until it is taken.
-async fn send(uri: &Uri, response: Response, carried: Carried) -> Response {
+fn send(uri: &Uri, response: Response, carried: Carried) -> Response {
     let (head, body) = response.into_parts();
-    match Sent::whole(body, carried).await {
+    match Sent::whole(body, carried) {
         Ok(sent) => Response::from_parts(head, Body::new(sent)),
         Err(error) => too_many(uri, &error),
     }

@@ -326,12 +326,16 @@ fn remove_stored<'a>(
     Some(batch)
 }
 
-/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned. One that is not can be deleted too, in an
-/// open app: what it had is told by its tombstone alone.
+/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned. Enough where nothing depends on what the
+/// room had.
+fn expect_registration(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
+    batch.expect(Key::Room { app, room: room.as_str() }, registration.profile);
+}
+
+/// The same, and while the room has what it had. One that is not registered can be deleted too, in an open app: its tombstone alone tells it.
 fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
-    let room = room.as_str();
-    batch.expect(Key::Room { app, room }, registration.profile);
+    expect_registration(batch, app, room, registration);
     if registration.profile.is_none() {
-        batch.expect(Key::DeletedRoom { app, room }, registration.tombstone);
+        batch.expect(Key::DeletedRoom { app, room: room.as_str() }, registration.tombstone);
     }
 }

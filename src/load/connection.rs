@@ -15,10 +15,12 @@ use super::Holder;
 
 /// An answer that was not taken for so long, or somewhat longer, is not read.
 pub const UNREAD: Duration = Duration::from_secs(60);
+/// So often a connection is looked at.
+pub const LOOK: Duration = Duration::from_secs(5);
 /// How finely the beginnings of answers are told apart.
-pub const SLOT: Duration = Duration::from_secs(10);
+const SLOT_MS: u64 = 10_000;
 /// Beginnings up to the oldest that is not unread, and the one that is being filled.
-const SLOTS: usize = UNREAD.as_secs() as usize / SLOT.as_secs() as usize + 2;
+const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 2;
 
 /// An address, as shares go by: of IPv6 the network of one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,8 +43,10 @@ pub struct Connection {
     /// What its address holds; nothing where that is of a proxy that is trusted.
     pub peer: Option<Arc<Holder>>,
     born: Instant,
+    /// How old it is, in milliseconds, as of the last look: good enough for what is told by tens of seconds, and read in each call.
+    age_ms: AtomicU64,
     open: AtomicU32,
-    /// When the last call ended, in milliseconds from the beginning.
+    /// How old it was when the last call ended; 0 says that nothing was asked.
     idle_since_ms: AtomicU64,
     /// Answers that are being sent, by when they were begun.
     answers: [AtomicU32; SLOTS],
@@ -64,7 +68,8 @@ impl Connection {
     #[must_use]
     pub fn new(addr: SocketAddr, peer: Option<Arc<Holder>>) -> Self {
         let answers = std::array::from_fn(|_| AtomicU32::new(0));
-        Self { addr, peer, born: Instant::now(), open: AtomicU32::new(0), idle_since_ms: AtomicU64::new(0), answers }
+        let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
+        Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }
     }
 
     /// Where it comes from, where that says who it is: nothing for a proxy that is trusted.
@@ -88,7 +93,7 @@ impl Connection {
         Answer { connection: self.clone(), slot }
     }
 
-    /// For how long no call was open; nothing while one is.
+    /// For how long no call was open, up to one [`LOOK`] more than that; nothing while one is.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
@@ -101,14 +106,14 @@ impl Connection {
         self.open.load(Ordering::Relaxed) > 0 || self.idle_since_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether an answer was not taken for [`UNREAD`]. To be looked at at least once a [`SLOT`].
-    #[must_use]
-    pub fn has_unread(&self) -> bool {
+    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`LOOK`]: it keeps the time for the others.
+    pub fn look(&self) -> bool {
+        self.age_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         self.answers[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0
     }
 
     fn slot(&self) -> usize {
-        (self.born.elapsed().as_secs() / SLOT.as_secs()) as usize % SLOTS
+        (self.age_ms.load(Ordering::Relaxed) / SLOT_MS) as usize % SLOTS
     }
 }
 
@@ -126,9 +131,7 @@ impl Answer {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Never 0, which says that nothing was asked.
-        let now_ms = u64::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        self.0.idle_since_ms.store(now_ms, Ordering::Relaxed);
+        self.0.idle_since_ms.store(self.0.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -156,19 +159,19 @@ mod tests {
         for begun in 0..12_u64 {
             let mut answer = connection.answer();
             for second in 0..55 {
-                assert!(!connection.has_unread(), "{begun}: after {second} s");
+                assert!(!connection.look(), "{begun}: after {second} s");
                 advance(Duration::from_secs(1)).await;
             }
             // Some of it was taken.
             answer.was_taken();
             let taken = Instant::now();
-            while !connection.has_unread() {
+            while !connection.look() {
                 advance(Duration::from_secs(1)).await;
                 assert!(taken.elapsed() < Duration::from_secs(75), "{begun}");
             }
             assert!(taken.elapsed() > Duration::from_secs(55), "{begun}: after {:?}", taken.elapsed());
             drop(answer);
-            assert!(!connection.has_unread());
+            assert!(!connection.look());
             advance(Duration::from_secs(begun)).await;
         }
     }
@@ -180,11 +183,17 @@ mod tests {
         assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(3)), false));
         let (one, other) = (connection.open(), connection.open());
         advance(Duration::from_secs(3)).await;
+        connection.look();
         drop(one);
         assert_eq!((connection.idle(), connection.was_asked()), (None, true));
         drop(other);
         advance(Duration::from_secs(5)).await;
         assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(5)), true));
+        drop(connection.open());
+        assert_eq!(connection.idle(), Some(Duration::from_secs(5)), "known to a look");
+        connection.look();
+        drop(connection.open());
+        assert_eq!(connection.idle(), Some(Duration::ZERO));
     }
 
     #[test]

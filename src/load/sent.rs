@@ -1,12 +1,12 @@
 //! An answer on its way: what it holds until it is taken, on the account of its call.
 //!
-//! Whoever sends it asks for the next piece when the window of the other side has taken the last one. So it is given away in pieces, the last of them a
-//! small one: what is not taken is nearly all still here.
+//! Whoever sends it asks for what comes next when the window of the other side has taken the last piece. So a long one is given away in pieces, which
+//! show that it is being read; and where nothing comes after it, the last of them is a small one: what is not taken is nearly all still here.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -21,8 +21,8 @@ use crate::error::Error;
 
 /// Answers up to here are not refused, because what they tell may have been done: those of writes are shorter.
 const NEVER_REFUSED: usize = 64 << 10;
-/// The pieces, and the last of them.
-const PIECE: usize = 16 << 10;
+/// The pieces, and the last of them where no trailers come after it.
+const PIECE: usize = 256 << 10;
 const LAST: usize = 1 << 10;
 
 /// What goes with a call to its end.
@@ -60,20 +60,16 @@ pub struct Sent<A> {
 
 impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
     /// An answer of one message, which is made now, so that its size is known before anybody takes it. Errors: OVERLOADED.
-    pub async fn whole(mut body: A, carried: Carried) -> Result<Self, Error> {
-        let first = std::future::poll_fn(|context| {
-            Poll::Ready(match pin!(&mut body).poll_frame(context) {
-                Poll::Ready(frame) => frame.map(|frame| frame.map_err(Into::into)),
-                Poll::Pending => None,
-            })
-        });
-        let first = first.await;
+    pub fn whole(body: A, carried: Carried) -> Result<Self, Error> {
         let mut sent = Self::stream(body, carried);
-        match first.map(|frame| frame.map(Frame::into_data)) {
-            Some(Ok(Ok(data))) => sent.hold(data)?,
-            Some(Ok(Err(other))) => sent.other = Some(Ok(other)),
-            Some(Err(error)) => sent.other = Some(Err(error)),
-            None => {}
+        // Where it is not there yet it is asked again, by whoever is to be told.
+        match Pin::new(&mut sent.body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => sent.hold(data)?,
+                Err(other) => sent.other = Some(Ok(other)),
+            },
+            Poll::Ready(Some(Err(error))) => sent.other = Some(Err(error.into())),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         Ok(sent)
     }
@@ -94,6 +90,17 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
         Ok(())
     }
 
+    fn piece(&mut self) -> Option<Bytes> {
+        let last = if self.held > 0 && self.other.is_none() && self.body.is_end_stream() { LAST } else { 0 };
+        let bytes = match self.data.len() {
+            0 => return None,
+            bytes if bytes > PIECE + last => PIECE,
+            bytes if bytes > last => bytes - last,
+            bytes => bytes,
+        };
+        Some(self.data.split_to(bytes))
+    }
+
     fn let_go(&mut self) {
         if let Some(held) = &mut self.carried.held {
             held.give_back(What::Byte, std::mem::take(&mut self.held));
@@ -105,16 +112,6 @@ impl<A> Sent<A> {
     /// An answer that goes on, or a refusal.
     pub fn stream(body: A, carried: Carried) -> Self {
         Self { data: Bytes::new(), held: 0, other: None, body, carried }
-    }
-
-    fn piece(&mut self) -> Option<Bytes> {
-        let bytes = match self.data.len() {
-            0 => return None,
-            bytes if bytes > PIECE + LAST => PIECE,
-            bytes if bytes > LAST => bytes - LAST,
-            bytes => bytes,
-        };
-        Some(self.data.split_to(bytes))
     }
 }
 
@@ -168,12 +165,12 @@ mod tests {
     async fn what_is_not_taken_is_held_and_the_last_piece_is_small() {
         let load = Load::new(1, 1_000_000);
         let carried = || Carried { held: Some(load.open(known())), ..Carried::default() };
-        let text: Bytes = (0..100_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
-        let mut sent = Sent::whole(Whole::from(text.clone()), carried()).await.unwrap();
-        assert_eq!((load.holds(What::Byte), sent.size_hint().exact()), (100_000, Some(100_000)));
+        let text: Bytes = (0..300_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
+        let mut sent = Sent::whole(Whole::from(text.clone()), carried()).unwrap();
+        assert_eq!((load.holds(What::Byte), sent.size_hint().exact()), (300_000, Some(300_000)));
         let (mut read, mut last) = (Vec::new(), 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
-            assert!(load.holds(What::Byte) == 100_000 && !text.is_empty());
+            assert!(load.holds(What::Byte) == 300_000 && !text.is_empty());
             let data = frame.unwrap().into_data().unwrap();
             assert!(data.len() <= PIECE);
             last = data.len();
@@ -185,8 +182,8 @@ mod tests {
         // A long one may be refused, a short one is not.
         let mut most = load.open(known());
         most.take(What::Byte, 950_000).unwrap();
-        assert!(Sent::whole(Whole::from(text.clone()), carried()).await.is_err());
-        assert!(Sent::whole(Whole::from(text.slice(..60_000)), carried()).await.is_ok());
+        assert!(Sent::whole(Whole::from(text.clone()), carried()).is_err());
+        assert!(Sent::whole(Whole::from(text.slice(..60_000)), carried()).is_ok());
         assert_eq!(load.holds(What::Byte), 950_000);
     }
 
@@ -195,7 +192,7 @@ mod tests {
         let load = Load::new(1, 1_000_000);
         let pages = [10, 50_000, 20_000, 0, 3].map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
         let carried = Carried { held: Some(load.open(known())), ..Carried::default() };
-        let mut sent = Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).await.unwrap();
+        let mut sent = Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).unwrap();
         let (mut bytes, mut most) = (0, 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
             most = most.max(load.holds(What::Byte));

@@ -99,7 +99,7 @@ where
             };
             let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline of the call has passed")));
             let sent = match answered {
-                Ok(response) => send(call.method, response, carried, connection).await,
+                Ok(response) => send(call.method, response, carried, connection.as_ref()),
                 Err(refused) => Err(refused),
             };
             call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
@@ -144,19 +144,19 @@ where
 }
 
 /// The answer with what it holds until it is taken. Errors: OVERLOADED.
-async fn send<A>(
+fn send<A>(
     method: &Method,
     response: Response<A>,
     mut carried: Carried,
-    connection: Option<Arc<Connection>>,
+    connection: Option<&Arc<Connection>>,
 ) -> Result<Response<Sent<A>>, Status>
 where
     A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let (head, body) = response.into_parts();
     let sent = if method.is_ours && !method.is_stream {
-        carried.answer = connection.as_ref().map(Connection::answer);
-        Sent::whole(body, carried).await?
+        carried.answer = connection.map(Connection::answer);
+        Sent::whole(body, carried)?
     } else {
         // A watch has a seat of its own; whatever else is a stream keeps its place.
         carried.held = carried.held.filter(|_| !method.is_ours);

@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     auth::credentials::CertNames,
-    load::connection::{Connection, SLOT},
+    load::connection::{Connection, LOOK},
     telemetry::metrics::METRICS,
 };
 
@@ -221,7 +221,7 @@ async fn requests(
     let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
     words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());
     words.push(sleep(age(max_age)).map(|()| Word::Old).boxed());
-    words.push(sleep(SLOT / 2).map(|()| Word::Look).boxed());
+    words.push(sleep(LOOK).map(|()| Word::Look).boxed());
     words.push(async { origin.go.notified().await }.map(|()| Word::Go).boxed());
     words.push(told(stop).map(|()| Word::Stop).boxed());
     let mut words = pin!(words);
@@ -231,7 +231,7 @@ async fn requests(
             Some(word) = words.next() => match word {
                 Word::FirstIsDue if asked.load(Ordering::Relaxed) => {}
                 // A proxy carries the answers of others, who are not to be cut for one of them.
-                Word::Look if place.peer.is_none() || !place.has_unread() => words.push(sleep(SLOT / 2).map(|()| Word::Look).boxed()),
+                Word::Look if !place.look() || place.peer.is_none() => words.push(sleep(LOOK).map(|()| Word::Look).boxed()),
                 word => break word,
             }
         }

@@ -1,6 +1,6 @@
 //! Room bans: nobody may speak but owner, admins and allow list.
 
-use super::{Answer, Call, Service, Written, expect_room};
+use super::{Answer, Call, Service, Written, expect_registration, expect_room};
 use crate::{
     auth::Action,
     error::Error,
@@ -35,7 +35,7 @@ impl Service {
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
             let mut batch = Batch::of(&Event { expire, ..event });
-            expect_room(&mut batch, call.key(), room, registration);
+            expect_registration(&mut batch, call.key(), room, registration);
             let mark = call.mark(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));

@@ -1,6 +1,6 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Answer, Call, Service, Written, expect_room, remove_stored};
+use super::{Answer, Call, Service, Written, expect_registration, expect_room, remove_stored};
 use crate::{
     auth::Action,
     error::{Error, Reason},
@@ -26,7 +26,7 @@ impl Service {
             self.refuse_owner(call, room, users)?;
             let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);
             let mut batch = Batch::of(&Event { expire, ..event });
-            expect_room(&mut batch, call.key(), room, registration);
+            expect_registration(&mut batch, call.key(), room, registration);
             let mark = call.mark(now_ms, expire, reason);
             let value = Value::Mark(mark.clone());
             for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {

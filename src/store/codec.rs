@@ -149,7 +149,12 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
 /// Key and value of a record. Errors: [`StoreError::Corrupt`].
 pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), StoreError> {
     let decoded = decode_key(key)?;
-    let value = match decoded {
+    Ok((decoded, decode_value(key, decoded, value)?))
+}
+
+/// The value of a record under this key, whose bytes are these. Errors: [`StoreError::Corrupt`].
+pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value, StoreError> {
+    Ok(match decoded {
         Key::Room { .. } => Value::Room(room_model(unseal(key, value)?)),
         Key::Client { .. } => Value::Client(client_model(unseal(key, value)?)),
         Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } | Key::UserMute { .. } => {
@@ -164,8 +169,7 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
             Value::Request(answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?)
         }
         Key::DeletedRoom { .. } | Key::DeletedClient { .. } => Value::Deleted(unseal::<pb::Deleted>(key, value)?.at_ms),
-    };
-    Ok((decoded, value))
+    })
 }
 
 /// The event of these bytes. Errors: [`StoreError::Corrupt`].
@@ -206,7 +210,7 @@ pub(crate) fn seal<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
     bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
     // A Vec grows as needed, so there is nothing to fail.
     let _ = message.encode(&mut bytes);
-    let sum = checksum(key, &bytes[HEADER_BYTES..]);
+    let sum = checksum([key, &bytes[HEADER_BYTES..]]);
     bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
@@ -219,16 +223,15 @@ pub(crate) fn unseal<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M
     if version != VERSION {
         return Err(corrupt(key, &format!("a value of version {version}, and this program knows version {VERSION}")));
     }
-    if checksum(key, body) != u32::from_le_bytes([a, b, c, d]) {
+    if checksum([key, body]) != u32::from_le_bytes([a, b, c, d]) {
         return Err(corrupt(key, "a value whose checksum is wrong"));
     }
     M::decode(body).map_err(|error| corrupt(key, &error.to_string()))
 }
 
-pub(super) fn checksum(key: &[u8], body: &[u8]) -> u32 {
+pub(super) fn checksum<const N: usize>(parts: [&[u8]; N]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(body);
+    parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 

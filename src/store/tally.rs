@@ -26,5 +26,5 @@ impl Tally {
 }
 
 fn sum(record: &Record) -> u64 {
-    checksum(&record.key, &[&record.revision.to_be_bytes()[..], &record.value].concat()).into()
+    checksum([&record.key, &record.revision.to_be_bytes(), &record.value]).into()
 }

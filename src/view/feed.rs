@@ -115,11 +115,8 @@ impl Building {
     }
 
     fn add(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        for Entry { key, value, revision } in entries {
-            if let Some(change) = change(key, Some(value))? {
-                self.state.apply(vec![change], *revision);
-            }
-        }
+        let changes = entries.iter().map(|Entry { key, value, revision }| change(key, Some(value), *revision));
+        self.state.apply(changes.filter_map(Result::transpose).collect::<Result<_, _>>()?);
         let records: u64 = self.state.records().map(|(_, records)| records).sum();
         if records >= self.next_progress {
             tracing::info!(records, "loading");
@@ -133,23 +130,23 @@ fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
     let mut changes = Vec::with_capacity(commit.operations.len());
     for operation in &commit.operations {
         changes.extend(match operation {
-            Operation::Put { key, value } => change(key, Some(value))?,
-            Operation::Delete { key } => change(key, None)?,
+            Operation::Put { key, value } => change(key, Some(value), commit.revision)?,
+            Operation::Delete { key } => change(key, None, commit.revision)?,
         });
     }
-    state.apply(changes, commit.revision);
+    state.apply(changes);
     Ok(())
 }
 
 /// Nothing where the key is none of ours: others may write to a cluster too. Errors: [`StoreError::Corrupt`] where the value is none of its key.
-fn change<'a>(key: &'a [u8], value: Option<&[u8]>) -> Result<Option<Change<'a>>, StoreError> {
+fn change<'a>(key: &'a [u8], value: Option<&[u8]>, revision: Revision) -> Result<Option<Change<'a>>, StoreError> {
     let Ok(decoded) = codec::decode_key(key) else {
         METRICS.foreign_key();
         tracing::warn!(key = %key.escape_ascii(), "a record whose key is none of this service's is passed over");
         return Ok(None);
     };
-    let value = value.map(|value| codec::decode(key, value)).transpose()?.map(|(_, value)| value);
-    Ok(Some(Change { key: decoded, value }))
+    let value = value.map(|value| codec::decode_value(key, decoded, value)).transpose()?;
+    Ok(Some(Change { key: decoded, value, revision }))
 }
 
 fn ended() -> StoreError {

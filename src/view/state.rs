@@ -95,6 +95,8 @@ impl App {
 pub(super) struct Change<'a> {
     pub(super) key: Key<'a>,
     pub(super) value: Option<Value>,
+    /// Of the commit.
+    pub(super) revision: Revision,
 }
 
 impl State {
@@ -121,27 +123,28 @@ impl State {
         self.apps.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Applies changes of one commit; those of one owner that follow each other, under one lock.
-    pub(super) fn apply(&self, mut changes: Vec<Change<'_>>, revision: Revision) {
+    /// Applies changes in their order; those of one owner that follow each other, under one lock.
+    pub(super) fn apply(&self, mut changes: Vec<Change<'_>>) {
         for run in changes.chunk_by_mut(|a, b| a.key.owner() == b.key.owner()) {
             let Some(first) = run.first() else { continue };
             match first.key.owner() {
-                Owner::Room { app, room } => self.apply_to_room(app, room, run, revision),
-                Owner::Client { app, user } | Owner::User { app, user } => self.apply_to_client(app, user, run, revision),
-                Owner::Request { app, id } => self.apply_to_request(app, id, run, revision),
+                Owner::Room { app, room } => self.apply_to_room(app, room, run),
+                Owner::Client { app, user } | Owner::User { app, user } => self.apply_to_client(app, user, run),
+                Owner::Request { app, id } => self.apply_to_request(app, id, run),
             }
         }
     }
 
-    fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
+    fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>]) {
         let known = self.app_or_new(app);
         known.rooms.update(id, |room| {
             let before = (room.records(), room.profile_bytes());
-            for change in run {
-                let value = change.value.take().map(|value| self.share(value));
+            for Change { key, value, revision } in run {
+                let (key, revision) = (*key, *revision);
+                let value = value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
-                room.apply(change.key, value, revision);
-                if matches!(change.key, Key::DeletedRoom { .. }) {
+                room.apply(key, value, revision);
+                if matches!(key, Key::DeletedRoom { .. }) {
                     known.deleted_rooms.set(id, room.remains.as_ref().map(|remains| remains.revision));
                     self.deleted.set(room.remains.is_some(), app, true, id);
                 }
@@ -151,19 +154,20 @@ impl State {
         });
     }
 
-    fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>], revision: Revision) {
+    fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>]) {
         let known = self.app_or_new(app);
         known.clients.update(user, |client| {
             let before = (client.records(), client.profile_bytes());
-            for change in run {
-                let value = change.value.take().map(|value| self.share(value));
+            for Change { key, value, revision } in run {
+                let (key, revision) = (*key, *revision);
+                let value = value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
-                if let Key::NotificationMute { room, .. } = change.key {
+                if let Key::NotificationMute { room, .. } = key {
                     let until = value.as_ref().and_then(expire).map(|value| Held { value, revision });
                     self.silence(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
                 }
-                client.apply(change.key, value, revision);
-                match change.key {
+                client.apply(key, value, revision);
+                match key {
                     Key::UserMute { .. } => known.muted_users.set(user, client.user_mute.clone()),
                     Key::DeletedClient { .. } => self.delete_client(&known, app, user, client),
                     _ => {}
@@ -181,13 +185,13 @@ impl State {
         gone.for_each(|muted| self.silence(known, app, &muted.room, user, None));
     }
 
-    fn apply_to_request(&self, app: &str, id: &str, run: &mut [Change<'_>], revision: Revision) {
+    fn apply_to_request(&self, app: &str, id: &str, run: &mut [Change<'_>]) {
         for change in run {
             let answered = match change.value.take() {
                 Some(Value::Request(answered)) => Some(answered),
                 _ => None,
             };
-            self.requests.apply(app, id, answered, revision);
+            self.requests.apply(app, id, answered, change.revision);
         }
     }
 

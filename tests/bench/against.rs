@@ -71,16 +71,16 @@ async fn calls(ours: &Side, theirs: &Side) -> Vec<Row> {
         grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
     };
     let mut rows = vec![
-        rates("CheckSend", ours, theirs, async |side, end| grpc::load(&side.clients, end, check).await).await,
-        rates("BatchCheckSend: checks", ours, theirs, async |side, end| {
+        of_sides("CheckSend", ours, theirs, async |side, end| grpc::load(&side.clients, end, check).await).await,
+        of_sides("BatchCheckSend: checks", ours, theirs, async |side, end| {
             grpc::load(&side.clients, end, batch.clone()).await * BATCH as u64
         })
         .await,
-        rates("FilterRecipients, 10,000 users", ours, theirs, async |side, end| {
+        of_sides("FilterRecipients, 10,000 users", ours, theirs, async |side, end| {
             grpc::load(&side.clients[..1], end, recipients.clone()).await
         })
         .await,
-        rates("durable MuteMembers, 64 callers", ours, theirs, async |side, end| grpc::load(&side.clients, end, mute).await)
+        of_sides("durable MuteMembers, 64 callers", ours, theirs, async |side, end| grpc::load(&side.clients, end, mute).await)
             .await,
     ];
     // Opened now: one that asks for nothing is closed.
@@ -90,7 +90,7 @@ async fn calls(ours: &Side, theirs: &Side) -> Vec<Row> {
         let connections = if std::ptr::eq(side, ours) { &our_rest } else { &their_rest };
         rest::load(&mut *connections.lock().await, end).await
     };
-    rows.push(rates(what, ours, theirs, load).await);
+    rows.push(of_sides(what, ours, theirs, load).await);
     rows
 }
 
@@ -98,10 +98,15 @@ async fn rest_of(side: &Side) -> Mutex<Vec<tokio::net::TcpStream>> {
     Mutex::new(rest::connections(&side.program.rest).await)
 }
 
-async fn rates(what: &'static str, ours: &Side, theirs: &Side, load: impl AsyncFn(&Side, Instant) -> u64) -> Row {
+async fn of_sides(what: &'static str, ours: &Side, theirs: &Side, load: impl AsyncFn(&Side, Instant) -> u64) -> Row {
+    rates(what, async |end| load(ours, end).await, async |end| load(theirs, end).await).await
+}
+
+/// The medians of several measurements in turns.
+pub async fn rates(what: &'static str, ours: impl AsyncFn(Instant) -> u64, theirs: impl AsyncFn(Instant) -> u64) -> Row {
     let (mut us, mut them) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
-        let (rate, other) = in_turns(async |end| load(ours, end).await, async |end| load(theirs, end).await).await;
+        let (rate, other) = in_turns(&ours, &theirs).await;
         us.push(rate);
         them.push(other);
     }

@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::{
     Row,
+    against::rates,
     grpc::{self, room, user},
     in_turns,
     program::{Program, resident},
@@ -107,9 +108,8 @@ pub async fn against(place: &Path, build: &str) -> Vec<Row> {
     let mute = |client, caller: usize, call: usize| {
         grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
     };
-    let (rate, other) =
-        in_turns(async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, mute).await).await;
-    vec![Row::rates("a replica over etcd: durable MuteMembers, 64 callers", rate, (other, "another build"), "-")]
+    let what = "a replica over etcd: durable MuteMembers, 64 callers";
+    vec![rates(what, async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, mute).await).await]
 }
 
 /// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to start.
