@@ -154,7 +154,7 @@ impl App {
         };
         let user = UserId::parse(dev::IMKIT_USER.to_owned(), false)?;
         let app_token = agora_keys.mint_app(&agora.key, now_ms, Some(month_s))?;
-        Ok((app_token, imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms / 1_000 + month_s)?))
+        Ok((app_token, imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms, now_ms / 1_000 + month_s)?))
     }
 
     /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a while nothing else changes, calls that run are

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -13,13 +14,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{App, Failure},
-    auth::{apps::Apps, credentials::Access, secret::KeyHash},
+    auth::{
+        apps::{AppConfig, Apps},
+        credentials::Access,
+        secret::KeyHash,
+        token::{TokenKeys, Unverified},
+    },
     clock::Clock,
     config::{Config, Settings},
     ctl, dev,
     files::Files,
     server::tls::Tls,
     telemetry::{self, traces::Traces},
+    visible::shown,
 };
 
 mod progress;
@@ -249,7 +256,28 @@ fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     config.tls.map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?;
     let (apps, services, issuers) = (config.apps.len(), config.services.len(), config.issuers.len());
     say(&format!("The configuration is good: {apps} apps, {services} services, {issuers} issuers.\n"));
+    let known = Apps::new(&config.apps).map_err(Failure::Config)?;
+    config.apps.iter().for_each(|app| say(&changing(app, known.get(&app.key).ok().and_then(|app| app.tokens.as_ref()))));
+    let two = config.services.iter().filter(|service| service.token_hash.len() > 1);
+    two.for_each(|service| say(&format!("service {}: two of token_hash are good\n", service.name)));
     Ok(())
+}
+
+/// Which keys of an app are about to take the place of others, and which tokens are refused.
+fn changing(app: &AppConfig, tokens: Option<&TokenKeys>) -> String {
+    let mut said = Vec::new();
+    let hashes = [
+        ("api_key_hash", &app.api_key_hash),
+        ("client_key_hash", &app.client_key_hash),
+        ("client_secret_hash", &app.client_secret_hash),
+    ];
+    said.extend(hashes.iter().filter(|(_, hashes)| hashes.len() > 1).map(|(field, _)| format!("two of {field} are good")));
+    if let Some([new, old]) = tokens.map(|tokens| tokens.signers().collect::<Vec<_>>()).as_deref() {
+        said.push(format!("token_secret {new} signs, and what {old} has signed is good"));
+    }
+    said.extend(app.tokens_not_before.iter().map(|time| format!("tokens of before {time} are refused")));
+    said.extend((!app.revoked_tokens.is_empty()).then(|| format!("{} tokens are revoked", app.revoked_tokens.len())));
+    said.iter().map(|what| format!("app {}: {what}\n", app.key)).collect()
 }
 
 fn mint(token: &Token) -> Result<(), Failure> {
@@ -263,12 +291,22 @@ fn mint(token: &Token) -> Result<(), Failure> {
         Some(_) if token.ttl == 0 => return Err(wrong("--ttl: a user token has an end")),
         Some(user) => {
             let user = app.user(user.clone()).map_err(|error| wrong(&error.message))?;
-            keys.mint_user(&app.key, user.as_str(), (now_ms / 1_000).saturating_add(token.ttl))
+            keys.mint_user(&app.key, user.as_str(), now_ms, (now_ms / 1_000).saturating_add(token.ttl))
         }
         None => keys.mint_app(&app.key, now_ms, (token.ttl != 0).then_some(token.ttl)),
     };
-    say(&format!("{}\n", minted.map_err(|error| Failure::Serve(error.into()))?));
+    let minted = minted.map_err(|error| Failure::Serve(error.into()))?;
+    say(&format!("{minted}\n"));
+    let facts = Unverified::read(&minted).map_err(|error| Failure::Serve(error.into()))?;
+    let end = facts.ends_ms().map_or_else(|| "without end".to_owned(), |end_ms| format!("good until {}", moment(end_ms)));
+    let (id, signer) = (facts.id.unwrap_or_default(), facts.signer.unwrap_or_default());
+    complain(&format!("{end}; its id, to revoke it by (revoked_tokens), is {id}; signed with the token_secret {signer}"));
     Ok(())
+}
+
+/// RFC 3339, in UTC.
+fn moment(time_ms: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
 }
 
 fn hash_key(key: Option<String>) -> Result<(), Failure> {
@@ -313,5 +351,7 @@ fn say(text: &str) {
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    // It tells what files say, and they may be of others.
+    let lines: Vec<_> = text.lines().map(shown).collect();
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }

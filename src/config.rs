@@ -160,7 +160,7 @@ pub struct Settings {
     /// A collector that traces are sent to, over OTLP (gRPC), such as `http://127.0.0.1:4317` [default: none]
     #[arg(long, value_name = "URL", env = "MUTE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-    /// How many of the calls are traced, 0 to 1, where the caller's own trace (`traceparent`) does not say [default: 0.01]
+    /// How many of the calls are traced, 0 to 1, where the trace of a service (`traceparent`) does not say [default: 0.01]
     #[arg(long, value_name = "SHARE", env = "MUTE_TRACE_SHARE")]
     pub trace_share: Option<f64>,
 }

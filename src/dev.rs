@@ -35,21 +35,23 @@ pub fn apps() -> [AppConfig; 2] {
         key: key.to_owned(),
         directory: Directory::Strict,
         case_insensitive_users: Some(fold),
-        api_key_hash: None,
-        client_key_hash: None,
+        api_key_hash: Vec::new(),
+        client_key_hash: Vec::new(),
         client_id: None,
-        client_secret_hash: None,
-        token_secret: Some(Secret::new(format!("dev-token-secret of {key}"))),
+        client_secret_hash: Vec::new(),
+        token_secret: vec![Secret::new(format!("dev-token-secret of {key}"))],
+        tokens_not_before: None,
+        revoked_tokens: Vec::new(),
     };
     [
         AppConfig {
             client_id: Some(CLIENT_ID.to_owned()),
-            client_secret_hash: Some(KeyHash::of(CLIENT_SECRET)),
+            client_secret_hash: vec![KeyHash::of(CLIENT_SECRET)],
             ..app(AGORA_APP, true)
         },
         AppConfig {
-            api_key_hash: Some(KeyHash::of(API_KEY)),
-            client_key_hash: Some(KeyHash::of(CLIENT_KEY)),
+            api_key_hash: vec![KeyHash::of(API_KEY)],
+            client_key_hash: vec![KeyHash::of(CLIENT_KEY)],
             ..app(IMKIT_APP, false)
         },
     ]
@@ -60,7 +62,7 @@ pub fn apps() -> [AppConfig; 2] {
 pub fn service() -> ServiceConfig {
     ServiceConfig {
         name: "dev".to_owned(),
-        token_hash: Some(KeyHash::of(SERVICE_TOKEN)),
+        token_hash: vec![KeyHash::of(SERVICE_TOKEN)],
         cert_names: Vec::new(),
         issuer: None,
         subjects: Vec::new(),

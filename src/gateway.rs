@@ -107,23 +107,21 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
         None => within_bounds(&uri, &mut carried, request, next).await,
         Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
     };
-    let response = agora::render(response, &gateway.clock, started_ms);
+    let render = |response| agora::render(response, &gateway.clock, started_ms);
+    let response = render(response);
     let (status, took) = (response.status().as_u16(), started.elapsed());
     METRICS.rest(vendor(&uri), status, took);
     if let Some(followed) = followed {
         followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
     }
     carried.answer = connection.as_ref().map(Connection::answer);
-    send(&uri, response, carried)
+    send(response, carried).unwrap_or_else(|error| render(too_many(&uri, &error)))
 }
 
-/// The answer, with what it holds until it is taken.
-fn send(uri: &Uri, response: Response, carried: Carried) -> Response {
+/// The answer, with what it holds until it is taken. Errors: OVERLOADED.
+fn send(response: Response, carried: Carried) -> Result<Response, Error> {
     let (head, body) = response.into_parts();
-    match Sent::whole(body, carried) {
-        Ok(sent) => Response::from_parts(head, Body::new(sent)),
-        Err(error) => too_many(uri, &error),
-    }
+    Ok(Response::from_parts(head, Body::new(Sent::whole(body, carried)?)))
 }
 
 /// By the route, since a path names users.
@@ -131,7 +129,8 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
     let route = || request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let method = || request.method().as_str().to_owned();
     let attributes = || vec![KeyValue::new("http.request.method", method()), KeyValue::new("http.route", route().to_owned())];
-    Followed::begin(request.headers(), || format!("{} {}", method(), route()), attributes)
+    let is_service = request.extensions().get::<Caller>().is_some_and(Caller::is_service);
+    Followed::begin(request.headers(), is_service, || format!("{} {}", method(), route()), attributes)
 }
 
 /// Refuses a head that is too large and a body that does not come, and answers for a handler that has panicked or takes too long.

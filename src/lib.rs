@@ -34,7 +34,8 @@
 //! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
 //!
 //! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
-//! process, [`config`] its settings, [`cli`] its commands, [`ctl`] a person's hands, a caller like any other, [`dev`] what makes the documents' examples work.
+//! process, [`config`] its settings, [`cli`] its commands, [`ctl`] a person's hands, a caller like any other, [`dev`] what makes the documents' examples work. [`visible`] shows
+//! people what others wrote.
 
 pub mod app;
 pub mod auth;
@@ -60,4 +61,5 @@ pub mod sweep;
 pub mod telemetry;
 pub mod transfer;
 pub mod view;
+pub mod visible;
 pub mod watch;

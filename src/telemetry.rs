@@ -16,7 +16,7 @@ use prometheus_client::{
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::{load::What, service::Service, sweep, telemetry::metrics::METRICS};
+use crate::{load::What, service::Service, sweep, telemetry::metrics::METRICS, visible::Lines};
 
 pub mod metrics;
 pub mod traces;
@@ -43,8 +43,9 @@ pub fn logs_are_json() -> bool {
 /// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
 /// and its libraries' at `warn`.
 pub fn init_logs(format: LogFormat) {
+    let lines = move || Lines { to: std::io::stderr(), are_json: format == LogFormat::Json };
     let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     // A second call, in a test, changes nothing.
     let _ = FORMAT.set(format);
     let _ = match format {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    secret::{KeyHash, Secret},
+    secret::{KeyHash, Secret, one_or_two},
     token::TokenKeys,
 };
 use crate::{
@@ -26,16 +26,25 @@ pub struct AppConfig {
     pub directory: Directory,
     /// Whether `Aa` and `aa` are the same user. Without it: yes for `org#app`, no for one word.
     pub case_insensitive_users: Option<bool>,
-    /// Hash of the `IM-API-KEY`.
-    pub api_key_hash: Option<KeyHash>,
+    /// Hash of the `IM-API-KEY`. Of this and each of the other keys there may be two, while one takes the place of the other.
+    #[serde(default, deserialize_with = "one_or_two")]
+    pub api_key_hash: Vec<KeyHash>,
     /// Hash of the `IM-CLIENT-KEY`.
-    pub client_key_hash: Option<KeyHash>,
+    #[serde(default, deserialize_with = "one_or_two")]
+    pub client_key_hash: Vec<KeyHash>,
     /// For the token endpoint.
     pub client_id: Option<String>,
     /// Hash of the secret that goes with `client_id`.
-    pub client_secret_hash: Option<KeyHash>,
-    /// Signs the app's tokens, and its users'.
-    pub token_secret: Option<Secret>,
+    #[serde(default, deserialize_with = "one_or_two")]
+    pub client_secret_hash: Vec<KeyHash>,
+    /// The first signs the app's tokens, and its users'; what either has signed is good.
+    #[serde(default, deserialize_with = "one_or_two")]
+    pub token_secret: Vec<Secret>,
+    /// Tokens that were issued before (`iat`), or do not say when, are refused.
+    pub tokens_not_before: Option<toml::value::Datetime>,
+    /// Ids (`jti`) of tokens that are refused.
+    #[serde(default)]
+    pub revoked_tokens: Vec<String>,
 }
 
 impl AppConfig {
@@ -76,7 +85,8 @@ pub struct App {
     fold: bool,
     /// Nothing where no token of this app can be good.
     pub tokens: Option<TokenKeys>,
-    client: Option<(String, KeyHash)>,
+    /// Id and hashes of the secret: two of them, so that one takes as long as two.
+    client: Option<(String, [KeyHash; 2])>,
 }
 
 impl App {
@@ -95,9 +105,10 @@ impl App {
     #[must_use]
     pub fn with_client(app: Option<Arc<Self>>, id: &str, secret: &str) -> Option<Arc<Self>> {
         let client = app.as_ref().and_then(|app| app.client.as_ref());
-        let nobody = (String::new(), KeyHash::of(""));
-        let (known_id, hash) = client.unwrap_or(&nobody);
-        let is_of = KeyHash::of(known_id).is_of(id) & hash.is_of(secret);
+        let nobody = (String::new(), [KeyHash::of(""), KeyHash::of("")]);
+        let (known_id, [one, other]) = client.unwrap_or(&nobody);
+        let secret = KeyHash::of(secret);
+        let is_of = KeyHash::of(known_id).is_of(id) & (one.is(&secret) | other.is(&secret));
         app.filter(|app| is_of & app.client.is_some())
     }
 }
@@ -138,15 +149,16 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     {
         return Err(format!("\"{org}\" is the beginning of other paths; the organization needs another name"));
     }
-    let client = match (&config.client_id, &config.client_secret_hash) {
-        (Some(id), Some(hash)) => Some((id.clone(), hash.clone())),
-        (None, None) => None,
+    let client = match (&config.client_id, &config.client_secret_hash[..]) {
+        (Some(id), [one]) => Some((id.clone(), [one.clone(), one.clone()])),
+        (Some(id), [one, other]) => Some((id.clone(), [one.clone(), other.clone()])),
+        (None, []) => None,
         _ => return Err("client_id and client_secret_hash go together".to_owned()),
     };
-    if client.is_some() && config.token_secret.is_none() {
+    if client.is_some() && config.token_secret.is_empty() {
         return Err("client_id needs token_secret, to sign the tokens that it gets".to_owned());
     }
-    if config.token_secret.as_ref().is_some_and(|secret| secret.expose().len() < 16) {
+    if config.token_secret.iter().any(|secret| secret.expose().len() < 16) {
         return Err("token_secret is shorter than 16 characters".to_owned());
     }
     Ok(App {
@@ -154,7 +166,7 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
         holders: Default::default(),
         strict: config.directory == Directory::Strict,
         fold: config.folds_users(),
-        tokens: config.token_secret.as_ref().map(TokenKeys::new),
+        tokens: TokenKeys::of(config)?,
         client,
         key,
     })

@@ -18,7 +18,7 @@ use super::{
     Credential, Principal, Scope, ServiceAccount,
     apps::{App, AppConfig, Apps},
     issuers::{IssuerConfig, Issuers},
-    secret::KeyHash,
+    secret::{KeyHash, one_or_two},
     token::{Bearer, Unverified, invalid},
 };
 use crate::{
@@ -69,8 +69,14 @@ impl Caller {
         Account {
             peer: connection.and_then(|connection| connection.peer.clone()),
             caller: self.holder.clone(),
-            is_service: matches!(self.principal, Ok(Principal::Service(_))),
+            is_service: self.is_service(),
         }
+    }
+
+    /// Whether it is an internal service.
+    #[must_use]
+    pub fn is_service(&self) -> bool {
+        matches!(self.principal, Ok(Principal::Service(_)))
     }
 
     /// The same caller, within a call that has been counted.
@@ -91,8 +97,9 @@ pub struct CertNames(pub Vec<String>);
 pub struct ServiceConfig {
     /// For logs, and as actor of what it writes.
     pub name: String,
-    /// Hash of its bearer token.
-    pub token_hash: Option<KeyHash>,
+    /// Hash of its bearer token; two while one takes the place of the other.
+    #[serde(default, deserialize_with = "one_or_two")]
+    pub token_hash: Vec<KeyHash>,
     /// Names that its client certificates are for: DNS names or URIs, whole.
     #[serde(default)]
     pub cert_names: Vec<String>,
@@ -211,9 +218,8 @@ impl Credentials {
                 (&config.api_key_hash, &mut api_keys, "api_key_hash"),
                 (&config.client_key_hash, &mut client_keys, "client_key_hash"),
             ] {
-                let Some(hash) = hash else { continue };
-                if keys.insert(hash.clone(), config.key.clone()).is_some() {
-                    wrong.push(format!("app \"{}\": {name} is that of another app too", config.key));
+                if hash.iter().any(|hash| keys.insert(hash.clone(), config.key.clone()).is_some()) {
+                    wrong.push(format!("app \"{}\": {name} is there twice", config.key));
                 }
             }
         }
@@ -225,14 +231,14 @@ impl Credentials {
                 apps: apps.clone(),
                 holder: Arc::default(),
             });
-            if token_hash.is_none() && cert_names.is_empty() && subjects.is_empty() {
+            if token_hash.is_empty() && cert_names.is_empty() && subjects.is_empty() {
                 wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names nor subjects to be known by"));
             }
             if issuer.is_some() == subjects.is_empty() {
                 wrong.push(format!("service \"{name}\": issuer and subjects go together"));
             }
             if token_hash.iter().any(|hash| by_token.insert(hash.clone(), account.clone()).is_some()) {
-                wrong.push(format!("service \"{name}\": token_hash is that of another service too"));
+                wrong.push(format!("service \"{name}\": token_hash is there twice"));
             }
             if cert_names.iter().any(|cert_name| by_certificate.insert(cert_name.clone(), account.clone()).is_some()) {
                 wrong.push(format!("service \"{name}\": one of cert_names is that of another service too"));

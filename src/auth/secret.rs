@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IntoDeserializer as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -55,7 +55,13 @@ impl KeyHash {
     /// Whether this is the hash of that key, in constant time.
     #[must_use]
     pub fn is_of(&self, key: &str) -> bool {
-        self.0.ct_eq(&Self::of(key).0).into()
+        self.is(&Self::of(key))
+    }
+
+    /// Whether they are of the same key, in constant time.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 }
 
@@ -79,6 +85,31 @@ impl<'de> Deserialize<'de> for KeyHash {
             serde::de::Error::custom("a hash is `sha256:` and 64 hex digits; `mute-service hash-key` makes one from a key")
         })
     }
+}
+
+/// A key as it stands in the configuration: one, or two while one takes the place of the other. The first is the new one.
+pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct OneOrTwo<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrTwo<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("one text, or two: the new and the old")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(text.into_deserializer()).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut texts: A) -> Result<Vec<T>, A::Error> {
+            let mut read = Vec::new();
+            while let Some(text) = texts.next_element()? {
+                read.push(text);
+            }
+            if matches!(read.len(), 1 | 2) { Ok(read) } else { Err(serde::de::Error::invalid_length(read.len(), &self)) }
+        }
+    }
+    deserializer.deserialize_any(OneOrTwo(std::marker::PhantomData))
 }
 
 #[cfg(test)]

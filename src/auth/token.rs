@@ -1,12 +1,15 @@
 //! Tokens: JWT, HS256. A user token is signed with the app's secret, as the app's own back end would sign it; an app token with a key derived
 //! from it, so that whoever can have users' tokens signed cannot have one made that passes for an app's.
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use prost_types::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use super::secret::Secret;
+use super::{apps::AppConfig, secret::Secret};
 use crate::{
     error::{Error, Reason},
     model::AppKey,
@@ -17,6 +20,17 @@ const APP: &str = "app";
 
 /// Signs and checks the tokens of one app.
 pub struct TokenKeys {
+    /// The first signs; what any of them has signed is good.
+    signers: Vec<Signer>,
+    /// Tokens of before are good no longer, in Unix milliseconds; those that do not say when they were issued are of before.
+    not_before_ms: Option<u64>,
+    revoked: HashSet<String>,
+}
+
+/// What comes of one secret.
+struct Signer {
+    /// What the tokens that it signs name it by (`kid`): part of a hash of the secret.
+    id: String,
     user: (EncodingKey, DecodingKey),
     app: (EncodingKey, DecodingKey),
 }
@@ -27,6 +41,8 @@ struct AppClaims {
     app: String,
     iat: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
 }
 
@@ -34,6 +50,8 @@ struct AppClaims {
 struct MintedUserClaims<'a> {
     app: &'a str,
     id: &'a str,
+    iat: u64,
+    jti: String,
     exp: u64,
 }
 
@@ -43,6 +61,8 @@ struct UserClaims {
     app: Option<String>,
     id: Option<String>,
     sub: Option<String>,
+    iat: Option<f64>,
+    jti: Option<String>,
     nbf: Option<f64>,
     exp: f64,
 }
@@ -52,6 +72,12 @@ struct UserClaims {
 pub struct Unverified {
     /// The app that is said to have issued it.
     pub app: Option<String>,
+    /// What it can be revoked by.
+    #[serde(rename = "jti")]
+    pub id: Option<String>,
+    /// The key that is said to have signed it.
+    #[serde(skip)]
+    pub signer: Option<String>,
     iss: Option<serde_json::Value>,
     typ: Option<String>,
     exp: Option<serde_json::Value>,
@@ -68,11 +94,12 @@ pub enum Bearer {
 impl Unverified {
     /// Errors: MALFORMED_TOKEN where it is no JWT.
     pub fn read(token: &str) -> Result<Self, Error> {
-        jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
         if says_crit(token) {
             return Err(invalid());
         }
-        jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())
+        let claims: Self = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())?;
+        Ok(Self { signer: header.kid, ..claims })
     }
 
     /// When it is said to end, in Unix milliseconds.
@@ -89,42 +116,106 @@ impl Unverified {
 }
 
 impl TokenKeys {
-    /// Keys from the app's secret.
-    #[must_use]
-    pub fn new(secret: &Secret) -> Self {
-        let derived = Sha256::new().chain_update("mute-service app token\0").chain_update(secret.expose()).finalize();
-        let pair = |key: &[u8]| (EncodingKey::from_secret(key), DecodingKey::from_secret(key));
-        Self { user: pair(secret.expose().as_bytes()), app: pair(&derived) }
+    /// Keys from the app's secrets; nothing where it has none. Errors: what is wrong with what is configured.
+    pub fn of(app: &AppConfig) -> Result<Option<Self>, String> {
+        let not_before_ms = app.tokens_not_before.map(|time| {
+            let time = time.to_string().parse::<Timestamp>().ok().filter(|time| time.seconds >= 0);
+            let time = time.ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
+            Ok::<_, String>(time.seconds.unsigned_abs() * 1_000)
+        });
+        Ok((!app.token_secret.is_empty()).then_some(Self {
+            signers: app.token_secret.iter().map(Signer::of).collect(),
+            not_before_ms: not_before_ms.transpose()?,
+            revoked: app.revoked_tokens.iter().cloned().collect(),
+        }))
     }
 
     /// An app token, for so many seconds or without end.
     pub fn mint_app(&self, app: &AppKey, now_ms: u64, ttl_s: Option<u64>) -> Result<String, Error> {
         let iat = now_ms / 1_000;
-        let claims = AppClaims { typ: APP.to_owned(), app: app.to_string(), iat, exp: ttl_s.map(|ttl| iat.saturating_add(ttl)) };
-        sign(&claims, &self.app.0)
+        let exp = ttl_s.map(|ttl| iat.saturating_add(ttl));
+        let claims = AppClaims { typ: APP.to_owned(), app: app.to_string(), iat, jti: Some(new_id()), exp };
+        self.sign(&claims, |signer| &signer.app.0)
     }
 
     /// A user token, good until that Unix second.
-    pub fn mint_user(&self, app: &AppKey, user: &str, exp_s: u64) -> Result<String, Error> {
-        sign(&MintedUserClaims { app: app.as_str(), id: user, exp: exp_s }, &self.user.0)
+    pub fn mint_user(&self, app: &AppKey, user: &str, now_ms: u64, exp_s: u64) -> Result<String, Error> {
+        let claims = MintedUserClaims { app: app.as_str(), id: user, iat: now_ms / 1_000, jti: new_id(), exp: exp_s };
+        self.sign(&claims, |signer| &signer.user.0)
     }
 
-    /// Checks signature, algorithm, app and time. Errors: MALFORMED_TOKEN, INVALID_TOKEN.
+    /// Checks signature, algorithm, app and time, and that it was not revoked. Errors: MALFORMED_TOKEN, INVALID_TOKEN.
     pub fn verify(&self, app: &AppKey, token: &str, now_ms: u64) -> Result<Bearer, Error> {
-        if Unverified::read(token)?.typ.as_deref() == Some(APP) {
-            let claims: AppClaims = check(token, &self.app.1)?;
+        let unverified = Unverified::read(token)?;
+        let signer = unverified.signer.as_deref();
+        if unverified.typ.as_deref() == Some(APP) {
+            let claims: AppClaims = self.check(token, signer, |signer| &signer.app.1)?;
             let in_time = claims.exp.is_none_or(|exp| now_ms < exp.saturating_mul(1_000));
-            return if claims.app == app.as_str() && in_time { Ok(Bearer::App) } else { Err(invalid()) };
+            let is_good =
+                in_time && claims.app == app.as_str() && !self.has_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
+            return if is_good { Ok(Bearer::App) } else { Err(invalid()) };
         }
-        let claims: UserClaims = check(token, &self.user.1)?;
+        let claims: UserClaims = self.check(token, signer, |signer| &signer.user.1)?;
         let now_s = now_ms as f64 / 1_000.0;
         let in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
         let of_app = claims.app.is_none_or(|of| of == app.as_str());
+        let is_good = in_time && of_app && !self.has_revoked(claims.jti.as_deref(), claims.iat);
         match claims.id.or(claims.sub) {
-            Some(user) if in_time && of_app => Ok(Bearer::User(user)),
+            Some(user) if is_good => Ok(Bearer::User(user)),
             _ => Err(invalid()),
         }
     }
+
+    /// What the tokens that are good name their keys by; the first is that of new ones.
+    pub fn signers(&self) -> impl Iterator<Item = &str> {
+        self.signers.iter().map(|signer| signer.id.as_str())
+    }
+
+    fn has_revoked(&self, id: Option<&str>, issued_s: Option<f64>) -> bool {
+        id.is_some_and(|id| self.revoked.contains(id))
+            || self.not_before_ms.is_some_and(|not_before_ms| issued_s.is_none_or(|at_s| at_s * 1_000.0 < not_before_ms as f64))
+    }
+
+    fn sign<C: Serialize>(&self, claims: &C, key: fn(&Signer) -> &EncodingKey) -> Result<String, Error> {
+        let signer = self.signers.first().ok_or_else(invalid)?;
+        let header = Header { kid: Some(signer.id.clone()), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, claims, key(signer)).map_err(Error::internal)
+    }
+
+    /// By the key that is named, where it is one of ours; back ends that sign their users' tokens themselves name none, or one of their own.
+    /// Times are compared by the caller, with the service's one clock.
+    fn check<C: DeserializeOwned>(&self, token: &str, named: Option<&str>, key: fn(&Signer) -> &DecodingKey) -> Result<C, Error> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        let is_named = |signer: &&Signer| Some(signer.id.as_str()) == named;
+        let one = self.signers.iter().find(is_named);
+        let tried = one.into_iter().chain(self.signers.iter().filter(|_| one.is_none()));
+        let mut checked = tried.map(|signer| jsonwebtoken::decode(token, key(signer), &validation));
+        checked.find_map(Result::ok).map(|data| data.claims).ok_or_else(invalid)
+    }
+}
+
+impl Signer {
+    fn of(secret: &Secret) -> Self {
+        let hash = |what: &str| Sha256::new().chain_update(what).chain_update(secret.expose()).finalize();
+        let pair = |key: &[u8]| (EncodingKey::from_secret(key), DecodingKey::from_secret(key));
+        Self {
+            id: hex(&hash("mute-service key id\0")[..4]),
+            user: pair(secret.expose().as_bytes()),
+            app: pair(&hash("mute-service app token\0")),
+        }
+    }
+}
+
+/// 96 bits of chance, as hex digits.
+fn new_id() -> String {
+    hex(&rand::random::<[u8; 12]>())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the header names extensions that whoever takes the token has to understand (RFC 7515, section 4.1.11): we understand none.
@@ -134,20 +225,7 @@ fn says_crit(token: &str) -> bool {
     header.is_some_and(|header: serde_json::Map<String, serde_json::Value>| header.contains_key("crit"))
 }
 
-fn sign<C: Serialize>(claims: &C, key: &EncodingKey) -> Result<String, Error> {
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, key).map_err(Error::internal)
-}
-
-/// Times are compared by the caller, with the service's one clock.
-fn check<C: DeserializeOwned>(token: &str, key: &DecodingKey) -> Result<C, Error> {
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    jsonwebtoken::decode(token, key, &validation).map(|data| data.claims).map_err(|_| invalid())
-}
-
-/// It is wrong, or of another app or time.
+/// It is wrong, revoked, or of another app or time.
 pub(super) fn invalid() -> Error {
     Error::new(Reason::InvalidToken, "the token is invalid or has expired")
 }
@@ -169,7 +247,14 @@ mod tests {
     }
 
     fn keys() -> TokenKeys {
-        TokenKeys::new(&Secret::new("app secret"))
+        of(&["app secret"], |_| ())
+    }
+
+    fn of(secrets: &[&str], set: impl FnOnce(&mut AppConfig)) -> TokenKeys {
+        let mut config: AppConfig = toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
+        config.token_secret = secrets.iter().copied().map(Secret::new).collect();
+        set(&mut config);
+        TokenKeys::of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
     }
 
     fn reason(result: Result<Bearer, Error>) -> Option<Reason> {
@@ -185,7 +270,7 @@ mod tests {
         assert_eq!(reason(keys.verify(&app("b"), &token, NOW_MS)), Some(Reason::InvalidToken));
         let endless = keys.mint_app(&app("a"), NOW_MS, None)?;
         assert_eq!(keys.verify(&app("a"), &endless, u64::MAX)?, Bearer::App);
-        let user = keys.mint_user(&app("a"), "u", NOW_S + 10)?;
+        let user = keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?;
         assert_eq!(keys.verify(&app("a"), &user, NOW_MS)?, Bearer::User("u".to_owned()));
         assert_eq!(reason(keys.verify(&app("a"), &user, NOW_MS + 10_000)), Some(Reason::InvalidToken));
         Ok(())
@@ -212,7 +297,7 @@ mod tests {
             assert_eq!(reason(keys.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken), "{token}");
         }
         // A signature that is not there, or not its own.
-        let good = keys.mint_user(&app("a"), "u", NOW_S + 10)?;
+        let good = keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?;
         let (unsigned, _) = good.rsplit_once('.').unwrap_or_default();
         let none = "eyJhbGciOiJub25lIn0.eyJpZCI6InUiLCJleHAiOjk5OTk5OTk5OTl9.";
         assert_eq!(reason(keys.verify(&app("a"), &format!("{unsigned}."), NOW_MS)), Some(Reason::InvalidToken));
@@ -225,6 +310,51 @@ mod tests {
         assert_eq!(reason(keys.verify(&app("a"), &format!("{critical}.{signature}"), NOW_MS)), Some(Reason::InvalidToken));
         for garbage in ["", "x", "a.b.c", "YWMt4LqJIul7EeizhBO5TSO_UgAAAA"] {
             assert_eq!(reason(keys.verify(&app("a"), garbage, NOW_MS)), Some(Reason::MalformedToken), "{garbage}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_either_of_two_secrets_has_signed_is_good_until_one_is_gone() -> Result<(), Error> {
+        let [old, both, new] = [&["old"][..], &["new", "old"], &["new"]].map(|secrets| of(secrets, |_| ()));
+        let tokens = |keys: &TokenKeys| {
+            Ok::<_, Error>([keys.mint_app(&app("a"), NOW_MS, None)?, keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?])
+        };
+        let is_good = |keys: &TokenKeys, token: &str| keys.verify(&app("a"), token, NOW_MS).is_ok();
+        // A back end of its own names no key, or one that we do not know.
+        let own = |kid: Option<&str>| {
+            let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+            let claims = serde_json::json!({"app": "a", "id": "u", "exp": NOW_S + 10});
+            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"old")).map_err(Error::internal)
+        };
+        for token in [tokens(&old)?.to_vec(), vec![own(None)?, own(Some("theirs"))?]].concat() {
+            assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [true, true, false]);
+        }
+        for token in tokens(&both)? {
+            assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [false, true, true]);
+            assert_eq!(Unverified::read(&token)?.signer.as_deref(), new.signers().next());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tokens_are_revoked_by_their_id_and_by_when_they_were_issued() -> Result<(), Error> {
+        let issued = |keys: &TokenKeys, at_ms| {
+            Ok::<_, Error>([keys.mint_app(&app("a"), at_ms, None)?, keys.mint_user(&app("a"), "u", at_ms, NOW_S + 10)?])
+        };
+        let later = of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
+        for token in issued(&keys(), NOW_MS)? {
+            assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
+            let id = Unverified::read(&token)?.id.unwrap_or_default();
+            assert!(!id.is_empty());
+            let without = of(&["app secret"], |app| app.revoked_tokens = vec![id]);
+            assert_eq!(reason(without.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));
+        }
+        let claims = serde_json::json!({"app": "a", "id": "u", "exp": NOW_S + 10});
+        let undated = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"app secret"));
+        for token in [issued(&keys(), NOW_MS - 1_000)?.to_vec(), vec![undated.map_err(Error::internal)?]].concat() {
+            assert!(keys().verify(&app("a"), &token, NOW_MS).is_ok());
+            assert_eq!(reason(later.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));
         }
         Ok(())
     }

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::auth::{apps::AppConfig, credentials::ServiceConfig, secret::KeyHash};
+use crate::auth::{
+    apps::AppConfig,
+    credentials::ServiceConfig,
+    secret::{KeyHash, Secret},
+};
 
 /// How the secrets of the sample configuration begin, and those among them that are there by their hashes.
 const SAMPLE: &str = "change-me";
@@ -20,18 +24,23 @@ pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<Str
             ("client_secret_hash", &app.client_secret_hash),
         ];
         for (field, hash) in hashes {
-            wrong.extend(hash.as_ref().and_then(of_hash).map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
+            let what = hash.iter().filter_map(of_hash);
+            wrong.extend(what.map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
         }
-        let Some(secret) = app.token_secret.as_ref().map(|secret| secret.expose()) else { continue };
-        if secret.starts_with(SAMPLE) {
-            wrong.push(format!("app \"{}\": token_secret is that of the sample: {MAKE}", app.key));
-        }
-        if let Some(other) = signers.insert(secret, &app.key) {
-            wrong.push(format!("app \"{}\": token_secret is that of \"{other}\" too, whose tokens would be good here", app.key));
+        for secret in app.token_secret.iter().map(Secret::expose) {
+            if secret.starts_with(SAMPLE) {
+                wrong.push(format!("app \"{}\": token_secret is that of the sample: {MAKE}", app.key));
+            }
+            if let Some(other) = signers.insert(secret, &app.key) {
+                wrong.push(format!(
+                    "app \"{}\": token_secret is that of \"{other}\" too, whose tokens would be good here",
+                    app.key
+                ));
+            }
         }
     }
     for service in services {
-        let what = service.token_hash.as_ref().and_then(of_hash);
+        let what = service.token_hash.iter().filter_map(of_hash);
         wrong.extend(what.map(|what| format!("service \"{}\": token_hash is {what}: {MAKE}", service.name)));
     }
     wrong

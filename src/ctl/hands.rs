@@ -10,10 +10,10 @@ use super::{
     connection::Mutes,
     failure::Failure,
     follow::Follow,
-    output::{BAD, GOOD, Output, shown},
+    output::{BAD, GOOD, Output},
     records::{self, Record, Value},
 };
-use crate::proto::v1 as pb;
+use crate::{proto::v1 as pb, visible::shown};
 
 /// The most that the service answers at once.
 const PAGE: u64 = 1_000;

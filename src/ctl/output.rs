@@ -12,7 +12,10 @@ use serde::Serialize as _;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::records::{Record, Value};
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    visible::{is_harmful, json_escape, shown},
+};
 
 const HEADING: Style = Style::new().bold();
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -175,21 +178,6 @@ pub fn notice(text: &str) {
     let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
-/// A text of others, with what a terminal would act upon made visible.
-pub fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_harmful(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
-    }
-    shown
-}
-
-/// Control characters, and those that reorder or hide what stands beside them (Unicode bidirectional controls, separators, marks of no width).
-fn is_harmful(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
 fn columns(record: &Record) -> impl Iterator<Item = (&'static str, &Value)> {
     record.0.iter().filter(|field| !field.title.is_empty()).map(|field| (field.title, &field.value))
 }
@@ -209,14 +197,14 @@ fn roughly(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds - seconds % step)).to_string()
 }
 
-/// JSON in which the characters that JSON lets stand, and a terminal acts upon, are escaped too. They are of the basic plane.
+/// JSON in which the characters that JSON lets stand, and a terminal acts upon, are escaped too.
 struct Harmless;
 
 impl Formatter for Harmless {
     fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
         while let Some((at, character)) = rest.char_indices().find(|(_, character)| is_harmful(*character)) {
-            write!(writer, "{}\\u{:04x}", &rest[..at], u32::from(character))?;
+            write!(writer, "{}{}", &rest[..at], json_escape(character))?;
             rest = &rest[at + character.len_utf8()..];
         }
         writer.write_all(rest.as_bytes())

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use unicode_normalization::UnicodeNormalization as _;
+
 use crate::error::Error;
 
 const MAX_APP_PART_CHARS: usize = 64;
@@ -88,13 +90,13 @@ impl RoomId {
 }
 
 impl UserId {
-    /// Folds to lower case where `fold`. Errors: INVALID_ARGUMENT on `user`.
+    /// Folds to lower case where `fold`, and what can be written in several ways to one of them (NFC). Errors: INVALID_ARGUMENT on `user`.
     pub fn parse(mut raw: String, fold: bool) -> Result<Self, Error> {
         if fold {
             if raw.is_ascii() {
                 raw.make_ascii_lowercase();
             } else {
-                raw = raw.to_lowercase();
+                raw = folded(&raw);
             }
         }
         check_user(&raw)?;
@@ -106,7 +108,7 @@ impl<'a> UserRef<'a> {
     /// As [`UserId::parse`], without a copy of what is lower case already.
     pub fn parse(raw: &'a str, fold: bool) -> Result<Self, Error> {
         let is_folded = !fold || (raw.is_ascii() && !raw.bytes().any(|byte| byte.is_ascii_uppercase()));
-        let id = if is_folded { Cow::Borrowed(raw) } else { Cow::Owned(raw.to_lowercase()) };
+        let id = if is_folded { Cow::Borrowed(raw) } else { Cow::Owned(folded(raw)) };
         check_user(&id)?;
         Ok(Self(id))
     }
@@ -137,6 +139,12 @@ impl RequestId {
             Err(Error::invalid("request_id", "a request id (Idempotency-Key) is at most 36 printable ASCII characters"))
         }
     }
+}
+
+/// By the lower case of each character (Unicode, without a language), so that the sign for kelvin is a `k` and a dotted capital `İ` an `i` with its dot; and
+/// composed, before and after. `ß` stays `ß`.
+fn folded(text: &str) -> String {
+    text.nfc().collect::<String>().to_lowercase().nfc().collect()
 }
 
 fn has_control(text: &str) -> bool {
@@ -196,6 +204,24 @@ mod tests {
     fn case_is_folded_only_where_the_app_says_so() -> Result<(), Error> {
         assert_eq!(UserId::parse("AaÄ".to_owned(), true)?.as_str(), "aaä");
         assert_eq!(UserId::parse("Aa".to_owned(), false)?.as_str(), "Aa");
+        Ok(())
+    }
+
+    #[test]
+    fn what_unicode_writes_in_several_ways_is_one_user_where_case_is_folded() -> Result<(), Error> {
+        // A letter and its mark; the signs for kelvin and angstrom; Hangul by its parts; a dotted capital, which lower case writes as two.
+        for (raw, folded) in [
+            ("Zoe\u{308}", "zoë"),
+            ("\u{212a}\u{212b}", "kå"),
+            ("\u{1112}\u{1161}\u{11ab}", "한"),
+            ("\u{130}", "i\u{307}"),
+            ("ẞß", "ßß"),
+        ] {
+            assert_eq!(UserId::parse(raw.to_owned(), true)?.as_str(), folded);
+            assert_eq!(UserId::parse(folded.to_owned(), true)?.as_str(), folded);
+            assert_eq!(UserRef::parse(raw, true)?.as_str(), folded);
+            assert_eq!(UserId::parse(raw.to_owned(), false)?.as_str(), raw);
+        }
         Ok(())
     }
 }

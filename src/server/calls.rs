@@ -76,7 +76,7 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let mut call = Counted::begin(METRICS.method(request.uri().path()), request.headers());
+        let mut call = Counted::begin(METRICS.method(request.uri().path()), &request);
         if let Err(refused) = known(call.method, &request) {
             call.end(refused.code());
             return Box::pin(std::future::ready(Ok(refused.into_http())));
@@ -183,9 +183,11 @@ struct Counted {
 }
 
 impl Counted {
-    fn begin(method: &'static Method, headers: &HeaderMap) -> Self {
+    fn begin<Q>(method: &'static Method, request: &Request<Q>) -> Self {
         method.started.inc();
-        let followed = Followed::begin(headers, || method.name(), || vec![KeyValue::new("rpc.system", "grpc")]);
+        let is_service = request.extensions().get::<Caller>().is_some_and(Caller::is_service);
+        let followed =
+            Followed::begin(request.headers(), is_service, || method.name(), || vec![KeyValue::new("rpc.system", "grpc")]);
         Self { method, followed, begun: Instant::now(), has_ended: false }
     }
 

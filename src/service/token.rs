@@ -49,7 +49,8 @@ impl Service {
         let tokens = call.app.tokens.as_ref();
         let tokens = tokens.ok_or_else(|| Error::invalid("issue_access_token", "the app has no token_secret to sign with"))?;
         let ttl_s = if self.token_ttl_s == 0 { MAX_TTL_S } else { self.token_ttl_s };
-        let exp_s = self.clock.now_ms() / 1_000 + ttl_s;
-        Ok((tokens.mint_user(&call.app.key, user.as_str(), exp_s)?, exp_s))
+        let now_ms = self.clock.now_ms();
+        let exp_s = now_ms / 1_000 + ttl_s;
+        Ok((tokens.mint_user(&call.app.key, user.as_str(), now_ms, exp_s)?, exp_s))
     }
 }

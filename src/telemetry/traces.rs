@@ -1,6 +1,6 @@
 //! Calls as they are followed: by the ids that their callers give them, in the log; and as spans, which go to a collector over OTLP.
 //!
-//! A caller's trace (`traceparent`, W3C Trace Context) goes on here, and from here to the cluster. Without a collector no span is made, and a call that brings
+//! A service's trace (`traceparent`, W3C Trace Context) goes on here, and from here to the cluster; that of another caller is linked. Without a collector no span is made, and a call that brings
 //! no id costs a look at its headers.
 
 use std::{
@@ -69,9 +69,11 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// Nothing where nobody wants to follow this one. A span is ended with `end`, or when this is dropped, for a call that was given up.
+    /// Nothing where nobody wants to follow this one. A trace goes on here where a service brings it; of anybody else's it is only told, because it would
+    /// say what is followed. A span is ended with `end`, or when this is dropped, for a call that was given up.
     pub fn begin(
         headers: &HeaderMap,
+        is_service: bool,
         name: impl FnOnce() -> String,
         attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Option<Box<Self>> {
@@ -85,7 +87,14 @@ impl Followed {
         let mut context = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
         if let Some(tracer) = tracer {
             let span = tracer.span_builder(name.clone()).with_kind(SpanKind::Server);
-            let span = span.with_attributes(attributes()).start_with_context(tracer, &context);
+            let span = span.with_attributes(attributes());
+            let span = if is_service {
+                span.start_with_context(tracer, &context)
+            } else {
+                let told = context.span().span_context().clone();
+                let links = told.is_valid().then(|| Link::new(told, Vec::new(), 0)).into_iter().collect();
+                span.with_links(links).start_with_context(tracer, &Context::new())
+            };
             context = context.with_span(span);
         }
         // One that is in no trace has no line but those for debugging.

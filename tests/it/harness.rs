@@ -155,7 +155,7 @@ impl Server {
 
     pub fn user_token(&self, app: &str, user: &str) -> String {
         let app = self.service.access.app(app).unwrap();
-        app.tokens.as_ref().unwrap().mint_user(&app.key, user, self.clock.now_ms() / 1_000 + 3_600).unwrap()
+        app.tokens.as_ref().unwrap().mint_user(&app.key, user, self.clock.now_ms(), self.clock.now_ms() / 1_000 + 3_600).unwrap()
     }
 
     pub async fn channel(&self) -> Channel {
@@ -216,17 +216,19 @@ fn open_app() -> AppConfig {
         key: OPEN.to_owned(),
         directory: Directory::Open,
         case_insensitive_users: None,
-        api_key_hash: None,
-        client_key_hash: None,
+        api_key_hash: Vec::new(),
+        client_key_hash: Vec::new(),
         client_id: None,
-        client_secret_hash: None,
-        token_secret: Some(Secret::new("a secret of sixteen or more")),
+        client_secret_hash: Vec::new(),
+        token_secret: vec![Secret::new("a secret of sixteen or more")],
+        tokens_not_before: None,
+        revoked_tokens: Vec::new(),
     }
 }
 
 /// A service that may change the directory, and nothing else.
 fn directory_keeper() -> ServiceConfig {
-    let token_hash = Some(KeyHash::of("directory-keeper"));
+    let token_hash = vec![KeyHash::of("directory-keeper")];
     let (scopes, apps) = (vec![Scope::Admin], vec!["*".to_owned()]);
     ServiceConfig {
         name: "keeper".to_owned(),

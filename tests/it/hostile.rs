@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use futures_util::{StreamExt as _, future::join_all, stream};
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
 use http::Request;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    task::JoinHandle,
 };
 
 use crate::{
@@ -60,6 +61,27 @@ async fn checks(process: &Process) -> (usize, Duration) {
     (refused, longest)
 }
 
+/// Messages of so many bytes, each all but its end: so many over a connection from each of these.
+async fn nearly_send(process: &Process, from: &[u8], count: usize, bytes: usize) -> Vec<JoinHandle<()>> {
+    let message = framed(&vec![0; bytes]);
+    let mut held = Vec::new();
+    for from in from {
+        let mut client = http2(connect_from(*from, process.grpc()).await).await;
+        for _ in 0..count {
+            let most = Bytes::from(message[..message.len() - 10].to_vec());
+            let body = stream::iter([Ok::<_, std::io::Error>(most)]).chain(stream::pending());
+            client.ready().await.unwrap();
+            let request = call(process.grpc(), "FilterRecipients", SERVICE.1).body(Body::from_stream(body)).unwrap();
+            held.push(tokio::spawn(client.send_request(request).map(drop)));
+        }
+        held.push(tokio::spawn(async move {
+            let _client = client;
+            std::future::pending().await
+        }));
+    }
+    held
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_without_messages_take_no_place_of_a_call() {
     let (process, _directory) = start(&["--max-calls", "200"]);
@@ -84,7 +106,7 @@ async fn heads_without_messages_take_no_place_of_a_call() {
         let done = held.iter().filter(|answer| answer.is_finished()).count();
         // Who is not known is refused by the head; of the others those beyond the bound, or the share.
         assert!(done >= if token.is_empty() { 800 } else { 600 }, "{token:?}: {done} of 800 are answered");
-        held.iter().for_each(tokio::task::JoinHandle::abort);
+        held.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -94,22 +116,7 @@ async fn messages_that_are_nearly_sent_take_no_more_memory_than_there_is_for_mes
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     checks(&process).await;
     let before = process.memory_bytes();
-    let mut held = Vec::new();
-    let message = framed(&vec![0; 2 << 20]);
-    for _ in 0..4 {
-        let mut client = http2(connect_from(2, process.grpc()).await).await;
-        for _ in 0..50 {
-            let most = Bytes::from(message[..message.len() - 10].to_vec());
-            let body = stream::iter([Ok::<_, std::io::Error>(most)]).chain(stream::pending());
-            client.ready().await.unwrap();
-            let request = call(process.grpc(), "FilterRecipients", SERVICE.1).body(Body::from_stream(body)).unwrap();
-            held.push(tokio::spawn(client.send_request(request)));
-        }
-        held.push(tokio::spawn(async move {
-            let _client = client;
-            std::future::pending().await
-        }));
-    }
+    let held = nearly_send(&process, &[2, 2, 2, 2], 50, 2 << 20).await;
     let mut peak = 0;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
@@ -121,7 +128,7 @@ async fn messages_that_are_nearly_sent_take_no_more_memory_than_there_is_for_mes
     let grown = peak.saturating_sub(before) / MIB;
     println!("{grown} MiB more than {} MiB", before / MIB);
     assert!(grown < 80, "{grown} MiB more than {} MiB", before / MIB);
-    held.iter().for_each(tokio::task::JoinHandle::abort);
+    held.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

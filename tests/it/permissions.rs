@@ -169,10 +169,10 @@ fn client_key(app: &str) -> String {
 fn app_config(key: &str, config: AppConfig) -> AppConfig {
     AppConfig {
         key: key.to_owned(),
-        api_key_hash: Some(KeyHash::of(&api_key(key))),
-        client_key_hash: Some(KeyHash::of(&client_key(key))),
+        api_key_hash: vec![KeyHash::of(&api_key(key))],
+        client_key_hash: vec![KeyHash::of(&client_key(key))],
         client_id: Some("dev-client".to_owned()),
-        client_secret_hash: Some(KeyHash::of("dev-secret")),
+        client_secret_hash: vec![KeyHash::of("dev-secret")],
         ..config
     }
 }
@@ -180,7 +180,7 @@ fn app_config(key: &str, config: AppConfig) -> AppConfig {
 fn service(token: &str, scopes: &[Scope], apps: &[&str]) -> ServiceConfig {
     ServiceConfig {
         name: token.to_owned(),
-        token_hash: Some(KeyHash::of(token)),
+        token_hash: vec![KeyHash::of(token)],
         scopes: scopes.to_vec(),
         apps: strings(apps),
         ..dev::service()
@@ -191,7 +191,7 @@ fn service(token: &str, scopes: &[Scope], apps: &[&str]) -> ServiceConfig {
 async fn server() -> Server {
     let server = Server::start().await;
     let dev = dev::apps();
-    let elsewhere = AppConfig { token_secret: Some(Secret::new("the secret of another app")), ..dev[1].clone() };
+    let elsewhere = AppConfig { token_secret: vec![Secret::new("the secret of another app")], ..dev[1].clone() };
     let mut apps: Vec<_> = dev.into_iter().map(|app| app_config(&app.key.clone(), app)).collect();
     apps.push(app_config(ELSEWHERE, elsewhere));
     let scopes = [Scope::Check, Scope::Write, Scope::Admin];

@@ -53,6 +53,83 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let path = directory.path().join("config.toml");
+    let base = fs::read_to_string(&path).unwrap();
+    let hash = |key: &str| text(&run(&["hash-key", key]).stdout).trim().to_owned();
+    let list = |keys: &[&str], quoted: &dyn Fn(&str) -> String| {
+        let quoted: Vec<_> = keys.iter().map(|key| format!("\"{}\"", quoted(key))).collect();
+        if let [one] = &quoted[..] { one.clone() } else { format!("[{}]", quoted.join(", ")) }
+    };
+    let configured = |keys: &[&str], more: &str| {
+        let (of, as_is) = (list(keys, &hash), list(keys, &str::to_owned));
+        format!(
+            "{base}[[apps]]\nkey = \"Turn\"\ndirectory = \"open\"\napi_key_hash = {of}\nclient_id = \"turn\"\nclient_secret_hash = {of}\n\
+             token_secret = {as_is}\n{more}[[services]]\nname = \"turn\"\ntoken_hash = {of}\nscopes = [\"check\"]\napps = [\"Turn\"]\n"
+        )
+    };
+    let set = async |keys: &[&str], more: &str| {
+        let log = || fs::read_to_string(directory.path().join("log")).unwrap().matches("was read again").count();
+        let before = log();
+        fs::write(&path, configured(keys, more)).unwrap();
+        process.signal("-HUP");
+        until("it was read again", async || log() > before).await;
+    };
+    let minted = |arguments: &[&str]| {
+        let arguments = [&["token", "--config", path.to_str().unwrap(), "--app", "Turn"], arguments].concat();
+        let token = run(&arguments);
+        let told = text(&token.stderr);
+        let id = told.split("is ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        (text(&token.stdout).trim().to_owned(), id, told)
+    };
+    let code_of = async |header: (&'static str, &str)| {
+        let message = pb::ListMutedMembersRequest { app: "Turn".into(), room: "room".into(), ..Default::default() };
+        let listed = process.mutes().await.list_muted_members(with(message, &[header])).await;
+        listed.err().map_or(Code::Ok, |status| status.code())
+    };
+    let issued = async |secret: &str| {
+        let message = pb::IssueTokenRequest {
+            app: "Turn".into(),
+            client_id: "turn".into(),
+            client_secret: secret.into(),
+            ..Default::default()
+        };
+        let channel =
+            tonic::transport::Endpoint::from_shared(format!("http://{}", process.grpc())).unwrap().connect().await.unwrap();
+        pb::token_service_client::TokenServiceClient::new(channel).issue_token(message).await.is_ok()
+    };
+    let (old, new) = ("the old key, which is a long one", "the new key, which is a long one");
+    set(&[old], "").await;
+    let (of_old, ..) = minted(&["--ttl", "0"]);
+    // Whether what is of each key is good.
+    let good = async |key: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        let by_token = code_of(("authorization", bearer.as_str())).await == Code::Ok;
+        let by_key = code_of(("im-api-key", key)).await == Code::Ok;
+        let service = code(&process, "Turn", key).await == Code::Ok;
+        [by_token, by_key, service, issued(key).await]
+    };
+    assert_eq!((good(old, &of_old).await, good(new, "").await), ([true; 4], [false; 4]));
+    set(&[new, old], "").await;
+    let checked = text(&run(&["check-config", "--config", path.to_str().unwrap()]).stdout);
+    assert!(checked.contains("app Turn: two of api_key_hash are good") && checked.contains(" signs, and what "), "{checked}");
+    let (of_new, id, told) = minted(&["--ttl", "0"]);
+    assert!(told.starts_with("without end"), "{told}");
+    assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([true; 4], [true; 4]));
+    set(&[new], "").await;
+    assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([false; 4], [true; 4]));
+    // One token alone, and all of before a time.
+    set(&[new], &format!("revoked_tokens = [\"{id}\"]\n")).await;
+    let (other, _, told) = minted(&[]);
+    assert!(told.starts_with("good until 2"), "{told}");
+    assert_eq!((good(new, &of_new).await, good(new, &other).await), ([false, true, true, true], [true; 4]));
+    set(&[new], "tokens_not_before = 2999-01-01T00:00:00Z\n").await;
+    assert_eq!(good(new, &other).await, [false, true, true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_ends_when_its_service_is_configured_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());

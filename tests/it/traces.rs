@@ -91,10 +91,10 @@ fn attribute(span: &Span, key: &str) -> Option<i64> {
     }
 }
 
-fn start(directory: &Path, collector: &str, arguments: &[&str]) -> Process {
+fn start(directory: &Path, collector: &str, share: &str, arguments: &[&str]) -> Process {
     let mut command: Command = program();
     command.env("MUTE_LOG", "mute_service=debug");
-    let arguments = [&["--otlp-endpoint", collector, "--trace-share", "0", "--log-format", "json"], arguments].concat();
+    let arguments = [&["--otlp-endpoint", collector, "--trace-share", share, "--log-format", "json"], arguments].concat();
     Process::launch(command, directory, ["127.0.0.1:0"; 3], &arguments).ready()
 }
 
@@ -114,7 +114,7 @@ async fn traced_mute(process: &Process) {
 async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
     let data = directory.path().join("data");
-    let mut process = start(directory.path(), &collector.start().await, &["--data-dir", data.to_str().unwrap()]);
+    let mut process = start(directory.path(), &collector.start().await, "0", &["--data-dir", data.to_str().unwrap()]);
     traced_mute(&process).await;
     // Not to be traced, by what the caller says or by the share; a header that is none changes nothing.
     assert!(!check(&process, "Open", &[SERVICE, NOT_TRACED]).await.unwrap());
@@ -122,8 +122,10 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     assert!(!check(&process, "Open", &[SERVICE, ("traceparent", "00-nonsense")]).await.unwrap());
     check(&process, "None", &[SERVICE, TRACED]).await.unwrap_err();
     let client = reqwest::Client::new();
-    let answer = client.get(format!("{}/admin/clients/u17", process.rest())).header(TRACED.0, TRACED.1);
-    assert_eq!(answer.send().await.unwrap().status(), 401);
+    let ask = || client.get(format!("{}/admin/clients/u17", process.rest())).header(TRACED.0, TRACED.1);
+    let answered = ask().header(SERVICE.0, SERVICE.1).send().await.unwrap().status().as_u16();
+    // Whoever is no service does not say what is followed.
+    assert_eq!(ask().send().await.unwrap().status(), 401);
     // What is left goes out at the stop.
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
@@ -140,14 +142,14 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     let checked = collector.span(checking);
     assert_eq!(attribute(&checked, "rpc.grpc.status_code"), Some(tonic::Code::NotFound as i64));
     assert_ne!(checked.status.unwrap_or_default().code(), StatusCode::Error);
-    assert_eq!(attribute(&collector.span(rest), "http.response.status_code"), Some(401));
+    assert_eq!(attribute(&collector.span(rest), "http.response.status_code"), Some(i64::from(answered)));
 
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let calls: Vec<_> = lines.iter().filter(|line| line["message"] == "a call was answered").collect();
     let of_call = calls.iter().find(|line| line["span"]["request_id"] == "req-17").unwrap();
     assert_eq!((&of_call["span"]["method"], &of_call["span"]["trace_id"]), (&muting.into(), &TRACE.into()), "{of_call}");
-    assert_eq!(calls.len(), 6, "one line a call: {log}");
+    assert_eq!(calls.len(), 7, "one line a call: {log}");
     assert!(!log.contains("dev-service-token") && !log.contains("u17"), "{log}");
 }
 
@@ -172,12 +174,31 @@ async fn between(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trace_of_one_who_is_no_service_is_linked() {
+    let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
+    let data = directory.path().join("data");
+    let mut process = start(directory.path(), &collector.start().await, "1", &["--data-dir", data.to_str().unwrap()]);
+    for caller in [TRACED, NOT_TRACED] {
+        check(&process, "Open", &[caller]).await.unwrap_err();
+    }
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
+    let spans = collector.0.lock().unwrap();
+    assert_eq!(spans.len(), 2, "both are followed, as the share says");
+    for (span, caller) in spans.iter().zip([TRACED, NOT_TRACED]) {
+        let linked: Vec<_> = span.links.iter().map(|link| hex(&link.trace_id)).collect();
+        assert!(span.parent_span_id.is_empty() && !caller.1.contains(&hex(&span.trace_id)));
+        assert!(linked.len() == 1 && caller.1.contains(&linked[0]), "{linked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_takes_the_trace_of_its_call_to_the_cluster() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (url, traces) = between(&etcd.members[0].url).await;
     let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
     let arguments = ["--store", "etcd", "--etcd-endpoints", &url];
-    let mut process = start(directory.path(), &collector.start().await, &arguments);
+    let mut process = start(directory.path(), &collector.start().await, "0", &arguments);
     mute(&mut process.mutes().await, "room", vec!["other".to_owned()]).await.unwrap();
     traced_mute(&process).await;
     process.signal("-TERM");

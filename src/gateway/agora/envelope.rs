@@ -263,7 +263,8 @@ impl Failure {
             Reason::TooManyUsers => Self::too_many(message()),
             Reason::QuotaExceeded => Self::new(403, "exceed_limit", "ExceedLimitException", message()),
             Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
-            Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
+            Reason::Overloaded => Self::of_status(StatusCode::SERVICE_UNAVAILABLE),
+            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, "service_unavailable", UNAVAILABLE, message())
             }
             Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {
@@ -288,6 +289,10 @@ impl Failure {
             }
             StatusCode::INTERNAL_SERVER_ERROR => ("internal_error", "InternalErrorException", "internal error"),
             StatusCode::URI_TOO_LONG => ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                ("overloaded", "OverloadedException", "The service has as many calls as it can take; try again")
+            }
+            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "RequestTimeoutException", "The request took too long"),
             _ => ("bad_request", "BadRequestException", "The request cannot be served"),
         };
         Self::new(status.as_u16(), error, exception, description)
@@ -310,8 +315,11 @@ pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: 
     let duration = timestamp.saturating_sub(started_ms);
     let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
     let mut rendered = gateway::answer(failure.status, &body, failure.retry_after);
-    if let Some(methods) = response.headers().get(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, methods.clone());
+    // What a failure that reached no handler was given.
+    for name in [header::ALLOW, header::RETRY_AFTER] {
+        if let Some(value) = response.headers().get(&name) {
+            rendered.headers_mut().insert(name, value.clone());
+        }
     }
     rendered
 }

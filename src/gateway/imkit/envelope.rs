@@ -177,7 +177,8 @@ impl Failure {
             }
             Reason::QuotaExceeded => Self::new(403, "Forbidden", "QUOTA_EXCEEDED", message),
             Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
-            Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable | Reason::StoreFull => {
+            Reason::Overloaded => Self::of_status(StatusCode::SERVICE_UNAVAILABLE),
+            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
             }
             Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {
@@ -198,6 +199,10 @@ impl Failure {
             }
             StatusCode::INTERNAL_SERVER_ERROR => ("Internal Server Error", "INTERNAL_ERROR", "internal error"),
             StatusCode::URI_TOO_LONG => ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                ("Service Unavailable", "OVERLOADED", "The service has as many calls as it can take; try again")
+            }
+            StatusCode::REQUEST_TIMEOUT => ("Request Timeout", "REQUEST_TIMEOUT", "The request took too long"),
             _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
         };
         Self::new(status.as_u16(), line, code, message)

@@ -55,11 +55,13 @@ pub fn apps() -> Vec<AppConfig> {
         key: OPEN.to_owned(),
         directory: Directory::Open,
         case_insensitive_users: None,
-        api_key_hash: None,
-        client_key_hash: None,
+        api_key_hash: Vec::new(),
+        client_key_hash: Vec::new(),
         client_id: None,
-        client_secret_hash: None,
-        token_secret: Some(Secret::new("a secret of sixteen or more")),
+        client_secret_hash: Vec::new(),
+        token_secret: vec![Secret::new("a secret of sixteen or more")],
+        tokens_not_before: None,
+        revoked_tokens: Vec::new(),
     };
     dev::apps().into_iter().chain([open]).collect()
 }
@@ -134,7 +136,7 @@ impl Server {
         let app = self.service.access.app(app).unwrap();
         let (keys, now_ms) = (app.tokens.as_ref().unwrap(), self.clock.now_ms());
         let token = match user {
-            Some(user) => keys.mint_user(&app.key, user, now_ms / 1_000 + 1_000_000),
+            Some(user) => keys.mint_user(&app.key, user, now_ms, now_ms / 1_000 + 1_000_000),
             None => keys.mint_app(&app.key, now_ms, None),
         };
         token.unwrap()

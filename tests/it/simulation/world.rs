@@ -283,10 +283,12 @@ fn app(key: &str, directory: Directory) -> AppConfig {
         key: key.to_owned(),
         directory,
         case_insensitive_users: None,
-        api_key_hash: None,
-        client_key_hash: None,
+        api_key_hash: Vec::new(),
+        client_key_hash: Vec::new(),
         client_id: None,
-        client_secret_hash: None,
-        token_secret: None,
+        client_secret_hash: Vec::new(),
+        token_secret: Vec::new(),
+        tokens_not_before: None,
+        revoked_tokens: Vec::new(),
     }
 }

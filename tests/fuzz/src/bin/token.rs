@@ -138,7 +138,7 @@ impl Fixture {
         let known = Apps::new(&configs).unwrap();
         let [agora, imkit] = [AGORA_APP, IMKIT_APP].map(|key| {
             let config = configs.iter().find(|config| config.key == key).unwrap();
-            let secret = config.token_secret.as_ref().unwrap().expose();
+            let secret = config.token_secret[0].expose();
             let app = Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
             (known.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
         });
@@ -199,7 +199,7 @@ impl Fixture {
         let Some(user) = words.next() else { return };
         let app = &self.apps[0];
         let keys = app.tokens.as_ref().unwrap();
-        let of_user = keys.mint_user(&app.key, user, end).unwrap();
+        let of_user = keys.mint_user(&app.key, user, START_MS, end).unwrap();
         let of_app = keys.mint_app(&app.key, START_MS, Some(end)).unwrap();
         let in_time = START_MS < end.saturating_mul(1_000);
         let verify = |token: &str| keys.verify(&app.key, token, START_MS).ok();
@@ -216,7 +216,7 @@ impl Fixture {
     }
 
     fn hold_headers(&self, text: &str) {
-        let mint = |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS / 1_000 + 10).unwrap();
+        let mint = |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10).unwrap();
         let (user, other) = (mint(&self.apps[0]), mint(&self.apps[1]));
         let app = self.apps[0].tokens.as_ref().unwrap().mint_app(&self.apps[0].key, START_MS, None).unwrap();
         let mut headers = HeaderMap::new();
