@@ -3,7 +3,12 @@
 //! Users cannot keep admins and staff from their work, nor staff the admins: each have buckets of their own. What needs the right of a room's staff counts against the staff's
 //! bucket when the right was found, so that whoever lacks it spends what is its own alone.
 
-use std::{hash::Hash, num::NonZeroU32, time::Duration};
+use std::{
+    hash::Hash,
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
@@ -26,7 +31,7 @@ const OF_STAFF: [&str; 9] = [
     "ListAllowedMembers",
     "ListEvents",
 ];
-/// Buckets of users and of guesses that are kept before those that are full again are forgotten.
+/// Buckets of users and of guesses that are kept before those that are full again are forgotten, once a second.
 const FORGET: usize = 100_000;
 /// Of the tokens issued a second in an app, so many wrong guesses.
 const GUESSES: u32 = 10;
@@ -55,6 +60,8 @@ pub struct Limits {
     tokens: Option<Limiter<usize>>,
     guesses: Option<Limiter<Guess>>,
     clock: Clock,
+    /// When buckets were last forgotten, in whole seconds.
+    forgot_s: AtomicU64,
 }
 
 /// Who has guessed, or at what.
@@ -97,6 +104,7 @@ impl Limits {
             tokens: limiter(tokens, clock),
             guesses: limiter(tokens.div_ceil(GUESSES), clock),
             clock: clock.clone(),
+            forgot_s: AtomicU64::new(0),
         }
     }
 
@@ -139,9 +147,15 @@ impl Limits {
         site.map_or(Ok(()), |site| self.count(self.guesses.as_ref(), Guess::From(site), WORDS)).and(at)
     }
 
+    fn is_another_second(&self) -> bool {
+        let now_s = self.clock.monotonic().as_secs();
+        self.forgot_s.swap(now_s, Ordering::Relaxed) != now_s
+    }
+
     fn count<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: K, words: &str) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
-        if limiter.len() >= FORGET {
+        // All of them are looked at.
+        if limiter.len() >= FORGET && self.is_another_second() {
             limiter.retain_recent();
         }
         limiter.check_key(&key).map_err(|until| {
@@ -209,6 +223,23 @@ mod tests {
         assert!(limits.guess("client", None).is_err(), "at the same client");
         assert!(limits.guess("another", None).is_ok());
         assert!((0..30).all(|_| limits.token(0).is_ok()));
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_are_forgotten_once_a_second() {
+        let clock = Clock::manual(0);
+        let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
+        clock.advance(Duration::from_secs(1));
+        let ask = |number: usize| limits.call(0, &user(&number.to_string()), "CheckSend").unwrap();
+        let kept = || limits.user.as_ref().map_or(0, Limiter::len);
+        (0..FORGET + 10).for_each(ask);
+        assert_eq!(kept(), FORGET + 10, "all have asked just now");
+        clock.advance(Duration::from_millis(500));
+        ask(FORGET + 10);
+        assert_eq!(kept(), FORGET + 11, "looked at within this second");
+        clock.advance(Duration::from_millis(600));
+        ask(FORGET + 11);
+        assert!(kept() < 10, "{}", kept());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
 
 mod hub;
 mod seat;
+mod spans;
 
 use hub::Seat;
 pub use hub::{Admitted, Hub};
@@ -206,12 +207,18 @@ impl Watching {
     }
 
     async fn read_page(&mut self) -> Result<(), Error> {
+        let after = self.hub.spans.after(&self.subject.app, self.at).min(self.until);
+        if after > self.at {
+            self.at = after;
+            return Ok(());
+        }
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
         let page = self.store.events(range, false, PAGE).await?;
         let at = page.last().filter(|_| page.len() == PAGE).map_or(self.until, |last| last.revision);
+        self.hub.spans.note(self.at + 1, at + 1, &page)?;
         let mut read = VecDeque::new();
         for logged in page {
-            if !codec::is_event_of(&self.subject.app, &logged.event)? {
+            if codec::app_of_event(&logged.event)? != self.subject.app {
                 continue;
             }
             let change = Change::read(logged.revision, &logged.event)?;

@@ -119,7 +119,7 @@ impl TokenKeys {
     /// Keys from the app's secrets; nothing where it has none. Errors: what is wrong with what is configured.
     pub fn of(app: &AppConfig) -> Result<Option<Self>, String> {
         let not_before_ms = app.tokens_not_before.map(|time| {
-            let time = time.to_string().parse::<Timestamp>().ok().filter(|time| time.seconds >= 0);
+            let time = time.offset.and_then(|_| time.to_string().parse::<Timestamp>().ok()).filter(|time| time.seconds >= 0);
             let time = time.ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
             Ok::<_, String>(time.seconds.unsigned_abs() * 1_000)
         });
@@ -250,9 +250,13 @@ mod tests {
         of(&["app secret"], |_| ())
     }
 
+    fn configured(secrets: &[&str]) -> AppConfig {
+        let config: AppConfig = toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
+        AppConfig { token_secret: secrets.iter().copied().map(Secret::new).collect(), ..config }
+    }
+
     fn of(secrets: &[&str], set: impl FnOnce(&mut AppConfig)) -> TokenKeys {
-        let mut config: AppConfig = toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
-        config.token_secret = secrets.iter().copied().map(Secret::new).collect();
+        let mut config = configured(secrets);
         set(&mut config);
         TokenKeys::of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
     }
@@ -343,6 +347,8 @@ mod tests {
             Ok::<_, Error>([keys.mint_app(&app("a"), at_ms, None)?, keys.mint_user(&app("a"), "u", at_ms, NOW_S + 10)?])
         };
         let later = of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
+        let local = AppConfig { tokens_not_before: "2023-11-14T22:13:20".parse().ok(), ..configured(&["app secret"]) };
+        assert!(TokenKeys::of(&local).is_err());
         for token in issued(&keys(), NOW_MS)? {
             assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
             let id = Unverified::read(&token)?.id.unwrap_or_default();

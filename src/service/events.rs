@@ -70,6 +70,7 @@ impl Service {
         };
         let (mut changes, mut bytes) = (Vec::new(), 0);
         for read in 0..SCAN / READ {
+            before = self.hub.spans.before(call.key(), before);
             // Of a page that has come so far the rest is asked for with the next; where the app may read nothing now, it is told so.
             match self.limits.history(call.app.number, &call.principal) {
                 Err(error) if read == 0 => return Err(error),
@@ -79,8 +80,13 @@ impl Service {
             let page = self.store.events(EventRange { after: None, before: Some(before) }, true, READ).await?;
             let too_old = |at_ms: u64| filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms);
             let is_last = page.len() < READ || page.iter().all(|logged| too_old(logged.at_ms));
+            if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
+                // What the caller names may not have been given out yet.
+                let end = if read == 0 { newest.revision + 1 } else { before };
+                self.hub.spans.note(oldest.revision, end, &page)?;
+            }
             for logged in page {
-                if !codec::is_event_of(call.key(), &logged.event)? {
+                if codec::app_of_event(&logged.event)? != call.key() {
                     before = logged.revision;
                     continue;
                 }

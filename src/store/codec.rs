@@ -198,10 +198,10 @@ struct EventApp {
     app: String,
 }
 
-/// Whether the event of these bytes is of the app, or may be: an empty one is of nobody. Costs a small part of what [`decode_event`] does. Errors:
+/// The app that the event of these bytes is of; an empty one is of nobody. Costs a small part of what [`decode_event`] does. Errors:
 /// [`StoreError::Corrupt`].
-pub fn is_event_of(app: &str, bytes: &[u8]) -> Result<bool, StoreError> {
-    Ok(!bytes.is_empty() && unseal::<EventApp>(&[], bytes)?.app == app)
+pub fn app_of_event(bytes: &[u8]) -> Result<String, StoreError> {
+    Ok(if bytes.is_empty() { String::new() } else { unseal::<EventApp>(&[], bytes)?.app })
 }
 
 /// Puts version and checksum before a message.

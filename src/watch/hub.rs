@@ -12,6 +12,7 @@ use std::{
 use super::{
     Change, Subject,
     seat::{End, Queue},
+    spans::Spans,
 };
 use crate::{
     clock::Clock,
@@ -33,6 +34,8 @@ pub struct Hub {
     /// No more changes will come. Set under the lock of the seats.
     closed: AtomicBool,
     clock: Clock,
+    /// Whose events are where in the history.
+    pub spans: Spans,
     seats: Mutex<Seats>,
     /// Watches of each app, those among them that have no seat yet.
     by_app: Mutex<HashMap<String, usize>>,
@@ -71,6 +74,7 @@ impl Hub {
             cut: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             clock,
+            spans: Spans::default(),
             seats: Mutex::default(),
             by_app: Mutex::default(),
         })

@@ -189,3 +189,38 @@ async fn one_call_looks_through_a_part_of_a_long_history_and_the_pages_through_a
     let new = pb::ListEventsRequest { room: "needle".into(), start_time: at((count - 10) * 1_000), ..of(OPEN) };
     assert_eq!(all(&server, new).await, (Vec::new(), 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_with_few_events_passes_over_those_of_others_once_they_were_read() {
+    let server = Server::start().await;
+    let first = server.mute(AGORA, ROOM, &["user1"], None).await.revision;
+    fill(&server, 60_000).await;
+    let listed = async || {
+        let (events, pages) = all(&server, of(AGORA)).await;
+        (revisions(&events).into_iter().take_while(|revision| *revision >= first).collect::<Vec<_>>(), pages)
+    };
+    assert_eq!(listed().await, (vec![first], 2), "one call looks through 50,000");
+    assert_eq!(listed().await, (vec![first], 1));
+    // What is new is found, whoever's it is, and whatever place a caller has named.
+    page(&server, pb::ListEventsRequest { page_token: "MTAwMDAwMDAwMDAwMA".into(), ..of(AGORA) }).await;
+    let second = server.mute(AGORA, ROOM, &["user2"], None).await.revision;
+    fill(&server, 1_000).await;
+    let third = server.mute(AGORA, ROOM, &["user3"], None).await.revision;
+    for _ in 0..2 {
+        assert_eq!(listed().await, (vec![third, second, first], 1));
+    }
+    let (of_others, _) = all(&server, pb::ListEventsRequest { room: "r7".into(), ..of(OPEN) }).await;
+    assert_eq!(of_others.len(), 610);
+    // So does a watch, which reads the other way.
+    for _ in 0..2 {
+        let message = pb::WatchRequest { app: AGORA.into(), after_revision: Some(first - 1), ..Default::default() };
+        let mut watch = server.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            if let Some(pb::watch_response::Told::Change(change)) = watch.message().await.unwrap().unwrap().told {
+                seen.push(change.revision);
+            }
+        }
+        assert_eq!(seen, [first, second, third]);
+    }
+}
