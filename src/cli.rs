@@ -25,6 +25,7 @@ use crate::{
     ctl, dev,
     files::Files,
     server::tls::Tls,
+    service::MAX_TTL_S,
     telemetry::{self, traces::Traces},
     visible::shown,
 };
@@ -130,7 +131,7 @@ struct Token {
     #[arg(long)]
     user: Option<String>,
     /// How long it is good for; 0, for an app token, is without end
-    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3_600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3_600, value_parser = clap::value_parser!(u64).range(..=MAX_TTL_S))]
     ttl: u64,
 }
 
@@ -189,6 +190,8 @@ fn run(command: Command) -> ExitCode {
 }
 
 fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
+    // From before it is read, so that what changes meanwhile is read again.
+    let files = Files::new(source.config.iter().cloned().collect());
     let config = load(source, settings.clone())?;
     telemetry::init_logs(config.log_format);
     // Each connection is an open file. Where the system gives no more, there is what there was.
@@ -211,7 +214,7 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
         let access = app.service.access.clone();
         let ended = tokio::select! {
             ended = app.run(stop) => ended,
-            () = keep_new(source, &settings, &access, hangups) => Ok(()),
+            () = keep_new(source, files, &settings, &access, hangups) => Ok(()),
         };
         if let Some(traces) = traces {
             traces.end().await;
@@ -221,8 +224,7 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
 }
 
 /// Reads again who may call, when the file has changed and on SIGHUP: all of it, or nothing where something is wrong. Never ends by itself.
-async fn keep_new(source: &Source, settings: &Settings, access: &Access, mut hangups: Signal) {
-    let mut files = Files::new(source.config.iter().cloned().collect());
+async fn keep_new(source: &Source, mut files: Files, settings: &Settings, access: &Access, mut hangups: Signal) {
     loop {
         tokio::select! {
             () = files.changed() => {}
@@ -259,7 +261,7 @@ fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let known = Apps::new(&config.apps).map_err(Failure::Config)?;
     config.apps.iter().for_each(|app| say(&changing(app, known.get(&app.key).ok().and_then(|app| app.tokens.as_ref()))));
     let two = config.services.iter().filter(|service| service.token_hash.len() > 1);
-    two.for_each(|service| say(&format!("service {}: two of token_hash are good\n", service.name)));
+    two.for_each(|service| say(&format!("service {}: two of token_hash are good\n", shown(&service.name))));
     Ok(())
 }
 
@@ -299,7 +301,7 @@ fn mint(token: &Token) -> Result<(), Failure> {
     say(&format!("{minted}\n"));
     let facts = Unverified::read(&minted).map_err(|error| Failure::Serve(error.into()))?;
     let end = facts.ends_ms().map_or_else(|| "without end".to_owned(), |end_ms| format!("good until {}", moment(end_ms)));
-    let (id, signer) = (facts.id.unwrap_or_default(), facts.signer.unwrap_or_default());
+    let (id, signer) = (facts.id().unwrap_or_default(), facts.signer.as_deref().unwrap_or_default());
     complain(&format!("{end}; its id, to revoke it by (revoked_tokens), is {id}; signed with the token_secret {signer}"));
     Ok(())
 }

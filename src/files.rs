@@ -10,7 +10,8 @@ use std::{
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Some files, as they were last seen.
+/// Some files, as they were last seen. To be made before they are read, so that what changes meanwhile is read again.
+#[derive(Clone)]
 pub struct Files {
     paths: Vec<PathBuf>,
     seen: Vec<Option<(SystemTime, u64)>>,

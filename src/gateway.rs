@@ -109,13 +109,14 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
     };
     let render = |response| agora::render(response, &gateway.clock, started_ms);
     let response = render(response);
+    carried.answer = connection.as_ref().map(Connection::answer);
+    let response = send(response, carried).unwrap_or_else(|error| render(too_many(&uri, &error)));
     let (status, took) = (response.status().as_u16(), started.elapsed());
     METRICS.rest(vendor(&uri), status, took);
     if let Some(followed) = followed {
         followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
     }
-    carried.answer = connection.as_ref().map(Connection::answer);
-    send(response, carried).unwrap_or_else(|error| render(too_many(&uri, &error)))
+    response
 }
 
 /// The answer, with what it holds until it is taken. Errors: OVERLOADED.

@@ -43,13 +43,14 @@ pub fn logs_are_json() -> bool {
 /// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
 /// and its libraries' at `warn`.
 pub fn init_logs(format: LogFormat) {
-    let lines = move || Lines { to: std::io::stderr(), are_json: format == LogFormat::Json };
+    let (are_json, is_terminal) = (format == LogFormat::Json, std::io::stderr().is_terminal());
+    let lines = move || Lines { to: std::io::stderr(), are_json, are_colored: is_terminal && !are_json };
     let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     // A second call, in a test, changes nothing.
     let _ = FORMAT.set(format);
     let _ = match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => logs.with_ansi(is_terminal).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
 }

@@ -42,20 +42,35 @@ fn escaped(text: &str, is_meant: fn(char) -> bool, is_json: bool) -> String {
     shown
 }
 
-/// Where lines of a log go. What a terminal acts upon is escaped by who makes the lines, who puts colours into them too; the hidden is here.
+/// Where lines of a log go, each of them whole.
 pub struct Lines<W> {
     /// To here.
     pub to: W,
     /// They are objects, one each.
     pub are_json: bool,
+    /// They have colours, which are escapes of a terminal: it is up to who makes the lines that there are no others.
+    pub are_colored: bool,
+}
+
+impl<W> Lines<W> {
+    /// What is not let through.
+    fn is_meant(&self) -> fn(char) -> bool {
+        if self.are_colored {
+            |character| is_harmful(character) && !matches!(character, '\n' | '\u{1b}')
+        } else {
+            |character| is_harmful(character) && character != '\n'
+        }
+    }
 }
 
 impl<W: Write> Write for Lines<W> {
     /// A line comes whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(line) {
-            Ok(text) if text.chars().any(is_hidden) => self.to.write_all(escaped(text, is_hidden, self.are_json).as_bytes())?,
-            _ => self.to.write_all(line)?,
+        let (text, is_meant) = (String::from_utf8_lossy(line), self.is_meant());
+        if text.chars().any(is_meant) {
+            self.to.write_all(escaped(&text, is_meant, self.are_json).as_bytes())?;
+        } else {
+            self.to.write_all(line)?;
         }
         Ok(line.len())
     }
@@ -91,13 +106,16 @@ mod tests {
 
     #[test]
     fn lines_of_a_log_keep_their_colours_and_show_what_is_hidden() -> io::Result<()> {
-        let written = |are_json, line: &str| {
-            let mut lines = Lines { to: Vec::new(), are_json };
+        let written = |are_json, are_colored, line: &str| {
+            let mut lines = Lines { to: Vec::new(), are_json, are_colored };
             lines.write_all(line.as_bytes())?;
             Ok::<_, io::Error>(String::from_utf8_lossy(&lines.to).into_owned())
         };
-        assert_eq!(written(false, "\u{1b}[31mWARN\u{1b}[0m a\u{202e}b\n")?, "\u{1b}[31mWARN\u{1b}[0m a\\u{202e}b\n");
-        let json = written(true, "{\"user\":\"a\u{e0041}b\"}\n")?;
+        let line = "\u{1b}[31mWARN\u{1b}[0m a\u{202e}b\u{9b}\n";
+        assert_eq!(written(false, true, line)?, "\u{1b}[31mWARN\u{1b}[0m a\\u{202e}b\\u{9b}\n");
+        assert_eq!(written(false, false, line)?, "\\u{1b}[31mWARN\\u{1b}[0m a\\u{202e}b\\u{9b}\n");
+        assert_eq!(written(true, false, "{\"user\":\"\u{9b}\"}\n")?, "{\"user\":\"\\u009b\"}\n");
+        let json = written(true, false, "{\"user\":\"a\u{e0041}b\"}\n")?;
         assert_eq!(json, "{\"user\":\"a\\udb40\\udc41b\"}\n");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json)?["user"], "a\u{e0041}b");
         Ok(())

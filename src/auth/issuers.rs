@@ -65,6 +65,8 @@ pub(super) struct Issuers {
 struct Issuer {
     config: IssuerConfig,
     source: Source,
+    /// Its file, where it is one.
+    seen: Files,
     keys: ArcSwap<Keys>,
     /// A token came with a key that is not known.
     unknown: Notify,
@@ -190,11 +192,15 @@ impl Issuers {
 impl Issuer {
     fn new(config: &IssuerConfig) -> Result<Self, String> {
         let source = Source::new(config)?;
+        let seen = Files::new(match &source {
+            Source::File(path) => vec![path.clone()],
+            Source::Url { .. } => Vec::new(),
+        });
         let keys = match &source {
             Source::File(path) => source::of_file(path)?,
             Source::Url { .. } => Keys::default(),
         };
-        Ok(Self { config: config.clone(), source, keys: ArcSwap::from_pointee(keys), unknown: Notify::new() })
+        Ok(Self { config: config.clone(), source, seen, keys: ArcSwap::from_pointee(keys), unknown: Notify::new() })
     }
 
     /// What the token says, where it is for us, in its time, and signed.
@@ -215,8 +221,8 @@ impl Issuer {
     /// Never ends by itself.
     async fn keep_new(self: Arc<Self>) {
         match &self.source {
-            Source::File(path) => {
-                let mut files = Files::new(vec![path.clone()]);
+            Source::File(_) => {
+                let mut files = self.seen.clone();
                 loop {
                     files.changed().await;
                     self.read().await;

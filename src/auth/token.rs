@@ -61,8 +61,9 @@ struct UserClaims {
     app: Option<String>,
     id: Option<String>,
     sub: Option<String>,
-    iat: Option<f64>,
-    jti: Option<String>,
+    /// Whatever they are: who signs them need not mean what we do.
+    iat: Option<serde_json::Value>,
+    jti: Option<serde_json::Value>,
     nbf: Option<f64>,
     exp: f64,
 }
@@ -73,8 +74,7 @@ pub struct Unverified {
     /// The app that is said to have issued it.
     pub app: Option<String>,
     /// What it can be revoked by.
-    #[serde(rename = "jti")]
-    pub id: Option<String>,
+    jti: Option<serde_json::Value>,
     /// The key that is said to have signed it.
     #[serde(skip)]
     pub signer: Option<String>,
@@ -100,6 +100,12 @@ impl Unverified {
         }
         let claims: Self = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())?;
         Ok(Self { signer: header.kid, ..claims })
+    }
+
+    /// What it can be revoked by.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.jti.as_ref()?.as_str()
     }
 
     /// When it is said to end, in Unix milliseconds.
@@ -159,7 +165,8 @@ impl TokenKeys {
         let now_s = now_ms as f64 / 1_000.0;
         let in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
         let of_app = claims.app.is_none_or(|of| of == app.as_str());
-        let is_good = in_time && of_app && !self.has_revoked(claims.jti.as_deref(), claims.iat);
+        let id = claims.jti.as_ref().and_then(|id| id.as_str());
+        let is_good = in_time && of_app && !self.has_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
         match claims.id.or(claims.sub) {
             Some(user) if is_good => Ok(Bearer::User(user)),
             _ => Err(invalid()),
@@ -334,6 +341,10 @@ mod tests {
         for token in [tokens(&old)?.to_vec(), vec![own(None)?, own(Some("theirs"))?]].concat() {
             assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [true, true, false]);
         }
+        // Claims of theirs that we would read otherwise.
+        let claims = serde_json::json!({"id": "u", "exp": NOW_S + 10, "jti": 17, "iat": "today"});
+        let odd = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"old"));
+        assert!(is_good(&both, &odd.map_err(Error::internal)?));
         for token in tokens(&both)? {
             assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [false, true, true]);
             assert_eq!(Unverified::read(&token)?.signer.as_deref(), new.signers().next());
@@ -351,7 +362,7 @@ mod tests {
         assert!(TokenKeys::of(&local).is_err());
         for token in issued(&keys(), NOW_MS)? {
             assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
-            let id = Unverified::read(&token)?.id.unwrap_or_default();
+            let id = Unverified::read(&token)?.id().unwrap_or_default().to_owned();
             assert!(!id.is_empty());
             let without = of(&["app secret"], |app| app.revoked_tokens = vec![id]);
             assert_eq!(reason(without.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));

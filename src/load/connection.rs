@@ -18,9 +18,9 @@ pub const UNREAD: Duration = Duration::from_secs(60);
 /// So often a connection is looked at.
 pub const LOOK: Duration = Duration::from_secs(5);
 /// How finely the beginnings of answers are told apart.
-const SLOT_MS: u64 = 10_000;
-/// Beginnings up to the oldest that is not unread, and the one that is being filled.
-const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 2;
+const SLOT_MS: u64 = 5_000;
+/// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age that is known as of the last look.
+const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 3;
 
 /// An address, as shares go by: of IPv6 the network of one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

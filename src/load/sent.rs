@@ -22,7 +22,7 @@ use crate::error::Error;
 /// Answers up to here are not refused, because what they tell may have been done: those of writes are shorter.
 const NEVER_REFUSED: usize = 64 << 10;
 /// The pieces, and the last of them where no trailers come after it.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 const LAST: usize = 1 << 10;
 
 /// What goes with a call to its end.

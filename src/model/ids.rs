@@ -144,7 +144,9 @@ impl RequestId {
 /// By the lower case of each character (Unicode, without a language), so that the sign for kelvin is a `k` and a dotted capital `İ` an `i` with its dot; and
 /// composed, before and after. `ß` stays `ß`.
 fn folded(text: &str) -> String {
-    text.nfc().collect::<String>().to_lowercase().nfc().collect()
+    let lower = text.nfc().collect::<String>().to_lowercase();
+    // Lower case writes the last sigma of a word otherwise.
+    lower.nfc().map(|character| if character == 'ς' { 'σ' } else { character }).collect()
 }
 
 fn has_control(text: &str) -> bool {
@@ -216,6 +218,8 @@ mod tests {
             ("\u{1112}\u{1161}\u{11ab}", "한"),
             ("\u{130}", "i\u{307}"),
             ("ẞß", "ßß"),
+            ("ΝΙΚΟΣ", "νικοσ"),
+            ("νικος", "νικοσ"),
         ] {
             assert_eq!(UserId::parse(raw.to_owned(), true)?.as_str(), folded);
             assert_eq!(UserId::parse(folded.to_owned(), true)?.as_str(), folded);

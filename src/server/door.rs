@@ -53,17 +53,6 @@ struct Guest {
     site: Option<Site>,
 }
 
-/// One on whose connection nothing was open.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Idle {
-    never_asked: bool,
-    /// How many connections its address had.
-    count: usize,
-    idle: Duration,
-    number: u64,
-    site: Option<Site>,
-}
-
 /// The connections of one listener.
 pub(super) struct Door {
     max: usize,
@@ -74,7 +63,7 @@ pub(super) struct Door {
     by_site: HashMap<Site, usize>,
     next: u64,
     /// Those who may be told to go, as they were when it was looked for them, the first of them last.
-    idle: Vec<Idle>,
+    idle: Vec<u64>,
     looked: Option<Instant>,
 }
 
@@ -126,14 +115,11 @@ impl Door {
     /// Tells one to go for one of this address, of its own or of any: who has never asked for anything before who has, of the address that has most,
     /// the longest idle.
     fn make_room(&mut self, site: Option<Site>, of_its_own: bool) -> bool {
-        let mut number = self.take_idle(site, of_its_own);
-        // Those who were idle may have gone, or begun a call.
-        if number.is_none() && self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
             self.looked = Some(Instant::now());
             self.look();
-            number = self.take_idle(site, of_its_own);
         }
-        let Some(number) = number else { return false };
+        let Some(number) = self.take_idle(site, of_its_own) else { return false };
         if let Some(guest) = self.guests.get(&number) {
             guest.go.notify_one();
         }
@@ -141,40 +127,34 @@ impl Door {
         true
     }
 
-    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have.
+    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have. Nobody knows how
+    /// many are behind a proxy, so it is in no such comparison.
     fn take_idle(&mut self, site: Option<Site>, of_its_own: bool) -> Option<u64> {
         let would_have = self.count(site) + 1;
-        let at = self.idle.iter().rposition(|idle| {
-            let may_go = if of_its_own { idle.site == site && idle.is_long() } else { idle.is_long() || idle.count > would_have };
-            let guest = self.guests.get(&idle.number).filter(|_| may_go);
-            // A call that was made meanwhile begins it anew.
-            guest.is_some_and(|guest| guest.connection.idle() >= Some(idle.idle))
-        })?;
-        Some(self.idle.remove(at).number)
+        let may_go = |guest: &Guest| {
+            let has_more = !of_its_own && site.is_some() && self.count(guest.site) > would_have;
+            (!of_its_own || guest.site == site) && (has_more && guest.connection.idle().is_some() || is_idle(guest))
+        };
+        let at = self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(may_go))?;
+        Some(self.idle.remove(at))
     }
 
-    /// Finds those who may be told to go.
+    /// Finds those who may be told to go, the first of them last.
     fn look(&mut self) {
-        let idle = |(&number, guest): (&u64, &Guest)| {
+        let rank = |(number, guest): (&u64, &Guest)| {
             let idle = guest.connection.idle()?;
-            Some(Idle {
-                never_asked: !guest.connection.was_asked(),
-                count: self.count(guest.site),
-                idle,
-                number,
-                site: guest.site,
-            })
+            Some((!guest.connection.was_asked(), self.count(guest.site), idle, *number))
         };
-        let mut idle: Vec<_> = self.guests.iter().filter_map(idle).collect();
+        let mut idle: Vec<_> = self.guests.iter().filter_map(rank).collect();
         idle.sort_unstable();
-        self.idle = idle;
+        self.idle = idle.into_iter().map(|(.., number)| number).collect();
     }
 }
 
-impl Idle {
-    fn is_long(&self) -> bool {
-        self.idle >= if self.never_asked { SILENT } else { IDLE }
-    }
+/// For long.
+fn is_idle(guest: &Guest) -> bool {
+    let longest = if guest.connection.was_asked() { IDLE } else { SILENT };
+    guest.connection.idle().is_some_and(|idle| idle >= longest)
 }
 
 #[cfg(test)]
@@ -218,6 +198,33 @@ mod tests {
             // As many as would leave it with no more than they have.
             assert_eq!(fill(4, 40), 10, "{is_asked}");
             assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [0, 0, 0], "each has its share");
+            // Those who come next leave none with less than they have.
+            let fifth = fill(5, 40);
+            assert!((5..=8).contains(&fifth), "{fifth}");
+            let counts: Vec<_> = (1..6).map(|site| door.count(Some(addr(site).ip().into()))).collect();
+            assert!(counts.iter().all(|count| (5..=10).contains(count)) && counts.iter().sum::<usize>() == 40, "{counts:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_takes_nobodys_place_and_gives_up_none_but_what_is_idle_for_long() {
+        let mut door = Door::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
+        let mut fill = |site, of| {
+            (0..of).filter_map(|_| door.enter(addr(site))).inspect(|(_, connection, _)| drop(connection.open())).count()
+        };
+        assert_eq!([fill(1, 10), fill(9, 40), fill(1, 1), fill(2, 40)], [10, 30, 0, 5]);
+        advance(IDLE + SILENT).await;
+        assert!(door.enter(addr(9)).is_some() && door.enter(addr(3)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_begun_to_ask_is_idle_no_more() {
+        let mut door = Door::new(4, Arc::default(), Arc::default());
+        let first: Vec<_> = (1..5).map(|site| door.enter(addr(site)).unwrap()).collect();
+        advance(SILENT).await;
+        assert!(door.enter(addr(5)).is_some(), "all of them were silent");
+        // Asked since it was looked for them.
+        first.iter().for_each(|(_, connection, _)| drop(connection.open()));
+        assert!(door.enter(addr(6)).is_none());
     }
 }

@@ -34,6 +34,7 @@ pub struct TlsFiles {
 /// What new connections are begun with.
 pub struct Tls {
     files: TlsFiles,
+    seen: Files,
     configs: ArcSwap<Configs>,
 }
 
@@ -54,8 +55,10 @@ impl Configs {
 impl Tls {
     /// Errors: a sentence that names the file.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
+        let TlsFiles { cert, key, client_ca } = files.clone();
+        let seen = Files::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
         let configs = ArcSwap::from_pointee(Configs::of(read(&files)?));
-        Ok(Self { files, configs })
+        Ok(Self { files, seen, configs })
     }
 
     /// For one connection, over which these protocols may be spoken.
@@ -69,8 +72,7 @@ impl Tls {
 
     /// Takes what has changed for connections to come. Never ends by itself.
     pub async fn keep_new(self: Arc<Self>) {
-        let TlsFiles { cert, key, client_ca } = self.files.clone();
-        let mut files = Files::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
+        let mut files = self.seen.clone();
         loop {
             files.changed().await;
             match read(&self.files) {

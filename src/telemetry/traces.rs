@@ -84,17 +84,14 @@ impl Followed {
             return None;
         }
         let name = name();
-        let mut context = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
+        let told = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
+        let mut context = if is_service { told.clone() } else { Context::new() };
         if let Some(tracer) = tracer {
             let span = tracer.span_builder(name.clone()).with_kind(SpanKind::Server);
             let span = span.with_attributes(attributes());
-            let span = if is_service {
-                span.start_with_context(tracer, &context)
-            } else {
-                let told = context.span().span_context().clone();
-                let links = told.is_valid().then(|| Link::new(told, Vec::new(), 0)).into_iter().collect();
-                span.with_links(links).start_with_context(tracer, &Context::new())
-            };
+            let told = told.span().span_context().clone();
+            let links = (!is_service && told.is_valid()).then(|| Link::new(told, Vec::new(), 0)).into_iter().collect();
+            let span = span.with_links(links).start_with_context(tracer, &context);
             context = context.with_span(span);
         }
         // One that is in no trace has no line but those for debugging.

@@ -37,7 +37,7 @@ impl Folds {
                 Some(false) | None => {}
             }
         });
-        let what = "is not in lower case, and nothing says whether the app folds case: name its configuration with --config";
+        let what = "is not as an app that folds case has it (lower case, NFC), and nothing says whether the app folds case: name its configuration with --config";
         wrong.map_or(Ok(()), |user| Err(format!("the user id \"{user}\" {what}")))
     }
 }

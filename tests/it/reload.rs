@@ -129,6 +129,17 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
     assert_eq!(good(new, &other).await, [false, true, true, true]);
 }
 
+#[tokio::test]
+async fn what_changes_after_it_was_made_known_is_told_whenever_somebody_begins_to_listen() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    fs::write(&path, "a").unwrap();
+    let mut files = mute_service::files::Files::new(vec![path.clone()]);
+    // While a service starts, say.
+    fs::write(&path, "ab").unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(20), files.changed()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_ends_when_its_service_is_configured_no_more() {
     let directory = tempfile::tempdir().unwrap();
