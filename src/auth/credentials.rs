@@ -24,7 +24,10 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Reason},
-    load::{Account, Holder, connection::Connection},
+    load::{
+        Account, Holder,
+        connection::{Connection, Site},
+    },
 };
 
 // As they are looked for in each call: text would be read as a name each time.
@@ -139,14 +142,14 @@ impl Access {
         self.credentials.load().apps.get(key).cloned()
     }
 
-    /// Who sent these headers. Errors: the UNAUTHENTICATED reasons.
-    pub fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
-        self.credentials.load().principal(headers)
+    /// Who sent these headers, from there as far as that is known. Errors: the UNAUTHENTICATED reasons; RATE_LIMITED.
+    pub fn principal(&self, headers: &HeaderMap, from: Option<Site>) -> Result<Principal, Error> {
+        self.credentials.load().principal(headers, from)
     }
 
     /// Who sent these headers; where there is no credential among them, whose the certificate is. Errors: the UNAUTHENTICATED reasons.
-    fn known_by(&self, headers: &HeaderMap, certificate: Option<&CertNames>) -> Result<Principal, Error> {
-        match (self.principal(headers), certificate) {
+    fn known_by(&self, headers: &HeaderMap, certificate: Option<&CertNames>, from: Option<Site>) -> Result<Principal, Error> {
+        match (self.principal(headers, from), certificate) {
             (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => self.service_of(certificate).ok_or(error),
             (known, _) => known,
         }
@@ -157,7 +160,7 @@ impl Access {
     pub async fn lost(&self, proof: &Proof, still: impl Fn(&Principal) -> bool) -> Error {
         let mut replaced = self.replaced.subscribe();
         loop {
-            match self.known_by(&proof.headers, proof.certificate.as_deref()) {
+            match self.known_by(&proof.headers, proof.certificate.as_deref(), None) {
                 Ok(principal) if still(&principal) => {}
                 Ok(_) => return Error::new(Reason::InvalidToken, "the credential is another one's now"),
                 Err(error) => return error,
@@ -262,7 +265,7 @@ impl Credentials {
         certificate.0.iter().find_map(|name| self.by_certificate.get(name).cloned()).map(Principal::Service)
     }
 
-    fn principal(&self, headers: &HeaderMap) -> Result<Principal, Error> {
+    fn principal(&self, headers: &HeaderMap, from: Option<Site>) -> Result<Principal, Error> {
         if let Some(key) = header(headers, &IM_API_KEY) {
             let app = find(&self.apps, &self.api_keys, key);
             let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
@@ -284,7 +287,7 @@ impl Credentials {
         }
         let unverified = Unverified::read(token)?;
         if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.has(name)) {
-            return self.issuers.verify(issuer, token, hash, now_ms);
+            return self.issuers.verify(issuer, token, hash, now_ms, from);
         }
         match unverified.app.and_then(|key| self.apps.get(&key).ok()) {
             Some(app) => self.bearer(app, token),
@@ -324,7 +327,8 @@ impl Proof {
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
-        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref));
+        let from = request.extensions().get::<Arc<Connection>>().and_then(|connection| connection.site());
+        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), from);
         let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
         request.extensions_mut().insert(Caller { principal, counted: false, holder });
         request

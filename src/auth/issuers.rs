@@ -19,6 +19,7 @@ use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
     error::{Error, Reason},
     files::Files,
+    load::connection::Site,
     telemetry::metrics::METRICS,
 };
 
@@ -32,6 +33,9 @@ const REFRESH: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(10);
 /// Tokens that are remembered; the one least asked for makes place.
 const REMEMBERED: usize = 16_384;
+/// Tokens of one address that were looked at within a second and found not good; whatever it sends then is not looked at. A signature of RSA-4096
+/// takes a millisecond and a half.
+const MOST_FAILURES: u32 = 100;
 
 /// An issuer as it stands in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -58,6 +62,8 @@ pub(super) struct Issuers {
     verified: Cache<KeyHash, Arc<Verified>>,
     /// Tokens that were found wrong, by the keys that they were looked at with.
     refused: Cache<KeyHash, Arc<Keys>>,
+    /// How many were refused, by the address they came from, and in which second of the clock.
+    failures: Cache<Site, (u64, u32)>,
     /// Keep their keys new, as long as these issuers are those that count.
     keepers: JoinSet<()>,
 }
@@ -130,8 +136,12 @@ impl Issuers {
                 wrong.push(format!("the subject \"{subject}\": its issuer \"{name}\" is not configured, under [[issuers]]"));
             }
         }
-        let (verified, refused, keepers) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED), JoinSet::new());
-        if wrong.is_empty() { Ok(Self { issuers, accounts, verified, refused, keepers }) } else { Err(wrong) }
+        let (verified, refused, failures) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED), Cache::new(REMEMBERED));
+        if wrong.is_empty() {
+            Ok(Self { issuers, accounts, verified, refused, failures, keepers: JoinSet::new() })
+        } else {
+            Err(wrong)
+        }
     }
 
     /// Has all keys read, and kept new. Those of a URL that `old` has too are taken from there; one that does not answer is asked again later, and its
@@ -168,15 +178,31 @@ impl Issuers {
     }
 
     /// Whose token this is, by the issuer of that name. Errors: INVALID_TOKEN, MALFORMED_TOKEN; PERMISSION_DENIED where it is good, and of nobody we know.
-    pub(super) fn verify(&self, name: &str, token: &str, hash: KeyHash, now_ms: u64) -> Result<Principal, Error> {
+    /// RATE_LIMITED where too many that were not good came from that address.
+    pub(super) fn verify(
+        &self,
+        name: &str,
+        token: &str,
+        hash: KeyHash,
+        now_ms: u64,
+        from: Option<Site>,
+    ) -> Result<Principal, Error> {
         let issuer = self.issuers.get(name).ok_or_else(super::token::invalid)?;
         let header = jsonwebtoken::decode_header(token).map_err(|_| super::token::malformed())?;
         let by = issuer.keys.load_full();
         if self.refused.get(&hash).is_some_and(|keys| Arc::ptr_eq(&keys, &by)) {
             return Err(super::token::invalid());
         }
+        let second = now_ms / 1_000;
+        let failures =
+            from.and_then(|from| self.failures.get(&from)).filter(|(at, _)| *at == second).map_or(0, |(_, count)| count);
+        if failures >= MOST_FAILURES {
+            let error = Error::new(Reason::RateLimited, "too many tokens that are not good come from this address");
+            return Err(Error { retry_after: Some(Duration::from_secs(1)), ..error });
+        }
         let Some(claims) = issuer.claims(token, &header, &by, now_ms) else {
             self.refused.insert(hash, by);
+            from.into_iter().for_each(|from| self.failures.insert(from, (second, failures + 1)));
             return Err(super::token::invalid());
         };
         let account = self.accounts.get(&(name.to_owned(), claims.sub)).ok_or_else(|| {

@@ -78,7 +78,7 @@ async fn answer(State(backups): State<Backups>, headers: HeaderMap) -> Response 
 /// Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while another one runs, STORE_UNAVAILABLE.
 async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
     let Backups { service, access, stopping, turn } = backups;
-    let principal = access.principal(headers)?;
+    let principal = access.principal(headers, None)?;
     if !may_back_up(&principal) {
         return Err(Error::new(
             Reason::PermissionDenied,

@@ -1,7 +1,7 @@
 //! Who is let in at a listener: how many connections there may be, how many of one address, and who has to go for one who wants to come in.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -65,11 +65,25 @@ pub(super) struct Door {
     /// Those who may be told to go, as they were when it was looked for them, the first of them last.
     idle: Vec<u64>,
     looked: Option<Instant>,
+    /// For whom nobody had to go since then: of their own, and for those who would have so many or more. They are not looked for again.
+    refused: HashSet<Site>,
+    refused_from: usize,
 }
 
 impl Door {
     pub(super) fn new(max: usize, trusted: Arc<[IpNet]>, sites: Arc<Sites>) -> Self {
-        Self { max, trusted, sites, guests: HashMap::new(), by_site: HashMap::new(), next: 0, idle: Vec::new(), looked: None }
+        Self {
+            max,
+            trusted,
+            sites,
+            guests: HashMap::new(),
+            by_site: HashMap::new(),
+            next: 0,
+            idle: Vec::new(),
+            looked: None,
+            refused: HashSet::new(),
+            refused_from: usize::MAX,
+        }
     }
 
     /// Lets a connection in, and answers its number, with what it is told over. Nothing where it has to stay outside.
@@ -119,7 +133,19 @@ impl Door {
             self.looked = Some(Instant::now());
             self.look();
         }
-        let Some(number) = self.take_idle(site, of_its_own) else { return false };
+        let own = site.filter(|_| of_its_own);
+        // Nobody knows how many are behind a proxy.
+        let would_have = site.map_or(usize::MAX, |site| self.count(Some(site)) + 1);
+        if own.is_some_and(|own| self.refused.contains(&own)) || own.is_none() && would_have > self.refused_from {
+            return false;
+        }
+        let Some(number) = self.take_idle(own, would_have) else {
+            match own {
+                Some(own) => drop(self.refused.insert(own)),
+                None => self.refused_from = would_have - 1,
+            }
+            return false;
+        };
         if let Some(guest) = self.guests.get(&number) {
             guest.go.notify_one();
         }
@@ -127,13 +153,12 @@ impl Door {
         true
     }
 
-    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have. Nobody knows how
-    /// many are behind a proxy, so it is in no such comparison.
-    fn take_idle(&mut self, site: Option<Site>, of_its_own: bool) -> Option<u64> {
-        let would_have = self.count(site) + 1;
-        let may_go = |guest: &Guest| {
-            let has_more = !of_its_own && site.is_some() && self.count(guest.site) > would_have;
-            (!of_its_own || guest.site == site) && (has_more && guest.connection.idle().is_some() || is_idle(guest))
+    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have. Of this address
+    /// alone, where there is one.
+    fn take_idle(&mut self, own: Option<Site>, would_have: usize) -> Option<u64> {
+        let may_go = |guest: &Guest| match own {
+            Some(own) => guest.site == Some(own) && is_idle(guest),
+            None => is_idle(guest) || self.count(guest.site) > would_have && guest.connection.idle().is_some(),
         };
         let at = self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(may_go))?;
         Some(self.idle.remove(at))
@@ -148,6 +173,8 @@ impl Door {
         let mut idle: Vec<_> = self.guests.iter().filter_map(rank).collect();
         idle.sort_unstable();
         self.idle = idle.into_iter().map(|(.., number)| number).collect();
+        self.refused.clear();
+        self.refused_from = usize::MAX;
     }
 }
 

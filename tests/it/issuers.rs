@@ -246,6 +246,44 @@ async fn a_token_that_was_taken_before_is_refused_after_its_end() {
     assert!((end + 30..end + 35).contains(&now_s()), "refused {} s after its end", now_s() - end);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let signer = Signer::ec("one");
+    let keys = directory.path().join("jwks.json");
+    fs::write(&keys, json!({"keys": [signer.jwk()]}).to_string()).unwrap();
+    let process = spawn(directory.path(), &format!("jwks_file = {keys:?}"));
+    let known = signer.sign(&claims());
+    assert_eq!(actor(&process, &known).await.unwrap(), "service:chat");
+    let forged: Vec<_> = (0..400_u32).map(|number| hmac_of(&but(json!({"number": number})))).collect();
+    let mut client = process.mutes().await;
+    let mut ask = async |token: &str| {
+        let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+        let bearer = format!("Bearer {token}");
+        let answered = client.check_send(with(message, &[("authorization", bearer.as_str())])).await;
+        answered.map_or_else(|status| reason(&status), |_| "good".to_owned())
+    };
+    let mut found = Vec::new();
+    for token in &forged {
+        found.push(ask(token).await);
+    }
+    assert!(
+        found.iter().take(100).all(|found| found == "INVALID_TOKEN") && found.contains(&"RATE_LIMITED".to_owned()),
+        "{found:?}"
+    );
+    // What is known already needs no look, and a second later all is as it was.
+    assert_eq!(ask(&known).await, "good");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let new = signer.sign(&but(json!({"number": 1})));
+    assert_eq!(ask(&new).await, "good");
+}
+
+/// Signed with a key that nobody knows.
+fn hmac_of(claims: &Value) -> String {
+    let header = Header { kid: Some("none".to_owned()), ..Header::new(Algorithm::HS256) };
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(b"nobody's")).unwrap()
+}
+
 async fn until(is_so: impl AsyncFn() -> bool) {
     for _ in 0..300 {
         if is_so().await {

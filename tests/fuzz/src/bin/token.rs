@@ -216,7 +216,8 @@ impl Fixture {
     }
 
     fn hold_headers(&self, text: &str) {
-        let mint = |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10).unwrap();
+        let mint =
+            |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10).unwrap();
         let (user, other) = (mint(&self.apps[0]), mint(&self.apps[1]));
         let app = self.apps[0].tokens.as_ref().unwrap().mint_app(&self.apps[0].key, START_MS, None).unwrap();
         let mut headers = HeaderMap::new();
@@ -229,7 +230,7 @@ impl Fixture {
         // The first of its name counts, without what may stand around and before it.
         let first = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
         let token = |name: &str| first(name).map(|value| value.rsplit(char::is_whitespace).next().unwrap_or(value));
-        match self.access.principal(&headers) {
+        match self.access.principal(&headers, None) {
             Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => {
                 assert_eq!((app.as_str(), first("im-api-key")), (IMKIT_APP, Some("dev-api-key")));
             }
