@@ -268,12 +268,7 @@ fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
 /// Which keys of an app are about to take the place of others, and which tokens are refused.
 fn changing(app: &AppConfig, tokens: Option<&TokenKeys>) -> String {
     let mut said = Vec::new();
-    let hashes = [
-        ("api_key_hash", &app.api_key_hash),
-        ("client_key_hash", &app.client_key_hash),
-        ("client_secret_hash", &app.client_secret_hash),
-    ];
-    said.extend(hashes.iter().filter(|(_, hashes)| hashes.len() > 1).map(|(field, _)| format!("two of {field} are good")));
+    said.extend(app.hashes().iter().filter(|(_, hashes)| hashes.len() > 1).map(|(field, _)| format!("two of {field} are good")));
     if let Some([new, old]) = tokens.map(|tokens| tokens.signers().collect::<Vec<_>>()).as_deref() {
         said.push(format!("token_secret {new} signs, and what {old} has signed is good"));
     }

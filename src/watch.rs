@@ -215,10 +215,11 @@ impl Watching {
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
         let page = self.store.events(range, false, PAGE).await?;
         let at = page.last().filter(|_| page.len() == PAGE).map_or(self.until, |last| last.revision);
-        self.hub.spans.note(self.at + 1, at + 1, &page)?;
+        let apps = codec::apps_of_events(&page)?;
+        self.hub.spans.note(self.at + 1, at + 1, &apps);
         let mut read = VecDeque::new();
-        for logged in page {
-            if codec::app_of_event(&logged.event)? != self.subject.app {
+        for (logged, app) in page.into_iter().zip(apps) {
+            if app != self.subject.app {
                 continue;
             }
             let change = Change::read(logged.revision, &logged.event)?;

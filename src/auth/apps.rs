@@ -53,6 +53,16 @@ impl AppConfig {
     pub fn folds_users(&self) -> bool {
         self.case_insensitive_users.unwrap_or(folds_by_default(&self.key))
     }
+
+    /// Its keys that are there as hashes, each with the name of its field.
+    #[must_use]
+    pub fn hashes(&self) -> [(&'static str, &[KeyHash]); 3] {
+        [
+            ("api_key_hash", &self.api_key_hash),
+            ("client_key_hash", &self.client_key_hash),
+            ("client_secret_hash", &self.client_secret_hash),
+        ]
+    }
 }
 
 /// Whether the users of an app with this key are folded where its configuration does not say it.

@@ -18,13 +18,8 @@ pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<Str
     let mut wrong = Vec::new();
     let mut signers: HashMap<&str, &str> = HashMap::new();
     for app in apps {
-        let hashes = [
-            ("api_key_hash", &app.api_key_hash),
-            ("client_key_hash", &app.client_key_hash),
-            ("client_secret_hash", &app.client_secret_hash),
-        ];
-        for (field, hash) in hashes {
-            let what = hash.iter().filter_map(of_hash);
+        for (field, hashes) in app.hashes() {
+            let what = hashes.iter().filter_map(of_hash);
             wrong.extend(what.map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
         }
         for secret in app.token_secret.iter().map(Secret::expose) {

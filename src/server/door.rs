@@ -67,7 +67,7 @@ pub(super) struct Door {
     looked: Option<Instant>,
     /// For whom nobody had to go since then: of their own, and for those who would have so many or more. They are not looked for again.
     refused: HashSet<Site>,
-    refused_from: usize,
+    refused_from: Option<usize>,
 }
 
 impl Door {
@@ -82,7 +82,7 @@ impl Door {
             idle: Vec::new(),
             looked: None,
             refused: HashSet::new(),
-            refused_from: usize::MAX,
+            refused_from: None,
         }
     }
 
@@ -136,13 +136,15 @@ impl Door {
         let own = site.filter(|_| of_its_own);
         // Nobody knows how many are behind a proxy.
         let would_have = site.map_or(usize::MAX, |site| self.count(Some(site)) + 1);
-        if own.is_some_and(|own| self.refused.contains(&own)) || own.is_none() && would_have > self.refused_from {
+        if own.is_some_and(|own| self.refused.contains(&own))
+            || own.is_none() && self.refused_from.is_some_and(|from| would_have >= from)
+        {
             return false;
         }
         let Some(number) = self.take_idle(own, would_have) else {
             match own {
                 Some(own) => drop(self.refused.insert(own)),
-                None => self.refused_from = would_have - 1,
+                None => self.refused_from = Some(would_have),
             }
             return false;
         };
@@ -174,7 +176,7 @@ impl Door {
         idle.sort_unstable();
         self.idle = idle.into_iter().map(|(.., number)| number).collect();
         self.refused.clear();
-        self.refused_from = usize::MAX;
+        self.refused_from = None;
     }
 }
 

@@ -80,13 +80,14 @@ impl Service {
             let page = self.store.events(EventRange { after: None, before: Some(before) }, true, READ).await?;
             let too_old = |at_ms: u64| filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms);
             let is_last = page.len() < READ || page.iter().all(|logged| too_old(logged.at_ms));
+            let apps = codec::apps_of_events(&page)?;
             if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
                 // What the caller names may not have been given out yet.
                 let end = if read == 0 { newest.revision + 1 } else { before };
-                self.hub.spans.note(oldest.revision, end, &page)?;
+                self.hub.spans.note(oldest.revision, end, &apps);
             }
-            for logged in page {
-                if codec::app_of_event(&logged.event)? != call.key() {
+            for (logged, app) in page.into_iter().zip(apps) {
+                if app != call.key() {
                     before = logged.revision;
                     continue;
                 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::{Batch, Expectation, Operation, Revision, StoreError};
+use super::{Batch, Expectation, Logged, Operation, Revision, StoreError};
 use crate::{
     model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
     proto::store_v1 as pb,
@@ -198,10 +198,13 @@ struct EventApp {
     app: String,
 }
 
-/// The app that the event of these bytes is of; an empty one is of nobody. Costs a small part of what [`decode_event`] does. Errors:
-/// [`StoreError::Corrupt`].
-pub fn app_of_event(bytes: &[u8]) -> Result<String, StoreError> {
-    Ok(if bytes.is_empty() { String::new() } else { unseal::<EventApp>(&[], bytes)?.app })
+/// The app that each event is of; an empty one is of none. Costs a small part of what [`decode_event`] does. Errors: [`StoreError::Corrupt`].
+pub fn apps_of_events(events: &[Logged]) -> Result<Vec<String>, StoreError> {
+    let app = |logged: &Logged| match &logged.event[..] {
+        [] => Ok(String::new()),
+        bytes => Ok(unseal::<EventApp>(&[], bytes)?.app),
+    };
+    events.iter().map(app).collect()
 }
 
 /// Puts version and checksum before a message.

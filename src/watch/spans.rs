@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::store::{Logged, Revision, StoreError, codec};
+use crate::store::Revision;
 
 /// Kept at most; beyond that all are forgotten, and found again. A million events are 4,000 of them.
 const MOST: usize = 16_384;
@@ -24,16 +24,11 @@ struct Span {
 }
 
 impl Spans {
-    /// Notes whose events these are: all that there are from one revision to before another, which has been given out already. Errors:
-    /// [`StoreError::Corrupt`].
-    pub fn note(&self, first: Revision, end: Revision, events: &[Logged]) -> Result<(), StoreError> {
-        let mut apps = Vec::new();
-        for logged in events {
-            let app = hash(&codec::app_of_event(&logged.event)?);
-            if let Err(at) = apps.binary_search(&app) {
-                apps.insert(at, app);
-            }
-        }
+    /// Notes of which apps the events are that there are from one revision to before another, which has been given out already.
+    pub fn note(&self, first: Revision, end: Revision, apps: &[String]) {
+        let mut apps: Vec<_> = apps.iter().map(|app| hash(app)).collect();
+        apps.sort_unstable();
+        apps.dedup();
         let mut spans = self.spans();
         if spans.len() >= MOST {
             spans.clear();
@@ -42,7 +37,6 @@ impl Spans {
         if first < end && is_longer {
             spans.insert(first, Span { end, apps: apps.into() });
         }
-        Ok(())
     }
 
     /// Before which revision events of the app may be, of those before this one.
@@ -89,28 +83,20 @@ fn hash(app: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Event, EventKind},
-        store::Batch,
-    };
 
-    fn events(apps: &[(Revision, &str)]) -> Vec<Logged> {
-        let logged = |(revision, app): &(Revision, &str)| {
-            let event = if app.is_empty() { Vec::new() } else { Batch::of(&Event::new(EventKind::Muted, app, "r", 1)).event };
-            Logged { revision: *revision, event, at_ms: 1 }
-        };
-        apps.iter().map(logged).collect()
+    fn apps(apps: &[&str]) -> Vec<String> {
+        apps.iter().map(|app| (*app).to_owned()).collect()
     }
 
     #[test]
-    fn what_has_no_events_of_an_app_is_passed_over_and_nothing_else() -> Result<(), StoreError> {
+    fn what_has_no_events_of_an_app_is_passed_over_and_nothing_else() {
         let spans = Spans::default();
         assert_eq!((spans.before("a", 100), spans.after("a", 0)), (100, 0), "nothing was read");
-        spans.note(10, 20, &events(&[(10, "b"), (15, "c"), (19, "")]))?;
-        spans.note(20, 30, &events(&[(25, "a")]))?;
-        spans.note(30, 40, &events(&[(30, "b")]))?;
+        spans.note(10, 20, &apps(&["b", "c", "", "b"]));
+        spans.note(20, 30, &apps(&["a"]));
+        spans.note(30, 40, &apps(&["b"]));
         // Of those two that overlap, as pages of two readers do.
-        spans.note(35, 50, &events(&[(41, "b")]))?;
+        spans.note(35, 50, &apps(&["b"]));
         for (before, of_a, of_b, of_c) in [
             (50, 30, 50, 20),
             (45, 30, 45, 20),
@@ -128,16 +114,14 @@ mod tests {
             assert_eq!(["a", "b", "c"].map(|app| spans.after(app, after)), [of_a, of_b, of_c], "after {after}");
         }
         // A shorter one takes the place of none.
-        spans.note(20, 21, &[])?;
+        spans.note(20, 21, &[]);
         assert_eq!(spans.before("b", 30), 20);
-        Ok(())
     }
 
     #[test]
-    fn no_more_are_kept_than_there_is_room_for() -> Result<(), StoreError> {
+    fn no_more_are_kept_than_there_is_room_for() {
         let spans = Spans::default();
-        (0..MOST as u64 + 5).try_for_each(|at| spans.note(at * 2, at * 2 + 1, &[]))?;
+        (0..MOST as u64 + 5).for_each(|at| spans.note(at * 2, at * 2 + 1, &[]));
         assert_eq!(spans.spans().len(), 5);
-        Ok(())
     }
 }
