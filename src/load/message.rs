@@ -77,6 +77,10 @@ impl Reading<'_> {
     }
 
     fn add(&mut self, data: Bytes) -> Result<(), Unread> {
+        // The end of a message often comes in a frame of its own.
+        if data.is_empty() {
+            return Ok(());
+        }
         let bytes = self.read.len() + data.len();
         if bytes > self.most {
             return Err(Unread::TooLarge);
@@ -101,7 +105,12 @@ impl Read {
     fn add(&mut self, data: Bytes) {
         *self = match std::mem::replace(self, Self::Nothing) {
             Self::Nothing => Self::One(data),
-            Self::One(first) => Self::Several([&first[..], &data].concat().as_slice().into()),
+            Self::One(first) => {
+                let mut bytes = BytesMut::with_capacity(2 * (first.len() + data.len()));
+                bytes.extend_from_slice(&first);
+                bytes.extend_from_slice(&data);
+                Self::Several(bytes)
+            }
             Self::Several(mut bytes) => {
                 bytes.extend_from_slice(&data);
                 Self::Several(bytes)
@@ -115,5 +124,29 @@ impl Read {
             Self::One(bytes) => bytes,
             Self::Several(bytes) => bytes.freeze(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as Whole;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::load::{Account, Load};
+
+    async fn read(frames: &[Bytes]) -> Bytes {
+        let frames: Vec<_> = frames.iter().cloned().map(Ok::<_, std::io::Error>).collect();
+        let mut held = Load::new(8, 1 << 20).open(Account::default());
+        whole(Whole::from_stream(stream::iter(frames)), 1 << 20, &mut held, Duration::from_secs(1)).await.unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_message_is_what_its_frames_are_and_one_of_one_frame_is_not_copied() {
+        let [first, second, end] = [Bytes::from(vec![1; 3_000]), Bytes::from(vec![2; 9_000]), Bytes::new()];
+        let one = read(&[end.clone(), first.clone(), end.clone()]).await;
+        assert!(one == first && one.as_ptr() == first.as_ptr());
+        let several = read(&[first.clone(), second.clone(), first.clone(), end]).await;
+        assert_eq!(several, [&first[..], &second, &first].concat());
     }
 }

@@ -223,3 +223,30 @@ fn size_of_commit(commit: &Commit) -> usize {
     };
     commit.event.len() + commit.operations.iter().map(|operation| size_of::<Operation>() + size(operation)).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_paced_watcher_misses_nothing_and_whoever_adds_commits_waits_for_it() {
+        const ALL: Revision = 3 * RECENT_COMMITS as Revision;
+        let recent = Arc::new(Recent::after(0));
+        let mut other = recent.follow(0);
+        let (_, mut paced) = recent.follow_paced();
+        for revision in 1..=ALL {
+            recent.push(vec![Arc::new(Commit::nothing(revision))], revision);
+        }
+        assert!(recent.room().now_or_never().is_none(), "there is no room while it has taken nothing");
+        for revision in 1..=ALL {
+            assert_eq!(paced.next().await.unwrap().unwrap().revision, revision);
+        }
+        assert!(recent.room().now_or_never().is_some());
+        assert!(matches!(other.next().await, Some(Err(StoreError::Compacted { .. }))), "another is told that it has missed some");
+        drop(paced);
+        recent.push(vec![Arc::new(Commit::nothing(ALL + 1))], ALL + 1);
+        assert!(recent.room().now_or_never().is_some(), "one that is gone is waited for no more");
+    }
+}

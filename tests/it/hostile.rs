@@ -32,19 +32,19 @@ pub async fn connect_from(from: u8, to: &str) -> TcpStream {
     socket.connect(to.parse().unwrap()).await.unwrap()
 }
 
-async fn http2(stream: TcpStream) -> SendRequest<Body> {
+pub async fn http2(stream: TcpStream) -> SendRequest<Body> {
     let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-fn call(to: &str, method: &str, token: &str) -> http::request::Builder {
+pub fn call(to: &str, method: &str, token: &str) -> http::request::Builder {
     let request = Request::post(format!("http://{to}/mute.v1.MuteService/{method}"));
     let request = request.header("content-type", "application/grpc").header("te", "trailers");
     if token.is_empty() { request } else { request.header("authorization", token) }
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 

@@ -54,6 +54,7 @@ mod reload;
 mod rivals;
 mod rolling;
 mod settings;
+mod siege;
 mod simulation;
 mod slow_link;
 mod snapshots;

@@ -33,6 +33,14 @@ pub fn program() -> Command {
     program
 }
 
+/// The program, or the build that `MUTE_TEST_PROGRAM` names.
+fn build() -> Command {
+    let Some(path) = std::env::var_os("MUTE_TEST_PROGRAM") else { return program() };
+    let mut program = Command::new(path);
+    program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    program
+}
+
 pub fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().unwrap()
 }
@@ -63,7 +71,7 @@ impl Process {
     pub fn spawn_with(directory: &Path, disk: &Path, arguments: &[&str], config: &str) -> Self {
         let data = disk.join("data");
         let arguments = [&["--data-dir", data.to_str().unwrap()], arguments].concat();
-        Self::launch_with(program(), directory, ["127.0.0.1:0"; 3], &arguments, config)
+        Self::launch_with(build(), directory, ["127.0.0.1:0"; 3], &arguments, config)
     }
 
     /// Begins to start as this command, which is the program, with these addresses for gRPC, REST and admin.
@@ -81,7 +89,10 @@ impl Process {
         let _ = fs::remove_file(&addr_file);
         command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
         command.args(["--grpc-addr", addrs[0], "--rest-addr", addrs[1], "--admin-addr", addrs[2]]);
-        command.args(["--rate-limit", "0", "--user-rate-limit", "0"]).args(arguments);
+        if !arguments.contains(&"--rate-limit") {
+            command.args(["--rate-limit", "0", "--user-rate-limit", "0"]);
+        }
+        command.args(arguments);
         let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log_file).spawn().unwrap();
         Self { child, addresses: Value::Null, addr_file, log }
@@ -149,6 +160,24 @@ impl Process {
     /// What it has in memory.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_kib("VmRSS") << 10
+    }
+
+    /// The most that it has had in memory since it was asked to forget.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory_kib("VmHWM") << 10
+    }
+
+    /// Begins the peak anew.
+    pub fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
+    /// The time that it was on a processor.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // In hundredths of a second, in user and in system mode.
+        Duration::from_millis(10) * (fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap())
     }
 
     /// A line of /proc/PID/status, in KiB.

@@ -1,0 +1,230 @@
+//! The attacks. Each goes on until it is dropped, from addresses of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::{Body, Bytes};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, join_all},
+    stream,
+};
+use http::{Method, Request};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mute_service::proto::v1 as pb;
+use prost::Message as _;
+use tokio::{
+    task::JoinSet,
+    time::{interval, sleep},
+};
+
+use crate::hostile::{call, connect_from, framed};
+
+/// What the attackers know: where the doors are, the token of an app of theirs, and one of a user of the app that is attacked.
+pub struct Target {
+    pub grpc: String,
+    pub rest: String,
+    pub tenant: String,
+    pub user: String,
+}
+
+pub type Attack = fn(Arc<Target>) -> BoxFuture<'static, ()>;
+
+pub const ATTACKS: [(&str, Attack); 9] = [
+    ("heads without a message, 10 x 1,024", |target| heads(target).boxed()),
+    ("messages that are nearly sent, 4 x 50 of 2 MiB", |target| nearly_sent(target).boxed()),
+    ("connections that ask once and are silent, of 4 addresses", |target| connections(target).boxed()),
+    ("wrong secrets, 100/s", |target| guesses(target).boxed()),
+    ("calls that a user may not make, 200/s", |target| forbidden(target).boxed()),
+    ("tokens that are forged, 500/s", |target| forged(target).boxed()),
+    ("answers that nobody reads, 50 of 0.5 MB", |target| unread(target).boxed()),
+    ("history of an app that has little, 60/s", |target| history(target).boxed()),
+    ("whole lists of 20,000 over REST, 20/s", |target| lists(target).boxed()),
+];
+
+impl Target {
+    /// The attackers' app has a room of 20,000 who are muted.
+    pub async fn prepare(&self) {
+        let client = http2(2, &self.grpc, false).await.unwrap();
+        for call in 0..200 {
+            let users = (0..100).map(|user| format!("u{call:03}{user:02}")).collect();
+            let reason = "x".repeat(500);
+            let message =
+                pb::MuteMembersRequest { app: "evil#tenant".into(), room: "room".into(), users, reason, ..Default::default() };
+            // As many a second as it may.
+            sleep(Duration::from_millis(12)).await;
+            ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await;
+        }
+    }
+}
+
+/// A connection of this address; nothing where it is not let in. Its windows are tiny where it is not going to read.
+async fn http2(from: u8, to: &str, never_reads: bool) -> Option<SendRequest<Body>> {
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    if never_reads {
+        builder.initial_stream_window_size(1);
+    }
+    let (client, connection) = builder.handshake(TokioIo::new(connect_from(from, to).await)).await.ok()?;
+    tokio::spawn(connection);
+    Some(client)
+}
+
+async fn ask(client: &SendRequest<Body>, to: &str, method: &str, token: &str, message: &impl prost::Message) {
+    let body = Body::from(framed(&message.encode_to_vec()));
+    let _ = client.clone().send_request(call(to, method, token).body(body).unwrap()).await;
+}
+
+/// Heads on 10 connections of 5 addresses, half of a known user.
+async fn heads(target: Arc<Target>) {
+    loop {
+        let mut held = JoinSet::new();
+        for number in 0..10 {
+            let Some(mut client) = http2(10 + number % 5, &target.grpc, false).await else { continue };
+            for stream in 0..1_024 {
+                let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+                let token = if stream % 2 == 0 { "" } else { &target.user };
+                if client.ready().now_or_never().is_none_or(|ready| ready.is_err()) {
+                    break;
+                }
+                held.spawn(client.send_request(call(&target.grpc, "CheckSend", token).body(never).unwrap()).map(drop));
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn nearly_sent(target: Arc<Target>) {
+    let most = Bytes::from(framed(&vec![0; 2 << 20])).slice(..(2 << 20) - 10);
+    loop {
+        let mut held = JoinSet::new();
+        for from in 15..19 {
+            let Some(mut client) = http2(from, &target.grpc, false).await else { continue };
+            for _ in 0..50 {
+                let body = stream::iter([Ok::<_, std::io::Error>(most.clone())]).chain(stream::pending());
+                let request = call(&target.grpc, "FilterRecipients", &target.tenant).body(Body::from_stream(body)).unwrap();
+                held.spawn(client.send_request(request).map(drop));
+            }
+        }
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// As many as are let in; those that are closed are opened again.
+async fn connections(target: Arc<Target>) {
+    let check = pb::CheckSendRequest { app: "Open".into(), ..Default::default() };
+    let mut held: Vec<SendRequest<Body>> = Vec::new();
+    loop {
+        held.retain(|client| !client.is_closed());
+        for from in 20..24 {
+            let open = async || {
+                let client = http2(from, &target.grpc, false).await?;
+                ask(&client, &target.grpc, "CheckSend", "", &check).await;
+                (!client.is_closed()).then_some(client)
+            };
+            if held.len() < 1_200 {
+                held.extend(join_all((0..20).map(|_| open())).await.into_iter().flatten());
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A request over a connection of its own.
+async fn rest(target: &Target, from: u8, method: Method, path: &str, token: &str, body: &'static str) {
+    let stream = TokioIo::new(connect_from(from, &target.rest).await);
+    let Ok((mut client, connection)) = hyper::client::conn::http1::handshake(stream).await else { return };
+    let connection = tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", &target.rest).header("authorization", token);
+    if let Ok(answer) = client.send_request(request.body(Body::from(body)).unwrap()).await {
+        let _ = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await;
+    }
+    connection.abort();
+}
+
+async fn guesses(target: Arc<Target>) {
+    const WRONG: &str = r#"{"grant_type":"client_credentials","client_id":"known to all","client_secret":"wrong"}"#;
+    let mut due = interval(Duration::from_millis(10));
+    loop {
+        due.tick().await;
+        rest(&target, 24, Method::POST, "/evil/tenant/token", "", WRONG).await;
+    }
+}
+
+/// Calls at this pace, several at a time.
+async fn calls(
+    target: Arc<Target>,
+    from: u8,
+    per_s: u32,
+    method: &'static str,
+    token: impl Fn(u32) -> String,
+    message: impl prost::Message + Clone + 'static,
+) {
+    let (mut calls, mut due, mut number) = (JoinSet::new(), interval(Duration::from_secs(1) / per_s), 0);
+    while let Some(client) = http2(from, &target.grpc, false).await {
+        while !client.is_closed() {
+            due.tick().await;
+            number += 1;
+            if calls.len() < 60 {
+                let (client, target, token, message) = (client.clone(), target.clone(), token(number), message.clone());
+                calls.spawn(async move { ask(&client, &target.grpc, method, &token, &message).await });
+            }
+            while calls.try_join_next().is_some() {}
+        }
+    }
+}
+
+async fn forbidden(target: Arc<Target>) {
+    let users = vec!["victim".to_owned()];
+    let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, ..Default::default() };
+    let token = target.user.clone();
+    calls(target, 25, 200, "MuteMembers", move |_| token.clone(), message).await;
+}
+
+async fn forged(target: Arc<Target>) {
+    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let good = target.user.clone();
+    calls(target, 26, 500, "CheckSend", move |number| format!("{}{number:08}", &good[..good.len() - 8]), message).await;
+}
+
+async fn unread(target: Arc<Target>) {
+    let message =
+        pb::ListMutedMembersRequest { app: "evil#tenant".into(), room: "room".into(), page_size: 1_000, ..Default::default() };
+    loop {
+        let mut held = JoinSet::new();
+        if let Some(client) = http2(27, &target.grpc, true).await {
+            for _ in 0..50 {
+                let body = Body::from(framed(&message.encode_to_vec()));
+                let request = call(&target.grpc, "ListMutedMembers", &target.tenant).body(body).unwrap();
+                let answer = client.clone().send_request(request);
+                held.spawn(async move {
+                    let _answer = answer.await;
+                    std::future::pending::<()>().await;
+                });
+            }
+            sleep(Duration::from_secs(20)).await;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn history(target: Arc<Target>) {
+    let message =
+        pb::ListEventsRequest { app: "evil#tenant".into(), room: "none".into(), page_size: 1_000, ..Default::default() };
+    let token = target.tenant.clone();
+    calls(target, 28, 60, "ListEvents", move |_| token.clone(), message).await;
+}
+
+async fn lists(target: Arc<Target>) {
+    let mut due = interval(Duration::from_millis(50));
+    let mut lists = JoinSet::new();
+    loop {
+        due.tick().await;
+        if lists.len() < 20 {
+            let target = target.clone();
+            lists.spawn(
+                async move { rest(&target, 29, Method::GET, "/evil/tenant/chatrooms/room/mute", &target.tenant, "").await },
+            );
+        }
+        while lists.try_join_next().is_some() {}
+    }
+}
