@@ -65,7 +65,7 @@ pub(super) struct Door {
     /// Those who may be told to go, as they were when it was looked for them, the first of them last.
     idle: Vec<u64>,
     looked: Option<Instant>,
-    /// For whom nobody had to go since then: of their own, and for those who would have so many or more. They are not looked for again.
+    /// Since then no connection was closed for these: addresses with their share, and any that would have so many or more. They are not looked for again.
     refused: HashSet<Site>,
     refused_from: Option<usize>,
 }

@@ -244,7 +244,10 @@ mod tests {
             assert_eq!(paced.next().await.unwrap().unwrap().revision, revision);
         }
         assert!(recent.room().now_or_never().is_some());
-        assert!(matches!(other.next().await, Some(Err(StoreError::Compacted { .. }))), "another is told that it has missed some");
+        assert!(
+            matches!(other.next().await, Some(Err(StoreError::Compacted { .. }))),
+            "another gets an error, because it has missed some"
+        );
         drop(paced);
         recent.push(vec![Arc::new(Commit::nothing(ALL + 1))], ALL + 1);
         assert!(recent.room().now_or_never().is_some(), "one that is gone is waited for no more");

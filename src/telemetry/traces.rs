@@ -84,13 +84,13 @@ impl Followed {
             return None;
         }
         let name = name();
-        let told = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
-        let mut context = if is_service { told.clone() } else { Context::new() };
+        let caller = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
+        let mut context = if is_service { caller.clone() } else { Context::new() };
         if let Some(tracer) = tracer {
             let span = tracer.span_builder(name.clone()).with_kind(SpanKind::Server);
             let span = span.with_attributes(attributes());
-            let told = told.span().span_context().clone();
-            let links = (!is_service && told.is_valid()).then(|| Link::new(told, Vec::new(), 0)).into_iter().collect();
+            let caller = caller.span().span_context().clone();
+            let links = (!is_service && caller.is_valid()).then(|| Link::new(caller, Vec::new(), 0)).into_iter().collect();
             let span = span.with_links(links).start_with_context(tracer, &context);
             context = context.with_span(span);
         }

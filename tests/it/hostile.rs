@@ -32,7 +32,7 @@ pub async fn connect_from(from: u8, to: &str) -> TcpStream {
     socket.connect(to.parse().unwrap()).await.unwrap()
 }
 
-pub async fn http2(stream: TcpStream) -> SendRequest<Body> {
+async fn http2(stream: TcpStream) -> SendRequest<Body> {
     let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     client
@@ -165,7 +165,7 @@ async fn one_address_has_no_more_than_a_share_of_the_connections() {
             tokio::spawn(connection);
             let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
             let request = call(process.grpc(), "CheckSend", token).body(Body::from(framed(&check.encode_to_vec()))).unwrap();
-            // A client whose connection is closed just then may be told nothing at all.
+            // A client whose connection is closed just then may get no answer at all.
             let answered = tokio::time::timeout(Duration::from_secs(5), client.send_request(request)).await;
             held.extend(matches!(answered, Ok(Ok(_))).then_some(client));
         }

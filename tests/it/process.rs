@@ -28,14 +28,16 @@ name = "dev"
 token_hash = "sha256:"#;
 
 pub fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_mute-service"));
-    program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
-    program
+    command(env!("CARGO_BIN_EXE_mute-service"))
 }
 
 /// The program, or the build that `MUTE_TEST_PROGRAM` names.
 fn build() -> Command {
-    let Some(path) = std::env::var_os("MUTE_TEST_PROGRAM") else { return program() };
+    std::env::var("MUTE_TEST_PROGRAM").map_or_else(|_| program(), |path| command(&path))
+}
+
+/// This program, without the environment of the tests.
+fn command(path: &str) -> Command {
     let mut program = Command::new(path);
     program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
     program

@@ -130,7 +130,7 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
 }
 
 #[tokio::test]
-async fn what_changes_after_it_was_made_known_is_told_whenever_somebody_begins_to_listen() {
+async fn a_file_that_changes_before_anyone_waits_for_it_counts_as_changed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, "a").unwrap();

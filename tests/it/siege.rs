@@ -1,6 +1,6 @@
 //! A known service and a moderator at their work, while hostile callers attack the real process: what they see of it, and what it costs.
 //!
-//! `MUTE_TEST_SIEGE_SECONDS` says for how long all attack at once. `MUTE_TEST_SIEGE_EACH`, in seconds, has each attack for itself too, and prints a
+//! `MUTE_TEST_SIEGE_SECONDS` says for how long all attack at once; in a release build, others are served meanwhile. `MUTE_TEST_SIEGE_EACH`, in seconds, has each attack for itself too, and prints a
 //! table. `MUTE_TEST_PROGRAM` names the build that is attacked.
 
 use std::{
@@ -173,7 +173,7 @@ fn patient<T>(message: T, token: &str) -> Request<T> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_and_a_moderator_are_served_while_all_attack_at_once() {
+async fn the_process_outlives_all_attacks_at_once_and_serves_others() {
     let scene = Scene::set().await;
     println!("| | checks | a moderator's mutes | CPU | most memory |");
     let calm = scene.row(&[], Duration::from_secs(2)).await;
@@ -188,7 +188,7 @@ async fn a_service_and_a_moderator_are_served_while_all_attack_at_once() {
     let row = scene.row(&ATTACKS.map(|(_, attack)| attack), time).await;
     println!("| all at once | {row} |");
     println!("{} MiB afterwards", scene.process.memory_bytes() >> 20);
-    // A build that is not optimised needs both processors for the attackers alone.
+    // Not in a build that is not optimised: it needs the processors for the attacks.
     let is_in_time = row.checks.answered() >= 0.9 && row.mutes.answered() >= 0.9;
     assert!(is_in_time || cfg!(debug_assertions), "{row}");
     assert!(row.peak_mib << 20 < MEMORY_BYTES, "{row}");

@@ -8,8 +8,8 @@ use futures_util::{
     future::{BoxFuture, join_all},
     stream,
 };
-use http::{Method, Request};
-use hyper::client::conn::http2::SendRequest;
+use http::{Method, Request, Response, StatusCode};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mute_service::proto::v1 as pb;
 use prost::Message as _;
@@ -27,6 +27,10 @@ pub struct Target {
     pub tenant: String,
     pub user: String,
 }
+
+const TOKEN: &str = "/evil/tenant/token";
+const WRONG: &str = r#"{"grant_type":"client_credentials","client_id":"known to all","client_secret":"wrong"}"#;
+const LIST: &str = "/evil/tenant/chatrooms/room/mute";
 
 pub type Attack = fn(Arc<Target>) -> BoxFuture<'static, ()>;
 
@@ -53,8 +57,12 @@ impl Target {
                 pb::MuteMembersRequest { app: "evil#tenant".into(), room: "room".into(), users, reason, ..Default::default() };
             // As many a second as it may.
             sleep(Duration::from_millis(12)).await;
-            ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await;
+            let answer = ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await.unwrap();
+            assert!(!answer.headers().contains_key("grpc-status"), "{:?}", answer.headers());
         }
+        // What these attacks ask for is looked at, and not refused before.
+        assert_eq!(rest(self, 29, Method::GET, LIST, &self.tenant, "").await, Some(StatusCode::OK));
+        assert_eq!(rest(self, 24, Method::POST, TOKEN, "", WRONG).await, Some(StatusCode::BAD_REQUEST));
     }
 }
 
@@ -69,9 +77,16 @@ async fn http2(from: u8, to: &str, never_reads: bool) -> Option<SendRequest<Body
     Some(client)
 }
 
-async fn ask(client: &SendRequest<Body>, to: &str, method: &str, token: &str, message: &impl prost::Message) {
+/// The head of the answer: a refusal has its status there.
+async fn ask(
+    client: &SendRequest<Body>,
+    to: &str,
+    method: &str,
+    token: &str,
+    message: &impl prost::Message,
+) -> hyper::Result<Response<Incoming>> {
     let body = Body::from(framed(&message.encode_to_vec()));
-    let _ = client.clone().send_request(call(to, method, token).body(body).unwrap()).await;
+    client.clone().send_request(call(to, method, token).body(body).unwrap()).await
 }
 
 /// Heads on 10 connections of 5 addresses, half of a known user.
@@ -118,7 +133,7 @@ async fn connections(target: Arc<Target>) {
         for from in 20..24 {
             let open = async || {
                 let client = http2(from, &target.grpc, false).await?;
-                ask(&client, &target.grpc, "CheckSend", "", &check).await;
+                let _ = ask(&client, &target.grpc, "CheckSend", "", &check).await;
                 (!client.is_closed()).then_some(client)
             };
             if held.len() < 1_200 {
@@ -129,24 +144,24 @@ async fn connections(target: Arc<Target>) {
     }
 }
 
-/// A request over a connection of its own.
-async fn rest(target: &Target, from: u8, method: Method, path: &str, token: &str, body: &'static str) {
+/// A request over a connection of its own, whose answer is read.
+async fn rest(target: &Target, from: u8, method: Method, path: &str, token: &str, body: &'static str) -> Option<StatusCode> {
     let stream = TokioIo::new(connect_from(from, &target.rest).await);
-    let Ok((mut client, connection)) = hyper::client::conn::http1::handshake(stream).await else { return };
+    let Ok((mut client, connection)) = hyper::client::conn::http1::handshake(stream).await else { return None };
     let connection = tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header("host", &target.rest).header("authorization", token);
-    if let Ok(answer) = client.send_request(request.body(Body::from(body)).unwrap()).await {
-        let _ = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await;
-    }
+    let answer = client.send_request(request.body(Body::from(body)).unwrap()).await.ok()?;
+    let status = answer.status();
+    let _ = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await;
     connection.abort();
+    Some(status)
 }
 
 async fn guesses(target: Arc<Target>) {
-    const WRONG: &str = r#"{"grant_type":"client_credentials","client_id":"known to all","client_secret":"wrong"}"#;
     let mut due = interval(Duration::from_millis(10));
     loop {
         due.tick().await;
-        rest(&target, 24, Method::POST, "/evil/tenant/token", "", WRONG).await;
+        rest(&target, 24, Method::POST, TOKEN, "", WRONG).await;
     }
 }
 
@@ -166,7 +181,7 @@ async fn calls(
             number += 1;
             if calls.len() < 60 {
                 let (client, target, token, message) = (client.clone(), target.clone(), token(number), message.clone());
-                calls.spawn(async move { ask(&client, &target.grpc, method, &token, &message).await });
+                calls.spawn(async move { ask(&client, &target.grpc, method, &token, &message).await.is_ok() });
             }
             while calls.try_join_next().is_some() {}
         }
@@ -221,9 +236,7 @@ async fn lists(target: Arc<Target>) {
         due.tick().await;
         if lists.len() < 20 {
             let target = target.clone();
-            lists.spawn(
-                async move { rest(&target, 29, Method::GET, "/evil/tenant/chatrooms/room/mute", &target.tenant, "").await },
-            );
+            lists.spawn(async move { rest(&target, 29, Method::GET, LIST, &target.tenant, "").await });
         }
         while lists.try_join_next().is_some() {}
     }
