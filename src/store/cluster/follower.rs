@@ -118,7 +118,7 @@ impl Follower {
                 (Kind::Event(chapter), Some(value)) => {
                     self.last_event = Some((key.clone(), chapter, revision));
                     for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
-                        self.count(&commit);
+                        self.count(chapter, &commit);
                         commits.push(Arc::new(commit));
                     }
                 }
@@ -145,8 +145,12 @@ impl Follower {
         }
     }
 
-    fn count(&self, commit: &Commit) {
+    /// Counts a commit of this chapter, where it is still the one that is being written: whoever has begun the next one has counted the others.
+    fn count(&self, number: u64, commit: &Commit) {
         let mut chapter = self.shared.chapter();
+        if chapter.number != number {
+            return;
+        }
         chapter.commits += 1;
         chapter.bytes += commit.event.len();
         if chapter.at_ms == 0 {
@@ -187,8 +191,8 @@ mod tests {
     use super::*;
     use crate::store::{ClusterConfig, Retention, cluster::layout::Layout, etcd::Etcd};
 
-    #[tokio::test]
-    async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
+    /// A follower of nobody, which has seen all up to this revision of the cluster, and where its keys are.
+    fn follower(cluster: u64) -> (Follower, Layout) {
         let config = ClusterConfig {
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
             prefix: "mute/".to_owned(),
@@ -196,10 +200,35 @@ mod tests {
             tls: None,
             connector: None,
         };
-        let (etcd, layout) = (Etcd::new(&config).unwrap(), Layout::below(&config.prefix));
-        let (retention, key) = (Retention { events: 1, age_ms: 1 }, layout.record(b"key"));
-        let shared = Shared::new(etcd, layout, retention, Chapter::default(), (layout::end_of(7), Instant::now()));
-        let mut follower = Follower::after(shared.clone(), 7);
+        let layout = || Layout::below(&config.prefix);
+        let (etcd, retention) = (Etcd::new(&config).unwrap(), Retention { events: 1, age_ms: 1 });
+        let shared = Shared::new(etcd, layout(), retention, Chapter::default(), (layout::end_of(cluster), Instant::now()));
+        (Follower::after(shared, cluster), layout())
+    }
+
+    #[tokio::test]
+    async fn commits_of_a_chapter_that_has_ended_are_not_counted_again_for_the_next() {
+        let (mut follower, layout) = follower(7);
+        let commits = |count: u64| pb::ClusterCommits { commits: vec![pb::ClusterCommit::default(); count as usize] };
+        let event = |chapter, revision| Change {
+            key: layout.event(chapter, &[0; 16]),
+            value: Some(commits(revision).encode_to_vec()),
+            revision,
+        };
+        let turn_to = |number, opened| Chapter { number, opened, ..Chapter::default() };
+        follower.shared.turn_to(turn_to(1, 7)).unwrap();
+        follower.take(vec![event(1, 8)]).unwrap();
+        assert_eq!(follower.shared.chapter().commits, 8);
+        // The writer was told of the next chapter before the watch has brought the rest of this one.
+        follower.shared.turn_to(turn_to(2, 10)).unwrap();
+        follower.take(vec![event(1, 9), event(2, 11)]).unwrap();
+        assert_eq!(follower.shared.chapter().commits, 11);
+    }
+
+    #[tokio::test]
+    async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
+        let (mut follower, layout) = follower(7);
+        let (shared, key) = (follower.shared.clone(), layout.record(b"key"));
         let change = |revision: u64| Change { key: key.clone(), value: Some(revision.to_string().into_bytes()), revision };
         follower.take(vec![change(6), change(7)]).unwrap();
         assert_eq!((follower.at, shared.recent.newest()), (7, layout::end_of(7)));
