@@ -51,6 +51,7 @@ use super::{
 };
 use crate::proto::store_v1 as pb;
 
+mod alphabet;
 mod clocks;
 mod follower;
 mod history;

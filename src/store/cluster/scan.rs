@@ -1,11 +1,11 @@
 //! Reads the keys of a large range in pages. A member counts every key up to the end of what it is asked for, whatever the limit is: asked for page
-//! after page up to the end of all, it would count all keys for each. So each question ends near: it is about the keys whose first bytes, as a number,
-//! are not much above those of the first key. Where that leaves too many for later, the next question looks at more bytes; where it brings few, the
-//! next one reaches further.
+//! after page up to the end of all, it would count all keys for each. So each question ends near: about as far from its first key as the last page has
+//! come. Keys are numbers for that, whose digits are the bytes that keys are seen to use at each place (`alphabet.rs`): with those of all bytes a step
+//! of one room would be as wide as one of a hundred. Where a question brings few keys, the next one reaches further.
 
 use std::time::Duration;
 
-use super::layout::after;
+use super::{alphabet::Alphabets, layout::after};
 use crate::store::{
     StoreError,
     etcd::{Etcd, Page, Span, Wanted},
@@ -14,8 +14,10 @@ use crate::store::{
 /// Records of the first page; the others have as many as make about this many bytes.
 const FIRST: u64 = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
-/// Of a range that is counted with each page, at most so many pages are left for later.
-const PAGES_AHEAD: u64 = 4;
+/// How many digits a step is told by, beginning with the first that differs.
+const DIGITS: usize = 3;
+/// The largest step; one that has to be larger is told by fewer bytes.
+const MAX_REACH: u64 = 1 << 32;
 /// For an answer: a member that is busy may count millions of keys.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -24,6 +26,7 @@ pub(super) struct Scan {
     from: Vec<u8>,
     /// The end of the range.
     end: Vec<u8>,
+    alphabets: Alphabets,
     /// How many bytes of a key the end of a question is made of, and by how much it is above the first key in them.
     depth: usize,
     reach: u64,
@@ -48,7 +51,7 @@ impl Question {
 impl Scan {
     pub(super) fn of(span: Span) -> Self {
         let depth = span.from.len() + 1;
-        Self { from: span.from, end: span.until, depth, reach: 1, until: None, limit: FIRST }
+        Self { from: span.from, end: span.until, alphabets: Alphabets::default(), depth, reach: 1, until: None, limit: FIRST }
     }
 
     /// All keys before this one are read.
@@ -73,8 +76,8 @@ impl Scan {
     }
 
     fn until(&self) -> Vec<u8> {
-        let until = || above(&self.from, self.depth, self.reach).map_or(self.end.clone(), |until| until.min(self.end.clone()));
-        self.until.clone().unwrap_or_else(until)
+        let until = || self.alphabets.above(&self.from, self.depth, self.reach).filter(|until| *until < self.end);
+        self.until.clone().or_else(until).unwrap_or_else(|| self.end.clone())
     }
 
     /// Goes on to what is after this page, the answer to the last question.
@@ -82,22 +85,18 @@ impl Scan {
         let until = self.until();
         let read = page.records.len() as u64;
         let bytes: usize = page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
+        self.alphabets.learn(page.records.iter().map(|record| &*record.key));
         match (page.records.first(), page.records.last()) {
             (Some(first), Some(last)) if page.more => {
                 self.from = after(last.key.clone());
-                let is_near = page.count.saturating_sub(read) <= PAGES_AHEAD * self.limit;
+                // What is left is counted again with the next page.
+                let is_near = page.count.saturating_sub(read) <= self.limit;
                 self.until = is_near.then_some(until);
-                if !is_near {
-                    // As far as this page has come, which is where its first and last key begin to differ.
-                    let shared = first.key.iter().zip(&last.key).take_while(|(a, b)| a == b).count();
-                    let byte = |key: &[u8]| u64::from(key.get(shared).copied().unwrap_or(0));
-                    (self.depth, self.reach) = (shared + 1, byte(&last.key).saturating_sub(byte(&first.key)).max(1));
-                }
+                self.reach_as_far(&first.key, &last.key);
             }
             _ => {
                 (self.from, self.until) = (until, None);
                 match page.count {
-                    // Most keys are text, so that there is nothing after the last letter that is used.
                     0 => self.reach_further(4),
                     few if few < self.limit / 2 => self.reach_further(2),
                     _ => {}
@@ -109,40 +108,26 @@ impl Scan {
         }
     }
 
+    /// As far as from one key to the other, or somewhat less, so that a page is rarely cut short of the end of its question.
+    fn reach_as_far(&mut self, first: &[u8], last: &[u8]) {
+        let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        self.depth = shared + DIGITS;
+        self.reach = (self.alphabets.distance(first, last, shared..self.depth) / 8 * 7).max(1);
+    }
+
     fn reach_further(&mut self, times: u64) {
         self.reach *= times;
-        if self.reach > u64::from(u8::MAX) {
-            (self.depth, self.reach) = (self.depth.saturating_sub(1), 1);
+        while self.reach > MAX_REACH && self.depth > 0 {
+            self.depth -= 1;
+            self.reach /= self.alphabets.digits(self.depth);
         }
     }
-}
-
-/// The first `depth` bytes of the key, and as much more as a number. Nothing where no key is above that.
-fn above(key: &[u8], depth: usize, more: u64) -> Option<Vec<u8>> {
-    let mut above = key[..key.len().min(depth)].to_vec();
-    above.resize(depth, 0);
-    let mut carry = more;
-    for byte in above.iter_mut().rev() {
-        carry += u64::from(*byte);
-        *byte = carry.to_le_bytes()[0];
-        carry >>= 8;
-    }
-    (carry == 0 && depth > 0).then_some(above)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::etcd::Record;
-
-    #[test]
-    fn an_end_is_above_in_the_bytes_that_are_looked_at() {
-        assert_eq!(above(b"ab", 2, 1).as_deref(), Some(&b"ac"[..]));
-        assert_eq!(above(b"abc", 2, 2).as_deref(), Some(&b"ad"[..]));
-        assert_eq!(above(b"a", 3, 1).as_deref(), Some(&b"a\0\x01"[..]));
-        assert_eq!(above(b"a\xff", 2, 1).as_deref(), Some(&b"b\0"[..]));
-        assert_eq!((above(b"\xff", 1, 1), above(b"a", 0, 1)), (None, None));
-    }
 
     /// Reads these keys as a member would give them, and answers how many questions there were, and how many keys were counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {
@@ -169,20 +154,33 @@ mod tests {
 
     #[test]
     fn every_key_is_read_once_and_few_are_counted_often() {
-        let of = |apps: usize, rooms: usize, users: usize| {
-            let keys = (0..apps).flat_map(move |app| {
-                (0..rooms).flat_map(move |room| (0..users).map(move |user| format!("pRapp{app:03}\0room{room:05}\0mu{user:09}")))
+        type Id = fn(usize) -> String;
+        let hex: Id = |number| format!("{:016x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let decimal: Id = |number| format!("{number:09}");
+        let short: Id = |number| number.to_string();
+        let shapes = [
+            (decimal, 1, 300, 1_000),
+            (short, 1, 300, 1_000),
+            (hex, 1, 300, 1_000),
+            (decimal, 1, 1, 300_000),
+            (hex, 1, 1, 300_000),
+            (decimal, 1, 300_000, 1),
+            (hex, 300, 100, 10),
+            (short, 3, 7, 11),
+            (hex, 0, 0, 0),
+        ];
+        for (id, apps, rooms, users) in shapes {
+            let keys = (0..apps).flat_map(|app| {
+                (0..rooms)
+                    .flat_map(move |room| (0..users).map(move |user| format!("pR{}\0{}\0mu{}", id(app), id(room), id(user))))
             });
             let mut keys: Vec<_> = keys.map(String::into_bytes).collect();
             keys.sort();
-            keys
-        };
-        for (apps, rooms, users) in [(1, 300, 1_000), (1, 1, 300_000), (1, 300_000, 1), (300, 100, 10), (3, 7, 11), (0, 0, 0)] {
-            let keys = of(apps, rooms, users);
             let (questions, counted) = scan(&keys, 100);
             let pages = keys.len() * 120 / PAGE_BYTES + 1;
-            assert!(questions <= 100 + 10 * pages + 60 * apps, "{questions} questions for {pages} pages of {apps} apps");
-            assert!(counted <= 6 * keys.len() + 1_000, "{counted} counted of {} keys of {apps} x {rooms} x {users}", keys.len());
+            let what = format!("{} keys of {apps} x {rooms} x {users} like {}", keys.len(), id(7));
+            assert!(questions <= 100 + 3 * pages + 40 * apps, "{questions} questions for {pages} pages: {what}");
+            assert!(counted <= 3 * keys.len() + 1_000, "{counted} counted: {what}");
         }
     }
 
