@@ -101,8 +101,7 @@ async fn around(State(gateway): State<Gateway>, request: Request, next: Next) ->
     let uri = request.uri().clone();
     let followed = follow(&request);
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
-    let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection.as_ref())).unwrap_or_default();
-    let mut carried = Carried::begin(&gateway.load, account, connection.as_ref());
+    let mut carried = Carried::begin(&gateway.load, Caller::account(request.extensions()), connection.as_ref());
     let response = match &followed {
         None => within_bounds(&uri, &mut carried, request, next).await,
         Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
@@ -130,7 +129,7 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
     let route = || request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let method = || request.method().as_str().to_owned();
     let attributes = || vec![KeyValue::new("http.request.method", method()), KeyValue::new("http.route", route().to_owned())];
-    let is_service = request.extensions().get::<Caller>().is_some_and(Caller::is_service);
+    let is_service = Caller::asks_as_service(request.extensions());
     Followed::begin(request.headers(), is_service, || format!("{} {}", method(), route()), attributes)
 }
 

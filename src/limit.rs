@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
+use governor::{InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
 use crate::{
     auth::Principal,
@@ -39,6 +39,7 @@ const GUESSES: u32 = 10;
 const PIECES: u32 = 4;
 /// Of a client's id, so much tells it from others.
 const MAX_CLIENT: usize = 64;
+const ONE: NonZeroU32 = NonZeroU32::MIN;
 const OF_METHOD: &str = "too many calls of this method in this app";
 
 /// App number and method.
@@ -108,21 +109,21 @@ impl Limits {
         }
     }
 
-    /// Counts a call that begins. Errors: RATE_LIMITED.
-    pub fn call(&self, app: usize, principal: &Principal, method: &'static str) -> Result<(), Error> {
+    /// Counts so many calls that begin together; not more than there may be in a second. Errors: RATE_LIMITED, and none is counted.
+    pub fn calls(&self, calls: NonZeroU32, app: usize, principal: &Principal, method: &'static str) -> Result<(), Error> {
         match principal {
             Principal::Service(_) => Ok(()),
-            Principal::AppAdmin { .. } => self.count(self.admins.as_ref(), (app, method), OF_METHOD),
+            Principal::AppAdmin { .. } => self.count(calls, self.admins.as_ref(), (app, method), OF_METHOD),
             Principal::User { user, .. } => {
-                self.count(self.user.as_ref(), (app, user.clone()), "too many calls of this user")?;
-                if OF_STAFF.contains(&method) { Ok(()) } else { self.count(self.users.as_ref(), (app, method), OF_METHOD) }
+                self.count(calls, self.user.as_ref(), (app, user.clone()), "too many calls of this user")?;
+                if OF_STAFF.contains(&method) { Ok(()) } else { self.count(calls, self.users.as_ref(), (app, method), OF_METHOD) }
             }
         }
     }
 
     /// Counts a call of a user who is permitted to make it as staff of the room. Errors: RATE_LIMITED.
     pub fn staff(&self, app: usize, method: &'static str) -> Result<(), Error> {
-        self.count(self.staff.as_ref(), (app, method), OF_METHOD)
+        self.count(ONE, self.staff.as_ref(), (app, method), OF_METHOD)
     }
 
     /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
@@ -132,19 +133,19 @@ impl Limits {
             Principal::AppAdmin { .. } => false,
             Principal::User { .. } => true,
         };
-        self.count(self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
+        self.count(ONE, self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.
     pub fn token(&self, app: usize) -> Result<(), Error> {
-        self.count(self.tokens.as_ref(), app, "too many tokens are issued in this app")
+        self.count(ONE, self.tokens.as_ref(), app, "too many tokens are issued in this app")
     }
 
     /// Counts a wrong guess at the secret of a client, whatever app it was for. Errors: RATE_LIMITED.
     pub fn guess(&self, client: &str, site: Option<Site>) -> Result<(), Error> {
         const WORDS: &str = "too many wrong secrets";
-        let at = self.count(self.guesses.as_ref(), Guess::At(client.chars().take(MAX_CLIENT).collect()), WORDS);
-        site.map_or(Ok(()), |site| self.count(self.guesses.as_ref(), Guess::From(site), WORDS)).and(at)
+        let at = self.count(ONE, self.guesses.as_ref(), Guess::At(client.chars().take(MAX_CLIENT).collect()), WORDS);
+        site.map_or(Ok(()), |site| self.count(ONE, self.guesses.as_ref(), Guess::From(site), WORDS)).and(at)
     }
 
     fn is_another_second(&self) -> bool {
@@ -152,13 +153,23 @@ impl Limits {
         self.forgot_s.swap(now_s, Ordering::Relaxed) != now_s
     }
 
-    fn count<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: K, words: &str) -> Result<(), Error> {
+    fn count<K: Clone + Hash + Eq>(
+        &self,
+        calls: NonZeroU32,
+        limiter: Option<&Limiter<K>>,
+        key: K,
+        words: &str,
+    ) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
         // All of them are looked at.
         if limiter.len() >= FORGET && self.is_another_second() {
             limiter.retain_recent();
         }
-        limiter.check_key(&key).map_err(|until| {
+        let counted = limiter.check_key_n(&key, calls).or_else(|InsufficientCapacity(all)| {
+            let all = NonZeroU32::new(all).unwrap_or(ONE);
+            limiter.check_key_n(&key, all)
+        });
+        counted.unwrap_or(Ok(())).map_err(|until| {
             let wait = until.wait_time_from(self.clock.monotonic());
             Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, words) }
         })
@@ -190,22 +201,35 @@ mod tests {
     fn a_second_holds_so_many_calls_of_each_app_and_method() {
         let clock = Clock::manual(1_700_000_000_000);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
-        assert!((0..100).all(|_| limits.call(0, &admin(), "MuteMembers").is_ok()));
-        let error = limits.call(0, &admin(), "MuteMembers").err();
+        assert!((0..100).all(|_| limits.calls(ONE, 0, &admin(), "MuteMembers").is_ok()));
+        let error = limits.calls(ONE, 0, &admin(), "MuteMembers").err();
         assert_eq!(error.as_ref().map(|error| error.reason), Some(Reason::RateLimited));
         assert!(error.and_then(|error| error.retry_after).is_some_and(|wait| wait <= Duration::from_millis(10)));
-        assert!(limits.call(0, &admin(), "UnmuteMembers").is_ok());
-        assert!(limits.call(1, &admin(), "MuteMembers").is_ok());
+        assert!(limits.calls(ONE, 0, &admin(), "UnmuteMembers").is_ok());
+        assert!(limits.calls(ONE, 1, &admin(), "MuteMembers").is_ok());
         clock.advance(Duration::from_secs(1));
-        assert!((0..100).all(|_| limits.call(0, &admin(), "MuteMembers").is_ok()));
+        assert!((0..100).all(|_| limits.calls(ONE, 0, &admin(), "MuteMembers").is_ok()));
         assert!((0..3).all(|_| limits.token(0).is_ok()));
         assert!(limits.token(0).is_err());
     }
 
     #[test]
+    fn calls_that_begin_together_are_counted_together_or_not_at_all() {
+        let clock = Clock::manual(0);
+        let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
+        let count = |calls| limits.calls(NonZeroU32::new(calls).unwrap(), 0, &admin(), "UpsertClient").is_ok();
+        assert!(count(60) && !count(60) && count(40) && !count(1));
+        // More than there may be in a second take all of one.
+        clock.advance(Duration::from_millis(500));
+        assert!(!count(500));
+        clock.advance(Duration::from_millis(500));
+        assert!(count(500) && !count(1));
+    }
+
+    #[test]
     fn users_spend_what_is_theirs() {
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
-        let made = |name: &str, method| (0..50).filter(|_| limits.call(0, &user(name), method).is_ok()).count();
+        let made = |name: &str, method| (0..50).filter(|_| limits.calls(ONE, 0, &user(name), method).is_ok()).count();
         assert_eq!(made("one", "CheckSend"), 20);
         assert_eq!(["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(), 80);
         // What needs the right of staff is no matter of those who only ask.
@@ -230,7 +254,7 @@ mod tests {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
         clock.advance(Duration::from_secs(1));
-        let ask = |number: usize| limits.call(0, &user(&number.to_string()), "CheckSend").unwrap();
+        let ask = |number: usize| limits.calls(ONE, 0, &user(&number.to_string()), "CheckSend").unwrap();
         let kept = || limits.user.as_ref().map_or(0, Limiter::len);
         (0..FORGET + 10).for_each(ask);
         assert_eq!(kept(), FORGET + 10, "all have asked just now");
@@ -245,6 +269,6 @@ mod tests {
     #[test]
     fn zero_is_without_limit() {
         let limits = Limits::new(Rates::default(), &Clock::manual(0));
-        assert!((0..10_000).all(|_| limits.call(0, &user("u"), "CheckSend").is_ok()));
+        assert!((0..10_000).all(|_| limits.calls(ONE, 0, &user("u"), "CheckSend").is_ok()));
     }
 }

@@ -1,5 +1,5 @@
-//! What callers hold while they are served, of both doors together: places of calls that run, places of calls whose message is still to come, and
-//! the bytes of messages and answers.
+//! What callers hold while they are served, of both doors together: places of calls that run, places of calls whose message is still to come, of
+//! streams that anybody may have, and the bytes of messages and answers.
 //!
 //! Each of them has a bound. Beyond it a caller is refused at once, because a call that waits for its turn has often given up when it comes. While
 //! less than half of a bound is used, anybody may have of it. Beyond that nobody holds more than a share: no peer address, and no app; and the
@@ -39,11 +39,15 @@ pub enum What {
     Message,
     /// A byte of a message or of an answer.
     Byte,
+    /// A stream that anybody may have: of health or reflection.
+    Stream,
 }
+
+const ALL: [What; 4] = [What::Call, What::Message, What::Byte, What::Stream];
 
 /// What one peer address, app or service holds.
 #[derive(Debug, Default)]
-pub struct Holder([AtomicUsize; 3]);
+pub struct Holder([AtomicUsize; ALL.len()]);
 
 /// On whose account something is held.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +64,7 @@ pub struct Account {
 #[derive(Debug)]
 pub struct Load {
     used: Holder,
-    max: [usize; 3],
+    max: [usize; ALL.len()],
     /// What is held by those who are not known: they ask for health, reflection and tokens, and have bounds of their own.
     strangers: Option<Arc<Load>>,
 }
@@ -70,7 +74,7 @@ pub struct Load {
 pub struct Held {
     load: Arc<Load>,
     account: Account,
-    held: [usize; 3],
+    held: [usize; ALL.len()],
 }
 
 impl Holder {
@@ -92,7 +96,7 @@ impl Account {
 }
 
 impl Load {
-    /// So many calls at a time that run, as many whose messages are still to come, and so many bytes; and a part of it more for those who are not known.
+    /// So many calls at a time that run, as many whose messages are still to come, as many streams, and so many bytes; and a part of it more for those who are not known.
     #[must_use]
     pub fn new(calls: usize, bytes: usize) -> Arc<Self> {
         let strangers = Self::of(calls.div_ceil(RESERVE), bytes / RESERVE, None);
@@ -100,20 +104,20 @@ impl Load {
     }
 
     fn of(calls: usize, bytes: usize, strangers: Option<Arc<Self>>) -> Arc<Self> {
-        Arc::new(Self { used: Holder::default(), max: [calls, calls, bytes], strangers })
+        Arc::new(Self { used: Holder::default(), max: [calls, calls, bytes, calls], strangers })
     }
 
     /// Begins an account of one call, which holds nothing yet.
     #[must_use]
     pub fn open(self: &Arc<Self>, account: Account) -> Held {
         let load = if account.caller.is_none() { self.strangers.as_ref().unwrap_or(self) } else { self };
-        Held { load: load.clone(), account, held: [0; 3] }
+        Held { load: load.clone(), account, held: [0; ALL.len()] }
     }
 
     /// How much of it is held by all together.
     #[must_use]
     pub fn holds(&self, what: What) -> usize {
-        self.used.holds(what)
+        self.used.holds(what) + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
     }
 
     fn max(&self, what: What) -> usize {
@@ -162,7 +166,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for what in [What::Call, What::Message, What::Byte] {
+        for what in ALL {
             let amount = self.held[what as usize];
             if amount > 0 {
                 self.give_back(what, amount);
@@ -194,8 +198,8 @@ mod tests {
         let stranger = || Account { caller: None, ..peer() };
         assert_eq!(all(&load, &stranger()).len(), 5, "half of ten");
         let strangers: Vec<_> = (0..10).flat_map(|_| all(&load, &stranger())).collect();
-        assert_eq!((strangers.len(), load.holds(What::Call)), (9, 0), "all but the reserve, and nothing of the others'");
-        assert_eq!(all(&load, &peer()).len(), 40);
+        assert_eq!((strangers.len(), load.holds(What::Call)), (9, 9), "all but the reserve");
+        assert_eq!(all(&load, &peer()).len(), 40, "nothing of it is the others'");
     }
 
     fn one(load: &Arc<Load>, account: &Account) -> Option<Held> {

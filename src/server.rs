@@ -40,6 +40,7 @@ use crate::{
 mod backup;
 mod calls;
 mod door;
+mod forwarded;
 mod late;
 mod listener;
 mod message;

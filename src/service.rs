@@ -13,6 +13,7 @@
 //! that is committed too where the request has an id (`request.rs`).
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -167,15 +168,15 @@ impl Call {
 impl Service {
     /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
     pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call, Error> {
-        let Caller { principal, counted, .. } = caller;
+        let Caller { principal, calls, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
         principal.belongs_to(&key)?;
         let app = self.access.app(key.as_str())?;
-        if !counted {
-            self.limits.call(app.number, &principal, method)?;
+        if let Some(calls) = NonZeroU32::new(calls) {
+            self.limits.calls(calls, app.number, &principal, method)?;
         }
-        Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(counted) })
+        Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.

@@ -83,10 +83,10 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     }
     registry.register("records", "Records in the view, ended ones that are not swept yet among them", records);
     let held = Family::<Vec<(&str, &str)>, Gauge>::default();
-    for (what, name) in [(What::Call, "call"), (What::Message, "message"), (What::Byte, "byte")] {
+    for (what, name) in [(What::Call, "call"), (What::Message, "message"), (What::Byte, "byte"), (What::Stream, "stream")] {
         held.get_or_create(&vec![("what", name)]).set(i64::try_from(service.load.holds(what)).unwrap_or(i64::MAX));
     }
-    let help = "What callers hold: places of calls, of calls whose message is still to come, and bytes of messages and answers";
+    let help = "What callers hold: places of calls, of calls whose message is still to come, and of streams of health and reflection; bytes of messages and answers";
     registry.register("held", help, held);
     let shares = Family::<Vec<(&str, &str)>, Gauge<f64, AtomicU64>>::default();
     for (kind, share) in service.quota_shares() {

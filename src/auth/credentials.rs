@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Reason},
     load::{
         Account, Holder,
-        connection::{Connection, Site},
+        connection::{Peer, Site},
     },
 };
 
@@ -46,8 +46,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Caller {
     /// The principal, or one of the UNAUTHENTICATED reasons.
     pub principal: Result<Principal, Error>,
-    /// This is one more part of a call that has been counted: a further page of a list that one REST call asks for whole.
-    pub counted: bool,
+    /// For how many calls this one counts: for none where it was counted with one before, of the same REST call.
+    pub calls: u32,
+    /// From where; nothing where others are behind that address, and nobody says who.
+    pub peer: Option<Peer>,
     /// What the app or service holds that it is of; nothing where that is not known.
     pub holder: Option<Arc<Holder>>,
 }
@@ -63,29 +65,31 @@ impl Caller {
     /// Whoever sent no credential.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { principal: Err(missing()), counted: false, holder: None }
+        Self { principal: Err(missing()), calls: 1, peer: None, holder: None }
     }
 
-    /// On whose account it holds what it does, over this connection.
+    /// On whose account a call holds what it does.
     #[must_use]
-    pub fn account(&self, connection: Option<&Arc<Connection>>) -> Account {
-        Account {
-            peer: connection.and_then(|connection| connection.peer.clone()),
-            caller: self.holder.clone(),
-            is_service: self.is_service(),
-        }
+    pub fn account(extensions: &Extensions) -> Account {
+        let Some(Self { peer, holder, .. }) = extensions.get() else { return Account::default() };
+        let peer = peer.as_ref().map(|peer| peer.holder.clone());
+        Account { peer, caller: holder.clone(), is_service: Self::asks_as_service(extensions) }
     }
 
-    /// Whether it is an internal service.
+    /// Whether an internal service asks.
     #[must_use]
-    pub fn is_service(&self) -> bool {
+    pub fn asks_as_service(extensions: &Extensions) -> bool {
+        extensions.get().is_some_and(Self::is_service)
+    }
+
+    fn is_service(&self) -> bool {
         matches!(self.principal, Ok(Principal::Service(_)))
     }
 
-    /// The same caller, within a call that has been counted.
+    /// The same caller, whose call counts for so many.
     #[must_use]
-    pub fn counted(&self) -> Self {
-        Self { counted: true, ..self.clone() }
+    pub fn counting(&self, calls: u32) -> Self {
+        Self { calls, ..self.clone() }
     }
 }
 
@@ -327,10 +331,11 @@ impl Proof {
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
-        let from = request.extensions().get::<Arc<Connection>>().and_then(|connection| connection.site());
+        let peer = Peer::of(request.extensions());
+        let from = peer.as_ref().map(Peer::site);
         let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), from);
         let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
-        request.extensions_mut().insert(Caller { principal, counted: false, holder });
+        request.extensions_mut().insert(Caller { principal, calls: 1, peer, holder });
         request
     })
 }

@@ -1,12 +1,10 @@
 //! `TokenService`.
 
-use std::sync::Arc;
-
 use tonic::{Request, Response, async_trait};
 
 use super::{Api, Reply, parse};
 use crate::{
-    load::connection::Connection,
+    auth::credentials::Caller,
     proto::v1::{self as pb, token_service_server::TokenService},
     service::TokenAsked,
 };
@@ -14,7 +12,7 @@ use crate::{
 #[async_trait]
 impl TokenService for Api {
     async fn issue_token(&self, request: Request<pb::IssueTokenRequest>) -> Reply<pb::IssueTokenResponse> {
-        let site = request.extensions().get::<Arc<Connection>>().and_then(|connection| connection.site());
+        let site = request.extensions().get::<Caller>().and_then(|caller| Some(caller.peer.as_ref()?.site()));
         let pb::IssueTokenRequest { app, client_id, client_secret, ttl } = request.into_inner();
         let ttl_s = parse::ttl_s(ttl)?;
         let asked = TokenAsked { app, client_id: &client_id, client_secret: &client_secret, ttl_s, site };

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
 use tokio::time::Instant;
 
 use super::Holder;
@@ -32,6 +33,31 @@ impl From<IpAddr> for Site {
             IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
             addr => addr,
         })
+    }
+}
+
+/// Who asks, by the address: that of a connection, or of the caller behind a proxy that is trusted.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// It may be one of several at a site.
+    pub ip: IpAddr,
+    /// What it holds.
+    pub holder: Arc<Holder>,
+}
+
+impl Peer {
+    /// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not tell for whom.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        let of_connection =
+            |connection: &Arc<Connection>| Some(Self { ip: connection.addr.ip(), holder: connection.peer.clone()? });
+        extensions.get().and_then(of_connection).or_else(|| extensions.get().cloned())
+    }
+
+    /// Its share is that of others of the same site.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site::from(self.ip)
     }
 }
 
@@ -70,12 +96,6 @@ impl Connection {
         let answers = std::array::from_fn(|_| AtomicU32::new(0));
         let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
         Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }
-    }
-
-    /// Where it comes from, where that says who it is: nothing for a proxy that is trusted.
-    #[must_use]
-    pub fn site(&self) -> Option<Site> {
-        self.peer.as_ref().map(|_| Site::from(self.addr.ip()))
     }
 
     /// A call begins.

@@ -83,10 +83,9 @@ where
         }
         let deadline = deadline(request.headers());
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
-        let account = request.extensions().get::<Caller>().map(|caller| caller.account(connection.as_ref())).unwrap_or_default();
         // What anybody may hold open, such as a watch of the health, keeps no connection.
         let kept = connection.as_ref().filter(|_| call.method.is_ours);
-        let mut carried = Carried::begin(&self.load, account, kept);
+        let mut carried = Carried::begin(&self.load, Caller::account(request.extensions()), kept);
         let inner = self.inner.clone();
         Box::pin(async move {
             // Pinned once and handed on by reference: it is large, and would have a place in each of what it is handed to.
@@ -117,6 +116,11 @@ fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
     }
 }
 
+/// A stream that need not be known to anybody, and stays open: it is not to keep those out who ask for a token.
+fn is_for_anybody(path: &str) -> bool {
+    path == "/grpc.health.v1.Health/Watch" || path.starts_with("/grpc.reflection.")
+}
+
 /// The answer to a call whose message has come, and which has a place. Errors: OVERLOADED, and those of the message.
 async fn answer<S, Q, A>(
     mut inner: S,
@@ -137,7 +141,7 @@ where
         _ => Message::Stream(body),
     };
     if let Some(held) = &mut carried.held {
-        held.take(What::Call, 1)?;
+        held.take(if is_for_anybody(head.uri.path()) { What::Stream } else { What::Call }, 1)?;
     }
     let Ok(response) = inner.call(Request::from_parts(head, message)).await;
     Ok(response)
@@ -185,7 +189,7 @@ struct Counted {
 impl Counted {
     fn begin<Q>(method: &'static Method, request: &Request<Q>) -> Self {
         method.started.inc();
-        let is_service = request.extensions().get::<Caller>().is_some_and(Caller::is_service);
+        let is_service = Caller::asks_as_service(request.extensions());
         let followed =
             Followed::begin(request.headers(), is_service, || method.name(), || vec![KeyValue::new("rpc.system", "grpc")]);
         Self { method, followed, begun: Instant::now(), has_ended: false }

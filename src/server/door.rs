@@ -31,7 +31,7 @@ const FORGET: usize = 1_000;
 pub struct Sites(Mutex<HashMap<Site, Weak<Holder>>>);
 
 impl Sites {
-    fn holder(&self, site: Site) -> Arc<Holder> {
+    pub(super) fn holder(&self, site: Site) -> Arc<Holder> {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = holders.get(&site).and_then(Weak::upgrade) {
             return holder;

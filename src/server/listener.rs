@@ -39,12 +39,13 @@ use tower::{Service, ServiceExt as _};
 use super::{
     Failure, Stop,
     door::{Door, Sites},
+    forwarded,
     late::Timely,
     tls::{self, Tls},
 };
 use crate::{
     auth::credentials::CertNames,
-    load::connection::{Connection, LOOK},
+    load::connection::{Connection, LOOK, Peer},
     telemetry::metrics::METRICS,
 };
 
@@ -169,14 +170,14 @@ async fn connection(
 ) -> Result<(), Failure> {
     set_up(&stream)?;
     let Some(certificates) = &rules.tls else {
-        return requests(stream, http, rules.max_age, stop, service, origin).await;
+        return requests(stream, http, rules, stop, service, origin).await;
     };
     let stream = tokio::select! {
         stream = timeout(PATIENCE, certificates.acceptor(http).accept(stream)) => stream.map_err(io::Error::from)??,
         () = origin.go.notified() => return Err("others wanted its place".into()),
     };
     let certificate = tls::names(&stream).map(Arc::new);
-    requests(stream, http, rules.max_age, stop, service, Origin { certificate, ..origin }).await
+    requests(stream, http, rules, stop, service, Origin { certificate, ..origin }).await
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<()> {
@@ -200,16 +201,22 @@ struct Origin {
 async fn requests(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     http: Http,
-    max_age: Duration,
+    rules: &Rules,
     stop: Stop,
     service: impl Answers,
     origin: Origin,
 ) -> Result<(), Failure> {
     let asked = Arc::new(AtomicBool::new(false));
+    let proxies = origin.place.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
     let (has_asked, place) = (asked.clone(), origin.place.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         has_asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(origin.place.clone());
+        if let Some((trusted, sites)) = &proxies
+            && let Some(ip) = forwarded::caller(request.headers(), trusted)
+        {
+            request.extensions_mut().insert(Peer { ip, holder: sites.holder(ip.into()) });
+        }
         if let Some(names) = &origin.certificate {
             request.extensions_mut().insert(names.clone());
         }
@@ -220,7 +227,7 @@ async fn requests(
     // Polled where one of them has come, rather than at each frame.
     let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
     words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());
-    words.push(sleep(age(max_age)).map(|()| Word::Old).boxed());
+    words.push(sleep(age(rules.max_age)).map(|()| Word::Old).boxed());
     words.push(sleep(LOOK).map(|()| Word::Look).boxed());
     words.push(async { origin.go.notified().await }.map(|()| Word::Go).boxed());
     words.push(told(stop).map(|()| Word::Stop).boxed());

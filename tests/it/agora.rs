@@ -1,6 +1,6 @@
 //! The Agora and Easemob paths, as their documents and SDKs know them. Whole answers are in `tests/golden/agora`.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, path::Path, time::Duration};
 
 use futures_util::future::join_all;
 use mute_service::{config::Settings, proto::v1 as pb};
@@ -726,12 +726,42 @@ async fn the_101st_call_of_a_method_within_a_second_is_refused_and_no_other_meth
 }
 
 #[tokio::test]
-async fn a_call_counts_once_however_many_users_it_creates() {
+async fn a_call_counts_for_each_user_that_it_creates_and_creates_all_or_none() {
     let server = Server::with(limited()).await;
-    for chunk in names(120).chunks(60) {
-        let users = chunk.iter().map(|name| json!({"username": name})).collect();
-        assert_eq!(server.agora(Method::POST, "/users", Some(users)).await.0, 200);
+    let create = async |names: &[String]| {
+        let users = names.iter().map(|name| json!({"username": name})).collect();
+        server.agora(Method::POST, "/users", Some(users)).await.0
+    };
+    let names = names(120);
+    assert_eq!([create(&names[..60]).await, create(&names[60..]).await], [200, 429]);
+    assert_eq!(server.agora(Method::GET, "/users/someone0060", None).await.0, 404);
+    assert_eq!([create(&names[60..100]).await, create(&names[100..101]).await], [200, 429]);
+    server.advance(1_000);
+    assert_eq!(create(&names[100..]).await, 200);
+}
+
+#[tokio::test]
+async fn each_page_of_a_list_that_is_told_whole_counts_and_waits_for_its_turn() {
+    let server = Server::with(Settings { rate_limit: Some(2), ..Settings::default() }).await;
+    let create = async |user: String| {
+        let client = Some(pb::Client { user, ..Default::default() });
+        let message = pb::UpsertClientRequest { app: AGORA.into(), client, ..Default::default() };
+        server.directory().await.upsert_client(with(message, &[SERVICE])).await.unwrap();
+    };
+    for users in names(3_500).chunks(100) {
+        join_all(users.iter().cloned().map(create)).await;
+        let message =
+            pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: users.to_vec(), ..Default::default() };
+        server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
+    let token = server.agora_token();
+    let list = tokio::spawn(sent(bearing(&server, Method::GET, "/mute", &token)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!list.is_finished(), "there is no turn for the third page");
+    assert_eq!(sent(bearing(&server, Method::GET, "/mute", &token)).await.0, 429);
+    server.advance(1_000);
+    let (status, body) = list.await.unwrap();
+    assert_eq!((status, body["data"].as_array().map(Vec::len)), (200, Some(3_500)));
 }
 
 #[tokio::test]

@@ -17,12 +17,22 @@ use tokio::{
 
 use crate::{
     harness::{SERVICE, with},
-    process::Process,
+    process::{Process, run, text},
 };
+
+/// The secret that a client of this app has.
+const SECRET: &str = "a secret of sixteen";
+const APP: &str = r#"
+[[apps]]
+key = "some#app"
+token_secret = "another secret of sixteen"
+client_id = "client"
+client_secret_hash = ""#;
 
 fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    (Process::spawn(directory.path(), directory.path(), arguments).ready(), directory)
+    let app = format!("{APP}{}\"\n", text(&run(&["hash-key", SECRET]).stdout).trim());
+    (Process::spawn_with(directory.path(), directory.path(), arguments, &app).ready(), directory)
 }
 
 /// From the address 127.0.0.X.
@@ -207,6 +217,48 @@ async fn who_asks_for_nothing_makes_room_for_who_does() {
         let read = tokio::time::timeout(Duration::from_secs(2), probe.read_to_string(&mut answer)).await;
         assert!(matches!(read, Ok(Ok(_))) && answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+}
+
+/// Asks for a token over REST, behind a proxy that says for whom; the status.
+async fn token(process: &Process, whom: Option<&str>, client: &str, secret: &str) -> u16 {
+    let body = format!(r#"{{"grant_type":"client_credentials","client_id":"{client}","client_secret":"{secret}"}}"#);
+    let request = reqwest::Client::new().post(format!("{}/some/app/token", process.rest())).body(body);
+    let request = whom.into_iter().fold(request, |request, whom| request.header("x-forwarded-for", whom));
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_behind_a_trusted_proxy_have_a_share_each() {
+    let guess = async |process: &Process, client, whom| token(process, Some(whom), client, "wrong").await;
+    for is_trusted in [true, false] {
+        let trust: &[&str] = if is_trusted { &["--trusted-proxies", "127.0.0.0/8"] } else { &[] };
+        let (process, _directory) = start(&[&["--token-rate-limit", "10"], trust].concat());
+        // One wrong secret a second and address.
+        assert_eq!(guess(&process, "one", "203.0.113.1").await, 400);
+        assert_eq!(guess(&process, "two", "203.0.113.1").await, 429);
+        let other = guess(&process, "three", "203.0.113.2").await;
+        assert_eq!(other, if is_trusted { 400 } else { 429 }, "{is_trusted}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
+    let (process, _directory) = start(&["--max-calls", "80"]);
+    let mut held = Vec::new();
+    for from in 2..12 {
+        let channel = http2(connect_from(from, process.grpc()).await).await;
+        for _ in 0..20 {
+            let watch = Request::post(format!("http://{}/grpc.health.v1.Health/Watch", process.grpc()));
+            let watch = watch.header("content-type", "application/grpc").header("te", "trailers");
+            let mut client = channel.clone();
+            client.ready().await.unwrap();
+            held.push(client.send_request(watch.body(Body::from(framed(&[]))).unwrap()).await.unwrap());
+        }
+    }
+    let open = held.iter().filter(|answer| !answer.headers().contains_key("grpc-status")).count();
+    assert_eq!(open, 9, "of the ten that strangers may have, but for the reserve");
+    assert_eq!(token(&process, None, "client", SECRET).await, 200);
+    assert_eq!(checks(&process).await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

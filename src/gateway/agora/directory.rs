@@ -55,13 +55,13 @@ pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body:
         return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
     }
     let messages = users.iter().enumerate().map(|(part, user)| user_message(&ask, part, user)).collect::<Result<Vec<_>, _>>()?;
-    let mut caller = ask.caller.clone();
+    let mut caller = ask.caller.counting(u32::try_from(messages.len()).unwrap_or(u32::MAX));
     let mut entities = Vec::with_capacity(messages.len());
     for message in messages {
         let name = message.client.as_ref().map(|client| client.user.clone()).unwrap_or_default();
         let written = told(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
         entities.push(user_entity(&ask, &name, written.client.unwrap_or_default()));
-        caller = caller.counted();
+        caller = caller.counting(0);
     }
     Ok(ask.entities("post", &entities))
 }
@@ -103,7 +103,7 @@ pub(super) async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, b
         client_secret: string(&body, "client_secret")?.unwrap_or_default(),
         ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
     };
-    let issued = told(api.issue_token(ask.of_nobody(message)).await, "")?;
+    let issued = told(api.issue_token(rpc(&ask.caller, message)).await, "")?;
     let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
     let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
     Ok(gateway::answer(StatusCode::OK, &answer, None))

@@ -1,6 +1,6 @@
 //! What a request to an Agora path is about, and the envelopes of its answers and errors.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -18,7 +18,6 @@ use crate::{
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
-    load::connection::Connection,
 };
 
 const GROUP: &str = "com.easemob.group.exception.GroupAuthorizationException";
@@ -31,7 +30,6 @@ pub(super) struct Ask {
     /// `org#app`, or the id of an `/app-id/` path.
     pub(super) app: String,
     pub(super) caller: Caller,
-    connection: Option<Arc<Connection>>,
     /// From `Idempotency-Key`; may be empty.
     pub(super) request_id: String,
     organization: String,
@@ -74,9 +72,8 @@ impl FromRequestParts<Gateway> for Anybody {
         };
         let organization = organization.unwrap_or_default();
         let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
-        let connection = parts.extensions.get().cloned();
         let (clock, request_id) = (gateway.clock.clone(), gateway::request_id(&parts.headers));
-        Ok(Self(Ask { app, caller, connection, request_id, organization, application_name, segments, uri, clock, started_ms }))
+        Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
     }
 }
 
@@ -119,15 +116,6 @@ impl Ask {
     /// The path's segment of that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
-    }
-
-    /// A message of somebody who has no credentials, from where the request comes.
-    pub(super) fn of_nobody<T>(&self, message: T) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
-        if let Some(connection) = &self.connection {
-            request.extensions_mut().insert(connection.clone());
-        }
-        request
     }
 
     /// The application's UUID, the same for ever.

@@ -16,6 +16,7 @@ use crate::{
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
+    load::connection::Peer,
 };
 
 type Segments = HashMap<String, String>;
@@ -75,7 +76,7 @@ impl FromRequestParts<Gateway> for Me {
             Ok(_) => return Err(Failure::of_reason(Reason::InvalidToken)),
         };
         let user_agent = gateway::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
-        let (peer, started_ms) = (peer(parts, gateway), gateway.clock.now_ms());
+        let (peer, started_ms) = (peer(parts), gateway.clock.now_ms());
         let request_id = gateway::request_id(&parts.headers);
         Ok(Self { app, user, caller, request_id, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
     }
@@ -95,11 +96,10 @@ impl Me {
     }
 }
 
-/// The caller behind a trusted proxy, whose port it does not tell; else the peer.
-fn peer(parts: &Parts, gateway: &Gateway) -> Option<(IpAddr, Option<u16>)> {
-    let behind = gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, "x-forwarded-for"));
-    let behind = behind.and_then(|list| list.rsplit(',').next()?.trim().parse().ok());
-    behind.map(|ip| (ip, None)).or_else(|| gateway::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
+/// The caller behind a trusted proxy, whose port it does not tell; else the connection.
+fn peer(parts: &Parts) -> Option<(IpAddr, Option<u16>)> {
+    let behind = parts.extensions.get::<Peer>().map(|peer| (peer.ip, None));
+    behind.or_else(|| gateway::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
 }
 
 async fn segments(parts: &mut Parts, gateway: &Gateway) -> Result<Segments, Failure> {

@@ -1,0 +1,58 @@
+//! Who asks through proxies that are trusted: `X-Forwarded-For`, to which each of them has added whom it has it from. What stands before the last
+//! that is no such proxy anybody may have written.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+const HEADER: &str = "x-forwarded-for";
+
+/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where that is not told.
+pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let hops = headers.get_all(HEADER).iter().rev().flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let mut first = None;
+    for hop in hops {
+        let ip = address(hop.trim())?;
+        if !trusted.iter().any(|net| net.contains(&ip)) {
+            return Some(ip);
+        }
+        first = Some(ip);
+    }
+    first
+}
+
+/// Some proxies add the port.
+fn address(hop: &str) -> Option<IpAddr> {
+    let ip = hop.parse().or_else(|_| hop.parse().map(|addr: SocketAddr| addr.ip()));
+    ip.ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_whom_the_outermost_trusted_proxy_has_it_from() {
+        let trusted: [IpNet; 2] = ["10.0.0.0/8".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()];
+        let told = |values: &[&str]| {
+            let headers = values.iter().map(|value| (HEADER.parse().unwrap(), value.parse().unwrap()));
+            caller(&headers.collect(), &trusted).map(|ip| ip.to_string())
+        };
+        let cases: [(&[&str], Option<&str>); 10] = [
+            (&[], None),
+            (&["203.0.113.9"], Some("203.0.113.9")),
+            (&["203.0.113.9, 2001:db8::7"], Some("2001:db8::7")),
+            (&["198.51.100.1,203.0.113.9, 10.1.2.3"], Some("203.0.113.9")),
+            (&["198.51.100.1", "203.0.113.9", "10.1.2.3, 2001:db8:f::1"], Some("203.0.113.9")),
+            (&["10.9.9.9, 10.1.2.3"], Some("10.9.9.9")),
+            (&["203.0.113.9:4711"], Some("203.0.113.9")),
+            (&["[2001:db8::7]:443, ::ffff:10.0.0.1"], Some("2001:db8::7")),
+            (&["203.0.113.9, unknown"], None),
+            (&["203.0.113.9, "], None),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(told(values).as_deref(), expected, "{values:?}");
+        }
+    }
+}
