@@ -205,3 +205,38 @@ async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_f
         assert_eq!(reason(&refused), "INVALID_ARGUMENT");
     }
 }
+
+#[tokio::test]
+async fn a_credential_that_is_there_twice_is_none_at_either_door() {
+    let server = Server::start().await;
+    let user = server.user_token(IMKIT, "aaa");
+    let bearer = format!("Bearer {}", server.agora_token());
+    let agora = format!("/easemob-demo/testapp/chatrooms/{ROOM}");
+    for (app, who, path, headers) in [
+        (AGORA, "user1", &*agora, &[("authorization", &*bearer)][..]),
+        (IMKIT, "aaa", "/admin/clients/aaa", &[API_KEY]),
+        (IMKIT, "aaa", "/me", &[CLIENT_KEY, ("im-authorization", &user)]),
+    ] {
+        let ask = async |headers: &[(&str, &str)]| {
+            let rest = server.rest(Method::GET, path, headers).send().await.unwrap().status().as_u16();
+            let mut request =
+                tonic::Request::new(pb::ListMutedRoomsRequest { app: app.into(), user: who.into(), ..Default::default() });
+            for (name, value) in headers {
+                request
+                    .metadata_mut()
+                    .append(name.to_lowercase().parse::<tonic::metadata::AsciiMetadataKey>().unwrap(), value.parse().unwrap());
+            }
+            (rest, server.mutes().await.list_muted_rooms(request).await.map_err(|status| status.code()))
+        };
+        let (rest, grpc) = ask(headers).await;
+        assert!(rest == 200 && grpc.is_ok(), "{path}: {rest}, {grpc:?}");
+        for twice in headers {
+            let (rest, grpc) = ask(&[headers, &[*twice]].concat()).await;
+            assert!([401, 403].contains(&rest), "{path}, {} twice: {rest}", twice.0);
+            assert_eq!(grpc.unwrap_err(), tonic::Code::Unauthenticated, "{path}, {} twice", twice.0);
+            // With nothing in it too.
+            let (rest, grpc) = ask(&[&[(twice.0, "")], headers].concat()).await;
+            assert!([401, 403].contains(&rest) && grpc.is_err(), "{path}, {} empty and then itself: {rest}", twice.0);
+        }
+    }
+}

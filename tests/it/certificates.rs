@@ -25,12 +25,17 @@ impl Authority {
 
     /// NAME.pem and NAME.key, good for a server and a client: for this DNS name, address or URI.
     pub fn issue(&self, name: &str, subject: &str) {
+        self.issue_named(name, "", &[subject]);
+    }
+
+    /// The same with this common name, for any number of them.
+    pub fn issue_named(&self, name: &str, common: &str, subjects: &[&str]) {
         let key = KeyPair::generate().unwrap();
-        let names = if subject.contains("://") { Vec::new() } else { vec![subject.to_owned()] };
-        let mut params = CertificateParams::new(names).unwrap();
-        if subject.contains("://") {
-            params.subject_alt_names.push(SanType::URI(subject.try_into().unwrap()));
-        }
+        let (uris, others): (Vec<_>, Vec<_>) =
+            subjects.iter().map(|subject| (*subject).to_owned()).partition(|name| name.contains("://"));
+        let mut params = CertificateParams::new(others).unwrap();
+        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
+        params.distinguished_name.push(DnType::CommonName, common);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(self.directory.join(format!("{name}.pem")), certificate.pem()).unwrap();

@@ -37,6 +37,7 @@ mod layers;
 mod ledger;
 mod metrics;
 mod min_revision;
+mod modes;
 mod network;
 mod notifications;
 mod nth;

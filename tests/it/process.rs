@@ -32,7 +32,7 @@ pub fn program() -> Command {
 }
 
 /// The program, or the build that `MUTE_TEST_PROGRAM` names.
-fn build() -> Command {
+pub fn build() -> Command {
     std::env::var("MUTE_TEST_PROGRAM").map_or_else(|_| program(), |path| command(&path))
 }
 

@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         ClientConfig, RootCertStore,
         crypto::ring,
@@ -40,7 +41,7 @@ const CHAT: &str = "spiffe://chat.example/ns/chat/sa/chat-server";
 const BY_CERTIFICATE: &str = "
 [[services]]
 name = \"chat\"
-cert_names = [\"spiffe://chat.example/ns/chat/sa/chat-server\"]
+cert_names = [\"spiffe://chat.example/ns/chat/sa/chat-server\", \"chat-server\", \"10.0.0.7\"]
 scopes = [\"check\", \"write\"]
 apps = [\"*\"]
 ";
@@ -143,15 +144,69 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
     }
 }
 
-/// GET /me, over TLS to a server that this authority vouches for.
-async fn get_over_tls(addr: &str, ca: &Path) -> String {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_common_name_counts_where_the_certificate_is_for_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    servers.issue("server", "localhost");
+    let process = start(files);
+    let cases: [(&[&str], bool); 6] = [
+        (&[], true),
+        (&["chat-server"], true),
+        (&["other"], false),
+        (&["10.0.0.7"], false),
+        (&["spiffe://chat.example/other"], false),
+        (&["spiffe://chat.example/other", CHAT], true),
+    ];
+    for (number, (subjects, is_service)) in cases.into_iter().enumerate() {
+        let name = format!("client{number}");
+        clients.issue_named(&name, "chat-server", subjects);
+        let mut client = connect(&process, files, "servers", Some(&name)).await.unwrap();
+        let found = mute(&mut client, &[]).await.map_err(|status| reason(&status));
+        assert_eq!(found, if is_service { Ok("service:chat".into()) } else { Err("MISSING_TOKEN".into()) }, "{subjects:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_port_of_grpc_speaks_http_2_alone_and_that_of_rest_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    let (servers, _clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    servers.issue("server", "localhost");
+    let process = start(files);
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    let agreed = async |addr: &str, offered: &[&str]| {
+        let stream = over_tls(addr, &files.join("servers.pem"), offered).await.ok()?;
+        let agreed = stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8(name.to_vec()).unwrap());
+        Some(agreed.unwrap_or_else(|| "none".into()))
+    };
+    for (offered, grpc, both) in [
+        (&["h2", "http/1.1"][..], Some("h2"), Some("h2")),
+        (&["http/1.1", "h2"], Some("h2"), Some("h2")),
+        (&["http/1.1"], None, Some("http/1.1")),
+        (&["spdy/3"], None, None),
+        (&[], Some("none"), Some("none")),
+    ] {
+        assert_eq!(agreed(process.grpc(), offered).await.as_deref(), grpc, "gRPC, {offered:?}");
+        assert_eq!(agreed(&rest, offered).await.as_deref(), both, "REST, {offered:?}");
+    }
+}
+
+/// To a server that this authority vouches for.
+async fn over_tls(addr: &str, ca: &Path, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
-    let stream = TcpStream::connect(addr).await.unwrap();
-    let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    let mut config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(addr).await?;
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+}
+
+/// GET /me.
+async fn get_over_tls(addr: &str, ca: &Path) -> String {
+    let mut stream = over_tls(addr, ca, &[]).await.unwrap();
     stream.write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -1,0 +1,82 @@
+//! What is written is for its owner alone, whatever the umask, and never leads through somebody's link.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    process::Command,
+};
+
+use crate::{
+    harness::SERVICE,
+    process::{Process, build, run},
+};
+
+/// Everything below the directory that others may do anything with.
+fn open_to_others(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.permissions().mode() & 0o077 != 0 {
+            found.push(format!("{} {:o}", path.display(), metadata.permissions().mode()));
+        }
+        if metadata.is_dir() {
+            found.extend(open_to_others(&path));
+        }
+    }
+    found
+}
+
+/// The program with a umask that takes nothing away.
+fn with_open_umask() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$0\" \"$@\"", build().get_program().to_str().unwrap()]);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = directory.path().join("written");
+    // A directory that is there and open is shut.
+    fs::create_dir_all(written.join("data")).unwrap();
+    fs::set_permissions(written.join("data"), fs::Permissions::from_mode(0o777)).unwrap();
+    let path = |name: &str| written.join(name).to_str().unwrap().to_owned();
+    let process = Process::launch(with_open_umask(), directory.path(), ["127.0.0.1:0"; 3], &["--data-dir", &path("data")]);
+    let process = tokio::task::spawn_blocking(|| process.ready()).await.unwrap();
+    crate::process::mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
+    let program = |arguments: &[&str]| {
+        let done = with_open_umask().args(arguments).env("MUTE_TOKEN", SERVICE.1.trim_start_matches("Bearer ")).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    program(&["backup", "--from", &process.admin(), "--output", &path("backup")]);
+    drop(process);
+    program(&["restore", "--data-dir", &path("restored"), &path("backup")]);
+    program(&["export", "--data-dir", &path("data"), "--output", &path("export")]);
+    program(&["import", "--data-dir", &path("imported"), &path("export")]);
+    assert_eq!(open_to_others(&written), [""; 0]);
+    let addresses = fs::metadata(directory.path().join("addresses.json")).unwrap().permissions().mode();
+    assert_eq!(addresses & 0o077, 0, "{addresses:o}");
+}
+
+#[test]
+fn a_file_that_is_written_is_a_new_one_where_somebody_has_put_a_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("victim"), "precious").unwrap();
+    let process = Process::spawn(directory.path(), directory.path(), &[]).ready();
+    drop(process);
+    for (name, command) in [("export", "export"), ("backup", "backup")] {
+        for link in [path(name), path(&format!("{name}.part"))] {
+            symlink(path("victim"), &link).unwrap();
+        }
+        let done = run(&[command, "--data-dir", &path("data"), "--output", &path(name)]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(fs::symlink_metadata(path(name)).unwrap().is_file(), "{name}");
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious", "{name}");
+    }
+    // The file of addresses too, which the first start has made.
+    symlink(path("victim"), path("addresses.json.part")).unwrap();
+    drop(Process::spawn(directory.path(), directory.path(), &[]).ready());
+    assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious");
+}
