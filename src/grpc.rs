@@ -28,6 +28,11 @@ pub(crate) use parse::{MAX_TEXT_BYTES, grpc_timeout};
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Api {
+    /// Waits for the turn of the next page of a list that is told whole. Errors: those of `Service::turn`.
+    pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
+        Ok(self.service.turn(caller, app).await?)
+    }
+
     /// The RPCs of this service.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {

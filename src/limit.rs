@@ -58,6 +58,8 @@ pub struct Limits {
     user: Option<Limiter<(usize, String)>>,
     /// Pieces of history that are read for an app: for its users, and not for them.
     history: Option<Limiter<(usize, bool)>>,
+    /// Pages after the first of lists that are told whole: as `history`.
+    pages: Option<Limiter<(usize, bool)>>,
     tokens: Option<Limiter<usize>>,
     guesses: Option<Limiter<Guess>>,
     clock: Clock,
@@ -102,6 +104,7 @@ impl Limits {
             users: limiter(calls, clock),
             user: limiter(user_calls, clock),
             history: limiter(calls.saturating_mul(PIECES), clock),
+            pages: limiter(calls, clock),
             tokens: limiter(tokens, clock),
             guesses: limiter(tokens.div_ceil(GUESSES), clock),
             clock: clock.clone(),
@@ -109,7 +112,7 @@ impl Limits {
         }
     }
 
-    /// Counts so many calls that begin together; not more than there may be in a second. Errors: RATE_LIMITED, and none is counted.
+    /// Counts so many calls that begin together; not more than there may be in a second. Errors: RATE_LIMITED; what the app has left is not touched.
     pub fn calls(&self, calls: NonZeroU32, app: usize, principal: &Principal, method: &'static str) -> Result<(), Error> {
         match principal {
             Principal::Service(_) => Ok(()),
@@ -134,6 +137,17 @@ impl Limits {
             Principal::User { .. } => true,
         };
         self.count(ONE, self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
+    }
+
+    /// Counts a page after the first of a list that is told whole. Errors: how long to wait for it.
+    pub fn page(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
+        let is_user = match principal {
+            Principal::Service(_) => return Ok(()),
+            Principal::AppAdmin { .. } => false,
+            Principal::User { .. } => true,
+        };
+        let Some(pages) = &self.pages else { return Ok(()) };
+        pages.check_key(&(app, is_user)).map_err(|until| until.wait_time_from(self.clock.monotonic()))
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.

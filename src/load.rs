@@ -47,7 +47,13 @@ const ALL: [What; 4] = [What::Call, What::Message, What::Byte, What::Stream];
 
 /// What one peer address, app or service holds.
 #[derive(Debug, Default)]
-pub struct Holder([AtomicUsize; ALL.len()]);
+pub struct Holder {
+    known: [AtomicUsize; ALL.len()],
+    /// Of those who come from this address and are not known.
+    strange: [AtomicUsize; ALL.len()],
+    /// Taken by the one whose turn it is to read on, of the lists that are told whole.
+    pub turn: tokio::sync::Mutex<()>,
+}
 
 /// On whose account something is held.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +69,7 @@ pub struct Account {
 /// All that is held.
 #[derive(Debug)]
 pub struct Load {
-    used: Holder,
+    used: [AtomicUsize; ALL.len()],
     max: [usize; ALL.len()],
     /// What is held by those who are not known: they ask for health, reflection and tokens, and have bounds of their own.
     strangers: Option<Arc<Load>>,
@@ -78,14 +84,8 @@ pub struct Held {
 }
 
 impl Holder {
-    fn of(&self, what: What) -> &AtomicUsize {
-        &self.0[what as usize]
-    }
-
-    /// How much of it is held.
-    #[must_use]
-    pub fn holds(&self, what: What) -> usize {
-        self.of(what).load(Ordering::Relaxed)
+    fn of(&self, what: What, is_known: bool) -> &AtomicUsize {
+        &(if is_known { &self.known } else { &self.strange })[what as usize]
     }
 }
 
@@ -104,7 +104,7 @@ impl Load {
     }
 
     fn of(calls: usize, bytes: usize, strangers: Option<Arc<Self>>) -> Arc<Self> {
-        Arc::new(Self { used: Holder::default(), max: [calls, calls, bytes, calls], strangers })
+        Arc::new(Self { used: Default::default(), max: [calls, calls, bytes, calls], strangers })
     }
 
     /// Begins an account of one call, which holds nothing yet.
@@ -117,7 +117,7 @@ impl Load {
     /// How much of it is held by all together.
     #[must_use]
     pub fn holds(&self, what: What) -> usize {
-        self.used.holds(what) + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
+        self.used[what as usize].load(Ordering::Relaxed) + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
     }
 
     fn max(&self, what: What) -> usize {
@@ -128,6 +128,17 @@ impl Load {
 impl Held {
     /// Takes so much more. Errors: OVERLOADED, and nothing is taken.
     pub fn take(&mut self, what: What, amount: usize) -> Result<(), Error> {
+        self.take_where(what, amount, |_| false)
+    }
+
+    /// The same, and whatever others hold where the caller has no more than a share.
+    pub fn take_of_share(&mut self, what: What, amount: usize) -> Result<(), Error> {
+        let share = share(self.load.max(what));
+        self.take_where(what, amount, |holds| holds <= share)
+    }
+
+    /// Takes it also where that holds of how much the caller has then.
+    fn take_where(&mut self, what: What, amount: usize, or: impl FnOnce(usize) -> bool) -> Result<(), Error> {
         let (used, of_peer, of_caller) = self.add(what, amount);
         let max = self.load.max(what);
         let is_within = if self.account.is_service {
@@ -136,31 +147,33 @@ impl Held {
         } else {
             used <= max - max / RESERVE && (used <= max / 2 || of_peer.max(of_caller) <= share(max))
         };
-        if is_within {
+        if is_within || or(of_peer.max(of_caller)) {
             return Ok(());
         }
         self.give_back(what, amount);
         Err(Error::overloaded())
     }
 
-    /// Takes so much more, whoever holds how much: what has been done is not undone.
-    pub fn take_in_any_case(&mut self, what: What, amount: usize) {
-        let _ = self.add(what, amount);
-    }
-
     /// Answers how much all, the peer and the caller hold then.
     fn add(&mut self, what: What, amount: usize) -> (usize, usize, usize) {
         self.held[what as usize] += amount;
-        let of = |holder: &Option<Arc<Holder>>| holder.as_ref().map_or(0, |holder| add(holder, what, amount));
-        (add(&self.load.used, what, amount), of(&self.account.peer), of(&self.account.caller))
+        let is_known = self.is_known();
+        let add = |held: &AtomicUsize| held.fetch_add(amount, Ordering::Relaxed) + amount;
+        let of = |holder: &Option<Arc<Holder>>| holder.as_ref().map_or(0, |holder| add(holder.of(what, is_known)));
+        (add(&self.load.used[what as usize]), of(&self.account.peer), of(&self.account.caller))
     }
 
     /// Gives so much of it back.
     pub fn give_back(&mut self, what: What, amount: usize) {
         self.held[what as usize] -= amount;
-        for holder in self.account.holders().map(AsRef::as_ref).chain([&self.load.used]) {
-            holder.of(what).fetch_sub(amount, Ordering::Relaxed);
+        let holders = self.account.holders().map(|holder| holder.of(what, self.is_known()));
+        for held in holders.chain([&self.load.used[what as usize]]) {
+            held.fetch_sub(amount, Ordering::Relaxed);
         }
+    }
+
+    fn is_known(&self) -> bool {
+        self.account.caller.is_some()
     }
 }
 
@@ -177,10 +190,6 @@ impl Drop for Held {
 
 fn share(max: usize) -> usize {
     (max / SHARE).max(1)
-}
-
-fn add(holder: &Holder, what: What, amount: usize) -> usize {
-    holder.of(what).fetch_add(amount, Ordering::Relaxed) + amount
 }
 
 #[cfg(test)]
@@ -200,11 +209,21 @@ mod tests {
         let strangers: Vec<_> = (0..10).flat_map(|_| all(&load, &stranger())).collect();
         assert_eq!((strangers.len(), load.holds(What::Call)), (9, 9), "all but the reserve");
         assert_eq!(all(&load, &peer()).len(), 40, "nothing of it is the others'");
+        // What an address holds otherwise is no matter.
+        let load = Load::new(80, 1_000);
+        let both = peer();
+        let held = all(&load, &both);
+        assert_eq!(all(&load, &Account { caller: None, ..both }).len(), 5);
+        drop(held);
     }
 
     fn one(load: &Arc<Load>, account: &Account) -> Option<Held> {
         let mut held = load.open(account.clone());
         held.take(What::Call, 1).ok().map(|()| held)
+    }
+
+    fn holds(holder: &Holder, what: What) -> usize {
+        holder.of(what, true).load(Ordering::Relaxed)
     }
 
     /// As many as there are.
@@ -232,7 +251,7 @@ mod tests {
         let app: Arc<Holder> = Arc::default();
         let of_app = || Account { caller: Some(app.clone()), ..peer() };
         let held: Vec<_> = (0..80).filter_map(|_| one(&load, &of_app())).collect();
-        assert_eq!((held.len(), app.holds(What::Call)), (40, 40));
+        assert_eq!((held.len(), holds(&app, What::Call)), (40, 40));
     }
 
     #[test]
@@ -253,6 +272,26 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_more_than_a_share_is_told_what_was_done() {
+        let load = Load::new(80, 1_000);
+        let (first, second) = (peer(), peer());
+        let mut held = load.open(first.clone());
+        held.take(What::Byte, 500).unwrap();
+        held.take_of_share(What::Byte, 1).unwrap_err();
+        let others: Vec<_> = (0..4).map(|_| all_bytes(&load, &peer())).collect();
+        let mut other = load.open(second);
+        assert!(other.take(What::Byte, 200).is_err() && other.take_of_share(What::Byte, 200).is_ok());
+        assert!(other.take_of_share(What::Byte, 51).is_err());
+        drop(others);
+    }
+
+    fn all_bytes(load: &Arc<Load>, account: &Account) -> Held {
+        let mut held = load.open(account.clone());
+        while held.take(What::Byte, 10).is_ok() {}
+        held
+    }
+
+    #[test]
     fn what_is_refused_is_not_held_and_what_is_dropped_is_given_back() {
         let load = Load::new(1, 1_000);
         let account = peer();
@@ -263,8 +302,9 @@ mod tests {
         held.give_back(What::Message, 1);
         held.take(What::Call, 1).unwrap();
         assert!(one(&load, &account).is_none());
-        let holds =
-            || [What::Call, What::Message, What::Byte].map(|what| (load.holds(what), account.peer.as_ref().unwrap().holds(what)));
+        let holds = || {
+            [What::Call, What::Message, What::Byte].map(|what| (load.holds(what), holds(account.peer.as_ref().unwrap(), what)))
+        };
         assert_eq!(holds(), [(1, 1), (0, 0), (500, 500)]);
         drop(held);
         assert_eq!(holds(), [(0, 0); 3]);

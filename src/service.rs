@@ -64,6 +64,10 @@ pub use token::{MAX_TTL_S, TokenAsked};
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks for a turn, at least.
+const SOON: Duration = Duration::from_millis(2);
+/// Elements that a list passes over for what a call costs.
+const PASSED: usize = 10_000;
 
 /// The service, once for all listeners.
 pub struct Service {
@@ -177,6 +181,26 @@ impl Service {
             self.limits.calls(calls, app.number, &principal, method)?;
         }
         Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
+    }
+
+    /// Waits until the caller may read the next page of a list that is told whole, after those of its app who wait for it already.
+    /// Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
+    pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Error> {
+        let (principal, app) = (caller.principal.as_ref().map_err(Clone::clone)?, self.access.app(app)?);
+        let _turn = match &caller.holder {
+            Some(holder) => Some(holder.turn.lock().await),
+            None => None,
+        };
+        while let Err(wait) = self.limits.page(app.number, principal) {
+            tokio::time::sleep(wait.max(SOON)).await;
+        }
+        Ok(())
+    }
+
+    /// Counts what a list passes over before its page begins. Errors: RATE_LIMITED.
+    pub fn pass(&self, call: &Call, elements: usize) -> Result<(), Error> {
+        let calls = u32::try_from(elements / PASSED).unwrap_or(u32::MAX);
+        NonZeroU32::new(calls).map_or(Ok(()), |calls| self.limits.calls(calls, call.app.number, &call.principal, call.method))
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.

@@ -24,8 +24,11 @@ use hub::Seat;
 pub use hub::{Admitted, Hub};
 use seat::{End, Found};
 
-/// Events of history read at once.
+/// Events of history read at once, at most and at least.
 const PAGE: usize = 256;
+const SMALL_PAGE: usize = 4;
+/// Of what was read, so much waits for the watcher; the rest is read again.
+const READ_BYTES: usize = 64 << 10;
 
 /// One commit, as callers are told of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +95,8 @@ pub struct Watching {
     /// All changes up to here are told, or in `read`.
     at: Revision,
     read: VecDeque<Arc<Change>>,
+    /// Events that are read next: so many as are likely to fit.
+    page: usize,
     /// History is read up to here; what comes after it comes over the seat.
     until: Revision,
     seat: Option<Seat>,
@@ -113,7 +118,19 @@ impl Watching {
             store.events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1).await?;
         }
         let (read, next_heartbeat) = (VecDeque::new(), Instant::now());
-        Ok(Self { hub, store, subject, heartbeat, next_heartbeat, at: after, read, until, seat: None, _admitted: None })
+        Ok(Self {
+            hub,
+            store,
+            subject,
+            heartbeat,
+            next_heartbeat,
+            at: after,
+            read,
+            page: PAGE,
+            until,
+            seat: None,
+            _admitted: None,
+        })
     }
 
     /// The same place, which counts among those of its app.
@@ -213,20 +230,27 @@ impl Watching {
             return Ok(());
         }
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
-        let page = self.store.events(range, false, PAGE).await?;
-        let at = page.last().filter(|_| page.len() == PAGE).map_or(self.until, |last| last.revision);
+        let page = self.store.events(range, false, self.page).await?;
+        let mut at = page.last().filter(|_| page.len() == self.page).map_or(self.until, |last| last.revision);
         let apps = codec::apps_of_events(&page)?;
         self.hub.spans.note(self.at + 1, at + 1, &apps);
-        let mut read = VecDeque::new();
-        for (logged, app) in page.into_iter().zip(apps) {
+        let (mut read, mut bytes) = (VecDeque::new(), 0);
+        self.page = (self.page * 2).min(PAGE);
+        for (place, (logged, app)) in page.into_iter().zip(apps).enumerate() {
             if app != self.subject.app {
                 continue;
+            }
+            if bytes > READ_BYTES {
+                (at, self.page) = (logged.revision - 1, place.max(SMALL_PAGE));
+                break;
             }
             let change = Change::read(logged.revision, &logged.event)?;
             if change.as_ref().is_some_and(|change| self.subject.lost_to(&change.event)) {
                 return Err(Error::compacted());
             }
-            read.extend(change.filter(|change| self.subject.covers(&change.event)).map(Arc::new));
+            let change = change.filter(|change| self.subject.covers(&change.event)).map(Arc::new);
+            bytes += change.as_ref().map_or(0, |change| change.bytes());
+            read.extend(change);
         }
         (self.at, self.read) = (at, read);
         Ok(())
@@ -332,6 +356,22 @@ mod tests {
         assert_eq!(watching.changes(3).await, [1, 2, 303]);
         place.commit_and_hand_out("r", 1).await;
         assert_eq!(watching.changes(1).await, [304]);
+    }
+
+    #[tokio::test]
+    async fn little_of_history_waits_for_a_watcher_however_large_its_events_are() {
+        let place = Place::new().await;
+        let large = "r".repeat(20_000);
+        for (room, count) in [("r", 300), (&*large, 100), ("r", 300)] {
+            place.commit_and_hand_out(room, count).await;
+        }
+        let mut watching = place.watch(None, 0).await;
+        for revision in 1..=700 {
+            assert_eq!(watching.changes(1).await, [revision]);
+            let waiting: usize = watching.read.iter().map(|change| change.bytes()).sum();
+            assert!(waiting <= READ_BYTES + 30_000, "{waiting} at {revision}, pages of {}", watching.page);
+        }
+        assert_eq!(watching.page, PAGE, "and as much as before is read at once where they are small");
     }
 
     #[tokio::test]

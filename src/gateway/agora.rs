@@ -145,10 +145,11 @@ async fn list_muted(ask: Ask, State(api): State<Api>, paging: Result<Query<Pagin
         let data: Vec<_> = page.members.into_iter().map(element).collect();
         return Ok(ask.data("post", data));
     }
-    let (api, caller) = (api.clone(), ask.caller.clone());
+    let (api, caller) = (api.clone(), ask.caller.counting(0));
     let next = move |page_token: String| {
         let (api, caller, message) = (api.clone(), caller.clone(), pb::ListMutedMembersRequest { page_token, ..first.clone() });
         async move {
+            api.turn(&caller, &message.app).await?;
             let page = api.list_muted_members(rpc(&caller, message)).await?.into_inner();
             Ok((page.members.into_iter().map(element).collect(), page.next_page_token))
         }
@@ -234,10 +235,11 @@ async fn list_allowed(ask: Ask, State(api): State<Api>) -> Outcome {
     let first = pb::ListAllowedMembersRequest { app: ask.app.clone(), room: room.clone(), page_size: PAGE, ..Default::default() };
     let page = told(api.list_allowed_members(rpc(&ask.caller, first.clone())).await, &room)?;
     let element = |member: pb::AllowedMember| member.user;
-    let (api, caller) = (api.clone(), ask.caller.clone());
+    let (api, caller) = (api.clone(), ask.caller.counting(0));
     let next = move |page_token: String| {
         let (api, caller, message) = (api.clone(), caller.clone(), pb::ListAllowedMembersRequest { page_token, ..first.clone() });
         async move {
+            api.turn(&caller, &message.app).await?;
             let page = api.list_allowed_members(rpc(&caller, message)).await?.into_inner();
             Ok((page.members.into_iter().map(element).collect(), page.next_page_token))
         }

@@ -42,6 +42,7 @@ impl DirectoryService for Api {
         let (call, message) = self.ask(request, "ListClients").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        self.service.pass(&call, page.skip)?;
         let revision = self.revision();
         let (clients, total) = self.service.list_clients(&call, page)?;
         let (clients, next_page_token) = parse::page(clients, size, |client| client.user.clone(), encode::client);

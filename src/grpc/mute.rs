@@ -47,6 +47,7 @@ impl MuteService for Api {
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let skip = parse::skip(message.skip)?;
+        self.service.pass(&call, skip)?;
         let revision = self.revision();
         let mut muted = self.service.list_muted(&call, &room, after.as_deref(), skip, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
@@ -144,6 +145,7 @@ impl MuteService for Api {
         let (call, message) = self.ask(request, "ListMutedUsers").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        self.service.pass(&call, page.skip)?;
         let revision = self.revision();
         let (muted, next_page_token) = if message.users.is_empty() {
             let mut muted = self.service.list_muted_users(&call, page)?;

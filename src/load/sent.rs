@@ -1,7 +1,8 @@
 //! An answer on its way: what it holds until it is taken, on the account of its call.
 //!
-//! Whoever sends it asks for what comes next when the window of the other side has taken the last piece. So a long one is given away in pieces, which
-//! show that it is being read; and where nothing comes after it, the last of them is a small one: what is not taken is nearly all still here.
+//! Whoever sends it takes a piece as soon as the window of the other side has a single byte, keeps it until it is taken, and asks for the next piece
+//! only then. So an answer is given away in pieces, which show that it is being read; and the last of them is a small one: until nearly all is
+//! taken this is here, and holds all of it.
 
 use std::{
     pin::Pin,
@@ -19,11 +20,12 @@ use super::{
 };
 use crate::error::Error;
 
-/// Answers up to here are not refused, because what they tell may have been done: those of writes are shorter.
-const NEVER_REFUSED: usize = 64 << 10;
-/// The pieces, and the last of them where no trailers come after it.
+/// Answers up to here are not refused to who holds no more than a share, because what they tell may have been done: those of writes are shorter.
+const RARELY_REFUSED: usize = 64 << 10;
+/// The pieces.
 const PIECE: usize = 64 << 10;
-const LAST: usize = 1 << 10;
+/// The last of them. Every window that is let in takes a last piece whole (`server/late.rs`).
+pub const LAST: usize = 1 << 10;
 
 /// What goes with a call to its end.
 #[derive(Default)]
@@ -79,10 +81,10 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
         if bytes > SMALL
             && let Some(held) = &mut self.carried.held
         {
-            if bytes > NEVER_REFUSED {
+            if bytes > RARELY_REFUSED {
                 held.take(What::Byte, bytes)?;
             } else {
-                held.take_in_any_case(What::Byte, bytes);
+                held.take_of_share(What::Byte, bytes)?;
             }
             self.held = bytes;
         }
@@ -91,11 +93,10 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
     }
 
     fn piece(&mut self) -> Option<Bytes> {
-        let last = if self.held > 0 && self.other.is_none() && self.body.is_end_stream() { LAST } else { 0 };
         let bytes = match self.data.len() {
             0 => return None,
-            bytes if bytes > PIECE + last => PIECE,
-            bytes if bytes > last => bytes - last,
+            bytes if bytes > PIECE + LAST => PIECE,
+            bytes if bytes > LAST => bytes - LAST,
             bytes => bytes,
         };
         Some(self.data.split_to(bytes))
@@ -185,6 +186,34 @@ mod tests {
         assert!(Sent::whole(Whole::from(text.clone()), carried()).is_err());
         assert!(Sent::whole(Whole::from(text.slice(..60_000)), carried()).is_ok());
         assert_eq!(load.holds(What::Byte), 950_000);
+    }
+
+    /// The last is the first.
+    struct Frames(Vec<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.pop().map(Ok))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_trailers_follow_has_a_small_last_piece_too() {
+        for bytes in [1, LAST, LAST + 1, 5_000, 60_000, PIECE + LAST, 200_000] {
+            let trailers = Frame::trailers(http::HeaderMap::new());
+            let frames = Frames([trailers, Frame::data(Bytes::from(vec![7; bytes]))].into());
+            let mut sent = Sent::whole(frames, Carried::default()).unwrap();
+            let mut pieces = Vec::new();
+            while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+                pieces.extend(frame.unwrap().into_data().ok().map(|data| data.len()));
+            }
+            assert_eq!(pieces.iter().sum::<usize>(), bytes);
+            assert!(pieces.iter().all(|piece| *piece <= PIECE) && *pieces.last().unwrap() <= LAST, "{pieces:?}");
+            assert_eq!(pieces.len() == 1, bytes <= LAST, "{pieces:?}");
+        }
     }
 
     #[tokio::test]

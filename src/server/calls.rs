@@ -82,6 +82,7 @@ where
             return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
         let deadline = deadline(request.headers());
+        let is_one = has_one_message(call.method, request.uri().path()) && !call.method.is_stream;
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
         // What anybody may hold open, such as a watch of the health, keeps no connection.
         let kept = connection.as_ref().filter(|_| call.method.is_ours);
@@ -98,7 +99,7 @@ where
             };
             let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline of the call has passed")));
             let sent = match answered {
-                Ok(response) => send(call.method, response, carried, connection.as_ref()),
+                Ok(response) => send(call.method, is_one, response, carried, connection.as_ref()),
                 Err(refused) => Err(refused),
             };
             call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
@@ -121,6 +122,11 @@ fn is_for_anybody(path: &str) -> bool {
     path == "/grpc.health.v1.Health/Watch" || path.starts_with("/grpc.reflection.")
 }
 
+/// The others are read as they come: health's watch and reflection.
+fn has_one_message(method: &Method, path: &str) -> bool {
+    method.is_ours || path == message::HEALTH
+}
+
 /// The answer to a call whose message has come, and which has a place. Errors: OVERLOADED, and those of the message.
 async fn answer<S, Q, A>(
     mut inner: S,
@@ -135,7 +141,7 @@ where
 {
     let (head, body) = request.into_parts();
     let message = match &mut carried.held {
-        Some(held) if method.is_ours => {
+        Some(held) if has_one_message(method, head.uri.path()) => {
             Message::Whole(message::whole(head.uri.path(), body, held, MESSAGE_PATIENCE.min(deadline)).await?)
         }
         _ => Message::Stream(body),
@@ -150,6 +156,7 @@ where
 /// The answer with what it holds until it is taken. Errors: OVERLOADED.
 fn send<A>(
     method: &Method,
+    is_one: bool,
     response: Response<A>,
     mut carried: Carried,
     connection: Option<&Arc<Connection>>,
@@ -158,7 +165,7 @@ where
     A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let (head, body) = response.into_parts();
-    let sent = if method.is_ours && !method.is_stream {
+    let sent = if is_one {
         carried.answer = connection.map(Connection::answer);
         Sent::whole(body, carried)?
     } else {

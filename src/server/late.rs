@@ -4,6 +4,8 @@
 //! answer before calls they have begun already (gRPC's C core, and with it Python, C++, Ruby, PHP) send some after it. h2 passes over these, and the
 //! client makes them elsewhere. But a WINDOW_UPDATE for one of them h2 (0.4.20) takes for a fault of the whole connection, and cuts the calls that run
 //! on it. So such a frame is made one of a kind that nobody knows, which is passed over too.
+//!
+//! And a client that has windows in which nothing fits is let go: what it does not take would be kept by h2, where nobody counts it.
 
 use std::{
     io,
@@ -13,11 +15,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::load::sent::LAST;
+
 /// What a connection over HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length, kind, flags and stream of a frame.
 const HEAD: usize = 9;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 /// A kind of frame that there is not.
@@ -25,6 +30,11 @@ const UNKNOWN: u8 = 0xfe;
 /// What h2 has in the ping of its goodbye.
 const GOODBYE: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 const ACK: u8 = 1;
+/// One of the settings: a name of two bytes, a value of four.
+const SETTING: usize = 6;
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+/// No client has less than 65,535 that does not mean to.
+const LEAST_WINDOW: usize = LAST;
 
 /// A connection, without what comes too late.
 pub(super) struct Timely<T> {
@@ -36,7 +46,16 @@ impl<T> Timely<T> {
     pub(super) fn new(io: T) -> Self {
         Self {
             io,
-            frames: Frames { begun: [0; PREFACE.len()], filled: 0, wanted: PREFACE.len(), rest: 0, newest: 0, last: None },
+            frames: Frames {
+                begun: [0; PREFACE.len()],
+                filled: 0,
+                wanted: PREFACE.len(),
+                rest: 0,
+                settings: 0,
+                is_narrow: false,
+                newest: 0,
+                last: None,
+            },
         }
     }
 }
@@ -50,6 +69,10 @@ struct Frames {
     wanted: usize,
     /// Bytes before the next frame.
     rest: usize,
+    /// Bytes of settings before that.
+    settings: usize,
+    /// Its windows are too small.
+    is_narrow: bool,
     /// The newest call.
     newest: u32,
     /// The last one that is taken, once that is settled.
@@ -80,11 +103,20 @@ impl Frames {
             self.filled = 0;
             return;
         }
+        if self.settings > 0 {
+            self.look_at_setting();
+            return;
+        }
         let [a, b, c, kind, flags, id @ ..] = self.begun;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let id = u32::from_be_bytes([id[0], id[1], id[2], id[3]]) & (u32::MAX >> 1);
         if kind == PING && flags & ACK != 0 && length == GOODBYE.len() && self.filled == HEAD {
             self.wanted = HEAD + length;
+            return;
+        }
+        if kind == SETTINGS && flags & ACK == 0 && length >= SETTING {
+            (self.filled, self.wanted) = (0, SETTING);
+            (self.settings, self.rest) = (length / SETTING * SETTING, 0);
             return;
         }
         if self.filled > HEAD {
@@ -106,12 +138,22 @@ impl Frames {
     }
 }
 
+impl Frames {
+    fn look_at_setting(&mut self) {
+        let [name @ .., a, b, c, d] = self.begun[..SETTING].try_into().unwrap_or([0; SETTING]);
+        let value = u32::from_be_bytes([a, b, c, d]) as usize;
+        self.is_narrow |= name == INITIAL_WINDOW_SIZE && value < LEAST_WINDOW;
+        self.settings -= SETTING;
+        (self.filled, self.wanted) = (0, if self.settings > 0 { SETTING } else { HEAD });
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Timely<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         self.frames.pass(&mut buffer.filled_mut()[before..]);
-        Poll::Ready(Ok(()))
+        Poll::Ready(if self.frames.is_narrow { Err(io::Error::other("its windows take nothing")) } else { Ok(()) })
     }
 }
 
@@ -194,6 +236,25 @@ mod tests {
         for read in 1..given.len() {
             let is_parted = (head + 3) / read != (head + HEAD - 1) / read;
             assert_eq!(passed(&given, read), if is_parted { &given } else { &expected }[..], "reads of {read}");
+        }
+    }
+
+    #[test]
+    fn windows_that_take_nothing_are_found_however_the_bytes_come() {
+        let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        let is_narrow = |payload: &[u8], flags: u8, read: usize| {
+            let mut bytes = [&PREFACE[..], &frame(SETTINGS, flags, 0, payload), &frame(HEADERS, 4, 1, b"head")].concat();
+            let mut frames = Timely::new(()).frames;
+            bytes.chunks_mut(read).for_each(|read| frames.pass(read));
+            assert_eq!((frames.newest, frames.rest, frames.filled), (1, 0, 0), "what follows is found");
+            frames.is_narrow
+        };
+        for read in 1..80 {
+            assert!(!is_narrow(&[], 0, read) && !is_narrow(&[], ACK, read));
+            assert!(!is_narrow(&[setting(3, 0), setting(4, 65_535), setting(5, 1)].concat(), 0, read));
+            assert!(!is_narrow(&setting(4, 1_024), 0, read) && !is_narrow(&setting(4, u32::MAX), 0, read));
+            assert!(is_narrow(&[setting(3, 100), setting(4, 1_023)].concat(), 0, read));
+            assert!(is_narrow(&[setting(4, 0), setting(4, 65_535)].concat(), 0, read));
         }
     }
 

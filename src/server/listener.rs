@@ -62,7 +62,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// All headers of a request together.
 const HEAD_BYTES: u32 = 32 << 10;
 /// Calls at a time on one HTTP/2 connection.
-const STREAMS: u32 = 1_024;
+const STREAMS: u32 = 256;
 /// What a client may send before somebody takes it: on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 256 << 10;
 const WINDOW: u32 = 1 << 20;

@@ -19,13 +19,16 @@ use crate::{
     },
 };
 
+/// What anybody may ask, and gets one answer to.
+pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// For a message of a call that has no bound of its own: a hundred users, or a profile.
 const BYTES: usize = 128 << 10;
-/// Other bounds: of calls that name many, 1,000 pairs of the longest ids and 10,000 users; and of the one that anybody may make.
-const OTHERS: [(&str, usize); 3] = [
+/// Other bounds: of calls that name many, 1,000 pairs of the longest ids and 10,000 users; and of those that anybody may make.
+const OTHERS: [(&str, usize); 4] = [
     ("/mute.v1.MuteService/BatchCheckSend", 512 << 10),
     ("/mute.v1.MuteService/FilterRecipients", 5 << 19),
     ("/mute.v1.TokenService/IssueToken", 4 << 10),
+    (HEALTH, 4 << 10),
 ];
 /// Of gRPC, before each message: whether it is compressed, and its length.
 const FRAME: usize = 5;

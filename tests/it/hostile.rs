@@ -253,11 +253,66 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
             let mut client = channel.clone();
             client.ready().await.unwrap();
             held.push(client.send_request(watch.body(Body::from(framed(&[]))).unwrap()).await.unwrap());
+            // Nor does a question about the health that never comes.
+            let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+            let check = Request::post(format!("http://{}/grpc.health.v1.Health/Check", process.grpc()));
+            let check = check.header("content-type", "application/grpc").header("te", "trailers");
+            client.ready().await.unwrap();
+            tokio::spawn(client.send_request(check.body(never).unwrap()));
         }
     }
     let open = held.iter().filter(|answer| !answer.headers().contains_key("grpc-status")).count();
     assert_eq!(open, 9, "of the ten that strangers may have, but for the reserve");
     assert_eq!(token(&process, None, "client", SECRET).await, 200);
+    assert_eq!(checks(&process).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_windows_that_take_nothing_is_let_go() {
+    let (process, _directory) = start(&[]);
+    for (window, is_served) in [(0, false), (1, false), (1_023, false), (1_024, true), (65_535, true)] {
+        let stream = TokioIo::new(connect_from(2, process.grpc()).await);
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut client, connection) = builder.initial_stream_window_size(window).handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = call(process.grpc(), "CheckSend", SERVICE.1).body(Body::from(framed(&[]))).unwrap();
+        assert_eq!(client.send_request(request).await.is_ok(), is_served, "a window of {window}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_are_held_whatever_their_size() {
+    let (process, _directory) = start(&["--max-message-mib", "16"]);
+    let users = (0..100).map(|user| format!("u{user:02}")).collect();
+    let reason = "x".repeat(500);
+    let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, reason, ..Default::default() };
+    process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
+    // Of 55 KB each. Those that no longer fit into a service's share are refused, and the others stay served.
+    let list = pb::ListMutedMembersRequest { app: "Open".into(), room: "room".into(), page_size: 100, ..Default::default() };
+    let (mut clients, mut answers) = (Vec::new(), Vec::new());
+    for from in 2..6 {
+        let stream = TokioIo::new(connect_from(from, process.grpc()).await);
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(1_024).initial_connection_window_size(65_535);
+        let (mut client, connection) = builder.handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..200 {
+            let body = Body::from(framed(&list.encode_to_vec()));
+            client.ready().await.unwrap();
+            answers.push(
+                client.send_request(call(process.grpc(), "ListMutedMembers", SERVICE.1).body(body).unwrap()).await.unwrap(),
+            );
+        }
+        clients.push(client);
+    }
+    let refused = answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
+    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("mute_held{what=\"byte\"} ")).unwrap().to_owned();
+    println!("{refused} of 800 are refused, {line} bytes are held");
+    assert!(
+        refused > 400 && line.parse::<usize>().unwrap() > 8 << 20 && line.parse::<usize>().unwrap() <= 20 << 20,
+        "{refused} {line}"
+    );
     assert_eq!(checks(&process).await.0, 0);
 }
 
@@ -275,10 +330,10 @@ async fn answers_that_nobody_reads_are_held_on_account_and_end_their_connection(
         let line = metrics.lines().find_map(|line| line.strip_prefix("mute_held{what=\"byte\"} ")).unwrap().to_owned();
         line.parse::<u64>().unwrap()
     };
-    // Windows of one byte: some is taken, and then nothing.
+    // Nothing is taken but what the windows let in at first.
     let stream = TokioIo::new(connect_from(2, process.grpc()).await);
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(1);
+    builder.initial_stream_window_size(1_024).initial_connection_window_size(65_535);
     let (mut client, connection) = builder.handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let list = pb::ListMutedMembersRequest { app: "Open".into(), room: "room".into(), page_size: 1_000, ..Default::default() };

@@ -14,6 +14,8 @@ use crate::store::{
 /// Records of the first page; the others have as many as make about this many bytes.
 const FIRST: u64 = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
+/// What comes after small records may be large ones, of 16 KiB.
+const MAX_PAGE: u64 = 4_096;
 /// How many digits a step is told by, beginning with the first that differs.
 const DIGITS: usize = 3;
 /// The largest step; one that has to be larger is told by fewer bytes.
@@ -104,7 +106,7 @@ impl Scan {
             }
         }
         if let Some(limit) = (page.records.len() * PAGE_BYTES).checked_div(bytes) {
-            self.limit = limit.max(1) as u64;
+            self.limit = (limit as u64).clamp(1, MAX_PAGE);
         }
     }
 

@@ -70,7 +70,7 @@ impl Target {
 async fn http2(from: u8, to: &str, never_reads: bool) -> Option<SendRequest<Body>> {
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     if never_reads {
-        builder.initial_stream_window_size(1);
+        builder.initial_stream_window_size(1_024).initial_connection_window_size(65_535);
     }
     let (client, connection) = builder.handshake(TokioIo::new(connect_from(from, to).await)).await.ok()?;
     tokio::spawn(connection);
