@@ -94,7 +94,7 @@ impl App {
         let view = filled.view.clone();
         let hub = Hub::new(&view, clock.clone());
         let service = Arc::new(Service {
-            limits: Limits::new(config.rates, &clock),
+            limits: Limits::new(config.rates, &clock).into(),
             token_ttl_s: config.token_ttl_seconds,
             store: store.clone(),
             view: view.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use crate::{auth::credentials::Caller, service::Service};
+use crate::{auth::credentials::Caller, error::Error, service::Service};
 
 mod directory;
 mod encode;
@@ -30,7 +30,10 @@ type Reply<T> = Result<Response<T>, Status>;
 impl Api {
     /// Waits for the turn of the next page of a list that is told whole. Errors: those of `Service::turn`.
     pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
-        Ok(self.service.turn(caller, app).await?)
+        let (service, caller, app) = (self.service.clone(), caller.clone(), app.to_owned());
+        // In a task of its own: an answer that is not read is not asked to go on, and would keep the others from their turns.
+        let turn = tokio::spawn(async move { service.turn(&caller, &app).await });
+        Ok(turn.await.map_err(|_| Error::internal("the turn of a list was lost"))??)
     }
 
     /// The RPCs of this service.

@@ -60,6 +60,8 @@ pub struct Limits {
     history: Option<Limiter<(usize, bool)>>,
     /// Pages after the first of lists that are told whole: as `history`.
     pages: Option<Limiter<(usize, bool)>>,
+    /// Pieces of history that are read for watches of an app.
+    watched: Option<Limiter<usize>>,
     tokens: Option<Limiter<usize>>,
     guesses: Option<Limiter<Guess>>,
     clock: Clock,
@@ -105,6 +107,7 @@ impl Limits {
             user: limiter(user_calls, clock),
             history: limiter(calls.saturating_mul(PIECES), clock),
             pages: limiter(calls, clock),
+            watched: limiter(calls.saturating_mul(PIECES), clock),
             tokens: limiter(tokens, clock),
             guesses: limiter(tokens.div_ceil(GUESSES), clock),
             clock: clock.clone(),
@@ -146,8 +149,20 @@ impl Limits {
             Principal::AppAdmin { .. } => false,
             Principal::User { .. } => true,
         };
-        let Some(pages) = &self.pages else { return Ok(()) };
-        pages.check_key(&(app, is_user)).map_err(|until| until.wait_time_from(self.clock.monotonic()))
+        self.wait(self.pages.as_ref(), &(app, is_user))
+    }
+
+    /// Counts a piece of history that is read for a watch. Errors: how long to wait for it.
+    pub fn watched(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
+        match principal {
+            Principal::Service(_) => Ok(()),
+            Principal::AppAdmin { .. } | Principal::User { .. } => self.wait(self.watched.as_ref(), &app),
+        }
+    }
+
+    fn wait<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: &K) -> Result<(), Duration> {
+        let Some(limiter) = limiter else { return Ok(()) };
+        limiter.check_key(key).map_err(|until| until.wait_time_from(self.clock.monotonic()))
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.

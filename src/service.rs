@@ -80,7 +80,7 @@ pub struct Service {
     /// The time.
     pub clock: Clock,
     /// How often an app may call.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// How long a token is good for where nobody says, in seconds.
     pub token_ttl_s: u64,
     /// Who watches.

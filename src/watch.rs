@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     error::{Error, Reason},
@@ -27,6 +27,8 @@ use seat::{End, Found};
 /// Events of history read at once, at most and at least.
 const PAGE: usize = 256;
 const SMALL_PAGE: usize = 4;
+/// Between two looks whether history may be read, at least: what has come free meanwhile is taken at once.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Of what was read, so much waits for the watcher; the rest is read again.
 const READ_BYTES: usize = 64 << 10;
 
@@ -85,6 +87,9 @@ pub enum Told {
     Heartbeat(Revision),
 }
 
+/// Whether a page of history may be read now; where not, how long to wait.
+pub type Turn = Box<dyn Fn() -> Result<(), Duration> + Send + Sync>;
+
 /// One caller's place in the feed.
 pub struct Watching {
     hub: Arc<Hub>,
@@ -97,6 +102,7 @@ pub struct Watching {
     read: VecDeque<Arc<Change>>,
     /// Events that are read next: so many as are likely to fit.
     page: usize,
+    turn: Turn,
     /// History is read up to here; what comes after it comes over the seat.
     until: Revision,
     seat: Option<Seat>,
@@ -127,16 +133,17 @@ impl Watching {
             at: after,
             read,
             page: PAGE,
+            turn: Box::new(|| Ok(())),
             until,
             seat: None,
             _admitted: None,
         })
     }
 
-    /// The same place, which counts among those of its app.
+    /// The same place, which counts among those of its app, and reads history in turns with them.
     #[must_use]
-    pub fn admitted(self, admitted: Admitted) -> Self {
-        Self { _admitted: Some(admitted), ..self }
+    pub fn admitted(self, admitted: Admitted, turn: Turn) -> Self {
+        Self { _admitted: Some(admitted), turn, ..self }
     }
 
     /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends with an error only: WATCHER_TOO_SLOW, STOPPING,
@@ -229,6 +236,10 @@ impl Watching {
             self.at = after;
             return Ok(());
         }
+        if let Err(wait) = (self.turn)() {
+            sleep(wait.max(AGAIN)).await;
+            return Ok(());
+        }
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
         let page = self.store.events(range, false, self.page).await?;
         let mut at = page.last().filter(|_| page.len() == self.page).map_or(self.until, |last| last.revision);
@@ -259,6 +270,10 @@ impl Watching {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use tokio::time::timeout;
+
     use super::*;
     use crate::{
         clock::Clock,
@@ -372,6 +387,21 @@ mod tests {
             assert!(waiting <= READ_BYTES + 30_000, "{waiting} at {revision}, pages of {}", watching.page);
         }
         assert_eq!(watching.page, PAGE, "and as much as before is read at once where they are small");
+    }
+
+    #[tokio::test]
+    async fn history_is_read_in_turns() {
+        let place = Place::new().await;
+        place.commit_and_hand_out("r", 300).await;
+        let mut watching = place.watch(None, 0).await;
+        let turns = Arc::new(AtomicUsize::new(1));
+        let left = turns.clone();
+        let take = move || left.fetch_update(SeqCst, SeqCst, |turns| turns.checked_sub(1)).map(drop);
+        watching.turn = Box::new(move || take().map_err(|_| Duration::from_millis(1)));
+        assert_eq!(watching.changes(256).await, (1..=256).collect::<Vec<_>>());
+        assert!(timeout(3 * AGAIN, watching.changes(1)).await.is_err(), "it is not its turn");
+        turns.store(1, SeqCst);
+        assert_eq!(watching.changes(44).await, (257..=300).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -152,6 +152,17 @@ impl Apps {
     }
 }
 
+impl Apps {
+    /// What an app holds is held by the same one when it is configured anew.
+    pub(super) fn keep_holders(&mut self, before: &Self) {
+        for (key, app) in &mut self.apps {
+            if let (Some(before), Some(app)) = (before.apps.get(key), Arc::get_mut(app)) {
+                app.holders = before.holders.clone();
+            }
+        }
+    }
+}
+
 fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     let key = AppKey::parse(config.key.clone()).map_err(|error| error.message)?;
     if let Some((org, _)) = config.key.split_once('#')
@@ -180,4 +191,24 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
         client,
         key,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_is_configured_anew_holds_what_it_held() {
+        let apps = |keys: &[&str]| {
+            let config = |key: &&str| toml::from_str(&format!("key = \"{key}\"")).unwrap();
+            Apps::new(&keys.iter().map(config).collect::<Vec<_>>()).unwrap()
+        };
+        let (before, mut after) = (apps(&["gone", "stays"]), apps(&["stays", "comes"]));
+        after.keep_holders(&before);
+        let holders = |apps: &Apps, key| apps.get(key).unwrap().holders.clone();
+        for (old, new) in holders(&before, "stays").iter().zip(holders(&after, "stays")) {
+            assert!(Arc::ptr_eq(old, &new));
+        }
+        assert!(!Arc::ptr_eq(&holders(&after, "comes")[0], &holders(&before, "gone")[0]));
+    }
 }

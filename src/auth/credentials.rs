@@ -136,7 +136,9 @@ impl Access {
 
     /// These instead, for every call to come.
     pub async fn replace(&self, mut credentials: Credentials) {
-        credentials.issuers.begin(Some(&self.credentials.load_full().issuers)).await;
+        let before = self.credentials.load_full();
+        credentials.issuers.begin(Some(&before.issuers)).await;
+        credentials.apps.keep_holders(&before.apps);
         self.credentials.store(Arc::new(credentials));
         self.replaced.send_replace(());
     }

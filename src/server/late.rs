@@ -33,7 +33,7 @@ const ACK: u8 = 1;
 /// One of the settings: a name of two bytes, a value of four.
 const SETTING: usize = 6;
 const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
-/// No client has less than 65,535 that does not mean to.
+/// No client has less than 65,535 that does not mean to, and gRPC's C core, when it is short of memory, no less than this (or nothing).
 const LEAST_WINDOW: usize = LAST;
 
 /// A connection, without what comes too late.

@@ -9,6 +9,7 @@
 use std::{
     convert::Infallible,
     io,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{
         Arc,
@@ -126,7 +127,6 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
             accepted = listener.accept() => accepted,
             () = &mut stopped => break,
             Some(ended) = connections.join_next() => {
-                // None panics; a place that is lost would be lost for good.
                 ended.into_iter().for_each(|number| door.leave(number));
                 continue;
             }
@@ -140,10 +140,12 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
                 };
                 let (rules, service, stop) = (rules.clone(), service.clone(), word.clone());
                 connections.spawn(async move {
-                    if let Err(error) =
-                        connection(stream, Origin { place, go, certificate: None }, http, &rules, service, stop).await
-                    {
-                        tracing::debug!(%peer, error, "a connection has ended");
+                    let origin = Origin { place, go, certificate: None };
+                    let connection = connection(stream, origin, http, &rules, service, stop);
+                    match AssertUnwindSafe(connection).catch_unwind().await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%peer, error, "a connection has ended"),
+                        Err(_) => tracing::error!(%peer, "a connection has ended with a panic"),
                     }
                     number
                 });

@@ -33,7 +33,8 @@ impl Service {
         let admitted = self.hub.admit(call.key(), most).ok_or_else(|| quota::exceeded(call, "watchers", most))?;
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
         let watching = Watching::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
-        Ok(watching.admitted(admitted))
+        let (limits, app, principal) = (self.limits.clone(), call.app.number, call.principal.clone());
+        Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, &principal))))
     }
 
     /// Ends when who watches may do so no longer.

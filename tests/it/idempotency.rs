@@ -311,7 +311,7 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
         store,
         view,
         clock,
-        limits,
+        limits: limits.into(),
         token_ttl_s,
         hub,
         heartbeat,

@@ -90,7 +90,7 @@ impl Server {
         let mut following = JoinSet::new();
         following.spawn(filled.follow(store.clone()));
         let service = Arc::new(Service {
-            limits: Limits::new(Rates::default(), &clock),
+            limits: Limits::new(Rates::default(), &clock).into(),
             token_ttl_s: 3_600,
             store: store.clone(),
             hub: Hub::new(&view, clock.clone()),

@@ -258,7 +258,7 @@ fn service(access: Arc<Access>, store: Arc<dyn Store>, view: View, clock: Clock)
         store,
         hub: Hub::new(&view, clock.clone()),
         view,
-        limits: Limits::new(Rates::default(), &clock),
+        limits: Limits::new(Rates::default(), &clock).into(),
         clock,
         token_ttl_s: 3_600,
         heartbeat: Duration::from_secs(60),
