@@ -49,7 +49,7 @@ pub struct Caller {
     /// For how many calls this one counts: for none where it was counted with one before, of the same REST call.
     pub calls: u32,
     /// From where; nothing where others are behind that address, and nobody says who.
-    pub peer: Option<Peer>,
+    pub peer: Option<Arc<Peer>>,
     /// What the app or service holds that it is of; nothing where that is not known.
     pub holder: Option<Arc<Holder>>,
 }
@@ -71,9 +71,9 @@ impl Caller {
     /// On whose account a call holds what it does.
     #[must_use]
     pub fn account(extensions: &Extensions) -> Account {
-        let Some(Self { peer, holder, .. }) = extensions.get() else { return Account::default() };
-        let peer = peer.as_ref().map(|peer| peer.holder.clone());
-        Account { peer, caller: holder.clone(), is_service: Self::asks_as_service(extensions) }
+        let Some(caller) = extensions.get::<Self>() else { return Account::default() };
+        let peer = caller.peer.as_ref().map(|peer| peer.holder.clone());
+        Account { peer, caller: caller.holder.clone(), is_service: caller.is_service() }
     }
 
     /// Whether an internal service asks.
@@ -334,7 +334,7 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
         let peer = Peer::of(request.extensions());
-        let from = peer.as_ref().map(Peer::site);
+        let from = peer.as_ref().map(|peer| peer.site());
         let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), from);
         let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
         request.extensions_mut().insert(Caller { principal, calls: 1, peer, holder });

@@ -48,9 +48,8 @@ pub struct Peer {
 impl Peer {
     /// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not tell for whom.
     #[must_use]
-    pub fn of(extensions: &Extensions) -> Option<Self> {
-        let of_connection =
-            |connection: &Arc<Connection>| Some(Self { ip: connection.addr.ip(), holder: connection.peer.clone()? });
+    pub fn of(extensions: &Extensions) -> Option<Arc<Self>> {
+        let of_connection = |connection: &Arc<Connection>| connection.peer.clone();
         extensions.get().and_then(of_connection).or_else(|| extensions.get().cloned())
     }
 
@@ -67,7 +66,7 @@ pub struct Connection {
     /// The other end.
     pub addr: SocketAddr,
     /// What its address holds; nothing where that is of a proxy that is trusted.
-    pub peer: Option<Arc<Holder>>,
+    pub peer: Option<Arc<Peer>>,
     born: Instant,
     /// How old it is, in milliseconds, as of the last look: good enough for what is told by tens of seconds, and read in each call.
     age_ms: AtomicU64,
@@ -92,7 +91,8 @@ pub struct Answer {
 impl Connection {
     /// One that begins now.
     #[must_use]
-    pub fn new(addr: SocketAddr, peer: Option<Arc<Holder>>) -> Self {
+    pub fn new(addr: SocketAddr, holder: Option<Arc<Holder>>) -> Self {
+        let peer = holder.map(|holder| Arc::new(Peer { ip: addr.ip(), holder }));
         let answers = std::array::from_fn(|_| AtomicU32::new(0));
         let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
         Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }

@@ -7,9 +7,9 @@
 //! Calls that run are finished.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
-    panic::AssertUnwindSafe,
     pin::pin,
     sync::{
         Arc,
@@ -118,7 +118,7 @@ where
 /// Serves until it is told to stop, then finishes the calls that run.
 pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, service: impl Answers, stop: Stop) {
     let mut door = Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
-    let mut connections = JoinSet::new();
+    let (mut connections, mut numbers) = (JoinSet::new(), HashMap::new());
     let (tell, word) = watch::channel(false);
     let mut stopped = pin!(told(stop));
     loop {
@@ -126,8 +126,10 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stopped => break,
-            Some(ended) = connections.join_next() => {
-                ended.into_iter().for_each(|number| door.leave(number));
+            Some(ended) = connections.join_next_with_id() => {
+                // Its place is free also after a panic.
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                numbers.remove(&id).into_iter().for_each(|number| door.leave(number));
                 continue;
             }
         };
@@ -139,16 +141,14 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
                     continue;
                 };
                 let (rules, service, stop) = (rules.clone(), service.clone(), word.clone());
-                connections.spawn(async move {
+                let task = connections.spawn(async move {
                     let origin = Origin { place, go, certificate: None };
                     let connection = connection(stream, origin, http, &rules, service, stop);
-                    match AssertUnwindSafe(connection).catch_unwind().await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%peer, error, "a connection has ended"),
-                        Err(_) => tracing::error!(%peer, "a connection has ended with a panic"),
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%peer, error, "a connection has ended");
                     }
-                    number
                 });
+                numbers.insert(task.id(), number);
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -217,7 +217,7 @@ async fn requests(
         if let Some((trusted, sites)) = &proxies
             && let Some(ip) = forwarded::caller(request.headers(), trusted)
         {
-            request.extensions_mut().insert(Peer { ip, holder: sites.holder(ip.into()) });
+            request.extensions_mut().insert(Arc::new(Peer { ip, holder: sites.holder(ip.into()) }));
         }
         if let Some(names) = &origin.certificate {
             request.extensions_mut().insert(names.clone());

@@ -1,6 +1,6 @@
 //! Who a request to an IMKit path comes from, and the envelopes of its answers and errors.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -98,7 +98,7 @@ impl Me {
 
 /// The caller behind a trusted proxy, whose port it does not tell; else the connection.
 fn peer(parts: &Parts) -> Option<(IpAddr, Option<u16>)> {
-    let behind = parts.extensions.get::<Peer>().map(|peer| (peer.ip, None));
+    let behind = parts.extensions.get::<Arc<Peer>>().map(|peer| (peer.ip, None));
     behind.or_else(|| gateway::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
 }
 
