@@ -68,8 +68,11 @@ async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
     let refused = mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "OVERLOADED"));
     for (path, name) in [("/me", "\"OVERLOADED\""), ("/app-id/Open/chatrooms/room/mute", "\"overloaded\"")] {
-        let answer = reqwest::get(format!("{}{path}", process.rest())).await.unwrap();
+        let ask = || reqwest::Client::new().get(format!("{}{path}", process.rest()));
+        let answer = ask().header(SERVICE.0, SERVICE.1).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+        // Who is not known has a place of its own.
+        assert!([401, 403].contains(&ask().send().await.unwrap().status().as_u16()), "{path}");
         let body = answer.text().await.unwrap();
         assert!(body.contains(name), "{body}");
     }
