@@ -28,18 +28,18 @@ pub(crate) use parse::{MAX_TEXT_BYTES, grpc_timeout};
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Api {
+    /// The RPCs of this service.
+    #[must_use]
+    pub fn new(service: Arc<Service>) -> Self {
+        Self { service }
+    }
+
     /// Waits for the turn of the next page of a list that is told whole. Errors: those of `Service::turn`.
     pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
         let (service, caller, app) = (self.service.clone(), caller.clone(), app.to_owned());
         // In a task of its own: an answer that is not read is not asked to go on, and would keep the others from their turns.
         let turn = tokio::spawn(async move { service.turn(&caller, &app).await });
         Ok(turn.await.map_err(|_| Error::internal("the turn of a list was lost"))??)
-    }
-
-    /// The RPCs of this service.
-    #[must_use]
-    pub fn new(service: Arc<Service>) -> Self {
-        Self { service }
     }
 }
 

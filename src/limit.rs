@@ -134,30 +134,19 @@ impl Limits {
 
     /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
     pub fn history(&self, app: usize, principal: &Principal) -> Result<(), Error> {
-        let is_user = match principal {
-            Principal::Service(_) => return Ok(()),
-            Principal::AppAdmin { .. } => false,
-            Principal::User { .. } => true,
-        };
+        let Some(is_user) = is_user(principal) else { return Ok(()) };
         self.count(ONE, self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
     }
 
     /// Counts a page after the first of a list that is told whole. Errors: how long to wait for it.
     pub fn page(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
-        let is_user = match principal {
-            Principal::Service(_) => return Ok(()),
-            Principal::AppAdmin { .. } => false,
-            Principal::User { .. } => true,
-        };
+        let Some(is_user) = is_user(principal) else { return Ok(()) };
         self.wait(self.pages.as_ref(), &(app, is_user))
     }
 
     /// Counts a piece of history that is read for a watch. Errors: how long to wait for it.
     pub fn watched(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
-        match principal {
-            Principal::Service(_) => Ok(()),
-            Principal::AppAdmin { .. } | Principal::User { .. } => self.wait(self.watched.as_ref(), &app),
-        }
+        is_user(principal).map_or(Ok(()), |_| self.wait(self.watched.as_ref(), &app))
     }
 
     fn wait<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: &K) -> Result<(), Duration> {
@@ -202,6 +191,15 @@ impl Limits {
             let wait = until.wait_time_from(self.clock.monotonic());
             Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, words) }
         })
+    }
+}
+
+/// Nothing for a service, which is not limited.
+fn is_user(principal: &Principal) -> Option<bool> {
+    match principal {
+        Principal::Service(_) => None,
+        Principal::AppAdmin { .. } => Some(false),
+        Principal::User { .. } => Some(true),
     }
 }
 

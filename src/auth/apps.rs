@@ -150,9 +150,7 @@ impl Apps {
     pub fn get(&self, key: &str) -> Result<&Arc<App>, Error> {
         self.apps.get(key).ok_or_else(|| Error::new(Reason::AppNotFound, "there is no such app"))
     }
-}
 
-impl Apps {
     /// What an app holds is held by the same one when it is configured anew.
     pub(super) fn keep_holders(&mut self, before: &Self) {
         for (key, app) in &mut self.apps {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 const HEADER: &str = "x-forwarded-for";
 
-/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where that is not told.
+/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where the header does not say.
 pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     let hops = headers.get_all(HEADER).iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     let mut first = None;

@@ -136,9 +136,7 @@ impl Frames {
             _ => {}
         }
     }
-}
 
-impl Frames {
     fn look_at_setting(&mut self) {
         let [name @ .., a, b, c, d] = self.begun[..SETTING].try_into().unwrap_or([0; SETTING]);
         let value = u32::from_be_bytes([a, b, c, d]) as usize;

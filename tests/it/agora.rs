@@ -741,6 +741,20 @@ async fn a_call_counts_for_each_user_that_it_creates_and_creates_all_or_none() {
 }
 
 #[tokio::test]
+async fn a_page_counts_for_what_the_list_passes_over_before_it() {
+    let server = Server::with(limited()).await;
+    let token = server.agora_token();
+    let page = async |number: u32| {
+        let path = format!("/mute?pagenum={number}&pagesize=1000");
+        sent(bearing(&server, Method::GET, &path, &token)).await.0
+    };
+    // The call itself, and 49 for the half a million before its page.
+    assert_eq!([page(500).await, page(500).await, page(2).await], [200, 200, 429]);
+    server.advance(1_000);
+    assert_eq!(page(2).await, 200);
+}
+
+#[tokio::test]
 async fn each_page_of_a_list_that_is_told_whole_counts_and_waits_for_its_turn() {
     let server = Server::with(Settings { rate_limit: Some(2), ..Settings::default() }).await;
     let create = async |user: String| {

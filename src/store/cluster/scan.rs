@@ -16,9 +16,9 @@ const FIRST: u64 = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
 /// What comes after small records may be large ones, of 16 KiB.
 const MAX_PAGE: u64 = 4_096;
-/// How many digits a step is told by, beginning with the first that differs.
+/// How many digits a step is measured in, beginning with the first that differs.
 const DIGITS: usize = 3;
-/// The largest step; one that has to be larger is told by fewer bytes.
+/// The largest step; one that has to be larger is measured in fewer bytes.
 const MAX_REACH: u64 = 1 << 32;
 /// For an answer: a member that is busy may count millions of keys.
 const TIMEOUT: Duration = Duration::from_secs(40);

@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::hostile::{call, connect_from, framed};
+use crate::hostile::{call, connect_from, framed, reading_nothing};
 
 /// What the attackers know: where the doors are, the token of an app of theirs, and one of a user of the app that is attacked.
 pub struct Target {
@@ -49,7 +49,7 @@ pub const ATTACKS: [(&str, Attack); 9] = [
 impl Target {
     /// The attackers' app has a room of 20,000 who are muted.
     pub async fn prepare(&self) {
-        let client = http2(2, &self.grpc, false).await.unwrap();
+        let client = http2(2, &self.grpc).await.unwrap();
         for call in 0..200 {
             let users = (0..100).map(|user| format!("u{call:03}{user:02}")).collect();
             let reason = "x".repeat(500);
@@ -66,13 +66,10 @@ impl Target {
     }
 }
 
-/// A connection of this address; nothing where it is not let in. Its windows are tiny where it is not going to read.
-async fn http2(from: u8, to: &str, never_reads: bool) -> Option<SendRequest<Body>> {
-    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    if never_reads {
-        builder.initial_stream_window_size(1_024).initial_connection_window_size(65_535);
-    }
-    let (client, connection) = builder.handshake(TokioIo::new(connect_from(from, to).await)).await.ok()?;
+/// A connection of this address; nothing where it is not let in.
+async fn http2(from: u8, to: &str) -> Option<SendRequest<Body>> {
+    let stream = TokioIo::new(connect_from(from, to).await);
+    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.ok()?;
     tokio::spawn(connection);
     Some(client)
 }
@@ -94,7 +91,7 @@ async fn heads(target: Arc<Target>) {
     loop {
         let mut held = JoinSet::new();
         for number in 0..10 {
-            let Some(mut client) = http2(10 + number % 5, &target.grpc, false).await else { continue };
+            let Some(mut client) = http2(10 + number % 5, &target.grpc).await else { continue };
             for stream in 0..1_024 {
                 let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
                 let token = if stream % 2 == 0 { "" } else { &target.user };
@@ -113,7 +110,7 @@ async fn nearly_sent(target: Arc<Target>) {
     loop {
         let mut held = JoinSet::new();
         for from in 15..19 {
-            let Some(mut client) = http2(from, &target.grpc, false).await else { continue };
+            let Some(mut client) = http2(from, &target.grpc).await else { continue };
             for _ in 0..50 {
                 let body = stream::iter([Ok::<_, std::io::Error>(most.clone())]).chain(stream::pending());
                 let request = call(&target.grpc, "FilterRecipients", &target.tenant).body(Body::from_stream(body)).unwrap();
@@ -132,7 +129,7 @@ async fn connections(target: Arc<Target>) {
         held.retain(|client| !client.is_closed());
         for from in 20..24 {
             let open = async || {
-                let client = http2(from, &target.grpc, false).await?;
+                let client = http2(from, &target.grpc).await?;
                 let _ = ask(&client, &target.grpc, "CheckSend", "", &check).await;
                 (!client.is_closed()).then_some(client)
             };
@@ -175,7 +172,7 @@ async fn calls(
     message: impl prost::Message + Clone + 'static,
 ) {
     let (mut calls, mut due, mut number) = (JoinSet::new(), interval(Duration::from_secs(1) / per_s), 0);
-    while let Some(client) = http2(from, &target.grpc, false).await {
+    while let Some(client) = http2(from, &target.grpc).await {
         while !client.is_closed() {
             due.tick().await;
             number += 1;
@@ -206,7 +203,7 @@ async fn unread(target: Arc<Target>) {
         pb::ListMutedMembersRequest { app: "evil#tenant".into(), room: "room".into(), page_size: 1_000, ..Default::default() };
     loop {
         let mut held = JoinSet::new();
-        if let Some(client) = http2(27, &target.grpc, true).await {
+        if let Ok((client, _)) = reading_nothing(27, &target.grpc).await {
             for _ in 0..50 {
                 let body = Body::from(framed(&message.encode_to_vec()));
                 let request = call(&target.grpc, "ListMutedMembers", &target.tenant).body(body).unwrap();
