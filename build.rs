@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(files)?;
+    tonic_prost_build::configure().codec_path("crate::proto::codec::Codec").compile_fds(files)?;
     // etcd's API: ours to call, not to serve. Tests serve it: what they include is in a folder of its own, and no part of the program.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
     let double = out.join("double");

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Reason},
-    load::Holder,
     model::AppKey,
 };
 
@@ -54,7 +53,7 @@ pub struct ServiceAccount {
     /// Where: app keys, or `*` for all.
     pub apps: Vec<String>,
     /// What it holds.
-    pub holder: Arc<Holder>,
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 /// What a service may do.
@@ -190,7 +189,7 @@ mod tests {
             name: "s".to_owned(),
             scopes: scopes.to_vec(),
             apps,
-            holder: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -31,7 +31,7 @@ use crate::{
     grpc::Api,
     load::{
         LONGEST, Load, MESSAGE_PATIENCE, What,
-        connection::Connection,
+        connection::{Connection, Exchange},
         message::{self, Unread},
         sent::{Carried, Sent},
     },
@@ -96,19 +96,20 @@ async fn no_such_method(uri: Uri) -> Response {
 }
 
 /// Around every request: reads it whole, refuses one too many, writes the errors that tell the time, counts, and is followed.
-async fn around(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
     let followed = follow(&request);
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
-    let mut carried = Carried::begin(&gateway.load, Caller::account(request.extensions()), connection.as_ref());
+    let account = Caller::take_account(request.extensions_mut());
+    let connection = request.extensions_mut().remove::<Arc<Connection>>();
+    let mut carried = Carried::begin(&gateway.load, account, connection, true);
     let response = match &followed {
         None => within_bounds(&uri, &mut carried, request, next).await,
         Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
     };
     let render = |response| agora::render(response, &gateway.clock, started_ms);
     let response = render(response);
-    carried.answer = connection.as_ref().map(Connection::answer);
+    carried.exchange.iter_mut().for_each(Exchange::answer);
     let response = send(response, carried).unwrap_or_else(|error| render(too_many(&uri, &error)));
     let (status, took) = (response.status().as_u16(), started.elapsed());
     METRICS.rest(vendor(&uri), status, took);
@@ -159,11 +160,11 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
     }
     let Some(held) = &mut carried.held else { return next.run(request).await };
     let is_known = request.extensions().get::<Caller>().is_some_and(|caller| caller.principal.is_ok());
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     // Of one who is not known nothing is read, but where a token is asked for.
     let body = if is_known || uri.path().ends_with(TOKENS) {
         let most = if is_known { MAX_BODY_BYTES } else { MAX_TOKEN_BYTES };
-        match message::whole(body, most, held, MESSAGE_PATIENCE).await {
+        match message::whole(&mut body, most, held, MESSAGE_PATIENCE).await {
             Ok(bytes) => bytes,
             Err(Unread::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
             Err(Unread::Late) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),

@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::error::Error;
+use connection::Peer;
 
 pub mod connection;
 pub mod message;
@@ -58,12 +59,22 @@ pub struct Holder {
 /// On whose account something is held.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// The address that the connection comes from; nothing where others are behind it, as behind a proxy that is trusted.
-    pub peer: Option<Arc<Holder>>,
-    /// The app or service; nothing while that is not known.
-    pub caller: Option<Arc<Holder>>,
-    /// Whether it is an internal service.
-    pub is_service: bool,
+    /// From where it is asked; nothing where others are behind that address, and nobody says who.
+    pub peer: Option<Arc<Peer>>,
+    /// Who asks.
+    pub caller: Who,
+}
+
+/// Who asks, as bounds go.
+#[derive(Clone, Debug, Default)]
+pub enum Who {
+    /// Somebody who is not known.
+    #[default]
+    Stranger,
+    /// An internal service.
+    Service,
+    /// An app's admin or user, with what those of its kind hold.
+    App(Arc<Holder>),
 }
 
 /// All that is held.
@@ -90,8 +101,19 @@ impl Holder {
 }
 
 impl Account {
-    fn holders(&self) -> impl Iterator<Item = &Arc<Holder>> {
-        self.peer.iter().chain(&self.caller)
+    fn is_known(&self) -> bool {
+        !matches!(self.caller, Who::Stranger)
+    }
+
+    /// Whose shares count for this. A service has as many calls as it makes; what is held before a call runs is its peer's.
+    fn holders(&self, what: What) -> (Option<&Holder>, Option<&Holder>) {
+        let peer = self.peer.as_ref().map(|peer| &*peer.holder);
+        match &self.caller {
+            Who::Stranger => (peer, None),
+            Who::Service if what == What::Call => (None, None),
+            Who::Service => (peer, None),
+            Who::App(holder) => (peer, Some(holder)),
+        }
     }
 }
 
@@ -110,7 +132,7 @@ impl Load {
     /// Begins an account of one call, which holds nothing yet.
     #[must_use]
     pub fn open(self: &Arc<Self>, account: Account) -> Held {
-        let load = if account.caller.is_none() { self.strangers.as_ref().unwrap_or(self) } else { self };
+        let load = if account.is_known() { self } else { self.strangers.as_ref().unwrap_or(self) };
         Held { load: load.clone(), account, held: [0; ALL.len()] }
     }
 
@@ -141,13 +163,9 @@ impl Held {
     fn take_where(&mut self, what: What, amount: usize, or: impl FnOnce(usize) -> bool) -> Result<(), Error> {
         let (used, of_peer, of_caller) = self.add(what, amount);
         let max = self.load.max(what);
-        let is_within = if self.account.is_service {
-            // A service has as many calls as it makes. What is held before a call runs is its peer's.
-            used <= max && (what == What::Call || used <= max / 2 || of_peer <= share(max))
-        } else {
-            used <= max - max / RESERVE && (used <= max / 2 || of_peer.max(of_caller) <= share(max))
-        };
-        if is_within || or(of_peer.max(of_caller)) {
+        let of_most = of_peer.max(of_caller);
+        let reserve = if matches!(self.account.caller, Who::Service) { 0 } else { max / RESERVE };
+        if (used <= max - reserve && (used <= max / 2 || of_most <= share(max))) || or(of_most) {
             return Ok(());
         }
         self.give_back(what, amount);
@@ -157,23 +175,21 @@ impl Held {
     /// Answers how much all, the peer and the caller hold then.
     fn add(&mut self, what: What, amount: usize) -> (usize, usize, usize) {
         self.held[what as usize] += amount;
-        let is_known = self.is_known();
+        let is_known = self.account.is_known();
         let add = |held: &AtomicUsize| held.fetch_add(amount, Ordering::Relaxed) + amount;
-        let of = |holder: &Option<Arc<Holder>>| holder.as_ref().map_or(0, |holder| add(holder.of(what, is_known)));
-        (add(&self.load.used[what as usize]), of(&self.account.peer), of(&self.account.caller))
+        let of = |holder: Option<&Holder>| holder.map_or(0, |holder| add(holder.of(what, is_known)));
+        let (peer, caller) = self.account.holders(what);
+        (add(&self.load.used[what as usize]), of(peer), of(caller))
     }
 
     /// Gives so much of it back.
     pub fn give_back(&mut self, what: What, amount: usize) {
         self.held[what as usize] -= amount;
-        let holders = self.account.holders().map(|holder| holder.of(what, self.is_known()));
+        let (peer, caller) = self.account.holders(what);
+        let holders = peer.into_iter().chain(caller).map(|holder| holder.of(what, self.account.is_known()));
         for held in holders.chain([&self.load.used[what as usize]]) {
             held.fetch_sub(amount, Ordering::Relaxed);
         }
-    }
-
-    fn is_known(&self) -> bool {
-        self.account.caller.is_some()
     }
 }
 
@@ -198,13 +214,14 @@ mod tests {
 
     /// Of a peer and an app of its own.
     fn peer() -> Account {
-        Account { peer: Some(Arc::default()), caller: Some(Arc::default()), ..Account::default() }
+        let peer = Peer { ip: [10, 0, 0, 1].into(), holder: Arc::default() };
+        Account { peer: Some(Arc::new(peer)), caller: Who::App(Arc::default()) }
     }
 
     #[test]
     fn who_is_not_known_has_bounds_of_its_own() {
         let load = Load::new(80, 1_000);
-        let stranger = || Account { caller: None, ..peer() };
+        let stranger = || Account { caller: Who::Stranger, ..peer() };
         assert_eq!(all(&load, &stranger()).len(), 5, "half of ten");
         let strangers: Vec<_> = (0..10).flat_map(|_| all(&load, &stranger())).collect();
         assert_eq!((strangers.len(), load.holds(What::Call)), (9, 9), "all but the reserve");
@@ -213,7 +230,7 @@ mod tests {
         let load = Load::new(80, 1_000);
         let both = peer();
         let held = all(&load, &both);
-        assert_eq!(all(&load, &Account { caller: None, ..both }).len(), 5);
+        assert_eq!(all(&load, &Account { caller: Who::Stranger, ..both }).len(), 5);
         drop(held);
     }
 
@@ -249,7 +266,7 @@ mod tests {
     fn an_app_has_a_share_whatever_peers_it_comes_from() {
         let load = Load::new(80, 1_000);
         let app: Arc<Holder> = Arc::default();
-        let of_app = || Account { caller: Some(app.clone()), ..peer() };
+        let of_app = || Account { caller: Who::App(app.clone()), ..peer() };
         let held: Vec<_> = (0..80).filter_map(|_| one(&load, &of_app())).collect();
         assert_eq!((held.len(), holds(&app, What::Call)), (40, 40));
     }
@@ -259,7 +276,7 @@ mod tests {
         let load = Load::new(80, 1_000);
         let others: Vec<_> = (0..10).flat_map(|_| all(&load, &peer())).collect();
         assert_eq!(others.len(), 70);
-        let service = Account { caller: Some(Arc::default()), is_service: true, ..peer() };
+        let service = Account { caller: Who::Service, ..peer() };
         assert_eq!(all(&load, &service).len(), 10);
         drop(others);
         // As many calls as it makes, but no more than a share of what comes before them.
@@ -267,7 +284,7 @@ mod tests {
         assert_eq!(calls.len(), 80);
         let mut held = load.open(service.clone());
         assert!(held.take(What::Byte, 500).is_ok() && held.take(What::Byte, 1).is_err());
-        let other = Account { peer: Some(Arc::default()), ..service };
+        let other = Account { caller: Who::Service, ..peer() };
         assert!(load.open(other.clone()).take(What::Byte, 250).is_ok() && load.open(other).take(What::Byte, 251).is_err());
     }
 
@@ -303,7 +320,8 @@ mod tests {
         held.take(What::Call, 1).unwrap();
         assert!(one(&load, &account).is_none());
         let holds = || {
-            [What::Call, What::Message, What::Byte].map(|what| (load.holds(what), holds(account.peer.as_ref().unwrap(), what)))
+            [What::Call, What::Message, What::Byte]
+                .map(|what| (load.holds(what), holds(&account.peer.as_ref().unwrap().holder, what)))
         };
         assert_eq!(holds(), [(1, 1), (0, 0), (500, 500)]);
         drop(held);

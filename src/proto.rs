@@ -1,6 +1,8 @@
 //! The messages compiled from `proto/`. `v1` is the API: known to `grpc`, `gateway` and `ctl` only. `store_v1` is what is stored: known to the
 //! record codec, to the form of a backup, and to an engine that keeps a log of events.
 
+mod codec;
+
 /// The API, package `mute.v1`.
 #[allow(missing_docs, clippy::all, clippy::expect_used, clippy::unwrap_used, rustdoc::all)]
 pub mod v1 {

@@ -23,7 +23,7 @@ use crate::{
     grpc::Api,
     load::{
         Load,
-        connection::Connection,
+        connection::{Connection, Exchange},
         sent::{Carried, Sent},
     },
     proto::{
@@ -156,9 +156,10 @@ pub async fn serve_admin(
 
 /// A connection is not idle while what it has asked for is being sent.
 async fn keep(request: Request, next: Next) -> Response {
-    let open = request.extensions().get::<Arc<Connection>>().map(Connection::open);
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let (head, body) = next.run(request).await.into_parts();
-    let carried = Carried { open, ..Carried::default() };
+    let exchange = connection.map(|connection| Exchange::begin(connection, true));
+    let carried = Carried { exchange, ..Carried::default() };
     Response::from_parts(head, Body::new(Sent::stream(body, carried)))
 }
 

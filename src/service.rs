@@ -187,10 +187,12 @@ impl Service {
     /// Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
     pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Error> {
         let (principal, app) = (caller.principal.as_ref().map_err(Clone::clone)?, self.access.app(app)?);
-        let _turn = match &caller.holder {
-            Some(holder) => Some(holder.turn.lock().await),
-            None => None,
+        let turn = match principal {
+            Principal::Service(service) => &service.turn,
+            Principal::AppAdmin { .. } => &app.holders[0].turn,
+            Principal::User { .. } => &app.holders[1].turn,
         };
+        let _turn = turn.lock().await;
         while let Err(wait) = self.limits.page(app.number, principal) {
             tokio::time::sleep(wait.max(SOON)).await;
         }

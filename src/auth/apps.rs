@@ -1,6 +1,8 @@
 //! The apps of this service, as configured.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::{
     secret::{KeyHash, Secret, one_or_two},
@@ -132,7 +134,7 @@ pub struct Apps {
 impl Apps {
     /// The apps of this configuration. Errors: everything that is wrong with it, a sentence each.
     pub fn new(configs: &[AppConfig]) -> Result<Self, Vec<String>> {
-        let (mut apps, mut wrong) = (HashMap::new(), Vec::new());
+        let (mut apps, mut wrong) = (HashMap::default(), Vec::new());
         for (number, config) in configs.iter().enumerate() {
             match build(number, config) {
                 Ok(app) => {

@@ -7,11 +7,15 @@
 //! a service token, ours or of an issuer, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none
 //! is, the certificate that the client has shown.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 use http::{Extensions, HeaderMap, HeaderName, Request, header::AUTHORIZATION};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 use tower::util::MapRequestLayer;
 
 use super::{
@@ -25,7 +29,7 @@ use crate::{
     clock::Clock,
     error::{Error, Reason},
     load::{
-        Account, Holder,
+        Account, Who,
         connection::{Peer, Site},
     },
 };
@@ -49,9 +53,9 @@ pub struct Caller {
     /// For how many calls this one counts: for none where it was counted with one before, of the same REST call.
     pub calls: u32,
     /// From where; nothing where others are behind that address, and nobody says who.
-    pub peer: Option<Arc<Peer>>,
-    /// What the app or service holds that it is of; nothing where that is not known.
-    pub holder: Option<Arc<Holder>>,
+    pub site: Option<Site>,
+    /// On whose account it holds what it does, until the call takes that.
+    pub account: Account,
 }
 
 /// What a caller is known by.
@@ -65,25 +69,24 @@ impl Caller {
     /// Whoever sent no credential.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { principal: Err(missing()), calls: 1, peer: None, holder: None }
+        Self { calls: 1, ..Self::of(Err(missing())) }
+    }
+
+    /// Of a call within the process, which counts for none and holds nothing.
+    #[must_use]
+    pub fn of(principal: Result<Principal, Error>) -> Self {
+        Self { principal, calls: 0, site: None, account: Account::default() }
     }
 
     /// On whose account a call holds what it does.
-    #[must_use]
-    pub fn account(extensions: &Extensions) -> Account {
-        let Some(caller) = extensions.get::<Self>() else { return Account::default() };
-        let peer = caller.peer.as_ref().map(|peer| peer.holder.clone());
-        Account { peer, caller: caller.holder.clone(), is_service: caller.is_service() }
+    pub fn take_account(extensions: &mut Extensions) -> Account {
+        extensions.get_mut::<Self>().map(|caller| std::mem::take(&mut caller.account)).unwrap_or_default()
     }
 
     /// Whether an internal service asks.
     #[must_use]
     pub fn asks_as_service(extensions: &Extensions) -> bool {
-        extensions.get().is_some_and(Self::is_service)
-    }
-
-    fn is_service(&self) -> bool {
-        matches!(self.principal, Ok(Principal::Service(_)))
+        extensions.get().is_some_and(|caller: &Self| matches!(caller.principal, Ok(Principal::Service(_))))
     }
 
     /// The same caller, whose call counts for so many.
@@ -183,14 +186,14 @@ impl Access {
     }
 
     /// On whose account a caller holds what it does.
-    fn holder(&self, principal: &Principal) -> Option<Arc<Holder>> {
-        match principal {
-            Principal::Service(service) => Some(service.holder.clone()),
-            Principal::AppAdmin { app, .. } | Principal::User { app, .. } => {
-                let is_user = matches!(principal, Principal::User { .. });
-                self.credentials.load().apps.get(app.as_str()).ok().map(|app| app.holders[usize::from(is_user)].clone())
-            }
-        }
+    fn who(&self, principal: &Principal) -> Who {
+        let (app, is_user) = match principal {
+            Principal::Service(_) => return Who::Service,
+            Principal::AppAdmin { app, .. } => (app, false),
+            Principal::User { app, .. } => (app, true),
+        };
+        let app = self.app(app.as_str());
+        app.map_or(Who::Stranger, |app| Who::App(app.holders[usize::from(is_user)].clone()))
     }
 
     /// The service that one of these names of a certificate is of.
@@ -220,8 +223,8 @@ impl Credentials {
     ) -> Result<Self, Vec<String>> {
         let apps = Apps::new(configs)?;
         let mut wrong = Vec::new();
-        let mut api_keys = HashMap::new();
-        let mut client_keys = HashMap::new();
+        let mut api_keys = HashMap::default();
+        let mut client_keys = HashMap::default();
         for config in configs {
             for (hash, keys, name) in [
                 (&config.api_key_hash, &mut api_keys, "api_key_hash"),
@@ -232,13 +235,13 @@ impl Credentials {
                 }
             }
         }
-        let (mut by_token, mut by_certificate, mut by_subject) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (mut by_token, mut by_certificate, mut by_subject) = (HashMap::default(), HashMap::default(), HashMap::default());
         for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in services {
             let account = Arc::new(ServiceAccount {
                 name: name.clone(),
                 scopes: scopes.clone(),
                 apps: apps.clone(),
-                holder: Arc::default(),
+                turn: Mutex::default(),
             });
             if token_hash.is_empty() && cert_names.is_empty() && subjects.is_empty() {
                 wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names nor subjects to be known by"));
@@ -334,10 +337,10 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
         let peer = Peer::of(request.extensions());
-        let from = peer.as_ref().map(|peer| peer.site());
-        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), from);
-        let holder = principal.as_ref().ok().and_then(|principal| access.holder(principal));
-        request.extensions_mut().insert(Caller { principal, calls: 1, peer, holder });
+        let site = peer.as_ref().map(|peer| peer.site());
+        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), site);
+        let caller = principal.as_ref().map_or(Who::Stranger, |principal| access.who(principal));
+        request.extensions_mut().insert(Caller { principal, calls: 1, site, account: Account { peer, caller } });
         request
     })
 }

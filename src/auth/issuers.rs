@@ -5,9 +5,10 @@
 //! What cannot be read changes nothing. A signature costs some hundred microseconds to look at, so what was found good is remembered until it ends or the keys
 //! change.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 use futures_util::future::join_all;
 use jsonwebtoken::Header;
 use quick_cache::sync::Cache;
@@ -116,7 +117,7 @@ impl Issuers {
         configs: &[IssuerConfig],
         accounts: HashMap<(String, String), Arc<ServiceAccount>>,
     ) -> Result<Self, Vec<String>> {
-        let (mut issuers, mut wrong) = (HashMap::new(), Vec::new());
+        let (mut issuers, mut wrong) = (HashMap::default(), Vec::new());
         for config in configs {
             let name = config.issuer.clone();
             if config.audience.is_empty() {

@@ -12,7 +12,7 @@ use crate::{
 #[async_trait]
 impl TokenService for Api {
     async fn issue_token(&self, request: Request<pb::IssueTokenRequest>) -> Reply<pb::IssueTokenResponse> {
-        let site = request.extensions().get::<Caller>().and_then(|caller| Some(caller.peer.as_ref()?.site()));
+        let site = request.extensions().get::<Caller>().and_then(|caller| caller.site);
         let pb::IssueTokenRequest { app, client_id, client_secret, ttl } = request.into_inner();
         let ttl_s = parse::ttl_s(ttl)?;
         let asked = TokenAsked { app, client_id: &client_id, client_secret: &client_secret, ttl_s, site };

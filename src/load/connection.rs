@@ -77,15 +77,14 @@ pub struct Connection {
     answers: [AtomicU32; SLOTS],
 }
 
-/// A call that is open: the connection is not idle.
+/// A request on a connection, and its answer.
 #[derive(Debug)]
-pub struct Open(Arc<Connection>);
-
-/// An answer that is being sent.
-#[derive(Debug)]
-pub struct Answer {
+pub struct Exchange {
     connection: Arc<Connection>,
-    slot: usize,
+    /// Whether the connection is not idle meanwhile.
+    keeps: bool,
+    /// When its answer was begun, or some of it was last taken.
+    answer: Option<usize>,
 }
 
 impl Connection {
@@ -96,21 +95,6 @@ impl Connection {
         let answers = std::array::from_fn(|_| AtomicU32::new(0));
         let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
         Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }
-    }
-
-    /// A call begins.
-    #[must_use]
-    pub fn open(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Open(self.clone())
-    }
-
-    /// An answer begins to be sent.
-    #[must_use]
-    pub fn answer(self: &Arc<Self>) -> Answer {
-        let slot = self.slot();
-        self.answers[slot].fetch_add(1, Ordering::Relaxed);
-        Answer { connection: self.clone(), slot }
     }
 
     /// For how long no call was open, up to one [`LOOK`] more than that; nothing while one is.
@@ -137,28 +121,45 @@ impl Connection {
     }
 }
 
-impl Answer {
-    /// Some of it was taken.
+impl Exchange {
+    /// A request has come. Where it keeps the connection, that is not idle until this is dropped.
+    #[must_use]
+    pub fn begin(connection: Arc<Connection>, keeps: bool) -> Self {
+        if keeps {
+            connection.open.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { connection, keeps, answer: None }
+    }
+
+    /// From now on its answer is to be read.
+    pub fn answer(&mut self) {
+        let slot = self.connection.slot();
+        self.connection.answers[slot].fetch_add(1, Ordering::Relaxed);
+        self.answer = Some(slot);
+    }
+
+    /// Some of the answer was taken.
     pub fn was_taken(&mut self) {
         let slot = self.connection.slot();
-        if slot != self.slot {
-            self.connection.answers[slot].fetch_add(1, Ordering::Relaxed);
-            self.connection.answers[self.slot].fetch_sub(1, Ordering::Relaxed);
-            self.slot = slot;
+        if let Some(before) = self.answer
+            && before != slot
+        {
+            self.answer();
+            self.connection.answers[before].fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
-impl Drop for Open {
+impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.idle_since_ms.store(self.0.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.connection.answers[self.slot].fetch_sub(1, Ordering::Relaxed);
+        let Self { connection, keeps, answer } = self;
+        if let Some(slot) = *answer {
+            connection.answers[slot].fetch_sub(1, Ordering::Relaxed);
+        }
+        if *keeps {
+            connection.idle_since_ms.store(connection.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+            connection.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -177,7 +178,8 @@ mod tests {
         let connection = connection();
         // Whenever it was begun, and looked at.
         for begun in 0..12_u64 {
-            let mut answer = connection.answer();
+            let mut answer = Exchange::begin(connection.clone(), false);
+            answer.answer();
             for second in 0..55 {
                 assert!(!connection.look(), "{begun}: after {second} s");
                 advance(Duration::from_secs(1)).await;
@@ -201,7 +203,8 @@ mod tests {
         let connection = connection();
         advance(Duration::from_secs(3)).await;
         assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(3)), false));
-        let (one, other) = (connection.open(), connection.open());
+        let open = || Exchange::begin(connection.clone(), true);
+        let (one, other) = (open(), open());
         advance(Duration::from_secs(3)).await;
         connection.look();
         drop(one);
@@ -209,10 +212,10 @@ mod tests {
         drop(other);
         advance(Duration::from_secs(5)).await;
         assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(5)), true));
-        drop(connection.open());
+        drop(open());
         assert_eq!(connection.idle(), Some(Duration::from_secs(5)), "known to a look");
         connection.look();
-        drop(connection.open());
+        drop(open());
         assert_eq!(connection.idle(), Some(Duration::ZERO));
     }
 

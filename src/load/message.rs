@@ -1,12 +1,14 @@
 //! The body of a request, read whole on the account of its call.
 
 use std::{
-    pin::{Pin, pin},
-    task::Poll,
+    future::poll_fn,
+    pin::Pin,
+    task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::poll;
 use hyper::body::Body;
 use tokio::time::timeout;
 use tower::BoxError;
@@ -28,27 +30,22 @@ pub enum Unread {
 }
 
 /// The whole of a body of at most so many bytes, which is to come within `patience`.
-pub async fn whole<B>(body: B, most: usize, held: &mut Held, patience: Duration) -> Result<Bytes, Unread>
+pub async fn whole<B>(body: &mut B, most: usize, held: &mut Held, patience: Duration) -> Result<Bytes, Unread>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let mut body = pin!(body);
     if body.size_hint().lower() > most as u64 {
         return Err(Unread::TooLarge);
     }
     let mut reading = Reading { held, most, read: Read::Nothing };
     // Most messages have come with their head, and need no timer.
-    let read = futures_util::poll!(pin!(reading.rest(body.as_mut())));
-    match read {
-        Poll::Ready(read) => read?,
-        Poll::Pending => {
-            reading.held.take(What::Message, 1).map_err(Unread::Overloaded)?;
-            let read = timeout(patience, reading.rest(body.as_mut())).await;
-            reading.held.give_back(What::Message, 1);
-            read.unwrap_or(Err(Unread::Late))?;
-        }
+    if let Poll::Ready(read) = poll!(reading.rest(body)) {
+        return read.map(|()| reading.read.bytes());
     }
-    Ok(reading.read.bytes())
+    reading.held.take(What::Message, 1).map_err(Unread::Overloaded)?;
+    let read = timeout(patience, reading.rest(body)).await;
+    reading.held.give_back(What::Message, 1);
+    read.unwrap_or(Err(Unread::Late)).map(|()| reading.read.bytes())
 }
 
 struct Reading<'a> {
@@ -66,14 +63,19 @@ enum Read {
 
 impl Reading<'_> {
     /// Reads on to the end. What was read is kept where this is dropped, and gone on with when it is called again.
-    async fn rest<B: Body<Data = Bytes, Error: Into<BoxError>>>(&mut self, mut body: Pin<&mut B>) -> Result<(), Unread> {
-        while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
-            let frame = frame.map_err(|error| Unread::Broken(error.into()))?;
-            if let Ok(data) = frame.into_data() {
-                self.add(data)?;
+    fn rest<B>(&mut self, body: &mut B) -> impl Future<Output = Result<(), Unread>> + Unpin
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    {
+        poll_fn(move |context| {
+            while let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) {
+                let frame = frame.map_err(|error| Unread::Broken(error.into()))?;
+                if let Ok(data) = frame.into_data() {
+                    self.add(data)?;
+                }
             }
-        }
-        Ok(())
+            Poll::Ready(Ok(()))
+        })
     }
 
     fn add(&mut self, data: Bytes) -> Result<(), Unread> {
@@ -138,7 +140,8 @@ mod tests {
     async fn read(frames: &[Bytes]) -> Bytes {
         let frames: Vec<_> = frames.iter().cloned().map(Ok::<_, std::io::Error>).collect();
         let mut held = Load::new(8, 1 << 20).open(Account::default());
-        whole(Whole::from_stream(stream::iter(frames)), 1 << 20, &mut held, Duration::from_secs(1)).await.unwrap_or_default()
+        let mut body = Whole::from_stream(stream::iter(frames));
+        whole(&mut body, 1 << 20, &mut held, Duration::from_secs(1)).await.unwrap_or_default()
     }
 
     #[tokio::test]

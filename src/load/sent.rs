@@ -16,7 +16,7 @@ use tower::BoxError;
 
 use super::{
     Account, Held, Load, SMALL, What,
-    connection::{Answer, Connection, Open},
+    connection::{Connection, Exchange},
 };
 use crate::error::Error;
 
@@ -25,25 +25,24 @@ const RARELY_REFUSED: usize = 64 << 10;
 /// The pieces.
 const PIECE: usize = 64 << 10;
 /// The last of them. Every window that is let in takes a last piece whole (`server/late.rs`).
-pub const LAST: usize = 1 << 10;
+pub const LAST: usize = 2 << 10;
 
 /// What goes with a call to its end.
 #[derive(Default)]
 pub struct Carried {
     /// Its place, and its bytes.
     pub held: Option<Held>,
-    /// Its connection is not idle.
-    pub open: Option<Open>,
-    /// Since when its answer is to be read.
-    pub answer: Option<Answer>,
+    /// What it does to its connection.
+    pub exchange: Option<Exchange>,
 }
 
 impl Carried {
-    /// Of a call from its head on: it holds nothing but that its connection is not idle, and not that where its caller is not known.
+    /// Of a call from its head on: it holds nothing but that its connection is not idle where it keeps that, which none does whose caller is not known.
     #[must_use]
-    pub fn begin(load: &Arc<Load>, account: Account, connection: Option<&Arc<Connection>>) -> Self {
-        let open = connection.filter(|_| account.caller.is_some()).map(Connection::open);
-        Self { held: Some(load.open(account)), open, answer: None }
+    pub fn begin(load: &Arc<Load>, account: Account, connection: Option<Arc<Connection>>, keeps: bool) -> Self {
+        let keeps = keeps && account.is_known();
+        let exchange = connection.map(|connection| Exchange::begin(connection, keeps));
+        Self { held: Some(load.open(account)), exchange }
     }
 }
 
@@ -55,7 +54,7 @@ pub struct Sent<A> {
     /// Bytes that are held for it.
     held: usize,
     /// What came in the place of data, and was looked at before it was asked for.
-    other: Option<Result<Frame<Bytes>, BoxError>>,
+    other: Option<Box<Result<Frame<Bytes>, BoxError>>>,
     body: A,
     carried: Carried,
 }
@@ -68,9 +67,9 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
         match Pin::new(&mut sent.body).poll_frame(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => sent.hold(data)?,
-                Err(other) => sent.other = Some(Ok(other)),
+                Err(other) => sent.other = Some(Box::new(Ok(other))),
             },
-            Poll::Ready(Some(Err(error))) => sent.other = Some(Err(error.into())),
+            Poll::Ready(Some(Err(error))) => sent.other = Some(Box::new(Err(error.into()))),
             Poll::Ready(None) | Poll::Pending => {}
         }
         Ok(sent)
@@ -122,15 +121,15 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         // Asked for more, what came before was taken.
-        if let Some(answer) = &mut self.carried.answer {
-            answer.was_taken();
+        if let Some(exchange) = &mut self.carried.exchange {
+            exchange.was_taken();
         }
         loop {
             if let Some(piece) = self.piece() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let Some(other) = self.other.take() {
-                return Poll::Ready(Some(other));
+                return Poll::Ready(Some(*other));
             }
             self.let_go();
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
@@ -157,9 +156,10 @@ mod tests {
     use axum::body::Body as Whole;
 
     use super::*;
+    use crate::load::Who;
 
     fn known() -> Account {
-        Account { caller: Some(Arc::default()), is_service: true, ..Account::default() }
+        Account { caller: Who::Service, ..Account::default() }
     }
 
     #[tokio::test]

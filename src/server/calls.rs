@@ -6,7 +6,6 @@
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -14,10 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, poll};
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response, request::Parts};
 use hyper::body::Body;
 use opentelemetry::KeyValue;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{BoxError, Layer, Service};
 
@@ -27,7 +26,7 @@ use crate::{
     grpc::grpc_timeout,
     load::{
         LONGEST, Load, MESSAGE_PATIENCE, What,
-        connection::Connection,
+        connection::{Connection, Exchange},
         sent::{Carried, Sent},
     },
     telemetry::{
@@ -63,8 +62,8 @@ pub(super) struct Around<S> {
 
 impl<S, Q, A> Service<Request<Q>> for Around<S>
 where
-    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    Q: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static,
+    Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + Send + 'static,
 {
     type Response = Response<Sent<A>>;
@@ -75,36 +74,23 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let mut call = Counted::begin(METRICS.method(request.uri().path()), &request);
         if let Err(refused) = known(call.method, &request) {
             call.end(refused.code());
             return Box::pin(std::future::ready(Ok(refused.into_http())));
         }
-        let deadline = deadline(request.headers());
-        let is_one = has_one_message(call.method, request.uri().path()) && !call.method.is_stream;
-        let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let account = Caller::take_account(request.extensions_mut());
+        let connection = request.extensions_mut().remove::<Arc<Connection>>();
         // What anybody may hold open, such as a watch of the health, keeps no connection.
-        let kept = connection.as_ref().filter(|_| call.method.is_ours);
-        let mut carried = Carried::begin(&self.load, Caller::account(request.extensions()), kept);
-        let inner = self.inner.clone();
-        Box::pin(async move {
-            // Pinned once and handed on by reference: it is large, and would have a place in each of what it is handed to.
-            let answered = {
-                let mut answer = pin!(answer(inner, call.method, request, &mut carried, deadline));
-                match &call.followed {
-                    None => within(deadline, answer.as_mut()).await,
-                    Some(followed) => followed.around(within(deadline, answer.as_mut())).await,
-                }
-            };
-            let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline of the call has passed")));
-            let sent = match answered {
-                Ok(response) => send(call.method, is_one, response, carried, connection.as_ref()),
-                Err(refused) => Err(refused),
-            };
-            call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
-            Ok(sent.unwrap_or_else(Status::into_http))
-        })
+        let carried = Carried::begin(&self.load, account, connection, call.method.is_ours);
+        let followed = call.followed.clone();
+        let (head, body) = request.into_parts();
+        let answered = answered(self.inner.clone(), head, body, call, carried);
+        match followed {
+            None => Box::pin(answered),
+            Some(followed) => Box::pin(async move { followed.around(answered).await }),
+        }
     }
 }
 
@@ -122,51 +108,62 @@ fn is_for_anybody(path: &str) -> bool {
     path == "/grpc.health.v1.Health/Watch" || path.starts_with("/grpc.reflection.")
 }
 
-/// The others are read as they come: health's watch and reflection.
-fn has_one_message(method: &Method, path: &str) -> bool {
-    method.is_ours || path == message::HEALTH
+/// The answer to a call.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` has room for each argument twice, and this is made and moved in each call"
+)]
+fn answered<S, Q, A>(
+    mut inner: S,
+    head: Parts,
+    mut body: Q,
+    mut call: Counted,
+    mut carried: Carried,
+) -> impl Future<Output = Result<Response<Sent<A>>, Infallible>>
+where
+    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Unpin>,
+    Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin,
+{
+    async move {
+        let deadline = deadline(&head.headers);
+        // The others are read as they come: health's watch and reflection.
+        let has_one = call.method.is_ours || head.uri.path() == message::HEALTH;
+        let message = match &mut carried.held {
+            Some(held) if has_one => {
+                let whole = message::whole(head.uri.path(), &mut body, held, MESSAGE_PATIENCE.min(deadline)).await;
+                whole.map(Message::Whole)
+            }
+            _ => Ok(Message::Stream(body)),
+        };
+        let placed = message.and_then(|message| place(head, message, &mut carried));
+        let response = match placed.map(|request| inner.call(request)) {
+            Ok(response) => within(call.begun, deadline, response).await,
+            Err(refused) => Err(refused),
+        };
+        let is_one = has_one && !call.method.is_stream;
+        let sent = response.and_then(|response| send(call.method, is_one, response, carried));
+        call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
+        Ok(sent.unwrap_or_else(Status::into_http))
+    }
 }
 
-/// The answer to a call whose message has come, and which has a place. Errors: OVERLOADED, and those of the message.
-async fn answer<S, Q, A>(
-    mut inner: S,
-    method: &Method,
-    request: Request<Q>,
-    carried: &mut Carried,
-    deadline: Duration,
-) -> Result<Response<A>, Status>
-where
-    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible>,
-    Q: Body<Data = Bytes, Error: Into<BoxError>>,
-{
-    let (head, body) = request.into_parts();
-    let message = match &mut carried.held {
-        Some(held) if has_one_message(method, head.uri.path()) => {
-            Message::Whole(message::whole(head.uri.path(), body, held, MESSAGE_PATIENCE.min(deadline)).await?)
-        }
-        _ => Message::Stream(body),
-    };
+/// The request of a call whose message has come, and which has a place now. Errors: OVERLOADED.
+fn place<Q>(head: Parts, message: Message<Q>, carried: &mut Carried) -> Result<Request<Message<Q>>, Status> {
     if let Some(held) = &mut carried.held {
         held.take(if is_for_anybody(head.uri.path()) { What::Stream } else { What::Call }, 1)?;
     }
-    let Ok(response) = inner.call(Request::from_parts(head, message)).await;
-    Ok(response)
+    Ok(Request::from_parts(head, message))
 }
 
 /// The answer with what it holds until it is taken. Errors: OVERLOADED.
-fn send<A>(
-    method: &Method,
-    is_one: bool,
-    response: Response<A>,
-    mut carried: Carried,
-    connection: Option<&Arc<Connection>>,
-) -> Result<Response<Sent<A>>, Status>
+fn send<A>(method: &Method, is_one: bool, response: Response<A>, mut carried: Carried) -> Result<Response<Sent<A>>, Status>
 where
     A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let (head, body) = response.into_parts();
     let sent = if is_one {
-        carried.answer = connection.map(Connection::answer);
+        carried.exchange.iter_mut().for_each(Exchange::answer);
         Sent::whole(body, carried)?
     } else {
         // A watch has a seat of its own; whatever else is a stream keeps its place.
@@ -176,12 +173,19 @@ where
     Ok(Response::from_parts(head, sent))
 }
 
-/// The answer, or an error where it does not come in time.
-async fn within<A: Future>(deadline: Duration, mut answer: Pin<&mut A>) -> Result<A::Output, Elapsed> {
+/// The answer. Errors: DEADLINE_EXCEEDED where it does not come in time.
+async fn within<T>(
+    begun: Instant,
+    deadline: Duration,
+    mut answer: impl Future<Output = Result<T, Infallible>> + Unpin,
+) -> Result<T, Status> {
     // Most calls are answered at once, and need no timer.
-    match poll!(answer.as_mut()) {
-        Poll::Ready(answered) => Ok(answered),
-        Poll::Pending => timeout(deadline, answer).await,
+    if let Poll::Ready(Ok(answered)) = poll!(&mut answer) {
+        return Ok(answered);
+    }
+    match timeout(deadline.saturating_sub(begun.elapsed()), answer).await {
+        Ok(Ok(answered)) => Ok(answered),
+        Err(_) => Err(Status::deadline_exceeded("the deadline of the call has passed")),
     }
 }
 

@@ -191,6 +191,11 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::load::connection::Exchange;
+
+    fn open(connection: &Arc<Connection>) -> Exchange {
+        Exchange::begin(connection.clone(), true)
+    }
 
     fn addr(site: u8) -> SocketAddr {
         ([10, 0, 0, site], 1).into()
@@ -204,7 +209,7 @@ mod tests {
         advance(SILENT).await;
         assert!(door.enter(addr(5)).is_some());
         // All who were found idle with that one have begun a call.
-        let open: Vec<_> = first.iter().map(|(_, connection, _)| connection.open()).collect();
+        let open: Vec<_> = first.iter().map(|(_, connection, _)| open(connection)).collect();
         advance(SILENT).await;
         assert!(door.enter(addr(6)).is_some(), "the one that came last is idle now");
         assert!(door.enter(addr(7)).is_none());
@@ -220,7 +225,7 @@ mod tests {
             let mut fill = |site, of| {
                 (0..of)
                     .filter_map(|_| door.enter(addr(site)))
-                    .inspect(|(_, connection, _)| drop(is_asked.then(|| connection.open())))
+                    .inspect(|(_, connection, _)| drop(is_asked.then(|| open(connection))))
                     .count()
             };
             assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [20, 10, 10]);
@@ -239,7 +244,7 @@ mod tests {
     async fn a_proxy_takes_nobodys_place_and_gives_up_none_but_what_is_idle_for_long() {
         let mut door = Door::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
         let mut fill = |site, of| {
-            (0..of).filter_map(|_| door.enter(addr(site))).inspect(|(_, connection, _)| drop(connection.open())).count()
+            (0..of).filter_map(|_| door.enter(addr(site))).inspect(|(_, connection, _)| drop(open(connection))).count()
         };
         assert_eq!([fill(1, 10), fill(9, 40), fill(1, 1), fill(2, 40)], [10, 30, 0, 5]);
         advance(IDLE + SILENT).await;
@@ -253,7 +258,7 @@ mod tests {
         advance(SILENT).await;
         assert!(door.enter(addr(5)).is_some(), "all of them were silent");
         // Asked since it was looked for them.
-        first.iter().for_each(|(_, connection, _)| drop(connection.open()));
+        first.iter().for_each(|(_, connection, _)| drop(open(connection)));
         assert!(door.enter(addr(6)).is_none());
     }
 }

@@ -250,8 +250,8 @@ mod tests {
         for read in 1..80 {
             assert!(!is_narrow(&[], 0, read) && !is_narrow(&[], ACK, read));
             assert!(!is_narrow(&[setting(3, 0), setting(4, 65_535), setting(5, 1)].concat(), 0, read));
-            assert!(!is_narrow(&setting(4, 1_024), 0, read) && !is_narrow(&setting(4, u32::MAX), 0, read));
-            assert!(is_narrow(&[setting(3, 100), setting(4, 1_023)].concat(), 0, read));
+            assert!(!is_narrow(&setting(4, 2_048), 0, read) && !is_narrow(&setting(4, u32::MAX), 0, read));
+            assert!(is_narrow(&[setting(3, 100), setting(4, 2_047)].concat(), 0, read));
             assert!(is_narrow(&[setting(4, 0), setting(4, 65_535)].concat(), 0, read));
         }
     }

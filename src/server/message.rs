@@ -75,9 +75,9 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
 
 /// The whole message of a call at this path. Errors: OVERLOADED, INVALID_ARGUMENT where it is too large or has too many parts, DEADLINE_EXCEEDED where
 /// it does not come within `patience`.
-pub(super) async fn whole<B>(path: &str, body: B, held: &mut Held, patience: Duration) -> Result<Bytes, Status>
+pub(super) async fn whole<B>(path: &str, body: &mut B, held: &mut Held, patience: Duration) -> Result<Bytes, Status>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let most = max_bytes(path);
     let message = message::whole(body, most, held, patience).await.map_err(|unread| match unread {

@@ -9,13 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::Either;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Body as HttpBody;
 use tonic::{body::Body, server::NamedService};
 use tower::{BoxError, Service};
 
 type Others = tonic::service::Routes;
+
+/// As services of tonic give it.
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// All services of the gRPC listener.
 #[derive(Clone)]
@@ -32,12 +35,12 @@ impl<M> Routes<M> {
 
 impl<M, B> Service<Request<B>> for Routes<M>
 where
-    M: Service<Request<B>, Response = Response<Body>, Error = Infallible> + NamedService,
+    M: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer> + NamedService,
     B: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<M::Future, <Others as Service<Request<B>>>::Future>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Services of tonic, and its router, always are.
@@ -45,11 +48,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_for::<M>(request.uri().path()) {
-            Either::Left(self.main.call(request))
-        } else {
-            Either::Right(self.others.call(request))
-        }
+        if is_for::<M>(request.uri().path()) { self.main.call(request) } else { Box::pin(self.others.call(request)) }
     }
 }
 

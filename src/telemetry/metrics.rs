@@ -1,8 +1,9 @@
 //! Every metric that counts, by name. They are of the process, so whoever has something to count does; what is true at a moment is read from the
 //! service when it is asked for (`telemetry.rs`). Labels take their values from lists in the code, never from callers.
 
-use std::{collections::HashMap, sync::LazyLock, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
+use foldhash::HashMap;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},

@@ -63,6 +63,7 @@ impl Traces {
 }
 
 /// One call: its span, and its ids in each line that is logged meanwhile.
+#[derive(Clone)]
 pub struct Followed {
     context: Context,
     line: Span,

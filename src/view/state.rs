@@ -1,7 +1,7 @@
 //! All apps of the view, and how one commit changes them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +21,7 @@ use crate::{
     model::{Expire, Key, Mark, Owner, Value, Why},
     store::Revision,
 };
+use foldhash::HashMap;
 
 /// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are dropped.
 const SHARED_WHYS: usize = 65_536;

@@ -51,7 +51,7 @@ async fn http2(stream: TcpStream) -> SendRequest<Body> {
 /// A connection whose answers are not read: nothing is taken but what the smallest windows let in at first.
 pub async fn reading_nothing(from: u8, to: &str) -> hyper::Result<(SendRequest<Body>, JoinHandle<hyper::Result<()>>)> {
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(1_024).initial_connection_window_size(65_535);
+    builder.initial_stream_window_size(2_048).initial_connection_window_size(65_535);
     let (client, connection) = builder.handshake(TokioIo::new(connect_from(from, to).await)).await?;
     Ok((client, tokio::spawn(connection)))
 }
@@ -284,7 +284,7 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_windows_that_take_nothing_is_let_go() {
     let (process, _directory) = start(&[]);
-    for (window, is_served) in [(0, false), (1, false), (1_023, false), (1_024, true), (65_535, true)] {
+    for (window, is_served) in [(0, false), (1, false), (2_047, false), (2_048, true), (65_535, true)] {
         let stream = TokioIo::new(connect_from(2, process.grpc()).await);
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let (mut client, connection) = builder.initial_stream_window_size(window).handshake(stream).await.unwrap();

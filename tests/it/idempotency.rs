@@ -322,7 +322,7 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
         load: Load::new(1_000, 64 << 20),
     }));
     let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
-    let caller = Caller { principal: Ok(Principal::AppAdmin { app, by }), calls: 1, peer: None, holder: None };
+    let caller = Caller { calls: 1, ..Caller::of(Ok(Principal::AppAdmin { app, by })) };
     let (app, room, users, request_id) = (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());
     let mut message = Request::new(pb::MuteMembersRequest { app, room, users, request_id, ..Default::default() });
     message.extensions_mut().insert(caller);

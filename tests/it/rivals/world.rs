@@ -384,6 +384,6 @@ impl Door {
             Some(user) => Principal::User { app, user: user.to_owned() },
             None => Principal::AppAdmin { app, by: Credential::Token },
         };
-        Caller { principal: Ok(principal), calls: 1, peer: None, holder: None }
+        Caller { calls: 1, ..Caller::of(Ok(principal)) }
     }
 }

@@ -261,7 +261,7 @@ pub fn as_user<T>(app: &str, user: &str, message: T) -> Request<T> {
 /// As the layer of credentials leaves it.
 fn with_caller<T>(principal: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.extensions_mut().insert(Caller { principal: Ok(principal), calls: 0, peer: None, holder: None });
+    request.extensions_mut().insert(Caller::of(Ok(principal)));
     request
 }
 
