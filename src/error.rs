@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use crate::store::{Revision, StoreError};
-
 /// A reason of the error table. Its name on the wire is [`Reason::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -145,7 +143,7 @@ pub struct Error {
     /// When trying again may help.
     pub retry_after: Option<Duration>,
     /// The revision after which a watch that has ended is to be taken up again; of a write that was committed all the same, its own.
-    pub last_revision: Option<Revision>,
+    pub last_revision: Option<u64>,
     /// What has become of the write all the same. Nothing where it has changed nothing.
     pub outcome: Option<Outcome>,
     /// For the log only.
@@ -212,7 +210,7 @@ impl Error {
     }
 
     /// The write is durable at this revision, and the view of this replica has not come so far.
-    pub fn committed_unseen(revision: Revision) -> Self {
+    pub fn committed_unseen(revision: u64) -> Self {
         let message = format!(
             "the write was committed, at revision {revision}, and this replica is behind: read elsewhere, or with that min_revision"
         );
@@ -227,7 +225,7 @@ impl Error {
     }
 
     /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask for any number.
-    pub fn not_seen_yet(revision: Revision) -> Self {
+    pub fn not_seen_yet(revision: u64) -> Self {
         let message = format!("this replica has not seen revision {revision} yet; try again");
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
     }
@@ -236,21 +234,5 @@ impl Error {
     pub fn old_view(age: Duration) -> Self {
         let message = format!("this replica has not heard from the cluster for {} s; ask another one", age.as_secs());
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
-    }
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Full(_) => {
-                Self { cause: Some(error.to_string().into()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
-            }
-            StoreError::Compacted { .. } => Self::compacted(),
-            StoreError::Conflict { .. } | StoreError::WentBack { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
-            StoreError::Corrupt { .. }
-            | StoreError::InUse { .. }
-            | StoreError::NotEmpty { .. }
-            | StoreError::EarlierLayout { .. } => Self::internal(error),
-        }
     }
 }

@@ -1,22 +1,21 @@
 //! Who may speak in this room, until when and why; and who wants no push from it.
 //!
 //! ```text
-//!      REST caller                    gRPC caller
-//!           |                              |
-//! gateway/  agora.rs  imkit.rs  docs.rs    |        vendor JSON <-> RPC message; nothing else
-//!           \____________  _______________/
-//!                        \/
-//! grpc/     one method an RPC: parse the message into the model, call, encode the answer
-//!                         |
-//! service/  the rules: who may, what is checked, what is committed
-//!                |                   |
-//! view/   answers every read     store/   commit, snapshot, change feed, history
-//! watch/  tells every change          |
-//!                \___ fed by ________/
-//! model, error   ids, times, records, one error vocabulary
+//! cli                             the commands
+//! app                             the life of the process
+//! config  ctl                     settings | a person, a caller like any other
+//! server  dev                     listeners and connections | what makes the documents' examples work
+//! gateway                         REST: vendor JSON <-> RPC message, and who calls, within which bounds; nothing else
+//! grpc                            one method an RPC: parse the message into the model, call, encode the answer
+//! service  transfer               the rules: who may, what is checked, what is committed | backups and exports
+//! watch  sweep  limit             tells every change | frees what has ended | calls a second
+//! view                            answers every read
+//! store  auth                     commit, snapshot, change feed, history | from a credential to who calls
+//! model  load  telemetry  fetch   ids, times, records | what callers hold | logs, metrics, traces | HTTP, to others
+//! error  clock  files  pem  proto  visible
 //! ```
 //!
-//! Dependencies point down only; `tests/it/layers.rs` holds that.
+//! A module reaches those on the lines below its own only; `tests/it/layers.rs` holds that.
 //!
 //! **A write** (mute two members over REST): [`gateway`] turns path and body into a message; [`grpc`] parses ids and duration; [`service`]
 //! checks the principal, the room and the clients against the view and builds a batch; [`store`] makes it durable and puts it on the change

@@ -34,7 +34,7 @@ use crate::{
         },
     },
     service::Service,
-    sweep, telemetry,
+    sweep,
 };
 
 mod backup;
@@ -44,6 +44,7 @@ mod forwarded;
 mod late;
 mod listener;
 mod message;
+mod metrics;
 mod routes;
 pub mod tls;
 pub mod web;
@@ -141,7 +142,7 @@ pub async fn serve_admin(
     let backups = backup::routes(service.clone(), access, stopping.clone());
     let admin = Admin { service, data_dir, stopping };
     let routes =
-        Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics));
+        Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics_page));
     let rules = Rules {
         max_connections: ADMIN_CONNECTIONS,
         name: "admin",
@@ -188,7 +189,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     (StatusCode::OK, "ok".to_owned())
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, TEXT)], telemetry::text(&admin.service, admin.data_dir.as_deref()))
+    ([(header::CONTENT_TYPE, TEXT)], metrics::text(&admin.service, admin.data_dir.as_deref()))
 }

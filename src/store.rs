@@ -35,6 +35,7 @@ pub mod codec;
 mod connector;
 mod directory;
 mod embedded;
+mod error;
 mod etcd;
 mod generation;
 mod journal;
@@ -45,6 +46,7 @@ mod sled;
 mod tally;
 
 pub use connector::{Connection, Connector};
+pub use error::StoreError;
 
 /// A clock that is further than this from those of the other replicas, in milliseconds, says of nothing that it has ended.
 pub const MAX_SKEW_MS: u64 = 2_000;
@@ -154,37 +156,6 @@ pub enum Update {
 
 /// Updates without end.
 pub type Updates = BoxStream<'static, Result<Update, StoreError>>;
-
-/// What went wrong in an engine. `error.rs` says what a caller is told of it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum StoreError {
-    #[error("an expectation of the commit did not hold at revision {revision}")]
-    Conflict { revision: Revision },
-    #[error("commits up to revision {oldest} are no longer kept")]
-    Compacted { oldest: Revision },
-    #[error("the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it")]
-    WentBack { seen: Revision },
-    #[error(
-        "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
-         import them with this one, below another --etcd-prefix"
-    )]
-    EarlierLayout { prefix: String },
-    #[error("the store is full: {0}")]
-    Full(String),
-    #[error("the store is unavailable: {0}")]
-    Unavailable(String),
-    #[error(
-        "the store is damaged, at {place}: {what}; put the newest backup back: of a data directory with `mute-service restore --data-dir DIR FILE`, into an empty one; of a cluster with etcd's own `etcdutl snapshot restore`"
-    )]
-    Corrupt { place: String, what: String },
-    #[error(
-        "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"
-    )]
-    InUse { directory: String },
-    #[error("the data directory {directory} is not empty: a backup is put back into an empty one only")]
-    NotEmpty { directory: String },
-}
 
 /// A durable, ordered map of bytes with a change feed. The contract is at the top of this file.
 #[async_trait]

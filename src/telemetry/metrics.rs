@@ -298,7 +298,7 @@ impl Metrics {
     }
 
     /// Everything that was counted so far.
-    pub(super) fn registry(&self) -> &Registry {
+    pub fn registry(&self) -> &Registry {
         &self.registry
     }
 }
