@@ -9,15 +9,15 @@ use clap::Args;
 use crate::clock::Clock;
 
 mod args;
+mod commands;
 mod connection;
 mod failure;
 mod follow;
-mod hands;
 mod output;
 mod records;
 
+use commands::Hands;
 use failure::Failure;
-use hands::Hands;
 use output::Output;
 
 /// What `ctl` is given: how to reach the service, and what to do.

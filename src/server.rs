@@ -41,7 +41,7 @@ mod backup;
 mod calls;
 mod door;
 mod forwarded;
-mod late;
+mod h2_goaway_fix;
 mod listener;
 mod message;
 mod metrics;

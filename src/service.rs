@@ -9,7 +9,7 @@
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
 //! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Whatever permits the
 //! change is looked at inside the plan, after the revision that the batch expects was read: so a right that is gone when the batch is committed was
-//! not relied on. Where the plan would replace what has ended and is not swept yet, that is swept first (`settle.rs`). Each write takes a function that makes its answer, because
+//! not relied on. Where the plan would replace what has ended and is not swept yet, that is swept first (`expire_first.rs`). Each write takes a function that makes its answer, because
 //! that is committed too where the request has an id (`request.rs`).
 
 use std::{
@@ -45,12 +45,12 @@ mod ban;
 mod check;
 mod directory;
 mod events;
+mod expire_first;
+mod idempotency;
 mod member;
 mod notification;
 mod quota;
 mod recipient;
-mod request;
-mod settle;
 mod token;
 mod user_mute;
 mod watch;
@@ -58,8 +58,8 @@ mod watch;
 pub use ban::RoomSeen;
 pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
 pub use events::{EventFilter, EventPage, PAGE_BYTES};
+pub use idempotency::Answer;
 pub use quota::Quotas;
-pub use request::Answer;
 pub use token::{MAX_TTL_S, TokenAsked};
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
@@ -106,7 +106,7 @@ pub struct Call {
     /// The caller.
     pub principal: Principal,
     /// What the caller has named its request by, if at all.
-    request: Option<request::Named>,
+    request: Option<idempotency::Named>,
     /// Of the RPC.
     method: &'static str,
     /// Whether it is counted as one of staff.

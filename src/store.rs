@@ -33,17 +33,9 @@ pub mod backup;
 mod cluster;
 pub mod codec;
 mod connector;
-mod directory;
 mod embedded;
 mod error;
-mod etcd;
-mod generation;
-mod journal;
-mod log;
-mod page;
-mod recent;
-mod sled;
-mod tally;
+mod feed_buffer;
 
 pub use connector::{Connection, Connector};
 pub use error::StoreError;
@@ -337,7 +329,7 @@ pub async fn open(place: &Place, retention: Retention) -> Result<Arc<dyn Store>,
 /// Whether a store was ever opened there. An open creates one where it was not. Errors: [`StoreError::Unavailable`].
 pub async fn exists(place: &Place) -> Result<bool, StoreError> {
     match place {
-        Place::Directory { path, .. } => Ok(directory::is_store(path)),
+        Place::Directory { path, .. } => Ok(embedded::is_store(path)),
         Place::Cluster(config) => cluster::exists(config).await,
     }
 }

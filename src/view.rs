@@ -9,15 +9,15 @@
 mod age;
 mod applied;
 mod client;
-mod due;
+mod expiry_queue;
 mod feed;
 mod index;
 mod muted_users;
 mod remains;
 mod request;
 mod room;
-mod sorted;
 mod state;
+mod user_map;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use crate::{
 
 pub use self::{
     client::{Client, KnownClient, MutedRoom},
-    due::{Due, DueMark},
+    expiry_queue::{Due, DueMark},
     feed::Filled,
     remains::Leftover,
     request::DueRequest,

@@ -24,7 +24,7 @@ use crate::error::Error;
 const RARELY_REFUSED: usize = 64 << 10;
 /// The pieces.
 const PIECE: usize = 64 << 10;
-/// The last of them. Every window that is let in takes a last piece whole (`server/late.rs`).
+/// The last of them. Every window that is let in takes a last piece whole (`server/h2_goaway_fix.rs`).
 pub const LAST: usize = 2 << 10;
 
 /// What goes with a call to its end.

@@ -41,7 +41,7 @@ use super::{
     Failure, Stop,
     door::{Door, Sites},
     forwarded,
-    late::Timely,
+    h2_goaway_fix::Timely,
     tls::{self, Tls},
 };
 use crate::{

@@ -10,7 +10,10 @@ use std::io::{self, Read};
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
-use super::{Entry, Revision, StoreError, codec, page, page::Record};
+use super::{
+    Entry, Revision, StoreError, codec,
+    embedded::page::{self, Record},
+};
 use crate::proto::store_v1 as pb;
 
 const NAME: &str = "mute-service backup ";

@@ -9,7 +9,7 @@
 //! # The change feed
 //! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
 //! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and the view is built anew (`updates.rs`), at any rate of
-//! writes. A replica knows that it has seen all there is by writing something itself from time to time, and meeting it in the feed (`keeper.rs`):
+//! writes. A replica knows that it has seen all there is by writing something itself from time to time, and meeting it in the feed (`maintenance.rs`):
 //! neither a member that is cut off from the others nor one that is behind can make it believe so. The ticks also tell how far the clocks of replicas
 //! are apart (`clocks.rs`).
 //!
@@ -19,7 +19,7 @@
 //! of history does not go back.
 //!
 //! # History
-//! Events are kept by chapters (`history.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
+//! Events are kept by chapters (`event_log.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
 //! exactly those between its beginning and that of the next, and history can be read, and let go of, a chapter at a time.
 
 use std::{
@@ -38,28 +38,29 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
+    client::{Attempt, Etcd, Record, Span, Wanted},
     clocks::Clocks,
     follower::Follower,
-    keeper::Keeper,
     layout::{Layout, ReplicaId},
+    maintenance::Keeper,
     writer::{Job, Writer},
 };
 use super::{
     Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError, Updates,
-    etcd::{Attempt, Etcd, Record, Span, Wanted},
-    recent::Recent,
+    feed_buffer::Recent,
 };
 use crate::proto::store_v1 as pb;
 
 mod alphabet;
+mod client;
 mod clocks;
+mod event_log;
 mod follower;
-mod history;
-mod keeper;
 mod layout;
-mod plan;
+mod maintenance;
 mod scan;
 mod snapshot;
+mod txn;
 mod updates;
 mod writer;
 

@@ -7,7 +7,7 @@
 //! one sync of one file. It waits for the tree only where that is four generations behind, or for one small batch where it looks for a key there.
 //!
 //! Who looks for a key finds it in the newest generation that knows it, else in the tree. An open reads the journal back into generations.
-//! `directory.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log of events before the first answer.
+//! `data_dir.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log of events before the first answer.
 //!
 //! # The change feed
 //! The newest commits are kept in memory, for all watchers together; each takes from there what is after its own place, never more than what is
@@ -32,29 +32,35 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    filler::Filler,
-    group::read_back,
+    commit_group::read_back,
+    data_dir::Directory,
+    flusher::Filler,
+    journal::Journal,
+    memtable::{Change, Changes, Generation, Pending},
     snapshot::{Snapshots, begin, send_pages},
+    tree::Tree,
     writer::Writer,
 };
 use super::{
     Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
-    StoreError, Update, Updates,
-    directory::Directory,
-    generation::{Change, Changes, Generation, Pending},
-    journal::Journal,
-    recent::Recent,
-    sled::Tree,
+    StoreError, Update, Updates, feed_buffer::Recent,
 };
 
-mod filler;
-mod group;
+mod commit_group;
+mod data_dir;
+mod event_log;
+mod flusher;
 mod history;
+mod journal;
+mod memtable;
+pub(super) mod page;
 mod restore;
 mod snapshot;
+mod tally;
+mod tree;
 mod writer;
 
-pub(super) use self::restore::restore;
+pub(super) use self::{data_dir::is_store, restore::restore};
 
 /// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
 const QUEUE: usize = 4_096;

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Page, room::Held, sorted::Sorted};
+use super::{Page, room::Held, user_map::Sorted};
 use crate::model::Mark;
 
 #[derive(Default)]

@@ -10,8 +10,8 @@ use std::{
 use super::{
     client::{Client, MutedRoom},
     room::{Held, Room},
-    sorted::Sorted,
     state::State,
+    user_map::Sorted,
 };
 use crate::{
     model::{Expire, Key, Mark, Value},

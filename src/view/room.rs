@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     index::Entity,
     remains::RoomRemains,
-    sorted::{Ends, Sorted},
+    user_map::{Ends, Sorted},
 };
 use crate::{
     model::{Expire, Key, Mark, RoomProfile, Value},

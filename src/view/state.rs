@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     client::{Client, KnownClient},
-    due::{Due, Place, Schedule},
+    expiry_queue::{Due, Place, Schedule},
     index::{Entity as _, Index},
     muted_users::MutedUsers,
     remains::{DeletedRooms, Owners},

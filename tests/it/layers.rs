@@ -224,16 +224,13 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     };
     let files = |named: &BTreeMap<String, Vec<String>>| named.keys().cloned().collect::<Vec<_>>();
     let sled = named("sled");
-    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store.rs", "store/embedded.rs", "store/sled.rs"]);
-    assert_eq!(
-        (sled["store.rs"].join(" "), sled["store/embedded.rs"].join(" ")),
-        ("mod sled; Sled,".into(), "sled::Tree,".into())
-    );
+    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store.rs", "store/embedded/tree.rs"]);
+    assert_eq!(sled["store.rs"], ["Sled,"]);
     // Above the store it is chosen by name, and its settings are read.
     let etcd = named("etcd");
     let above: Vec<_> = files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
     assert_eq!(above, ["cli/transfer.rs", "config.rs", "config/etcd.rs", "proto.rs"]);
-    assert_eq!(found(&["proto::etcd", "etcdserverpb"], &["store/etcd.rs", "proto.rs"]), [""; 0]);
+    assert_eq!(found(&["proto::etcd", "etcdserverpb"], &["store/cluster/client.rs", "proto.rs"]), [""; 0]);
 }
 
 #[test]

@@ -6,15 +6,14 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    Chapter, PATIENCE, Shared, corrupt,
+    Chapter, PATIENCE, Shared,
+    client::{Change, Record, Span, Wanted, pause},
+    corrupt,
     layout::{self, Kind},
     pb,
 };
 use crate::{
-    store::{
-        Commit, Operation, StoreError,
-        etcd::{Change, Record, Span, Wanted, pause},
-    },
+    store::{Commit, Operation, StoreError},
     telemetry::metrics::METRICS,
 };
 
@@ -189,7 +188,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::store::{ClusterConfig, Retention, cluster::layout::Layout, etcd::Etcd};
+    use crate::store::{
+        ClusterConfig, Retention,
+        cluster::{client::Etcd, layout::Layout},
+    };
 
     /// A follower of nobody, which has seen all up to this revision of the cluster, and where its keys are.
     fn follower(cluster: u64) -> (Follower, Layout) {

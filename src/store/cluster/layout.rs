@@ -11,7 +11,8 @@
 //! The commits of one transaction are one revision of the cluster. So our revisions are those of the cluster times 128, with the place of the commit
 //! among them.
 
-use crate::store::{Revision, etcd::Span};
+use super::client::Span;
+use crate::store::Revision;
 
 const END_OF_PREFIX: u8 = 0;
 const RECORD: u8 = b'd';

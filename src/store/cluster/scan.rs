@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use super::{alphabet::Alphabets, layout::after};
-use crate::store::{
-    StoreError,
-    etcd::{Etcd, Page, Span, Wanted},
+use super::{
+    alphabet::Alphabets,
+    client::{Etcd, Page, Span, Wanted},
+    layout::after,
 };
+use crate::store::StoreError;
 
 /// Records of the first page; the others have as many as make about this many bytes.
 const FIRST: u64 = 1_000;
@@ -129,7 +130,7 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::etcd::Record;
+    use crate::store::cluster::client::Record;
 
     /// Reads these keys as a member would give them, and answers how many questions there were, and how many keys were counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{PATIENCE, Shared, layout, scan::Scan};
-use crate::store::{
-    Entry, Revision, StoreError,
-    etcd::{Record, Wanted},
+use super::{
+    PATIENCE, Shared,
+    client::{Record, Wanted},
+    layout,
+    scan::Scan,
 };
+use crate::store::{Entry, Revision, StoreError};
 
 type Pages = mpsc::Sender<Result<Vec<Entry>, StoreError>>;
 

@@ -12,11 +12,13 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    Shared, layout,
+    Shared,
+    client::Page,
+    layout,
     scan::{Question, Scan},
     snapshot::entries,
 };
-use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates, etcd::Page};
+use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates};
 
 /// A page that could not be read is asked for again after this time.
 const AGAIN: Duration = Duration::from_millis(500);

@@ -15,16 +15,15 @@ use tokio::{
 };
 
 use super::{
-    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed, corrupt,
+    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared,
+    client::{Attempt, Outcome, Record, Transacted},
+    closed, corrupt,
     layout::{self, Id},
     pb,
-    plan::{Plan, Touched},
+    txn::{Plan, Touched},
 };
 use crate::{
-    store::{
-        Batch, Revision, StoreError,
-        etcd::{Attempt, Outcome, Record, Transacted},
-    },
+    store::{Batch, Revision, StoreError},
     telemetry::{metrics::METRICS, traces},
 };
 

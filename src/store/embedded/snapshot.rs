@@ -14,8 +14,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Change, Changes, Entry, Revision, Shared, StoreError, Tree, closed};
-use crate::store::{page::Record, tally::Tally};
+use super::{Change, Changes, Entry, Revision, Shared, StoreError, Tree, closed, page::Record, tally::Tally};
 
 /// Records in one page of a snapshot.
 const PAGE: usize = 1_024;

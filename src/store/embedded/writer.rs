@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed,
-    group::{Absent, Group},
+    commit_group::{Absent, Group},
+    journal::RotateError,
 };
-use crate::{store::journal::RotateError, telemetry::metrics::METRICS};
+use crate::telemetry::metrics::METRICS;
 
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
 const GROUP_COMMITS: usize = 1_024;

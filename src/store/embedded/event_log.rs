@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use super::{
-    EventRange, Logged, Revision, StoreError,
-    codec::{self, corrupt},
+use crate::{
+    proto::store_v1 as pb,
+    store::{
+        EventRange, Logged, Revision, StoreError,
+        codec::{self, corrupt},
+    },
 };
-use crate::proto::store_v1 as pb;
 
 /// A chunk is closed beyond this many bytes.
 const CHUNK_BYTES: usize = 16 << 10;

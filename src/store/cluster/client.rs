@@ -20,9 +20,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{ClusterConfig, StoreError};
 use crate::{
     proto::etcd::{self as pb, auth_client::AuthClient, kv_client::KvClient, watch_client::WatchClient},
+    store::{ClusterConfig, StoreError},
     telemetry::traces,
 };
 

@@ -1,6 +1,7 @@
 //! What all records of an embedded engine add up to, kept with the newest revision: it finds what an engine leaves out, or has an older value of.
 
-use super::{Revision, codec::checksum, page::Record};
+use super::page::Record;
+use crate::store::{Revision, codec::checksum};
 
 /// What records add up to, in any order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,11 @@
 //! Records of an embedded engine in pages: some that follow each other in the order of keys are one value of the tree, because a tree that holds
 //! fewer and larger values takes less memory and is read faster.
 
-use super::{Revision, StoreError, codec, generation::Change, tally::Tally};
-use crate::proto::store_v1 as pb;
+use super::{memtable::Change, tally::Tally};
+use crate::{
+    proto::store_v1 as pb,
+    store::{Revision, StoreError, codec},
+};
 
 /// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double what a single change has to write.
 pub(super) const FULL_BYTES: usize = 1_024;
@@ -11,14 +14,14 @@ const RECORD_BYTES: usize = 12;
 
 /// One record of a page.
 #[derive(Clone)]
-pub(super) struct Record {
-    pub(super) key: Vec<u8>,
-    pub(super) revision: Revision,
-    pub(super) value: Vec<u8>,
+pub(in crate::store) struct Record {
+    pub(in crate::store) key: Vec<u8>,
+    pub(in crate::store) revision: Revision,
+    pub(in crate::store) value: Vec<u8>,
 }
 
 /// The records of a page under this key of the tree. Errors: [`StoreError::Corrupt`].
-pub(super) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>, StoreError> {
+pub(in crate::store) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>, StoreError> {
     let page: pb::Page = codec::unseal(fence, bytes)?;
     let mut records: Vec<Record> = Vec::with_capacity(page.records.len());
     for pb::PageRecord { shared_bytes, key_rest, revision, value } in page.records {
@@ -30,7 +33,7 @@ pub(super) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>, StoreErr
 }
 
 /// The bytes of a page under this key of the tree.
-pub(super) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
+pub(in crate::store) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
     let mut before: &[u8] = &[];
     let record = |record: &'_ Record| pb::PageRecord {
         shared_bytes: 0,

@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::{Chapter, PATIENCE, Shared, begin_chapter, layout, pb};
-use crate::store::{
-    Retention, Revision, StoreError,
-    etcd::{Attempt, Outcome, Span, Transacted, Wanted},
+use super::{
+    Chapter, PATIENCE, Shared, begin_chapter,
+    client::{Attempt, Outcome, Span, Transacted, Wanted},
+    layout, pb,
 };
+use crate::store::{Retention, Revision, StoreError};
 
 /// How often the feed is confirmed.
 const CONFIRM: Duration = Duration::from_secs(1);

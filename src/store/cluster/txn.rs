@@ -3,8 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::layout::{Layout, cluster};
-use crate::store::{Batch, Expectation, Operation, etcd::Span};
+use super::{
+    client::Span,
+    layout::{Layout, cluster},
+};
+use crate::store::{Batch, Expectation, Operation};
 
 /// What a batch changes.
 #[derive(Debug, Default)]

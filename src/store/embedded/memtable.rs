@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Commit, Logged, Revision, StoreError};
+use crate::store::{Commit, Logged, Revision, StoreError};
 
 /// What keys are to say; nothing where a key is to go.
 pub(super) type Changes = BTreeMap<Vec<u8>, Change>;

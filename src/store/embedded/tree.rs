@@ -29,14 +29,13 @@ use std::{
 };
 
 use super::{
-    Logged, Retention, Revision, StoreError,
-    codec::corrupt,
-    directory::failed,
-    generation::{Change, Generation},
-    log,
+    data_dir::failed,
+    event_log,
+    memtable::{Change, Generation},
     page::{self, Record},
     tally::Tally,
 };
+use crate::store::{Logged, Retention, Revision, StoreError, codec::corrupt};
 
 /// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
 /// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
@@ -196,12 +195,12 @@ impl Tree {
                 self.write(batch)?;
             }
             let known = generation.events.partition_point(|event| event.revision <= revision);
-            let chunks = log::chunks(&generation.events[known..]);
+            let chunks = event_log::chunks(&generation.events[known..]);
             for some in chunks.chunks(CHUNKS) {
                 let mut batch = sled::Batch::default();
                 for (revision, events) in some {
                     let key = events_key(*revision);
-                    batch.insert(&key, log::encode(&key, *revision, events));
+                    batch.insert(&key, event_log::encode(&key, *revision, events));
                     batch.insert(NEWEST, tally.value(revision + events.len() as Revision - 1));
                 }
                 self.prune(&mut batch, kept, generation, some.len() + PRUNED)?;
@@ -268,7 +267,7 @@ impl Tree {
         intact(|| {
             let Some(pair) = self.db.scan_prefix([EVENTS]).next() else { return Ok(None) };
             let (key, value) = pair.map_err(failure)?;
-            Ok(log::decode(&key, &value)?.first().map(|event| event.revision))
+            Ok(event_log::decode(&key, &value)?.first().map(|event| event.revision))
         })
     }
 
@@ -287,7 +286,7 @@ impl Tree {
                 if let Some(touched) = &mut touched {
                     touched.add(&self.db, &key)?;
                 }
-                events.extend(log::decode(&key, &value)?.into_iter().filter(|event| revisions.contains(&event.revision)));
+                events.extend(event_log::decode(&key, &value)?.into_iter().filter(|event| revisions.contains(&event.revision)));
             }
             Ok(events)
         })
@@ -299,7 +298,7 @@ impl Tree {
             let mut last = None;
             for pair in self.db.scan_prefix([EVENTS]) {
                 let (key, value) = pair.map_err(failure)?;
-                let events = log::decode(&key, &value)?;
+                let events = event_log::decode(&key, &value)?;
                 if last.is_some_and(|last| events.first().is_some_and(|first| first.revision != last + 1)) {
                     return Err(corrupt(&key, "a gap in the log of events"));
                 }
@@ -339,7 +338,7 @@ impl Tree {
     fn prune(&self, batch: &mut sled::Batch, kept: Retention, generation: &Generation, most: usize) -> Result<(), StoreError> {
         for pair in self.db.scan_prefix([EVENTS]).take(most) {
             let (key, value) = pair.map_err(failure)?;
-            let events = log::decode(&key, &value)?;
+            let events = event_log::decode(&key, &value)?;
             let is_old = events.last().is_some_and(|last| {
                 let too_many = generation.revision.saturating_sub(last.revision) >= kept.events;
                 too_many || last.at_ms.saturating_add(kept.age_ms) < generation.newest_ms()

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Revision, StoreError};
+use crate::store::{Revision, StoreError};
 
 /// For how long a directory in use is waited for.
 const LETTING_GO: Duration = Duration::from_millis(500);
@@ -132,7 +132,7 @@ impl Directory {
 }
 
 /// Whether a store was ever opened here.
-pub(super) fn is_store(path: &Path) -> bool {
+pub(in crate::store) fn is_store(path: &Path) -> bool {
     path.join(SYNCED).exists()
 }
 

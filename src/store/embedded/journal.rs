@@ -17,12 +17,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Commit, Operation, Revision, StoreError,
-    codec::{self, corrupt},
-    directory::{self, failed},
+use super::data_dir::{self, failed};
+use crate::{
+    proto::store_v1 as pb,
+    store::{
+        Commit, Operation, Revision, StoreError,
+        codec::{self, corrupt},
+    },
 };
-use crate::proto::store_v1 as pb;
 
 /// Zeros that are written ahead. At most this much of a disk is taken for nothing.
 const AHEAD: usize = 1 << 20;
@@ -47,7 +49,7 @@ pub(super) struct Journal {
 impl Journal {
     /// A journal whose file is for the commits after this one. Errors: [`StoreError::Full`], [`StoreError::Unavailable`].
     pub(super) fn create(directory: &Path, after: Revision) -> Result<Self, StoreError> {
-        directory::create(directory)?;
+        data_dir::create(directory)?;
         let entries = File::open(directory).map_err(|error| failed(directory, &error))?;
         let (path, file) = new_file(directory, after)?;
         entries.sync_all().map_err(|error| failed(directory, &error))?;

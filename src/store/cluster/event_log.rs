@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use prost::Message as _;
 
-use super::{PATIENCE, Shared, corrupt, layout, pb};
-use crate::store::{
-    EventRange, Logged, Revision, StoreError,
-    etcd::{Record, Wanted},
+use super::{
+    PATIENCE, Shared,
+    client::{Record, Wanted},
+    corrupt, layout, pb,
 };
+use crate::store::{EventRange, Logged, Revision, StoreError};
 
 /// For how long a read that was overtaken by compaction is begun again.
 const AGAIN: Duration = Duration::from_secs(5);
