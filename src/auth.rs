@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Reason},
+    limit::Rated,
     model::AppKey,
 };
 
@@ -148,6 +149,16 @@ pub fn may_back_up(principal: &Principal) -> bool {
 }
 
 impl Principal {
+    /// As whom its calls are counted.
+    #[must_use]
+    pub fn rated(&self) -> Rated<'_> {
+        match self {
+            Self::Service(_) => Rated::Service,
+            Self::AppAdmin { .. } => Rated::Admin,
+            Self::User { user, .. } => Rated::User(user),
+        }
+    }
+
     /// Refuses whoever has no business in this app, in the words that tell nothing about it.
     /// Errors: PERMISSION_DENIED, INVALID_API_KEY, INVALID_TOKEN.
     pub fn belongs_to(&self, key: &AppKey) -> Result<(), Error> {

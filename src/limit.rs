@@ -13,7 +13,6 @@ use std::{
 use governor::{InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
 use crate::{
-    auth::Principal,
     clock::Clock,
     error::{Error, Reason},
     load::connection::Site,
@@ -41,6 +40,17 @@ const PIECES: u32 = 4;
 const MAX_CLIENT: usize = 64;
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 const OF_METHOD: &str = "too many calls of this method in this app";
+
+/// Who is counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Rated<'a> {
+    /// An internal service: it is not limited.
+    Service,
+    /// An app's admin.
+    Admin,
+    /// This user of an app.
+    User(&'a str),
+}
 
 /// App number and method.
 type Key = (usize, &'static str);
@@ -116,12 +126,12 @@ impl Limits {
     }
 
     /// Counts so many calls that begin together; not more than there may be in a second. Errors: RATE_LIMITED; what the app has left is not touched.
-    pub fn calls(&self, calls: NonZeroU32, app: usize, principal: &Principal, method: &'static str) -> Result<(), Error> {
-        match principal {
-            Principal::Service(_) => Ok(()),
-            Principal::AppAdmin { .. } => self.count(calls, self.admins.as_ref(), (app, method), OF_METHOD),
-            Principal::User { user, .. } => {
-                self.count(calls, self.user.as_ref(), (app, user.clone()), "too many calls of this user")?;
+    pub fn calls(&self, calls: NonZeroU32, app: usize, who: Rated<'_>, method: &'static str) -> Result<(), Error> {
+        match who {
+            Rated::Service => Ok(()),
+            Rated::Admin => self.count(calls, self.admins.as_ref(), (app, method), OF_METHOD),
+            Rated::User(user) => {
+                self.count(calls, self.user.as_ref(), (app, user.to_owned()), "too many calls of this user")?;
                 if OF_STAFF.contains(&method) { Ok(()) } else { self.count(calls, self.users.as_ref(), (app, method), OF_METHOD) }
             }
         }
@@ -133,20 +143,20 @@ impl Limits {
     }
 
     /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
-    pub fn history(&self, app: usize, principal: &Principal) -> Result<(), Error> {
-        let Some(is_user) = is_user(principal) else { return Ok(()) };
+    pub fn history(&self, app: usize, who: Rated<'_>) -> Result<(), Error> {
+        let Some(is_user) = is_user(who) else { return Ok(()) };
         self.count(ONE, self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
     }
 
     /// Counts a page after the first of a list that is told whole. Errors: how long to wait for it.
-    pub fn page(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
-        let Some(is_user) = is_user(principal) else { return Ok(()) };
+    pub fn page(&self, app: usize, who: Rated<'_>) -> Result<(), Duration> {
+        let Some(is_user) = is_user(who) else { return Ok(()) };
         self.wait(self.pages.as_ref(), &(app, is_user))
     }
 
     /// Counts a piece of history that is read for a watch. Errors: how long to wait for it.
-    pub fn watched(&self, app: usize, principal: &Principal) -> Result<(), Duration> {
-        is_user(principal).map_or(Ok(()), |_| self.wait(self.watched.as_ref(), &app))
+    pub fn watched(&self, app: usize, who: Rated<'_>) -> Result<(), Duration> {
+        is_user(who).map_or(Ok(()), |_| self.wait(self.watched.as_ref(), &app))
     }
 
     fn wait<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: &K) -> Result<(), Duration> {
@@ -195,11 +205,11 @@ impl Limits {
 }
 
 /// Nothing for a service, which is not limited.
-fn is_user(principal: &Principal) -> Option<bool> {
-    match principal {
-        Principal::Service(_) => None,
-        Principal::AppAdmin { .. } => Some(false),
-        Principal::User { .. } => Some(true),
+fn is_user(who: Rated<'_>) -> Option<bool> {
+    match who {
+        Rated::Service => None,
+        Rated::Admin => Some(false),
+        Rated::User(_) => Some(true),
     }
 }
 
@@ -210,32 +220,18 @@ fn limiter<K: Clone + Hash + Eq>(rate: u32, clock: &Clock) -> Option<Limiter<K>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{auth::Credential, model::AppKey};
-
-    fn app() -> AppKey {
-        AppKey::parse("a".to_owned()).unwrap()
-    }
-
-    fn admin() -> Principal {
-        Principal::AppAdmin { app: app(), by: Credential::Token }
-    }
-
-    fn user(name: &str) -> Principal {
-        Principal::User { app: app(), user: name.to_owned() }
-    }
-
     #[test]
     fn a_second_holds_so_many_calls_of_each_app_and_method() {
         let clock = Clock::manual(1_700_000_000_000);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
-        assert!((0..100).all(|_| limits.calls(ONE, 0, &admin(), "MuteMembers").is_ok()));
-        let error = limits.calls(ONE, 0, &admin(), "MuteMembers").err();
+        assert!((0..100).all(|_| limits.calls(ONE, 0, Rated::Admin, "MuteMembers").is_ok()));
+        let error = limits.calls(ONE, 0, Rated::Admin, "MuteMembers").err();
         assert_eq!(error.as_ref().map(|error| error.reason), Some(Reason::RateLimited));
         assert!(error.and_then(|error| error.retry_after).is_some_and(|wait| wait <= Duration::from_millis(10)));
-        assert!(limits.calls(ONE, 0, &admin(), "UnmuteMembers").is_ok());
-        assert!(limits.calls(ONE, 1, &admin(), "MuteMembers").is_ok());
+        assert!(limits.calls(ONE, 0, Rated::Admin, "UnmuteMembers").is_ok());
+        assert!(limits.calls(ONE, 1, Rated::Admin, "MuteMembers").is_ok());
         clock.advance(Duration::from_secs(1));
-        assert!((0..100).all(|_| limits.calls(ONE, 0, &admin(), "MuteMembers").is_ok()));
+        assert!((0..100).all(|_| limits.calls(ONE, 0, Rated::Admin, "MuteMembers").is_ok()));
         assert!((0..3).all(|_| limits.token(0).is_ok()));
         assert!(limits.token(0).is_err());
     }
@@ -244,7 +240,7 @@ mod tests {
     fn calls_that_begin_together_are_counted_together_or_not_at_all() {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
-        let count = |calls| limits.calls(NonZeroU32::new(calls).unwrap(), 0, &admin(), "UpsertClient").is_ok();
+        let count = |calls| limits.calls(NonZeroU32::new(calls).unwrap(), 0, Rated::Admin, "UpsertClient").is_ok();
         assert!(count(60) && !count(60) && count(40) && !count(1));
         // More than there may be in a second take all of one.
         clock.advance(Duration::from_millis(500));
@@ -256,7 +252,7 @@ mod tests {
     #[test]
     fn users_spend_what_is_theirs() {
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
-        let made = |name: &str, method| (0..50).filter(|_| limits.calls(ONE, 0, &user(name), method).is_ok()).count();
+        let made = |name: &str, method| (0..50).filter(|_| limits.calls(ONE, 0, Rated::User(name), method).is_ok()).count();
         assert_eq!(made("one", "CheckSend"), 20);
         assert_eq!(["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(), 80);
         // What needs the right of staff is no matter of those who only ask.
@@ -281,7 +277,7 @@ mod tests {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
         clock.advance(Duration::from_secs(1));
-        let ask = |number: usize| limits.calls(ONE, 0, &user(&number.to_string()), "CheckSend").unwrap();
+        let ask = |number: usize| limits.calls(ONE, 0, Rated::User(&number.to_string()), "CheckSend").unwrap();
         let kept = || limits.user.as_ref().map_or(0, Limiter::len);
         (0..FORGET + 10).for_each(ask);
         assert_eq!(kept(), FORGET + 10, "all have asked just now");
@@ -296,6 +292,6 @@ mod tests {
     #[test]
     fn zero_is_without_limit() {
         let limits = Limits::new(Rates::default(), &Clock::manual(0));
-        assert!((0..10_000).all(|_| limits.calls(ONE, 0, &user("u"), "CheckSend").is_ok()));
+        assert!((0..10_000).all(|_| limits.calls(ONE, 0, Rated::User("u"), "CheckSend").is_ok()));
     }
 }

@@ -178,7 +178,7 @@ impl Service {
         principal.belongs_to(&key)?;
         let app = self.access.app(key.as_str())?;
         if let Some(calls) = NonZeroU32::new(calls) {
-            self.limits.calls(calls, app.number, &principal, method)?;
+            self.limits.calls(calls, app.number, principal.rated(), method)?;
         }
         Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
     }
@@ -193,7 +193,7 @@ impl Service {
             Principal::User { .. } => &app.holders[1].turn,
         };
         let _turn = turn.lock().await;
-        while let Err(wait) = self.limits.page(app.number, principal) {
+        while let Err(wait) = self.limits.page(app.number, principal.rated()) {
             tokio::time::sleep(wait.max(SOON)).await;
         }
         Ok(())
@@ -202,7 +202,8 @@ impl Service {
     /// Counts what a list passes over before its page begins. Errors: RATE_LIMITED.
     pub fn pass(&self, call: &Call, elements: usize) -> Result<(), Error> {
         let calls = u32::try_from(elements / PASSED).unwrap_or(u32::MAX);
-        NonZeroU32::new(calls).map_or(Ok(()), |calls| self.limits.calls(calls, call.app.number, &call.principal, call.method))
+        NonZeroU32::new(calls)
+            .map_or(Ok(()), |calls| self.limits.calls(calls, call.app.number, call.principal.rated(), call.method))
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.

@@ -72,7 +72,7 @@ impl Service {
         for read in 0..SCAN / READ {
             before = self.hub.spans.before(call.key(), before);
             // Of a page that has come so far the rest is asked for with the next; where the app may read nothing now, it is told so.
-            match self.limits.history(call.app.number, &call.principal) {
+            match self.limits.history(call.app.number, call.principal.rated()) {
                 Err(error) if read == 0 => return Err(error),
                 Err(_) => break,
                 Ok(()) => {}

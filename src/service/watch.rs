@@ -34,7 +34,7 @@ impl Service {
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
         let watching = Watching::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
         let (limits, app, principal) = (self.limits.clone(), call.app.number, call.principal.clone());
-        Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, &principal))))
+        Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, principal.rated()))))
     }
 
     /// Ends when who watches may do so no longer.
