@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Reason},
-    limit::Rated,
+    limits::rate::Rated,
     model::AppKey,
 };
 

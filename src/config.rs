@@ -20,7 +20,7 @@ use crate::{
     },
     clock::Clock,
     dev,
-    limit::Rates,
+    limits::rate::Rates,
     server::{tls::TlsFiles, web::Origin},
     service::Quotas,
     store::{Engine, Memory, Place, Retention},

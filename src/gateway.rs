@@ -29,8 +29,8 @@ use crate::{
     clock::Clock,
     error::Error,
     grpc::Api,
-    load::{
-        LONGEST, Load, MESSAGE_PATIENCE, What,
+    limits::{
+        concurrency::{LONGEST, Load, MESSAGE_PATIENCE, What},
         connection::{Connection, Exchange},
         message::{self, Unread},
         sent::{Carried, Sent},

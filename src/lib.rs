@@ -8,10 +8,10 @@
 //! gateway                         REST: vendor JSON <-> RPC message, and who calls, within which bounds; nothing else
 //! grpc                            one method an RPC: parse the message into the model, call, encode the answer
 //! service  transfer               the rules: who may, what is checked, what is committed | backups and exports
-//! watch  sweep  limit             tells every change | frees what has ended | calls a second
+//! watch  sweep                    tells every change | frees what has ended
 //! view                            answers every read
 //! store  auth                     commit, snapshot, change feed, history | from a credential to who calls
-//! model  load  telemetry  fetch   ids, times, records | what callers hold | logs, metrics, traces | HTTP, to others
+//! model  limits  telemetry  fetch ids, times, records | what callers may have | logs, metrics, traces | HTTP, to others
 //! error  clock  files  pem  proto  visible
 //! ```
 //!
@@ -26,7 +26,7 @@
 //!
 //! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
 //!
-//! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of [`load`] and [`limit`]; [`server`] has the
+//! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of [`limits`]; [`server`] has the
 //! connections they come over. [`files`] tells of certificates and credentials that have changed, [`pem`] reads certificates, and [`fetch`] gets over HTTP what
 //! others have.
 //!
@@ -48,8 +48,7 @@ pub mod fetch;
 pub mod files;
 pub mod gateway;
 pub mod grpc;
-pub mod limit;
-pub mod load;
+pub mod limits;
 pub mod model;
 pub mod pem;
 pub mod proto;

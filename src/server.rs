@@ -21,8 +21,8 @@ use crate::{
     auth::credentials::{self, Access},
     gateway::{self, Gateway},
     grpc::Api,
-    load::{
-        Load,
+    limits::{
+        concurrency::Load,
         connection::{Connection, Exchange},
         sent::{Carried, Sent},
     },

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    load::Holder,
+    limits::concurrency::Holder,
     model::{AppKey, UserId, UserRef},
 };
 

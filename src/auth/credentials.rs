@@ -28,8 +28,8 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Reason},
-    load::{
-        Account, Who,
+    limits::{
+        concurrency::{Account, Who},
         connection::{Peer, Site},
     },
 };

@@ -20,7 +20,7 @@ use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
     error::{Error, Reason},
     files::Files,
-    load::connection::Site,
+    limits::connection::Site,
     telemetry::metrics::METRICS,
 };
 

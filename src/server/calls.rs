@@ -24,8 +24,8 @@ use super::message::{self, Message};
 use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
-    load::{
-        LONGEST, Load, MESSAGE_PATIENCE, What,
+    limits::{
+        concurrency::{LONGEST, Load, MESSAGE_PATIENCE, What},
         connection::{Connection, Exchange},
         sent::{Carried, Sent},
     },

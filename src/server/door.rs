@@ -10,8 +10,8 @@ use std::{
 use ipnet::IpNet;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::load::{
-    Holder,
+use crate::limits::{
+    concurrency::Holder,
     connection::{Connection, Site},
 };
 
@@ -191,7 +191,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::load::connection::Exchange;
+    use crate::limits::connection::Exchange;
 
     fn open(connection: &Arc<Connection>) -> Exchange {
         Exchange::begin(connection.clone(), true)

@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     auth::credentials::CertNames,
-    load::connection::{Connection, LOOK, Peer},
+    limits::connection::{Connection, LOOK, Peer},
     telemetry::metrics::METRICS,
 };
 

@@ -13,8 +13,8 @@ use tower::BoxError;
 
 use crate::{
     error::Error,
-    load::{
-        Held,
+    limits::{
+        concurrency::Held,
         message::{self, Unread},
     },
 };

@@ -4,7 +4,7 @@ use super::{Call, Service};
 use crate::{
     auth::{Action, apps::App},
     error::{Error, Reason},
-    load::connection::Site,
+    limits::connection::Site,
     model::{AppKey, UserId},
 };
 

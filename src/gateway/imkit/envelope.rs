@@ -16,7 +16,7 @@ use crate::{
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
-    load::connection::Peer,
+    limits::connection::Peer,
 };
 
 type Segments = HashMap<String, String>;

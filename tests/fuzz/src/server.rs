@@ -17,8 +17,11 @@ use mute_service::{
     dev,
     gateway::{self, Gateway},
     grpc::Api,
-    limit::{Limits, Rates},
-    load::{Load, connection::Connection},
+    limits::{
+        concurrency::Load,
+        connection::Connection,
+        rate::{Limits, Rates},
+    },
     service::{Quotas, Service},
     view::View,
     watch::Hub,

@@ -15,7 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
 use super::{
-    Account, Held, Load, SMALL, What,
+    concurrency::{Account, Held, Load, SMALL, What},
     connection::{Connection, Exchange},
 };
 use crate::error::Error;
@@ -156,7 +156,7 @@ mod tests {
     use axum::body::Body as Whole;
 
     use super::*;
-    use crate::load::Who;
+    use crate::limits::concurrency::Who;
 
     fn known() -> Account {
         Account { caller: Who::Service, ..Account::default() }

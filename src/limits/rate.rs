@@ -12,10 +12,10 @@ use std::{
 
 use governor::{InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
+use super::connection::Site;
 use crate::{
     clock::Clock,
     error::{Error, Reason},
-    load::connection::Site,
 };
 
 /// RPCs that users may call where they are staff of the room.

@@ -13,19 +13,15 @@ use std::{
     time::Duration,
 };
 
+use super::connection::Peer;
 use crate::error::Error;
-use connection::Peer;
-
-pub mod connection;
-pub mod message;
-pub mod sent;
 
 /// For a call that brings no deadline, and the most that one may ask for.
 pub const LONGEST: Duration = Duration::from_secs(60);
 /// For a message to come whole, from its head on.
 pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Messages and answers up to here are bounded by the number of calls.
-const SMALL: usize = 4 << 10;
+pub(super) const SMALL: usize = 4 << 10;
 /// Of a bound that is half used, nobody holds more than this part.
 const SHARE: usize = 4;
 /// This part of a bound is for internal services.
@@ -101,7 +97,7 @@ impl Holder {
 }
 
 impl Account {
-    fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         !matches!(self.caller, Who::Stranger)
     }
 

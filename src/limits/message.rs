@@ -13,7 +13,7 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tower::BoxError;
 
-use super::{Held, SMALL, What};
+use super::concurrency::{Held, SMALL, What};
 use crate::error::Error;
 
 /// Why a message was not read.
@@ -135,7 +135,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::load::{Account, Load};
+    use crate::limits::concurrency::{Account, Load};
 
     async fn read(frames: &[Bytes]) -> Bytes {
         let frames: Vec<_> = frames.iter().cloned().map(Ok::<_, std::io::Error>).collect();

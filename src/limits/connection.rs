@@ -12,7 +12,7 @@ use std::{
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::Holder;
+use super::concurrency::Holder;
 
 /// An answer that was not taken for so long, or somewhat longer, is not read.
 pub const UNREAD: Duration = Duration::from_secs(60);
