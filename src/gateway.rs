@@ -30,8 +30,9 @@ use crate::{
     error::Error,
     grpc::Api,
     limits::{
-        concurrency::{LONGEST, Load, MESSAGE_PATIENCE, What},
+        concurrency::{LONGEST, Load, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
+        holder::What,
         message::{self, Unread},
         sent::{Carried, Sent},
     },

@@ -2,6 +2,7 @@
 
 pub mod concurrency;
 pub mod connection;
+pub mod holder;
 pub mod message;
 pub mod rate;
 pub mod sent;

@@ -1,7 +1,7 @@
 //! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two; of what admin serves, only
 //! a backup needs credentials.
 
-use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Layer as _;
@@ -42,6 +42,7 @@ mod calls;
 mod door;
 mod forwarded;
 mod h2_goaway_fix;
+mod http;
 mod listener;
 mod message;
 mod metrics;
@@ -51,8 +52,9 @@ pub mod web;
 
 use calls::Calls;
 pub use door::Sites;
-use listener::Http;
-pub use listener::Rules;
+use http::Http;
+use listener::Failure;
+pub use listener::{Rules, Stop};
 pub use routes::Routes;
 use web::Origin;
 
@@ -61,11 +63,6 @@ const ADMIN_CONNECTIONS: usize = 256;
 
 /// For a message of health and reflection.
 const STRANGERS_BYTES: usize = 4 << 10;
-
-type Failure = Box<dyn StdError + Send + Sync>;
-
-/// Tells when to stop.
-pub type Stop = watch::Receiver<bool>;
 
 /// Health as gRPC's own service tells it, and the routes of all services.
 pub async fn grpc_routes(api: Api) -> Result<(Routes<MuteServiceServer<Api>>, HealthReporter), Failure> {

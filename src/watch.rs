@@ -12,14 +12,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     error::{Error, Reason},
-    model::{Event, EventKind},
-    store::{EventRange, Revision, Store, StoreError, codec},
+    store::{EventRange, Revision, Store, codec},
 };
 
+mod change;
 mod hub;
 mod seat;
 mod spans;
 
+pub use change::{Change, Subject};
 use hub::Seat;
 pub use hub::{Admitted, Hub};
 use seat::{End, Found};
@@ -31,52 +32,6 @@ const SMALL_PAGE: usize = 4;
 const AGAIN: Duration = Duration::from_millis(100);
 /// Of what was read, so much waits for the watcher; the rest is read again.
 const READ_BYTES: usize = 64 << 10;
-
-/// One commit, as callers are told of it.
-#[derive(Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Change {
-    pub revision: Revision,
-    pub event: Event,
-}
-
-impl Change {
-    /// Nothing where the commit is our own matter. Errors: [`StoreError::Corrupt`].
-    pub fn read(revision: Revision, event: &[u8]) -> Result<Option<Self>, StoreError> {
-        if event.is_empty() {
-            return Ok(None);
-        }
-        let event = codec::decode_event(event)?;
-        Ok((!event.kind.is_internal()).then_some(Self { revision, event }))
-    }
-
-    /// About as much memory as it takes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let Event { app, room, users, actor, reason, request_id, .. } = &self.event;
-        let texts = [app, room, actor, reason, request_id].map(String::len).iter().sum::<usize>();
-        size_of::<Self>() + texts + users.iter().map(|user| size_of::<String>() + user.len()).sum::<usize>()
-    }
-}
-
-/// What is watched: an app, or one room of it.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Subject {
-    pub app: String,
-    pub room: Option<String>,
-}
-
-impl Subject {
-    /// Whether the event stands for changes that nobody can be told one by one.
-    fn lost_to(&self, event: &Event) -> bool {
-        event.kind == EventKind::Imported && self.app == event.app
-    }
-
-    fn covers(&self, event: &Event) -> bool {
-        self.app == event.app && self.room.as_ref().is_none_or(|room| *room == event.room)
-    }
-}
 
 /// What a watcher is told.
 #[derive(Clone, Debug)]
@@ -275,6 +230,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::model::{Event, EventKind};
     use crate::{
         clock::Clock,
         store::{self, Batch, Commit, Place as StorePlace, Retention},

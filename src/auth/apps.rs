@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Reason},
-    limits::concurrency::Holder,
+    limits::holder::Holder,
     model::{AppKey, UserId, UserRef},
 };
 
@@ -187,7 +187,7 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
         holders: Default::default(),
         strict: config.directory == Directory::Strict,
         fold: config.folds_users(),
-        tokens: TokenKeys::of(config)?,
+        tokens: TokenKeys::of(&config.token_secret, config.tokens_not_before, &config.revoked_tokens)?,
         client,
         key,
     })

@@ -30,7 +30,8 @@ use crate::{
     error::{Error, Reason},
     limits::{
         concurrency::{Account, Who},
-        connection::{Peer, Site},
+        connection::peer_of,
+        holder::Site,
     },
 };
 
@@ -336,7 +337,7 @@ impl Proof {
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
-        let peer = Peer::of(request.extensions());
+        let peer = peer_of(request.extensions());
         let site = peer.as_ref().map(|peer| peer.site());
         let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), site);
         let caller = principal.as_ref().map_or(Who::Stranger, |principal| access.who(principal));

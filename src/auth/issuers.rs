@@ -5,7 +5,7 @@
 //! What cannot be read changes nothing. A signature costs some hundred microseconds to look at, so what was found good is remembered until it ends or the keys
 //! change.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
@@ -20,12 +20,15 @@ use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
     error::{Error, Reason},
     files::Files,
-    limits::connection::Site,
+    limits::holder::Site,
     telemetry::metrics::METRICS,
 };
 
+mod config;
 mod keys;
 mod source;
+
+pub use config::IssuerConfig;
 
 /// How far the issuer's clock may be from ours.
 const LEEWAY_MS: f64 = 30_000.0;
@@ -37,24 +40,6 @@ const REMEMBERED: usize = 16_384;
 /// Tokens of one address that were looked at within a second and found not good; whatever it sends then is not looked at. A signature of RSA-4096
 /// takes a millisecond and a half.
 const MOST_FAILURES: u32 = 100;
-
-/// An issuer as it stands in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IssuerConfig {
-    /// Its name: the claim `iss`, whole.
-    pub issuer: String,
-    /// What its tokens for us are for: the claim `aud`, or one of them.
-    pub audience: String,
-    /// Its keys, a JWK set.
-    pub jwks_file: Option<PathBuf>,
-    /// Where it shows them instead.
-    pub jwks_url: Option<String>,
-    /// Authorities of that server, in PEM.
-    pub jwks_ca: Option<PathBuf>,
-    /// A file with the bearer token that the server wants.
-    pub jwks_token_file: Option<PathBuf>,
-}
 
 /// All issuers, and who their subjects are here.
 pub(super) struct Issuers {

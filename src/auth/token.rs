@@ -8,8 +8,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
+use toml::value::Datetime;
 
-use super::{apps::AppConfig, secret::Secret};
+use super::secret::Secret;
 use crate::{
     error::{Error, Reason},
     model::AppKey,
@@ -122,17 +123,18 @@ impl Unverified {
 }
 
 impl TokenKeys {
-    /// Keys from the app's secrets; nothing where it has none. Errors: what is wrong with what is configured.
-    pub fn of(app: &AppConfig) -> Result<Option<Self>, String> {
-        let not_before_ms = app.tokens_not_before.map(|time| {
+    /// Keys from an app's secrets; nothing where it has none. Tokens of before that time, and those of these ids (`jti`), are good no longer.
+    /// Errors: what is wrong with what is configured.
+    pub fn of(secrets: &[Secret], not_before: Option<Datetime>, revoked: &[String]) -> Result<Option<Self>, String> {
+        let not_before_ms = not_before.map(|time| {
             let time = time.offset.and_then(|_| time.to_string().parse::<Timestamp>().ok()).filter(|time| time.seconds >= 0);
             let time = time.ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
             Ok::<_, String>(time.seconds.unsigned_abs() * 1_000)
         });
-        Ok((!app.token_secret.is_empty()).then_some(Self {
-            signers: app.token_secret.iter().map(Signer::of).collect(),
+        Ok((!secrets.is_empty()).then_some(Self {
+            signers: secrets.iter().map(Signer::of).collect(),
             not_before_ms: not_before_ms.transpose()?,
-            revoked: app.revoked_tokens.iter().cloned().collect(),
+            revoked: revoked.iter().cloned().collect(),
         }))
     }
 
@@ -245,6 +247,7 @@ pub(super) fn malformed() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::apps::AppConfig;
 
     const NOW_MS: u64 = 1_700_000_000_000;
     const NOW_S: u64 = NOW_MS / 1_000;
@@ -257,6 +260,10 @@ mod tests {
         of(&["app secret"], |_| ())
     }
 
+    fn keys_of(config: &AppConfig) -> Result<Option<TokenKeys>, String> {
+        TokenKeys::of(&config.token_secret, config.tokens_not_before, &config.revoked_tokens)
+    }
+
     fn configured(secrets: &[&str]) -> AppConfig {
         let config: AppConfig = toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
         AppConfig { token_secret: secrets.iter().copied().map(Secret::new).collect(), ..config }
@@ -265,7 +272,7 @@ mod tests {
     fn of(secrets: &[&str], set: impl FnOnce(&mut AppConfig)) -> TokenKeys {
         let mut config = configured(secrets);
         set(&mut config);
-        TokenKeys::of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
+        keys_of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
     }
 
     fn reason(result: Result<Bearer, Error>) -> Option<Reason> {
@@ -359,7 +366,7 @@ mod tests {
         };
         let later = of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
         let local = AppConfig { tokens_not_before: "2023-11-14T22:13:20".parse().ok(), ..configured(&["app secret"]) };
-        assert!(TokenKeys::of(&local).is_err());
+        assert!(keys_of(&local).is_err());
         for token in issued(&keys(), NOW_MS)? {
             assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
             let id = Unverified::read(&token)?.id().unwrap_or_default().to_owned();

@@ -5,28 +5,23 @@
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{
-        Query, State,
-        rejection::{BytesRejection, QueryRejection},
-    },
+    extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{delete, get, post},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tonic::Status;
 
 use self::{
     directory::{create_room, create_users, delete_room, issue_token},
-    envelope::{Ask, Failure},
+    envelope::{Ask, Body, Failure, Outcome, told},
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
     user_mute::{list_muted_users, mute_user, muted_user},
 };
 use super::{Gateway, rpc};
 use crate::{
-    grpc::{Api, status::Told},
+    grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
 };
 
@@ -40,9 +35,6 @@ pub(super) use envelope::render;
 
 /// Elements of a streamed list that are asked for at once.
 const PAGE: i32 = 1_000;
-
-type Body = Result<Bytes, BytesRejection>;
-type Outcome = Result<Response, Failure>;
 
 pub(super) fn routes() -> Router<Gateway> {
     let prefixes = ["/{org_name}/{app_name}", "/app-id/{app_name}"];
@@ -307,8 +299,4 @@ async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
     let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
     let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
     Ok(ask.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
-}
-
-fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
-    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status), room))
 }

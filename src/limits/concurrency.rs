@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::connection::Peer;
+use super::holder::{ALL, Holder, Peer, What};
 use crate::error::Error;
 
 /// For a call that brings no deadline, and the most that one may ask for.
@@ -26,31 +26,6 @@ pub(super) const SMALL: usize = 4 << 10;
 const SHARE: usize = 4;
 /// This part of a bound is for internal services.
 const RESERVE: usize = 8;
-
-/// What there is a bound for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// A call that runs, or whose answer is being sent.
-    Call,
-    /// A call whose message has not come whole.
-    Message,
-    /// A byte of a message or of an answer.
-    Byte,
-    /// A stream that anybody may have: of health or reflection.
-    Stream,
-}
-
-const ALL: [What; 4] = [What::Call, What::Message, What::Byte, What::Stream];
-
-/// What one peer address, app or service holds.
-#[derive(Debug, Default)]
-pub struct Holder {
-    known: [AtomicUsize; ALL.len()],
-    /// Of those who come from this address and are not known.
-    strange: [AtomicUsize; ALL.len()],
-    /// Taken by the one whose turn it is to read on, of the lists that are told whole.
-    pub turn: tokio::sync::Mutex<()>,
-}
 
 /// On whose account something is held.
 #[derive(Clone, Debug, Default)]
@@ -88,12 +63,6 @@ pub struct Held {
     load: Arc<Load>,
     account: Account,
     held: [usize; ALL.len()],
-}
-
-impl Holder {
-    fn of(&self, what: What, is_known: bool) -> &AtomicUsize {
-        &(if is_known { &self.known } else { &self.strange })[what as usize]
-    }
 }
 
 impl Account {

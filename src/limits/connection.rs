@@ -1,7 +1,7 @@
 //! One connection, as those who serve its calls know it: where it comes from, how long nothing was open on it, and whether answers wait to be read.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use std::{
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::concurrency::Holder;
+use super::holder::{Holder, Peer};
 
 /// An answer that was not taken for so long, or somewhat longer, is not read.
 pub const UNREAD: Duration = Duration::from_secs(60);
@@ -23,41 +23,11 @@ const SLOT_MS: u64 = 5_000;
 /// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age that is known as of the last look.
 const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 3;
 
-/// An address, as shares go by: of IPv6 the network of one site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Site(IpAddr);
-
-impl From<IpAddr> for Site {
-    fn from(addr: IpAddr) -> Self {
-        Self(match addr.to_canonical() {
-            IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
-            addr => addr,
-        })
-    }
-}
-
-/// Who asks, by the address: that of a connection, or of the caller behind a proxy that is trusted.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// It may be one of several at a site.
-    pub ip: IpAddr,
-    /// What it holds.
-    pub holder: Arc<Holder>,
-}
-
-impl Peer {
-    /// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not tell for whom.
-    #[must_use]
-    pub fn of(extensions: &Extensions) -> Option<Arc<Self>> {
-        let of_connection = |connection: &Arc<Connection>| connection.peer.clone();
-        extensions.get().and_then(of_connection).or_else(|| extensions.get().cloned())
-    }
-
-    /// Its share is that of others of the same site.
-    #[must_use]
-    pub fn site(&self) -> Site {
-        Site::from(self.ip)
-    }
+/// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not tell for whom.
+#[must_use]
+pub fn peer_of(extensions: &Extensions) -> Option<Arc<Peer>> {
+    let of_connection = |connection: &Arc<Connection>| connection.peer.clone();
+    extensions.get().and_then(of_connection).or_else(|| extensions.get().cloned())
 }
 
 /// A connection.
@@ -217,14 +187,5 @@ mod tests {
         connection.look();
         drop(open());
         assert_eq!(connection.idle(), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_site_is_an_address_or_the_network_of_one() {
-        let site = |text: &str| Site::from(text.parse::<IpAddr>().unwrap());
-        assert_eq!(site("2001:db8::1"), site("2001:db8::ffff:1"));
-        assert_ne!(site("2001:db8::1"), site("2001:db8:0:1::1"));
-        assert_eq!(site("::ffff:10.0.0.1"), site("10.0.0.1"));
-        assert_ne!(site("10.0.0.1"), site("10.0.0.2"));
     }
 }

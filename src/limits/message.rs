@@ -13,7 +13,10 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tower::BoxError;
 
-use super::concurrency::{Held, SMALL, What};
+use super::{
+    concurrency::{Held, SMALL},
+    holder::What,
+};
 use crate::error::Error;
 
 /// Why a message was not read.

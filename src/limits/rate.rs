@@ -12,7 +12,7 @@ use std::{
 
 use governor::{InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
 
-use super::connection::Site;
+use super::holder::Site;
 use crate::{
     clock::Clock,
     error::{Error, Reason},

@@ -15,8 +15,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
 use super::{
-    concurrency::{Account, Held, Load, SMALL, What},
+    concurrency::{Account, Held, Load, SMALL},
     connection::{Connection, Exchange},
+    holder::What,
 };
 use crate::error::Error;
 

@@ -25,8 +25,9 @@ use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
     limits::{
-        concurrency::{LONGEST, Load, MESSAGE_PATIENCE, What},
+        concurrency::{LONGEST, Load, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
+        holder::What,
         sent::{Carried, Sent},
     },
     telemetry::{

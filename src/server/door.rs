@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::limits::{
-    concurrency::Holder,
-    connection::{Connection, Site},
+    connection::Connection,
+    holder::{Holder, Site},
 };
 
 /// Of a listener that is half full, nobody has more than this part of the connections.

@@ -9,6 +9,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    error::Error as StdError,
     io,
     pin::pin,
     sync::{
@@ -21,10 +22,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-};
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rand::RngExt as _;
 use socket2::{SockRef, TcpKeepalive};
@@ -38,20 +36,21 @@ use tokio::{
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    Failure, Stop,
     door::{Door, Sites},
     forwarded,
     h2_goaway_fix::Timely,
+    http::{Http, PATIENCE, builder},
     tls::{self, Tls},
 };
 use crate::{
     auth::credentials::CertNames,
-    limits::connection::{Connection, LOOK, Peer},
+    limits::{
+        connection::{Connection, LOOK},
+        holder::Peer,
+    },
     telemetry::metrics::METRICS,
 };
 
-/// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// After this much silence the kernel asks whether the other side is still there, so often, and so many times.
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(6);
@@ -60,28 +59,13 @@ const PROBES: u32 = 5;
 const GRACE: Duration = Duration::from_secs(30);
 /// The same, of one on which nothing was open when others wanted its place.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// All headers of a request together.
-const HEAD_BYTES: u32 = 32 << 10;
-/// Calls at a time on one HTTP/2 connection.
-const STREAMS: u32 = 256;
-/// What a client may send before somebody takes it: on one stream, and on all of a connection.
-const STREAM_WINDOW: u32 = 256 << 10;
-const WINDOW: u32 = 1 << 20;
-/// What is sent on one stream before the client has taken it.
-const SEND_BUFFER: usize = 64 << 10;
-/// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made of.
-const RESETS: usize = 64;
 /// After a connection could not be taken, for want of file descriptors, say.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Which protocols are spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Http {
-    /// HTTP/2 alone, as gRPC has it.
-    Two,
-    /// Whichever the client begins with.
-    Any,
-}
+pub(super) type Failure = Box<dyn StdError + Send + Sync>;
+
+/// Tells when to stop.
+pub type Stop = watch::Receiver<bool>;
 
 /// What holds for all connections of a listener.
 #[derive(Clone)]
@@ -272,18 +256,6 @@ enum Word {
     Old,
     /// The service stops.
     Stop,
-}
-
-fn builder(http: Http) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES as usize);
-    let mut http2 = builder.http2();
-    http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
-    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);
-    // An answer that is not taken is held where it is counted.
-    http2.max_send_buf_size(SEND_BUFFER);
-    http2.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
-    if http == Http::Two { builder.http2_only() } else { builder }
 }
 
 /// The age of one connection.

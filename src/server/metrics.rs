@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{limits::concurrency::What, service::Service, sweep, telemetry::metrics::METRICS};
+use crate::{limits::holder::What, service::Service, sweep, telemetry::metrics::METRICS};
 
 /// The metrics of this moment, in the OpenMetrics text format.
 pub(super) fn text(service: &Service, data_dir: Option<&Path>) -> String {

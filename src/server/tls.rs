@@ -15,7 +15,7 @@ use tokio_rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use super::listener::Http;
+use super::http::Http;
 use crate::{auth::credentials::CertNames, files::Files, pem};
 
 const H2: &[u8] = b"h2";

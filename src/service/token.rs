@@ -4,7 +4,7 @@ use super::{Call, Service};
 use crate::{
     auth::{Action, apps::App},
     error::{Error, Reason},
-    limits::connection::Site,
+    limits::holder::Site,
     model::{AppKey, UserId},
 };
 

@@ -22,33 +22,27 @@
 //! Events are kept by chapters (`event_log.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
 //! exactly those between its beginning and that of the next, and history can be read, and let go of, a chapter at a time.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use tokio::{
-    sync::{Notify, SetOnce, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    client::{Attempt, Etcd, Record, Span, Wanted},
-    clocks::Clocks,
+    client::{Etcd, Record, Span, Wanted},
     follower::Follower,
-    layout::{Layout, ReplicaId},
+    layout::Layout,
     maintenance::Keeper,
+    shared::{Chapter, PATIENCE, Shared, begin_chapter, closed},
     writer::{Job, Writer},
 };
-use super::{
-    Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError, Updates,
-    feed_buffer::Recent,
-};
+use super::{Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError, Updates};
 use crate::proto::store_v1 as pb;
 
 mod alphabet;
@@ -59,6 +53,7 @@ mod follower;
 mod layout;
 mod maintenance;
 mod scan;
+mod shared;
 mod snapshot;
 mod txn;
 mod updates;
@@ -66,54 +61,12 @@ mod writer;
 
 /// Commits that may wait for the writer; those beyond wait for a place.
 const QUEUE: usize = 4_096;
-/// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// While the cluster has not answered for this long, a commit waits for so much less: callers are not to be held up by what does not come.
-const LOST: Duration = Duration::from_secs(5);
-const PATIENCE_WHEN_LOST: Duration = Duration::from_millis(300);
-
 /// A place among the replicas of a cluster.
 pub(super) struct Cluster {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
     /// Aborted when this is dropped.
     _tasks: JoinSet<()>,
-}
-
-struct Shared {
-    etcd: Etcd,
-    layout: Layout,
-    /// Of this replica, by which its ticks are known.
-    id: ReplicaId,
-    clocks: Clocks,
-    recent: Arc<Recent>,
-    retention: Retention,
-    /// The chapter that is being written, as far as it is known here.
-    chapter: Mutex<Chapter>,
-    /// Up to which revision everything was seen, and when that was asked.
-    known: Mutex<(Revision, Instant)>,
-    /// The feed is to be confirmed now.
-    confirm: Notify,
-    /// The watch does not bring what it should, and is to be begun anew.
-    stuck: Notify,
-    /// The chapter is long enough.
-    full: Notify,
-    /// The cluster is not the one any more that was read.
-    replaced: SetOnce<StoreError>,
-}
-
-/// The chapter of history that is being written.
-#[derive(Clone, Copy, Debug, Default)]
-struct Chapter {
-    number: u64,
-    /// The revision of the cluster it was begun at.
-    opened: u64,
-    at_ms: u64,
-    commits_before: u64,
-    /// What it has come to.
-    commits: u64,
-    bytes: usize,
-    newest_ms: u64,
 }
 
 impl Cluster {
@@ -166,28 +119,6 @@ async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Chapter, StoreErr
             return Chapter::read(record);
         }
         etcd.transact(&begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
-    }
-}
-
-/// Begins a chapter, where the one that is being written is still that of this revision.
-fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Attempt {
-    let value = chapter.encode_to_vec();
-    Attempt {
-        expectations: vec![(layout.now(), opened)],
-        puts: vec![(layout.header(chapter.number), value.clone()), (layout.now(), value)],
-        ..Attempt::default()
-    }
-}
-
-impl Chapter {
-    fn begun(chapter: &pb::ClusterChapter, opened: u64) -> Self {
-        let pb::ClusterChapter { number, at_ms, commits_before } = *chapter;
-        Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
-    }
-
-    fn read(record: &Record) -> Result<Self, StoreError> {
-        let chapter = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
-        Ok(Self::begun(&chapter, record.revision))
     }
 }
 
@@ -244,62 +175,4 @@ impl Store for Cluster {
     async fn close(&self) -> Result<(), StoreError> {
         self.send(Job::Close).await.map(drop)
     }
-}
-
-impl Shared {
-    fn new(etcd: Etcd, layout: Layout, retention: Retention, chapter: Chapter, known: (Revision, Instant)) -> Arc<Self> {
-        Arc::new(Self {
-            etcd,
-            layout,
-            id: rand::random(),
-            clocks: Clocks::default(),
-            recent: Arc::new(Recent::after(known.0)),
-            retention,
-            chapter: Mutex::new(chapter),
-            known: Mutex::new(known),
-            confirm: Notify::new(),
-            stuck: Notify::new(),
-            full: Notify::new(),
-            replaced: SetOnce::new(),
-        })
-    }
-
-    fn chapter(&self) -> MutexGuard<'_, Chapter> {
-        self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known(&self) -> MutexGuard<'_, (Revision, Instant)> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
-    /// Errors: [`StoreError::WentBack`] where it was begun before the one that is known, with which the process ends.
-    fn turn_to(&self, found: Chapter) -> Result<(), StoreError> {
-        let mut chapter = self.chapter();
-        if found.opened < chapter.opened {
-            let seen = layout::end_of(chapter.opened);
-            drop(chapter);
-            return Err(self.went_back(seen));
-        }
-        if found.opened > chapter.opened {
-            *chapter = found;
-        }
-        Ok(())
-    }
-
-    /// An older state has taken the place of the cluster: it lacks this revision, which was seen.
-    fn went_back(&self, seen: Revision) -> StoreError {
-        let error = StoreError::WentBack { seen };
-        // It may be known already.
-        let _ = self.replaced.set(error.clone());
-        error
-    }
-}
-
-fn corrupt(key: &[u8], what: &str) -> StoreError {
-    StoreError::Corrupt { place: String::from_utf8_lossy(key).into_owned(), what: what.to_owned() }
-}
-
-fn closed() -> StoreError {
-    StoreError::Unavailable("the store is closed".to_owned())
 }

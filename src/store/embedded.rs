@@ -21,8 +21,8 @@
 //! read, before it is built on.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    path::Path,
+    sync::{Arc, Condvar, Mutex, RwLock},
     thread::JoinHandle,
 };
 
@@ -36,14 +36,15 @@ use self::{
     data_dir::Directory,
     flusher::Filler,
     journal::Journal,
-    memtable::{Change, Changes, Generation, Pending},
-    snapshot::{Snapshots, begin, send_pages},
+    overlay::Snapshots,
+    shared::{Answer, Job, Shared, closed},
+    snapshot::{begin, send_pages},
     tree::Tree,
     writer::Writer,
 };
 use super::{
-    Batch, Commit, Entry, EventRange, Expectation, Feed, Logged, Memory, Operation, Retention, Revision, Snapshot, Store,
-    StoreError, Update, Updates, feed_buffer::Recent,
+    Batch, EventRange, Feed, Logged, Memory, Retention, Revision, Snapshot, Store, StoreError, Update, Updates,
+    feed_buffer::Recent,
 };
 
 mod commit_group;
@@ -53,10 +54,11 @@ mod flusher;
 mod history;
 mod journal;
 mod memtable;
+mod overlay;
 pub(super) mod page;
 mod restore;
+mod shared;
 mod snapshot;
-mod tally;
 mod tree;
 mod writer;
 
@@ -71,33 +73,6 @@ pub(super) struct Embedded {
     /// Taken only when this is dropped.
     queue: Option<mpsc::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    /// Nothing while it is opened anew.
-    tree: RwLock<Option<Tree>>,
-    /// Held for reading while the tree has to stand still, never for longer than a piece of it takes to read; for writing while it is written.
-    still: RwLock<()>,
-    /// Told what the tree is about to lose.
-    snapshots: Snapshots,
-    /// What the tree does not have yet. Changed by the writer, and by the filler when the tree has it.
-    pending: Mutex<Pending>,
-    /// Told when a generation is full, when the tree has one, and when this is dropped.
-    moved: Condvar,
-    /// The newest commits, up to the newest revision that is on stable storage. Written by the writer.
-    recent: Arc<Recent>,
-    journal: PathBuf,
-    /// Let go after the tree.
-    directory: Directory,
-}
-
-type Answer = oneshot::Sender<Result<Revision, StoreError>>;
-
-/// What the writer is asked for.
-enum Job {
-    Commit(Batch, Answer),
-    /// Answered when everything before it is in the tree; everything after it is refused.
-    Close(Answer),
 }
 
 impl Embedded {
@@ -202,33 +177,6 @@ impl Store for Embedded {
     }
 }
 
-impl Shared {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Errors: why there is no tree, where there is none.
-    fn with_tree<T>(&self, read: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(tree) => read(tree),
-            None => Err(self.pending().held_up.clone().unwrap_or_else(closed)),
-        }
-    }
-
-    fn set_tree(&self, tree: Option<Tree>) {
-        let old = std::mem::replace(&mut *self.tree.write().unwrap_or_else(PoisonError::into_inner), tree);
-        if let Some(old) = old {
-            old.close();
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.set_tree(None);
-    }
-}
-
 /// Clause 9. The feed began before the snapshot, and never loses a commit.
 fn updates(snapshot: Snapshot, feed: Feed) -> Updates {
     let Snapshot { revision, pages } = snapshot;
@@ -241,8 +189,4 @@ fn updates(snapshot: Snapshot, feed: Feed) -> Updates {
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     thread.map_err(|error| StoreError::Unavailable(error.to_string()))
-}
-
-fn closed() -> StoreError {
-    StoreError::Unavailable("the store is closed".to_owned())
 }

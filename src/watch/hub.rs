@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Change, Subject,
+    change::{Change, Subject},
     seat::{End, Queue},
     spans::Spans,
 };

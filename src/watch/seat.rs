@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::Change;
+use super::change::Change;
 use crate::store::Revision;
 
 /// Bytes of changes that wait for one watcher, at most: some thousand mutes of one user each.

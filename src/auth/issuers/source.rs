@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::{Request, StatusCode, Uri, header, uri::Scheme};
 use tokio::time::timeout;
 
-use super::{IssuerConfig, keys::Keys};
+use super::{config::IssuerConfig, keys::Keys};
 use crate::fetch::{self, HttpClient};
 
 /// For an answer, and for all of it.

@@ -4,10 +4,8 @@ use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    Body, Outcome,
-    envelope::{Anybody, Ask, Failure},
+    envelope::{Anybody, Ask, Body, Failure, Outcome, told},
     fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
-    told,
 };
 use crate::{
     gateway::{self, Gateway, rpc},

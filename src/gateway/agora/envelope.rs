@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use axum::{
-    extract::{FromRequestParts, Path},
+    body::Bytes,
+    extract::{FromRequestParts, Path, rejection::BytesRejection},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -24,6 +25,9 @@ const GROUP: &str = "com.easemob.group.exception.GroupAuthorizationException";
 const FORBIDDEN: &str = "com.easemob.group.exception.ForbiddenOpException";
 const PARAMETER: &str = "com.easemob.group.exception.InvalidParameterException";
 const ARGUMENT: &str = "java.lang.IllegalArgumentException";
+
+pub(super) type Body = Result<Bytes, BytesRejection>;
+pub(super) type Outcome = Result<Response, Failure>;
 
 /// One request: the app and the ids in its path, who sent it, and when.
 pub(super) struct Ask {
@@ -322,4 +326,9 @@ impl From<BadBody> for Failure {
             BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
         }
     }
+}
+
+/// The answer of an RPC. Errors: what the vendor says in its place; of a room where one is named.
+pub(super) fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
+    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status), room))
 }

@@ -8,10 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Body, Outcome,
-    envelope::{Ask, Failure},
+    envelope::{Ask, Body, Failure, Outcome, told},
     fields::{Span, check_name, left_s, object, string},
-    told,
 };
 use crate::{
     gateway::rpc,

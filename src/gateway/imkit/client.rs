@@ -4,7 +4,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::envelope::{Failure, Me};
+use super::envelope::{Address, Failure, Me};
 use crate::proto::v1 as pb;
 
 /// Fields that are the service's to say, or that have a field of their own, and are no custom fields.
@@ -27,20 +27,6 @@ const OWN_FIELDS: [&str; 17] = [
     "token",
     "expirationDate",
 ];
-
-#[derive(Serialize)]
-pub(super) struct Address {
-    address: String,
-    family: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<u32>,
-}
-
-impl Address {
-    pub(super) fn new(address: String, family: &str, port: Option<u32>) -> Self {
-        Self { address, family: family.to_owned(), port }
-    }
-}
 
 /// As an admin sees it. A field that is not known is absent.
 #[derive(Serialize)]
@@ -77,8 +63,7 @@ pub(super) struct AdminView {
 }
 
 pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
-    let address =
-        |address: pb::ClientAddress| Address { address: address.address, family: address.family, port: Some(address.port) };
+    let address = |address: pb::ClientAddress| Address::new(address.address, &address.family, Some(address.port));
     AdminView {
         mute: client.muted_rooms,
         is_robot: client.is_robot,

@@ -10,13 +10,12 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::client::Address;
 use crate::{
     auth::{Credential, Principal, credentials::Caller},
     error::Reason,
     gateway::{self, BadBody, Gateway},
     grpc::status::Told,
-    limits::connection::Peer,
+    limits::holder::Peer,
 };
 
 type Segments = HashMap<String, String>;
@@ -227,5 +226,19 @@ impl From<BadBody> for Failure {
             BadBody::NoJson => Self::invalid("The body is not valid JSON"),
             BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
         }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Address {
+    address: String,
+    family: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u32>,
+}
+
+impl Address {
+    pub(super) fn new(address: String, family: &str, port: Option<u32>) -> Self {
+        Self { address, family: family.to_owned(), port }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use prost::Message as _;
 
 use super::{
-    PATIENCE, Shared,
     client::{Record, Wanted},
-    corrupt, layout, pb,
+    layout,
+    shared::{PATIENCE, Shared, corrupt},
 };
+use crate::proto::store_v1 as pb;
 use crate::store::{EventRange, Logged, Revision, StoreError};
 
 /// For how long a read that was overtaken by compaction is begun again.

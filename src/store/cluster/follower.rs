@@ -6,12 +6,11 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    Chapter, PATIENCE, Shared,
     client::{Change, Record, Span, Wanted, pause},
-    corrupt,
     layout::{self, Kind},
-    pb,
+    shared::{Chapter, PATIENCE, Shared, corrupt},
 };
+use crate::proto::store_v1 as pb;
 use crate::{
     store::{Commit, Operation, StoreError},
     telemetry::metrics::METRICS,

@@ -5,10 +5,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
-    Chapter, PATIENCE, Shared, begin_chapter,
     client::{Attempt, Outcome, Span, Transacted, Wanted},
-    layout, pb,
+    layout,
+    shared::{Chapter, PATIENCE, Shared, begin_chapter},
 };
+use crate::proto::store_v1 as pb;
 use crate::store::{Retention, Revision, StoreError};
 
 /// How often the feed is confirmed.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    PATIENCE, Shared,
     client::{Record, Wanted},
     layout,
     scan::Scan,
+    shared::{PATIENCE, Shared},
 };
 use crate::store::{Entry, Revision, StoreError};
 

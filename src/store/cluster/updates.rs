@@ -12,10 +12,10 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    Shared,
     client::Page,
     layout,
     scan::{Question, Scan},
+    shared::Shared,
     snapshot::entries,
 };
 use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates};

@@ -15,13 +15,12 @@ use tokio::{
 };
 
 use super::{
-    Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared,
     client::{Attempt, Outcome, Record, Transacted},
-    closed, corrupt,
     layout::{self, Id},
-    pb,
+    shared::{Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed, corrupt},
     txn::{Plan, Touched},
 };
+use crate::proto::store_v1 as pb;
 use crate::{
     store::{Batch, Revision, StoreError},
     telemetry::{metrics::METRICS, traces},

@@ -2,7 +2,13 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
-use super::{Answer, Batch, Changes, Commit, Expectation, Generation, Journal, Operation, Pending, Revision, StoreError, Tree};
+use super::{
+    journal::Journal,
+    memtable::{Changes, Generation, Pending},
+    shared::Answer,
+    tree::Tree,
+};
+use crate::store::{Batch, Commit, Expectation, Operation, Revision, StoreError};
 
 /// Keys that are known to be absent, at most.
 const ABSENT: usize = 16_384;

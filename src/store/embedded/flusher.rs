@@ -6,7 +6,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Generation, Journal, Pending, Retention, Revision, Shared, StoreError, Tree};
+use super::{
+    journal::Journal,
+    memtable::{Generation, Pending},
+    shared::Shared,
+    tree::Tree,
+};
+use crate::store::{Retention, Revision, StoreError};
 
 /// How often a tree that has failed is opened anew.
 const AGAIN: Duration = Duration::from_millis(250);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Shared, Tree};
+use super::{shared::Shared, tree::Tree};
 use crate::store::{EventRange, Logged, Revision, StoreError};
 
 impl Shared {

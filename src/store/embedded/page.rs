@@ -1,10 +1,13 @@
 //! Records of an embedded engine in pages: some that follow each other in the order of keys are one value of the tree, because a tree that holds
 //! fewer and larger values takes less memory and is read faster.
 
-use super::{memtable::Change, tally::Tally};
+use super::memtable::Change;
 use crate::{
     proto::store_v1 as pb,
-    store::{Revision, StoreError, codec},
+    store::{
+        Revision, StoreError,
+        codec::{self, checksum},
+    },
 };
 
 /// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double what a single change has to write.
@@ -96,4 +99,31 @@ pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
         pages.push(&records[start..]);
     }
     pages
+}
+
+/// What all records add up to, in any order. It is kept with the newest revision, and finds what an engine leaves out, or has an older value of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) records: u64,
+    pub(super) sum: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, record: &Record) {
+        self.records = self.records.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(sum(record));
+    }
+
+    pub(super) fn remove(&mut self, record: &Record) {
+        self.records = self.records.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(sum(record));
+    }
+
+    pub(super) fn value(self, revision: Revision) -> Vec<u8> {
+        [revision, self.records, self.sum].map(u64::to_be_bytes).concat()
+    }
+}
+
+fn sum(record: &Record) -> u64 {
+    checksum([&record.key, &record.revision.to_be_bytes(), &record.value]).into()
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{Directory, Entry, Generation, Memory, Retention, Revision, StoreError, Tree};
+use super::{data_dir::Directory, memtable::Generation, tree::Tree};
+use crate::store::{Entry, Memory, Retention, Revision, StoreError};
 
 /// Makes a store of these records, which are in the order of keys, in an empty directory. It has no events, and its newest revision is this one: who
 /// watches from an older one is told that it is compacted. Whatever stops it, what is there is refused or empty, and never a part of a store.

@@ -32,8 +32,7 @@ use super::{
     data_dir::failed,
     event_log,
     memtable::{Change, Generation},
-    page::{self, Record},
-    tally::Tally,
+    page::{self, Record, Tally},
 };
 use crate::store::{Logged, Retention, Revision, StoreError, codec::corrupt};
 

@@ -12,10 +12,13 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Changes, Commit, Job, Journal, Pending, Revision, Shared, StoreError, closed,
     commit_group::{Absent, Group},
+    journal::Journal,
     journal::RotateError,
+    memtable::{Changes, Pending},
+    shared::{Job, Shared, closed},
 };
+use crate::store::{Commit, Revision, StoreError};
 use crate::telemetry::metrics::METRICS;
 
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.

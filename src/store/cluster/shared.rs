@@ -1,0 +1,150 @@
+//! What the tasks of one replica share.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prost::Message as _;
+use tokio::{
+    sync::{Notify, SetOnce},
+    time::Instant,
+};
+
+use super::{
+    client::{Attempt, Etcd, Record},
+    clocks::Clocks,
+    layout::{self, Layout, ReplicaId},
+};
+use crate::{
+    proto::store_v1 as pb,
+    store::{Retention, Revision, StoreError, feed_buffer::Recent},
+};
+
+/// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+/// While the cluster has not answered for this long, a commit waits for so much less: callers are not to be held up by what does not come.
+pub(super) const LOST: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE_WHEN_LOST: Duration = Duration::from_millis(300);
+
+pub(super) struct Shared {
+    pub(super) etcd: Etcd,
+    pub(super) layout: Layout,
+    /// Of this replica, by which its ticks are known.
+    pub(super) id: ReplicaId,
+    pub(super) clocks: Clocks,
+    pub(super) recent: Arc<Recent>,
+    pub(super) retention: Retention,
+    /// The chapter that is being written, as far as it is known here.
+    pub(super) chapter: Mutex<Chapter>,
+    /// Up to which revision everything was seen, and when that was asked.
+    pub(super) known: Mutex<(Revision, Instant)>,
+    /// The feed is to be confirmed now.
+    pub(super) confirm: Notify,
+    /// The watch does not bring what it should, and is to be begun anew.
+    pub(super) stuck: Notify,
+    /// The chapter is long enough.
+    pub(super) full: Notify,
+    /// The cluster is not the one any more that was read.
+    pub(super) replaced: SetOnce<StoreError>,
+}
+
+/// The chapter of history that is being written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Chapter {
+    pub(super) number: u64,
+    /// The revision of the cluster it was begun at.
+    pub(super) opened: u64,
+    pub(super) at_ms: u64,
+    pub(super) commits_before: u64,
+    /// What it has come to.
+    pub(super) commits: u64,
+    pub(super) bytes: usize,
+    pub(super) newest_ms: u64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        etcd: Etcd,
+        layout: Layout,
+        retention: Retention,
+        chapter: Chapter,
+        known: (Revision, Instant),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            etcd,
+            layout,
+            id: rand::random(),
+            clocks: Clocks::default(),
+            recent: Arc::new(Recent::after(known.0)),
+            retention,
+            chapter: Mutex::new(chapter),
+            known: Mutex::new(known),
+            confirm: Notify::new(),
+            stuck: Notify::new(),
+            full: Notify::new(),
+            replaced: SetOnce::new(),
+        })
+    }
+
+    pub(super) fn chapter(&self) -> MutexGuard<'_, Chapter> {
+        self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, (Revision, Instant)> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
+    /// Errors: [`StoreError::WentBack`] where it was begun before the one that is known, with which the process ends.
+    pub(super) fn turn_to(&self, found: Chapter) -> Result<(), StoreError> {
+        let mut chapter = self.chapter();
+        if found.opened < chapter.opened {
+            let seen = layout::end_of(chapter.opened);
+            drop(chapter);
+            return Err(self.went_back(seen));
+        }
+        if found.opened > chapter.opened {
+            *chapter = found;
+        }
+        Ok(())
+    }
+
+    /// An older state has taken the place of the cluster: it lacks this revision, which was seen.
+    pub(super) fn went_back(&self, seen: Revision) -> StoreError {
+        let error = StoreError::WentBack { seen };
+        // It may be known already.
+        let _ = self.replaced.set(error.clone());
+        error
+    }
+}
+
+/// Begins a chapter, where the one that is being written is still that of this revision.
+pub(super) fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Attempt {
+    let value = chapter.encode_to_vec();
+    Attempt {
+        expectations: vec![(layout.now(), opened)],
+        puts: vec![(layout.header(chapter.number), value.clone()), (layout.now(), value)],
+        ..Attempt::default()
+    }
+}
+
+impl Chapter {
+    pub(super) fn begun(chapter: &pb::ClusterChapter, opened: u64) -> Self {
+        let pb::ClusterChapter { number, at_ms, commits_before } = *chapter;
+        Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
+    }
+
+    pub(super) fn read(record: &Record) -> Result<Self, StoreError> {
+        let chapter = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
+        Ok(Self::begun(&chapter, record.revision))
+    }
+}
+
+pub(super) fn corrupt(key: &[u8], what: &str) -> StoreError {
+    StoreError::Corrupt { place: String::from_utf8_lossy(key).into_owned(), what: what.to_owned() }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
