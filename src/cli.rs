@@ -1,7 +1,7 @@
 //! The command line: what can be asked of the program, and its exit codes: 0, 64 for usage and configuration, 1 for a failure.
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _},
     path::PathBuf,
     pin::pin,
     process::ExitCode,
@@ -30,8 +30,11 @@ use crate::{
     visible::shown,
 };
 
+mod output;
 mod progress;
 mod transfer;
+
+use output::{complain, say};
 
 const USAGE: u8 = 64;
 const FAILURE: u8 = 1;
@@ -341,14 +344,4 @@ fn read_key() -> Result<String, Failure> {
 
 fn load(source: &Source, settings: Settings) -> Result<Config, Failure> {
     Config::load(settings, source.config.as_deref(), source.dev).map_err(Failure::Config)
-}
-
-fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
-}
-
-fn complain(text: &str) {
-    // It tells what files say, and they may be of others.
-    let lines: Vec<_> = text.lines().map(shown).collect();
-    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }

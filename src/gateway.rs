@@ -2,35 +2,25 @@
 //! handler makes a message, calls the same method that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
 //! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in the other.
 
-use std::{
-    net::SocketAddr,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, FromRef, MatchedPath, Request, State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{StatusCode, Uri},
     middleware::{self, Next},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use futures_util::FutureExt as _;
-use ipnet::IpNet;
 use opentelemetry::KeyValue;
-use serde::Serialize;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::{
     auth::credentials::Caller,
-    clock::Clock,
     error::Error,
-    grpc::Api,
     limits::{
-        concurrency::{LONGEST, Load, MESSAGE_PATIENCE},
+        concurrency::{LONGEST, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
         holder::What,
         message::{self, Unread},
@@ -42,6 +32,10 @@ use crate::{
 mod agora;
 mod docs;
 mod imkit;
+mod wire;
+
+pub use wire::Gateway;
+use wire::wait;
 
 /// A body holds at most 60 users of 64 characters, or a profile with 16 KiB of custom fields.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -53,27 +47,6 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 /// How the paths end where who has no credentials yet gets one.
 const TOKENS: &str = "/token";
 const IMKIT: &str = "imkit";
-
-/// What the handlers share.
-#[derive(Clone)]
-pub struct Gateway {
-    /// The RPCs.
-    pub api: Api,
-    /// For the timestamps of the envelopes.
-    pub clock: Clock,
-    /// Users that one Agora call may name.
-    pub max_users: usize,
-    /// Whose `X-Forwarded-...` headers count.
-    pub trusted_proxies: Arc<[IpNet]>,
-    /// How many calls run.
-    pub load: Arc<Load>,
-}
-
-impl FromRef<Gateway> for Api {
-    fn from_ref(gateway: &Gateway) -> Self {
-        gateway.api.clone()
-    }
-}
 
 /// All paths of both vendors, and what describes them. The credentials layer goes around it.
 pub fn router(gateway: Gateway) -> Router {
@@ -102,7 +75,7 @@ async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next
     let uri = request.uri().clone();
     let followed = follow(&request);
     let account = Caller::take_account(request.extensions_mut());
-    let connection = request.extensions_mut().remove::<Arc<Connection>>();
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let mut carried = Carried::begin(&gateway.load, account, connection, true);
     let response = match &followed {
         None => within_bounds(&uri, &mut carried, request, next).await,
@@ -193,86 +166,4 @@ fn vendor(uri: &Uri) -> &'static str {
         Some("docs" | "openapi.json") => "docs",
         _ => "agora",
     }
-}
-
-/// A message with its caller, as a gRPC method expects it.
-fn rpc<T>(caller: &Caller, message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.extensions_mut().insert(caller.clone());
-    request
-}
-
-/// Who is calling, as the credentials layer found out.
-fn caller(parts: &Parts) -> Caller {
-    parts.extensions.get().cloned().unwrap_or_else(Caller::nobody)
-}
-
-fn peer(parts: &Parts) -> Option<SocketAddr> {
-    parts.extensions.get::<Arc<Connection>>().map(|connection| connection.addr)
-}
-
-/// The headers of a proxy that is trusted; nothing where the peer is none.
-fn forwarded<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
-    let peer = peer(parts)?.ip().to_canonical();
-    gateway.trusted_proxies.iter().any(|net| net.contains(&peer)).then_some(&parts.headers)
-}
-
-fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// What the caller has named its request by, in the header `Idempotency-Key`, bare or in quotes: the `request_id` of the RPC, which refuses one
-/// that is not well-formed. Empty where there is none.
-fn request_id(headers: &HeaderMap) -> String {
-    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes())).unwrap_or_default();
-    key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(&key).to_owned()
-}
-
-/// The request id of one RPC of several that one request makes: the first has the request's own, every other a UUID (version 5) of that and
-/// its number, which is as stable. Each is repeated for itself: a request that was cut off half-way does the rest when it is repeated, and what
-/// is appended to a list is done too.
-fn request_id_of(part: usize, request_id: &str) -> String {
-    if part == 0 || request_id.is_empty() {
-        return request_id.to_owned();
-    }
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{part} {request_id}").as_bytes()).to_string()
-}
-
-/// What is wrong with a body.
-enum BadBody {
-    TooLarge,
-    NoJson,
-    Broken,
-}
-
-/// The bytes of a body that is within its limit.
-fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, BadBody> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => BadBody::TooLarge,
-        _ => BadBody::Broken,
-    })
-}
-
-/// A body as JSON, whatever its Content-Type: real SDKs send none, or a form type.
-fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBody> {
-    serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::NoJson)
-}
-
-fn answer<T: Serialize>(status: StatusCode, body: &T, retry_after: Option<Duration>) -> Response {
-    let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
-    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
-    wait(&mut response, retry_after);
-    response
-}
-
-/// Tells when to try again.
-fn wait(response: &mut Response, retry_after: Option<Duration>) {
-    if let Some(seconds) = retry_after.map(retry_seconds) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-}
-
-/// Whole seconds, at least one.
-fn retry_seconds(wait: Duration) -> u64 {
-    wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)
 }

@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Reason},
     limits::concurrency::Load,
     limits::rate::Limits,
-    model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Why},
+    model::{Event, EventKind, Expire, Key, Mark, RequestId, RoomId, UserId, Why},
     store::{Batch, Revision, Store, StoreError},
     sweep,
     telemetry::traces,
@@ -99,6 +99,14 @@ pub struct Service {
     pub refuse_skewed_clock: bool,
 }
 
+/// What a caller has named its request by.
+struct Named {
+    id: RequestId,
+    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service or of another user.
+    key: String,
+    fingerprint: [u8; 16],
+}
+
 /// A known caller inside one app.
 pub struct Call {
     /// The app.
@@ -106,7 +114,7 @@ pub struct Call {
     /// The caller.
     pub principal: Principal,
     /// What the caller has named its request by, if at all.
-    request: Option<idempotency::Named>,
+    request: Option<Named>,
     /// Of the RPC.
     method: &'static str,
     /// Whether it is counted as one of staff.

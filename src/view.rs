@@ -9,15 +9,19 @@
 mod age;
 mod applied;
 mod client;
+mod expired;
 mod expiry_queue;
 mod feed;
 mod index;
+mod leftovers;
 mod muted_users;
+mod page;
 mod remains;
 mod request;
 mod room;
 mod state;
 mod user_map;
+mod versioned;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,21 +30,24 @@ use arc_swap::ArcSwap;
 use self::{
     age::Age,
     applied::Applied,
+    leftovers::leftovers,
     state::{App, State},
 };
 use crate::{
     model::{Answered, Mark},
-    store::Revision,
+    store::{Revision, Store},
 };
 
 pub use self::{
-    client::{Client, KnownClient, MutedRoom},
-    expiry_queue::{Due, DueMark},
+    client::{Client, KnownClient},
+    expired::{Due, DueMark},
     feed::Filled,
-    remains::Leftover,
+    leftovers::Leftover,
+    page::Page,
     request::DueRequest,
-    room::{Decision, Held, Room, Rule, may_speak},
+    room::{Decision, Room, Rule, may_speak},
     state::Usage,
+    versioned::{Held, MutedRoom},
 };
 
 /// How long a write waits for its own commit to come back on the feed. The feed is less than a millisecond behind; seconds are a fault.
@@ -60,6 +67,18 @@ struct Inner {
 }
 
 impl View {
+    /// Whatever was committed anywhere this long ago, or earlier, is in the view. Over an embedded store less than a second; over a cluster
+    /// less than three, unless this process is cut off from it, or the cluster has lost its quorum.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.inner.age.now()
+    }
+
+    /// Keeps the age. Never ends by itself.
+    pub async fn keep_age(self, store: Arc<dyn Store>) {
+        self.inner.age.keep(store, || self.revision()).await;
+    }
+
     /// The newest commit that is in the view.
     #[must_use]
     pub fn revision(&self) -> Revision {
@@ -132,7 +151,7 @@ impl View {
     #[must_use]
     pub fn leftovers(&self, limit: usize) -> Vec<Leftover> {
         let state = self.inner.state.load();
-        state.deleted.leftovers(&state, limit)
+        leftovers(&state, limit)
     }
 
     /// What each app has, in no order.
@@ -191,15 +210,4 @@ impl AppView {
     pub fn has_muted_users(&self) -> bool {
         self.0.as_ref().is_some_and(|app| !app.muted_users.is_empty())
     }
-}
-
-/// Where a page of a list starts, and how long it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Page<'a> {
-    /// Only ids after this one.
-    pub after: Option<&'a str>,
-    /// Leave out this many of them.
-    pub skip: usize,
-    /// At most this many.
-    pub size: usize,
 }

@@ -10,7 +10,10 @@ use clap::Args;
 use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
-use super::{complain, progress::Progress, say};
+use super::{
+    output::{complain, say},
+    progress::Progress,
+};
 use crate::{
     app::Failure,
     clock::Clock,

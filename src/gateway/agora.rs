@@ -19,7 +19,7 @@ use self::{
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
     user_mute::{list_muted_users, mute_user, muted_user},
 };
-use super::{Gateway, rpc};
+use super::wire::{self, Gateway, rpc};
 use crate::{
     grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
@@ -151,7 +151,7 @@ async fn list_muted(ask: Ask, State(api): State<Api>, paging: Result<Query<Pagin
 }
 
 async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
-    let body = super::bytes(body)?;
+    let body = wire::bytes(body)?;
     let body = if body.is_empty() { Map::new() } else { object(Ok(body))? };
     let span = match body.get("mute_duration") {
         None | Some(Value::Null) => Span::ForGood,

@@ -16,7 +16,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::Gateway;
+use super::wire::Gateway;
 
 /// The page runs its own scripts, calls this host, and nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \

@@ -22,7 +22,7 @@ use self::{
     client::{admin_view, own_view},
     envelope::{Admin, Failure, Me, done},
 };
-use super::{Gateway, rpc};
+use super::wire::{self, Gateway, rpc};
 use crate::{
     grpc::{Api, status::Told},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
@@ -160,7 +160,7 @@ async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcom
 }
 
 fn object(body: Body) -> Result<Map<String, Value>, Failure> {
-    match super::json(body)? {
+    match wire::json(body)? {
         Value::Object(object) => Ok(object),
         _ => Err(Failure::invalid("the body is no JSON object")),
     }

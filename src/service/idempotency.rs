@@ -6,7 +6,7 @@
 
 use prost::Message;
 
-use super::{Call, Service, Written};
+use super::{Call, Named, Service, Written};
 use crate::{
     auth::Principal,
     error::{Error, Reason},
@@ -22,14 +22,6 @@ const KEEP_MS: u64 = 24 * 3_600_000;
 pub trait Answer: Message + Default {}
 
 impl<T: Message + Default> Answer for T {}
-
-/// What a caller has named its request by.
-pub(super) struct Named {
-    id: RequestId,
-    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service or of another user.
-    key: String,
-    fingerprint: [u8; 16],
-}
 
 impl Call {
     /// The same call, with the id of its request; `fingerprint` tells the request from every other, one of another caller too.

@@ -1,6 +1,5 @@
 //! What can go wrong in a store, and what a caller is told of it.
 
-use super::Revision;
 use crate::error::{Error, Reason};
 
 /// What went wrong in an engine. `error.rs` says what a caller is told of it.
@@ -8,11 +7,11 @@ use crate::error::{Error, Reason};
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("an expectation of the commit did not hold at revision {revision}")]
-    Conflict { revision: Revision },
+    Conflict { revision: u64 },
     #[error("commits up to revision {oldest} are no longer kept")]
-    Compacted { oldest: Revision },
+    Compacted { oldest: u64 },
     #[error("the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it")]
-    WentBack { seen: Revision },
+    WentBack { seen: u64 },
     #[error(
         "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
          import them with this one, below another --etcd-prefix"

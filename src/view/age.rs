@@ -10,8 +10,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::View;
-use crate::store::Store;
+use crate::store::{Revision, Store};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,25 +25,19 @@ impl Age {
     pub(super) fn new() -> Self {
         Self { started: Instant::now(), as_of_ms: AtomicU64::new(0) }
     }
-}
 
-impl View {
-    /// Whatever was committed anywhere this long ago, or earlier, is in the view. Over an embedded store less than a second; over a cluster
-    /// less than three, unless this process is cut off from it, or the cluster has lost its quorum.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        let age = &self.inner.age;
-        age.started.elapsed().saturating_sub(Duration::from_millis(age.as_of_ms.load(Ordering::Relaxed)))
+    /// How long ago that was.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.as_of_ms.load(Ordering::Relaxed)))
     }
 
-    /// Keeps the age. Never ends by itself.
-    pub async fn keep_age(self, store: Arc<dyn Store>) {
-        let age = &self.inner.age;
+    /// Keeps it, of a view that is at this revision. Never ends by itself.
+    pub(super) async fn keep(&self, store: Arc<dyn Store>, at: impl Fn() -> Revision) {
         loop {
-            let (revision, at) = store.known();
-            if self.revision() >= revision {
-                let as_of_ms = at.saturating_duration_since(age.started).as_millis();
-                age.as_of_ms.store(u64::try_from(as_of_ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let (revision, heard) = store.known();
+            if at() >= revision {
+                let as_of_ms = heard.saturating_duration_since(self.started).as_millis();
+                self.as_of_ms.store(u64::try_from(as_of_ms).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
             sleep(LOOK).await;
         }

@@ -2,12 +2,10 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use ecow::EcoString;
-
 use super::{
     index::Entity,
     remains::{ClientRemains, DeletedRooms},
-    room::Held,
+    versioned::{Held, MutedRoom},
 };
 use crate::{
     model::{ClientProfile, Key, Mark, Value},
@@ -34,16 +32,6 @@ pub struct Client {
 pub struct KnownClient<'a> {
     client: &'a Client,
     deleted_rooms: &'a DeletedRooms,
-}
-
-/// One notification mute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct MutedRoom {
-    pub room: EcoString,
-    /// Counts up with each mute of the client; two made at the same moment may share one.
-    pub place: u64,
-    pub mark: Held<Mark>,
 }
 
 impl Entity for Client {

@@ -9,7 +9,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::Page;
+use super::page::Page;
 
 /// Readers of different rooms rarely meet in one shard, and an empty app costs little.
 const SHARDS: usize = 32;

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Page, room::Held, user_map::Sorted};
+use super::{page::Page, user_map::Sorted, versioned::Held};
 use crate::model::Mark;
 
 #[derive(Default)]

@@ -8,10 +8,8 @@ use std::{
 };
 
 use super::{
-    client::{Client, MutedRoom},
-    room::{Held, Room},
-    state::State,
     user_map::Sorted,
+    versioned::{Held, MutedRoom},
 };
 use crate::{
     model::{Expire, Key, Mark, Value},
@@ -38,24 +36,15 @@ pub(super) struct ClientRemains {
     pub(super) muted: Vec<MutedRoom>,
 }
 
-/// Records that are to be removed, by the revision that each has.
-#[derive(Debug)]
-pub struct Leftover {
-    /// Their app.
-    pub app: Arc<str>,
-    /// Keys as bytes.
-    pub keys: Vec<(Vec<u8>, Revision)>,
-}
-
 /// The rooms and clients that have remains, in no order that matters.
 #[derive(Default)]
-pub(super) struct Owners(Mutex<BTreeSet<Place>>);
+pub(super) struct Owners(Mutex<BTreeSet<Owner>>);
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    app: Arc<str>,
-    is_room: bool,
-    id: Arc<str>,
+pub(super) struct Owner {
+    pub(super) app: Arc<str>,
+    pub(super) is_room: bool,
+    pub(super) id: Arc<str>,
 }
 
 /// The tombstones of one app's rooms: notification mutes of them that are no newer count for nothing.
@@ -91,7 +80,7 @@ impl RoomRemains {
     }
 
     /// Keys of what is left, at most `limit`; the tombstone's where nothing is.
-    fn keys(&self, app: &str, room: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
+    pub(super) fn keys(&self, app: &str, room: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let ban = self.ban.iter().map(|ban| (Key::Ban { app, room }, ban.revision));
         let muted = self.muted.iter().map(|(user, mute)| (Key::MemberMute { app, room, user }, mute.revision));
         let allowed = self.allowed.iter().map(|(user, mark)| (Key::Allowed { app, room, user }, mark.revision));
@@ -101,7 +90,7 @@ impl RoomRemains {
 }
 
 impl ClientRemains {
-    fn keys(&self, app: &str, user: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
+    pub(super) fn keys(&self, app: &str, user: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let muted = self.muted.iter().map(|muted| {
             let key = Key::NotificationMute { app, user, room: &muted.room };
             (key, muted.mark.revision)
@@ -119,36 +108,21 @@ fn encoded<'a>(keys: impl Iterator<Item = (Key<'a>, Revision)>, tombstone: (Key<
 
 impl Owners {
     pub(super) fn set(&self, has_remains: bool, app: &str, is_room: bool, id: &str) {
-        let place = Place { app: app.into(), is_room, id: id.into() };
-        let mut places = self.places();
+        let owner = Owner { app: app.into(), is_room, id: id.into() };
+        let mut owners = self.all();
         if has_remains {
-            places.insert(place)
+            owners.insert(owner)
         } else {
-            places.remove(&place)
+            owners.remove(&owner)
         };
     }
 
-    /// What is to be removed, at most about `limit` keys: those of one app that follow each other together.
-    pub(super) fn leftovers(&self, state: &State, limit: usize) -> Vec<Leftover> {
-        let places: Vec<_> = self.places().iter().take(limit).cloned().collect();
-        let mut leftovers: Vec<Leftover> = Vec::new();
-        let mut left = limit;
-        for Place { app: key, is_room, id } in places {
-            let Some(app) = state.app(&key).filter(|_| left > 0) else { continue };
-            let of_room = |room: Option<&Room>| Some(room?.remains.as_ref()?.keys(&key, &id, left));
-            let of_client = |client: Option<&Client>| Some(client?.remains.as_ref()?.keys(&key, &id, left));
-            let keys = if is_room { app.rooms.read(&id, of_room) } else { app.clients.read(&id, of_client) };
-            let keys = keys.unwrap_or_default();
-            left = left.saturating_sub(keys.len());
-            match leftovers.last_mut().filter(|last| last.app == key) {
-                Some(last) => last.keys.extend(keys),
-                None => leftovers.push(Leftover { app: key, keys }),
-            }
-        }
-        leftovers
+    /// The first of them, at most so many.
+    pub(super) fn first(&self, limit: usize) -> Vec<Owner> {
+        self.all().iter().take(limit).cloned().collect()
     }
 
-    fn places(&self) -> MutexGuard<'_, BTreeSet<Place>> {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<Owner>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

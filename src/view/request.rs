@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use super::room::Held;
+use super::versioned::Held;
 use crate::{model::Answered, store::Revision};
 
 /// An answer counts once for each KiB that it begins.

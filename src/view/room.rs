@@ -1,43 +1,10 @@
 //! One room, and the pure function that the service exists for: may this user speak?
 
-use std::sync::Arc;
-
-use super::{
-    index::Entity,
-    remains::RoomRemains,
-    user_map::{Ends, Sorted},
-};
+use super::{index::Entity, remains::RoomRemains, user_map::Sorted, versioned::Held};
 use crate::{
     model::{Expire, Key, Mark, RoomProfile, Value},
     store::Revision,
 };
-
-/// A value and the revision it was written at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held<T> {
-    /// What it says.
-    pub value: T,
-    /// For expectations.
-    pub revision: Revision,
-}
-
-impl Ends for Held<Mark> {
-    fn end_ms(&self) -> Option<u64> {
-        self.value.expire.ms()
-    }
-}
-
-impl Ends for Arc<Held<Mark>> {
-    fn end_ms(&self) -> Option<u64> {
-        self.value.expire.ms()
-    }
-}
-
-impl Ends for Held<Expire> {
-    fn end_ms(&self) -> Option<u64> {
-        self.value.ms()
-    }
-}
 
 /// Everything known of one room.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,12 +10,13 @@ use std::{
 
 use super::{
     client::{Client, KnownClient},
-    expiry_queue::{Due, Place, Schedule},
+    expiry_queue::{Place, Schedule},
     index::{Entity as _, Index},
     muted_users::MutedUsers,
     remains::{DeletedRooms, Owners},
     request::Requests,
-    room::{Held, Room},
+    room::Room,
+    versioned::Held,
 };
 use crate::{
     model::{Expire, Key, Mark, Owner, Value, Why},
@@ -201,10 +202,6 @@ impl State {
             room.silence(user, until);
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
-    }
-
-    pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
-        self.schedule.due(self, now_ms, limit)
     }
 
     /// Lets marks with the same actor and reason share one copy of them.

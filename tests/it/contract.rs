@@ -1,4 +1,4 @@
-//! The store's contract, one function a clause, for every engine. The clauses stand at the top of `src/store.rs`.
+//! The store's contract, one function a clause, for every engine. The clauses stand at the top of `src/store/contract.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use syn::{
-    Attribute, Item, ItemMod, ItemUse, Macro, UseTree,
+    Attribute, Item, ItemMod, ItemUse, Macro, UseTree, Visibility,
     visit::{self, Visit},
 };
 
@@ -61,9 +61,12 @@ fn module_of(file: &str) -> Names {
     file.trim_end_matches(".rs").split('/').map(str::to_owned).collect()
 }
 
-/// All paths that the code of one file has.
+/// All paths that the code of one file has: those it uses, and those it only shows to others (`pub use`).
 #[derive(Default)]
-struct Paths(BTreeSet<Names>);
+struct Paths {
+    code: BTreeSet<Names>,
+    shown: BTreeSet<Names>,
+}
 
 impl<'a> Visit<'a> for Paths {
     fn visit_item(&mut self, item: &'a Item) {
@@ -73,13 +76,17 @@ impl<'a> Visit<'a> for Paths {
     }
 
     fn visit_item_use(&mut self, import: &'a ItemUse) {
-        self.add_tree(&Vec::new(), &import.tree);
+        let of = if matches!(import.vis, Visibility::Inherited) { &mut self.code } else { &mut self.shown };
+        add_tree(of, &Vec::new(), &import.tree);
     }
 
     fn visit_path(&mut self, path: &'a syn::Path) {
-        self.0.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        self.code.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         visit::visit_path(self, path);
     }
+
+    /// Who may see an item is no use of them.
+    fn visit_visibility(&mut self, _: &'a Visibility) {}
 
     /// What a macro is given need not be Rust.
     fn visit_macro(&mut self, call: &'a Macro) {
@@ -88,22 +95,20 @@ impl<'a> Visit<'a> for Paths {
         for path in text.split("crate::").skip(1) {
             let is_name = |at: char| at.is_alphanumeric() || at == '_' || at == ':';
             let path = path.split(|at| !is_name(at)).next().unwrap_or_default();
-            self.0.insert(["crate"].into_iter().chain(path.split("::")).map(str::to_owned).collect());
+            self.code.insert(["crate"].into_iter().chain(path.split("::")).map(str::to_owned).collect());
         }
     }
 }
 
-impl Paths {
-    fn add_tree(&mut self, before: &Names, tree: &UseTree) {
-        let with = |name: &syn::Ident| [&before[..], &[name.to_string()]].concat();
-        match tree {
-            UseTree::Path(path) => self.add_tree(&with(&path.ident), &path.tree),
-            UseTree::Name(name) if name.ident == "self" => drop(self.0.insert(before.clone())),
-            UseTree::Name(name) => drop(self.0.insert(with(&name.ident))),
-            UseTree::Rename(rename) => drop(self.0.insert(with(&rename.ident))),
-            UseTree::Glob(_) => drop(self.0.insert(before.clone())),
-            UseTree::Group(group) => group.items.iter().for_each(|item| self.add_tree(before, item)),
-        }
+fn add_tree(to: &mut BTreeSet<Names>, before: &Names, tree: &UseTree) {
+    let with = |name: &syn::Ident| [&before[..], &[name.to_string()]].concat();
+    match tree {
+        UseTree::Path(path) => add_tree(to, &with(&path.ident), &path.tree),
+        UseTree::Name(name) if name.ident == "self" => drop(to.insert(before.clone())),
+        UseTree::Name(name) => drop(to.insert(with(&name.ident))),
+        UseTree::Rename(rename) => drop(to.insert(with(&rename.ident))),
+        UseTree::Glob(_) => drop(to.insert(before.clone())),
+        UseTree::Group(group) => group.items.iter().for_each(|item| add_tree(to, before, item)),
     }
 }
 
@@ -120,9 +125,14 @@ fn is_for_tests(attribute: &Attribute) -> bool {
 
 /// What the code of a module reaches, from the root of the crate on; other crates are left out.
 fn reached(module: &Names, text: &str, modules: &BTreeSet<Names>) -> BTreeSet<Names> {
+    let Paths { code, shown } = paths(text);
+    code.union(&shown).filter_map(|path| from_root(module, path, modules)).collect()
+}
+
+fn paths(text: &str) -> Paths {
     let mut paths = Paths::default();
     paths.visit_file(&syn::parse_file(text).unwrap());
-    paths.0.into_iter().filter_map(|path| from_root(module, &path, modules)).collect()
+    paths
 }
 
 fn from_root(module: &Names, path: &Names, modules: &BTreeSet<Names>) -> Option<Names> {
@@ -206,6 +216,60 @@ fn an_import_of_what_is_not_below_is_found() {
     }
 }
 
+/// The modules whose code the code of each one uses. What a module only shows to others, as a folder's first file does, is of where it comes from.
+fn uses() -> BTreeMap<Names, BTreeSet<Names>> {
+    let modules = modules();
+    let paths: BTreeMap<_, _> = texts().iter().map(|(file, text)| (module_of(file), paths(text))).collect();
+    let of_module = |(module, found): (&Names, &Paths)| {
+        let files = found.code.iter().filter_map(|path| file_of(&from_root(module, path, &modules)?, &paths));
+        (module.clone(), files.filter(|other| other != module).collect())
+    };
+    paths.iter().map(of_module).collect()
+}
+
+/// The module that has what lies at this path from the root.
+fn file_of(path: &[String], paths: &BTreeMap<Names, Paths>) -> Option<Names> {
+    let length = (1..=path.len()).rev().find(|length| paths.contains_key(&path[..*length]))?;
+    let (module, item) = (path[..length].to_vec(), path.get(length));
+    let modules = paths.keys().cloned().collect();
+    let shown = paths[&module].shown.iter().find(|shown| shown.len() > 1 && shown.last() == item);
+    match shown.and_then(|shown| from_root(&module, shown, &modules)) {
+        Some(from) => file_of(&from, paths),
+        None => Some(module),
+    }
+}
+
+/// Those that reach themselves over others.
+fn in_circles(uses: &BTreeMap<Names, BTreeSet<Names>>) -> BTreeSet<Names> {
+    let reaches_itself = |module: &Names| {
+        let mut seen = BTreeSet::new();
+        let mut pending = vec![module];
+        while let Some(others) = pending.pop().and_then(|module| uses.get(module)) {
+            pending.extend(others.iter().filter(|other| seen.insert((*other).clone())));
+        }
+        seen.contains(module)
+    };
+    uses.keys().filter(|module| reaches_itself(module)).cloned().collect()
+}
+
+#[test]
+fn no_files_know_each_other_in_a_circle() {
+    let mut uses = uses();
+    let circles = in_circles(&uses);
+    for module in &circles {
+        println!(
+            "{} -> {:?}",
+            module.join("::"),
+            uses[module].intersection(&circles).map(|names| names.join("::")).collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(circles, BTreeSet::new());
+    // A circle of three is found.
+    let of = |text: &str| -> Names { text.split("::").map(str::to_owned).collect() };
+    uses.entry(of("model::record")).or_default().insert(of("view::state"));
+    assert!(in_circles(&uses).contains(&of("view::state")) && !in_circles(&uses).contains(&of("cli")));
+}
+
 /// The files in which one of the words stands, other than those below `allowed`.
 fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let has = |code: &str| words.iter().any(|word| code.contains(word));
@@ -224,8 +288,8 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     };
     let files = |named: &BTreeMap<String, Vec<String>>| named.keys().cloned().collect::<Vec<_>>();
     let sled = named("sled");
-    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store.rs", "store/embedded/tree.rs"]);
-    assert_eq!(sled["store.rs"], ["Sled,"]);
+    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store/contract.rs", "store/embedded/tree.rs"]);
+    assert_eq!(sled["store/contract.rs"], ["Sled,"]);
     // Above the store it is chosen by name, and its settings are read.
     let etcd = named("etcd");
     let above: Vec<_> = files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();

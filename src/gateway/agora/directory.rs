@@ -8,7 +8,7 @@ use super::{
     fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
 };
 use crate::{
-    gateway::{self, Gateway, rpc},
+    gateway::wire::{self, Gateway, rpc},
     grpc::{Api, MAX_TEXT_BYTES},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
 };
@@ -42,7 +42,7 @@ pub(super) async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
 }
 
 pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
-    let users = match gateway::json(body)? {
+    let users = match wire::json(body)? {
         Value::Array(users) => users,
         user => vec![user],
     };
@@ -74,7 +74,7 @@ fn user_message(ask: &Ask, part: usize, user: &Value) -> Result<pb::UpsertClient
         return Err(Failure::argument(format!("nickname is at most {MAX_TEXT_BYTES} bytes")));
     }
     let client = pb::Client { user: name, nickname, ..Default::default() };
-    let request_id = gateway::request_id_of(part, &ask.request_id);
+    let request_id = wire::request_id_of(part, &ask.request_id);
     Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false, request_id })
 }
 
@@ -104,5 +104,5 @@ pub(super) async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, b
     let issued = told(api.issue_token(rpc(&ask.caller, message)).await, "")?;
     let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
     let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
-    Ok(gateway::answer(StatusCode::OK, &answer, None))
+    Ok(wire::answer(StatusCode::OK, &answer, None))
 }

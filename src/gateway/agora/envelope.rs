@@ -17,7 +17,7 @@ use crate::{
     auth::credentials::Caller,
     clock::Clock,
     error::Reason,
-    gateway::{self, BadBody, Gateway},
+    gateway::wire::{self, BadBody, Gateway},
     grpc::status::Told,
 };
 
@@ -75,8 +75,8 @@ impl FromRequestParts<Gateway> for Anybody {
             None => application_name.clone(),
         };
         let organization = organization.unwrap_or_default();
-        let (caller, uri) = (gateway::caller(parts), full_uri(gateway, parts));
-        let (clock, request_id) = (gateway.clock.clone(), gateway::request_id(&parts.headers));
+        let (caller, uri) = (wire::caller(parts), full_uri(gateway, parts));
+        let (clock, request_id) = (gateway.clock.clone(), wire::request_id(&parts.headers));
         Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
     }
 }
@@ -88,9 +88,9 @@ fn first_of(list: &str) -> Option<&str> {
 /// Scheme and host as the caller sees them, without the query.
 fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
     // Each proxy adds itself to such a list; the first is what the caller has asked.
-    let forwarded = |name| gateway::forwarded(gateway, parts).and_then(|headers| gateway::text(headers, name)).and_then(first_of);
+    let forwarded = |name| wire::forwarded(gateway, parts).and_then(|headers| wire::text(headers, name)).and_then(first_of);
     let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
-    let host = forwarded("x-forwarded-host").or_else(|| gateway::text(&parts.headers, header::HOST));
+    let host = forwarded("x-forwarded-host").or_else(|| wire::text(&parts.headers, header::HOST));
     let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("localhost");
     format!("{scheme}://{host}{}", parts.uri.path())
 }
@@ -144,7 +144,7 @@ impl Ask {
     fn envelope<T: Serialize>(&self, action: &str, entities: &[Value], data: Option<T>) -> Response {
         let (timestamp, duration) = self.times();
         let envelope = Envelope { head: self.head(action, entities), data, timestamp, duration };
-        gateway::answer(StatusCode::OK, &envelope, None)
+        wire::answer(StatusCode::OK, &envelope, None)
     }
 
     fn head<'a>(&'a self, action: &'a str, entities: &'a [Value]) -> Head<'a> {
@@ -306,7 +306,7 @@ pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: 
     let timestamp = clock.now_ms();
     let duration = timestamp.saturating_sub(started_ms);
     let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
-    let mut rendered = gateway::answer(failure.status, &body, failure.retry_after);
+    let mut rendered = wire::answer(failure.status, &body, failure.retry_after);
     // What a failure that reached no handler was given.
     for name in [header::ALLOW, header::RETRY_AFTER] {
         if let Some(value) = response.headers().get(&name) {

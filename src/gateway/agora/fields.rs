@@ -4,7 +4,7 @@ use axum::{body::Bytes, extract::rejection::BytesRejection};
 use serde_json::{Map, Value};
 
 use super::envelope::{Ask, Failure};
-use crate::gateway;
+use crate::gateway::wire;
 
 /// The end of what is for good, and of whatever would end after it.
 const FOR_GOOD_MS: u64 = 4_638_873_600_000;
@@ -13,7 +13,7 @@ pub(super) const NO_END_S: i64 = i32::MAX as i64;
 
 /// A body as a JSON object.
 pub(super) fn object(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Map<String, Value>, Failure> {
-    match gateway::json(body)? {
+    match wire::json(body)? {
         Value::Object(object) => Ok(object),
         _ => Err(Failure::argument("the body is no JSON object")),
     }

@@ -12,7 +12,7 @@ use super::{
     fields::{Span, check_name, left_s, object, string},
 };
 use crate::{
-    gateway::rpc,
+    gateway::wire::rpc,
     grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
 };

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     auth::{Credential, Principal, credentials::Caller},
     error::Reason,
-    gateway::{self, BadBody, Gateway},
+    gateway::wire::{self, BadBody, Gateway},
     grpc::status::Told,
     limits::holder::Peer,
 };
@@ -33,12 +33,12 @@ impl FromRequestParts<Gateway> for Admin {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
-        let caller = gateway::caller(parts);
+        let caller = wire::caller(parts);
         let app = match &caller.principal {
             Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => app.to_string(),
             Ok(_) | Err(_) => return Err(Failure::of_reason(Reason::InvalidApiKey)),
         };
-        let request_id = gateway::request_id(&parts.headers);
+        let request_id = wire::request_id(&parts.headers);
         Ok(Self { app, caller, request_id, segments: segments(parts, gateway).await? })
     }
 }
@@ -67,16 +67,16 @@ impl FromRequestParts<Gateway> for Me {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
-        let caller = gateway::caller(parts);
+        let caller = wire::caller(parts);
         let (app, user) = match &caller.principal {
             _ if !parts.headers.contains_key("im-client-key") => return Err(Failure::of_reason(Reason::InvalidClientKey)),
             Ok(Principal::User { app, user }) => (app.to_string(), user.clone()),
             Err(error) => return Err(Failure::of_reason(error.reason)),
             Ok(_) => return Err(Failure::of_reason(Reason::InvalidToken)),
         };
-        let user_agent = gateway::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
+        let user_agent = wire::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
         let (peer, started_ms) = (peer(parts), gateway.clock.now_ms());
-        let request_id = gateway::request_id(&parts.headers);
+        let request_id = wire::request_id(&parts.headers);
         Ok(Self { app, user, caller, request_id, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
     }
 }
@@ -98,7 +98,7 @@ impl Me {
 /// The caller behind a trusted proxy, whose port it does not tell; else the connection.
 fn peer(parts: &Parts) -> Option<(IpAddr, Option<u16>)> {
     let behind = parts.extensions.get::<Arc<Peer>>().map(|peer| (peer.ip, None));
-    behind.or_else(|| gateway::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
+    behind.or_else(|| wire::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
 }
 
 async fn segments(parts: &mut Parts, gateway: &Gateway) -> Result<Segments, Failure> {
@@ -117,7 +117,7 @@ struct Success<T> {
 
 /// The answer with this result.
 pub(super) fn done<T: Serialize>(result: T) -> Response {
-    gateway::answer(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
+    wire::answer(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
 }
 
 /// One error, as IMKit's callers know it.
@@ -212,10 +212,10 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(wait) = self.retry_after {
-            error["retryAfter"] = Value::from(gateway::retry_seconds(wait));
+            error["retryAfter"] = Value::from(wire::retry_seconds(wait));
         }
         let body = json!({"RC": self.status.as_u16(), "RM": self.line, "error": error});
-        gateway::answer(self.status, &body, self.retry_after)
+        wire::answer(self.status, &body, self.retry_after)
     }
 }
 
