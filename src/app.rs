@@ -25,7 +25,7 @@ use crate::{
     model::UserId,
     server::{self, Rules, tls::Tls, web::Origin},
     service::Service,
-    store::{self, Place, Store, StoreError},
+    store::{self, Location, Store, StoreError},
     sweep::Sweeper,
     transfer::{self, output::Output},
     view::{Filled, View},
@@ -137,8 +137,8 @@ impl App {
         };
         let pages = config.grpc_web_origins.clone();
         let data_dir = match &config.place {
-            Place::Directory { path, .. } => Some(path.clone()),
-            Place::Cluster(_) => None,
+            Location::Directory { path, .. } => Some(path.clone()),
+            Location::Cluster(_) => None,
         };
         let (stop_delay, drain) = (Duration::from_secs(config.stop_delay_seconds), Duration::from_secs(config.drain_seconds));
         Ok(Self { addresses, service, gateway, listeners, rules, pages, data_dir, background, stop_delay, drain })

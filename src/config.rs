@@ -23,7 +23,7 @@ use crate::{
     limits::rate::Rates,
     server::{tls::TlsFiles, web::Origin},
     service::Quotas,
-    store::{Engine, Memory, Place, Retention},
+    store::{Engine, Location, Memory, Retention},
     telemetry::LogFormat,
 };
 
@@ -218,7 +218,7 @@ impl Settings {
 #[allow(missing_docs)]
 pub struct Config {
     pub dev: bool,
-    pub place: Place,
+    pub place: Location,
     pub grpc_addr: SocketAddr,
     pub rest_addr: SocketAddr,
     pub admin_addr: SocketAddr,
@@ -274,8 +274,8 @@ impl Config {
             journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
         };
         let place = match settings.store.unwrap_or_default() {
-            Engine::Sled => Place::Directory { path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")), memory },
-            Engine::Etcd => Place::Cluster(settings.etcd.cluster()?),
+            Engine::Sled => Location::Directory { path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")), memory },
+            Engine::Etcd => Location::Cluster(settings.etcd.cluster()?),
         };
         let tls = match (settings.tls_cert, settings.tls_key, settings.tls_client_ca) {
             (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
@@ -380,7 +380,7 @@ impl Config {
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
             wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
         }
-        if let Place::Directory { memory, .. } = &self.place {
+        if let Location::Directory { memory, .. } = &self.place {
             if !(1..=1 << 20).contains(&(memory.cache_bytes >> 20)) {
                 wrong.push("cache_mib is 1 to 1048576".to_owned());
             }

@@ -11,7 +11,7 @@ use crate::{
     },
     error::Error,
     model::{Address, AppKey, RoomId},
-    service::{Call, ClientPatch, RoomPatch, Service},
+    service::{ClientPatch, RequestContext, RoomPatch, Service},
 };
 
 /// The app of Agora's and Easemob's documents.
@@ -88,12 +88,12 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
     Ok(())
 }
 
-fn enter(service: &Service, app: &str) -> Result<Call, Error> {
+fn enter(service: &Service, app: &str) -> Result<RequestContext, Error> {
     let principal = Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
     service.enter(Caller::of(Ok(principal)), app.to_owned(), "Seed")
 }
 
-async fn seed_client(service: &Service, call: &Call, user: &str, patch: ClientPatch) -> Result<(), Error> {
+async fn seed_client(service: &Service, call: &RequestContext, user: &str, patch: ClientPatch) -> Result<(), Error> {
     let user = call.app.user(user.to_owned())?;
     if service.get_client(call, &user).is_err() {
         service.upsert_client(call, &user, &patch, |_| ()).await?;
@@ -101,7 +101,7 @@ async fn seed_client(service: &Service, call: &Call, user: &str, patch: ClientPa
     Ok(())
 }
 
-async fn seed_room(service: &Service, call: &Call, room: &str, patch: RoomPatch) -> Result<(), Error> {
+async fn seed_room(service: &Service, call: &RequestContext, room: &str, patch: RoomPatch) -> Result<(), Error> {
     let room = RoomId::parse(room.to_owned())?;
     if service.get_room(call, &room).is_err() {
         service.upsert_room(call, Some(&room), &patch, |_| ()).await?;

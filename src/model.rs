@@ -6,4 +6,4 @@ mod record;
 
 pub use expire::Expire;
 pub use ids::{AppKey, RequestId, RoomId, UserId, UserRef};
-pub use record::{Address, Answered, ClientProfile, Event, EventKind, Key, Mark, Owner, RoomProfile, Value, Why};
+pub use record::{Address, Answered, ClientProfile, Event, EventKind, Key, Owner, Provenance, Restriction, RoomProfile, Value};

@@ -2,7 +2,7 @@
 //! change is committed.
 //!
 //! # The way in
-//! [`Service::enter`] makes a [`Call`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
+//! [`Service::enter`] makes a [`RequestContext`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
 //! can be reached without one. A read that asks for a commit waits for it in [`Service::see`].
 //!
 //! # The way of a change
@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Reason},
     limits::concurrency::Load,
     limits::rate::Limits,
-    model::{Event, EventKind, Expire, Key, Mark, RequestId, RoomId, UserId, Why},
+    model::{Event, EventKind, Expire, Key, Provenance, RequestId, Restriction, RoomId, UserId},
     store::{Batch, Revision, Store, StoreError},
     sweep,
     telemetry::traces,
@@ -55,8 +55,8 @@ mod token;
 mod user_mute;
 mod watch;
 
-pub use ban::RoomSeen;
-pub use directory::{ClientPatch, ClientSeen, RoomPage, RoomPatch};
+pub use ban::RoomInfo;
+pub use directory::{ClientInfo, ClientPatch, RoomPage, RoomPatch};
 pub use events::{EventFilter, EventPage, PAGE_BYTES};
 pub use idempotency::Answer;
 pub use quota::Quotas;
@@ -100,7 +100,7 @@ pub struct Service {
 }
 
 /// What a caller has named its request by.
-struct Named {
+struct IdempotencyKey {
     id: RequestId,
     /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service or of another user.
     key: String,
@@ -108,13 +108,13 @@ struct Named {
 }
 
 /// A known caller inside one app.
-pub struct Call {
+pub struct RequestContext {
     /// The app.
     pub app: Arc<App>,
     /// The caller.
     pub principal: Principal,
     /// What the caller has named its request by, if at all.
-    request: Option<Named>,
+    request: Option<IdempotencyKey>,
     /// Of the RPC.
     method: &'static str,
     /// Whether it is counted as one of staff.
@@ -122,7 +122,7 @@ pub struct Call {
 }
 
 /// What a change has come to.
-pub struct Written<T> {
+pub struct Committed<T> {
     /// The answer to it.
     pub answer: T,
     /// The commit that holds it; where there was nothing to change, the one it was decided on.
@@ -142,12 +142,12 @@ struct Registration {
 
 impl Registration {
     /// Errors: ROOM_NOT_FOUND where the app is strict and the room is not registered.
-    fn require(self, call: &Call) -> Result<Self, Error> {
+    fn require(self, call: &RequestContext) -> Result<Self, Error> {
         if call.app.strict && self.profile.is_none() { Err(Error::room_not_found()) } else { Ok(self) }
     }
 }
 
-impl Call {
+impl RequestContext {
     /// Errors: PERMISSION_DENIED.
     fn permit(&self, action: Action<'_>) -> Result<(), Error> {
         if may(&self.principal, action) {
@@ -161,9 +161,9 @@ impl Call {
         self.app.key.as_str()
     }
 
-    fn mark(&self, now_ms: u64, expire: Expire, reason: &str) -> Mark {
-        let why = Why { actor: self.principal.actor().into(), reason: reason.into() };
-        Mark { expire, set_ms: now_ms, why: Arc::new(why) }
+    fn mark(&self, now_ms: u64, expire: Expire, reason: &str) -> Restriction {
+        let why = Provenance { actor: self.principal.actor().into(), reason: reason.into() };
+        Restriction { expire, set_ms: now_ms, why: Arc::new(why) }
     }
 
     fn event(&self, kind: EventKind, now_ms: u64) -> Event {
@@ -179,7 +179,7 @@ impl Call {
 
 impl Service {
     /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
-    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<Call, Error> {
+    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<RequestContext, Error> {
         let Caller { principal, calls, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
@@ -188,7 +188,7 @@ impl Service {
         if let Some(calls) = NonZeroU32::new(calls) {
             self.limits.calls(calls, app.number, principal.rated(), method)?;
         }
-        Ok(Call { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
+        Ok(RequestContext { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
     }
 
     /// Waits until the caller may read the next page of a list that is told whole, after those of its app who wait for it already.
@@ -208,7 +208,7 @@ impl Service {
     }
 
     /// Counts what a list passes over before its page begins. Errors: RATE_LIMITED.
-    pub fn pass(&self, call: &Call, elements: usize) -> Result<(), Error> {
+    pub fn pass(&self, call: &RequestContext, elements: usize) -> Result<(), Error> {
         let calls = u32::try_from(elements / PASSED).unwrap_or(u32::MAX);
         NonZeroU32::new(calls)
             .map_or(Ok(()), |calls| self.limits.calls(calls, call.app.number, call.principal.rated(), call.method))
@@ -236,7 +236,12 @@ impl Service {
     }
 
     /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED, RATE_LIMITED.
-    fn permit_in_room<'a>(&self, call: &Call, room: &RoomId, action: impl FnOnce(bool) -> Action<'a>) -> Result<(), Error> {
+    fn permit_in_room<'a>(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        action: impl FnOnce(bool) -> Action<'a>,
+    ) -> Result<(), Error> {
         let is_staff = match &call.principal {
             Principal::User { user, .. } => self.view.room(call.key(), room.as_str(), |room| {
                 room.and_then(|room| room.profile.as_ref()).is_some_and(|profile| profile.value.is_staff(user))
@@ -253,18 +258,18 @@ impl Service {
 
     /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the room's registration for the
     /// batch to expect, which was read before all else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
-    fn moderate(&self, call: &Call, room: &RoomId) -> Result<Registration, Error> {
+    fn moderate(&self, call: &RequestContext, room: &RoomId) -> Result<Registration, Error> {
         let registration = self.registration(call, room);
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
         registration.require(call)
     }
 
     /// A strict app refuses a room that is not registered. Errors: ROOM_NOT_FOUND.
-    fn require_room(&self, call: &Call, room: &RoomId) -> Result<Registration, Error> {
+    fn require_room(&self, call: &RequestContext, room: &RoomId) -> Result<Registration, Error> {
         self.registration(call, room).require(call)
     }
 
-    fn registration(&self, call: &Call, room: &RoomId) -> Registration {
+    fn registration(&self, call: &RequestContext, room: &RoomId) -> Registration {
         self.view.room(call.key(), room.as_str(), |room| Registration {
             profile: room.and_then(|room| Some(room.profile.as_ref()?.revision)),
             tombstone: room.and_then(Room::tombstone),
@@ -272,7 +277,7 @@ impl Service {
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
-    fn require_clients<'a>(&self, call: &Call, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    fn require_clients<'a>(&self, call: &RequestContext, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
         if !call.app.strict {
             return Ok(());
         }
@@ -280,7 +285,7 @@ impl Service {
         if missing.is_empty() { Ok(()) } else { Err(Error::clients_not_found(missing)) }
     }
 
-    fn has_client(&self, call: &Call, user: &str) -> bool {
+    fn has_client(&self, call: &RequestContext, user: &str) -> bool {
         self.view.client(call.key(), user, |client| client.is_some_and(|client| client.is_registered()))
     }
 
@@ -288,10 +293,10 @@ impl Service {
     /// Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
     async fn change<T: Send, A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         answer: impl Fn(T) -> A + Send,
         plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
             // What was there is over when that is certain; the end of what is set is the wall clock's, as checks are.
@@ -307,7 +312,7 @@ impl Service {
             let answer = answer(planned);
             // At least what the plan has seen.
             let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
-                return Ok(Written { answer, revision: self.view.revision() });
+                return Ok(Committed { answer, revision: self.view.revision() });
             };
             self.require_quota(call, &batch, is_new && call.request.is_some())?;
             if self.settle(&batch).await? {
@@ -320,10 +325,10 @@ impl Service {
                     }
                     // As a repeat will be answered: a cluster knows records by the first of those commits that it has kept together.
                     let revision = self.kept(call).map_or(revision, |kept| kept.revision.min(revision));
-                    return Ok(Written { answer, revision });
+                    return Ok(Committed { answer, revision });
                 }
                 Err(StoreError::Conflict { revision }) => self.caught_up(revision).await?,
-                Err(error @ (StoreError::Unavailable(_) | StoreError::WentBack { .. })) => {
+                Err(error @ (StoreError::Unavailable(_) | StoreError::RevisionRegressed { .. })) => {
                     return Err(Error::outcome_unknown(error));
                 }
                 Err(error) => return Err(error.into()),

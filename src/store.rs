@@ -14,29 +14,29 @@ mod feed_buffer;
 
 pub use connector::{Connection, Connector};
 pub use contract::{
-    Batch, ClusterConfig, ClusterTls, ClusterUser, Commit, Engine, Entry, EventRange, Expectation, Feed, Logged, MAX_SKEW_MS,
-    Memory, Operation, Place, Retention, Revision, Snapshot, Store, Update, Updates,
+    Batch, ClusterConfig, ClusterTls, ClusterUser, Commit, Engine, Entry, EventRange, Feed, Location, MAX_SKEW_MS, Memory,
+    Operation, Precondition, Retention, Revision, Snapshot, Store, StoredEvent, Update, Updates,
 };
 pub use error::StoreError;
 
 /// Opens the store of this place, creating it where there is none; may take a while.
 /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-pub async fn open(place: &Place, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(place: &Location, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
     match place.clone() {
-        Place::Directory { path, memory } => {
+        Location::Directory { path, memory } => {
             let open = move || embedded::Embedded::open(&path, memory, retention);
             let opened = tokio::task::spawn_blocking(open).await;
             Ok(Arc::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??))
         }
-        Place::Cluster(config) => Ok(Arc::new(cluster::Cluster::open(&config, retention).await?)),
+        Location::Cluster(config) => Ok(Arc::new(cluster::Cluster::open(&config, retention).await?)),
     }
 }
 
 /// Whether a store was ever opened there. An open creates one where it was not. Errors: [`StoreError::Unavailable`].
-pub async fn exists(place: &Place) -> Result<bool, StoreError> {
+pub async fn exists(place: &Location) -> Result<bool, StoreError> {
     match place {
-        Place::Directory { path, .. } => Ok(embedded::is_store(path)),
-        Place::Cluster(config) => cluster::exists(config).await,
+        Location::Directory { path, .. } => Ok(embedded::is_store(path)),
+        Location::Cluster(config) => cluster::exists(config).await,
     }
 }
 

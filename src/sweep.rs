@@ -16,7 +16,7 @@ use crate::{
     model::{Event, EventKind, Key},
     store::{Batch, MAX_SKEW_MS, Revision, Store, StoreError},
     telemetry::metrics::METRICS,
-    view::{Due, DueMark, View},
+    view::{Expired, ExpiredRestrictions, View},
 };
 
 mod deleted;
@@ -118,7 +118,7 @@ pub struct Swept {
 }
 
 /// Removes these marks, which have ended, and tells their end. All commits wait together, so that they share their syncs.
-pub async fn expire(store: &dyn Store, due: &[Due], now_ms: u64) -> Result<Swept, StoreError> {
+pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<Swept, StoreError> {
     let all = due.iter().flat_map(|due| batches(due, now_ms).into_iter().map(move |(batch, marks)| (due, batch, marks)));
     let commit = async |(due, batch, marks)| (due, store.commit(batch).await, marks);
     let mut swept = Swept::default();
@@ -141,13 +141,13 @@ pub async fn expire(store: &dyn Store, due: &[Due], now_ms: u64) -> Result<Swept
     Ok(swept)
 }
 
-fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
+fn batches(due: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
     let app = &*due.app;
     let batch = |kind, room: &str, users: Vec<String>| {
         Batch::of(&Event { room: room.to_owned(), users, ..Event::new(kind, app, ACTOR, now_ms) })
     };
     match &due.marks {
-        DueMark::MemberMutes { room, users } => users
+        ExpiredRestrictions::MemberMutes { room, users } => users
             .chunks(COMMIT)
             .map(|users| {
                 let mut batch = batch(EventKind::Expired, room, users.iter().map(|(user, _)| user.to_string()).collect());
@@ -155,12 +155,12 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
                 (batch, users.len())
             })
             .collect(),
-        DueMark::Ban { room, revision } => {
+        ExpiredRestrictions::Ban { room, revision } => {
             let mut batch = batch(EventKind::BanExpired, room, Vec::new());
             remove(&mut batch, Key::Ban { app, room }, *revision);
             vec![(batch, 1)]
         }
-        DueMark::NotificationMutes { user, rooms } => rooms
+        ExpiredRestrictions::NotificationMutes { user, rooms } => rooms
             .iter()
             .map(|(room, revision)| {
                 let mut batch = batch(EventKind::NotificationsExpired, room, vec![user.to_string()]);
@@ -168,7 +168,7 @@ fn batches(due: &Due, now_ms: u64) -> Vec<(Batch, usize)> {
                 (batch, 1)
             })
             .collect(),
-        DueMark::UserMute { user, revision } => {
+        ExpiredRestrictions::UserMute { user, revision } => {
             let mut batch = batch(EventKind::UserMuteExpired, "", vec![user.to_string()]);
             remove(&mut batch, Key::UserMute { app, user }, *revision);
             vec![(batch, 1)]

@@ -10,7 +10,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use crate::store::{self, Place, Retention, Store, StoreError, backup::BackupError};
+use crate::store::{self, Location, Retention, Store, StoreError, backup::BackupError};
 
 pub mod backup;
 pub mod content;
@@ -47,7 +47,7 @@ pub enum Failure {
     #[error("{what} cannot be imported, and nothing was changed:\n{faults}")]
     Faults { what: String, faults: import::Faults },
     #[error("the store was changed by somebody else meanwhile; what was imported so far stays: run the import again")]
-    Overtaken,
+    Conflict,
 }
 
 impl Failure {
@@ -59,7 +59,7 @@ impl Failure {
 }
 
 /// Opens a store that is there, or with `create` one that may not be. Errors: [`Failure::NoStore`], and those of [`store::open`].
-pub async fn open(place: &Place, create: bool) -> Result<Arc<dyn Store>, Failure> {
+pub async fn open(place: &Location, create: bool) -> Result<Arc<dyn Store>, Failure> {
     if !create && !store::exists(place).await? {
         return Err(Failure::NoStore(place.to_string()));
     }

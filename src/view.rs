@@ -29,25 +29,25 @@ use arc_swap::ArcSwap;
 
 use self::{
     age::Age,
-    applied::Applied,
+    applied::AppliedRevision,
     leftovers::leftovers,
     state::{App, State},
 };
 use crate::{
-    model::{Answered, Mark},
+    model::{Answered, Restriction},
     store::{Revision, Store},
 };
 
 pub use self::{
     client::{Client, KnownClient},
-    expired::{Due, DueMark},
+    expired::{Expired, ExpiredRestrictions},
     feed::Filled,
     leftovers::Leftover,
     page::Page,
     request::DueRequest,
     room::{Decision, Room, Rule, may_speak},
     state::Usage,
-    versioned::{Held, MutedRoom},
+    versioned::{MutedRoom, Versioned},
 };
 
 /// How long a write waits for its own commit to come back on the feed. The feed is less than a millisecond behind; seconds are a fault.
@@ -62,7 +62,7 @@ pub struct View {
 struct Inner {
     /// Swapped whole when it was built anew.
     state: ArcSwap<State>,
-    applied: Applied,
+    applied: AppliedRevision,
     age: Age,
 }
 
@@ -125,13 +125,13 @@ impl View {
 
     /// The users of an app whose user mute is in force, in order, with their mutes.
     #[must_use]
-    pub fn muted_users(&self, app: &str, page: Page<'_>, now_ms: u64) -> Vec<(String, Mark)> {
+    pub fn muted_users(&self, app: &str, page: Page<'_>, now_ms: u64) -> Vec<(String, Restriction)> {
         self.inner.state.load().app(app).map_or_else(Vec::new, |app| app.muted_users.in_force(page, now_ms))
     }
 
     /// The answer to the request with this id, which may have ended.
     #[must_use]
-    pub fn answered(&self, app: &str, id: &str) -> Option<Held<Answered>> {
+    pub fn answered(&self, app: &str, id: &str) -> Option<Versioned<Answered>> {
         self.inner.state.load().requests.get(app, id)
     }
 

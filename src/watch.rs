@@ -2,7 +2,7 @@
 //!
 //! The [`Hub`] follows the store's feed a step behind the view, so that whoever is told of a change and asks is answered by it, and hands each
 //! change to those who watch its app or its room. It waits for nobody: a watcher that does not read is cut, with the revision to go on from. A
-//! [`Watching`] is one caller's place: what is behind it comes from the store's history in pages, and it takes its seat in the hub when it has
+//! [`WatchStream`] is one caller's place: what is behind it comes from the store's history in pages, and it takes its seat in the hub when it has
 //! come near; whatever happens in between lies in both, and is told once because revisions say what was told already.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ mod seat;
 mod spans;
 
 pub use change::{Change, Subject};
-use hub::Seat;
+use hub::Subscription;
 pub use hub::{Admitted, Hub};
 use seat::{End, Found};
 
@@ -35,7 +35,7 @@ const READ_BYTES: usize = 64 << 10;
 
 /// What a watcher is told.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum WatchEvent {
     /// Something has changed.
     Change(Arc<Change>),
     /// All changes up to here have been told.
@@ -46,7 +46,7 @@ pub enum Told {
 pub type Turn = Box<dyn Fn() -> Result<(), Duration> + Send + Sync>;
 
 /// One caller's place in the feed.
-pub struct Watching {
+pub struct WatchStream {
     hub: Arc<Hub>,
     store: Arc<dyn Store>,
     subject: Subject,
@@ -60,12 +60,12 @@ pub struct Watching {
     turn: Turn,
     /// History is read up to here; what comes after it comes over the seat.
     until: Revision,
-    seat: Option<Seat>,
+    seat: Option<Subscription>,
     /// It counts among those of its app.
     _admitted: Option<Admitted>,
 }
 
-impl Watching {
+impl WatchStream {
     /// A place after this revision. Errors: REVISION_COMPACTED where what is after it is no longer kept, STORE_UNAVAILABLE.
     pub async fn start(
         hub: Arc<Hub>,
@@ -103,7 +103,7 @@ impl Watching {
 
     /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends with an error only: WATCHER_TOO_SLOW, STOPPING,
     /// REVISION_COMPACTED, STORE_UNAVAILABLE, each with the revision to go on from.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Told, Error>> + Send + 'static {
+    pub fn into_stream(self) -> impl Stream<Item = Result<WatchEvent, Error>> + Send + 'static {
         stream::unfold(Some(self), |watching| async {
             let mut watching = watching?;
             match watching.next().await {
@@ -113,10 +113,10 @@ impl Watching {
         })
     }
 
-    async fn next(&mut self) -> Result<Told, Error> {
+    async fn next(&mut self) -> Result<WatchEvent, Error> {
         loop {
             if let Some(change) = self.read.pop_front() {
-                return Ok(Told::Change(change));
+                return Ok(WatchEvent::Change(change));
             }
             if self.hub.is_closed() {
                 return Err(Error::new(
@@ -129,7 +129,7 @@ impl Watching {
             }
             if Instant::now() >= self.next_heartbeat {
                 self.next_heartbeat = Instant::now() + self.heartbeat;
-                return Ok(Told::Heartbeat(self.at));
+                return Ok(WatchEvent::Heartbeat(self.at));
             }
             if self.at < self.until {
                 self.read_page().await?;
@@ -233,7 +233,7 @@ mod tests {
     use crate::model::{Event, EventKind};
     use crate::{
         clock::Clock,
-        store::{self, Batch, Commit, Place as StorePlace, Retention},
+        store::{self, Batch, Commit, Location, Retention},
         view::View,
     };
 
@@ -249,16 +249,16 @@ mod tests {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
-            let store = store::open(&StorePlace::directory(directory.path()), retention).await.unwrap();
+            let store = store::open(&Location::directory(directory.path()), retention).await.unwrap();
             let clock = Clock::manual(0);
             let hub = Hub::new(&View::load(&*store).await.unwrap().view, clock.clone());
             Self { store, hub, clock, _directory: directory }
         }
 
-        async fn watch(&self, room: Option<&str>, after: Revision) -> Watching {
+        async fn watch(&self, room: Option<&str>, after: Revision) -> WatchStream {
             let subject = Subject { app: "a".to_owned(), room: room.map(str::to_owned) };
             let (hub, store) = (self.hub.clone(), self.store.clone());
-            Watching::start(hub, store, subject, after, Duration::from_secs(3_600)).await.unwrap()
+            WatchStream::start(hub, store, subject, after, Duration::from_secs(3_600)).await.unwrap()
         }
 
         /// Commits so many changes of the room, which the hub does not know of yet.
@@ -280,11 +280,11 @@ mod tests {
         }
     }
 
-    impl Watching {
+    impl WatchStream {
         async fn changes(&mut self, count: usize) -> Vec<Revision> {
             let mut revisions = Vec::new();
             while revisions.len() < count {
-                if let Told::Change(change) = self.next().await.unwrap() {
+                if let WatchEvent::Change(change) = self.next().await.unwrap() {
                     revisions.push(change.revision);
                 }
             }
@@ -369,7 +369,7 @@ mod tests {
         place.commit_and_hand_out("other", 1).await;
         watching.next_heartbeat = Instant::now();
         assert_eq!(watching.changes(2).await, [1, 2]);
-        assert!(matches!(watching.next().await.unwrap(), Told::Heartbeat(3)));
+        assert!(matches!(watching.next().await.unwrap(), WatchEvent::Heartbeat(3)));
     }
 
     #[tokio::test]

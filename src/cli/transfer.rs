@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     config::{Config, EtcdSettings, Settings},
     model::AppKey,
-    store::{Engine, Memory, Place, Store, exists},
+    store::{Engine, Location, Memory, Store, exists},
     telemetry,
     transfer::{
         self, backup,
@@ -47,14 +47,14 @@ struct Where {
 
 impl Where {
     /// Nothing where none is named.
-    fn named(self) -> Result<Option<Place>, Failure> {
+    fn named(self) -> Result<Option<Location>, Failure> {
         Ok(match self.store.unwrap_or_default() {
-            Engine::Sled => self.data_dir.map(|path| Place::Directory { path, memory: Memory::default() }),
-            Engine::Etcd => Some(Place::Cluster(self.etcd.cluster().map_err(Failure::Config)?)),
+            Engine::Sled => self.data_dir.map(|path| Location::Directory { path, memory: Memory::default() }),
+            Engine::Etcd => Some(Location::Cluster(self.etcd.cluster().map_err(Failure::Config)?)),
         })
     }
 
-    fn place(self) -> Result<Place, Failure> {
+    fn place(self) -> Result<Location, Failure> {
         self.named()?.ok_or_else(|| usage("name the store: --data-dir DIR, or --store etcd --etcd-endpoints URL"))
     }
 }

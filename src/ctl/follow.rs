@@ -11,7 +11,7 @@ use super::{
     output::{Output, notice},
     records,
 };
-use crate::proto::v1::{WatchRequest, watch_response::Told};
+use crate::proto::v1::{WatchRequest, watch_response::Event};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -74,13 +74,13 @@ impl Follow {
         };
         loop {
             let told = match stream.message().await {
-                Ok(Some(message)) => message.told,
+                Ok(Some(message)) => message.event,
                 Ok(None) => return Ok(Ok(())),
                 Err(status) => return Ok(Err(status)),
             };
             let (revision, change) = match told {
-                Some(Told::Change(change)) => (change.revision, Some(change)),
-                Some(Told::Heartbeat(heartbeat)) => (heartbeat.revision, None),
+                Some(Event::Change(change)) => (change.revision, Some(change)),
+                Some(Event::Heartbeat(heartbeat)) => (heartbeat.revision, None),
                 None => continue,
             };
             if !*is_alive {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use self::{
     directory::{create_room, create_users, delete_room, issue_token},
-    envelope::{Ask, Body, Failure, Outcome, told},
+    envelope::{Body, Failure, Outcome, VendorRequest, told},
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
     user_mute::{list_muted_users, mute_user, muted_user},
 };
@@ -61,7 +61,7 @@ pub(super) fn refuse(status: StatusCode) -> Response {
     Failure::of_status(status).into_response()
 }
 
-async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
+async fn mute(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let body = object(body)?;
     let span = Span::of(body.get("mute_duration"), ask.now_ms())?;
     let users = usernames(&body, gateway.max_users, "userNames size is more than max limit : ")?;
@@ -85,14 +85,14 @@ async fn mute(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
     Ok(ask.data("post", data))
 }
 
-async fn unmute(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
+async fn unmute(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let users = path_users(&ask, gateway.max_users, "removeMute member size more than max limit :  ")?;
     unmute_all(&ask, &gateway, &users).await?;
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
     Ok(ask.data("delete", data))
 }
 
-async fn unmute_all(ask: &Ask, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
+async fn unmute_all(ask: &VendorRequest, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
     let room = ask.segment("room");
     let message = pb::UnmuteMembersRequest {
         app: ask.app.clone(),
@@ -126,7 +126,7 @@ struct MutedElement {
     user: String,
 }
 
-async fn list_muted(ask: Ask, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+async fn list_muted(ask: VendorRequest, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
     let window = paging.ok().and_then(|Query(paging)| paging.window());
     let (skip, page_size) = window.unwrap_or((0, PAGE));
     let room = ask.segment("room");
@@ -150,7 +150,7 @@ async fn list_muted(ask: Ask, State(api): State<Api>, paging: Result<Query<Pagin
     Ok(list::stream(&ask, "post", false, page, next))
 }
 
-async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
+async fn ban(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = wire::bytes(body)?;
     let body = if body.is_empty() { Map::new() } else { object(Ok(body))? };
     let span = match body.get("mute_duration") {
@@ -173,7 +173,7 @@ async fn ban(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
     Ok(ask.data("put", json!({"mute": true, "result": true, "expire": expire})))
 }
 
-async fn unban(ask: Ask, State(api): State<Api>) -> Outcome {
+async fn unban(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let room = ask.segment("room");
     let message = pb::UnbanRoomRequest {
         app: ask.app.clone(),
@@ -198,7 +198,7 @@ struct RoomElement {
     affiliations: Vec<Value>,
 }
 
-async fn get_room(ask: Ask, State(api): State<Api>) -> Outcome {
+async fn get_room(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let id = ask.segment("room");
     let message = pb::GetRoomRequest { app: ask.app.clone(), room: id.clone(), ..Default::default() };
     let seen = told(api.get_room(rpc(&ask.caller, message)).await, &id)?;
@@ -222,7 +222,7 @@ fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
     }
 }
 
-async fn list_allowed(ask: Ask, State(api): State<Api>) -> Outcome {
+async fn list_allowed(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let room = ask.segment("room");
     let first = pb::ListAllowedMembersRequest { app: ask.app.clone(), room: room.clone(), page_size: PAGE, ..Default::default() };
     let page = told(api.list_allowed_members(rpc(&ask.caller, first.clone())).await, &room)?;
@@ -240,7 +240,7 @@ async fn list_allowed(ask: Ask, State(api): State<Api>) -> Outcome {
     Ok(list::stream(&ask, "get", true, page, next))
 }
 
-async fn is_allowed(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
+async fn is_allowed(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let (room, user) = (ask.segment("room"), ask.segment("users"));
     check_name(&user)?;
     let users = vec![user.clone()];
@@ -249,19 +249,19 @@ async fn is_allowed(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
     Ok(ask.data("get", json!({"member": user, "white": !found.members.is_empty()})))
 }
 
-async fn allow_one(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
+async fn allow_one(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let user = ask.segment("users");
     check_name(&user)?;
     let mut changed = allow(&ask, &gateway, vec![user]).await?;
     Ok(ask.data("post", changed.pop()))
 }
 
-async fn allow_many(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
+async fn allow_many(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = usernames(&object(body)?, gateway.max_users, "usernames size is more than max limit : ")?;
     Ok(ask.data("post", allow(&ask, &gateway, users).await?))
 }
 
-async fn allow(ask: &Ask, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
+async fn allow(ask: &VendorRequest, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
     let room = ask.segment("room");
     let message = pb::AllowMembersRequest {
         app: ask.app.clone(),
@@ -274,7 +274,7 @@ async fn allow(ask: &Ask, gateway: &Gateway, users: Vec<String>) -> Result<Vec<V
     Ok(allow_elements(&users, &room, "add_user_whitelist"))
 }
 
-async fn disallow(ask: Ask, State(gateway): State<Gateway>) -> Outcome {
+async fn disallow(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let users = path_users(&ask, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
     let room = ask.segment("room");
     let message = pb::DisallowMembersRequest {
@@ -293,7 +293,7 @@ fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
 }
 
 /// Whoever is muted in the whole app is muted in this room too.
-async fn is_muted(ask: Ask, State(api): State<Api>) -> Outcome {
+async fn is_muted(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let (room, user) = (ask.segment("room"), ask.segment("user"));
     check_name(&user)?;
     let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };

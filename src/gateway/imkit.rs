@@ -24,7 +24,7 @@ use self::{
 };
 use super::wire::{self, Gateway, rpc};
 use crate::{
-    grpc::{Api, status::Told},
+    grpc::{Api, status::DecodedError},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
 };
 
@@ -167,5 +167,5 @@ fn object(body: Body) -> Result<Map<String, Value>, Failure> {
 }
 
 fn told<T>(reply: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {
-    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status)))
+    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(DecodedError::from(status)))
 }

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     model::{Address, RoomId},
     proto::v1::{self as pb, directory_service_server::DirectoryService},
-    service::{Call, ClientPatch, RoomPage, RoomPatch},
+    service::{ClientPatch, RequestContext, RoomPage, RoomPatch},
     view::Page,
 };
 
@@ -112,7 +112,7 @@ fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
     })
 }
 
-fn room_patch(call: &Call, message: pb::UpsertRoomRequest) -> Result<RoomPatch, Error> {
+fn room_patch(call: &RequestContext, message: pb::UpsertRoomRequest) -> Result<RoomPatch, Error> {
     let owner = match message.owner {
         Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
         other => other,

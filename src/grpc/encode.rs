@@ -3,9 +3,9 @@
 use prost_types::Timestamp;
 
 use crate::{
-    model::{Address, ClientProfile, Expire, Mark, RoomProfile},
+    model::{Address, ClientProfile, Expire, Restriction, RoomProfile},
     proto::v1 as pb,
-    service::ClientSeen,
+    service::ClientInfo,
     telemetry::metrics::Check,
     view::{Decision, Rule},
 };
@@ -29,7 +29,7 @@ pub(super) fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-pub(super) fn muted_member(user: String, mark: &Mark) -> pb::MutedMember {
+pub(super) fn muted_member(user: String, mark: &Restriction) -> pb::MutedMember {
     pb::MutedMember {
         user,
         expire_time: expire_time(mark.expire),
@@ -39,7 +39,7 @@ pub(super) fn muted_member(user: String, mark: &Mark) -> pb::MutedMember {
     }
 }
 
-pub(super) fn muted_user(user: String, mark: &Mark) -> pb::MutedUser {
+pub(super) fn muted_user(user: String, mark: &Restriction) -> pb::MutedUser {
     pb::MutedUser {
         user,
         expire_time: expire_time(mark.expire),
@@ -49,7 +49,7 @@ pub(super) fn muted_user(user: String, mark: &Mark) -> pb::MutedUser {
     }
 }
 
-pub(super) fn ban(mark: &Mark) -> pb::RoomBan {
+pub(super) fn ban(mark: &Restriction) -> pb::RoomBan {
     pb::RoomBan {
         expire_time: expire_time(mark.expire),
         ban_time: timestamp(mark.set_ms),
@@ -70,8 +70,8 @@ pub(super) fn room(id: String, profile: RoomProfile) -> pb::Room {
     }
 }
 
-pub(super) fn client(seen: ClientSeen) -> pb::Client {
-    let ClientSeen { user, profile, muted_rooms } = seen;
+pub(super) fn client(seen: ClientInfo) -> pb::Client {
+    let ClientInfo { user, profile, muted_rooms } = seen;
     let ClientProfile { nickname, avatar_url, description, email, is_robot, user_agent, custom_json, .. } = profile;
     let address = |Address { address, family, port }| pb::ClientAddress { address, family, port: port.into() };
     pb::Client {

@@ -117,7 +117,7 @@ impl MuteService for Api {
             (self.service.find_allowed(&call, &room, &parse::some_users(&call, &message.users)?)?, String::new())
         };
         let member =
-            |(user, mark): (_, crate::model::Mark)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
+            |(user, mark): (_, crate::model::Restriction)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
         let members = allowed.into_iter().map(member).collect();
         Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token, revision }))
     }
@@ -190,7 +190,7 @@ impl MuteService for Api {
         let revision = self.revision();
         let mut muted = self.service.list_muted_rooms(&call, &user, after, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(muted, _)| format!("{}:{}", muted.place, muted.room));
-        let room = |(muted, mark): (crate::view::MutedRoom, crate::model::Mark)| pb::MutedRoom {
+        let room = |(muted, mark): (crate::view::MutedRoom, crate::model::Restriction)| pb::MutedRoom {
             room: muted.room.into(),
             expire_time: encode::expire_time(mark.expire),
             mute_time: encode::timestamp(mark.set_ms),

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Reason},
     model::{RoomId, UserId, UserRef},
     proto::v1 as pb,
-    service::{Call, PAGE_BYTES},
+    service::{PAGE_BYTES, RequestContext},
     store::Revision,
 };
 
@@ -22,7 +22,7 @@ const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 
 /// 1..100 users of the app.
-pub(super) fn users(call: &Call, raw: &[String]) -> Result<Vec<UserId>, Error> {
+pub(super) fn users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.is_empty() {
         return Err(Error::invalid("users", "name at least one user"));
     }
@@ -30,7 +30,7 @@ pub(super) fn users(call: &Call, raw: &[String]) -> Result<Vec<UserId>, Error> {
 }
 
 /// Up to 100 users of the app.
-pub(super) fn some_users(call: &Call, raw: &[String]) -> Result<Vec<UserId>, Error> {
+pub(super) fn some_users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.len() > MAX_USERS {
         return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call names at most 100 users") });
     }
@@ -38,7 +38,7 @@ pub(super) fn some_users(call: &Call, raw: &[String]) -> Result<Vec<UserId>, Err
 }
 
 /// 1..1000 pairs of room and user of the app.
-pub(super) fn pairs(call: &Call, raw: Vec<pb::RoomUser>) -> Result<Vec<(RoomId, UserId)>, Error> {
+pub(super) fn pairs(call: &RequestContext, raw: Vec<pb::RoomUser>) -> Result<Vec<(RoomId, UserId)>, Error> {
     if !(1..=MAX_PAIRS).contains(&raw.len()) {
         return Err(Error::invalid("pairs", "a call asks for 1 to 1000 pairs"));
     }
@@ -46,7 +46,7 @@ pub(super) fn pairs(call: &Call, raw: Vec<pb::RoomUser>) -> Result<Vec<(RoomId, 
 }
 
 /// Up to 10,000 users of the app.
-pub(super) fn recipients<'a>(call: &Call, raw: &'a [String]) -> Result<Vec<UserRef<'a>>, Error> {
+pub(super) fn recipients<'a>(call: &RequestContext, raw: &'a [String]) -> Result<Vec<UserRef<'a>>, Error> {
     if raw.len() > MAX_RECIPIENTS {
         return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call asks for at most 10000 users") });
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Request, metadata::MetadataMap};
 
 use super::{Api, encode, open_with, parse};
-use crate::{error::Error, proto::v1 as pb, service::Call};
+use crate::{error::Error, proto::v1 as pb, service::RequestContext};
 
 /// How long a reader waits for a commit where its caller says nothing, or more.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WAY_BACK: Duration = Duration::from_millis(200);
 
 /// A request that only asks.
-pub(super) trait Question {
+pub(super) trait ReadRequest {
     fn take_app(&mut self) -> String;
     fn min_revision(&self) -> i64;
 }
@@ -21,7 +21,7 @@ pub(super) trait Question {
 macro_rules! questions {
     ($($request:ident),+ $(,)?) => {
         $(
-            impl Question for pb::$request {
+            impl ReadRequest for pb::$request {
                 fn take_app(&mut self) -> String {
                     std::mem::take(&mut self.app)
                 }
@@ -52,7 +52,11 @@ questions!(
 impl Api {
     /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of `Service::enter`, INVALID_ARGUMENT on
     /// `min_revision`, STORE_UNAVAILABLE.
-    pub(super) async fn ask<T: Question>(&self, request: Request<T>, method: &'static str) -> Result<(Call, T), Error> {
+    pub(super) async fn ask<T: ReadRequest>(
+        &self,
+        request: Request<T>,
+        method: &'static str,
+    ) -> Result<(RequestContext, T), Error> {
         let (metadata, caller, mut message) = open_with(request);
         let call = self.service.enter(caller, message.take_app(), method)?;
         let revision = parse::min_revision(message.min_revision())?;

@@ -80,7 +80,7 @@ fn lines(users: &[String]) -> String {
 
 /// What a status of this service says.
 #[derive(Clone)]
-pub struct Told {
+pub struct DecodedError {
     /// Its row of the table; INTERNAL for a status of another maker.
     pub reason: Reason,
     /// Its sentence.
@@ -91,7 +91,7 @@ pub struct Told {
     pub retry_after: Option<Duration>,
 }
 
-impl From<Status> for Told {
+impl From<Status> for DecodedError {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();
         let info = details.error_info();
@@ -113,11 +113,11 @@ mod tests {
     fn every_reason_comes_back_from_its_status() {
         for reason in Reason::ALL {
             let error = Error { users: vec!["a".to_owned(), "b".to_owned()], ..Error::new(reason, "words") };
-            let told = Told::from(Status::from(error));
+            let told = DecodedError::from(Status::from(error));
             assert_eq!((told.reason, told.message.as_str()), (reason, "words"));
             assert_eq!(told.users, ["a", "b"]);
         }
-        assert_eq!(Told::from(Status::not_found("x")).reason, Reason::Internal);
+        assert_eq!(DecodedError::from(Status::not_found("x")).reason, Reason::Internal);
     }
 
     #[test]

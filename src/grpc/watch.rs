@@ -14,7 +14,7 @@ use crate::{
     model::{EventKind, RoomId},
     proto::v1 as pb,
     service::EventFilter,
-    watch::{Change, Told},
+    watch::{Change, WatchEvent},
 };
 
 const MAX_ACTOR_BYTES: usize = 512;
@@ -73,12 +73,14 @@ fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn response(told: Told) -> pb::WatchResponse {
+fn response(told: WatchEvent) -> pb::WatchResponse {
     let told = match told {
-        Told::Change(told) => pb::watch_response::Told::Change(change(&told)),
-        Told::Heartbeat(revision) => pb::watch_response::Told::Heartbeat(pb::Heartbeat { revision: encode::revision(revision) }),
+        WatchEvent::Change(told) => pb::watch_response::Event::Change(change(&told)),
+        WatchEvent::Heartbeat(revision) => {
+            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision: encode::revision(revision) })
+        }
     };
-    pb::WatchResponse { told: Some(told) }
+    pb::WatchResponse { event: Some(told) }
 }
 
 fn change(Change { revision, event }: &Change) -> pb::Change {

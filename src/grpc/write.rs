@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     model::RequestId,
     proto::v1 as pb,
-    service::{Call, Written},
+    service::{Committed, RequestContext},
 };
 
 /// The request of an RPC that writes.
@@ -70,7 +70,7 @@ writes! {
 
 impl Api {
     /// Lets a write into its app. The call knows the id of the request, which is no longer in the message.
-    pub(super) fn enter_write<M: Write>(&self, request: Request<M>) -> Result<(Call, M), Error> {
+    pub(super) fn enter_write<M: Write>(&self, request: Request<M>) -> Result<(RequestContext, M), Error> {
         let (caller, mut message) = open(request);
         let call = self.service.enter(caller, message.app().to_owned(), M::METHOD)?;
         let id = std::mem::take(message.request_id());
@@ -83,7 +83,7 @@ impl Api {
 }
 
 /// The same for the same request of the same caller only: method, caller, and every field but the id.
-fn fingerprint<M: Write>(call: &Call, message: &M) -> [u8; 16] {
+fn fingerprint<M: Write>(call: &RequestContext, message: &M) -> [u8; 16] {
     let mut hash = Sha256::new();
     // Neither of the first two holds a NUL.
     for part in [M::METHOD.as_bytes(), call.principal.actor().as_bytes(), &message.encode_to_vec()] {
@@ -96,8 +96,8 @@ fn fingerprint<M: Write>(call: &Call, message: &M) -> [u8; 16] {
 }
 
 /// The answer of a write, with the revision that holds it.
-pub(super) fn reply<A: Answer>(written: Written<A>) -> Reply<A> {
-    let Written { mut answer, revision } = written;
+pub(super) fn reply<A: Answer>(written: Committed<A>) -> Reply<A> {
+    let Committed { mut answer, revision } = written;
     *answer.revision() = encode::revision(revision);
     Ok(Response::new(answer))
 }

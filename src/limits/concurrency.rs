@@ -59,7 +59,7 @@ pub struct Load {
 
 /// What one call holds, until it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct Permit {
     load: Arc<Load>,
     account: Account,
     held: [usize; ALL.len()],
@@ -96,9 +96,9 @@ impl Load {
 
     /// Begins an account of one call, which holds nothing yet.
     #[must_use]
-    pub fn open(self: &Arc<Self>, account: Account) -> Held {
+    pub fn open(self: &Arc<Self>, account: Account) -> Permit {
         let load = if account.is_known() { self } else { self.strangers.as_ref().unwrap_or(self) };
-        Held { load: load.clone(), account, held: [0; ALL.len()] }
+        Permit { load: load.clone(), account, held: [0; ALL.len()] }
     }
 
     /// How much of it is held by all together.
@@ -112,7 +112,7 @@ impl Load {
     }
 }
 
-impl Held {
+impl Permit {
     /// Takes so much more. Errors: OVERLOADED, and nothing is taken.
     pub fn take(&mut self, what: What, amount: usize) -> Result<(), Error> {
         self.take_where(what, amount, |_| false)
@@ -158,7 +158,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Permit {
     fn drop(&mut self) {
         for what in ALL {
             let amount = self.held[what as usize];
@@ -199,7 +199,7 @@ mod tests {
         drop(held);
     }
 
-    fn one(load: &Arc<Load>, account: &Account) -> Option<Held> {
+    fn one(load: &Arc<Load>, account: &Account) -> Option<Permit> {
         let mut held = load.open(account.clone());
         held.take(What::Call, 1).ok().map(|()| held)
     }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     /// As many as there are.
-    fn all(load: &Arc<Load>, account: &Account) -> Vec<Held> {
+    fn all(load: &Arc<Load>, account: &Account) -> Vec<Permit> {
         std::iter::from_fn(|| one(load, account)).collect()
     }
 
@@ -267,7 +267,7 @@ mod tests {
         drop(others);
     }
 
-    fn all_bytes(load: &Arc<Load>, account: &Account) -> Held {
+    fn all_bytes(load: &Arc<Load>, account: &Account) -> Permit {
         let mut held = load.open(account.clone());
         while held.take(What::Byte, 10).is_ok() {}
         held

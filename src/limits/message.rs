@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tower::BoxError;
 
 use super::{
-    concurrency::{Held, SMALL},
+    concurrency::{Permit, SMALL},
     holder::What,
 };
 use crate::error::Error;
@@ -33,7 +33,7 @@ pub enum Unread {
 }
 
 /// The whole of a body of at most so many bytes, which is to come within `patience`.
-pub async fn whole<B>(body: &mut B, most: usize, held: &mut Held, patience: Duration) -> Result<Bytes, Unread>
+pub async fn whole<B>(body: &mut B, most: usize, held: &mut Permit, patience: Duration) -> Result<Bytes, Unread>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -52,7 +52,7 @@ where
 }
 
 struct Reading<'a> {
-    held: &'a mut Held,
+    held: &'a mut Permit,
     most: usize,
     read: Read,
 }

@@ -15,7 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
 use super::{
-    concurrency::{Account, Held, Load, SMALL},
+    concurrency::{Account, Load, Permit, SMALL},
     connection::{Connection, Exchange},
     holder::What,
 };
@@ -32,7 +32,7 @@ pub const LAST: usize = 2 << 10;
 #[derive(Default)]
 pub struct Carried {
     /// Its place, and its bytes.
-    pub held: Option<Held>,
+    pub held: Option<Permit>,
     /// What it does to its connection.
     pub exchange: Option<Exchange>,
 }

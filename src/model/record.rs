@@ -83,7 +83,7 @@ impl<'a> Key<'a> {
 }
 
 /// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request` with theirs, `NotificationMute` with its
-/// own, `Deleted` with both tombstones, `Mark` with the rest.
+/// own, `Deleted` with both tombstones, `Restriction` with the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A registered room.
@@ -91,9 +91,9 @@ pub enum Value {
     /// A registered client.
     Client(ClientProfile),
     /// A member mute, a user mute, a ban, or a place on an allow list.
-    Mark(Mark),
+    Restriction(Restriction),
     /// A notification mute and its place in the client's list.
-    NotificationMute(Mark, u64),
+    NotificationMute(Restriction, u64),
     /// The answer to a request with an id.
     Request(Answered),
     /// When it was deleted, in Unix milliseconds.
@@ -102,18 +102,18 @@ pub enum Value {
 
 /// Something set on a user or a room: until when, since when, by whom and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct Restriction {
     /// When it ends.
     pub expire: Expire,
     /// When it was set, in Unix milliseconds.
     pub set_ms: u64,
     /// By whom and why; shared, because many marks have the same.
-    pub why: Arc<Why>,
+    pub why: Arc<Provenance>,
 }
 
 /// Who set a mark, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Why {
+pub struct Provenance {
     /// `service:NAME`, `app`, or `user:ID`.
     pub actor: Box<str>,
     /// In the words of who set it; may be empty.

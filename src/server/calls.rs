@@ -48,20 +48,20 @@ static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(super) struct Calls(pub(super) Arc<Load>);
 
 impl<S> Layer<S> for Calls {
-    type Service = Around<S>;
+    type Service = CallMiddleware<S>;
 
-    fn layer(&self, inner: S) -> Around<S> {
-        Around { inner, load: self.0.clone() }
+    fn layer(&self, inner: S) -> CallMiddleware<S> {
+        CallMiddleware { inner, load: self.0.clone() }
     }
 }
 
 #[derive(Clone)]
-pub(super) struct Around<S> {
+pub(super) struct CallMiddleware<S> {
     inner: S,
     load: Arc<Load>,
 }
 
-impl<S, Q, A> Service<Request<Q>> for Around<S>
+impl<S, Q, A> Service<Request<Q>> for CallMiddleware<S>
 where
     S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static,
     Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,

@@ -37,12 +37,12 @@ const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 const LEAST_WINDOW: usize = LAST;
 
 /// A connection, without what comes too late.
-pub(super) struct Timely<T> {
+pub(super) struct GoawayFix<T> {
     io: T,
     frames: Frames,
 }
 
-impl<T> Timely<T> {
+impl<T> GoawayFix<T> {
     pub(super) fn new(io: T) -> Self {
         Self {
             io,
@@ -146,7 +146,7 @@ impl Frames {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Timely<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for GoawayFix<T> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
@@ -155,7 +155,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Timely<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Timely<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for GoawayFix<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
@@ -196,7 +196,7 @@ mod tests {
 
     /// The bytes, as they are when they have come in reads of at most so many.
     fn passed(bytes: &[u8], read: usize) -> Vec<u8> {
-        let mut frames = Timely::new(()).frames;
+        let mut frames = GoawayFix::new(()).frames;
         let mut bytes = bytes.to_vec();
         bytes.chunks_mut(read).for_each(|read| frames.pass(read));
         bytes
@@ -242,7 +242,7 @@ mod tests {
         let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
         let is_narrow = |payload: &[u8], flags: u8, read: usize| {
             let mut bytes = [&PREFACE[..], &frame(SETTINGS, flags, 0, payload), &frame(HEADERS, 4, 1, b"head")].concat();
-            let mut frames = Timely::new(()).frames;
+            let mut frames = GoawayFix::new(()).frames;
             bytes.chunks_mut(read).for_each(|read| frames.pass(read));
             assert_eq!((frames.newest, frames.rest, frames.filled), (1, 0, 0), "what follows is found");
             frames.is_narrow

@@ -38,7 +38,7 @@ use tower::{Service, ServiceExt as _};
 use super::{
     door::{Door, Sites},
     forwarded,
-    h2_goaway_fix::Timely,
+    h2_goaway_fix::GoawayFix,
     http::{Http, PATIENCE, builder},
     tls::{self, Tls},
 };
@@ -209,43 +209,43 @@ async fn requests(
         service.clone().oneshot(request)
     });
     let builder = builder(http);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Timely::new(io)), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(GoawayFix::new(io)), service));
     // Polled where one of them has come, rather than at each frame.
-    let words = FuturesUnordered::<BoxFuture<'_, Word>>::new();
-    words.push(sleep(PATIENCE).map(|()| Word::FirstIsDue).boxed());
-    words.push(sleep(age(rules.max_age)).map(|()| Word::Old).boxed());
-    words.push(sleep(LOOK).map(|()| Word::Look).boxed());
-    words.push(async { origin.go.notified().await }.map(|()| Word::Go).boxed());
-    words.push(told(stop).map(|()| Word::Stop).boxed());
+    let words = FuturesUnordered::<BoxFuture<'_, ShutdownReason>>::new();
+    words.push(sleep(PATIENCE).map(|()| ShutdownReason::FirstIsDue).boxed());
+    words.push(sleep(age(rules.max_age)).map(|()| ShutdownReason::Old).boxed());
+    words.push(sleep(LOOK).map(|()| ShutdownReason::Look).boxed());
+    words.push(async { origin.go.notified().await }.map(|()| ShutdownReason::Go).boxed());
+    words.push(told(stop).map(|()| ShutdownReason::Stop).boxed());
     let mut words = pin!(words);
     let word = loop {
         tokio::select! {
             ended = &mut connection => return ended,
             Some(word) = words.next() => match word {
-                Word::FirstIsDue if asked.load(Ordering::Relaxed) => {}
+                ShutdownReason::FirstIsDue if asked.load(Ordering::Relaxed) => {}
                 // A proxy carries the answers of others, who are not to be cut for one of them.
-                Word::Look if !place.look() || place.peer.is_none() => words.push(sleep(LOOK).map(|()| Word::Look).boxed()),
+                ShutdownReason::Look if !place.look() || place.peer.is_none() => words.push(sleep(LOOK).map(|()| ShutdownReason::Look).boxed()),
                 word => break word,
             }
         }
     };
     match word {
-        Word::FirstIsDue => return Err("nothing was asked".into()),
-        Word::Look => return Err("answers were not read".into()),
-        Word::Go | Word::Old | Word::Stop => {}
+        ShutdownReason::FirstIsDue => return Err("nothing was asked".into()),
+        ShutdownReason::Look => return Err("answers were not read".into()),
+        ShutdownReason::Go | ShutdownReason::Old | ShutdownReason::Stop => {}
     }
     connection.as_mut().graceful_shutdown();
     match word {
         // Whoever stops the service says for how long.
-        Word::Stop => connection.await,
+        ShutdownReason::Stop => connection.await,
         // A call may have begun meanwhile.
-        Word::Go if place.idle().is_some() => timeout(AT_ONCE, connection).await.map_err(io::Error::from)?,
+        ShutdownReason::Go if place.idle().is_some() => timeout(AT_ONCE, connection).await.map_err(io::Error::from)?,
         _ => timeout(GRACE, connection).await.map_err(io::Error::from)?,
     }
 }
 
 /// What a connection may have to end for.
-enum Word {
+enum ShutdownReason {
     /// The first request should be there.
     FirstIsDue,
     /// Whether answers wait to be read is to be looked at.

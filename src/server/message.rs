@@ -14,7 +14,7 @@ use tower::BoxError;
 use crate::{
     error::Error,
     limits::{
-        concurrency::Held,
+        concurrency::Permit,
         message::{self, Unread},
     },
 };
@@ -75,7 +75,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
 
 /// The whole message of a call at this path. Errors: OVERLOADED, INVALID_ARGUMENT where it is too large or has too many parts, DEADLINE_EXCEEDED where
 /// it does not come within `patience`.
-pub(super) async fn whole<B>(path: &str, body: &mut B, held: &mut Held, patience: Duration) -> Result<Bytes, Status>
+pub(super) async fn whole<B>(path: &str, body: &mut B, held: &mut Permit, patience: Duration) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {

@@ -1,10 +1,10 @@
 //! Allow lists: who may speak during a room ban.
 
-use super::{Answer, Call, Service, Written, expect_room, remove_stored};
+use super::{Answer, Committed, RequestContext, Service, expect_room, remove_stored};
 use crate::{
     auth::Action,
     error::Error,
-    model::{EventKind, Expire, Key, Mark, RoomId, UserId, Value},
+    model::{EventKind, Expire, Key, Restriction, RoomId, UserId, Value},
     store::Batch,
 };
 
@@ -12,12 +12,12 @@ impl Service {
     /// Puts the users on the allow list; those who are on it stay as they are.
     pub async fn allow_members<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
         answer: impl Fn(()) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             self.require_clients(call, users.iter().map(UserId::as_str))?;
@@ -35,7 +35,7 @@ impl Service {
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             // Also of those who are on it: they have to be still.
             users.iter().zip(stored).for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
-            let value = Value::Mark(call.mark(now_ms, Expire::NEVER, reason));
+            let value = Value::Restriction(call.mark(now_ms, Expire::NEVER, reason));
             new.iter().for_each(|user| batch.put(key(user.as_str()), &value));
             Ok((Some(batch), ()))
         })
@@ -45,12 +45,12 @@ impl Service {
     /// Takes the users off the allow list. Answers whether each was on it.
     pub async fn disallow_members<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
         answer: impl Fn(Vec<bool>) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
@@ -67,11 +67,11 @@ impl Service {
     /// The allow list after `after`, at most `size` users.
     pub fn list_allowed(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         after: Option<&str>,
         size: usize,
-    ) -> Result<Vec<(String, Mark)>, Error> {
+    ) -> Result<Vec<(String, Restriction)>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
@@ -81,7 +81,12 @@ impl Service {
     }
 
     /// Those of the users that are on the allow list.
-    pub fn find_allowed(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn find_allowed(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        users: &[UserId],
+    ) -> Result<Vec<(String, Restriction)>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
@@ -90,7 +95,7 @@ impl Service {
         }))
     }
 
-    fn allowed(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
+    fn allowed(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
         self.view.room(call.key(), room.as_str(), |room| {
             let allowed = |user: &UserId| Some(room?.allowed.get(user.as_str())?.revision);
             users.iter().map(allowed).collect()

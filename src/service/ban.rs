@@ -1,19 +1,19 @@
 //! Room bans: nobody may speak but owner, admins and allow list.
 
-use super::{Answer, Call, Service, Written, expect_registration, expect_room};
+use super::{Answer, Committed, RequestContext, Service, expect_registration, expect_room};
 use crate::{
     auth::Action,
     error::Error,
-    model::{Event, EventKind, Expire, Key, Mark, RoomId, RoomProfile, Value},
+    model::{Event, EventKind, Expire, Key, Restriction, RoomId, RoomProfile, Value},
     store::Batch,
 };
 
 /// What is known of a room.
-pub struct RoomSeen {
+pub struct RoomInfo {
     /// Nothing where the directory, an open one, does not have it.
     pub profile: Option<RoomProfile>,
     /// The ban in force.
-    pub ban: Option<Mark>,
+    pub ban: Option<Restriction>,
     /// Member mutes, those included that have ended and are not swept yet.
     pub muted: usize,
     /// Users on the allow list.
@@ -24,12 +24,12 @@ impl Service {
     /// Bans the room. Answers the ban.
     pub async fn ban_room<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         duration_ms: Option<u64>,
         reason: &str,
-        answer: impl Fn(Mark) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(Restriction) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
@@ -39,7 +39,7 @@ impl Service {
             let mark = call.mark(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));
-            batch.put(key, &Value::Mark(mark.clone()));
+            batch.put(key, &Value::Restriction(mark.clone()));
             Ok((Some(batch), mark))
         })
         .await
@@ -48,11 +48,11 @@ impl Service {
     /// Ends the ban. Answers whether one was in force.
     pub async fn unban_room<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         reason: &str,
         answer: impl Fn(bool) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let ban = self.view.room(call.key(), room.as_str(), |room| room?.ban.clone());
@@ -68,11 +68,11 @@ impl Service {
     }
 
     /// What is known of the room.
-    pub fn get_room(&self, call: &Call, room: &RoomId) -> Result<RoomSeen, Error> {
+    pub fn get_room(&self, call: &RequestContext, room: &RoomId) -> Result<RoomInfo, Error> {
         call.permit(Action::SeeRoom)?;
         self.require_room(call, room)?;
         let now_ms = self.clock.now_ms();
-        Ok(self.view.room(call.key(), room.as_str(), |room| RoomSeen {
+        Ok(self.view.room(call.key(), room.as_str(), |room| RoomInfo {
             profile: room.and_then(|room| Some(room.profile.as_ref()?.value.clone())),
             ban: room.and_then(|room| Some(room.ban_in_force(now_ms)?.value.clone())),
             muted: room.map_or(0, |room| room.muted.len()),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Call, Service};
+use super::{RequestContext, Service};
 use crate::{
     auth::Action,
     error::Error,
-    model::{Mark, RoomId, UserId},
-    view::{AppView, Decision, Held, Room, may_speak},
+    model::{Restriction, RoomId, UserId},
+    view::{AppView, Decision, Room, Versioned, may_speak},
 };
 
 /// A user, and what matters of it whatever the room.
@@ -16,7 +16,7 @@ struct Speaker<'a> {
     /// The directory has it, or does not have to.
     is_known: bool,
     /// In force or not.
-    mute: Option<Arc<Held<Mark>>>,
+    mute: Option<Arc<Versioned<Restriction>>>,
 }
 
 impl Service {
@@ -24,7 +24,7 @@ impl Service {
     /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, CLIENT_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn check_send<T>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         user: &UserId,
         answer: impl FnOnce(Decision<'_>) -> T,
@@ -42,7 +42,7 @@ impl Service {
     /// STORE_UNAVAILABLE.
     pub fn batch_check_send<T>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         pairs: &[(RoomId, UserId)],
         answer: impl Fn(Option<Decision<'_>>) -> T,
     ) -> Result<Vec<T>, Error> {
@@ -58,7 +58,7 @@ impl Service {
 }
 
 /// To be asked for before the room is held: nobody holds a room and then asks for a client. One look, and none where nothing can come of it.
-fn speaker<'a>(call: &Call, view: &AppView, user: &'a str) -> Speaker<'a> {
+fn speaker<'a>(call: &RequestContext, view: &AppView, user: &'a str) -> Speaker<'a> {
     if !call.app.strict && !view.has_muted_users() {
         return Speaker { user, is_known: true, mute: None };
     }
@@ -71,7 +71,7 @@ fn speaker<'a>(call: &Call, view: &AppView, user: &'a str) -> Speaker<'a> {
 
 /// No decision where the app is strict and the room not registered.
 fn decide<T>(
-    call: &Call,
+    call: &RequestContext,
     view: &AppView,
     room: &RoomId,
     speaker: &Speaker<'_>,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Call, Service, Written, expect_room};
+use super::{Answer, Committed, RequestContext, Service, expect_room};
 use crate::{
     auth::Action,
     error::Error,
     model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
     store::Batch,
-    view::{Held, KnownClient, Page, Room},
+    view::{KnownClient, Page, Room, Versioned},
 };
 
 /// A JSON object of custom fields is at most this long.
@@ -37,7 +37,7 @@ pub struct RoomPage {
 }
 
 /// A client, and the rooms whose notifications it has muted, in the order of muting.
-pub struct ClientSeen {
+pub struct ClientInfo {
     /// Its id.
     pub user: String,
     /// Empty where the directory, an open one, does not have it.
@@ -50,15 +50,15 @@ impl Service {
     /// Registers a client or changes it. Answers it.
     pub async fn upsert_client<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         patch: &ClientPatch,
-        answer: impl Fn(ClientSeen) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(ClientInfo) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let (seen, revision) = self.view.client(call.key(), user.as_str(), |client| {
-                (ClientSeen::of(user.as_str(), client, now_ms), client.and_then(|client| Some(client.profile.as_ref()?.revision)))
+                (ClientInfo::of(user.as_str(), client, now_ms), client.and_then(|client| Some(client.profile.as_ref()?.revision)))
             });
             let new = merge_client(seen.profile.clone(), patch)?;
             if revision.is_some() && seen.profile == new {
@@ -71,20 +71,20 @@ impl Service {
             let key = Key::Client { app: call.key(), user: user.as_str() };
             batch.expect(key, revision);
             batch.put(key, &Value::Client(profile.clone()));
-            Ok((Some(batch), ClientSeen { profile, ..seen }))
+            Ok((Some(batch), ClientInfo { profile, ..seen }))
         })
         .await
     }
 
     /// One client. Errors: CLIENT_NOT_FOUND.
-    pub fn get_client(&self, call: &Call, user: &UserId) -> Result<ClientSeen, Error> {
+    pub fn get_client(&self, call: &RequestContext, user: &UserId) -> Result<ClientInfo, Error> {
         call.permit(Action::SeeClient { user: user.as_str() })?;
         self.require_clients(call, std::iter::once(user.as_str()))?;
         Ok(self.client_seen(call, user))
     }
 
     /// A page of the registered clients by id, and how many there are in all.
-    pub fn list_clients(&self, call: &Call, page: Page<'_>) -> Result<(Vec<ClientSeen>, usize), Error> {
+    pub fn list_clients(&self, call: &RequestContext, page: Page<'_>) -> Result<(Vec<ClientInfo>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.client_ids(call.key(), page);
         Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
@@ -93,10 +93,10 @@ impl Service {
     /// Removes a client and, from that very commit, its notification mutes. Answers it as it was, where it was registered.
     pub async fn delete_client<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
-        answer: impl Fn(Option<ClientSeen>) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(Option<ClientInfo>) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let revision = self.view.client(call.key(), user.as_str(), |client| Some(client?.profile.as_ref()?.revision));
@@ -117,11 +117,11 @@ impl Service {
     /// Errors: CLIENT_NOT_FOUND for owner and admins.
     pub async fn upsert_room<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: Option<&RoomId>,
         patch: &RoomPatch,
         answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let id = room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
@@ -129,7 +129,7 @@ impl Service {
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
             let revision = old.as_ref().map(|old| old.revision);
-            let old = old.map(|old: Box<Held<RoomProfile>>| old.value);
+            let old = old.map(|old: Box<Versioned<RoomProfile>>| old.value);
             let new = merge_room(old.clone().unwrap_or_default(), patch);
             if old.as_ref() == Some(&new) {
                 return Ok((None, (id, new)));
@@ -149,10 +149,10 @@ impl Service {
     /// room has, because all of that is removed from the store later, a little at a time. Answers whether it was registered.
     pub async fn delete_room<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         answer: impl Fn(bool) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let registration = self.registration(call, room);
@@ -171,7 +171,7 @@ impl Service {
     }
 
     /// A page of the registered rooms.
-    pub fn list_rooms(&self, call: &Call, page: Page<'_>) -> Result<RoomPage, Error> {
+    pub fn list_rooms(&self, call: &RequestContext, page: Page<'_>) -> Result<RoomPage, Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.room_ids(call.key(), page);
         let profile = |id: Arc<str>| {
@@ -183,7 +183,7 @@ impl Service {
     }
 
     /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the commit of one fails and it chooses again.
-    fn new_room_id(&self, call: &Call, now_ms: u64) -> Result<RoomId, Error> {
+    fn new_room_id(&self, call: &RequestContext, now_ms: u64) -> Result<RoomId, Error> {
         for _ in 0..100 {
             let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
             if self.view.room(call.key(), &id, |room| room.is_none()) {
@@ -193,17 +193,17 @@ impl Service {
         Err(Error::unavailable("no room id was free"))
     }
 
-    pub(super) fn client_seen(&self, call: &Call, user: &UserId) -> ClientSeen {
+    pub(super) fn client_seen(&self, call: &RequestContext, user: &UserId) -> ClientInfo {
         self.client_named(call, user.as_str())
     }
 
-    fn client_named(&self, call: &Call, user: &str) -> ClientSeen {
+    fn client_named(&self, call: &RequestContext, user: &str) -> ClientInfo {
         let now_ms = self.clock.now_ms();
-        self.view.client(call.key(), user, |client| ClientSeen::of(user, client, now_ms))
+        self.view.client(call.key(), user, |client| ClientInfo::of(user, client, now_ms))
     }
 }
 
-impl ClientSeen {
+impl ClientInfo {
     pub(super) fn of(user: &str, client: Option<KnownClient<'_>>, now_ms: u64) -> Self {
         Self {
             user: user.to_owned(),

@@ -1,6 +1,6 @@
 //! What has happened: the history of an app or of a room, newest first. It is read from the store, which alone has it: the view knows what is.
 
-use super::{Call, Service};
+use super::{RequestContext, Service};
 use crate::{
     auth::{Action, Principal},
     error::Error,
@@ -58,7 +58,7 @@ impl Service {
     /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE, RATE_LIMITED.
     pub async fn list_events(
         &self,
-        call: &Call,
+        call: &RequestContext,
         filter: &EventFilter,
         before: Option<Revision>,
         size: usize,
@@ -111,7 +111,7 @@ impl Service {
     }
 
     /// What the caller is told: a room's staff nothing of who wants no push from it. Errors: PERMISSION_DENIED.
-    fn permit_events(&self, call: &Call, filter: &EventFilter) -> Result<fn(&Event) -> bool, Error> {
+    fn permit_events(&self, call: &RequestContext, filter: &EventFilter) -> Result<fn(&Event) -> bool, Error> {
         match &filter.room {
             Some(room) => self.permit_in_room(call, room, |is_staff| Action::ListEvents { is_staff })?,
             None => call.permit(Action::ListEvents { is_staff: false })?,

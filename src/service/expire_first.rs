@@ -9,7 +9,7 @@ use crate::{
     model::Key,
     store::{Batch, Operation, Revision, codec},
     sweep,
-    view::{Due, DueMark},
+    view::{Expired, ExpiredRestrictions},
 };
 
 /// Marks that are swept at once before their room or client is deleted.
@@ -37,7 +37,7 @@ impl Service {
         Ok(true)
     }
 
-    fn ended_before(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Due>, Error> {
+    fn ended_before(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Expired>, Error> {
         let mut due = Vec::new();
         for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
             let key = codec::decode_key(key)?;
@@ -52,9 +52,11 @@ impl Service {
 }
 
 /// Mutes of one room that end together are told together.
-fn add(due: &mut Vec<Due>, key: Key<'_>, revision: Revision) {
-    if let (Key::MemberMute { room, user, .. }, Some(Due { marks: DueMark::MemberMutes { room: same, users }, .. })) =
-        (key, due.last_mut())
+fn add(due: &mut Vec<Expired>, key: Key<'_>, revision: Revision) {
+    if let (
+        Key::MemberMute { room, user, .. },
+        Some(Expired { marks: ExpiredRestrictions::MemberMutes { room: same, users }, .. }),
+    ) = (key, due.last_mut())
         && **same == *room
     {
         if !users.iter().any(|(known, _)| **known == *user) {
@@ -62,5 +64,5 @@ fn add(due: &mut Vec<Due>, key: Key<'_>, revision: Revision) {
         }
         return;
     }
-    due.extend(Due::of(key, revision));
+    due.extend(Expired::of(key, revision));
 }

@@ -6,13 +6,13 @@
 
 use prost::Message;
 
-use super::{Call, Named, Service, Written};
+use super::{Committed, IdempotencyKey, RequestContext, Service};
 use crate::{
     auth::Principal,
     error::{Error, Reason},
     model::{Answered, EventKind, Expire, Key, RequestId, Value},
     store::{Batch, Revision},
-    view::Held,
+    view::Versioned,
 };
 
 /// For how long an id stands for its request.
@@ -23,7 +23,7 @@ pub trait Answer: Message + Default {}
 
 impl<T: Message + Default> Answer for T {}
 
-impl Call {
+impl RequestContext {
     /// The same call, with the id of its request; `fingerprint` tells the request from every other, one of another caller too.
     #[must_use]
     pub fn named(self, id: RequestId, fingerprint: [u8; 16]) -> Self {
@@ -32,7 +32,7 @@ impl Call {
             Principal::User { user, .. } => format!("{id}\u{a0}{user}"),
             Principal::Service(_) | Principal::AppAdmin { .. } => id.to_string(),
         };
-        Self { request: Some(Named { id, key, fingerprint }), ..self }
+        Self { request: Some(IdempotencyKey { id, key, fingerprint }), ..self }
     }
 
     /// What the caller has named its request by; empty where it has not.
@@ -43,23 +43,23 @@ impl Call {
     /// What a repeat is answered; nothing where this is none. Errors: REQUEST_ID_REUSED.
     pub(super) fn first_answer<A: Answer>(
         &self,
-        kept: Option<&Held<Answered>>,
+        kept: Option<&Versioned<Answered>>,
         now_ms: u64,
-    ) -> Result<Option<Written<A>>, Error> {
+    ) -> Result<Option<Committed<A>>, Error> {
         let in_force = kept.filter(|kept| kept.value.expire.in_force(now_ms));
-        let (Some(named), Some(Held { value, revision })) = (&self.request, in_force) else { return Ok(None) };
+        let (Some(named), Some(Versioned { value, revision })) = (&self.request, in_force) else { return Ok(None) };
         if named.fingerprint != value.fingerprint {
             let message = "the request id (Idempotency-Key) is that of another request";
             return Err(Error { field: Some("request_id"), ..Error::new(Reason::RequestIdReused, message) });
         }
         let answer = A::decode(&*value.answer).map_err(Error::internal)?;
-        Ok(Some(Written { answer, revision: *revision }))
+        Ok(Some(Committed { answer, revision: *revision }))
     }
 
     /// Adds the answer to the batch, on the condition that the one that is kept is still that of this revision, or still none. Without a
     /// change there is a batch for the answer alone: so that a repeat is answered the same when others have changed something meanwhile.
     pub(super) fn keep<A: Answer>(&self, batch: Option<Batch>, answer: &A, kept: Option<Revision>, now_ms: u64) -> Option<Batch> {
-        let Some(Named { key: id, fingerprint, .. }) = &self.request else { return batch };
+        let Some(IdempotencyKey { key: id, fingerprint, .. }) = &self.request else { return batch };
         let mut batch = batch.unwrap_or_else(|| Batch::of(&self.event(EventKind::Request, now_ms)));
         let key = Key::Request { app: self.key(), id };
         let (fingerprint, expire) = (*fingerprint, Expire::at_ms(now_ms.saturating_add(KEEP_MS)));
@@ -71,8 +71,8 @@ impl Call {
 
 impl Service {
     /// The answer that is kept for the request's id, in force or not.
-    pub(super) fn kept(&self, call: &Call) -> Option<Held<Answered>> {
-        let Named { id, key, fingerprint } = call.request.as_ref()?;
+    pub(super) fn kept(&self, call: &RequestContext) -> Option<Versioned<Answered>> {
+        let IdempotencyKey { id, key, fingerprint } = call.request.as_ref()?;
         let earlier = || {
             // Before users had ids of their own, their answers were kept as those of everybody.
             let kept = self.view.answered(call.key(), id.as_str()).filter(|_| key != id.as_str())?;

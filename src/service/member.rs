@@ -1,10 +1,10 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Answer, Call, Service, Written, expect_registration, expect_room, remove_stored};
+use super::{Answer, Committed, RequestContext, Service, expect_registration, expect_room, remove_stored};
 use crate::{
     auth::Action,
     error::{Error, Reason},
-    model::{Event, EventKind, Expire, Key, Mark, RoomId, UserId, Value},
+    model::{Event, EventKind, Expire, Key, Restriction, RoomId, UserId, Value},
     store::{Batch, Revision},
 };
 
@@ -12,13 +12,13 @@ impl Service {
     /// Mutes all of the users or none. Answers the mark that each of them now has.
     pub async fn mute_members<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         users: &[UserId],
         duration_ms: Option<u64>,
         reason: &str,
-        answer: impl Fn(Mark) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(Restriction) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
@@ -28,7 +28,7 @@ impl Service {
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_registration(&mut batch, call.key(), room, registration);
             let mark = call.mark(now_ms, expire, reason);
-            let value = Value::Mark(mark.clone());
+            let value = Value::Restriction(mark.clone());
             for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {
                 let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
                 batch.expect(key, revision);
@@ -42,12 +42,12 @@ impl Service {
     /// Unmutes the users. Answers whether a mute of each was in force.
     pub async fn unmute_members<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         users: &[UserId],
         reason: &str,
         answer: impl Fn(Vec<bool>) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let mutes = self.view.room(call.key(), room.as_str(), |room| {
@@ -69,12 +69,12 @@ impl Service {
     /// The mutes in force of users after `after`, at most `size` of them.
     pub fn list_muted(
         &self,
-        call: &Call,
+        call: &RequestContext,
         room: &RoomId,
         after: Option<&str>,
         skip: usize,
         size: usize,
-    ) -> Result<Vec<(String, Mark)>, Error> {
+    ) -> Result<Vec<(String, Restriction)>, Error> {
         self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
         self.require_room(call, room)?;
         let now_ms = self.clock.now_ms();
@@ -86,11 +86,11 @@ impl Service {
     }
 
     /// The revisions of what is stored under the keys of the users' mutes, whether or not it counts.
-    fn stored_mutes(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
+    fn stored_mutes(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
         self.view.room(call.key(), room.as_str(), |room| users.iter().map(|user| room?.stored_mute(user.as_str())).collect())
     }
 
-    fn refuse_owner(&self, call: &Call, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
+    fn refuse_owner(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
         let owner = self.view.room(call.key(), room.as_str(), |room| {
             let profile = &room?.profile.as_ref()?.value;
             users.iter().any(|user| user.as_str() == profile.owner).then(|| profile.owner.clone())

@@ -1,10 +1,10 @@
 //! Notification mutes: which rooms a user wants no push from.
 
-use super::{Answer, Call, ClientSeen, Registration, Service, Written, expect_room};
+use super::{Answer, ClientInfo, Committed, Registration, RequestContext, Service, expect_room};
 use crate::{
     auth::Action,
     error::Error,
-    model::{ClientProfile, Event, EventKind, Expire, Key, Mark, RoomId, UserId, Value},
+    model::{ClientProfile, Event, EventKind, Expire, Key, Restriction, RoomId, UserId, Value},
     store::{Batch, Revision},
     view::MutedRoom,
 };
@@ -13,8 +13,8 @@ use crate::{
 const MAX_MUTED_ROOMS: usize = 1_000;
 
 /// What a change of a client's notification mutes is planned from.
-struct Basis {
-    seen: ClientSeen,
+struct PreconditionSnapshot {
+    seen: ClientInfo,
     /// That of the client's registration.
     revision: Option<Revision>,
     /// Nothing where it was deleted with its room.
@@ -30,12 +30,12 @@ impl Service {
     /// Mutes the room's notifications for the user. Answers the client.
     pub async fn mute_notifications<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         room: &RoomId,
         duration_ms: Option<u64>,
-        answer: impl Fn(ClientSeen) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(ClientInfo) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
             let (basis, registration) = self.basis(call, user, room, now_ms)?;
@@ -65,11 +65,11 @@ impl Service {
     /// Unmutes the room's notifications for the user. Answers the client, and whether a mute was in force.
     pub async fn unmute_notifications<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         room: &RoomId,
-        answer: impl Fn((ClientSeen, bool)) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn((ClientInfo, bool)) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
             let (basis, registration) = self.basis(call, user, room, now_ms)?;
@@ -89,11 +89,11 @@ impl Service {
     /// The notification mutes in force, in the order of muting, after this place and room; at most `size`.
     pub fn list_muted_rooms(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         after: Option<(u64, &str)>,
         size: usize,
-    ) -> Result<Vec<(MutedRoom, Mark)>, Error> {
+    ) -> Result<Vec<(MutedRoom, Restriction)>, Error> {
         call.permit(Action::SeeClient { user: user.as_str() })?;
         self.require_clients(call, std::iter::once(user.as_str()))?;
         let now_ms = self.clock.now_ms();
@@ -107,10 +107,16 @@ impl Service {
     }
 
     /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
-    fn basis(&self, call: &Call, user: &UserId, room: &RoomId, now_ms: u64) -> Result<(Basis, Registration), Error> {
+    fn basis(
+        &self,
+        call: &RequestContext,
+        user: &UserId,
+        room: &RoomId,
+        now_ms: u64,
+    ) -> Result<(PreconditionSnapshot, Registration), Error> {
         let registration = self.registration(call, room);
-        let basis = self.view.client(call.key(), user.as_str(), |client| Basis {
-            seen: ClientSeen::of(user.as_str(), client, now_ms),
+        let basis = self.view.client(call.key(), user.as_str(), |client| PreconditionSnapshot {
+            seen: ClientInfo::of(user.as_str(), client, now_ms),
             revision: client.and_then(|client| Some(client.profile.as_ref()?.revision)),
             muted: client.and_then(|client| client.muted_room(room.as_str()).cloned()),
             stored: client.and_then(|client| client.stored_muted_room(room.as_str())),
@@ -126,13 +132,13 @@ impl Service {
 
 /// A batch that notes on the client that it has changed, and fails if somebody else has changed it meanwhile: so that each of two mutes at the
 /// same moment gets a place of its own. With the client as it will be.
-fn touch(call: &Call, user: &UserId, basis: Basis, event: &Event) -> (Batch, ClientSeen) {
-    let Basis { seen, revision, .. } = basis;
+fn touch(call: &RequestContext, user: &UserId, basis: PreconditionSnapshot, event: &Event) -> (Batch, ClientInfo) {
+    let PreconditionSnapshot { seen, revision, .. } = basis;
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };
     batch.expect(key, revision);
     let created_ms = if revision.is_some() { seen.profile.created_ms } else { event.at_ms };
     let profile = ClientProfile { created_ms, updated_ms: event.at_ms, ..seen.profile };
     batch.put(key, &Value::Client(profile.clone()));
-    (batch, ClientSeen { profile, ..seen })
+    (batch, ClientInfo { profile, ..seen })
 }

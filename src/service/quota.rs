@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Call, Service};
+use super::{RequestContext, Service};
 use crate::{
     auth::Principal,
     error::{Error, Reason},
@@ -65,7 +65,7 @@ impl Quotas {
 impl Service {
     /// Whether there is room in the app for what the batch adds, and for the answer that is to be kept. What is changed or removed needs none. Errors:
     /// QUOTA_EXCEEDED.
-    pub(super) fn require_quota(&self, call: &Call, batch: &Batch, keeps_answer: bool) -> Result<(), Error> {
+    pub(super) fn require_quota(&self, call: &RequestContext, batch: &Batch, keeps_answer: bool) -> Result<(), Error> {
         let requests = part_for(&call.principal, self.quotas.requests);
         if keeps_answer && self.view.kept_requests(call.key()) >= requests {
             return Err(exceeded(call, "requests", requests));
@@ -83,7 +83,7 @@ impl Service {
         }
     }
 
-    fn first_exceeded(&self, call: &Call, usage: Usage, more: Usage) -> Option<(&'static str, u64)> {
+    fn first_exceeded(&self, call: &RequestContext, usage: Usage, more: Usage) -> Option<(&'static str, u64)> {
         let kinds = self.quotas.with(usage).into_iter().zip(self.quotas.with(more));
         kinds.into_iter().find_map(|((kind, used, quota), (_, more, _))| {
             let quota = part_for(&call.principal, quota);
@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// What the batch adds: keys that it puts and expects not to be there, and by how much profiles grow.
-    fn added(&self, call: &Call, batch: &Batch) -> Usage {
+    fn added(&self, call: &RequestContext, batch: &Batch) -> Usage {
         let absent: HashSet<_> = batch
             .expectations
             .iter()
@@ -169,7 +169,7 @@ fn bytes(batch: &Batch) -> u64 {
     batch.operations.iter().map(bytes).sum()
 }
 
-pub(super) fn exceeded(call: &Call, kind: &'static str, quota: u64) -> Error {
+pub(super) fn exceeded(call: &RequestContext, kind: &'static str, quota: u64) -> Error {
     static TOLD: LazyLock<Mutex<Option<Instant>>> = LazyLock::new(Mutex::default);
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     if told.is_none_or(|told| told.elapsed() >= TELL) {

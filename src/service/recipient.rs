@@ -1,6 +1,6 @@
 //! Recipients: who of some users may be pushed to from a room.
 
-use super::{Call, Service};
+use super::{RequestContext, Service};
 use crate::{
     auth::Action,
     error::Error,
@@ -11,7 +11,7 @@ use crate::{
 impl Service {
     /// Whether each of the users may be pushed to: no notification mute of the room is in force for it. A user whom nobody knows may.
     /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, STORE_UNAVAILABLE.
-    pub fn filter_recipients(&self, call: &Call, room: &RoomId, users: &[UserRef<'_>]) -> Result<Vec<bool>, Error> {
+    pub fn filter_recipients(&self, call: &RequestContext, room: &RoomId, users: &[UserRef<'_>]) -> Result<Vec<bool>, Error> {
         call.permit(Action::FilterRecipients)?;
         self.require_new_view()?;
         let now_ms = self.clock.now_ms();

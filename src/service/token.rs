@@ -1,6 +1,6 @@
 //! Tokens for callers that have an app's client id and secret, and for clients on an admin's word.
 
-use super::{Call, Service};
+use super::{RequestContext, Service};
 use crate::{
     auth::{Action, apps::App},
     error::{Error, Reason},
@@ -44,7 +44,7 @@ impl Service {
     }
 
     /// A user token, and the Unix second of its end. Errors: PERMISSION_DENIED, INVALID_ARGUMENT where the app has nothing to sign with.
-    pub fn user_token(&self, call: &Call, user: &UserId) -> Result<(String, u64), Error> {
+    pub fn user_token(&self, call: &RequestContext, user: &UserId) -> Result<(String, u64), Error> {
         call.permit(Action::IssueUserToken)?;
         let tokens = call.app.tokens.as_ref();
         let tokens = tokens.ok_or_else(|| Error::invalid("issue_access_token", "the app has no token_secret to sign with"))?;

@@ -1,10 +1,10 @@
 //! User mutes: who may not speak in any room of the app.
 
-use super::{Answer, Call, Service, Written};
+use super::{Answer, Committed, RequestContext, Service};
 use crate::{
     auth::Action,
     error::Error,
-    model::{Event, EventKind, Expire, Key, Mark, UserId, Value},
+    model::{Event, EventKind, Expire, Key, Restriction, UserId, Value},
     store::Batch,
     view::Page,
 };
@@ -13,12 +13,12 @@ impl Service {
     /// Mutes the user in the whole app. Answers the mute.
     pub async fn mute_user<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         duration_ms: Option<u64>,
         reason: &str,
-        answer: impl Fn(Mark) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+        answer: impl Fn(Restriction) -> A + Send,
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteUser)?;
         self.change(call, answer, |now_ms| {
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
@@ -28,7 +28,7 @@ impl Service {
             let mark = call.mark(now_ms, expire, reason);
             let key = Key::UserMute { app: call.key(), user: user.as_str() };
             batch.expect(key, self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute.as_ref()?.revision)));
-            batch.put(key, &Value::Mark(mark.clone()));
+            batch.put(key, &Value::Restriction(mark.clone()));
             Ok((Some(batch), mark))
         })
         .await
@@ -37,11 +37,11 @@ impl Service {
     /// Ends the user's mute in the whole app. Answers whether one was in force.
     pub async fn unmute_user<A: Answer>(
         &self,
-        call: &Call,
+        call: &RequestContext,
         user: &UserId,
         reason: &str,
         answer: impl Fn(bool) -> A + Send,
-    ) -> Result<Written<A>, Error> {
+    ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteUser)?;
         self.change(call, answer, |now_ms| {
             let mute = self.view.client(call.key(), user.as_str(), |client| client?.user_mute.clone());
@@ -56,13 +56,13 @@ impl Service {
     }
 
     /// A page of the user mutes in force, by user.
-    pub fn list_muted_users(&self, call: &Call, page: Page<'_>) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn list_muted_users(&self, call: &RequestContext, page: Page<'_>) -> Result<Vec<(String, Restriction)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         Ok(self.view.muted_users(call.key(), page, self.clock.now_ms()))
     }
 
     /// The mutes in force of those of the users who have one.
-    pub fn find_muted_users(&self, call: &Call, users: &[UserId]) -> Result<Vec<(String, Mark)>, Error> {
+    pub fn find_muted_users(&self, call: &RequestContext, users: &[UserId]) -> Result<Vec<(String, Restriction)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         let now_ms = self.clock.now_ms();
         let mute = |user: &UserId| {
@@ -73,7 +73,7 @@ impl Service {
     }
 }
 
-impl Call {
+impl RequestContext {
     fn user_event(&self, kind: EventKind, now_ms: u64, user: &UserId, reason: &str) -> Event {
         Event { users: vec![user.to_string()], reason: reason.to_owned(), ..self.event(kind, now_ms) }
     }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Call, Service, quota};
+use super::{RequestContext, Service, quota};
 use crate::{
     auth::{Action, Principal, credentials::Proof, may},
     error::Error,
     model::RoomId,
     store::Revision,
-    watch::{Subject, Watching},
+    watch::{Subject, WatchStream},
 };
 
 /// For how long this replica may be behind the one that a caller comes from.
@@ -17,7 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Service {
     /// A place in the change feed of the app, or of a room, which need not be registered, or no longer; without a revision from now on.
     /// Errors: REVISION_COMPACTED, STORE_UNAVAILABLE, QUOTA_EXCEEDED.
-    pub async fn watch(&self, call: &Call, room: Option<&RoomId>, after: Option<Revision>) -> Result<Watching, Error> {
+    pub async fn watch(
+        &self,
+        call: &RequestContext,
+        room: Option<&RoomId>,
+        after: Option<Revision>,
+    ) -> Result<WatchStream, Error> {
         call.permit(Action::Watch)?;
         let seen = self.view.revision();
         let after = after.unwrap_or(seen);
@@ -32,13 +37,13 @@ impl Service {
         let most = self.quotas.watchers;
         let admitted = self.hub.admit(call.key(), most).ok_or_else(|| quota::exceeded(call, "watchers", most))?;
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
-        let watching = Watching::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
+        let watching = WatchStream::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
         let (limits, app, principal) = (self.limits.clone(), call.app.number, call.principal.clone());
         Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, principal.rated()))))
     }
 
     /// Ends when who watches may do so no longer.
-    pub async fn lost(&self, call: &Call, proof: &Proof) -> Error {
+    pub async fn lost(&self, call: &RequestContext, proof: &Proof) -> Error {
         let may_watch = |principal: &Principal| {
             principal.actor() == call.principal.actor()
                 && principal.belongs_to(&call.app.key).is_ok()

@@ -35,14 +35,14 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    client::{Etcd, Record, Span, Wanted},
+    client::{Etcd, KeyRange, RangeOptions, Record},
     follower::Follower,
     layout::Layout,
-    maintenance::Keeper,
-    shared::{Chapter, PATIENCE, Shared, begin_chapter, closed},
+    maintenance::Maintenance,
+    shared::{PATIENCE, Segment, Shared, begin_chapter, closed},
     writer::{Job, Writer},
 };
-use super::{Batch, ClusterConfig, EventRange, Feed, Logged, Retention, Revision, Snapshot, Store, StoreError, Updates};
+use super::{Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates};
 use crate::proto::store_v1 as pb;
 
 mod alphabet;
@@ -75,14 +75,16 @@ impl Cluster {
         refuse_earlier_layout(&etcd, &config.prefix).await?;
         let chapter = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
-        let page = etcd.range(&layout.events(chapter.number), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
+        let page = etcd
+            .range(&layout.events(chapter.number), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+            .await?;
         let known = (layout::end_of(page.revision), asked);
-        let shared = Shared::new(etcd, layout, retention, Chapter { commits: page.count, ..chapter }, known);
+        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..chapter }, known);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
         tasks.spawn(Follower::after(shared.clone(), page.revision).run());
-        tasks.spawn(Keeper(shared.clone()).run());
+        tasks.spawn(Maintenance(shared.clone()).run());
         Ok(Self { shared, queue, _tasks: tasks })
     }
 
@@ -96,13 +98,13 @@ impl Cluster {
 /// Whether a mute service has ever written there.
 pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
     let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
-    let wanted = Wanted { limit: 1, ..Wanted::default() };
+    let wanted = RangeOptions { limit: 1, ..RangeOptions::default() };
     Ok(!etcd.range(&layout.headers(), wanted, PATIENCE).await?.records.is_empty())
 }
 
 /// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the prefix.
 async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
-    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), Wanted::default(), PATIENCE).await?;
+    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), PATIENCE).await?;
     // A stray key is nobody's chapter.
     let is_chapter = |record: &Record| pb::ClusterChapter::decode(&*record.value).is_ok_and(|chapter| chapter.number > 0);
     if page.records.iter().any(is_chapter) {
@@ -112,11 +114,11 @@ async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreErr
 }
 
 /// The chapter that is being written; the first one, where there is none.
-async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Chapter, StoreError> {
+async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreError> {
     loop {
-        let page = etcd.range(&Span::of(layout.now()), Wanted::default(), PATIENCE).await?;
+        let page = etcd.range(&KeyRange::of(layout.now()), RangeOptions::default(), PATIENCE).await?;
         if let Some(record) = page.records.first() {
-            return Chapter::read(record);
+            return Segment::read(record);
         }
         etcd.transact(&begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
     }
@@ -142,13 +144,16 @@ impl Store for Cluster {
         Ok(updates::updates(self.shared.clone()))
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         self.shared.events(range, newest_first, limit).await
     }
 
     async fn newest(&self) -> Result<Revision, StoreError> {
-        let page =
-            self.shared.etcd.range(&self.shared.now_span(), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?;
+        let page = self
+            .shared
+            .etcd
+            .range(&self.shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+            .await?;
         Ok(layout::end_of(page.revision))
     }
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::{Batch, Expectation, Logged, Operation, Revision, StoreError};
+use super::{Batch, Operation, Precondition, Revision, StoreError, StoredEvent};
 use crate::{
-    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
+    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value},
     proto::store_v1 as pb,
 };
 
@@ -73,7 +73,7 @@ impl Batch {
 
     /// Lets the batch through only while the record is still that of this revision, or still absent.
     pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
-        self.expectations.push(Expectation { key: encode_key(key), revision });
+        self.expectations.push(Precondition { key: encode_key(key), revision });
     }
 }
 
@@ -139,7 +139,7 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
     match value {
         Value::Room(room) => seal(key, &room_message(room)),
         Value::Client(client) => seal(key, &client_message(client)),
-        Value::Mark(mark) => seal(key, &mark_message(mark, 0)),
+        Value::Restriction(mark) => seal(key, &mark_message(mark, 0)),
         Value::NotificationMute(mark, place) => seal(key, &mark_message(mark, *place)),
         Value::Request(answered) => seal(key, &answered_message(answered)),
         Value::Deleted(at_ms) => seal(key, &pb::Deleted { at_ms: *at_ms }),
@@ -158,7 +158,7 @@ pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value,
         Key::Room { .. } => Value::Room(room_model(unseal(key, value)?)),
         Key::Client { .. } => Value::Client(client_model(unseal(key, value)?)),
         Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } | Key::UserMute { .. } => {
-            Value::Mark(mark_model(unseal(key, value)?).0)
+            Value::Restriction(mark_model(unseal(key, value)?).0)
         }
         Key::NotificationMute { .. } => {
             let (mark, place) = mark_model(unseal(key, value)?);
@@ -199,8 +199,8 @@ struct EventApp {
 }
 
 /// The app that each event is of; an empty one is of none. Costs a small part of what [`decode_event`] does. Errors: [`StoreError::Corrupt`].
-pub fn apps_of_events(events: &[Logged]) -> Result<Vec<String>, StoreError> {
-    let app = |logged: &Logged| match &logged.event[..] {
+pub fn apps_of_events(events: &[StoredEvent]) -> Result<Vec<String>, StoreError> {
+    let app = |logged: &StoredEvent| match &logged.event[..] {
         [] => Ok(String::new()),
         bytes => Ok(unseal::<EventApp>(&[], bytes)?.app),
     };
@@ -246,7 +246,7 @@ fn expire_model(ms: u64) -> Expire {
     if ms == 0 { Expire::NEVER } else { Expire::at_ms(ms) }
 }
 
-fn mark_message(mark: &Mark, place: u64) -> pb::Mark {
+fn mark_message(mark: &Restriction, place: u64) -> pb::Mark {
     pb::Mark {
         expire_ms: mark.expire.ms().unwrap_or(0),
         set_ms: mark.set_ms,
@@ -256,9 +256,9 @@ fn mark_message(mark: &Mark, place: u64) -> pb::Mark {
     }
 }
 
-fn mark_model(message: pb::Mark) -> (Mark, u64) {
-    let why = Why { actor: message.actor.into(), reason: message.reason.into() };
-    (Mark { expire: expire_model(message.expire_ms), set_ms: message.set_ms, why: Arc::new(why) }, message.place)
+fn mark_model(message: pb::Mark) -> (Restriction, u64) {
+    let why = Provenance { actor: message.actor.into(), reason: message.reason.into() };
+    (Restriction { expire: expire_model(message.expire_ms), set_ms: message.set_ms, why: Arc::new(why) }, message.place)
 }
 
 fn room_message(room: &RoomProfile) -> pb::Room {

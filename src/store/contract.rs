@@ -41,7 +41,7 @@ pub type Revision = u64;
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// All of them must hold, else nothing is changed.
-    pub expectations: Vec<Expectation>,
+    pub expectations: Vec<Precondition>,
     /// Applied in order.
     pub operations: Vec<Operation>,
     /// Who did what, as bytes.
@@ -54,7 +54,7 @@ pub struct Batch {
 
 /// The revision a key was last written at; nothing where it must be absent.
 #[derive(Clone, Debug)]
-pub struct Expectation {
+pub struct Precondition {
     /// Which key.
     pub key: Vec<u8>,
     /// Its revision.
@@ -89,7 +89,7 @@ impl Commit {
 /// The event of a commit, as the history tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Logged {
+pub struct StoredEvent {
     pub revision: Revision,
     pub at_ms: u64,
     pub event: Vec<u8>,
@@ -156,7 +156,7 @@ pub trait Store: Send + Sync + 'static {
     async fn follow(&self) -> Result<Updates, StoreError>;
 
     /// Clause 7: at most `limit` of them, from the one end of the range or the other.
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError>;
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// Up to which revision everything that was committed anywhere has come to the feed of this process, and when that was so. For an engine of one
     /// process it is so at any time.
@@ -205,7 +205,7 @@ pub enum Engine {
 
 /// Where records are kept.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Location {
     /// By the embedded engine, in a directory.
     Directory {
         /// Created where there is none.
@@ -261,7 +261,7 @@ impl fmt::Debug for ClusterTls {
     }
 }
 
-impl Place {
+impl Location {
     /// A directory, with what memory an engine takes where nobody says.
     #[must_use]
     pub fn directory(path: &Path) -> Self {
@@ -269,7 +269,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, .. } => path.display().fmt(f),

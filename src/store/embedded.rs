@@ -34,7 +34,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use self::{
     commit_group::read_back,
     data_dir::Directory,
-    flusher::Filler,
+    flusher::Flusher,
     journal::Journal,
     overlay::Snapshots,
     shared::{Answer, Job, Shared, closed},
@@ -43,8 +43,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Batch, EventRange, Feed, Logged, Memory, Retention, Revision, Snapshot, Store, StoreError, Update, Updates,
-    feed_buffer::Recent,
+    Batch, EventRange, Feed, Memory, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Update, Updates,
+    feed_buffer::FeedBuffer,
 };
 
 mod commit_group;
@@ -98,14 +98,14 @@ impl Embedded {
             snapshots: Snapshots::default(),
             pending: Mutex::new(pending),
             moved: Condvar::new(),
-            recent: Arc::new(Recent::after(revision)),
+            recent: Arc::new(FeedBuffer::after(revision)),
             journal,
             directory,
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let generation_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
         let writer = Writer::new(shared.clone(), file, jobs, generation_bytes);
-        let filler = Filler { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
+        let filler = Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
         let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-filler", || filler.run())?];
         Ok(Self { shared, queue: Some(queue), threads })
     }
@@ -161,7 +161,7 @@ impl Store for Embedded {
         Ok(updates(snapshot, feed))
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let shared = self.shared.clone();
         let read = move || shared.events(range, newest_first, limit);
         tokio::task::spawn_blocking(read).await.map_err(|_| closed())?

@@ -11,7 +11,7 @@ pub enum StoreError {
     #[error("commits up to revision {oldest} are no longer kept")]
     Compacted { oldest: u64 },
     #[error("the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it")]
-    WentBack { seen: u64 },
+    RevisionRegressed { seen: u64 },
     #[error(
         "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
          import them with this one, below another --etcd-prefix"
@@ -40,7 +40,9 @@ impl From<StoreError> for Error {
                 Self { cause: Some(error.to_string().into()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
             }
             StoreError::Compacted { .. } => Self::compacted(),
-            StoreError::Conflict { .. } | StoreError::WentBack { .. } | StoreError::Unavailable(_) => Self::unavailable(error),
+            StoreError::Conflict { .. } | StoreError::RevisionRegressed { .. } | StoreError::Unavailable(_) => {
+                Self::unavailable(error)
+            }
             StoreError::Corrupt { .. }
             | StoreError::InUse { .. }
             | StoreError::NotEmpty { .. }

@@ -1,7 +1,7 @@
 //! The newest commits of an engine in memory, for all its watchers together: each takes from here what is after its own place.
 //!
 //! A watcher that is behind what is kept is told so. One that is *paced* never is: what it has not taken stays, and whoever adds commits waits
-//! for room ([`Recent::room`], [`Recent::wait_for_room`]), so that memory stays bounded all the same.
+//! for room ([`FeedBuffer::room`], [`FeedBuffer::wait_for_room`]), so that memory stays bounded all the same.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,7 +19,7 @@ const RECENT_BYTES: usize = 4 << 20;
 /// Commits that a watcher takes at once.
 const READ: usize = 512;
 
-pub(super) struct Recent {
+pub(super) struct FeedBuffer {
     commits: Mutex<Commits>,
     /// Told when a paced watcher has taken something: a task that waits for room, and a thread.
     taken: Notify,
@@ -42,7 +42,7 @@ struct Commits {
 
 /// One watcher's place among the commits.
 struct Follower {
-    recent: Arc<Recent>,
+    recent: Arc<FeedBuffer>,
     newest: watch::Receiver<Revision>,
     after: Revision,
     read: VecDeque<Arc<Commit>>,
@@ -50,7 +50,7 @@ struct Follower {
     paced: Option<u64>,
 }
 
-impl Recent {
+impl FeedBuffer {
     /// Begins after this revision.
     pub(super) fn after(revision: Revision) -> Self {
         Self {
@@ -233,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_paced_watcher_misses_nothing_and_whoever_adds_commits_waits_for_it() {
         const ALL: Revision = 3 * RECENT_COMMITS as Revision;
-        let recent = Arc::new(Recent::after(0));
+        let recent = Arc::new(FeedBuffer::after(0));
         let mut other = recent.follow(0);
         let (_, mut paced) = recent.follow_paced();
         for revision in 1..=ALL {

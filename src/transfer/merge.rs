@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{Event, EventKind},
-    store::{Batch, Expectation, Operation, Revision, Snapshot, Store, StoreError, codec},
+    store::{Batch, Operation, Precondition, Revision, Snapshot, Store, StoreError, codec},
 };
 
 /// Records in one commit, as many as in one call of a user.
@@ -109,7 +109,7 @@ impl Plan {
     }
 
     /// Commits it, and tells after each commit how many records are done. What is done when it fails stays.
-    /// Errors: [`Failure::Overtaken`] where somebody else has changed one of the records, [`Failure::Store`].
+    /// Errors: [`Failure::Conflict`] where somebody else has changed one of the records, [`Failure::Store`].
     pub async fn commit(mut self, store: &dyn Store, now_ms: u64, mut told: impl FnMut(u64)) -> Result<(), Failure> {
         // An event is of one app.
         self.changes.sort_by(|a, b| (&a.app, &a.key).cmp(&(&b.app, &b.key)));
@@ -127,7 +127,7 @@ impl Plan {
                     told(done);
                 }
                 Ok(None) => return Ok(()),
-                Err(StoreError::Conflict { .. }) => return Err(Failure::Overtaken),
+                Err(StoreError::Conflict { .. }) => return Err(Failure::Conflict),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -161,7 +161,7 @@ fn batch(changes: &[Change], now_ms: u64) -> Batch {
     let app = changes.first().map_or("", |change| &change.app);
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, ACTOR, now_ms));
     for Change { key, value, revision, .. } in changes {
-        batch.expectations.push(Expectation { key: key.clone(), revision: *revision });
+        batch.expectations.push(Precondition { key: key.clone(), revision: *revision });
         batch.operations.push(match value {
             Some(value) => Operation::Put { key: key.clone(), value: value.clone() },
             None => Operation::Delete { key: key.clone() },

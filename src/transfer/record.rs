@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::line::{AddressLine, ClientLine, Line, MarkLine, RoomLine, Time};
 use crate::{
     error::Error,
-    model::{Address, AppKey, ClientProfile, Expire, Key, Mark, RoomId, RoomProfile, UserId, Value, Why},
+    model::{Address, AppKey, ClientProfile, Expire, Key, Provenance, Restriction, RoomId, RoomProfile, UserId, Value},
     store::{Entry, StoreError, codec},
 };
 
@@ -97,14 +97,16 @@ impl Line {
         match (key, value) {
             (Key::Room { app, room }, Value::Room(profile)) => Some(Self::Room(RoomLine::of(app, room, profile))),
             (Key::Client { app, user }, Value::Client(profile)) => Some(Self::Client(ClientLine::of(app, user, profile))),
-            (Key::Ban { app, room }, Value::Mark(mark)) => Some(Self::Ban(MarkLine::of(app, Some(room), None, &mark))),
-            (Key::MemberMute { app, room, user }, Value::Mark(mark)) => {
+            (Key::Ban { app, room }, Value::Restriction(mark)) => Some(Self::Ban(MarkLine::of(app, Some(room), None, &mark))),
+            (Key::MemberMute { app, room, user }, Value::Restriction(mark)) => {
                 Some(Self::MemberMute(MarkLine::of(app, Some(room), Some(user), &mark)))
             }
-            (Key::Allowed { app, room, user }, Value::Mark(mark)) => {
+            (Key::Allowed { app, room, user }, Value::Restriction(mark)) => {
                 Some(Self::Allowed(MarkLine::of(app, Some(room), Some(user), &mark)))
             }
-            (Key::UserMute { app, user }, Value::Mark(mark)) => Some(Self::UserMute(MarkLine::of(app, None, Some(user), &mark))),
+            (Key::UserMute { app, user }, Value::Restriction(mark)) => {
+                Some(Self::UserMute(MarkLine::of(app, None, Some(user), &mark)))
+            }
             (Key::NotificationMute { app, user, room }, Value::NotificationMute(mark, place)) => {
                 let line = MarkLine::of(app, Some(room), Some(user), &mark);
                 Some(Self::NotificationMute(MarkLine { place: Some(place), ..line }))
@@ -164,7 +166,7 @@ struct At<'a> {
 }
 
 impl MarkLine {
-    fn of(app: &str, room: Option<&str>, user: Option<&str>, mark: &Mark) -> Self {
+    fn of(app: &str, room: Option<&str>, user: Option<&str>, mark: &Restriction) -> Self {
         Self {
             app: app.to_owned(),
             room: room.map(str::to_owned),
@@ -188,11 +190,11 @@ impl MarkLine {
         let at = At { app: &app, room: self.room.as_deref(), user: self.user.as_deref(), place: self.place };
         let key = codec::encode_key(key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?);
         let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));
-        let why = Why { actor: self.actor.into(), reason: self.reason.into() };
-        let mark = Mark { expire, set_ms: self.set.0, why: Arc::new(why) };
+        let why = Provenance { actor: self.actor.into(), reason: self.reason.into() };
+        let mark = Restriction { expire, set_ms: self.set.0, why: Arc::new(why) };
         let value = match self.place {
             Some(place) => Value::NotificationMute(mark, place),
-            None => Value::Mark(mark),
+            None => Value::Restriction(mark),
         };
         Ok((app, key, value))
     }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::store::Revision;
 
-pub(super) struct Applied {
+pub(super) struct AppliedRevision {
     revision: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -31,11 +31,11 @@ struct Waiting {
 
 /// One who waits; gone from the list when it is dropped.
 struct Waiter<'a> {
-    applied: &'a Applied,
+    applied: &'a AppliedRevision,
     ticket: Ticket,
 }
 
-impl Applied {
+impl AppliedRevision {
     pub(super) fn at(revision: Revision) -> Self {
         Self { revision: AtomicU64::new(revision), waiting: Mutex::default() }
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_is_woken_by_its_commit_and_whoever_gives_up_is_forgotten() {
-        let applied = Applied::at(7);
+        let applied = AppliedRevision::at(7);
         applied.reach(7).await;
         {
             let mut first = Box::pin(applied.reach(8));

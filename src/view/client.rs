@@ -5,10 +5,10 @@ use std::{ops::Deref, sync::Arc};
 use super::{
     index::Entity,
     remains::{ClientRemains, DeletedRooms},
-    versioned::{Held, MutedRoom},
+    versioned::{MutedRoom, Versioned},
 };
 use crate::{
-    model::{ClientProfile, Key, Mark, Value},
+    model::{ClientProfile, Key, Restriction, Value},
     store::Revision,
 };
 
@@ -16,11 +16,11 @@ use crate::{
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Client {
     /// Nothing where the directory does not have it.
-    pub profile: Option<Box<Held<ClientProfile>>>,
+    pub profile: Option<Box<Versioned<ClientProfile>>>,
     /// In the order of `place`, then of `room`; some may have ended, or be of rooms that were deleted since. Few enough to be looked through.
     pub(super) muted: Vec<MutedRoom>,
     /// May have ended. Shared with the app's list of them.
-    pub user_mute: Option<Arc<Held<Mark>>>,
+    pub user_mute: Option<Arc<Versioned<Restriction>>>,
     /// Its tombstone, with the notification mutes it had when it was deleted and that are still stored.
     pub(super) remains: Option<Box<ClientRemains>>,
     /// When the sweeper is to look at it, in Unix milliseconds.
@@ -53,18 +53,18 @@ impl Client {
 
     /// The user mute, where one is in force.
     #[must_use]
-    pub fn user_mute_in_force(&self, now_ms: u64) -> Option<&Arc<Held<Mark>>> {
+    pub fn user_mute_in_force(&self, now_ms: u64) -> Option<&Arc<Versioned<Restriction>>> {
         self.user_mute.as_ref().filter(|mute| mute.value.expire.in_force(now_ms))
     }
 
     /// Applies one change of the feed; nothing as value is a removal.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {
-            (Key::Client { .. }, Some(Value::Client(value))) => self.profile = Some(Box::new(Held { value, revision })),
+            (Key::Client { .. }, Some(Value::Client(value))) => self.profile = Some(Box::new(Versioned { value, revision })),
             (Key::Client { .. }, _) => self.profile = None,
             (Key::NotificationMute { room, .. }, Some(Value::NotificationMute(value, place))) => {
                 self.remove(room);
-                let muted = MutedRoom { room: room.into(), place, mark: Held { value, revision } };
+                let muted = MutedRoom { room: room.into(), place, mark: Versioned { value, revision } };
                 match &mut self.remains {
                     Some(remains) if revision <= remains.revision => remains.muted.push(muted),
                     _ => {
@@ -74,7 +74,9 @@ impl Client {
                 }
             }
             (Key::NotificationMute { room, .. }, _) => self.remove(room),
-            (Key::UserMute { .. }, Some(Value::Mark(value))) => self.user_mute = Some(Arc::new(Held { value, revision })),
+            (Key::UserMute { .. }, Some(Value::Restriction(value))) => {
+                self.user_mute = Some(Arc::new(Versioned { value, revision }))
+            }
             (Key::UserMute { .. }, _) => self.user_mute = None,
             (Key::DeletedClient { .. }, Some(_)) => self.delete(revision),
             (Key::DeletedClient { .. }, None) => self.remains = None,

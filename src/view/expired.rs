@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{View, client::KnownClient, room::Room, state::State, versioned::Held};
+use super::{View, client::KnownClient, room::Room, state::State, versioned::Versioned};
 use crate::{
     model::{Expire, Key, Owner},
     store::Revision,
@@ -11,24 +11,24 @@ use crate::{
 /// What has ended in one room, or for one client.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub struct Due {
+pub struct Expired {
     pub app: Arc<str>,
     /// When the first of them has ended, where that is known.
     pub ended_ms: Option<u64>,
-    pub marks: DueMark,
+    pub marks: ExpiredRestrictions,
 }
 
 /// Which marks have ended, with the revisions they had.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub enum DueMark {
+pub enum ExpiredRestrictions {
     MemberMutes { room: Arc<str>, users: Vec<(Box<str>, Revision)> },
     Ban { room: Arc<str>, revision: Revision },
     NotificationMutes { user: Arc<str>, rooms: Vec<(Box<str>, Revision)> },
     UserMute { user: Arc<str>, revision: Revision },
 }
 
-impl DueMark {
+impl ExpiredRestrictions {
     fn len(&self) -> usize {
         match self {
             Self::MemberMutes { users, .. } => users.len(),
@@ -41,14 +41,14 @@ impl DueMark {
 impl View {
     /// Marks that have ended: at most about `limit` of them.
     #[must_use]
-    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Due> {
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Expired> {
         due(&self.inner.state.load(), now_ms, limit)
     }
 
     /// Marks that have ended and are about to go with this room or client; an answer to a request is told to nobody when it ends: at most about `limit`
     /// of them.
     #[must_use]
-    pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Due> {
+    pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Expired> {
         let (app, marks) = match owner {
             Owner::Room { app, room: id } => {
                 let ended = |room: &Room| {
@@ -64,7 +64,7 @@ impl View {
             }
             Owner::Request { app, .. } => (app, Vec::new()),
         };
-        marks.into_iter().map(|marks| Due { app: app.into(), ended_ms: None, marks }).collect()
+        marks.into_iter().map(|marks| Expired { app: app.into(), ended_ms: None, marks }).collect()
     }
 
     /// The revision of the mark under this key, where it has ended and is not swept yet.
@@ -98,19 +98,19 @@ impl View {
     }
 }
 
-impl Due {
+impl Expired {
     /// The mark under this key; nothing where the key is of no mark that can end.
     #[must_use]
     pub fn of(key: Key<'_>, revision: Revision) -> Option<Self> {
         let (app, marks) = match key {
             Key::MemberMute { app, room, user } => {
-                (app, DueMark::MemberMutes { room: room.into(), users: vec![(user.into(), revision)] })
+                (app, ExpiredRestrictions::MemberMutes { room: room.into(), users: vec![(user.into(), revision)] })
             }
-            Key::Ban { app, room } => (app, DueMark::Ban { room: room.into(), revision }),
+            Key::Ban { app, room } => (app, ExpiredRestrictions::Ban { room: room.into(), revision }),
             Key::NotificationMute { app, user, room } => {
-                (app, DueMark::NotificationMutes { user: user.into(), rooms: vec![(room.into(), revision)] })
+                (app, ExpiredRestrictions::NotificationMutes { user: user.into(), rooms: vec![(room.into(), revision)] })
             }
-            Key::UserMute { app, user } => (app, DueMark::UserMute { user: user.into(), revision }),
+            Key::UserMute { app, user } => (app, ExpiredRestrictions::UserMute { user: user.into(), revision }),
             Key::Room { .. }
             | Key::Client { .. }
             | Key::Allowed { .. }
@@ -136,43 +136,43 @@ impl KnownClient<'_> {
     }
 }
 
-fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<DueMark> {
+fn ended_in_room(id: &Arc<str>, room: &Room, now_ms: u64, limit: usize) -> Vec<ExpiredRestrictions> {
     let mut due = Vec::new();
     let ended = room.muted.ended(now_ms).take(limit);
     let users: Vec<_> = ended.map(|(user, mute)| (user.into(), mute.revision)).collect();
     if !users.is_empty() {
-        due.push(DueMark::MemberMutes { room: id.clone(), users });
+        due.push(ExpiredRestrictions::MemberMutes { room: id.clone(), users });
     }
     if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
-        due.push(DueMark::Ban { room: id.clone(), revision: ban.revision });
+        due.push(ExpiredRestrictions::Ban { room: id.clone(), revision: ban.revision });
     }
     due
 }
 
 /// Notification mutes of a room that is about to be deleted.
-fn ended_notifications<'a>(id: &'a str, room: &'a Room, now_ms: u64) -> impl Iterator<Item = DueMark> + 'a {
-    let due = |(user, until): (&str, &Held<Expire>)| DueMark::NotificationMutes {
+fn ended_notifications<'a>(id: &'a str, room: &'a Room, now_ms: u64) -> impl Iterator<Item = ExpiredRestrictions> + 'a {
+    let due = |(user, until): (&str, &Versioned<Expire>)| ExpiredRestrictions::NotificationMutes {
         user: user.into(),
         rooms: vec![(id.into(), until.revision)],
     };
     room.silenced.ended(now_ms).map(due)
 }
 
-fn ended_of_client(id: &Arc<str>, client: KnownClient<'_>, now_ms: u64, limit: usize) -> Vec<DueMark> {
+fn ended_of_client(id: &Arc<str>, client: KnownClient<'_>, now_ms: u64, limit: usize) -> Vec<ExpiredRestrictions> {
     let ended = client.muted().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
     let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.mark.revision)).collect();
     let mut due = Vec::new();
     if !rooms.is_empty() {
-        due.push(DueMark::NotificationMutes { user: id.clone(), rooms });
+        due.push(ExpiredRestrictions::NotificationMutes { user: id.clone(), rooms });
     }
     if let Some(mute) = client.user_mute.as_ref().filter(|mute| !mute.value.expire.in_force(now_ms)) {
-        due.push(DueMark::UserMute { user: id.clone(), revision: mute.revision });
+        due.push(ExpiredRestrictions::UserMute { user: id.clone(), revision: mute.revision });
     }
     due
 }
 
 /// What has ended is looked for under a read lock; only a place where nothing has is locked to plan its next visit.
-fn due(state: &State, now_ms: u64, limit: usize) -> Vec<Due> {
+fn due(state: &State, now_ms: u64, limit: usize) -> Vec<Expired> {
     let mut due = Vec::new();
     let mut found = 0;
     let mut after = None;
@@ -193,9 +193,9 @@ fn due(state: &State, now_ms: u64, limit: usize) -> Vec<Due> {
                 state.schedule.replan(&visit, next_ms, &mut client.scheduled_ms);
             });
         }
-        found += marks.iter().map(DueMark::len).sum::<usize>();
+        found += marks.iter().map(ExpiredRestrictions::len).sum::<usize>();
         let ended_ms = Some(visit.at_ms);
-        due.extend(marks.into_iter().map(|marks| Due { app: visit.app.clone(), ended_ms, marks }));
+        due.extend(marks.into_iter().map(|marks| Expired { app: visit.app.clone(), ended_ms, marks }));
         after = Some(visit);
     }
     due

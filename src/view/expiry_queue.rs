@@ -14,7 +14,7 @@ pub(super) enum Place<'a> {
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Visit {
+pub(super) struct QueueEntry {
     pub(super) at_ms: u64,
     pub(super) is_room: bool,
     pub(super) app: Arc<str>,
@@ -23,7 +23,7 @@ pub(super) struct Visit {
 
 #[derive(Default)]
 pub(super) struct Schedule {
-    visits: Mutex<BTreeSet<Visit>>,
+    visits: Mutex<BTreeSet<QueueEntry>>,
 }
 
 impl Schedule {
@@ -45,33 +45,33 @@ impl Schedule {
     }
 
     /// Plans the visit after one that found nothing. One that did is kept until then, because the sweep of what it found may fail.
-    pub(super) fn replan(&self, visit: &Visit, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
+    pub(super) fn replan(&self, visit: &QueueEntry, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
         let mut visits = self.visits();
         visits.remove(visit);
         if *scheduled_ms == Some(visit.at_ms) {
             *scheduled_ms = next_ms;
-            visits.extend(next_ms.map(|at_ms| Visit { at_ms, ..visit.clone() }));
+            visits.extend(next_ms.map(|at_ms| QueueEntry { at_ms, ..visit.clone() }));
         }
     }
 
-    pub(super) fn next(&self, after: Option<&Visit>, now_ms: u64) -> Option<Visit> {
+    pub(super) fn next(&self, after: Option<&QueueEntry>, now_ms: u64) -> Option<QueueEntry> {
         use std::ops::Bound::{Excluded, Unbounded};
         let visits = self.visits();
         let next = visits.range((after.map_or(Unbounded, Excluded), Unbounded)).next();
         next.filter(|visit| visit.at_ms <= now_ms).cloned()
     }
 
-    fn visits(&self) -> std::sync::MutexGuard<'_, BTreeSet<Visit>> {
+    fn visits(&self) -> std::sync::MutexGuard<'_, BTreeSet<QueueEntry>> {
         self.visits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place<'_> {
-    fn visit(&self, app: &str, at_ms: u64) -> Visit {
+    fn visit(&self, app: &str, at_ms: u64) -> QueueEntry {
         let (is_room, id) = match self {
             Self::Room(id) => (true, *id),
             Self::Client(id) => (false, *id),
         };
-        Visit { at_ms, is_room, app: app.into(), id: id.into() }
+        QueueEntry { at_ms, is_room, app: app.into(), id: id.into() }
     }
 }

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use super::{
     Inner, View,
     age::Age,
-    applied::Applied,
+    applied::AppliedRevision,
     state::{Change, State},
 };
 use crate::{
@@ -59,7 +59,8 @@ impl View {
         loop {
             let update = updates.next().await.ok_or_else(ended)??;
             if let Some((state, revision)) = building.take(update)? {
-                let inner = Inner { state: ArcSwap::from_pointee(state), applied: Applied::at(revision), age: Age::new() };
+                let inner =
+                    Inner { state: ArcSwap::from_pointee(state), applied: AppliedRevision::at(revision), age: Age::new() };
                 return Ok(Filled { view: Self { inner: Arc::new(inner) }, updates });
             }
         }

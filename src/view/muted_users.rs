@@ -6,19 +6,19 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{page::Page, user_map::Sorted, versioned::Held};
-use crate::model::Mark;
+use super::{page::Page, user_map::UserMap, versioned::Versioned};
+use crate::model::Restriction;
 
 #[derive(Default)]
 pub(super) struct MutedUsers {
-    users: RwLock<Sorted<Arc<Held<Mark>>>>,
+    users: RwLock<UserMap<Arc<Versioned<Restriction>>>>,
     /// How many, so that a check in an app without any need not look for a client.
     len: AtomicUsize,
 }
 
 impl MutedUsers {
     /// Notes the user's mute, or that there is none.
-    pub(super) fn set(&self, user: &str, mute: Option<Arc<Held<Mark>>>) {
+    pub(super) fn set(&self, user: &str, mute: Option<Arc<Versioned<Restriction>>>) {
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         match mute {
             Some(mute) => users.insert(user, mute),
@@ -33,7 +33,7 @@ impl MutedUsers {
     }
 
     /// Those whose mute is in force.
-    pub(super) fn in_force(&self, page: Page<'_>, now_ms: u64) -> Vec<(String, Mark)> {
+    pub(super) fn in_force(&self, page: Page<'_>, now_ms: u64) -> Vec<(String, Restriction)> {
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         let in_force = users.after(page.after).filter(|(_, mute)| mute.value.expire.in_force(now_ms));
         in_force.skip(page.skip).take(page.size).map(|(user, mute)| (user.to_owned(), mute.value.clone())).collect()

@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{
-    user_map::Sorted,
-    versioned::{Held, MutedRoom},
+    user_map::UserMap,
+    versioned::{MutedRoom, Versioned},
 };
 use crate::{
-    model::{Expire, Key, Mark, Value},
+    model::{Expire, Key, Restriction, Value},
     store::{Revision, codec},
 };
 
@@ -21,11 +21,11 @@ use crate::{
 pub(super) struct RoomRemains {
     /// Of the tombstone.
     pub(super) revision: Revision,
-    pub(super) ban: Option<Held<Mark>>,
-    pub(super) muted: Sorted<Held<Mark>>,
-    pub(super) allowed: Sorted<Held<Mark>>,
+    pub(super) ban: Option<Versioned<Restriction>>,
+    pub(super) muted: UserMap<Versioned<Restriction>>,
+    pub(super) allowed: UserMap<Versioned<Restriction>>,
     /// Who wanted no push from it. The records are the clients'.
-    pub(super) silenced: Sorted<Held<Expire>>,
+    pub(super) silenced: UserMap<Versioned<Expire>>,
 }
 
 /// The notification mutes that a client had.
@@ -57,12 +57,12 @@ impl RoomRemains {
         match (key, value) {
             // A registration goes in the commit of its tombstone; what is read here is older.
             (Key::Room { .. }, _) => {}
-            (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value: value.clone(), revision }),
-            (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => {
-                self.muted.insert(user, Held { value: value.clone(), revision });
+            (Key::Ban { .. }, Some(Value::Restriction(value))) => self.ban = Some(Versioned { value: value.clone(), revision }),
+            (Key::MemberMute { user, .. }, Some(Value::Restriction(value))) => {
+                self.muted.insert(user, Versioned { value: value.clone(), revision });
             }
-            (Key::Allowed { user, .. }, Some(Value::Mark(value))) => {
-                self.allowed.insert(user, Held { value: value.clone(), revision });
+            (Key::Allowed { user, .. }, Some(Value::Restriction(value))) => {
+                self.allowed.insert(user, Versioned { value: value.clone(), revision });
             }
             _ => return false,
         }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use super::versioned::Held;
+use super::versioned::Versioned;
 use crate::{model::Answered, store::Revision};
 
 /// An answer counts once for each KiB that it begins.
@@ -36,12 +36,12 @@ struct Table {
 
 #[derive(Default)]
 struct OfApp {
-    ids: BTreeMap<Arc<str>, Held<Answered>>,
+    ids: BTreeMap<Arc<str>, Versioned<Answered>>,
     units: u64,
 }
 
 impl Requests {
-    pub(super) fn get(&self, app: &str, id: &str) -> Option<Held<Answered>> {
+    pub(super) fn get(&self, app: &str, id: &str) -> Option<Versioned<Answered>> {
         self.table().apps.get(app)?.ids.get(id).cloned()
     }
 
@@ -54,7 +54,7 @@ impl Requests {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(app, id);
         if let Some(value) = value {
-            table.insert(app, id, Held { value, revision });
+            table.insert(app, id, Versioned { value, revision });
         }
     }
 
@@ -85,7 +85,7 @@ impl Requests {
 }
 
 impl Table {
-    fn insert(&mut self, app: &str, id: &str, held: Held<Answered>) {
+    fn insert(&mut self, app: &str, id: &str, held: Versioned<Answered>) {
         let app = self.apps.get_key_value(app).map_or_else(|| app.into(), |(app, _)| app.clone());
         let id: Arc<str> = id.into();
         self.ends.insert((held.value.end_ms(), app.clone(), id.clone()));

@@ -1,8 +1,8 @@
 //! One room, and the pure function that the service exists for: may this user speak?
 
-use super::{index::Entity, remains::RoomRemains, user_map::Sorted, versioned::Held};
+use super::{index::Entity, remains::RoomRemains, user_map::UserMap, versioned::Versioned};
 use crate::{
-    model::{Expire, Key, Mark, RoomProfile, Value},
+    model::{Expire, Key, Restriction, RoomProfile, Value},
     store::Revision,
 };
 
@@ -10,15 +10,15 @@ use crate::{
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Nothing where the directory does not have it.
-    pub profile: Option<Box<Held<RoomProfile>>>,
+    pub profile: Option<Box<Versioned<RoomProfile>>>,
     /// May have ended.
-    pub ban: Option<Held<Mark>>,
+    pub ban: Option<Versioned<Restriction>>,
     /// By user; some may have ended.
-    pub muted: Sorted<Held<Mark>>,
+    pub muted: UserMap<Versioned<Restriction>>,
     /// By user.
-    pub allowed: Sorted<Held<Mark>>,
+    pub allowed: UserMap<Versioned<Restriction>>,
     /// Who wants no push from this room, until when; some may have ended.
-    pub silenced: Sorted<Held<Expire>>,
+    pub silenced: UserMap<Versioned<Expire>>,
     /// Its tombstone, with what it had when it was deleted and is still stored.
     pub(super) remains: Option<Box<RoomRemains>>,
     /// No record of it is newer.
@@ -53,23 +53,23 @@ impl Room {
 
     /// The mute of this user, where one is in force.
     #[must_use]
-    pub fn mute_in_force(&self, user: &str, now_ms: u64) -> Option<&Held<Mark>> {
+    pub fn mute_in_force(&self, user: &str, now_ms: u64) -> Option<&Versioned<Restriction>> {
         self.muted.get(user).filter(|mute| mute.value.expire.in_force(now_ms))
     }
 
     /// The ban, where one is in force.
     #[must_use]
-    pub fn ban_in_force(&self, now_ms: u64) -> Option<&Held<Mark>> {
+    pub fn ban_in_force(&self, now_ms: u64) -> Option<&Versioned<Restriction>> {
         self.ban.as_ref().filter(|ban| ban.value.expire.in_force(now_ms))
     }
 
     /// The mutes in force of users after this one, in order.
-    pub fn mutes_after<'a>(&'a self, after: Option<&'a str>, now_ms: u64) -> impl Iterator<Item = (&'a str, &'a Mark)> {
+    pub fn mutes_after<'a>(&'a self, after: Option<&'a str>, now_ms: u64) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
         self.muted.after(after).map(|(user, mute)| (user, &mute.value)).filter(move |(_, mute)| mute.expire.in_force(now_ms))
     }
 
     /// The allow list after this user, in order.
-    pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Mark)> {
+    pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
         self.allowed.after(after).map(|(user, mark)| (user, &mark.value))
     }
 
@@ -120,14 +120,18 @@ impl Room {
         }
         match (key, value) {
             (Key::Room { .. }, Some(Value::Room(value))) => {
-                self.profile = Some(Box::new(Held { value, revision }));
+                self.profile = Some(Box::new(Versioned { value, revision }));
             }
             (Key::Room { .. }, _) => self.profile = None,
-            (Key::Ban { .. }, Some(Value::Mark(value))) => self.ban = Some(Held { value, revision }),
+            (Key::Ban { .. }, Some(Value::Restriction(value))) => self.ban = Some(Versioned { value, revision }),
             (Key::Ban { .. }, _) => self.ban = None,
-            (Key::MemberMute { user, .. }, Some(Value::Mark(value))) => self.muted.insert(user, Held { value, revision }),
+            (Key::MemberMute { user, .. }, Some(Value::Restriction(value))) => {
+                self.muted.insert(user, Versioned { value, revision })
+            }
             (Key::MemberMute { user, .. }, _) => drop(self.muted.remove(user)),
-            (Key::Allowed { user, .. }, Some(Value::Mark(value))) => self.allowed.insert(user, Held { value, revision }),
+            (Key::Allowed { user, .. }, Some(Value::Restriction(value))) => {
+                self.allowed.insert(user, Versioned { value, revision })
+            }
             (Key::Allowed { user, .. }, _) => drop(self.allowed.remove(user)),
             (Key::DeletedRoom { .. }, Some(_)) => self.delete(revision),
             (Key::DeletedRoom { .. }, None) => self.remains = None,
@@ -143,7 +147,7 @@ impl Room {
     }
 
     /// Notes who wants no push from here.
-    pub(super) fn silence(&mut self, user: &str, until: Option<Held<Expire>>) {
+    pub(super) fn silence(&mut self, user: &str, until: Option<Versioned<Expire>>) {
         if let Some(remains) = &mut self.remains {
             remains.silenced.remove(user);
             if let Some(until) = until.as_ref().filter(|until| until.revision <= remains.revision) {
@@ -204,14 +208,14 @@ pub struct Decision<'a> {
     pub allowed: bool,
     pub rule: Rule,
     /// The mute or the ban that decided.
-    pub mark: Option<&'a Mark>,
+    pub mark: Option<&'a Restriction>,
 }
 
 /// May this user speak in this room at this moment? The first that matches decides:
 /// a user mute in force says no; a member mute in force says no; during a ban in force staff and allow list may, everybody else may not;
 /// otherwise yes. `user_mute` is that of the user, in force or not.
 #[must_use]
-pub fn may_speak<'a>(room: Option<&'a Room>, user_mute: Option<&'a Mark>, user: &str, now_ms: u64) -> Decision<'a> {
+pub fn may_speak<'a>(room: Option<&'a Room>, user_mute: Option<&'a Restriction>, user: &str, now_ms: u64) -> Decision<'a> {
     if let Some(mute) = user_mute.filter(|mute| mute.expire.in_force(now_ms)) {
         return Decision { allowed: false, rule: Rule::UserMute, mark: Some(mute) };
     }
@@ -235,15 +239,15 @@ mod tests {
 
     const NOW: u64 = 1_000;
 
-    fn mark(expire: Expire) -> Held<Mark> {
-        Held { value: Mark { expire, set_ms: 0, why: Default::default() }, revision: 1 }
+    fn mark(expire: Expire) -> Versioned<Restriction> {
+        Versioned { value: Restriction { expire, set_ms: 0, why: Default::default() }, revision: 1 }
     }
 
     fn room(muted: &[&str], banned: bool, allowed: &[&str]) -> Room {
         let marks = |users: &[&str]| users.iter().map(|user| (*user, mark(Expire::NEVER))).collect();
         let profile = RoomProfile { owner: "owner".to_owned(), admins: vec!["admin".to_owned()], ..RoomProfile::default() };
         Room {
-            profile: Some(Box::new(Held { value: profile, revision: 1 })),
+            profile: Some(Box::new(Versioned { value: profile, revision: 1 })),
             ban: banned.then(|| mark(Expire::NEVER)),
             muted: marks(muted),
             allowed: marks(allowed),

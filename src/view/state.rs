@@ -16,10 +16,10 @@ use super::{
     remains::{DeletedRooms, Owners},
     request::Requests,
     room::Room,
-    versioned::Held,
+    versioned::Versioned,
 };
 use crate::{
-    model::{Expire, Key, Mark, Owner, Value, Why},
+    model::{Expire, Key, Owner, Provenance, Restriction, Value},
     store::Revision,
 };
 use foldhash::HashMap;
@@ -40,7 +40,7 @@ pub(super) struct State {
     /// Whose records are to be removed because they were deleted.
     pub(super) deleted: Owners,
     pub(super) requests: Requests,
-    whys: Mutex<HashSet<Arc<Why>>>,
+    whys: Mutex<HashSet<Arc<Provenance>>>,
 }
 
 #[derive(Default)]
@@ -165,7 +165,7 @@ impl State {
                 let value = value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
                 if let Key::NotificationMute { room, .. } = key {
-                    let until = value.as_ref().and_then(expire).map(|value| Held { value, revision });
+                    let until = value.as_ref().and_then(expire).map(|value| Versioned { value, revision });
                     self.silence(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
                 }
                 client.apply(key, value, revision);
@@ -197,7 +197,7 @@ impl State {
         }
     }
 
-    fn silence(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Held<Expire>>) {
+    fn silence(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Versioned<Expire>>) {
         known.rooms.update(id, |room| {
             room.silence(user, until);
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
@@ -207,15 +207,15 @@ impl State {
     /// Lets marks with the same actor and reason share one copy of them.
     fn share(&self, value: Value) -> Value {
         match value {
-            Value::Mark(mark) => Value::Mark(Mark { why: self.share_why(mark.why), ..mark }),
+            Value::Restriction(mark) => Value::Restriction(Restriction { why: self.share_why(mark.why), ..mark }),
             Value::NotificationMute(mark, place) => {
-                Value::NotificationMute(Mark { why: self.share_why(mark.why), ..mark }, place)
+                Value::NotificationMute(Restriction { why: self.share_why(mark.why), ..mark }, place)
             }
             value @ (Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_)) => value,
         }
     }
 
-    fn share_why(&self, why: Arc<Why>) -> Arc<Why> {
+    fn share_why(&self, why: Arc<Provenance>) -> Arc<Provenance> {
         let mut whys = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = whys.get(&why) {
             return known.clone();
@@ -259,7 +259,7 @@ impl Client {
 
 fn expire(value: &Value) -> Option<Expire> {
     match value {
-        Value::Mark(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
+        Value::Restriction(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
         Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_) => None,
     }
 }

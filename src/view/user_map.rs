@@ -36,13 +36,13 @@ struct Chunk<T> {
 }
 
 /// Users in order, each with a value.
-pub struct Sorted<T> {
+pub struct UserMap<T> {
     /// None of them is empty, and each ends before the next begins.
     chunks: Vec<Chunk<T>>,
     len: usize,
 }
 
-impl<T: Ends> Sorted<T> {
+impl<T: Ends> UserMap<T> {
     /// How many users.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -251,27 +251,27 @@ fn print(user: &str) -> u8 {
     user.bytes().fold(0, |print: u8, byte| print.wrapping_mul(31).wrapping_add(byte))
 }
 
-impl<T> Default for Sorted<T> {
+impl<T> Default for UserMap<T> {
     fn default() -> Self {
         Self { chunks: Vec::new(), len: 0 }
     }
 }
 
-impl<T: PartialEq + Ends> PartialEq for Sorted<T> {
+impl<T: PartialEq + Ends> PartialEq for UserMap<T> {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.iter().eq(other.iter())
     }
 }
 
-impl<T: Eq + Ends> Eq for Sorted<T> {}
+impl<T: Eq + Ends> Eq for UserMap<T> {}
 
-impl<T: fmt::Debug + Ends> fmt::Debug for Sorted<T> {
+impl<T: fmt::Debug + Ends> fmt::Debug for UserMap<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
 }
 
-impl<'a, T: Ends> FromIterator<(&'a str, T)> for Sorted<T> {
+impl<'a, T: Ends> FromIterator<(&'a str, T)> for UserMap<T> {
     fn from_iter<I: IntoIterator<Item = (&'a str, T)>>(entries: I) -> Self {
         let mut sorted = Self::default();
         entries.into_iter().for_each(|(user, value)| sorted.insert(user, value));
@@ -307,7 +307,7 @@ mod tests {
 
         #[test]
         fn it_says_the_same_as_a_btreemap(steps in users(), ordered in any::<bool>()) {
-            let (mut sorted, mut model) = (Sorted::default(), BTreeMap::new());
+            let (mut sorted, mut model) = (UserMap::default(), BTreeMap::new());
             for (step, (insert, number)) in steps.into_iter().enumerate() {
                 let user = format!("a user with number {:05}", if ordered && insert { step } else { number.into() });
                 if insert {

@@ -6,32 +6,32 @@ use ecow::EcoString;
 
 use super::user_map::Ends;
 use crate::{
-    model::{Expire, Mark},
+    model::{Expire, Restriction},
     store::Revision,
 };
 
 /// A value and the revision it was written at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held<T> {
+pub struct Versioned<T> {
     /// What it says.
     pub value: T,
     /// For expectations.
     pub revision: Revision,
 }
 
-impl Ends for Held<Mark> {
+impl Ends for Versioned<Restriction> {
     fn end_ms(&self) -> Option<u64> {
         self.value.expire.ms()
     }
 }
 
-impl Ends for Arc<Held<Mark>> {
+impl Ends for Arc<Versioned<Restriction>> {
     fn end_ms(&self) -> Option<u64> {
         self.value.expire.ms()
     }
 }
 
-impl Ends for Held<Expire> {
+impl Ends for Versioned<Expire> {
     fn end_ms(&self) -> Option<u64> {
         self.value.ms()
     }
@@ -44,5 +44,5 @@ pub struct MutedRoom {
     pub room: EcoString,
     /// Counts up with each mute of the client; two made at the same moment may share one.
     pub place: u64,
-    pub mark: Held<Mark>,
+    pub mark: Versioned<Restriction>,
 }

@@ -49,7 +49,7 @@ struct Seats {
 }
 
 /// A watcher's place in the hub; given up when it is dropped.
-pub(super) struct Seat {
+pub(super) struct Subscription {
     hub: Arc<Hub>,
     subject: String,
     number: u64,
@@ -132,7 +132,7 @@ impl Hub {
     }
 
     /// A seat for this subject; nothing where the hub is closed.
-    pub(super) fn join(self: &Arc<Self>, subject: &Subject) -> Option<Seat> {
+    pub(super) fn join(self: &Arc<Self>, subject: &Subject) -> Option<Subscription> {
         let mut seats = self.seats();
         if self.is_closed() {
             return None;
@@ -142,7 +142,7 @@ impl Hub {
         let subject = key(&subject.app, subject.room.as_deref());
         seats.next += 1;
         seats.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
-        Some(Seat { hub: self.clone(), subject, number, queue, base: self.newest() })
+        Some(Subscription { hub: self.clone(), subject, number, queue, base: self.newest() })
     }
 
     /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
@@ -254,7 +254,7 @@ impl Drop for Admitted {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         let mut seats = self.hub.seats();
         if let Some(same) = seats.by_subject.get_mut(&self.subject) {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Instant};
 
 use futures_util::future::join_all;
-use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient, watch_response::Told};
+use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient, watch_response::Event};
 use tonic::Streaming;
 
 use super::{
@@ -53,13 +53,13 @@ async fn watch(addr: &str) -> Vec<Streaming<pb::WatchResponse>> {
     for _ in 0..OF_A_CONNECTION {
         let message = pb::WatchRequest { app: APP.to_owned(), room: ROOM.to_owned(), after_revision: None };
         let mut stream = MuteServiceClient::new(channel.clone()).watch(ask(message)).await.unwrap().into_inner();
-        assert!(matches!(stream.message().await.unwrap().unwrap().told, Some(Told::Heartbeat(_))));
+        assert!(matches!(stream.message().await.unwrap().unwrap().event, Some(Event::Heartbeat(_))));
         watchers.push(stream);
     }
     watchers
 }
 
 async fn next_change(mut watcher: Streaming<pb::WatchResponse>) -> Streaming<pb::WatchResponse> {
-    while !matches!(watcher.message().await.unwrap().unwrap().told, Some(Told::Change(_))) {}
+    while !matches!(watcher.message().await.unwrap().unwrap().event, Some(Event::Change(_))) {}
     watcher
 }

@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Entry, Place, Retention, Revision, Store, StoreError},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
+    store::{self, Batch, Entry, Location, Retention, Revision, Store, StoreError},
     transfer::{self, backup},
 };
 use reqwest::{Method, StatusCode};
@@ -25,7 +25,7 @@ use crate::{
 };
 
 async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
 }
 
 fn event() -> Event {
@@ -165,8 +165,8 @@ async fn a_large_store_comes_back_whole() {
 async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
     for commit in commits {
         let mut batch = Batch::of(&event());
-        let why = Why { actor: "app".into(), reason: "r".repeat(512).into() };
-        let value = Value::Mark(Mark { expire: Expire::NEVER, set_ms: 1, why: Arc::new(why) });
+        let why = Provenance { actor: "app".into(), reason: "r".repeat(512).into() };
+        let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1, why: Arc::new(why) });
         for number in 0..100 {
             let user = format!("{commit:05}{number:02}");
             batch.put(Key::MemberMute { app: AGORA, room: ROOM, user: &user }, &value);

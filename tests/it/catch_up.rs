@@ -10,7 +10,7 @@ use std::{
 };
 
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
     proto::v1 as pb,
     store::{self, Batch, Retention, Store},
 };
@@ -40,8 +40,8 @@ const RATE: u32 = 150;
 
 /// Fills the cluster with member mutes, a hundred a commit.
 async fn fill(store: &dyn Store, records: usize) {
-    let why: Arc<Why> = Arc::new(Why { actor: "service:dev".into(), reason: "spam, and more of it".into() });
-    let value = Value::Mark(Mark { expire: Expire::NEVER, set_ms: 1_642_060_750_410, why });
+    let why: Arc<Provenance> = Arc::new(Provenance { actor: "service:dev".into(), reason: "spam, and more of it".into() });
+    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1_642_060_750_410, why });
     let commits = (0..records / 100).map(|commit| {
         let room = format!("room{}", commit % 100);
         let mut batch = Batch::of(&Event::new(EventKind::Muted, "Open", "service:dev", 1));

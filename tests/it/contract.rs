@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Commit, Entry, EventRange, Expectation, Logged, Memory, Operation, Place, Retention, Revision, Store,
-    StoreError, Update, Updates,
+    self, Batch, Commit, Entry, EventRange, Location, Memory, Operation, Precondition, Retention, Revision, Store, StoreError,
+    StoredEvent, Update, Updates,
 };
 
 use crate::{double::Double, etcd::Etcd};
@@ -13,7 +13,7 @@ use crate::{double::Double, etcd::Etcd};
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
 /// Opens the engine under test, anew at each call, on the same place.
-async fn open(place: &Place) -> Arc<dyn Store> {
+async fn open(place: &Location) -> Arc<dyn Store> {
     store::open(place, KEEP_ALL).await.unwrap()
 }
 
@@ -30,7 +30,7 @@ fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
 }
 
 fn expecting(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
-    Batch { expectations: vec![Expectation { key: key.into(), revision }], ..batch([operation]) }
+    Batch { expectations: vec![Precondition { key: key.into(), revision }], ..batch([operation]) }
 }
 
 async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {
@@ -54,14 +54,14 @@ async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Com
     feed.take(count).try_collect().await.unwrap()
 }
 
-async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: &Place) {
+async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: &Location) {
     let store = open(place).await;
     store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
     store.commit(batch([put("a/3", "x"), delete("a/3"), put("a/1", "y"), put("a/1", "z"), delete("b/1")])).await.unwrap();
     assert_eq!(read(&*store).await, pairs(&[("a/1", "z"), ("a/2", "x")]));
 }
 
-async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Place) {
+async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Location) {
     let store = open(place).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
@@ -86,7 +86,7 @@ async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Place) {
     assert!(entries.iter().all(|entry| entry.key.ends_with(b"/last")));
 }
 
-async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place: &Place) {
+async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place: &Location) {
     let store = open(place).await;
     assert_eq!(entries(&*store).await.1, Vec::new());
     let first = store.commit(batch([put("a", "1")])).await.unwrap();
@@ -106,7 +106,7 @@ async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place
     }
 }
 
-async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Place) {
+async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Location) {
     let store = open(place).await;
     // Enough records for several pages, the first and the last always written together.
     for chunk in 0..30 {
@@ -132,7 +132,7 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Place
     writer.await.unwrap();
 }
 
-async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Place) {
+async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Location) {
     let store = open(place).await;
     let mut keys: Vec<Vec<u8>> = Vec::new();
     // Many below one prefix, one below each of many, prefixes of each other, the ends of the alphabet.
@@ -210,7 +210,7 @@ impl Copy {
     }
 }
 
-async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(place: &Place) {
+async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(place: &Location) {
     let store = open(place).await;
     let key = |number: u32| format!("k{number:05}");
     let mut commits = Vec::new();
@@ -256,7 +256,7 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
     assert!(followed.records == records, "the copy that followed differs");
     commits.sort_unstable_by_key(|(revision, _)| *revision);
     // Commits of a cluster that became durable together come together, as the first of them.
-    let group = if matches!(place, Place::Cluster(_)) { 128 } else { 1 };
+    let group = if matches!(place, Location::Cluster(_)) { 128 } else { 1 };
     for (revision, found) in complete {
         let mut records = BTreeMap::new();
         for (revision, operations) in commits.iter().take_while(|(committed, _)| *committed / group <= revision / group) {
@@ -266,7 +266,7 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
     }
 }
 
-async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Place) {
+async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location) {
     let store = open(place).await;
     let commit = async |number: usize| store.commit(batch([put("k", &number.to_string())])).await.unwrap();
     let mut committed = Vec::new();
@@ -288,7 +288,7 @@ async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Place) {
     );
 }
 
-async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(place: &Place) {
+async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(place: &Location) {
     let store = open(place).await;
     store.commit(batch([put("a", "1")])).await.unwrap();
     store.close().await.unwrap();
@@ -301,7 +301,7 @@ async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart
     assert_eq!((commits[0].revision, commits[0].operations.as_slice()), (next, [put("b", "2")].as_slice()));
 }
 
-async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Place) {
+async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Location) {
     let store = open(place).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
@@ -327,7 +327,7 @@ async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Place) 
     assert_eq!(kept.iter().map(|commit| commit.revision).collect::<Vec<_>>(), committed[6_395..]);
 }
 
-async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: &Place) {
+async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: &Location) {
     let store = open(place).await;
     let first = store.commit(expecting("k", None, put("k", "1"))).await.unwrap();
     for wrong in [None, Some(first + 1_000)] {
@@ -342,7 +342,7 @@ async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: &Plac
     assert!(store.commit(expecting("k", None, put("k", "5"))).await.is_ok());
 }
 
-async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Place) {
+async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Location) {
     let store = open(place).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
@@ -355,7 +355,7 @@ async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Pla
     assert_eq!((through, read(&*store).await.len()), (1, 1));
 }
 
-async fn clause_6_keys_and_values_are_any_bytes(place: &Place) {
+async fn clause_6_keys_and_values_are_any_bytes(place: &Location) {
     let store = open(place).await;
     let key = vec![0, 255, b'/', 0];
     let operations =
@@ -368,13 +368,13 @@ async fn clause_6_keys_and_values_are_any_bytes(place: &Place) {
 }
 
 /// A stretch of history; the number of each event, as `make_history` has made it, is in its time.
-async fn history(store: &dyn Store, range: EventRange, newest_first: bool, limit: usize) -> Vec<Logged> {
+async fn history(store: &dyn Store, range: EventRange, newest_first: bool, limit: usize) -> Vec<StoredEvent> {
     let events = store.events(range, newest_first, limit).await.unwrap();
     assert!(events.iter().all(|logged| logged.event == format!("e{}", logged.at_ms / 10).into_bytes()));
     events
 }
 
-fn numbers(events: &[Logged]) -> Vec<u64> {
+fn numbers(events: &[StoredEvent]) -> Vec<u64> {
     events.iter().map(|logged| logged.at_ms / 10).collect()
 }
 
@@ -392,7 +392,7 @@ fn counted(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
     numbers.collect()
 }
 
-async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(place: &Place) {
+async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(place: &Location) {
     let store = open(place).await;
     let all = EventRange::default();
     assert!(history(&*store, all, false, 10).await.is_empty());
@@ -425,7 +425,7 @@ async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_t
     assert_eq!(numbers(&history(&*store, beyond, true, 1).await), [40]);
 }
 
-async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &Place) {
+async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &Location) {
     for round in 0..3 {
         let store = open(place).await;
         make_history(&*store, round * 20 + 1, 20).await;
@@ -439,7 +439,7 @@ async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &
     assert_eq!(numbers(&history(&*store, all, true, 50).await), counted((11..=60).rev()));
 }
 
-async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(place: &Place) {
+async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(place: &Location) {
     // Engines let go of old events many at a time: one of them when it is closed, the other beside its commits.
     let (mut made, mut kept, mut store) = (0, Vec::new(), open(place).await);
     while kept.len() as u64 == made {
@@ -472,7 +472,7 @@ async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(pl
     assert_eq!(numbers(&history(&*store, EventRange::default(), true, 1_000).await), counted((oldest..=made).rev()));
 }
 
-async fn clause_7_history_is_read_while_others_write(place: &Place) {
+async fn clause_7_history_is_read_while_others_write(place: &Location) {
     let store = open(place).await;
     let writer = {
         let store = store.clone();
@@ -480,14 +480,14 @@ async fn clause_7_history_is_read_while_others_write(place: &Place) {
     };
     let mut read = Vec::new();
     while read.len() < 300 {
-        let after = Some(read.last().map_or(0, |last: &Logged| last.revision));
+        let after = Some(read.last().map_or(0, |last: &StoredEvent| last.revision));
         read.extend(history(&*store, EventRange { after, before: None }, false, 7).await);
     }
     assert_eq!(read.iter().map(|logged| logged.revision).collect::<Vec<_>>(), writer.await.unwrap());
     assert_eq!(numbers(&read), counted(1..=300));
 }
 
-async fn clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes(place: &Place) {
+async fn clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes(place: &Location) {
     let store = open(place).await;
     for number in 0..20 {
         let answered = store.commit(batch([put("key", &number.to_string())])).await.unwrap();
@@ -505,7 +505,7 @@ macro_rules! contract {
                 async fn $clause() {
                     let directory = tempfile::tempdir().unwrap();
                     let memory = super::Memory { cache_bytes: 1 << 20, ..super::Memory::default() };
-                    super::$clause(&super::Place::Directory { path: directory.path().to_path_buf(), memory }).await;
+                    super::$clause(&super::Location::Directory { path: directory.path().to_path_buf(), memory }).await;
                 }
             )+
         }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use futures_util::TryStreamExt as _;
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value},
     proto::v1 as pb,
-    store::{self, Batch, Place, Retention, Revision, Store, StoreError, codec},
+    store::{self, Batch, Location, Retention, Revision, Store, StoreError, codec},
     sweep::Sweeper,
     transfer::{export, import, merge},
     view::{Filled, View},
@@ -18,13 +18,13 @@ const APP: &str = "a";
 
 async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, Filled) {
     let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
-    let store = store::open(&Place::directory(directory), retention).await.unwrap();
+    let store = store::open(&Location::directory(directory), retention).await.unwrap();
     let filled = View::load(&*store).await.unwrap();
     (store, filled)
 }
 
-fn mark() -> Mark {
-    Mark { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Why::default()) }
+fn mark() -> Restriction {
+    Restriction { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Provenance::default()) }
 }
 
 fn batch() -> Batch {
@@ -38,9 +38,9 @@ fn filled_room(is_registered: bool) -> Batch {
     if is_registered {
         batch.put(Key::Room { app, room }, &Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }));
     }
-    batch.put(Key::Ban { app, room }, &Value::Mark(mark()));
-    batch.put(Key::MemberMute { app, room, user }, &Value::Mark(mark()));
-    batch.put(Key::Allowed { app, room, user }, &Value::Mark(mark()));
+    batch.put(Key::Ban { app, room }, &Value::Restriction(mark()));
+    batch.put(Key::MemberMute { app, room, user }, &Value::Restriction(mark()));
+    batch.put(Key::Allowed { app, room, user }, &Value::Restriction(mark()));
     batch.put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(mark(), 1));
     batch
 }
@@ -238,7 +238,7 @@ async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
     let mut delete = batch();
     delete.delete_room(APP, "r");
     commit(&*store, &view, delete).await;
-    let ended = Value::Mark(Mark { expire: Expire::at_ms(2), ..mark() });
+    let ended = Value::Restriction(Restriction { expire: Expire::at_ms(2), ..mark() });
     let mut flood = batch();
     for user in 0..ENDED {
         flood.put(Key::MemberMute { app: APP, room: "flooded", user: &user.to_string() }, &ended);

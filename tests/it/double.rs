@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use mute_service::store::{ClusterConfig, Connection, Connector, Place};
+use mute_service::store::{ClusterConfig, Connection, Connector, Location};
 use tokio::{sync::watch, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
@@ -81,7 +81,7 @@ impl Double {
         Network { links, shared: self.shared.clone() }
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Location {
         self.network().place()
     }
 
@@ -139,9 +139,9 @@ impl Double {
 }
 
 impl Network {
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Location {
         let url = |link: &Arc<Link>| format!("http://member{}", link.member);
-        Place::Cluster(ClusterConfig {
+        Location::Cluster(ClusterConfig {
             endpoints: self.links.iter().map(url).collect(),
             prefix: "mute/".to_owned(),
             user: None,

@@ -12,12 +12,12 @@ use std::{
 use crate::harness::skipped;
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, Place, Retention, Store, StoreError, codec},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
+    store::{self, Batch, Location, Retention, Store, StoreError, codec},
 };
 
 pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
 }
 
 /// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.
@@ -32,8 +32,8 @@ pub fn largest_commit(room: usize) -> Batch {
         request_id: "i".repeat(36),
         ..Event::new(EventKind::Muted, &app, &user(0), 1)
     });
-    let why = Why { actor: user(0).into(), reason };
-    let value = Value::Mark(Mark { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, why: Arc::new(why) });
+    let why = Provenance { actor: user(0).into(), reason };
+    let value = Value::Restriction(Restriction { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, why: Arc::new(why) });
     for number in 0..100 {
         batch.put(Key::MemberMute { app: &app, room: &room, user: &user(number) }, &value);
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mute_service::store::{ClusterConfig, Place};
+use mute_service::store::{ClusterConfig, Location};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
@@ -99,9 +99,9 @@ impl Etcd {
         self.members.iter().map(|member| member.url.clone()).collect::<Vec<_>>().join(",")
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Location {
         let endpoints = self.members.iter().map(|member| member.url.clone()).collect();
-        Place::Cluster(ClusterConfig { endpoints, prefix: "mute/".to_owned(), user: None, tls: None, connector: None })
+        Location::Cluster(ClusterConfig { endpoints, prefix: "mute/".to_owned(), user: None, tls: None, connector: None })
     }
 }
 

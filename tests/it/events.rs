@@ -217,7 +217,7 @@ async fn an_app_with_few_events_passes_over_those_of_others_once_they_were_read(
         let mut watch = server.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
         let mut seen = Vec::new();
         while seen.len() < 3 {
-            if let Some(pb::watch_response::Told::Change(change)) = watch.message().await.unwrap().unwrap().told {
+            if let Some(pb::watch_response::Event::Change(change)) = watch.message().await.unwrap().unwrap().event {
                 seen.push(change.revision);
             }
         }

@@ -13,8 +13,8 @@ use futures_util::StreamExt as _;
 use mute_service::{
     auth::apps::AppConfig,
     dev,
-    model::{ClientProfile, EventKind, Expire, Key, Mark, RoomProfile, Value, Why},
-    store::{self, Batch, Operation, Place, Retention, Store, codec},
+    model::{ClientProfile, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value},
+    store::{self, Batch, Location, Operation, Retention, Store, codec},
     transfer::{
         self, Failure, PROGRAM, export,
         fold::Folds,
@@ -36,12 +36,12 @@ use crate::{
 const OTHER: &str = "Other";
 
 async fn open(directory: &Path) -> Arc<dyn Store> {
-    store::open(&Place::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap()
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap()
 }
 
 fn mark(reason: &str) -> Value {
-    let why = Why { actor: "app".into(), reason: reason.into() };
-    Value::Mark(Mark { expire: Expire::NEVER, set_ms: START_MS, why: Arc::new(why) })
+    let why = Provenance { actor: "app".into(), reason: reason.into() };
+    Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: START_MS, why: Arc::new(why) })
 }
 
 async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
@@ -373,7 +373,7 @@ async fn what_somebody_else_writes_during_an_import_is_not_lost() {
         |reason: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#);
     let plan = Plan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
     put(&*store, &[(Key::UserMute { app: "a", user: "u" }, mark("other"))]).await;
-    assert!(matches!(plan.commit(&*store, START_MS, |_| {}).await, Err(Failure::Overtaken)));
+    assert!(matches!(plan.commit(&*store, START_MS, |_| {}).await, Err(Failure::Conflict)));
     assert!(export_text(&*store, None).await.contains("other"));
     assert_eq!(import(&*store, &framed(&[&line("file")]), Mode::Merge).await, [0, 1, 0, 0]);
 }
@@ -387,7 +387,7 @@ async fn a_directory_with_a_running_service_is_left_alone() {
         assert_eq!(refused.status.code(), Some(1));
         assert!(text(&refused.stderr).contains("in use by another mute-service"), "{}", text(&refused.stderr));
     }
-    let opened = transfer::open(&Place::directory(&directory.path().join("none")), false).await;
+    let opened = transfer::open(&Location::directory(&directory.path().join("none")), false).await;
     assert!(matches!(opened.err(), Some(Failure::NoStore(_))));
     drop(store);
 }
@@ -399,8 +399,8 @@ fn name() -> impl Strategy<Value = String> {
 fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
     let ms = || 0..253_402_300_800_000_u64;
     let mark = (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(|(expire, set_ms, actor, reason)| {
-        let why = Why { actor: actor.into(), reason: reason.into() };
-        Mark { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, why: Arc::new(why) }
+        let why = Provenance { actor: actor.into(), reason: reason.into() };
+        Restriction { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, why: Arc::new(why) }
     });
     let room = (".*", ".*", prop::collection::vec(name(), 0..3), ms(), ms()).prop_map(
         |(name, description, admins, created_ms, updated_ms)| RoomProfile {
@@ -426,7 +426,7 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
                 0 => Value::Room(room),
                 1 => Value::Client(client),
                 2 => Value::NotificationMute(mark, place),
-                _ => Value::Mark(mark),
+                _ => Value::Restriction(mark),
             };
             (kind, [app, a, b], value)
         },

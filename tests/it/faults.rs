@@ -268,12 +268,12 @@ async fn watch(shared: Arc<Shared>, replica: usize, until: Arc<Mutex<Option<i64>
         while !is_done(at) {
             match tokio::time::timeout(Duration::from_millis(200), stream.message()).await {
                 Err(_) => {}
-                Ok(Ok(Some(told))) => match told.told {
-                    Some(pb::watch_response::Told::Change(change)) => {
+                Ok(Ok(Some(told))) => match told.event {
+                    Some(pb::watch_response::Event::Change(change)) => {
                         at = change.revision;
                         changes.push(change);
                     }
-                    Some(pb::watch_response::Told::Heartbeat(heartbeat)) => at = at.max(heartbeat.revision),
+                    Some(pb::watch_response::Event::Heartbeat(heartbeat)) => at = at.max(heartbeat.revision),
                     None => return Err("told nothing".to_owned()),
                 },
                 Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => {

@@ -18,7 +18,7 @@ use std::{
 
 use fuser::Errno;
 use futures_util::{FutureExt as _, TryStreamExt as _, future::join_all};
-use mute_service::store::{self, Batch, EventRange, Memory, Operation, Place, Retention, Revision, Store, StoreError};
+use mute_service::store::{self, Batch, EventRange, Location, Memory, Operation, Retention, Revision, Store, StoreError};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use crate::{
@@ -43,7 +43,7 @@ const NAME: &str = "nth::nothing_is_lost_whichever_operation_of_the_disk_fails";
 const ERRORS: [Errno; 3] = [Errno::ENOSPC, Errno::EIO, Errno::EMFILE];
 
 async fn open(data: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&Place::Directory { path: data.to_path_buf(), memory: MEMORY }, RETENTION).await
+    store::open(&Location::Directory { path: data.to_path_buf(), memory: MEMORY }, RETENTION).await
 }
 
 /// What a slot holds: the commit by its number, and its revision; nothing after a deletion.

@@ -91,7 +91,7 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
     // What the watch of the cluster did not bring is in the service's own history.
     let mut told = Vec::new();
     while told.len() < 2 {
-        if let Some(pb::watch_response::Told::Change(change)) = watch.message().await.unwrap().unwrap().told {
+        if let Some(pb::watch_response::Event::Change(change)) = watch.message().await.unwrap().unwrap().event {
             told.push((change.kind(), change.users));
         }
     }

@@ -14,7 +14,7 @@ use mute_service::{
     },
     dev,
     model::{AppKey, RoomId},
-    service::{Call, ClientPatch, RoomPatch},
+    service::{ClientPatch, RequestContext, RoomPatch},
     store::{EventRange, Revision},
     watch::Change,
 };
@@ -222,7 +222,7 @@ impl Stage {
         service.mute_notifications(&call, &user, &room, None, |_| ()).await.unwrap();
     }
 
-    fn as_admin(self, server: &Server) -> Call {
+    fn as_admin(self, server: &Server) -> RequestContext {
         let app = AppKey::parse(self.app.to_owned()).unwrap();
         let principal = Ok(Principal::AppAdmin { app, by: Credential::Token });
         server.service.enter(Known::of(principal), self.app.to_owned(), "Seed").unwrap()

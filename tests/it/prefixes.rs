@@ -3,8 +3,8 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::TryStreamExt as _;
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
-    store::{self, Batch, ClusterConfig, Place, Retention, Store, StoreError},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
+    store::{self, Batch, ClusterConfig, Location, Retention, Store, StoreError},
     view::View,
 };
 use serde_json::json;
@@ -13,16 +13,16 @@ use crate::{cluster::until, etcd::Etcd};
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
-fn place(etcd: &Etcd, prefix: &str) -> Place {
-    let Place::Cluster(config) = etcd.place() else { unreachable!("it is a cluster") };
-    Place::Cluster(ClusterConfig { prefix: prefix.to_owned(), ..config })
+fn place(etcd: &Etcd, prefix: &str) -> Location {
+    let Location::Cluster(config) = etcd.place() else { unreachable!("it is a cluster") };
+    Location::Cluster(ClusterConfig { prefix: prefix.to_owned(), ..config })
 }
 
 /// A mute whose user is the prefix.
 fn mute_of(prefix: &str) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
-    let mark = Mark { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Why::default()) };
-    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Mark(mark));
+    let mark = Restriction { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Provenance::default()) };
+    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Restriction(mark));
     batch
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::join_all};
-use mute_service::store::{self, Batch, Memory, Operation, Place, Retention, Revision, Store};
+use mute_service::store::{self, Batch, Location, Memory, Operation, Retention, Revision, Store};
 use rand::{RngExt as _, rngs::StdRng};
 
 use crate::ledger::random;
@@ -53,7 +53,7 @@ async fn read(snapshot: store::Snapshot) -> Records {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_reads_nothing_holds_up_nobody_and_gets_one_revision() {
     let directory = tempfile::tempdir().unwrap();
-    let place = Place::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
+    let place = Location::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
     let store: Arc<dyn Store> = store::open(&place, Retention { events: 1_000, age_ms: u64::MAX }).await.unwrap();
     let (mut random, mut records) = (random(), Records::new());
     for first in (0..KEYS).step_by(500) {

@@ -119,7 +119,7 @@ async fn an_unknown_client_cannot_be_muted_in_a_strict_app_and_can_be_in_an_open
     let server = Server::start().await;
     let refused = mute(&server, AGORA, "Nobody", None).await.unwrap_err();
     assert_eq!(reason(&refused), "CLIENT_NOT_FOUND");
-    assert_eq!(mute_service::grpc::status::Told::from(refused).users, ["Nobody"]);
+    assert_eq!(mute_service::grpc::status::DecodedError::from(refused).users, ["Nobody"]);
     mute(&server, OPEN, "anybody", None).await.unwrap();
     assert_eq!(rule(&server, OPEN, "any room", "anybody").await, pb::Rule::UserMute);
     assert_eq!(rule(&server, OPEN, "any room", "somebody").await, pb::Rule::None);

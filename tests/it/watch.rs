@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use mute_service::{
     clock::Clock,
-    proto::v1::{self as pb, ChangeKind, mute_service_client::MuteServiceClient, watch_response::Told},
+    proto::v1::{self as pb, ChangeKind, mute_service_client::MuteServiceClient, watch_response::Event},
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -35,20 +35,20 @@ impl Watch {
     pub async fn begun(mutes: MuteServiceClient<Channel>, app: &str, room: &str, after: Option<i64>) -> (Self, i64) {
         let mut watch = Self::start(mutes, app, room, after).await.unwrap();
         match watch.next().await.unwrap() {
-            Told::Heartbeat(heartbeat) => (watch, heartbeat.revision),
-            Told::Change(change) => panic!("a change before the first heartbeat: {change:?}"),
+            Event::Heartbeat(heartbeat) => (watch, heartbeat.revision),
+            Event::Change(change) => panic!("a change before the first heartbeat: {change:?}"),
         }
     }
 
-    async fn next(&mut self) -> Result<Told, Status> {
+    async fn next(&mut self) -> Result<Event, Status> {
         let message = timeout(PATIENCE, self.stream.message()).await.expect("nothing is told");
-        Ok(message?.expect("a watch ends with an error only").told.unwrap())
+        Ok(message?.expect("a watch ends with an error only").event.unwrap())
     }
 
     /// The next change; heartbeats are left out.
     pub async fn change(&mut self) -> Result<pb::Change, Status> {
         loop {
-            if let Told::Change(change) = self.next().await? {
+            if let Event::Change(change) = self.next().await? {
                 return Ok(change);
             }
         }
@@ -68,8 +68,8 @@ impl Watch {
         let mut last = None;
         loop {
             match self.next().await {
-                Ok(Told::Change(change)) => last = Some(change.revision),
-                Ok(Told::Heartbeat(_)) => {}
+                Ok(Event::Change(change)) => last = Some(change.revision),
+                Ok(Event::Heartbeat(_)) => {}
                 Err(status) => return (status, last),
             }
         }
@@ -278,8 +278,8 @@ async fn a_heartbeat_carries_the_newest_revision_that_was_passed() {
     let newest = server.mute(OPEN, "loud", &["u"], None).await.revision;
     assert!(newest > begun);
     match watch.next().await.unwrap() {
-        Told::Heartbeat(heartbeat) => assert_eq!(heartbeat.revision, newest),
-        Told::Change(change) => panic!("{change:?}"),
+        Event::Heartbeat(heartbeat) => assert_eq!(heartbeat.revision, newest),
+        Event::Change(change) => panic!("{change:?}"),
     }
     let own = server.mute(OPEN, "quiet", &["u"], None).await.revision;
     let (mut resumed, from) = Watch::begun(server.mutes().await, OPEN, "quiet", Some(newest)).await;

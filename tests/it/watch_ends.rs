@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use mute_service::{
-    model::{Event, EventKind, Expire, Key, Mark, Value, Why},
+    model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
     proto::v1 as pb,
     store::Batch,
 };
@@ -15,8 +15,12 @@ use crate::{cluster::replica, etcd::Etcd, harness::*, process::mute, watch::Watc
 /// A commit of an import into the app, as `import` makes it.
 async fn import_one(server: &Server, app: &str) -> i64 {
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, "service", START_MS));
-    let mark = Mark { expire: Expire::NEVER, set_ms: START_MS, why: Why { actor: "app".into(), reason: "".into() }.into() };
-    batch.put(Key::MemberMute { app, room: "r", user: "imported" }, &Value::Mark(mark));
+    let mark = Restriction {
+        expire: Expire::NEVER,
+        set_ms: START_MS,
+        why: Provenance { actor: "app".into(), reason: "".into() }.into(),
+    };
+    batch.put(Key::MemberMute { app, room: "r", user: "imported" }, &Value::Restriction(mark));
     server.service.store.commit(batch).await.unwrap().try_into().unwrap()
 }
 

@@ -4,7 +4,7 @@ use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    envelope::{Anybody, Ask, Body, Failure, Outcome, told},
+    envelope::{Body, Failure, Outcome, Unauthenticated, VendorRequest, told},
     fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
 };
 
-pub(super) async fn create_room(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn create_room(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     let owner = string(&body, "owner")?;
     owner.as_deref().map(check_name).transpose()?;
@@ -30,7 +30,7 @@ pub(super) async fn create_room(ask: Ask, State(api): State<Api>, body: Body) ->
     Ok(ask.data("post", json!({"id": written.room.unwrap_or_default().room})))
 }
 
-pub(super) async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
+pub(super) async fn delete_room(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let room = ask.segment("room");
     let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone(), request_id: ask.request_id.clone() };
     let deleted = told(api.delete_room(rpc(&ask.caller, message)).await, &room)?;
@@ -41,7 +41,7 @@ pub(super) async fn delete_room(ask: Ask, State(api): State<Api>) -> Outcome {
     }
 }
 
-pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body: Body) -> Outcome {
+pub(super) async fn create_users(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = match wire::json(body)? {
         Value::Array(users) => users,
         user => vec![user],
@@ -64,7 +64,7 @@ pub(super) async fn create_users(ask: Ask, State(gateway): State<Gateway>, body:
     Ok(ask.entities("post", &entities))
 }
 
-fn user_message(ask: &Ask, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
+fn user_message(ask: &VendorRequest, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
     let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
     let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
@@ -78,7 +78,7 @@ fn user_message(ask: &Ask, part: usize, user: &Value) -> Result<pb::UpsertClient
     Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false, request_id })
 }
 
-fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {
+fn user_entity(ask: &VendorRequest, name: &str, client: pb::Client) -> Value {
     let uuid = uuid::Uuid::new_v5(&ask.application(), client.user.as_bytes());
     let ms = |time: Option<prost_types::Timestamp>| time.map(|time| timestamp_ms(&time));
     let mut entity = json!({"uuid": uuid, "type": "user", "username": name, "activated": true});
@@ -90,7 +90,7 @@ fn user_entity(ask: &Ask, name: &str, client: pb::Client) -> Value {
     entity
 }
 
-pub(super) async fn issue_token(Anybody(ask): Anybody, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn issue_token(Unauthenticated(ask): Unauthenticated, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
         return Err(Failure::argument("grant_type is client_credentials"));

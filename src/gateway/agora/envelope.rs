@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     error::Reason,
     gateway::wire::{self, BadBody, Gateway},
-    grpc::status::Told,
+    grpc::status::DecodedError,
 };
 
 const GROUP: &str = "com.easemob.group.exception.GroupAuthorizationException";
@@ -30,7 +30,7 @@ pub(super) type Body = Result<Bytes, BytesRejection>;
 pub(super) type Outcome = Result<Response, Failure>;
 
 /// One request: the app and the ids in its path, who sent it, and when.
-pub(super) struct Ask {
+pub(super) struct VendorRequest {
     /// `org#app`, or the id of an `/app-id/` path.
     pub(super) app: String,
     pub(super) caller: Caller,
@@ -45,14 +45,14 @@ pub(super) struct Ask {
 }
 
 /// A request that needs no credential.
-pub(super) struct Anybody(pub(super) Ask);
+pub(super) struct Unauthenticated(pub(super) VendorRequest);
 
-impl FromRequestParts<Gateway> for Ask {
+impl FromRequestParts<Gateway> for VendorRequest {
     type Rejection = Failure;
 
     /// Whoever is not known is refused before anything else is looked at.
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
-        let Anybody(ask) = Anybody::from_request_parts(parts, gateway).await?;
+        let Unauthenticated(ask) = Unauthenticated::from_request_parts(parts, gateway).await?;
         match &ask.caller.principal {
             Ok(_) => Ok(ask),
             Err(error) => Err(Failure::of(Status::from(error.clone()).into(), "")),
@@ -60,7 +60,7 @@ impl FromRequestParts<Gateway> for Ask {
     }
 }
 
-impl FromRequestParts<Gateway> for Anybody {
+impl FromRequestParts<Gateway> for Unauthenticated {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
@@ -77,7 +77,7 @@ impl FromRequestParts<Gateway> for Anybody {
         let organization = organization.unwrap_or_default();
         let (caller, uri) = (wire::caller(parts), full_uri(gateway, parts));
         let (clock, request_id) = (gateway.clock.clone(), wire::request_id(&parts.headers));
-        Ok(Self(Ask { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
+        Ok(Self(VendorRequest { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
     }
 }
 
@@ -116,7 +116,7 @@ struct Envelope<'a, T> {
     duration: u64,
 }
 
-impl Ask {
+impl VendorRequest {
     /// The path's segment of that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
@@ -224,7 +224,7 @@ impl Failure {
     }
 
     /// The error table's Agora column.
-    pub(super) fn of(told: Told, room: &str) -> Self {
+    pub(super) fn of(told: DecodedError, room: &str) -> Self {
         const SECURITY: &str = "com.easemob.im.exceptions.EasemobSecurityException";
         const OAUTH: &str = "Unable to authenticate (OAuth)";
         const UNAVAILABLE: &str = "ServiceUnavailableException";
@@ -330,5 +330,5 @@ impl From<BadBody> for Failure {
 
 /// The answer of an RPC. Errors: what the vendor says in its place; of a room where one is named.
 pub(super) fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
-    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(Told::from(status), room))
+    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(DecodedError::from(status), room))
 }

@@ -3,7 +3,7 @@
 use axum::{body::Bytes, extract::rejection::BytesRejection};
 use serde_json::{Map, Value};
 
-use super::envelope::{Ask, Failure};
+use super::envelope::{Failure, VendorRequest};
 use crate::gateway::wire;
 
 /// The end of what is for good, and of whatever would end after it.
@@ -110,7 +110,7 @@ pub(super) fn usernames(body: &Map<String, Value>, max: usize, too_many: &str) -
 }
 
 /// The users of a path, separated by commas, which the caller may have percent-encoded.
-pub(super) fn path_users(ask: &Ask, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn path_users(ask: &VendorRequest, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
     let users = ask.segment("users").split(',').filter(|user| !user.is_empty()).map(str::to_owned).collect();
     limited(users, max, too_many)
 }

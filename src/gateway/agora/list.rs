@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::envelope::Ask;
+use super::envelope::VendorRequest;
 
 /// Elements, and the token of the next page; an empty one at the end.
 pub(super) type Page<T> = (Vec<T>, String);
@@ -31,7 +31,7 @@ struct Listing<N, E> {
 }
 
 /// An envelope whose `data` are all elements, from the first page on, which is there before the answer begins, so that an error has its status; with their `count` after them where asked for.
-pub(super) fn stream<T, F, N>(ask: &Ask, action: &str, with_count: bool, first: Page<T>, next: N) -> Response
+pub(super) fn stream<T, F, N>(ask: &VendorRequest, action: &str, with_count: bool, first: Page<T>, next: N) -> Response
 where
     T: Serialize + Send + 'static,
     N: Fn(String) -> F + Send + 'static,

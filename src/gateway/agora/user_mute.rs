@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    envelope::{Ask, Body, Failure, Outcome, told},
+    envelope::{Body, Failure, Outcome, VendorRequest, told},
     fields::{Span, check_name, left_s, object, string},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 /// Users in a page, at most, and where nobody says.
 const MAX_PAGE: i32 = 50;
 
-pub(super) async fn mute_user(ask: Ask, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn mute_user(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     let user = string(&body, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&user)?;
@@ -50,7 +50,7 @@ fn refuse_others(body: &Map<String, Value>) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn muted_user(ask: Ask, State(api): State<Api>) -> Outcome {
+pub(super) async fn muted_user(ask: VendorRequest, State(api): State<Api>) -> Outcome {
     let user = ask.segment("user");
     check_name(&user)?;
     let message = pb::ListMutedUsersRequest { app: ask.app.clone(), users: vec![user.clone()], ..Default::default() };
@@ -87,7 +87,11 @@ struct MutedElement {
     chatroom: i64,
 }
 
-pub(super) async fn list_muted_users(ask: Ask, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+pub(super) async fn list_muted_users(
+    ask: VendorRequest,
+    State(api): State<Api>,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Outcome {
     let Query(paging) = paging.map_err(|_| Failure::argument("the query is not well-formed"))?;
     let (skip, page_size) = paging.window()?;
     let message = pb::ListMutedUsersRequest { app: ask.app.clone(), page_size, skip, ..Default::default() };

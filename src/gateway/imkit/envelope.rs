@@ -14,7 +14,7 @@ use crate::{
     auth::{Credential, Principal, credentials::Caller},
     error::Reason,
     gateway::wire::{self, BadBody, Gateway},
-    grpc::status::Told,
+    grpc::status::DecodedError,
     limits::holder::Peer,
 };
 
@@ -152,11 +152,11 @@ impl Failure {
     }
 
     fn of_reason(reason: Reason) -> Self {
-        Self::of(Told { reason, message: String::new(), users: Vec::new(), retry_after: None })
+        Self::of(DecodedError { reason, message: String::new(), users: Vec::new(), retry_after: None })
     }
 
     /// The error table's IMKit column.
-    pub(super) fn of(told: Told) -> Self {
+    pub(super) fn of(told: DecodedError) -> Self {
         const UNAVAILABLE: &str = "Service Unavailable";
         let message = told.message;
         let failure = match told.reason {

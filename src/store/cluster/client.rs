@@ -69,12 +69,12 @@ pub(super) struct Page {
 
 /// Keys from one on, and before another; that one alone where `until` is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct KeyRange {
     pub(super) from: Vec<u8>,
     pub(super) until: Vec<u8>,
 }
 
-impl Span {
+impl KeyRange {
     /// One key.
     pub(super) fn of(key: Vec<u8>) -> Self {
         Self { from: key, until: Vec::new() }
@@ -83,7 +83,7 @@ impl Span {
 
 /// What is wanted of a range.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Wanted {
+pub(super) struct RangeOptions {
     /// As of this revision; 0 is the newest, which no member answers without a quorum.
     pub(super) revision: u64,
     /// 0 is all.
@@ -94,10 +94,10 @@ pub(super) struct Wanted {
 
 /// Changes that take effect together, where all expectations hold. No key may be changed twice.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attempt {
+pub(super) struct Txn {
     /// The revision a key was last written at; nothing where it must be absent.
     pub(super) expectations: Vec<(Vec<u8>, Option<u64>)>,
-    pub(super) deletes: Vec<Span>,
+    pub(super) deletes: Vec<KeyRange>,
     /// In this order.
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
     /// Keys to look at where an expectation does not hold.
@@ -118,7 +118,7 @@ pub(super) enum Outcome {
     /// It took effect.
     Done,
     /// It did not; what the keys to look at hold.
-    Missed(Vec<Option<Record>>),
+    CompareFailed(Vec<Option<Record>>),
 }
 
 /// A change of one key: no value is a deletion.
@@ -157,8 +157,8 @@ impl Etcd {
     }
 
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn range(&self, span: &Span, wanted: Wanted, patience: Duration) -> Result<Page, StoreError> {
-        let Span { from, until } = span;
+    pub(super) async fn range(&self, span: &KeyRange, wanted: RangeOptions, patience: Duration) -> Result<Page, StoreError> {
+        let KeyRange { from, until } = span;
         let request = pb::RangeRequest {
             key: from.clone(),
             range_end: until.clone(),
@@ -180,7 +180,7 @@ impl Etcd {
     }
 
     /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take effect, [`StoreError::Full`].
-    pub(super) async fn transact(&self, attempt: &Attempt, patience: Duration) -> Result<Transacted, StoreError> {
+    pub(super) async fn transact(&self, attempt: &Txn, patience: Duration) -> Result<Transacted, StoreError> {
         let (request, tries) = (transaction(attempt), AtomicUsize::new(0));
         let answer = self.ask(patience, |member| {
             tries.fetch_add(1, Ordering::Relaxed);
@@ -201,7 +201,7 @@ impl Etcd {
     }
 
     /// Watches from this revision on, itself included. Errors: [`StoreError::Unavailable`].
-    pub(super) async fn watch(&self, span: &Span, from_revision: u64) -> Result<Watch, StoreError> {
+    pub(super) async fn watch(&self, span: &KeyRange, from_revision: u64) -> Result<Watch, StoreError> {
         let create = pb::WatchCreateRequest {
             key: span.from.clone(),
             range_end: span.until.clone(),
@@ -333,7 +333,7 @@ fn tls(config: &ClusterConfig) -> Option<ClientTlsConfig> {
     })
 }
 
-fn transaction(attempt: &Attempt) -> pb::TxnRequest {
+fn transaction(attempt: &Txn) -> pb::TxnRequest {
     use pb::compare::{CompareTarget, TargetUnion};
     let compare = |(key, revision): &(Vec<u8>, Option<u64>)| {
         let (target, union) = match revision {
@@ -342,7 +342,7 @@ fn transaction(attempt: &Attempt) -> pb::TxnRequest {
         };
         pb::Compare { result: 0, target: target.into(), key: key.clone(), target_union: Some(union) }
     };
-    let deletes = attempt.deletes.iter().map(|Span { from, until }| {
+    let deletes = attempt.deletes.iter().map(|KeyRange { from, until }| {
         let request = pb::DeleteRangeRequest { key: from.clone(), range_end: until.clone() };
         pb::request_op::Request::RequestDeleteRange(request)
     });
@@ -370,7 +370,7 @@ fn outcome(answer: pb::TxnResponse) -> Outcome {
         Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next().map(Record::from),
         _ => None,
     };
-    Outcome::Missed(answer.responses.into_iter().map(found).collect())
+    Outcome::CompareFailed(answer.responses.into_iter().map(found).collect())
 }
 
 fn change(event: pb::Event) -> Option<Change> {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use prost::Message as _;
 
 use super::{
-    client::{Record, Wanted},
+    client::{RangeOptions, Record},
     layout,
     shared::{PATIENCE, Shared, corrupt},
 };
 use crate::proto::store_v1 as pb;
-use crate::store::{EventRange, Logged, Revision, StoreError};
+use crate::store::{EventRange, Revision, StoreError, StoredEvent};
 
 /// For how long a read that was overtaken by compaction is begun again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -25,7 +25,12 @@ pub(super) struct Kept {
 }
 
 impl Shared {
-    pub(super) async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    pub(super) async fn events(
+        &self,
+        range: EventRange,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let read = async {
             loop {
                 match self.read_events(range, newest_first, limit).await {
@@ -39,7 +44,7 @@ impl Shared {
         tokio::time::timeout(AGAIN, read).await.map_err(late)?
     }
 
-    async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let (mut chapters, as_of) = self.chapters().await?;
         // Nothing has gone before the first chapter of all.
         let oldest = chapters.first().filter(|oldest| oldest.number > 1).map_or(0, |oldest| layout::end_of(oldest.opened));
@@ -75,7 +80,7 @@ impl Shared {
 
     /// The chapters that are kept, the oldest first, and as of which revision of the cluster.
     pub(super) async fn chapters(&self) -> Result<(Vec<Kept>, u64), StoreError> {
-        let page = self.etcd.range(&self.layout.headers(), Wanted::default(), PATIENCE).await?;
+        let page = self.etcd.range(&self.layout.headers(), RangeOptions::default(), PATIENCE).await?;
         let read = |record: Record| {
             let chapter =
                 pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
@@ -86,15 +91,15 @@ impl Shared {
     }
 
     /// All events of a chapter as of a revision of the cluster, in order.
-    async fn read_chapter(&self, number: u64, as_of: u64) -> Result<Vec<Logged>, StoreError> {
-        let wanted = Wanted { revision: as_of, ..Wanted::default() };
+    async fn read_chapter(&self, number: u64, as_of: u64) -> Result<Vec<StoredEvent>, StoreError> {
+        let wanted = RangeOptions { revision: as_of, ..RangeOptions::default() };
         let page = self.etcd.range(&self.layout.events(number), wanted, PATIENCE).await?;
         let mut events = Vec::new();
         for Record { key, value, revision } in page.records {
             let stored = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&key, "no events of commits"))?;
             events.extend(stored.commits.into_iter().enumerate().map(|(place, commit)| {
                 let revision = layout::revision(revision, place as u64);
-                Logged { revision, at_ms: commit.at_ms, event: commit.event }
+                StoredEvent { revision, at_ms: commit.at_ms, event: commit.event }
             }));
         }
         events.sort_unstable_by_key(|event| event.revision);

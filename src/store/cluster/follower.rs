@@ -6,9 +6,9 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    client::{Change, Record, Span, Wanted, pause},
+    client::{Change, KeyRange, RangeOptions, Record, pause},
     layout::{self, Kind},
-    shared::{Chapter, PATIENCE, Shared, corrupt},
+    shared::{PATIENCE, Segment, Shared, corrupt},
 };
 use crate::proto::store_v1 as pb;
 use crate::{
@@ -35,7 +35,7 @@ impl Follower {
     pub(super) async fn run(mut self) {
         loop {
             let error = match self.follow().await {
-                Err(error @ StoreError::WentBack { .. }) => {
+                Err(error @ StoreError::RevisionRegressed { .. }) => {
                     // The process ends with it.
                     tracing::error!(%error, "the cluster is not the one any more that was followed");
                     return;
@@ -71,16 +71,16 @@ impl Follower {
     }
 
     /// Finds out whether the cluster still has what was seen. A watch is begun again after any failure, and that may have been a restore.
-    /// Errors: [`StoreError::WentBack`], and those of the cluster.
+    /// Errors: [`StoreError::RevisionRegressed`], and those of the cluster.
     async fn require_what_was_seen(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let now = shared.etcd.range(&shared.now_span(), Wanted::default(), PATIENCE).await?;
+        let now = shared.etcd.range(&shared.now_span(), RangeOptions::default(), PATIENCE).await?;
         if now.revision < self.at {
             return Err(shared.went_back(layout::end_of(self.at)));
         }
-        now.records.first().map(Chapter::read).transpose()?.into_iter().try_for_each(|chapter| shared.turn_to(chapter))?;
+        now.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|chapter| shared.turn_to(chapter))?;
         let Some((key, chapter, revision)) = &self.last_event else { return Ok(()) };
-        let found = shared.etcd.range(&Span::of(key.clone()), Wanted::default(), PATIENCE).await?;
+        let found = shared.etcd.range(&KeyRange::of(key.clone()), RangeOptions::default(), PATIENCE).await?;
         if found.records.first().is_some_and(|record| record.revision == *revision) {
             return Ok(());
         }
@@ -91,9 +91,9 @@ impl Follower {
 
     /// Some of what was missed is gone: whoever follows has to take a snapshot.
     async fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let page = self.shared.etcd.range(&self.shared.now_span(), Wanted::default(), PATIENCE).await?;
+        let page = self.shared.etcd.range(&self.shared.now_span(), RangeOptions::default(), PATIENCE).await?;
         tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
-        page.records.first().map(Chapter::read).transpose()?.into_iter().try_for_each(|chapter| self.shared.turn_to(chapter))?;
+        page.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|chapter| self.shared.turn_to(chapter))?;
         self.at = page.revision;
         self.shared.recent.begin_after(layout::end_of(self.at));
         Ok(())
@@ -120,7 +120,7 @@ impl Follower {
                         commits.push(Arc::new(commit));
                     }
                 }
-                (Kind::Now, Some(value)) => self.shared.turn_to(Chapter::read(&Record { key, value, revision })?)?,
+                (Kind::Now, Some(value)) => self.shared.turn_to(Segment::read(&Record { key, value, revision })?)?,
                 (Kind::Tick(replica), Some(value)) => {
                     let wall_ms = value.try_into().map(u64::from_be_bytes);
                     wall_ms.into_iter().for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
@@ -203,7 +203,7 @@ mod tests {
         };
         let layout = || Layout::below(&config.prefix);
         let (etcd, retention) = (Etcd::new(&config).unwrap(), Retention { events: 1, age_ms: 1 });
-        let shared = Shared::new(etcd, layout(), retention, Chapter::default(), (layout::end_of(cluster), Instant::now()));
+        let shared = Shared::new(etcd, layout(), retention, Segment::default(), (layout::end_of(cluster), Instant::now()));
         (Follower::after(shared, cluster), layout())
     }
 
@@ -216,7 +216,7 @@ mod tests {
             value: Some(commits(revision).encode_to_vec()),
             revision,
         };
-        let turn_to = |number, opened| Chapter { number, opened, ..Chapter::default() };
+        let turn_to = |number, opened| Segment { number, opened, ..Segment::default() };
         follower.shared.turn_to(turn_to(1, 7)).unwrap();
         follower.take(vec![event(1, 8)]).unwrap();
         assert_eq!(follower.shared.chapter().commits, 8);

@@ -11,7 +11,7 @@
 //! The commits of one transaction are one revision of the cluster. So our revisions are those of the cluster times 128, with the place of the commit
 //! among them.
 
-use super::client::Span;
+use super::client::KeyRange;
 use crate::store::Revision;
 
 const END_OF_PREFIX: u8 = 0;
@@ -55,11 +55,11 @@ impl Layout {
     }
 
     /// Where versions before this layout kept what `now` is, without a NUL.
-    pub(super) fn now_of_earlier_layout(prefix: &str) -> Span {
-        Span::of([prefix.as_bytes(), &[NOW]].concat())
+    pub(super) fn now_of_earlier_layout(prefix: &str) -> KeyRange {
+        KeyRange::of([prefix.as_bytes(), &[NOW]].concat())
     }
 
-    pub(super) fn all(&self) -> Span {
+    pub(super) fn all(&self) -> KeyRange {
         with_prefix(self.prefix.clone())
     }
 
@@ -67,7 +67,7 @@ impl Layout {
         self.key(RECORD, &[key])
     }
 
-    pub(super) fn records(&self) -> Span {
+    pub(super) fn records(&self) -> KeyRange {
         with_prefix(self.record(&[]))
     }
 
@@ -79,7 +79,7 @@ impl Layout {
         self.key(TICK, &[&replica])
     }
 
-    pub(super) fn ticks(&self) -> Span {
+    pub(super) fn ticks(&self) -> KeyRange {
         with_prefix(self.key(TICK, &[]))
     }
 
@@ -87,7 +87,7 @@ impl Layout {
         self.key(HEADER, &[&chapter.to_be_bytes()])
     }
 
-    pub(super) fn headers(&self) -> Span {
+    pub(super) fn headers(&self) -> KeyRange {
         with_prefix(self.key(HEADER, &[]))
     }
 
@@ -95,7 +95,7 @@ impl Layout {
         self.key(EVENT, &[&chapter.to_be_bytes(), id])
     }
 
-    pub(super) fn events(&self, chapter: u64) -> Span {
+    pub(super) fn events(&self, chapter: u64) -> KeyRange {
         with_prefix(self.key(EVENT, &[&chapter.to_be_bytes()]))
     }
 
@@ -136,9 +136,9 @@ pub(super) fn cluster(revision: Revision) -> u64 {
 }
 
 /// All keys with this prefix.
-pub(super) fn with_prefix(prefix: Vec<u8>) -> Span {
+pub(super) fn with_prefix(prefix: Vec<u8>) -> KeyRange {
     let until = end_of_prefix(&prefix);
-    Span { from: prefix, until }
+    KeyRange { from: prefix, until }
 }
 
 /// The first key that is after all with this prefix.

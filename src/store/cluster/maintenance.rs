@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
-    client::{Attempt, Outcome, Span, Transacted, Wanted},
+    client::{KeyRange, Outcome, RangeOptions, Transacted, Txn},
     layout,
-    shared::{Chapter, PATIENCE, Shared, begin_chapter},
+    shared::{PATIENCE, Segment, Shared, begin_chapter},
 };
 use crate::proto::store_v1 as pb;
 use crate::store::{Retention, Revision, StoreError};
@@ -27,16 +27,16 @@ const BYTES: usize = 1 << 20;
 const PART: u64 = 16;
 
 /// The task.
-pub(super) struct Keeper(pub(super) Arc<Shared>);
+pub(super) struct Maintenance(pub(super) Arc<Shared>);
 
-impl Chapter {
+impl Segment {
     pub(super) fn is_full(&self, kept: Retention) -> bool {
         let commits = COMMITS.min(kept.events / PART).max(1);
         self.commits >= commits || self.bytes >= BYTES || self.newest_ms - self.at_ms > kept.age_ms / PART
     }
 }
 
-impl Keeper {
+impl Maintenance {
     pub(super) async fn run(self) {
         tokio::join!(self.confirm(), self.keep_history(), self.remove_old_ticks());
     }
@@ -64,12 +64,12 @@ impl Keeper {
         let shared = &self.0;
         let (asked, seen) = (Instant::now(), shared.recent.newest());
         let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
-        let tick = Attempt { puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())], ..Attempt::default() };
+        let tick = Txn { puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())], ..Txn::default() };
         let revision = match shared.etcd.transact(&tick, TRY).await {
             Ok(Transacted { revision, .. }) => self.require_newer(layout::end_of(revision), seen)?,
             // Where nothing can be written there is nothing to miss.
             Err(StoreError::Full(_)) => {
-                shared.etcd.range(&shared.now_span(), Wanted::default(), TRY).await?;
+                shared.etcd.range(&shared.now_span(), RangeOptions::default(), TRY).await?;
                 shared.recent.newest()
             }
             Err(error) => return Err(error),
@@ -82,7 +82,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Errors: [`StoreError::WentBack`], with which the process ends.
+    /// Errors: [`StoreError::RevisionRegressed`], with which the process ends.
     fn require_newer(&self, now: Revision, seen: Revision) -> Result<Revision, StoreError> {
         if now > seen { Ok(now) } else { Err(self.0.went_back(seen)) }
     }
@@ -97,8 +97,8 @@ impl Keeper {
                 Ok(found) => {
                     for (key, revision) in &found {
                         if known.get(key) == Some(revision) {
-                            let gone = Attempt { deletes: vec![Span::of(key.clone())], ..Attempt::default() };
-                            let gone = Attempt { expectations: vec![(key.clone(), Some(*revision))], ..gone };
+                            let gone = Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
+                            let gone = Txn { expectations: vec![(key.clone(), Some(*revision))], ..gone };
                             // Where it fails, the next time comes.
                             let _ = self.0.etcd.transact(&gone, PATIENCE).await;
                         }
@@ -123,13 +123,13 @@ impl Keeper {
 }
 
 impl Shared {
-    pub(super) fn now_span(&self) -> Span {
-        Span::of(self.layout.now())
+    pub(super) fn now_span(&self) -> KeyRange {
+        KeyRange::of(self.layout.now())
     }
 
     /// Keys of ticks, with the revision of the cluster that each was written at.
     async fn ticks(&self) -> Result<HashMap<Vec<u8>, u64>, StoreError> {
-        let page = self.etcd.range(&self.layout.ticks(), Wanted::default(), PATIENCE).await?;
+        let page = self.etcd.range(&self.layout.ticks(), RangeOptions::default(), PATIENCE).await?;
         Ok(page.records.into_iter().map(|record| (record.key, record.revision)).collect())
     }
 
@@ -144,7 +144,7 @@ impl Shared {
         let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, PATIENCE).await?;
         // Where another replica was faster, the feed tells.
         if let Outcome::Done = outcome {
-            self.turn_to(Chapter::begun(&next, revision))?;
+            self.turn_to(Segment::begun(&next, revision))?;
             self.trim().await?;
         }
         Ok(())
@@ -164,8 +164,8 @@ impl Shared {
             if !too_many && !too_old {
                 break;
             }
-            let header = Span::of(self.layout.header(oldest.number));
-            let gone = Attempt { deletes: vec![self.layout.events(oldest.number), header], ..Attempt::default() };
+            let header = KeyRange::of(self.layout.header(oldest.number));
+            let gone = Txn { deletes: vec![self.layout.events(oldest.number), header], ..Txn::default() };
             self.etcd.transact(&gone, PATIENCE).await?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     alphabet::Alphabets,
-    client::{Etcd, Page, Span, Wanted},
+    client::{Etcd, KeyRange, Page, RangeOptions},
     layout::after,
 };
 use crate::store::StoreError;
@@ -39,12 +39,12 @@ pub(super) struct Scan {
 }
 
 /// A page that is wanted.
-pub(super) struct Question {
-    span: Span,
-    wanted: Wanted,
+pub(super) struct ScanRequest {
+    span: KeyRange,
+    wanted: RangeOptions,
 }
 
-impl Question {
+impl ScanRequest {
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
     pub(super) async fn ask(&self, etcd: &Etcd) -> Result<Page, StoreError> {
         etcd.range(&self.span, self.wanted, TIMEOUT).await
@@ -52,7 +52,7 @@ impl Question {
 }
 
 impl Scan {
-    pub(super) fn of(span: Span) -> Self {
+    pub(super) fn of(span: KeyRange) -> Self {
         let depth = span.from.len() + 1;
         Self { from: span.from, end: span.until, alphabets: Alphabets::default(), depth, reach: 1, until: None, limit: FIRST }
     }
@@ -72,10 +72,10 @@ impl Scan {
     }
 
     /// What the next page is asked for with. Nothing at the end.
-    pub(super) fn question(&self, revision: u64) -> Option<Question> {
-        let span = Span { from: self.from.clone(), until: self.until() };
-        let wanted = Wanted { revision, limit: self.limit, ..Wanted::default() };
-        (self.from < self.end).then_some(Question { span, wanted })
+    pub(super) fn question(&self, revision: u64) -> Option<ScanRequest> {
+        let span = KeyRange { from: self.from.clone(), until: self.until() };
+        let wanted = RangeOptions { revision, limit: self.limit, ..RangeOptions::default() };
+        (self.from < self.end).then_some(ScanRequest { span, wanted })
     }
 
     fn until(&self) -> Vec<u8> {
@@ -134,9 +134,9 @@ mod tests {
 
     /// Reads these keys as a member would give them, and answers how many questions there were, and how many keys were counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {
-        let mut scan = Scan::of(Span { from: b"p".to_vec(), until: b"q".to_vec() });
+        let mut scan = Scan::of(KeyRange { from: b"p".to_vec(), until: b"q".to_vec() });
         let (mut read, mut questions, mut counted) = (Vec::new(), 0, 0);
-        while let Some(Question { span, wanted }) = scan.question(0) {
+        while let Some(ScanRequest { span, wanted }) = scan.question(0) {
             let in_span = &keys[keys.partition_point(|key| *key < span.from)..keys.partition_point(|key| *key < span.until)];
             let taken = &in_span[..in_span.len().min(wanted.limit as usize)];
             let record = |key: &Vec<u8>| Record { key: key.clone(), value: vec![0; value_bytes], revision: 1 };

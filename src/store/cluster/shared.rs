@@ -12,13 +12,13 @@ use tokio::{
 };
 
 use super::{
-    client::{Attempt, Etcd, Record},
+    client::{Etcd, Record, Txn},
     clocks::Clocks,
     layout::{self, Layout, ReplicaId},
 };
 use crate::{
     proto::store_v1 as pb,
-    store::{Retention, Revision, StoreError, feed_buffer::Recent},
+    store::{Retention, Revision, StoreError, feed_buffer::FeedBuffer},
 };
 
 /// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
@@ -33,10 +33,10 @@ pub(super) struct Shared {
     /// Of this replica, by which its ticks are known.
     pub(super) id: ReplicaId,
     pub(super) clocks: Clocks,
-    pub(super) recent: Arc<Recent>,
+    pub(super) recent: Arc<FeedBuffer>,
     pub(super) retention: Retention,
     /// The chapter that is being written, as far as it is known here.
-    pub(super) chapter: Mutex<Chapter>,
+    pub(super) chapter: Mutex<Segment>,
     /// Up to which revision everything was seen, and when that was asked.
     pub(super) known: Mutex<(Revision, Instant)>,
     /// The feed is to be confirmed now.
@@ -51,7 +51,7 @@ pub(super) struct Shared {
 
 /// The chapter of history that is being written.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chapter {
+pub(super) struct Segment {
     pub(super) number: u64,
     /// The revision of the cluster it was begun at.
     pub(super) opened: u64,
@@ -68,7 +68,7 @@ impl Shared {
         etcd: Etcd,
         layout: Layout,
         retention: Retention,
-        chapter: Chapter,
+        chapter: Segment,
         known: (Revision, Instant),
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -76,7 +76,7 @@ impl Shared {
             layout,
             id: rand::random(),
             clocks: Clocks::default(),
-            recent: Arc::new(Recent::after(known.0)),
+            recent: Arc::new(FeedBuffer::after(known.0)),
             retention,
             chapter: Mutex::new(chapter),
             known: Mutex::new(known),
@@ -87,7 +87,7 @@ impl Shared {
         })
     }
 
-    pub(super) fn chapter(&self) -> MutexGuard<'_, Chapter> {
+    pub(super) fn chapter(&self) -> MutexGuard<'_, Segment> {
         self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,8 +96,8 @@ impl Shared {
     }
 
     /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
-    /// Errors: [`StoreError::WentBack`] where it was begun before the one that is known, with which the process ends.
-    pub(super) fn turn_to(&self, found: Chapter) -> Result<(), StoreError> {
+    /// Errors: [`StoreError::RevisionRegressed`] where it was begun before the one that is known, with which the process ends.
+    pub(super) fn turn_to(&self, found: Segment) -> Result<(), StoreError> {
         let mut chapter = self.chapter();
         if found.opened < chapter.opened {
             let seen = layout::end_of(chapter.opened);
@@ -112,7 +112,7 @@ impl Shared {
 
     /// An older state has taken the place of the cluster: it lacks this revision, which was seen.
     pub(super) fn went_back(&self, seen: Revision) -> StoreError {
-        let error = StoreError::WentBack { seen };
+        let error = StoreError::RevisionRegressed { seen };
         // It may be known already.
         let _ = self.replaced.set(error.clone());
         error
@@ -120,16 +120,16 @@ impl Shared {
 }
 
 /// Begins a chapter, where the one that is being written is still that of this revision.
-pub(super) fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Attempt {
+pub(super) fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Txn {
     let value = chapter.encode_to_vec();
-    Attempt {
+    Txn {
         expectations: vec![(layout.now(), opened)],
         puts: vec![(layout.header(chapter.number), value.clone()), (layout.now(), value)],
-        ..Attempt::default()
+        ..Txn::default()
     }
 }
 
-impl Chapter {
+impl Segment {
     pub(super) fn begun(chapter: &pb::ClusterChapter, opened: u64) -> Self {
         let pb::ClusterChapter { number, at_ms, commits_before } = *chapter;
         Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }

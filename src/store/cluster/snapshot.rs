@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    client::{Record, Wanted},
+    client::{RangeOptions, Record},
     layout,
     scan::Scan,
     shared::{PATIENCE, Shared},
@@ -16,8 +16,11 @@ type Pages = mpsc::Sender<Result<Vec<Entry>, StoreError>>;
 
 /// Sends the pages, the next while one is read. Answers which revision they are of. Ends early where nobody reads on.
 pub(super) async fn begin(shared: Arc<Shared>, pages: Pages) -> Result<Revision, StoreError> {
-    let revision =
-        shared.etcd.range(&shared.now_span(), Wanted { count_only: true, ..Wanted::default() }, PATIENCE).await?.revision;
+    let revision = shared
+        .etcd
+        .range(&shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+        .await?
+        .revision;
     tokio::spawn(async move {
         if let Err(error) = send(&shared, revision, &pages).await {
             let _ = pages.send(Err(error)).await;

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    client::Span,
+    client::KeyRange,
     layout::{Layout, cluster},
 };
-use crate::store::{Batch, Expectation, Operation};
+use crate::store::{Batch, Operation, Precondition};
 
 /// What a batch changes.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn of(batch: Batch) -> Self {
         let mut plan = Self { is_alone: batch.is_alone, ..Self::default() };
-        for Expectation { key, revision } in batch.expectations {
+        for Precondition { key, revision } in batch.expectations {
             let revision = revision.map(cluster);
             let before = plan.expected.insert(key, revision);
             plan.cannot_hold |= before.is_some_and(|before| before != revision);
@@ -64,8 +64,8 @@ impl Plan {
     }
 
     /// What is to be deleted, and nothing of what is put.
-    pub(super) fn deleted(&self, layout: &Layout) -> impl Iterator<Item = Span> {
-        self.deletes.iter().map(|key| Span::of(layout.record(key)))
+    pub(super) fn deleted(&self, layout: &Layout) -> impl Iterator<Item = KeyRange> {
+        self.deletes.iter().map(|key| KeyRange::of(layout.record(key)))
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     fn plan(operations: &[Operation], expected: &[&str], is_alone: bool) -> Plan {
         let expectations: Vec<_> =
-            expected.iter().map(|key| Expectation { key: key.as_bytes().to_vec(), revision: None }).collect();
+            expected.iter().map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None }).collect();
         Plan::of(Batch { operations: operations.to_vec(), expectations, is_alone, ..Batch::default() })
     }
 
@@ -145,7 +145,7 @@ mod tests {
             let other = plan(&operations, &expected, is_alone);
             assert_eq!(touched.meets(&other), meets, "{operations:?} {expected:?} {is_alone}");
         }
-        let other_revision = Expectation { key: b"r/1/p".to_vec(), revision: Some(128) };
+        let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
         assert!(touched.meets(&Plan::of(Batch { expectations: vec![other_revision], ..Batch::default() })));
         touched = Touched::nothing();
         assert!(!touched.meets(&plan(&[put("s/1", "x")], &[], true)));

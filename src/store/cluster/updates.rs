@@ -14,7 +14,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::{
     client::Page,
     layout,
-    scan::{Question, Scan},
+    scan::{Scan, ScanRequest},
     shared::Shared,
     snapshot::entries,
 };
@@ -133,7 +133,7 @@ impl Loading {
     }
 
     fn ask(&mut self, shared: &Arc<Shared>) {
-        let ask = |question: Question| {
+        let ask = |question: ScanRequest| {
             let shared = shared.clone();
             tokio::spawn(async move { question.ask(&shared.etcd).await })
         };

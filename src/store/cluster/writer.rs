@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    client::{Attempt, Outcome, Record, Transacted},
+    client::{Outcome, Record, Transacted, Txn},
     layout::{self, Id},
-    shared::{Chapter, LOST, PATIENCE, PATIENCE_WHEN_LOST, Shared, closed, corrupt},
+    shared::{LOST, PATIENCE, PATIENCE_WHEN_LOST, Segment, Shared, closed, corrupt},
     txn::{Plan, Touched},
 };
 use crate::proto::store_v1 as pb;
@@ -178,7 +178,7 @@ impl Group {
         self.waiting.push(waiting);
     }
 
-    fn attempt(&self, layout: &layout::Layout, chapter: &Chapter, event: &[u8]) -> Attempt {
+    fn attempt(&self, layout: &layout::Layout, chapter: &Segment, event: &[u8]) -> Txn {
         let mut expectations: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
         expectations.extend([(layout.now(), Some(chapter.opened)), (event.to_vec(), None)]);
         let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
@@ -186,7 +186,7 @@ impl Group {
         let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
         // The events are the last: they tell a follower that the commits are whole.
         let events = (event.to_vec(), commits.encode_to_vec());
-        Attempt {
+        Txn {
             expectations,
             deletes: plans().flat_map(|plan| plan.deleted(layout)).collect(),
             puts: plans().flat_map(|plan| plan.put(layout)).chain([events]).collect(),
@@ -253,7 +253,7 @@ impl Shared {
             let event = self.layout.event(chapter.number, &id);
             let attempt = group.attempt(&self.layout, &chapter, &event);
             let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.patience()).await?;
-            let Outcome::Missed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
+            let Outcome::CompareFailed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
             let (events, now) = (found.pop().flatten(), found.pop().flatten());
             if let Some(events) = events {
                 return Ok(Sent::Done(events.revision));
@@ -261,7 +261,7 @@ impl Shared {
             let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
             if now.revision != chapter.opened {
                 // What was sent for the old chapter can have no effect any more.
-                self.turn_to(Chapter::read(&now)?)?;
+                self.turn_to(Segment::read(&now)?)?;
             } else if was_sent_before {
                 return self.fence(event, revision).await;
             } else {
@@ -274,15 +274,15 @@ impl Shared {
     /// are events under its id, though of no commit.
     async fn fence(&self, event: Vec<u8>, newest: u64) -> Result<Sent, StoreError> {
         let nothing = pb::ClusterCommits::default().encode_to_vec();
-        let fence = Attempt {
+        let fence = Txn {
             expectations: vec![(event.clone(), None)],
             puts: vec![(event.clone(), nothing)],
             looks: vec![event.clone()],
-            ..Attempt::default()
+            ..Txn::default()
         };
         let fenced =
             self.etcd.transact(&fence, self.patience()).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let Outcome::Missed(mut found) = fenced.outcome else {
+        let Outcome::CompareFailed(mut found) = fenced.outcome else {
             return Ok(Sent::Conflict(newest));
         };
         let Some(Some(Record { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };

@@ -4,11 +4,11 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{
     journal::Journal,
-    memtable::{Changes, Generation, Pending},
+    memtable::{Changes, Memtable, Memtables},
     shared::Answer,
     tree::Tree,
 };
-use crate::store::{Batch, Commit, Expectation, Operation, Revision, StoreError};
+use crate::store::{Batch, Commit, Operation, Precondition, Revision, StoreError};
 
 /// Keys that are known to be absent, at most.
 const ABSENT: usize = 16_384;
@@ -30,7 +30,7 @@ impl Group {
         Self { after: revision, revision, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, tree: &Tree, pending: &Pending, absent: &mut Absent, batch: Batch, answer: Answer) {
+    pub(super) fn add(&mut self, tree: &Tree, pending: &Memtables, absent: &mut Absent, batch: Batch, answer: Answer) {
         let added = match self.holds(tree, pending, absent, &batch.expectations) {
             Ok(true) => {
                 absent.forget(&batch.operations);
@@ -49,11 +49,11 @@ impl Group {
     fn holds(
         &self,
         tree: &Tree,
-        pending: &Pending,
+        pending: &Memtables,
         absent: &mut Absent,
-        expectations: &[Expectation],
+        expectations: &[Precondition],
     ) -> Result<bool, StoreError> {
-        for Expectation { key, revision } in expectations {
+        for Precondition { key, revision } in expectations {
             let found = match self.changes.get(key).or_else(|| pending.get(key)) {
                 Some(change) => change.as_ref().map(|(revision, _)| *revision),
                 None => absent.revision_of(tree, key)?,
@@ -119,9 +119,9 @@ impl Absent {
 }
 
 /// What the journal holds beyond the tree.
-pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Pending, StoreError> {
+pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Memtables, StoreError> {
     let (newest, _) = tree.newest()?;
-    let mut pending = Pending { active: Generation::after(newest), ..Pending::default() };
+    let mut pending = Memtables { active: Memtable::after(newest), ..Memtables::default() };
     for commits in Journal::replay(journal, newest)? {
         let mut group = Group::after(pending.active.revision);
         for Commit { revision, operations, event, at_ms } in commits {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     journal::Journal,
-    memtable::{Generation, Pending},
+    memtable::{Memtable, Memtables},
     shared::Shared,
     tree::Tree,
 };
@@ -18,14 +18,14 @@ use crate::store::{Retention, Revision, StoreError};
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// The one thread that writes the tree.
-pub(super) struct Filler {
+pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
     pub(super) store: PathBuf,
     pub(super) cache_bytes: u64,
     pub(super) retention: Retention,
 }
 
-impl Filler {
+impl Flusher {
     pub(super) fn run(self) {
         while let Some(generation) = self.next() {
             match self.take(&generation) {
@@ -36,13 +36,13 @@ impl Filler {
     }
 
     /// The oldest full generation; nothing when this is dropped.
-    fn next(&self) -> Option<Arc<Generation>> {
-        let idle = |pending: &mut Pending| pending.full.is_empty() && !pending.abandoned;
+    fn next(&self) -> Option<Arc<Memtable>> {
+        let idle = |pending: &mut Memtables| pending.full.is_empty() && !pending.abandoned;
         let pending = self.shared.moved.wait_while(self.shared.pending(), idle).unwrap_or_else(PoisonError::into_inner);
         pending.full.front().filter(|_| !pending.abandoned).cloned()
     }
 
-    fn take(&self, generation: &Generation) -> Result<(), StoreError> {
+    fn take(&self, generation: &Memtable) -> Result<(), StoreError> {
         let _alone = self.shared.still.write().unwrap_or_else(PoisonError::into_inner);
         self.shared.with_tree(|tree| {
             self.shared.snapshots.keep(tree, &generation.changes)?;
@@ -61,7 +61,7 @@ impl Filler {
     }
 
     /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had before this generation.
-    fn open_anew(&self, mut error: StoreError, generation: &Generation) {
+    fn open_anew(&self, mut error: StoreError, generation: &Memtable) {
         // A disk that is full has written nothing. After anything else, what the kernel holds for synced may not be on the disk.
         let mut is_suspect = false;
         self.shared.snapshots.end(&error);

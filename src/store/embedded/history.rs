@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::{shared::Shared, tree::Tree};
-use crate::store::{EventRange, Logged, Revision, StoreError};
+use crate::store::{EventRange, Revision, StoreError, StoredEvent};
 
 impl Shared {
     /// Clause 7. Nothing stands still for it: events that the tree takes in meanwhile are read from memory, and where some have gone from the tree
     /// it looks again.
-    pub(super) fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    pub(super) fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         loop {
             let kept = self.kept_events(range.after)?;
             let wanted = range.among(kept.clone(), newest_first, limit)?;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::store::{Commit, Logged, Revision, StoreError};
+use crate::store::{Commit, Revision, StoreError, StoredEvent};
 
 /// What keys are to say; nothing where a key is to go.
 pub(super) type Changes = BTreeMap<Vec<u8>, Change>;
@@ -18,19 +18,19 @@ const ENTRY_BYTES: usize = 128;
 
 /// The changes and the events of commits that follow each other.
 #[derive(Clone, Default)]
-pub(super) struct Generation {
+pub(super) struct Memtable {
     /// The newest commit before the first of these.
     pub(super) after: Revision,
     /// The newest of these.
     pub(super) revision: Revision,
     pub(super) changes: Changes,
     /// By revision, without gaps.
-    pub(super) events: Vec<Logged>,
+    pub(super) events: Vec<StoredEvent>,
     /// Memory, roughly.
     pub(super) bytes: usize,
 }
 
-impl Generation {
+impl Memtable {
     /// An empty one, of the commits that will follow this one.
     pub(super) fn after(revision: Revision) -> Self {
         Self { after: revision, revision, ..Self::default() }
@@ -44,8 +44,8 @@ impl Generation {
     pub(super) fn extend(&mut self, commits: &[Arc<Commit>], changes: Changes) {
         for commit in commits {
             self.revision = commit.revision;
-            self.bytes += commit.event.len() + size_of::<Logged>();
-            self.events.push(Logged { revision: commit.revision, at_ms: commit.at_ms, event: commit.event.clone() });
+            self.bytes += commit.event.len() + size_of::<StoredEvent>();
+            self.events.push(StoredEvent { revision: commit.revision, at_ms: commit.at_ms, event: commit.event.clone() });
         }
         for (key, change) in changes {
             self.bytes += key.len() + ENTRY_BYTES + change.as_ref().map_or(0, |(_, value)| value.len());
@@ -54,7 +54,7 @@ impl Generation {
     }
 
     /// The events of these commits.
-    fn events_of(&self, revisions: &Range<Revision>) -> &[Logged] {
+    fn events_of(&self, revisions: &Range<Revision>) -> &[StoredEvent] {
         let at = |revision| self.events.partition_point(|event| event.revision < revision);
         &self.events[at(revisions.start)..at(revisions.end)]
     }
@@ -67,18 +67,18 @@ impl Generation {
 
 /// All commits that the tree does not have yet.
 #[derive(Default)]
-pub(super) struct Pending {
+pub(super) struct Memtables {
     /// The one that is being filled. Its revision is the newest that is on stable storage.
-    pub(super) active: Generation,
+    pub(super) active: Memtable,
     /// Those that wait for the tree, the oldest first.
-    pub(super) full: VecDeque<Arc<Generation>>,
+    pub(super) full: VecDeque<Arc<Memtable>>,
     /// Why the tree does not take them now.
     pub(super) held_up: Option<StoreError>,
     /// Nobody wants them any more: the store is being dropped.
     pub(super) abandoned: bool,
 }
 
-impl Pending {
+impl Memtables {
     /// What is known here of a key, the newest first.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
         self.newest_first().find_map(|generation| generation.changes.get(key))
@@ -87,7 +87,7 @@ impl Pending {
     /// Closes the active generation, if there is anything in it, and begins the next.
     pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
-            let next = Generation::after(self.active.revision);
+            let next = Memtable::after(self.active.revision);
             self.full.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
         }
     }
@@ -115,7 +115,7 @@ impl Pending {
     }
 
     /// All of them as of now, the oldest first. Copies the active one.
-    pub(super) fn copy(&self) -> Vec<Arc<Generation>> {
+    pub(super) fn copy(&self) -> Vec<Arc<Memtable>> {
         self.full.iter().cloned().chain([Arc::new(self.active.clone())]).collect()
     }
 
@@ -125,12 +125,12 @@ impl Pending {
     }
 
     /// The events of these commits, as far as they are here.
-    pub(super) fn events(&self, revisions: &Range<Revision>) -> Vec<Logged> {
+    pub(super) fn events(&self, revisions: &Range<Revision>) -> Vec<StoredEvent> {
         let generations = self.full.iter().map(|generation| &**generation).chain([&self.active]);
         generations.flat_map(|generation| generation.events_of(revisions)).cloned().collect()
     }
 
-    fn newest_first(&self) -> impl Iterator<Item = &Generation> {
+    fn newest_first(&self) -> impl Iterator<Item = &Memtable> {
         [&self.active].into_iter().chain(self.full.iter().rev().map(|generation| &**generation))
     }
 }

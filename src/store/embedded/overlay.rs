@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     memtable::{Change, Changes},
-    page::{Record, Tally},
+    page::{Record, RecordChecksum},
     tree::Tree,
 };
 use crate::store::{Entry, StoreError};
@@ -40,7 +40,7 @@ pub(super) struct Overlay {
     bytes: usize,
     max_bytes: usize,
     /// The tree's records that were read, as they are now.
-    tally: Tally,
+    tally: RecordChecksum,
     /// Why it cannot be read any further.
     error: Option<StoreError>,
 }
@@ -73,7 +73,7 @@ impl Overlay {
     pub(super) fn new(kept: Changes, more_bytes: usize) -> Self {
         let bytes = kept.iter().map(|(key, change)| size(key, change)).sum();
         let max_bytes = more_bytes.saturating_add(bytes);
-        Self { next: Some(Vec::new()), kept, bytes, max_bytes, tally: Tally::default(), error: None }
+        Self { next: Some(Vec::new()), kept, bytes, max_bytes, tally: RecordChecksum::default(), error: None }
     }
 
     fn keep(&mut self, tree: &Tree, changes: &Changes) -> Result<(), StoreError> {

@@ -55,7 +55,7 @@ pub(in crate::store) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
 }
 
 /// Makes the changes, which are in the order of keys, and keeps the tally.
-pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &mut Tally) -> Vec<Record> {
+pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &mut RecordChecksum) -> Vec<Record> {
     let mut merged = Vec::with_capacity(old.len() + changes.len());
     let mut changes = changes.iter().peekable();
     for record in old {
@@ -74,7 +74,7 @@ pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &m
     merged
 }
 
-fn put(merged: &mut Vec<Record>, key: &[u8], change: &Change, tally: &mut Tally) {
+fn put(merged: &mut Vec<Record>, key: &[u8], change: &Change, tally: &mut RecordChecksum) {
     if let Some((revision, value)) = change {
         let record = Record { key: key.to_vec(), revision: *revision, value: value.clone() };
         tally.add(&record);
@@ -103,12 +103,12 @@ pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
 
 /// What all records add up to, in any order. It is kept with the newest revision, and finds what an engine leaves out, or has an older value of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct RecordChecksum {
     pub(super) records: u64,
     pub(super) sum: u64,
 }
 
-impl Tally {
+impl RecordChecksum {
     pub(super) fn add(&mut self, record: &Record) {
         self.records = self.records.wrapping_add(1);
         self.sum = self.sum.wrapping_add(sum(record));

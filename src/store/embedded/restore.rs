@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{data_dir::Directory, memtable::Generation, tree::Tree};
+use super::{data_dir::Directory, memtable::Memtable, tree::Tree};
 use crate::store::{Entry, Memory, Retention, Revision, StoreError};
 
 /// Makes a store of these records, which are in the order of keys, in an empty directory. It has no events, and its newest revision is this one: who
@@ -32,12 +32,12 @@ fn fill<E: From<StoreError>>(
 ) -> Result<(), E> {
     let tree = Tree::open(store, memory.cache_bytes, false)?;
     let no_events = Retention { events: u64::MAX, age_ms: u64::MAX };
-    let mut some = Generation::after(revision);
+    let mut some = Memtable::after(revision);
     for page in records {
         some.extend(&[], page?.into_iter().map(|entry| (entry.key, Some((entry.revision, entry.value)))).collect());
         if some.bytes as u64 >= memory.journal_bytes {
             tree.take(&some, no_events)?;
-            some = Generation::after(revision);
+            some = Memtable::after(revision);
         }
     }
     tree.take(&some, no_events)?;

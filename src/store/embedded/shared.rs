@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{data_dir::Directory, memtable::Pending, overlay::Snapshots, tree::Tree};
-use crate::store::{Batch, Revision, StoreError, feed_buffer::Recent};
+use super::{data_dir::Directory, memtable::Memtables, overlay::Snapshots, tree::Tree};
+use crate::store::{Batch, Revision, StoreError, feed_buffer::FeedBuffer};
 
 pub(super) struct Shared {
     /// Nothing while it is opened anew.
@@ -18,11 +18,11 @@ pub(super) struct Shared {
     /// Told what the tree is about to lose.
     pub(super) snapshots: Snapshots,
     /// What the tree does not have yet. Changed by the writer, and by the filler when the tree has it.
-    pub(super) pending: Mutex<Pending>,
+    pub(super) pending: Mutex<Memtables>,
     /// Told when a generation is full, when the tree has one, and when this is dropped.
     pub(super) moved: Condvar,
     /// The newest commits, up to the newest revision that is on stable storage. Written by the writer.
-    pub(super) recent: Arc<Recent>,
+    pub(super) recent: Arc<FeedBuffer>,
     pub(super) journal: PathBuf,
     /// Let go after the tree.
     pub(super) directory: Directory,
@@ -38,7 +38,7 @@ pub(super) enum Job {
 }
 
 impl Shared {
-    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+    pub(super) fn pending(&self) -> MutexGuard<'_, Memtables> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

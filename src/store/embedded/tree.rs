@@ -31,10 +31,10 @@ use std::{
 use super::{
     data_dir::failed,
     event_log,
-    memtable::{Change, Generation},
-    page::{self, Record, Tally},
+    memtable::{Change, Memtable},
+    page::{self, Record, RecordChecksum},
 };
-use crate::store::{Logged, Retention, Revision, StoreError, codec::corrupt};
+use crate::store::{Retention, Revision, StoreError, StoredEvent, codec::corrupt};
 
 /// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
 /// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
@@ -112,12 +112,12 @@ impl Tree {
     }
 
     /// The newest commit that the tree has, and what its records add up to.
-    pub(super) fn newest(&self) -> Result<(Revision, Tally), StoreError> {
+    pub(super) fn newest(&self) -> Result<(Revision, RecordChecksum), StoreError> {
         intact(|| {
-            let Some(value) = self.db.get(NEWEST).map_err(failure)? else { return Ok((0, Tally::default())) };
+            let Some(value) = self.db.get(NEWEST).map_err(failure)? else { return Ok((0, RecordChecksum::default())) };
             match value.as_chunks::<8>() {
                 ([revision, records, sum], []) => {
-                    let tally = Tally { records: u64::from_be_bytes(*records), sum: u64::from_be_bytes(*sum) };
+                    let tally = RecordChecksum { records: u64::from_be_bytes(*records), sum: u64::from_be_bytes(*sum) };
                     Ok((Revision::from_be_bytes(*revision), tally))
                 }
                 _ => Err(corrupt(NEWEST, "no newest revision of this version")),
@@ -161,7 +161,7 @@ impl Tree {
 
     /// Reads every record. Nothing may be written meanwhile. Errors: those of [`Self::compare`].
     pub(super) fn check_records(&self) -> Result<(), StoreError> {
-        let (mut tally, mut from) = (Tally::default(), Some(Vec::new()));
+        let (mut tally, mut from) = (RecordChecksum::default(), Some(Vec::new()));
         while let Some(key) = from {
             let (records, next) = self.read(&key, READ_RECORDS)?;
             records.iter().for_each(|record| tally.add(record));
@@ -171,7 +171,7 @@ impl Tree {
     }
 
     /// Whether this is what all records add up to. Errors: [`StoreError::Corrupt`], something is missing.
-    pub(super) fn compare(&self, tally: Tally) -> Result<(), StoreError> {
+    pub(super) fn compare(&self, tally: RecordChecksum) -> Result<(), StoreError> {
         let (_, expected) = self.newest()?;
         if tally == expected {
             return Ok(());
@@ -181,7 +181,7 @@ impl Tree {
 
     /// Takes in a generation, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
     /// newest revision stays where it was until the records are there, and then goes with the events.
-    pub(super) fn take(&self, generation: &Generation, kept: Retention) -> Result<(), StoreError> {
+    pub(super) fn take(&self, generation: &Memtable, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
             let (revision, mut tally) = self.newest()?;
             let mut touched = self.touched();
@@ -227,7 +227,7 @@ impl Tree {
         &self,
         batch: &mut sled::Batch,
         mut rest: &'a [(&'a Vec<u8>, &'a Change)],
-        tally: &mut Tally,
+        tally: &mut RecordChecksum,
         touched: &mut Touched,
     ) -> Result<&'a [(&'a Vec<u8>, &'a Change)], StoreError> {
         let mut bytes = 0;
@@ -271,7 +271,7 @@ impl Tree {
     }
 
     /// The events of these commits, at least one. Those that go meanwhile may be there or not.
-    pub(super) fn events(&self, revisions: &Range<Revision>) -> Result<Vec<Logged>, StoreError> {
+    pub(super) fn events(&self, revisions: &Range<Revision>) -> Result<Vec<StoredEvent>, StoreError> {
         intact(|| {
             let mut events = Vec::new();
             // A walk has it for long, and looks after the cache itself.
@@ -334,7 +334,7 @@ impl Tree {
     }
 
     /// Cuts the log of events where it is too long or too old, by whole chunks.
-    fn prune(&self, batch: &mut sled::Batch, kept: Retention, generation: &Generation, most: usize) -> Result<(), StoreError> {
+    fn prune(&self, batch: &mut sled::Batch, kept: Retention, generation: &Memtable, most: usize) -> Result<(), StoreError> {
         for pair in self.db.scan_prefix([EVENTS]).take(most) {
             let (key, value) = pair.map_err(failure)?;
             let events = event_log::decode(&key, &value)?;
@@ -408,7 +408,7 @@ fn put_pages(
     fence: &[u8],
     old: Vec<Record>,
     changes: &[(&Vec<u8>, &Change)],
-    tally: &mut Tally,
+    tally: &mut RecordChecksum,
 ) -> usize {
     let records = page::merge(old, changes, tally);
     if records.is_empty() {

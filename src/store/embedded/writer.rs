@@ -15,7 +15,7 @@ use super::{
     commit_group::{Absent, Group},
     journal::Journal,
     journal::RotateError,
-    memtable::{Changes, Pending},
+    memtable::{Changes, Memtables},
     shared::{Job, Shared, closed},
 };
 use crate::store::{Commit, Revision, StoreError};
@@ -98,7 +98,7 @@ impl Writer {
     }
 
     /// Why no commit can be taken now.
-    fn refusal(&self, pending: &Pending) -> Option<StoreError> {
+    fn refusal(&self, pending: &Memtables) -> Option<StoreError> {
         let held_up = || pending.held_up.clone().filter(|_| self.waits_too_much(pending));
         let too_long = || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
         self.stopped.clone().or_else(|| self.note_error.clone()).or_else(held_up).or_else(too_long)
@@ -106,11 +106,11 @@ impl Writer {
 
     /// Waits while too much waits for a tree that is at work.
     fn wait_for_the_tree(&self) {
-        let busy = |pending: &mut Pending| self.waits_too_much(pending) && pending.held_up.is_none() && !pending.abandoned;
+        let busy = |pending: &mut Memtables| self.waits_too_much(pending) && pending.held_up.is_none() && !pending.abandoned;
         drop(self.shared.moved.wait_while(self.shared.pending(), busy));
     }
 
-    fn waits_too_much(&self, pending: &Pending) -> bool {
+    fn waits_too_much(&self, pending: &Memtables) -> bool {
         pending.waiting_bytes() > self.bytes_of(WAITING)
     }
 
@@ -204,7 +204,7 @@ impl Writer {
         let mut pending = self.shared.pending();
         pending.rotate();
         self.shared.moved.notify_all();
-        let busy = |pending: &mut Pending| !pending.full.is_empty() && pending.held_up.is_none() && !pending.abandoned;
+        let busy = |pending: &mut Memtables| !pending.full.is_empty() && pending.held_up.is_none() && !pending.abandoned;
         let pending = self.shared.moved.wait_while(pending, busy).unwrap_or_else(PoisonError::into_inner);
         self.stopped = Some(closed());
         if let Some(error) = pending.held_up.clone().filter(|_| !pending.full.is_empty()) {

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mute_service::store::{
-    Batch, Commit, Entry, EventRange, Feed, Logged, Operation, Revision, Snapshot, Store, StoreError, Update, Updates,
+    Batch, Commit, Entry, EventRange, Feed, StoredEvent, Operation, Revision, Snapshot, Store, StoreError, Update, Updates,
 };
 use tokio::sync::watch;
 
@@ -118,7 +118,7 @@ impl Store for Memory {
         Ok(self.kept().records.revision)
     }
 
-    async fn events(&self, _: EventRange, _: bool, _: usize) -> Result<Vec<Logged>, StoreError> {
+    async fn events(&self, _: EventRange, _: bool, _: usize) -> Result<Vec<StoredEvent>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use mute_service::store::{self, Batch, Expectation, Operation, Retention, Revision, Store, StoreError, Update};
+use mute_service::store::{self, Batch, Operation, Precondition, Retention, Revision, Store, StoreError, Update};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -19,7 +19,7 @@ async fn open(network: &Network) -> Arc<dyn Store> {
 
 fn new(key: &str) -> Batch {
     Batch {
-        expectations: vec![Expectation { key: key.into(), revision: None }],
+        expectations: vec![Precondition { key: key.into(), revision: None }],
         operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
         event: key.as_bytes().to_vec(),
         is_alone: false,
@@ -110,7 +110,7 @@ async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
     sleep(Duration::from_secs(3)).await;
     double.restore(backup);
     let why = timeout(Duration::from_secs(10), store.replaced()).await.unwrap();
-    assert!(matches!(why, StoreError::WentBack { .. }), "{why}");
+    assert!(matches!(why, StoreError::RevisionRegressed { .. }), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

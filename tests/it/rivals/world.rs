@@ -20,7 +20,9 @@ use mute_service::{
     model::{AppKey, EventKind},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
     service::{Quotas, Service},
-    store::{self, Batch, EventRange, Feed, Logged, Place, Retention, Revision, Snapshot, Store, StoreError, Updates, codec},
+    store::{
+        self, Batch, EventRange, Feed, Location, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates, codec,
+    },
     sweep::Sweeper,
     view::{KnownClient, Room, View},
     watch::Hub,
@@ -120,7 +122,7 @@ impl Store for Overtaking {
         self.store.follow().await
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<Logged>, StoreError> {
+    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
         self.store.events(range, newest_first, limit).await
     }
 
@@ -164,7 +166,7 @@ impl World {
     pub async fn new(kind: Kind, access: &Arc<Access>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let retention = Retention { events: 1_000, age_ms: u64::MAX };
-        let store = store::open(&Place::directory(directory.path()), retention).await.unwrap();
+        let store = store::open(&Location::directory(directory.path()), retention).await.unwrap();
         let filled = View::load(&*store).await.unwrap();
         let view = filled.view.clone();
         let mut follower = JoinSet::new();

@@ -293,7 +293,7 @@ async fn listen(
     while world.goes_on() && world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize) == begun {
         let told = match timeout(Duration::from_millis(200), stream.next()).await {
             Err(_) => continue,
-            Ok(Some(Ok(pb::WatchResponse { told: Some(told) }))) => told,
+            Ok(Some(Ok(pb::WatchResponse { event: Some(told) }))) => told,
             Ok(Some(Err(status))) => {
                 watched.end = reason(&status);
                 break;
@@ -302,11 +302,11 @@ async fn listen(
         };
         match told {
             // The first of all says where it begins.
-            pb::watch_response::Told::Heartbeat(pb::Heartbeat { revision }) if watched.last == 0 => {
+            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision }) if watched.last == 0 => {
                 (watched.after, watched.last) = (revision, revision);
             }
-            pb::watch_response::Told::Heartbeat(pb::Heartbeat { revision }) => watched.last = revision,
-            pb::watch_response::Told::Change(change) => {
+            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision }) => watched.last = revision,
+            pb::watch_response::Event::Change(change) => {
                 watched.last = change.revision;
                 watched.changes.push(change.revision);
             }

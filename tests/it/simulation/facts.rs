@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt as _;
 use mute_service::{
-    model::{Expire, Key, Mark, Value},
+    model::{Expire, Key, Restriction, Value},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
     store::codec,
     transfer::stored::{Stored, Tombstones},
@@ -51,11 +51,13 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
     let fact = |(key, value): &(Key<'_>, Value)| match (key, value) {
         (Key::Room { app, room }, Value::Room(profile)) => Some(format!("room {app} {room} {:?}", profile.admins)),
         (Key::Client { app, user }, _) => Some(format!("client {app} {user}")),
-        (Key::Ban { app, room }, Value::Mark(mark)) => Some(format!("ban {app} {room} {}", end(mark, after_ms)?)),
-        (Key::MemberMute { app, room, user }, Value::Mark(mark)) => {
+        (Key::Ban { app, room }, Value::Restriction(mark)) => Some(format!("ban {app} {room} {}", end(mark, after_ms)?)),
+        (Key::MemberMute { app, room, user }, Value::Restriction(mark)) => {
             Some(format!("mute {app} {room} {user} {}", end(mark, after_ms)?))
         }
-        (Key::UserMute { app, user }, Value::Mark(mark)) => Some(format!("user mute {app} {user} {}", end(mark, after_ms)?)),
+        (Key::UserMute { app, user }, Value::Restriction(mark)) => {
+            Some(format!("user mute {app} {user} {}", end(mark, after_ms)?))
+        }
         // Nobody can ask about a room that is not registered and has to be.
         (Key::NotificationMute { app, user, room }, Value::NotificationMute(mark, _)) if is_registered(app, room) => {
             Some(format!("silence {app} {room} {user} {}", end(mark, after_ms)?))
@@ -65,7 +67,7 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
     Ok(records.iter().filter_map(fact).collect())
 }
 
-fn end(mark: &Mark, after_ms: u64) -> Option<String> {
+fn end(mark: &Restriction, after_ms: u64) -> Option<String> {
     if mark.expire == Expire::NEVER {
         return Some("for good".to_owned());
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mute_service::{
-    model::{Expire, Key, Mark, Value, Why},
+    model::{Expire, Key, Provenance, Restriction, Value},
     store::codec,
     transfer::{
         import::Incoming,
@@ -127,8 +127,8 @@ fn clock(world: &Arc<World>, random: &mut StdRng) {
 /// Imports some records, beside all replicas.
 async fn import(world: &World, random: &mut StdRng, number: usize) {
     let Some(replica) = world.any_replica(random) else { return };
-    let why = Why { actor: "app".into(), reason: "import".into() };
-    let value = Value::Mark(Mark { expire: Expire::NEVER, set_ms: world.now_ms(), why: Arc::new(why) });
+    let why = Provenance { actor: "app".into(), reason: "import".into() };
+    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: world.now_ms(), why: Arc::new(why) });
     let record = |user: usize| {
         let key = codec::encode_key(Key::MemberMute { app: OPEN, room: IMPORTED_ROOM, user: &format!("i{number}-{user}") });
         let value = codec::encode_value(&key, &value);

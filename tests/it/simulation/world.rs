@@ -21,7 +21,7 @@ use mute_service::{
     grpc::Api,
     model::AppKey,
     service::Service,
-    store::{Place, Retention},
+    store::{Location, Retention},
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::{
@@ -265,7 +265,7 @@ fn with_caller<T>(principal: Principal, message: T) -> Request<T> {
     request
 }
 
-fn config(place: Place) -> Config {
+fn config(place: Location) -> Config {
     let free = "127.0.0.1:0".parse().ok();
     let settings =
         Settings { grpc_addr: free, rest_addr: free, admin_addr: free, watch_heartbeat_seconds: Some(1), ..unlimited() };

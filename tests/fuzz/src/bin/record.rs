@@ -84,7 +84,7 @@ fn has_text(value: &Value) -> bool {
     let times = match value {
         Value::Room(room) => vec![room.created_ms, room.updated_ms],
         Value::Client(client) => vec![client.created_ms, client.updated_ms, client.last_login_ms.unwrap_or(0)],
-        Value::Mark(mark) | Value::NotificationMute(mark, _) => vec![mark.set_ms, mark.expire.ms().unwrap_or(0)],
+        Value::Restriction(mark) | Value::NotificationMute(mark, _) => vec![mark.set_ms, mark.expire.ms().unwrap_or(0)],
         Value::Request(_) | Value::Deleted(_) => Vec::new(),
     };
     times.iter().all(|ms| *ms < END_MS)
