@@ -20,7 +20,7 @@ use crate::{
     auth::credentials::Caller,
     error::Error,
     limits::{
-        concurrency::{LONGEST, MESSAGE_PATIENCE},
+        concurrency::{MAX_DEADLINE, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
         holder::What,
         message::{self, Unread},
@@ -110,7 +110,7 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
 
 /// Refuses a head that is too large and a body that does not come, and answers for a handler that has panicked or takes too long.
 async fn within_bounds(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
-    match timeout(LONGEST, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind()).await {
+    match timeout(MAX_DEADLINE, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind()).await {
         Ok(answered) => answered.unwrap_or_else(|_| refuse(uri, StatusCode::INTERNAL_SERVER_ERROR)),
         Err(_) => refuse(uri, StatusCode::REQUEST_TIMEOUT),
     }

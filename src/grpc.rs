@@ -50,5 +50,5 @@ fn open<T>(request: Request<T>) -> (Caller, T) {
 
 fn open_with<T>(request: Request<T>) -> (MetadataMap, Caller, T) {
     let (metadata, mut extensions, message) = request.into_parts();
-    (metadata, extensions.remove().unwrap_or_else(Caller::nobody), message)
+    (metadata, extensions.remove().unwrap_or_else(Caller::anonymous), message)
 }

@@ -276,7 +276,7 @@ mod tests {
         }
 
         async fn commit_and_hand_out(&self, room: &str, count: usize) {
-            self.commit(room, count).await.iter().for_each(|commit| self.hub.hand_out(commit).unwrap());
+            self.commit(room, count).await.iter().for_each(|commit| self.hub.broadcast(commit).unwrap());
         }
     }
 

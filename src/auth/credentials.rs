@@ -69,7 +69,7 @@ pub struct Proof {
 impl Caller {
     /// Whoever sent no credential.
     #[must_use]
-    pub fn nobody() -> Self {
+    pub fn anonymous() -> Self {
         Self { calls: 1, ..Self::of(Err(missing())) }
     }
 

@@ -49,7 +49,7 @@ pub(super) fn rpc<T>(caller: &Caller, message: T) -> tonic::Request<T> {
 
 /// Who is calling, as the credentials layer found out.
 pub(super) fn caller(parts: &Parts) -> Caller {
-    parts.extensions.get().cloned().unwrap_or_else(Caller::nobody)
+    parts.extensions.get().cloned().unwrap_or_else(Caller::anonymous)
 }
 
 pub(super) fn peer(parts: &Parts) -> Option<SocketAddr> {

@@ -10,7 +10,7 @@ use crate::{error::Error, proto::v1 as pb, service::RequestContext};
 /// How long a reader waits for a commit where its caller says nothing, or more.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// At most this much, and a tenth, of the caller's time is kept for the way back, so that it is told what was wrong before it stops to listen.
-const WAY_BACK: Duration = Duration::from_millis(200);
+const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
 /// A request that only asks.
 pub(super) trait ReadRequest {
@@ -74,7 +74,7 @@ impl Api {
 
 fn patience(metadata: &MetadataMap) -> Duration {
     let timeout = metadata.get("grpc-timeout").and_then(|value| parse::grpc_timeout(value.to_str().ok()?));
-    timeout.map_or(PATIENCE, |timeout| (timeout - WAY_BACK.min(timeout / 10)).min(PATIENCE))
+    timeout.map_or(PATIENCE, |timeout| (timeout - RESPONSE_MARGIN.min(timeout / 10)).min(PATIENCE))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::holder::{ALL, Holder, Peer, What};
 use crate::error::Error;
 
 /// For a call that brings no deadline, and the most that one may ask for.
-pub const LONGEST: Duration = Duration::from_secs(60);
+pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
 /// For a message to come whole, from its head on.
 pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Messages and answers up to here are bounded by the number of calls.

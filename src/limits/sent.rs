@@ -102,7 +102,7 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
         Some(self.data.split_to(bytes))
     }
 
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         if let Some(held) = &mut self.carried.held {
             held.give_back(What::Byte, std::mem::take(&mut self.held));
         }
@@ -132,7 +132,7 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
             if let Some(other) = self.other.take() {
                 return Poll::Ready(Some(*other));
             }
-            self.let_go();
+            self.release();
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
             match frame.map_err(Into::into)?.into_data() {
                 Ok(data) if data.is_empty() => {}

@@ -25,7 +25,7 @@ use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
     limits::{
-        concurrency::{LONGEST, Load, MESSAGE_PATIENCE},
+        concurrency::{MAX_DEADLINE, Load, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
         holder::What,
         sent::{Carried, Sent},
@@ -240,7 +240,7 @@ fn code(head: &HeaderMap) -> Code {
 /// What the caller says, within a minute.
 fn deadline(headers: &HeaderMap) -> Duration {
     let told = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
-    told.unwrap_or(LONGEST).min(LONGEST)
+    told.unwrap_or(MAX_DEADLINE).min(MAX_DEADLINE)
 }
 
 #[cfg(test)]

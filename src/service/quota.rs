@@ -94,7 +94,7 @@ impl Service {
     /// What the batch adds: keys that it puts and expects not to be there, and by how much profiles grow.
     fn added(&self, call: &RequestContext, batch: &Batch) -> Usage {
         let absent: HashSet<_> = batch
-            .expectations
+            .preconditions
             .iter()
             .filter(|expectation| expectation.revision.is_none())
             .map(|expectation| &expectation.key)

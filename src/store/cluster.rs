@@ -15,12 +15,12 @@
 //!
 //! # When somebody puts an older state in the cluster's place
 //! Nothing in memory holds then, such as after a restore from a backup, and the process ends, to begin anew. It finds out by what it has seen: the
-//! newest events have to be there, at their revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the chapter
+//! newest events have to be there, at their revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the segment
 //! of history does not go back.
 //!
 //! # History
-//! Events are kept by chapters (`event_log.rs`). Which one is being written is a record that each commit expects: so the commits of a chapter are
-//! exactly those between its beginning and that of the next, and history can be read, and let go of, a chapter at a time.
+//! Events are kept by segments (`event_log.rs`). Which one is being written is a record that each commit expects: so the commits of a segment are
+//! exactly those between its beginning and that of the next, and history can be read, and let go of, a segment at a time.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use self::{
     follower::Follower,
     layout::Layout,
     maintenance::Maintenance,
-    shared::{PATIENCE, Segment, Shared, begin_chapter, closed},
+    shared::{PATIENCE, Segment, Shared, begin_segment, closed},
     writer::{Job, Writer},
 };
 use super::{Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates};
@@ -73,13 +73,13 @@ impl Cluster {
     pub(super) async fn open(config: &ClusterConfig, retention: Retention) -> Result<Self, StoreError> {
         let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
         refuse_earlier_layout(&etcd, &config.prefix).await?;
-        let chapter = begin_history(&etcd, &layout).await?;
+        let segment = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
         let page = etcd
-            .range(&layout.events(chapter.number), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+            .range(&layout.events(segment.number), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
             .await?;
         let known = (layout::end_of(page.revision), asked);
-        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..chapter }, known);
+        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..segment }, known);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
@@ -105,22 +105,22 @@ pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
 /// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the prefix.
 async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
     let page = etcd.range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), PATIENCE).await?;
-    // A stray key is nobody's chapter.
-    let is_chapter = |record: &Record| pb::ClusterChapter::decode(&*record.value).is_ok_and(|chapter| chapter.number > 0);
-    if page.records.iter().any(is_chapter) {
+    // A stray key is nobody's segment.
+    let is_segment = |record: &Record| pb::ClusterChapter::decode(&*record.value).is_ok_and(|segment| segment.number > 0);
+    if page.records.iter().any(is_segment) {
         return Err(StoreError::EarlierLayout { prefix: prefix.to_owned() });
     }
     Ok(())
 }
 
-/// The chapter that is being written; the first one, where there is none.
+/// The segment that is being written; the first one, where there is none.
 async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreError> {
     loop {
         let page = etcd.range(&KeyRange::of(layout.now()), RangeOptions::default(), PATIENCE).await?;
         if let Some(record) = page.records.first() {
             return Segment::read(record);
         }
-        etcd.transact(&begin_chapter(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
+        etcd.transact(&begin_segment(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
     }
 }
 

@@ -73,7 +73,7 @@ impl Batch {
 
     /// Lets the batch through only while the record is still that of this revision, or still absent.
     pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
-        self.expectations.push(Precondition { key: encode_key(key), revision });
+        self.preconditions.push(Precondition { key: encode_key(key), revision });
     }
 }
 

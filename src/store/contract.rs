@@ -41,7 +41,7 @@ pub type Revision = u64;
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// All of them must hold, else nothing is changed.
-    pub expectations: Vec<Precondition>,
+    pub preconditions: Vec<Precondition>,
     /// Applied in order.
     pub operations: Vec<Operation>,
     /// Who did what, as bytes.

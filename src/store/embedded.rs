@@ -2,11 +2,11 @@
 //!
 //! # The way of a commit
 //! One thread writes. It takes all commits that wait, appends them to the journal in one write, syncs that once, and only then answers all of them
-//! (group commit). What they have changed is kept in memory, as a generation, until the tree has it. When a generation is large enough the next one
+//! (group commit). What they have changed is kept in memory, as a memtable, until the tree has it. When a memtable is large enough the next one
 //! begins, with a journal file of its own; another thread puts the full one into the tree, syncs that, and lets go of the file. So a commit costs
-//! one sync of one file. It waits for the tree only where that is four generations behind, or for one small batch where it looks for a key there.
+//! one sync of one file. It waits for the tree only where that is four memtables behind, or for one small batch where it looks for a key there.
 //!
-//! Who looks for a key finds it in the newest generation that knows it, else in the tree. An open reads the journal back into generations.
+//! Who looks for a key finds it in the newest memtable that knows it, else in the tree. An open reads the journal back into memtables.
 //! `data_dir.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log of events before the first answer.
 //!
 //! # The change feed
@@ -82,8 +82,8 @@ impl Embedded {
         let tree = directory.while_suspect(|| Tree::open(&store, memory.cache_bytes, directory.was_suspect))?;
         let pending = read_back(&tree, &journal)?;
         let revision = pending.active.revision;
-        if revision < directory.noted {
-            let what = format!("it ends with revision {revision}, and revision {} was acknowledged", directory.noted);
+        if revision < directory.durable_revision {
+            let what = format!("it ends with revision {revision}, and revision {} was acknowledged", directory.durable_revision);
             return Err(StoreError::Corrupt { place: directory.path().display().to_string(), what });
         }
         if directory.unclean {
@@ -94,19 +94,19 @@ impl Embedded {
         directory.note(revision)?;
         let shared = Arc::new(Shared {
             tree: RwLock::new(Some(tree)),
-            still: RwLock::default(),
+            flush_lock: RwLock::default(),
             snapshots: Snapshots::default(),
             pending: Mutex::new(pending),
-            moved: Condvar::new(),
+            state_changed: Condvar::new(),
             recent: Arc::new(FeedBuffer::after(revision)),
             journal,
             directory,
         });
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let generation_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
-        let writer = Writer::new(shared.clone(), file, jobs, generation_bytes);
-        let filler = Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
-        let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-filler", || filler.run())?];
+        let memtable_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
+        let writer = Writer::new(shared.clone(), file, jobs, memtable_bytes);
+        let flusher = Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
+        let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-flusher", || flusher.run())?];
         Ok(Self { shared, queue: Some(queue), threads })
     }
 
@@ -123,7 +123,7 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.queue.take();
         self.shared.pending().abandoned = true;
-        self.shared.moved.notify_all();
+        self.shared.state_changed.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store has panicked");

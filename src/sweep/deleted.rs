@@ -32,7 +32,7 @@ impl Sweeper {
 fn batch(app: &str, keys: &[(Vec<u8>, Revision)], at_ms: u64) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Swept, app, ACTOR, at_ms));
     for (key, revision) in keys {
-        batch.expectations.push(Precondition { key: key.clone(), revision: Some(*revision) });
+        batch.preconditions.push(Precondition { key: key.clone(), revision: Some(*revision) });
         batch.operations.push(Operation::Delete { key: key.clone() });
     }
     batch

@@ -161,7 +161,7 @@ fn batch(changes: &[Change], now_ms: u64) -> Batch {
     let app = changes.first().map_or("", |change| &change.app);
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, ACTOR, now_ms));
     for Change { key, value, revision, .. } in changes {
-        batch.expectations.push(Precondition { key: key.clone(), revision: *revision });
+        batch.preconditions.push(Precondition { key: key.clone(), revision: *revision });
         batch.operations.push(match value {
             Some(value) => Operation::Put { key: key.clone(), value: value.clone() },
             None => Operation::Delete { key: key.clone() },

@@ -155,7 +155,7 @@ fn ended_notifications<'a>(id: &'a str, room: &'a Room, now_ms: u64) -> impl Ite
         user: user.into(),
         rooms: vec![(id.into(), until.revision)],
     };
-    room.silenced.ended(now_ms).map(due)
+    room.push_muted.ended(now_ms).map(due)
 }
 
 fn ended_of_client(id: &Arc<str>, client: KnownClient<'_>, now_ms: u64, limit: usize) -> Vec<ExpiredRestrictions> {

@@ -25,7 +25,7 @@ pub(super) struct RoomRemains {
     pub(super) muted: UserMap<Versioned<Restriction>>,
     pub(super) allowed: UserMap<Versioned<Restriction>>,
     /// Who wanted no push from it. The records are the clients'.
-    pub(super) silenced: UserMap<Versioned<Expire>>,
+    pub(super) push_muted: UserMap<Versioned<Expire>>,
 }
 
 /// The notification mutes that a client had.
@@ -84,8 +84,8 @@ impl RoomRemains {
         let ban = self.ban.iter().map(|ban| (Key::Ban { app, room }, ban.revision));
         let muted = self.muted.iter().map(|(user, mute)| (Key::MemberMute { app, room, user }, mute.revision));
         let allowed = self.allowed.iter().map(|(user, mark)| (Key::Allowed { app, room, user }, mark.revision));
-        let silenced = self.silenced.iter().map(|(user, until)| (Key::NotificationMute { app, user, room }, until.revision));
-        encoded(ban.chain(muted).chain(allowed).chain(silenced).take(limit), (Key::DeletedRoom { app, room }, self.revision))
+        let push_muted = self.push_muted.iter().map(|(user, until)| (Key::NotificationMute { app, user, room }, until.revision));
+        encoded(ban.chain(muted).chain(allowed).chain(push_muted).take(limit), (Key::DeletedRoom { app, room }, self.revision))
     }
 }
 

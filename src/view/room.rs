@@ -18,7 +18,7 @@ pub struct Room {
     /// By user.
     pub allowed: UserMap<Versioned<Restriction>>,
     /// Who wants no push from this room, until when; some may have ended.
-    pub silenced: UserMap<Versioned<Expire>>,
+    pub push_muted: UserMap<Versioned<Expire>>,
     /// Its tombstone, with what it had when it was deleted and is still stored.
     pub(super) remains: Option<Box<RoomRemains>>,
     /// No record of it is newer.
@@ -47,8 +47,8 @@ impl Room {
     /// Whether anything is known of it but what was deleted.
     #[must_use]
     pub fn has_records(&self) -> bool {
-        let silenced = self.silenced.is_empty();
-        self.profile.is_some() || self.ban.is_some() || !self.muted.is_empty() || !self.allowed.is_empty() || !silenced
+        let push_muted = self.push_muted.is_empty();
+        self.profile.is_some() || self.ban.is_some() || !self.muted.is_empty() || !self.allowed.is_empty() || !push_muted
     }
 
     /// The mute of this user, where one is in force.
@@ -76,7 +76,7 @@ impl Room {
     /// Whether this user wants no push from here at this moment.
     #[must_use]
     pub fn is_silenced(&self, user: &str, now_ms: u64) -> bool {
-        self.silenced.get(user).is_some_and(|until| until.value.in_force(now_ms))
+        self.push_muted.get(user).is_some_and(|until| until.value.in_force(now_ms))
     }
 
     /// The revision of what is stored under the key of this user's mute: also of one that has ended, or was deleted with the room.
@@ -149,19 +149,19 @@ impl Room {
     /// Notes who wants no push from here.
     pub(super) fn silence(&mut self, user: &str, until: Option<Versioned<Expire>>) {
         if let Some(remains) = &mut self.remains {
-            remains.silenced.remove(user);
+            remains.push_muted.remove(user);
             if let Some(until) = until.as_ref().filter(|until| until.revision <= remains.revision) {
-                remains.silenced.insert(user, until.clone());
-                self.silenced.remove(user);
+                remains.push_muted.insert(user, until.clone());
+                self.push_muted.remove(user);
                 return;
             }
         }
         match until {
             Some(until) => {
                 self.newest = self.newest.max(until.revision);
-                self.silenced.insert(user, until);
+                self.push_muted.insert(user, until);
             }
-            None => drop(self.silenced.remove(user)),
+            None => drop(self.push_muted.remove(user)),
         }
     }
 
@@ -177,11 +177,11 @@ impl Room {
         if is_old(self.newest) {
             remains.muted.absorb(std::mem::take(&mut self.muted));
             remains.allowed.absorb(std::mem::take(&mut self.allowed));
-            remains.silenced.absorb(std::mem::take(&mut self.silenced));
+            remains.push_muted.absorb(std::mem::take(&mut self.push_muted));
         } else {
             remains.muted.absorb(self.muted.take_if(|mute| is_old(mute.revision)));
             remains.allowed.absorb(self.allowed.take_if(|mark| is_old(mark.revision)));
-            remains.silenced.absorb(self.silenced.take_if(|until| is_old(until.revision)));
+            remains.push_muted.absorb(self.push_muted.take_if(|until| is_old(until.revision)));
         }
         self.remains = Some(remains);
     }

@@ -30,7 +30,7 @@ struct Chunk<T> {
     fence: EcoString,
     entries: Vec<Entry<T>>,
     /// Of each entry, in the same order.
-    prints: Vec<u8>,
+    fingerprints: Vec<u8>,
     /// When the first of them ends, in Unix milliseconds.
     next_end_ms: u64,
 }
@@ -168,11 +168,11 @@ impl<T: Ends> UserMap<T> {
 impl<T: Ends> Chunk<T> {
     fn of(user: &str, value: T) -> Self {
         let next_end_ms = value.end_ms().unwrap_or(u64::MAX);
-        Self { fence: user.into(), entries: vec![(user.into(), value)], prints: vec![print(user)], next_end_ms }
+        Self { fence: user.into(), entries: vec![(user.into(), value)], fingerprints: vec![print(user)], next_end_ms }
     }
 
     fn get(&self, user: &str) -> Option<&T> {
-        let alike = memchr_iter(print(user), &self.prints).map(|at| &self.entries[at]);
+        let alike = memchr_iter(print(user), &self.fingerprints).map(|at| &self.entries[at]);
         alike.filter(|(other, _)| other == user).map(|(_, value)| value).next()
     }
 
@@ -189,11 +189,11 @@ impl<T: Ends> Chunk<T> {
         if self.entries.len() == self.entries.capacity() {
             let more = self.entries.len().min(SPARE);
             self.entries.reserve_exact(more);
-            self.prints.reserve_exact(more);
+            self.fingerprints.reserve_exact(more);
         }
         self.next_end_ms = self.next_end_ms.min(value.end_ms().unwrap_or(u64::MAX));
         self.entries.insert(at, (user.into(), value));
-        self.prints.insert(at, print(user));
+        self.fingerprints.insert(at, print(user));
     }
 
     fn replace(&mut self, at: usize, value: T) {
@@ -215,7 +215,7 @@ impl<T: Ends> Chunk<T> {
 
     fn remove(&mut self, at: usize) -> T {
         let (_, gone) = self.entries.remove(at);
-        self.prints.remove(at);
+        self.fingerprints.remove(at);
         self.without(&gone);
         let left = self.entries.len();
         if self.entries.capacity() > left + 2 * SPARE {
@@ -226,9 +226,9 @@ impl<T: Ends> Chunk<T> {
 
     /// Parts with its upper half.
     fn split(&mut self) -> Self {
-        let (entries, prints) = (self.entries.split_off(FULL / 2), self.prints.split_off(FULL / 2));
+        let (entries, fingerprints) = (self.entries.split_off(FULL / 2), self.fingerprints.split_off(FULL / 2));
         self.shrink_to(FULL / 2 + SPARE);
-        let mut upper = Self { fence: entries[0].0.clone(), entries, prints, next_end_ms: u64::MAX };
+        let mut upper = Self { fence: entries[0].0.clone(), entries, fingerprints, next_end_ms: u64::MAX };
         upper.find_next_end();
         self.find_next_end();
         upper
@@ -236,13 +236,13 @@ impl<T: Ends> Chunk<T> {
 
     fn append(&mut self, mut next: Self) {
         self.entries.append(&mut next.entries);
-        self.prints.append(&mut next.prints);
+        self.fingerprints.append(&mut next.fingerprints);
         self.next_end_ms = self.next_end_ms.min(next.next_end_ms);
     }
 
     fn shrink_to(&mut self, places: usize) {
         self.entries.shrink_to(places);
-        self.prints.shrink_to(places);
+        self.fingerprints.shrink_to(places);
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
             prop_assert!(sorted.iter().eq(model.iter().map(|(user, value)| (user.as_str(), value))));
             prop_assert!(sorted.chunks.iter().all(|chunk| !chunk.entries.is_empty() && chunk.entries.len() <= FULL));
             prop_assert!(sorted.chunks.iter().all(|chunk| chunk.fence <= chunk.entries[0].0));
-            let printed = |chunk: &Chunk<_>| chunk.entries.iter().map(|(user, _)| print(user)).eq(chunk.prints.iter().copied());
+            let printed = |chunk: &Chunk<_>| chunk.entries.iter().map(|(user, _)| print(user)).eq(chunk.fingerprints.iter().copied());
             prop_assert!(sorted.chunks.iter().all(printed));
             prop_assert_eq!(sorted.next_end_ms(), model.values().filter_map(Ends::end_ms).min());
             for now_ms in [0, 100, 1_000] {

@@ -167,7 +167,7 @@ impl Hub {
         while let Some(commit) = feed.next().await {
             let commit = commit?;
             while !view.wait_for(commit.revision).await {}
-            self.hand_out(&commit)?;
+            self.broadcast(&commit)?;
         }
         Ok(())
     }
@@ -181,16 +181,16 @@ impl Hub {
         }
     }
 
-    pub(super) fn hand_out(&self, commit: &Commit) -> Result<(), StoreError> {
+    pub(super) fn broadcast(&self, commit: &Commit) -> Result<(), StoreError> {
         let mut seats = self.seats();
         let change = if seats.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
         match change.map(Arc::new) {
             Some(change) if change.event.kind == EventKind::Imported => seats.end_app(&change.event.app, change.revision),
             Some(change) => {
                 let now = self.now();
-                let mut cut = seats.hand_out(&key(&change.event.app, None), &change, now);
+                let mut cut = seats.broadcast(&key(&change.event.app, None), &change, now);
                 if !change.event.room.is_empty() {
-                    cut += seats.hand_out(&key(&change.event.app, Some(&change.event.room)), &change, now);
+                    cut += seats.broadcast(&key(&change.event.app, Some(&change.event.room)), &change, now);
                 }
                 self.cut.fetch_add(cut, Ordering::Relaxed);
             }
@@ -213,7 +213,7 @@ impl Hub {
 
 impl Seats {
     /// Answers how many were cut.
-    fn hand_out(&mut self, subject: &str, change: &Arc<Change>, now: Duration) -> u64 {
+    fn broadcast(&mut self, subject: &str, change: &Arc<Change>, now: Duration) -> u64 {
         let Some(seats) = self.by_subject.get_mut(subject) else { return 0 };
         let before = seats.len();
         seats.retain(|_, queue| !queue.offer(change, now));

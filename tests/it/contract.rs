@@ -30,7 +30,7 @@ fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
 }
 
 fn expecting(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
-    Batch { expectations: vec![Precondition { key: key.into(), revision }], ..batch([operation]) }
+    Batch { preconditions: vec![Precondition { key: key.into(), revision }], ..batch([operation]) }
 }
 
 async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {

@@ -167,9 +167,9 @@ async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
         };
         let (room, client) = (at(ChangeKind::RoomDeleted, "r1"), at(ChangeKind::ClientDeleted, ""));
         let (mutes, ban) = (at(ChangeKind::Expired, "r1"), at(ChangeKind::BanExpired, "r1"));
-        let silenced = [at(ChangeKind::NotificationsExpired, "r1"), at(ChangeKind::NotificationsExpired, "r2")];
+        let push_muted = [at(ChangeKind::NotificationsExpired, "r1"), at(ChangeKind::NotificationsExpired, "r2")];
         assert!(mutes.len() == 1 && mutes[0] < room[0] && ban.len() == 1 && ban[0] < room[0], "{events:?}");
-        assert!(silenced.iter().all(|ended| ended.len() == 1 && ended[0] < client[0]), "{events:?}");
+        assert!(push_muted.iter().all(|ended| ended.len() == 1 && ended[0] < client[0]), "{events:?}");
         assert_eq!(at(ChangeKind::Expired, "r2").len(), 1, "{events:?}");
     }
 }

@@ -96,7 +96,7 @@ pub(super) struct RangeOptions {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Txn {
     /// The revision a key was last written at; nothing where it must be absent.
-    pub(super) expectations: Vec<(Vec<u8>, Option<u64>)>,
+    pub(super) preconditions: Vec<(Vec<u8>, Option<u64>)>,
     pub(super) deletes: Vec<KeyRange>,
     /// In this order.
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
@@ -356,7 +356,7 @@ fn transaction(attempt: &Txn) -> pb::TxnRequest {
         .map(|key| pb::request_op::Request::RequestRange(pb::RangeRequest { key: key.clone(), ..Default::default() }));
     let operation = |request| pb::RequestOp { request: Some(request) };
     pb::TxnRequest {
-        compare: attempt.expectations.iter().map(compare).collect(),
+        compare: attempt.preconditions.iter().map(compare).collect(),
         success: deletes.chain(puts).map(operation).collect(),
         failure: looks.map(operation).collect(),
     }

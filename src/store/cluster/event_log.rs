@@ -1,4 +1,4 @@
-//! Clause 7: history, a chapter at a time.
+//! Clause 7: history, a segment at a time.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::store::{EventRange, Revision, StoreError, StoredEvent};
 /// For how long a read that was overtaken by compaction is begun again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// A chapter that is kept.
+/// A segment that is kept.
 pub(super) struct Kept {
     pub(super) number: u64,
     /// The revision of the cluster it was begun at.
@@ -45,26 +45,26 @@ impl Shared {
     }
 
     async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let (mut chapters, as_of) = self.chapters().await?;
-        // Nothing has gone before the first chapter of all.
-        let oldest = chapters.first().filter(|oldest| oldest.number > 1).map_or(0, |oldest| layout::end_of(oldest.opened));
+        let (mut segments, as_of) = self.segments().await?;
+        // Nothing has gone before the first segment of all.
+        let oldest = segments.first().filter(|oldest| oldest.number > 1).map_or(0, |oldest| layout::end_of(oldest.opened));
         if range.after.is_some_and(|after| after < oldest) {
             return Err(StoreError::Compacted { oldest: oldest + 1 });
         }
         let (after, before) = (range.after.unwrap_or(0), range.before.unwrap_or(Revision::MAX));
-        // The next chapter begins where one ends; the last has no end.
-        let ends: Vec<_> = chapters.iter().skip(1).map(|next| layout::revision(next.opened, 0)).chain([Revision::MAX]).collect();
-        let mut wanted: Vec<_> = chapters
+        // The next segment begins where one ends; the last has no end.
+        let ends: Vec<_> = segments.iter().skip(1).map(|next| layout::revision(next.opened, 0)).chain([Revision::MAX]).collect();
+        let mut wanted: Vec<_> = segments
             .drain(..)
             .zip(ends)
-            .filter(|(chapter, end)| layout::end_of(chapter.opened) < before && *end > after)
+            .filter(|(segment, end)| layout::end_of(segment.opened) < before && *end > after)
             .collect();
         if newest_first {
             wanted.reverse();
         }
         let mut events = Vec::new();
-        for (chapter, _) in wanted {
-            let mut page = self.read_chapter(chapter.number, as_of).await?;
+        for (segment, _) in wanted {
+            let mut page = self.read_segment(segment.number, as_of).await?;
             page.retain(|event| event.revision > after && event.revision < before);
             if newest_first {
                 page.reverse();
@@ -78,20 +78,20 @@ impl Shared {
         Ok(events)
     }
 
-    /// The chapters that are kept, the oldest first, and as of which revision of the cluster.
-    pub(super) async fn chapters(&self) -> Result<(Vec<Kept>, u64), StoreError> {
+    /// The segments that are kept, the oldest first, and as of which revision of the cluster.
+    pub(super) async fn segments(&self) -> Result<(Vec<Kept>, u64), StoreError> {
         let page = self.etcd.range(&self.layout.headers(), RangeOptions::default(), PATIENCE).await?;
         let read = |record: Record| {
-            let chapter =
-                pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
-            let pb::ClusterChapter { number, at_ms, commits_before } = chapter;
+            let segment =
+                pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+            let pb::ClusterChapter { number, at_ms, commits_before } = segment;
             Ok(Kept { number, opened: record.revision, at_ms, commits_before })
         };
         Ok((page.records.into_iter().map(read).collect::<Result<_, StoreError>>()?, page.revision))
     }
 
-    /// All events of a chapter as of a revision of the cluster, in order.
-    async fn read_chapter(&self, number: u64, as_of: u64) -> Result<Vec<StoredEvent>, StoreError> {
+    /// All events of a segment as of a revision of the cluster, in order.
+    async fn read_segment(&self, number: u64, as_of: u64) -> Result<Vec<StoredEvent>, StoreError> {
         let wanted = RangeOptions { revision: as_of, ..RangeOptions::default() };
         let page = self.etcd.range(&self.layout.events(number), wanted, PATIENCE).await?;
         let mut events = Vec::new();

@@ -21,7 +21,7 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     /// The revision of the cluster up to which everything is in memory.
     at: u64,
-    /// The newest events that were seen: their key, chapter and revision of the cluster.
+    /// The newest events that were seen: their key, segment and revision of the cluster.
     last_event: Option<(Vec<u8>, u64, u64)>,
     /// Keys of somebody else's were told of.
     has_warned: bool,
@@ -65,7 +65,7 @@ impl Follower {
                     shared.recent.room().await;
                     self.take(changes?)?;
                 }
-                () = shared.stuck.notified() => return Ok(()),
+                () = shared.stalled.notified() => return Ok(()),
             }
         }
     }
@@ -78,14 +78,14 @@ impl Follower {
         if now.revision < self.at {
             return Err(shared.went_back(layout::end_of(self.at)));
         }
-        now.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|chapter| shared.turn_to(chapter))?;
-        let Some((key, chapter, revision)) = &self.last_event else { return Ok(()) };
+        now.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| shared.turn_to(segment))?;
+        let Some((key, segment, revision)) = &self.last_event else { return Ok(()) };
         let found = shared.etcd.range(&KeyRange::of(key.clone()), RangeOptions::default(), PATIENCE).await?;
         if found.records.first().is_some_and(|record| record.revision == *revision) {
             return Ok(());
         }
-        // The oldest chapters go by themselves.
-        let has_gone = !shared.chapters().await?.0.iter().any(|kept| kept.number <= *chapter);
+        // The oldest segments go by themselves.
+        let has_gone = !shared.segments().await?.0.iter().any(|kept| kept.number <= *segment);
         if has_gone { Ok(()) } else { Err(shared.went_back(layout::end_of(*revision))) }
     }
 
@@ -93,7 +93,7 @@ impl Follower {
     async fn begin_anew(&mut self) -> Result<(), StoreError> {
         let page = self.shared.etcd.range(&self.shared.now_span(), RangeOptions::default(), PATIENCE).await?;
         tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
-        page.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|chapter| self.shared.turn_to(chapter))?;
+        page.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| self.shared.turn_to(segment))?;
         self.at = page.revision;
         self.shared.recent.begin_after(layout::end_of(self.at));
         Ok(())
@@ -113,10 +113,10 @@ impl Follower {
             match (self.shared.layout.kind(&key), value) {
                 (Kind::Record(key), Some(value)) => operations.push(Operation::Put { key: key.to_vec(), value }),
                 (Kind::Record(key), None) => operations.push(Operation::Delete { key: key.to_vec() }),
-                (Kind::Event(chapter), Some(value)) => {
-                    self.last_event = Some((key.clone(), chapter, revision));
+                (Kind::Event(segment), Some(value)) => {
+                    self.last_event = Some((key.clone(), segment, revision));
                     for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
-                        self.count(chapter, &commit);
+                        self.count(segment, &commit);
                         commits.push(Arc::new(commit));
                     }
                 }
@@ -143,20 +143,20 @@ impl Follower {
         }
     }
 
-    /// Counts a commit of this chapter, where it is still the one that is being written: whoever has begun the next one has counted the others.
+    /// Counts a commit of this segment, where it is still the one that is being written: whoever has begun the next one has counted the others.
     fn count(&self, number: u64, commit: &Commit) {
-        let mut chapter = self.shared.chapter();
-        if chapter.number != number {
+        let mut segment = self.shared.segment();
+        if segment.number != number {
             return;
         }
-        chapter.commits += 1;
-        chapter.bytes += commit.event.len();
-        if chapter.at_ms == 0 {
+        segment.commits += 1;
+        segment.bytes += commit.event.len();
+        if segment.at_ms == 0 {
             // The first of all was begun before anything was committed.
-            chapter.at_ms = commit.at_ms;
+            segment.at_ms = commit.at_ms;
         }
-        chapter.newest_ms = chapter.newest_ms.max(commit.at_ms);
-        if chapter.is_full(self.shared.retention) {
+        segment.newest_ms = segment.newest_ms.max(commit.at_ms);
+        if segment.is_full(self.shared.retention) {
             self.shared.full.notify_one();
         }
     }
@@ -208,22 +208,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn commits_of_a_chapter_that_has_ended_are_not_counted_again_for_the_next() {
+    async fn commits_of_a_segment_that_has_ended_are_not_counted_again_for_the_next() {
         let (mut follower, layout) = follower(7);
         let commits = |count: u64| pb::ClusterCommits { commits: vec![pb::ClusterCommit::default(); count as usize] };
-        let event = |chapter, revision| Change {
-            key: layout.event(chapter, &[0; 16]),
+        let event = |segment, revision| Change {
+            key: layout.event(segment, &[0; 16]),
             value: Some(commits(revision).encode_to_vec()),
             revision,
         };
         let turn_to = |number, opened| Segment { number, opened, ..Segment::default() };
         follower.shared.turn_to(turn_to(1, 7)).unwrap();
         follower.take(vec![event(1, 8)]).unwrap();
-        assert_eq!(follower.shared.chapter().commits, 8);
-        // The writer was told of the next chapter before the watch has brought the rest of this one.
+        assert_eq!(follower.shared.segment().commits, 8);
+        // The writer was told of the next segment before the watch has brought the rest of this one.
         follower.shared.turn_to(turn_to(2, 10)).unwrap();
         follower.take(vec![event(1, 9), event(2, 11)]).unwrap();
-        assert_eq!(follower.shared.chapter().commits, 11);
+        assert_eq!(follower.shared.segment().commits, 11);
     }
 
     #[tokio::test]

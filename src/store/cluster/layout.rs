@@ -2,9 +2,9 @@
 //! another, whatever their prefixes; then a letter that says of which kind a key is.
 //!
 //! - `d KEY`: the record of this key.
-//! - `n`: the chapter of history that is being written. Each commit expects that it still is.
-//! - `h CHAPTER`: when a chapter that is kept was begun.
-//! - `e CHAPTER ID`: the events of the commits of one transaction, by the chapter it was written in; the id is random.
+//! - `n`: the segment of history that is being written. Each commit expects that it still is.
+//! - `h SEGMENT`: when a segment that is kept was begun.
+//! - `e SEGMENT ID`: the events of the commits of one transaction, by the segment it was written in; the id is random.
 //! - `t REPLICA`: written by that replica from time to time, to know that what it has seen is all there is. Its value is the wall clock then.
 //!
 //! # Revisions
@@ -22,7 +22,7 @@ const EVENT: u8 = b'e';
 const TICK: u8 = b't';
 
 /// Places in a revision of the cluster.
-pub(super) const PLACES: usize = 128;
+pub(super) const SLOTS: usize = 128;
 
 /// The id of a transaction.
 pub(super) type Id = [u8; 16];
@@ -35,7 +35,7 @@ pub(super) enum Kind<'a> {
     Record(&'a [u8]),
     Now,
     Header,
-    /// Of this chapter.
+    /// Of this segment.
     Event(u64),
     Tick(ReplicaId),
     /// None that this service writes.
@@ -83,29 +83,29 @@ impl Layout {
         with_prefix(self.key(TICK, &[]))
     }
 
-    pub(super) fn header(&self, chapter: u64) -> Vec<u8> {
-        self.key(HEADER, &[&chapter.to_be_bytes()])
+    pub(super) fn header(&self, segment: u64) -> Vec<u8> {
+        self.key(HEADER, &[&segment.to_be_bytes()])
     }
 
     pub(super) fn headers(&self) -> KeyRange {
         with_prefix(self.key(HEADER, &[]))
     }
 
-    pub(super) fn event(&self, chapter: u64, id: &Id) -> Vec<u8> {
-        self.key(EVENT, &[&chapter.to_be_bytes(), id])
+    pub(super) fn event(&self, segment: u64, id: &Id) -> Vec<u8> {
+        self.key(EVENT, &[&segment.to_be_bytes(), id])
     }
 
-    pub(super) fn events(&self, chapter: u64) -> KeyRange {
-        with_prefix(self.key(EVENT, &[&chapter.to_be_bytes()]))
+    pub(super) fn events(&self, segment: u64) -> KeyRange {
+        with_prefix(self.key(EVENT, &[&segment.to_be_bytes()]))
     }
 
     pub(super) fn kind<'a>(&self, key: &'a [u8]) -> Kind<'a> {
         match key.strip_prefix(self.prefix.as_slice()).and_then(<[u8]>::split_first) {
             Some((&RECORD, key)) => Kind::Record(key),
             Some((&NOW, [])) => Kind::Now,
-            Some((&HEADER, chapter)) if chapter.len() == size_of::<u64>() => Kind::Header,
+            Some((&HEADER, segment)) if segment.len() == size_of::<u64>() => Kind::Header,
             Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<Id>() => {
-                rest.first_chunk().map_or(Kind::Foreign, |chapter| Kind::Event(u64::from_be_bytes(*chapter)))
+                rest.first_chunk().map_or(Kind::Foreign, |segment| Kind::Event(u64::from_be_bytes(*segment)))
             }
             Some((&TICK, replica)) => replica.try_into().map_or(Kind::Foreign, Kind::Tick),
             _ => Kind::Foreign,
@@ -122,17 +122,17 @@ impl Layout {
 
 /// The commit at this place of a revision of the cluster.
 pub(super) fn revision(cluster: u64, place: u64) -> Revision {
-    cluster * PLACES as u64 + place
+    cluster * SLOTS as u64 + place
 }
 
 /// The last place of a revision of the cluster.
 pub(super) fn end_of(cluster: u64) -> Revision {
-    revision(cluster, PLACES as u64 - 1)
+    revision(cluster, SLOTS as u64 - 1)
 }
 
 /// The revision of the cluster that a commit is part of.
 pub(super) fn cluster(revision: Revision) -> u64 {
-    revision / PLACES as u64
+    revision / SLOTS as u64
 }
 
 /// All keys with this prefix.

@@ -1,4 +1,4 @@
-//! What every replica does from time to time: know that it has seen everything, begin chapters of history, and let go of old ones.
+//! What every replica does from time to time: know that it has seen everything, begin segments of history, and let go of old ones.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::{
     client::{KeyRange, Outcome, RangeOptions, Transacted, Txn},
     layout,
-    shared::{PATIENCE, Segment, Shared, begin_chapter},
+    shared::{PATIENCE, Segment, Shared, begin_segment},
 };
 use crate::proto::store_v1 as pb;
 use crate::store::{Retention, Revision, StoreError};
@@ -20,7 +20,7 @@ const TRY: Duration = Duration::from_millis(1_500);
 const STUCK: Duration = Duration::from_secs(2);
 /// A tick that has not changed for so long is that of a replica that has gone.
 const OLD: Duration = Duration::from_secs(600);
-/// A chapter is long enough with this many commits or bytes of events, because it is read at once; or with this part of what is kept, by number or
+/// A segment is long enough with this many commits or bytes of events, because it is read at once; or with this part of what is kept, by number or
 /// age, because it goes at once.
 const COMMITS: u64 = 2_000;
 const BYTES: usize = 1 << 20;
@@ -75,7 +75,7 @@ impl Maintenance {
             Err(error) => return Err(error),
         };
         if timeout(STUCK, shared.recent.reach(revision)).await.is_err() {
-            shared.stuck.notify_one();
+            shared.stalled.notify_one();
             return Err(StoreError::Unavailable("the watch is behind".to_owned()));
         }
         *shared.known() = (revision, asked);
@@ -98,7 +98,7 @@ impl Maintenance {
                     for (key, revision) in &found {
                         if known.get(key) == Some(revision) {
                             let gone = Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
-                            let gone = Txn { expectations: vec![(key.clone(), Some(*revision))], ..gone };
+                            let gone = Txn { preconditions: vec![(key.clone(), Some(*revision))], ..gone };
                             // Where it fails, the next time comes.
                             let _ = self.0.etcd.transact(&gone, PATIENCE).await;
                         }
@@ -113,7 +113,7 @@ impl Maintenance {
     async fn keep_history(&self) {
         loop {
             self.0.full.notified().await;
-            if let Err(error) = self.0.begin_next_chapter().await {
+            if let Err(error) = self.0.begin_next_segment().await {
                 tracing::warn!(%error, "history was not kept in order; trying again");
                 sleep(CONFIRM).await;
                 self.0.full.notify_one();
@@ -133,14 +133,14 @@ impl Shared {
         Ok(page.records.into_iter().map(|record| (record.key, record.revision)).collect())
     }
 
-    async fn begin_next_chapter(&self) -> Result<(), StoreError> {
-        let chapter = *self.chapter();
-        if !chapter.is_full(self.retention) {
+    async fn begin_next_segment(&self) -> Result<(), StoreError> {
+        let segment = *self.segment();
+        if !segment.is_full(self.retention) {
             return Ok(());
         }
-        let commits_before = chapter.commits_before + chapter.commits;
-        let next = pb::ClusterChapter { number: chapter.number + 1, at_ms: chapter.newest_ms, commits_before };
-        let begun = begin_chapter(&self.layout, Some(chapter.opened), &next);
+        let commits_before = segment.commits_before + segment.commits;
+        let next = pb::ClusterChapter { number: segment.number + 1, at_ms: segment.newest_ms, commits_before };
+        let begun = begin_segment(&self.layout, Some(segment.opened), &next);
         let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, PATIENCE).await?;
         // Where another replica was faster, the feed tells.
         if let Outcome::Done = outcome {
@@ -150,14 +150,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets go of chapters that are too old, or too many. Any replica may: a chapter that is gone is gone; so one whose clock says nothing for certain
+    /// Lets go of segments that are too old, or too many. Any replica may: a segment that is gone is gone; so one whose clock says nothing for certain
     /// finds none too old.
     async fn trim(&self) -> Result<(), StoreError> {
-        let (chapters, _) = self.chapters().await?;
-        let now = *self.chapter();
+        let (segments, _) = self.segments().await?;
+        let now = *self.segment();
         let all = now.commits_before + now.commits;
         let certain_ms = self.clocks.certain_ms(self.id);
-        for pair in chapters.windows(2) {
+        for pair in segments.windows(2) {
             let (oldest, next) = (&pair[0], &pair[1]);
             let too_many = all.saturating_sub(next.commits_before) >= self.retention.events;
             let too_old = certain_ms.is_some_and(|now_ms| next.at_ms.saturating_add(self.retention.age_ms) < now_ms);

@@ -35,21 +35,21 @@ pub(super) struct Shared {
     pub(super) clocks: Clocks,
     pub(super) recent: Arc<FeedBuffer>,
     pub(super) retention: Retention,
-    /// The chapter that is being written, as far as it is known here.
-    pub(super) chapter: Mutex<Segment>,
+    /// The segment that is being written, as far as it is known here.
+    pub(super) segment: Mutex<Segment>,
     /// Up to which revision everything was seen, and when that was asked.
     pub(super) known: Mutex<(Revision, Instant)>,
     /// The feed is to be confirmed now.
     pub(super) confirm: Notify,
     /// The watch does not bring what it should, and is to be begun anew.
-    pub(super) stuck: Notify,
-    /// The chapter is long enough.
+    pub(super) stalled: Notify,
+    /// The segment is long enough.
     pub(super) full: Notify,
     /// The cluster is not the one any more that was read.
     pub(super) replaced: SetOnce<StoreError>,
 }
 
-/// The chapter of history that is being written.
+/// The segment of history that is being written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Segment {
     pub(super) number: u64,
@@ -68,7 +68,7 @@ impl Shared {
         etcd: Etcd,
         layout: Layout,
         retention: Retention,
-        chapter: Segment,
+        segment: Segment,
         known: (Revision, Instant),
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -78,34 +78,34 @@ impl Shared {
             clocks: Clocks::default(),
             recent: Arc::new(FeedBuffer::after(known.0)),
             retention,
-            chapter: Mutex::new(chapter),
+            segment: Mutex::new(segment),
             known: Mutex::new(known),
             confirm: Notify::new(),
-            stuck: Notify::new(),
+            stalled: Notify::new(),
             full: Notify::new(),
             replaced: SetOnce::new(),
         })
     }
 
-    pub(super) fn chapter(&self) -> MutexGuard<'_, Segment> {
-        self.chapter.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn segment(&self) -> MutexGuard<'_, Segment> {
+        self.segment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, (Revision, Instant)> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns which chapter is being written. One that is known already is left as it is, with what was counted.
+    /// Learns which segment is being written. One that is known already is left as it is, with what was counted.
     /// Errors: [`StoreError::RevisionRegressed`] where it was begun before the one that is known, with which the process ends.
     pub(super) fn turn_to(&self, found: Segment) -> Result<(), StoreError> {
-        let mut chapter = self.chapter();
-        if found.opened < chapter.opened {
-            let seen = layout::end_of(chapter.opened);
-            drop(chapter);
+        let mut segment = self.segment();
+        if found.opened < segment.opened {
+            let seen = layout::end_of(segment.opened);
+            drop(segment);
             return Err(self.went_back(seen));
         }
-        if found.opened > chapter.opened {
-            *chapter = found;
+        if found.opened > segment.opened {
+            *segment = found;
         }
         Ok(())
     }
@@ -119,25 +119,25 @@ impl Shared {
     }
 }
 
-/// Begins a chapter, where the one that is being written is still that of this revision.
-pub(super) fn begin_chapter(layout: &Layout, opened: Option<u64>, chapter: &pb::ClusterChapter) -> Txn {
-    let value = chapter.encode_to_vec();
+/// Begins a segment, where the one that is being written is still that of this revision.
+pub(super) fn begin_segment(layout: &Layout, opened: Option<u64>, segment: &pb::ClusterChapter) -> Txn {
+    let value = segment.encode_to_vec();
     Txn {
-        expectations: vec![(layout.now(), opened)],
-        puts: vec![(layout.header(chapter.number), value.clone()), (layout.now(), value)],
+        preconditions: vec![(layout.now(), opened)],
+        puts: vec![(layout.header(segment.number), value.clone()), (layout.now(), value)],
         ..Txn::default()
     }
 }
 
 impl Segment {
-    pub(super) fn begun(chapter: &pb::ClusterChapter, opened: u64) -> Self {
-        let pb::ClusterChapter { number, at_ms, commits_before } = *chapter;
+    pub(super) fn begun(segment: &pb::ClusterChapter, opened: u64) -> Self {
+        let pb::ClusterChapter { number, at_ms, commits_before } = *segment;
         Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
     }
 
     pub(super) fn read(record: &Record) -> Result<Self, StoreError> {
-        let chapter = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no chapter of history"))?;
-        Ok(Self::begun(&chapter, record.revision))
+        let segment = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+        Ok(Self::begun(&segment, record.revision))
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn of(batch: Batch) -> Self {
         let mut plan = Self { is_alone: batch.is_alone, ..Self::default() };
-        for Precondition { key, revision } in batch.expectations {
+        for Precondition { key, revision } in batch.preconditions {
             let revision = revision.map(cluster);
             let before = plan.expected.insert(key, revision);
             plan.cannot_hold |= before.is_some_and(|before| before != revision);
@@ -116,9 +116,9 @@ mod tests {
     }
 
     fn plan(operations: &[Operation], expected: &[&str], is_alone: bool) -> Plan {
-        let expectations: Vec<_> =
+        let preconditions: Vec<_> =
             expected.iter().map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None }).collect();
-        Plan::of(Batch { operations: operations.to_vec(), expectations, is_alone, ..Batch::default() })
+        Plan::of(Batch { operations: operations.to_vec(), preconditions, is_alone, ..Batch::default() })
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
             assert_eq!(touched.meets(&other), meets, "{operations:?} {expected:?} {is_alone}");
         }
         let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
-        assert!(touched.meets(&Plan::of(Batch { expectations: vec![other_revision], ..Batch::default() })));
+        assert!(touched.meets(&Plan::of(Batch { preconditions: vec![other_revision], ..Batch::default() })));
         touched = Touched::nothing();
         assert!(!touched.meets(&plan(&[put("s/1", "x")], &[], true)));
         touched.add(&plan(&[put("r/1", "x")], &[], true));

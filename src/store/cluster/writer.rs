@@ -163,8 +163,8 @@ impl Group {
     fn has_room_for(&self, waiting: &Waiting) -> bool {
         let plan = &waiting.plan;
         let expected = self.expected.len() + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
-        // The events are one more; that they are not there yet, and the chapter, are expected.
-        let fits = self.waiting.len() < layout::PLACES - 1
+        // The events are one more; that they are not there yet, and the segment, are expected.
+        let fits = self.waiting.len() < layout::SLOTS - 1
             && self.changes + plan.changes() < OPERATIONS
             && expected + 2 <= OPERATIONS
             && self.bytes + waiting.bytes() <= GROUP_BYTES;
@@ -178,16 +178,16 @@ impl Group {
         self.waiting.push(waiting);
     }
 
-    fn attempt(&self, layout: &layout::Layout, chapter: &Segment, event: &[u8]) -> Txn {
-        let mut expectations: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
-        expectations.extend([(layout.now(), Some(chapter.opened)), (event.to_vec(), None)]);
+    fn attempt(&self, layout: &layout::Layout, segment: &Segment, event: &[u8]) -> Txn {
+        let mut preconditions: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
+        preconditions.extend([(layout.now(), Some(segment.opened)), (event.to_vec(), None)]);
         let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
         let commit = |waiting: &Waiting| pb::ClusterCommit { at_ms: waiting.at_ms, event: waiting.event.clone() };
         let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
         // The events are the last: they tell a follower that the commits are whole.
         let events = (event.to_vec(), commits.encode_to_vec());
         Txn {
-            expectations,
+            preconditions,
             deletes: plans().flat_map(|plan| plan.deleted(layout)).collect(),
             puts: plans().flat_map(|plan| plan.put(layout)).chain([events]).collect(),
             looks: vec![layout.now(), event.to_vec()],
@@ -249,9 +249,9 @@ impl Shared {
     async fn send_whole(&self, group: &Group) -> Result<Sent, StoreError> {
         let id: Id = rand::random();
         loop {
-            let chapter = *self.chapter();
-            let event = self.layout.event(chapter.number, &id);
-            let attempt = group.attempt(&self.layout, &chapter, &event);
+            let segment = *self.segment();
+            let event = self.layout.event(segment.number, &id);
+            let attempt = group.attempt(&self.layout, &segment, &event);
             let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.patience()).await?;
             let Outcome::CompareFailed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
             let (events, now) = (found.pop().flatten(), found.pop().flatten());
@@ -259,8 +259,8 @@ impl Shared {
                 return Ok(Sent::Done(events.revision));
             }
             let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
-            if now.revision != chapter.opened {
-                // What was sent for the old chapter can have no effect any more.
+            if now.revision != segment.opened {
+                // What was sent for the old segment can have no effect any more.
                 self.turn_to(Segment::read(&now)?)?;
             } else if was_sent_before {
                 return self.fence(event, revision).await;
@@ -275,7 +275,7 @@ impl Shared {
     async fn fence(&self, event: Vec<u8>, newest: u64) -> Result<Sent, StoreError> {
         let nothing = pb::ClusterCommits::default().encode_to_vec();
         let fence = Txn {
-            expectations: vec![(event.clone(), None)],
+            preconditions: vec![(event.clone(), None)],
             puts: vec![(event.clone(), nothing)],
             looks: vec![event.clone()],
             ..Txn::default()

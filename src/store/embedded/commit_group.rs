@@ -31,7 +31,7 @@ impl Group {
     }
 
     pub(super) fn add(&mut self, tree: &Tree, pending: &Memtables, absent: &mut Absent, batch: Batch, answer: Answer) {
-        let added = match self.holds(tree, pending, absent, &batch.expectations) {
+        let added = match self.holds(tree, pending, absent, &batch.preconditions) {
             Ok(true) => {
                 absent.forget(&batch.operations);
                 self.change(batch);
@@ -51,9 +51,9 @@ impl Group {
         tree: &Tree,
         pending: &Memtables,
         absent: &mut Absent,
-        expectations: &[Precondition],
+        preconditions: &[Precondition],
     ) -> Result<bool, StoreError> {
-        for Precondition { key, revision } in expectations {
+        for Precondition { key, revision } in preconditions {
             let found = match self.changes.get(key).or_else(|| pending.get(key)) {
                 Some(change) => change.as_ref().map(|(revision, _)| *revision),
                 None => absent.revision_of(tree, key)?,

@@ -19,14 +19,14 @@ use std::{
 use crate::store::{Revision, StoreError};
 
 /// For how long a directory in use is waited for.
-const LETTING_GO: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(super) struct Directory {
     path: PathBuf,
     /// The last stop was not an orderly one.
     pub(super) unclean: bool,
     /// The newest revision that an earlier process has synced.
-    pub(super) noted: Revision,
+    pub(super) durable_revision: Revision,
     /// An earlier process has left the database suspect.
     pub(super) was_suspect: bool,
     synced: File,
@@ -95,8 +95,8 @@ impl Directory {
         let marker = path.join(RUNNING);
         let unclean = marker.exists();
         let (running, was_suspect) = open_running(&marker).map_err(|error| failed(&marker, &error))?;
-        let (synced, noted) = open_synced(path)?;
-        Ok(Self { path: path.to_path_buf(), unclean, noted, was_suspect, synced, running, _lock: lock })
+        let (synced, durable_revision) = open_synced(path)?;
+        Ok(Self { path: path.to_path_buf(), unclean, durable_revision, was_suspect, synced, running, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -163,11 +163,11 @@ fn open_synced(directory: &Path) -> Result<(File, Revision), StoreError> {
     }
     let file = File::options().read(true).write(true).open(&path).map_err(|error| failed(&path, &error))?;
     let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
-    let noted = text
+    let durable_revision = text
         .trim_end()
         .parse()
         .map_err(|_| StoreError::Corrupt { place: path.display().to_string(), what: "it holds no revision".to_owned() })?;
-    Ok((file, noted))
+    Ok((file, durable_revision))
 }
 
 fn create_synced(directory: &Path) -> io::Result<()> {
@@ -200,7 +200,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             // Whoever has just been told to stop may need a moment.
-            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LETTING_GO => std::thread::sleep(Duration::from_millis(5)),
+            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_TIMEOUT => std::thread::sleep(Duration::from_millis(5)),
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { directory: path.display().to_string() }),
             Err(fs::TryLockError::Error(error)) => return Err(failed(path, &error)),
         }

@@ -1,4 +1,4 @@
-//! The way into the tree: takes one full generation after the other, and opens a tree anew that has failed.
+//! The way into the tree: takes one full memtable after the other, and opens a tree anew that has failed.
 
 use std::{
     path::PathBuf,
@@ -27,41 +27,41 @@ pub(super) struct Flusher {
 
 impl Flusher {
     pub(super) fn run(self) {
-        while let Some(generation) = self.next() {
-            match self.take(&generation) {
-                Ok(()) => self.let_go(generation.revision),
-                Err(error) => self.open_anew(error, &generation),
+        while let Some(memtable) = self.next() {
+            match self.take(&memtable) {
+                Ok(()) => self.truncate(memtable.revision),
+                Err(error) => self.open_anew(error, &memtable),
             }
         }
     }
 
-    /// The oldest full generation; nothing when this is dropped.
+    /// The oldest full memtable; nothing when this is dropped.
     fn next(&self) -> Option<Arc<Memtable>> {
         let idle = |pending: &mut Memtables| pending.full.is_empty() && !pending.abandoned;
-        let pending = self.shared.moved.wait_while(self.shared.pending(), idle).unwrap_or_else(PoisonError::into_inner);
+        let pending = self.shared.state_changed.wait_while(self.shared.pending(), idle).unwrap_or_else(PoisonError::into_inner);
         pending.full.front().filter(|_| !pending.abandoned).cloned()
     }
 
-    fn take(&self, generation: &Memtable) -> Result<(), StoreError> {
-        let _alone = self.shared.still.write().unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, memtable: &Memtable) -> Result<(), StoreError> {
+        let _alone = self.shared.flush_lock.write().unwrap_or_else(PoisonError::into_inner);
         self.shared.with_tree(|tree| {
-            self.shared.snapshots.keep(tree, &generation.changes)?;
-            self.shared.directory.while_suspect(|| tree.take(generation, self.retention))
+            self.shared.snapshots.keep(tree, &memtable.changes)?;
+            self.shared.directory.while_suspect(|| tree.take(memtable, self.retention))
         })
     }
 
     /// Forgets what the tree has up to this commit; its files first, because who closes the store waits until it is forgotten.
-    fn let_go(&self, revision: Revision) {
+    fn truncate(&self, revision: Revision) {
         let Some(after) = self.shared.pending().in_tree(revision) else { return };
         if let Err(error) = Journal::remove_before(&self.shared.journal, after) {
             tracing::warn!(%error, "a file of the journal that is not needed any more could not be removed");
         }
-        self.shared.pending().let_go(after);
-        self.shared.moved.notify_all();
+        self.shared.pending().truncate(after);
+        self.shared.state_changed.notify_all();
     }
 
-    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had before this generation.
-    fn open_anew(&self, mut error: StoreError, generation: &Memtable) {
+    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had before this memtable.
+    fn open_anew(&self, mut error: StoreError, memtable: &Memtable) {
         // A disk that is full has written nothing. After anything else, what the kernel holds for synced may not be on the disk.
         let mut is_suspect = false;
         self.shared.snapshots.end(&error);
@@ -71,26 +71,26 @@ impl Flusher {
                 self.shared.directory.set_suspect(true);
             }
             tracing::warn!(%error, "the tree of the store has failed; opening it anew");
-            self.shared.pending().held_up = Some(error);
-            self.shared.moved.notify_all();
+            self.shared.pending().flush_error = Some(error);
+            self.shared.state_changed.notify_all();
             // The old one has to be let go before its file can be opened again.
             self.shared.set_tree(None);
             let (pending, _) = self
                 .shared
-                .moved
+                .state_changed
                 .wait_timeout_while(self.shared.pending(), AGAIN, |pending| !pending.abandoned)
                 .unwrap_or_else(PoisonError::into_inner);
             if pending.abandoned {
                 return;
             }
             drop(pending);
-            match self.open(generation.after, is_suspect) {
+            match self.open(memtable.after, is_suspect) {
                 Ok((tree, revision)) => {
                     self.shared.directory.set_suspect(false);
                     tracing::info!(revision, "the tree of the store is open again");
                     self.shared.set_tree(Some(tree));
-                    self.shared.pending().held_up = None;
-                    self.let_go(revision);
+                    self.shared.pending().flush_error = None;
+                    self.truncate(revision);
                     return;
                 }
                 Err(again) => error = again,

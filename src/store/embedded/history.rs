@@ -1,4 +1,4 @@
-//! The history of the embedded engine: the newest events are in memory, with the generations; the older ones are in the tree.
+//! The history of the embedded engine: the newest events are in memory, with the memtables; the older ones are in the tree.
 
 use std::ops::Range;
 
@@ -51,7 +51,7 @@ mod tests {
 
     const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
-    /// Commits this many small events, and a few large ones that fill the generation where it is to be full.
+    /// Commits this many small events, and a few large ones that fill the memtable where it is to be full.
     async fn make_history(store: &Embedded, small: usize, is_to_be_full: bool) {
         let sizes = std::iter::repeat_n(1 << 10, small).chain(std::iter::repeat_n(1 << 20, if is_to_be_full { 4 } else { 0 }));
         for bytes in sizes {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn history_is_told_out_of_the_tree_the_full_generations_and_the_active_one_at_once() {
+    async fn history_is_told_out_of_the_tree_the_full_memtables_and_the_active_one_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
         make_history(&store, 40, false).await;
@@ -94,7 +94,7 @@ mod tests {
         drop(store);
         let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
         let borders = {
-            let filler = hold(&store);
+            let flusher = hold(&store);
             make_history(&store, 6, true).await;
             make_history(&store, 6, true).await;
             make_history(&store, 10, false).await;
@@ -104,7 +104,7 @@ mod tests {
             };
             assert_eq!(borders, [40, 50, 60, 70]);
             read_all_stretches(&store, &borders).await;
-            filler.send(()).unwrap();
+            flusher.send(()).unwrap();
             borders
         };
         // Once more while they move, and when they have.
@@ -120,7 +120,7 @@ mod tests {
         let (shared, (held, is_held), (go_on, told)) =
             (store.shared.clone(), std::sync::mpsc::channel(), std::sync::mpsc::channel());
         std::thread::spawn(move || {
-            let _still = shared.still.read().unwrap();
+            let _still = shared.flush_lock.read().unwrap();
             held.send(()).unwrap();
             let _ = told.recv();
         });

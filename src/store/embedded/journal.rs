@@ -1,6 +1,6 @@
 //! The journal of an embedded engine: every commit is in it, and synced, before it is answered, and stays until the tree has it.
 //!
-//! A file holds the commits of one generation and is named after the commit before the first of them. An entry is its length (4 bytes,
+//! A file holds the commits of one memtable and is named after the commit before the first of them. An entry is its length (4 bytes,
 //! little-endian) and a sealed `JournalEntry`; a length of 0 ends a file. Files are written with zeros ahead, because a sync that has to change
 //! the size of a file takes twice as long.
 //!
@@ -82,14 +82,14 @@ impl Journal {
         }
         if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
             let error = failed(&self.path, &error);
-            self.cut_back()?;
+            self.truncate()?;
             // Whoever is refused is refused for good: the first of several may have been written whole.
             self.sync()?;
             return Err(error);
         }
         self.length += self.buffer.len() as u64;
         if self.length + LENGTH_BYTES as u64 > self.ahead {
-            self.write_ahead()?;
+            self.preallocate()?;
         }
         self.sync()
     }
@@ -100,16 +100,16 @@ impl Journal {
     }
 
     /// Where there is no room for zeros there may be room for the next entry.
-    fn write_ahead(&mut self) -> Result<(), StoreError> {
+    fn preallocate(&mut self) -> Result<(), StoreError> {
         match self.file.write_all_at(&vec![0; AHEAD], self.length) {
             Ok(()) => self.ahead = self.length + AHEAD as u64,
-            Err(_) => self.cut_back()?,
+            Err(_) => self.truncate()?,
         }
         Ok(())
     }
 
     /// Cuts off what was written by half.
-    fn cut_back(&mut self) -> Result<(), StoreError> {
+    fn truncate(&mut self) -> Result<(), StoreError> {
         self.ahead = self.length;
         self.file.set_len(self.length).map_err(|error| StoreError::Unavailable(format!("{}: {error}", self.path.display())))
     }

@@ -73,7 +73,7 @@ pub(super) struct Memtables {
     /// Those that wait for the tree, the oldest first.
     pub(super) full: VecDeque<Arc<Memtable>>,
     /// Why the tree does not take them now.
-    pub(super) held_up: Option<StoreError>,
+    pub(super) flush_error: Option<StoreError>,
     /// Nobody wants them any more: the store is being dropped.
     pub(super) abandoned: bool,
 }
@@ -81,10 +81,10 @@ pub(super) struct Memtables {
 impl Memtables {
     /// What is known here of a key, the newest first.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
-        self.newest_first().find_map(|generation| generation.changes.get(key))
+        self.newest_first().find_map(|memtable| memtable.changes.get(key))
     }
 
-    /// Closes the active generation, if there is anything in it, and begins the next.
+    /// Closes the active memtable, if there is anything in it, and begins the next.
     pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
             let next = Memtable::after(self.active.revision);
@@ -94,12 +94,12 @@ impl Memtables {
 
     /// The newest commit of those that the tree has whole, where it has all commits up to this one; nothing where it has none of them whole.
     pub(super) fn in_tree(&self, revision: Revision) -> Option<Revision> {
-        self.full.iter().map(|generation| generation.revision).take_while(|newest| *newest <= revision).last()
+        self.full.iter().map(|memtable| memtable.revision).take_while(|newest| *newest <= revision).last()
     }
 
     /// Forgets those up to this commit.
-    pub(super) fn let_go(&mut self, revision: Revision) {
-        while self.full.front().is_some_and(|generation| generation.revision <= revision) {
+    pub(super) fn truncate(&mut self, revision: Revision) {
+        while self.full.front().is_some_and(|memtable| memtable.revision <= revision) {
             self.full.pop_front();
         }
     }
@@ -111,7 +111,7 @@ impl Memtables {
 
     /// Memory of those that wait, roughly.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.full.iter().map(|generation| generation.bytes).sum()
+        self.full.iter().map(|memtable| memtable.bytes).sum()
     }
 
     /// All of them as of now, the oldest first. Copies the active one.
@@ -126,11 +126,11 @@ impl Memtables {
 
     /// The events of these commits, as far as they are here.
     pub(super) fn events(&self, revisions: &Range<Revision>) -> Vec<StoredEvent> {
-        let generations = self.full.iter().map(|generation| &**generation).chain([&self.active]);
-        generations.flat_map(|generation| generation.events_of(revisions)).cloned().collect()
+        let memtables = self.full.iter().map(|memtable| &**memtable).chain([&self.active]);
+        memtables.flat_map(|memtable| memtable.events_of(revisions)).cloned().collect()
     }
 
     fn newest_first(&self) -> impl Iterator<Item = &Memtable> {
-        [&self.active].into_iter().chain(self.full.iter().rev().map(|generation| &**generation))
+        [&self.active].into_iter().chain(self.full.iter().rev().map(|memtable| &**memtable))
     }
 }

@@ -14,13 +14,13 @@ pub(super) struct Shared {
     /// Nothing while it is opened anew.
     pub(super) tree: RwLock<Option<Tree>>,
     /// Held for reading while the tree has to stand still, never for longer than a piece of it takes to read; for writing while it is written.
-    pub(super) still: RwLock<()>,
+    pub(super) flush_lock: RwLock<()>,
     /// Told what the tree is about to lose.
     pub(super) snapshots: Snapshots,
-    /// What the tree does not have yet. Changed by the writer, and by the filler when the tree has it.
+    /// What the tree does not have yet. Changed by the writer, and by the flusher when the tree has it.
     pub(super) pending: Mutex<Memtables>,
-    /// Told when a generation is full, when the tree has one, and when this is dropped.
-    pub(super) moved: Condvar,
+    /// Told when a memtable is full, when the tree has one, and when this is dropped.
+    pub(super) state_changed: Condvar,
     /// The newest commits, up to the newest revision that is on stable storage. Written by the writer.
     pub(super) recent: Arc<FeedBuffer>,
     pub(super) journal: PathBuf,
@@ -46,7 +46,7 @@ impl Shared {
     pub(super) fn with_tree<T>(&self, read: impl FnOnce(&Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
             Some(tree) => read(tree),
-            None => Err(self.pending().held_up.clone().unwrap_or_else(closed)),
+            None => Err(self.pending().flush_error.clone().unwrap_or_else(closed)),
         }
     }
 

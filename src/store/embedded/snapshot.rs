@@ -12,7 +12,7 @@ use crate::store::{Entry, Revision, StoreError};
 
 /// Begins a snapshot of what is durable now.
 pub(super) fn begin(shared: &Shared) -> (Revision, Arc<Mutex<Overlay>>) {
-    let _still = shared.still.read().unwrap_or_else(PoisonError::into_inner);
+    let _still = shared.flush_lock.read().unwrap_or_else(PoisonError::into_inner);
     let memtables = shared.pending().copy();
     let revision = memtables.last().map_or(0, |active| active.revision);
     let changes = memtables.iter().flat_map(|memtable| &memtable.changes);
@@ -31,7 +31,7 @@ pub(super) fn send_pages(
     loop {
         let read = {
             let shared = store.upgrade().ok_or_else(closed)?;
-            let _still = shared.still.read().unwrap_or_else(PoisonError::into_inner);
+            let _still = shared.flush_lock.read().unwrap_or_else(PoisonError::into_inner);
             shared.with_tree(|tree| lock(overlay).read(tree))?
         };
         let Some(mut entries) = read else { return Ok(()) };

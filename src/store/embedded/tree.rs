@@ -46,7 +46,7 @@ const READ_RECORDS: usize = 1_024;
 /// A file is read and written again in pieces of this size.
 const REWRITTEN_BYTES: usize = 1 << 20;
 /// For how long sled's own lock is waited for, under ours.
-const LETTING_GO: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may write a page of its own, and move another one
 /// out of a segment that it wants to use again, with up to 17 of ours each: all in all half a segment.
 const BATCH_BYTES: usize = 64 << 10;
@@ -179,13 +179,13 @@ impl Tree {
         Err(corrupt(NEWEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
     }
 
-    /// Takes in a generation, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
+    /// Takes in a memtable, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
     /// newest revision stays where it was until the records are there, and then goes with the events.
-    pub(super) fn take(&self, generation: &Memtable, kept: Retention) -> Result<(), StoreError> {
+    pub(super) fn take(&self, memtable: &Memtable, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
             let (revision, mut tally) = self.newest()?;
             let mut touched = self.touched();
-            let changes: Vec<_> = generation.changes.iter().collect();
+            let changes: Vec<_> = memtable.changes.iter().collect();
             let mut rest = &changes[..];
             while !rest.is_empty() {
                 let mut batch = sled::Batch::default();
@@ -193,8 +193,8 @@ impl Tree {
                 batch.insert(NEWEST, tally.value(revision));
                 self.write(batch)?;
             }
-            let known = generation.events.partition_point(|event| event.revision <= revision);
-            let chunks = event_log::chunks(&generation.events[known..]);
+            let known = memtable.events.partition_point(|event| event.revision <= revision);
+            let chunks = event_log::chunks(&memtable.events[known..]);
             for some in chunks.chunks(CHUNKS) {
                 let mut batch = sled::Batch::default();
                 for (revision, events) in some {
@@ -202,12 +202,12 @@ impl Tree {
                     batch.insert(&key, event_log::encode(&key, *revision, events));
                     batch.insert(NEWEST, tally.value(revision + events.len() as Revision - 1));
                 }
-                self.prune(&mut batch, kept, generation, some.len() + PRUNED)?;
+                self.prune(&mut batch, kept, memtable, some.len() + PRUNED)?;
                 self.write(batch)?;
             }
             if chunks.is_empty() {
                 let mut batch = sled::Batch::default();
-                batch.insert(NEWEST, tally.value(generation.revision.max(revision)));
+                batch.insert(NEWEST, tally.value(memtable.revision.max(revision)));
                 self.write(batch)?;
             }
             collect_garbage(changes.len() + chunks.len());
@@ -334,13 +334,13 @@ impl Tree {
     }
 
     /// Cuts the log of events where it is too long or too old, by whole chunks.
-    fn prune(&self, batch: &mut sled::Batch, kept: Retention, generation: &Memtable, most: usize) -> Result<(), StoreError> {
+    fn prune(&self, batch: &mut sled::Batch, kept: Retention, memtable: &Memtable, most: usize) -> Result<(), StoreError> {
         for pair in self.db.scan_prefix([EVENTS]).take(most) {
             let (key, value) = pair.map_err(failure)?;
             let events = event_log::decode(&key, &value)?;
             let is_old = events.last().is_some_and(|last| {
-                let too_many = generation.revision.saturating_sub(last.revision) >= kept.events;
-                too_many || last.at_ms.saturating_add(kept.age_ms) < generation.newest_ms()
+                let too_many = memtable.revision.saturating_sub(last.revision) >= kept.events;
+                too_many || last.at_ms.saturating_add(kept.age_ms) < memtable.newest_ms()
             });
             if !is_old {
                 break;
@@ -515,7 +515,7 @@ fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let started = Instant::now();
     loop {
         match config.open() {
-            Err(error) if started.elapsed() < LETTING_GO && error.to_string().contains("could not acquire lock") => {
+            Err(error) if started.elapsed() < LOCK_TIMEOUT && error.to_string().contains("could not acquire lock") => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             opened => return opened.map_err(failure),

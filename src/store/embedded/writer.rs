@@ -24,7 +24,7 @@ use crate::telemetry::metrics::METRICS;
 /// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
 const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
-/// Commits are refused while so many full generations, by their bytes, wait for the tree.
+/// Commits are refused while so many full memtables, by their bytes, wait for the tree.
 const WAITING: usize = 4;
 
 /// The one thread that writes the journal.
@@ -32,23 +32,23 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     file: Journal,
     jobs: mpsc::Receiver<Job>,
-    /// A generation is full at this many bytes of memory.
-    generation_bytes: usize,
+    /// A memtable is full at this many bytes of memory.
+    memtable_bytes: usize,
     absent: Absent,
     /// Why nothing is written any more.
     stopped: Option<StoreError>,
     /// Why the newest revision is not noted yet.
     note_error: Option<StoreError>,
-    /// Why the active generation, which is full, has no file after it yet.
+    /// Why the active memtable, which is full, has no file after it yet.
     rotate_error: Option<StoreError>,
     /// The last write found the disk full.
     full: bool,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, generation_bytes: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, memtable_bytes: usize) -> Self {
         let absent = Absent::default();
-        Self { shared, file, jobs, generation_bytes, absent, stopped: None, note_error: None, rotate_error: None, full: false }
+        Self { shared, file, jobs, memtable_bytes, absent, stopped: None, note_error: None, rotate_error: None, full: false }
     }
 
     pub(super) fn run(mut self) {
@@ -67,7 +67,7 @@ impl Writer {
                         Job::Commit(batch, answer) => match (self.refusal(&pending), &*tree) {
                             (None, Some(tree)) => group.add(tree, &pending, &mut self.absent, batch, answer),
                             (Some(refusal), _) => drop(answer.send(Err(refusal))),
-                            (None, None) => drop(answer.send(Err(pending.held_up.clone().unwrap_or_else(closed)))),
+                            (None, None) => drop(answer.send(Err(pending.flush_error.clone().unwrap_or_else(closed)))),
                         },
                         Job::Close(answer) => closing = Some(answer),
                     }
@@ -99,24 +99,24 @@ impl Writer {
 
     /// Why no commit can be taken now.
     fn refusal(&self, pending: &Memtables) -> Option<StoreError> {
-        let held_up = || pending.held_up.clone().filter(|_| self.waits_too_much(pending));
+        let flush_error = || pending.flush_error.clone().filter(|_| self.waits_too_much(pending));
         let too_long = || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
-        self.stopped.clone().or_else(|| self.note_error.clone()).or_else(held_up).or_else(too_long)
+        self.stopped.clone().or_else(|| self.note_error.clone()).or_else(flush_error).or_else(too_long)
     }
 
     /// Waits while too much waits for a tree that is at work.
     fn wait_for_the_tree(&self) {
-        let busy = |pending: &mut Memtables| self.waits_too_much(pending) && pending.held_up.is_none() && !pending.abandoned;
-        drop(self.shared.moved.wait_while(self.shared.pending(), busy));
+        let busy = |pending: &mut Memtables| self.waits_too_much(pending) && pending.flush_error.is_none() && !pending.abandoned;
+        drop(self.shared.state_changed.wait_while(self.shared.pending(), busy));
     }
 
     fn waits_too_much(&self, pending: &Memtables) -> bool {
         pending.waiting_bytes() > self.bytes_of(WAITING)
     }
 
-    /// So many generations that are full.
-    fn bytes_of(&self, generations: usize) -> usize {
-        self.generation_bytes.saturating_mul(generations)
+    /// So many memtables that are full.
+    fn bytes_of(&self, memtables: usize) -> usize {
+        self.memtable_bytes.saturating_mul(memtables)
     }
 
     /// Makes the group durable, then visible, then answers.
@@ -165,7 +165,7 @@ impl Writer {
         let is_full = {
             let mut pending = self.shared.pending();
             pending.active.extend(&commits, changes);
-            pending.active.bytes >= self.generation_bytes
+            pending.active.bytes >= self.memtable_bytes
         };
         if is_full {
             self.rotate();
@@ -174,13 +174,13 @@ impl Writer {
         self.shared.recent.wait_for_room();
     }
 
-    /// Closes the active generation with its file, and begins the next.
+    /// Closes the active memtable with its file, and begins the next.
     fn rotate(&mut self) {
         let revision = self.shared.pending().active.revision;
         match self.file.rotate(revision) {
             Ok(()) => {
                 self.shared.pending().rotate();
-                self.shared.moved.notify_all();
+                self.shared.state_changed.notify_all();
                 self.rotate_error = None;
             }
             Err(RotateError::NotCreated(error)) => {
@@ -203,11 +203,11 @@ impl Writer {
         }
         let mut pending = self.shared.pending();
         pending.rotate();
-        self.shared.moved.notify_all();
-        let busy = |pending: &mut Memtables| !pending.full.is_empty() && pending.held_up.is_none() && !pending.abandoned;
-        let pending = self.shared.moved.wait_while(pending, busy).unwrap_or_else(PoisonError::into_inner);
+        self.shared.state_changed.notify_all();
+        let busy = |pending: &mut Memtables| !pending.full.is_empty() && pending.flush_error.is_none() && !pending.abandoned;
+        let pending = self.shared.state_changed.wait_while(pending, busy).unwrap_or_else(PoisonError::into_inner);
         self.stopped = Some(closed());
-        if let Some(error) = pending.held_up.clone().filter(|_| !pending.full.is_empty()) {
+        if let Some(error) = pending.flush_error.clone().filter(|_| !pending.full.is_empty()) {
             return Err(error);
         }
         Journal::remove_all(&self.shared.journal)?;

@@ -77,7 +77,7 @@ impl Store for Memory {
         let mut kept = self.kept();
         let Kept { records, commits } = &mut *kept;
         let revision_of = |key: &Vec<u8>| records.by_key.get(key).map(|(revision, _)| *revision);
-        if batch.expectations.iter().any(|expected| revision_of(&expected.key) != expected.revision) {
+        if batch.preconditions.iter().any(|expected| revision_of(&expected.key) != expected.revision) {
             return Err(StoreError::Conflict { revision: records.revision });
         }
         records.revision += 1;

@@ -19,7 +19,7 @@ async fn open(network: &Network) -> Arc<dyn Store> {
 
 fn new(key: &str) -> Batch {
     Batch {
-        expectations: vec![Precondition { key: key.into(), revision: None }],
+        preconditions: vec![Precondition { key: key.into(), revision: None }],
         operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
         event: key.as_bytes().to_vec(),
         is_alone: false,

@@ -14,7 +14,7 @@ pub type Ends = BTreeMap<(pb::ChangeKind, String, String), usize>;
 #[derive(Debug, PartialEq)]
 pub struct Facts {
     pub rooms: [Option<RoomFacts>; 2],
-    pub silenced: Vec<Option<Vec<(String, End)>>>,
+    pub push_muted: Vec<Option<Vec<(String, End)>>>,
     pub muted_users: Vec<(String, End)>,
 }
 
@@ -46,7 +46,7 @@ pub struct Model {
     clients: BTreeSet<&'static str>,
     muted_users: BTreeMap<&'static str, End>,
     /// By user, in the order of muting.
-    silenced: BTreeMap<&'static str, Vec<(&'static str, End)>>,
+    push_muted: BTreeMap<&'static str, Vec<(&'static str, End)>>,
     /// How often each mark has come to its end.
     ended: Ends,
 }
@@ -61,7 +61,7 @@ impl Model {
             rooms: [room(), room()],
             clients: USERS.into_iter().filter(|_| is_strict).collect(),
             muted_users: BTreeMap::new(),
-            silenced: BTreeMap::new(),
+            push_muted: BTreeMap::new(),
             ended: Ends::new(),
         }
     }
@@ -91,7 +91,7 @@ impl Model {
             Step::UnmuteNotifications { room, user } => {
                 self.require_client(*user)?;
                 self.require_room(*room)?;
-                self.silenced.entry(USERS[*user]).or_default().retain(|(known, _)| *known != ROOMS[*room]);
+                self.push_muted.entry(USERS[*user]).or_default().retain(|(known, _)| *known != ROOMS[*room]);
             }
             Step::MuteUser { user, duration_ms } => {
                 self.require_client(*user)?;
@@ -105,12 +105,12 @@ impl Model {
             }
             Step::DeleteRoom { room } => {
                 self.rooms[*room] = Room::default();
-                self.silenced.values_mut().for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
+                self.push_muted.values_mut().for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
             }
             Step::CreateClient { user } => drop(self.clients.insert(USERS[*user])),
             Step::DeleteClient { user } => {
                 self.clients.remove(USERS[*user]);
-                self.silenced.remove(USERS[*user]);
+                self.push_muted.remove(USERS[*user]);
             }
             Step::Advance { ms } => self.advance(*ms),
             Step::Jump { .. } | Step::Sweep | Step::SweepDeleted | Step::Restart => {}
@@ -160,7 +160,7 @@ impl Model {
         // Who mutes something is registered by that, in an open app.
         self.clients.insert(user);
         let now_ms = self.now_ms;
-        let list = self.silenced.entry(user).or_default();
+        let list = self.push_muted.entry(user).or_default();
         list.retain(|(_, end)| end.is_none_or(|end| now_ms < end));
         match list.iter_mut().find(|(known, _)| *known == room) {
             Some(known) => known.1 = end,
@@ -194,7 +194,7 @@ impl Model {
             ended.extend(muted.map(|(user, _)| (pb::ChangeKind::Expired, id, *user)));
             ended.extend(room.ban.filter(|end| has_ended(end)).map(|_| (pb::ChangeKind::BanExpired, id, "")));
         }
-        for (user, list) in &self.silenced {
+        for (user, list) in &self.push_muted {
             let list = list.iter().filter(|(_, end)| has_ended(end));
             ended.extend(list.map(|(room, _)| (pb::ChangeKind::NotificationsExpired, *room, *user)));
         }
@@ -226,7 +226,7 @@ impl Model {
     /// Those of the users who may be pushed to.
     fn recipients(&self, room: usize) -> Vec<String> {
         let is_silenced = |user: &str| {
-            let mut list = self.silenced.get(user).into_iter().flatten();
+            let mut list = self.push_muted.get(user).into_iter().flatten();
             list.any(|(silent, end)| *silent == ROOMS[room] && self.in_force(*end))
         };
         strings(&USERS).into_iter().filter(|user| !is_silenced(user)).collect()
@@ -246,14 +246,14 @@ impl Model {
     }
 
     pub fn facts(&self) -> Facts {
-        let silenced = |user: usize| {
+        let push_muted = |user: usize| {
             self.require_client(user).ok()?;
-            let list = self.silenced.get(USERS[user]).into_iter().flatten();
+            let list = self.push_muted.get(USERS[user]).into_iter().flatten();
             Some(list.filter(|(_, end)| self.in_force(*end)).map(|(room, end)| ((*room).to_owned(), *end)).collect())
         };
         Facts {
             rooms: [self.room_facts(0), self.room_facts(1)],
-            silenced: (0..USERS.len()).map(silenced).collect(),
+            push_muted: (0..USERS.len()).map(push_muted).collect(),
             muted_users: self.those_in_force(&self.muted_users),
         }
     }

@@ -201,17 +201,17 @@ impl Subject {
 
     pub async fn facts(&mut self) -> Facts {
         let rooms = [self.room_facts(ROOMS[0]).await, self.room_facts(ROOMS[1]).await];
-        let mut silenced = Vec::new();
+        let mut push_muted = Vec::new();
         for user in USERS {
             let message = pb::ListMutedRoomsRequest { app: self.app.to_owned(), user: user.to_owned(), ..Default::default() };
             let list = found(self.mutes.list_muted_rooms(with(message, &[SERVICE])).await);
             let end = |muted: pb::MutedRoom| (muted.room, muted.expire_time.as_ref().map(ms));
-            silenced.push(list.map(|list| list.rooms.into_iter().map(end).collect()));
+            push_muted.push(list.map(|list| list.rooms.into_iter().map(end).collect()));
         }
         let message = pb::ListMutedUsersRequest { app: self.app.to_owned(), ..Default::default() };
         let muted_users = self.mutes.list_muted_users(with(message, &[SERVICE])).await.unwrap().into_inner().users;
         let muted_users = muted_users.into_iter().map(|mute| (mute.user, mute.expire_time.as_ref().map(ms))).collect();
-        Facts { rooms, silenced, muted_users }
+        Facts { rooms, push_muted, muted_users }
     }
 
     async fn room_facts(&mut self, room: &str) -> Option<RoomFacts> {

@@ -244,7 +244,7 @@ fn room_state(text: &mut String, room: Option<&Room>) {
     writeln!(text, "  banned {:?}", room.ban.as_ref().map(|ban| &ban.value)).unwrap();
     room.muted.iter().for_each(|(user, mute)| writeln!(text, "  muted {user} {:?}", mute.value).unwrap());
     room.allowed.iter().for_each(|(user, mark)| writeln!(text, "  allowed {user} {:?}", mark.value).unwrap());
-    room.silenced.iter().for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
+    room.push_muted.iter().for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
 }
 
 fn client_state(text: &mut String, client: Option<KnownClient<'_>>) {

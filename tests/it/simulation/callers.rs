@@ -259,7 +259,7 @@ pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) 
         room: room.to_owned(),
         revision: revision as i64,
         now_ms: replica.clock.now_ms(),
-        silenced: users.into_iter().filter(|user| !pushed.contains(user)).collect(),
+        push_muted: users.into_iter().filter(|user| !pushed.contains(user)).collect(),
     });
 }
 

@@ -112,40 +112,40 @@ pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
 }
 
 /// Who wanted no push from a room up to a revision, until when; and whose mute of it has gone with the room or the client.
-fn silenced(history: &[pb::Change], room: &str, revision: i64) -> (BTreeMap<String, u64>, BTreeSet<String>) {
-    let mut silenced = BTreeMap::new();
+fn push_muted(history: &[pb::Change], room: &str, revision: i64) -> (BTreeMap<String, u64>, BTreeSet<String>) {
+    let mut push_muted = BTreeMap::new();
     let mut voided = BTreeSet::new();
     for change in history.iter().take_while(|change| change.revision <= revision) {
         match change.kind() {
             ChangeKind::RoomDeleted if change.room == room => {
-                voided.extend(std::mem::take(&mut silenced).into_keys());
+                voided.extend(std::mem::take(&mut push_muted).into_keys());
             }
             ChangeKind::ClientDeleted => {
-                voided.extend(change.users.iter().filter(|user| silenced.remove(*user).is_some()).cloned());
+                voided.extend(change.users.iter().filter(|user| push_muted.remove(*user).is_some()).cloned());
             }
             ChangeKind::NotificationsMuted if change.room == room => {
-                silenced.insert(change.users[0].clone(), change.expire_time.as_ref().map_or(u64::MAX, ms));
+                push_muted.insert(change.users[0].clone(), change.expire_time.as_ref().map_or(u64::MAX, ms));
             }
             ChangeKind::NotificationsUnmuted | ChangeKind::NotificationsExpired if change.room == room => {
-                silenced.remove(&change.users[0]);
+                push_muted.remove(&change.users[0]);
             }
             _ => {}
         }
     }
-    (silenced, voided)
+    (push_muted, voided)
 }
 
 /// A notification mute is in force from its commit on until it is removed or ends, and never after its room or client has gone.
 pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
-    let (expected, voided) = silenced(history, &seen.room, seen.revision | (PLACES - 1));
+    let (expected, voided) = push_muted(history, &seen.room, seen.revision | (PLACES - 1));
     let mut faults = Faults::new();
-    for user in &seen.silenced {
+    for user in &seen.push_muted {
         if expected.get(user).is_none_or(|end_ms| *end_ms <= seen.now_ms) {
             let fault = if voided.contains(user) { Fault::DeletedRoom } else { Fault::History };
             faults.push((fault, format!("{user} is not to be silent in {seen:?}")));
         }
     }
-    for (user, _) in expected.iter().filter(|(user, end_ms)| **end_ms > seen.now_ms && !seen.silenced.contains(*user)) {
+    for (user, _) in expected.iter().filter(|(user, end_ms)| **end_ms > seen.now_ms && !seen.push_muted.contains(*user)) {
         let was_deleted = history.iter().any(|change| {
             change.room == seen.room && change.kind() == ChangeKind::RoomDeleted && change.revision <= seen.revision
         });

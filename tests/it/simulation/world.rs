@@ -90,7 +90,7 @@ pub struct Observation {
     pub revision: i64,
     /// By its clock.
     pub now_ms: u64,
-    pub silenced: BTreeSet<String>,
+    pub push_muted: BTreeSet<String>,
 }
 
 /// What a watch of the open app has told, and how it ended.
