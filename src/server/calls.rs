@@ -25,7 +25,7 @@ use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
     limits::{
-        concurrency::{MAX_DEADLINE, Load, MESSAGE_PATIENCE},
+        concurrency::{Load, MAX_DEADLINE, MESSAGE_PATIENCE},
         connection::{Connection, Exchange},
         holder::What,
         sent::{Carried, Sent},

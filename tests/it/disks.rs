@@ -16,8 +16,8 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     embedded::{SmallDisk, copy, largest_commit, open, read_all},
-    forgetful::{Disk, Health},
     harness::{SERVICE, reason, sent, skipped, strings, with},
+    lossy_disk::{Disk, Health},
     process::{Process, mute, muted, run, text},
 };
 

@@ -1,4 +1,4 @@
-//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then on. `forgetful.rs` asks before each operation.
+//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then on. `lossy_disk.rs` asks before each operation.
 
 use std::collections::BTreeMap;
 

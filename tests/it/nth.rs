@@ -23,9 +23,9 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use crate::{
     faulty::{Fault, Kind},
-    forgetful::Disk,
     harness::skipped,
     ledger::{random, setting},
+    lossy_disk::Disk,
 };
 
 /// Pairs of keys that are written again and again.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 use crate::{
-    forgetful::Disk,
     harness::skipped,
     ledger::{Habit, Ledger, random, setting},
+    lossy_disk::Disk,
     process::Process,
 };
 
