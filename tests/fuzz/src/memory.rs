@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mute_service::store::{
-    Batch, Commit, Entry, EventRange, Feed, StoredEvent, Operation, Revision, Snapshot, Store, StoreError, Update, Updates,
+    Batch, Commit, Entry, EventRange, Feed, Operation, Revision, Snapshot, Store, StoreError, StoredEvent, Update, Updates,
 };
 use tokio::sync::watch;
 
