@@ -1,6 +1,10 @@
 //! What people read about settings is true: `--help`, the README and the sample file have the default that is in force; and what comes before what.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args as _, Command, FromArgMatches as _};
 use mute_service::config::{Config, Settings};
@@ -9,6 +13,30 @@ use crate::process::{program, text};
 
 const README: &str = include_str!("../../README.md");
 const SAMPLE: &str = include_str!("../../deploy/mute-service.toml");
+
+/// The variables of tests and benchmarks that a text has.
+fn knobs(text: &str) -> BTreeSet<String> {
+    let is_of_name = |at: char| at.is_ascii_uppercase() || at == '_';
+    let words = text.split(|at| !is_of_name(at)).filter(|word| word.starts_with("MUTE_TEST_") || word.starts_with("MUTE_BENCH_"));
+    words.chain(text.contains("MUTE_BLESS").then_some("MUTE_BLESS")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_of_tests_has_every_knob_and_none_that_is_not() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut pending: Vec<PathBuf> = ["it", "bench", "skips"].map(|directory| root.join(directory)).into();
+    let mut found = BTreeSet::new();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if !path.ends_with("settings.rs") {
+            found.extend(knobs(&fs::read_to_string(path).unwrap()));
+        }
+    }
+    // A test tells its own processes by it.
+    found.remove("MUTE_TEST_NTH_PROCESS");
+    assert_eq!(knobs(&fs::read_to_string(root.join("README.md")).unwrap()), found);
+}
 
 /// Each setting, with its default as `--help` has it.
 fn settings() -> BTreeMap<String, Option<String>> {
