@@ -53,7 +53,7 @@ pub struct ServiceAccount {
     pub scopes: Vec<Scope>,
     /// Where: app keys, or `*` for all.
     pub apps: Vec<String>,
-    /// What it holds.
+    /// Taken by the one of its lists that reads on: a list is long, and they read in turns.
     pub turn: tokio::sync::Mutex<()>,
 }
 

@@ -1,4 +1,4 @@
-//! What callers may have at a time and a second, of both doors together, and how each of them is told that it is too much.
+//! What callers may hold at a time, and how often they may call, over gRPC and REST together.
 
 pub mod concurrency;
 pub mod connection;

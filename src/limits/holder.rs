@@ -1,4 +1,4 @@
-//! Who holds: an address that calls come from, an app or a service; and what of.
+//! Who holds, and what: an address that calls come from, or an app. An internal service has no account of its own; its peer has one.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -20,7 +20,7 @@ pub enum What {
 
 pub(super) const ALL: [What; 4] = [What::Call, What::Message, What::Byte, What::Stream];
 
-/// What one peer address, app or service holds.
+/// What one peer address holds, or the admins or the users of one app.
 #[derive(Debug, Default)]
 pub struct Holder {
     known: [AtomicUsize; ALL.len()],

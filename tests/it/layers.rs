@@ -221,20 +221,19 @@ fn uses() -> BTreeMap<Names, BTreeSet<Names>> {
     let modules = modules();
     let paths: BTreeMap<_, _> = texts().iter().map(|(file, text)| (module_of(file), paths(text))).collect();
     let of_module = |(module, found): (&Names, &Paths)| {
-        let files = found.code.iter().filter_map(|path| file_of(&from_root(module, path, &modules)?, &paths));
+        let files = found.code.iter().filter_map(|path| file_of(&from_root(module, path, &modules)?, &paths, &modules));
         (module.clone(), files.filter(|other| other != module).collect())
     };
     paths.iter().map(of_module).collect()
 }
 
 /// The module that has what lies at this path from the root.
-fn file_of(path: &[String], paths: &BTreeMap<Names, Paths>) -> Option<Names> {
+fn file_of(path: &[String], paths: &BTreeMap<Names, Paths>, modules: &BTreeSet<Names>) -> Option<Names> {
     let length = (1..=path.len()).rev().find(|length| paths.contains_key(&path[..*length]))?;
     let (module, item) = (path[..length].to_vec(), path.get(length));
-    let modules = paths.keys().cloned().collect();
     let shown = paths[&module].shown.iter().find(|shown| shown.len() > 1 && shown.last() == item);
-    match shown.and_then(|shown| from_root(&module, shown, &modules)) {
-        Some(from) => file_of(&from, paths),
+    match shown.and_then(|shown| from_root(&module, shown, modules)) {
+        Some(from) => file_of(&from, paths, modules),
         None => Some(module),
     }
 }
