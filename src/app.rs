@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     gateway::Gateway,
     grpc::Api,
-    limits::concurrency::Load,
+    limits::concurrency::ConcurrencyLimit,
     limits::rate::Limits,
     model::UserId,
     server::{self, Rules, tls::Tls, web::Origin},
@@ -106,7 +106,7 @@ impl App {
             refuse_old_views: config.refuse_old_views,
             refuse_skewed_clock: config.refuse_skewed_clock,
             quotas: config.quotas,
-            load: Load::new(config.max_calls, config.max_message_bytes),
+            load: ConcurrencyLimit::new(config.max_calls, config.max_message_bytes),
         });
         let mut background = JoinSet::new();
         background.spawn(filled.follow(store.clone()));
@@ -114,7 +114,7 @@ impl App {
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
         if let Some(tls) = tls.clone() {
-            background.spawn(tls.keep_new());
+            background.spawn(tls.watch_files());
         }
         if let Err(failure) = prepare(config, &service, addresses).await {
             store.close().await?;
@@ -173,7 +173,7 @@ impl App {
         let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, access, told_health, told_admin));
         let outcome = tokio::select! {
             () = stop => Ok(()),
-            error = service.store.replaced() => Err(Failure::Store(error)),
+            error = service.store.fatal_error() => Err(Failure::Store(error)),
             Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
             Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
         };

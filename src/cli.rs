@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     config::{Config, Settings},
     ctl, dev,
-    files::Files,
+    files::FileWatcher,
     server::tls::Tls,
     service::MAX_TTL_S,
     telemetry::{self, traces::Traces},
@@ -194,7 +194,7 @@ fn run(command: Command) -> ExitCode {
 
 fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
     // From before it is read, so that what changes meanwhile is read again.
-    let files = Files::new(source.config.iter().cloned().collect());
+    let files = FileWatcher::new(source.config.iter().cloned().collect());
     let config = load(source, settings.clone())?;
     telemetry::init_logs(config.log_format);
     // Each connection is an open file. Where the system gives no more, there is what there was.
@@ -217,7 +217,7 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
         let access = app.service.access.clone();
         let ended = tokio::select! {
             ended = app.run(stop) => ended,
-            () = keep_new(source, files, &settings, &access, hangups) => Ok(()),
+            () = watch_files(source, files, &settings, &access, hangups) => Ok(()),
         };
         if let Some(traces) = traces {
             traces.end().await;
@@ -227,7 +227,7 @@ fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
 }
 
 /// Reads again who may call, when the file has changed and on SIGHUP: all of it, or nothing where something is wrong. Never ends by itself.
-async fn keep_new(source: &Source, mut files: Files, settings: &Settings, access: &Access, mut hangups: Signal) {
+async fn watch_files(source: &Source, mut files: FileWatcher, settings: &Settings, access: &Access, mut hangups: Signal) {
     loop {
         tokio::select! {
             () = files.changed() => {}

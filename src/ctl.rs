@@ -16,7 +16,7 @@ mod follow;
 mod output;
 mod records;
 
-use commands::Hands;
+use commands::Commands;
 use failure::Failure;
 use output::Output;
 
@@ -53,5 +53,5 @@ async fn work(Ctl { options, command }: Ctl) -> Result<(), Failure> {
     let out = Output::stdout(options.json, Clock::system());
     let app = options.app()?;
     let mutes = connection::connect(&options).await?;
-    Hands { mutes, app, out }.run(command).await
+    Commands { mutes, app, out }.run(command).await
 }

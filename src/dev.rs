@@ -90,7 +90,7 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
 
 fn enter(service: &Service, app: &str) -> Result<RequestContext, Error> {
     let principal = Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
-    service.enter(Caller::of(Ok(principal)), app.to_owned(), "Seed")
+    service.authorize(Caller::of(Ok(principal)), app.to_owned(), "Seed")
 }
 
 async fn seed_client(service: &Service, call: &RequestContext, user: &str, patch: ClientPatch) -> Result<(), Error> {

@@ -25,7 +25,7 @@ pub fn client(authorities: Option<&Path>) -> Result<HttpClient, String> {
 }
 
 /// With what lies below it, since hyper's own say little of what was wrong.
-pub fn tell(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }

@@ -8,16 +8,16 @@ use std::{
 };
 
 /// How often they are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Some files, as they were last seen. To be made before they are read, so that what changes meanwhile is read again.
 #[derive(Clone)]
-pub struct Files {
+pub struct FileWatcher {
     paths: Vec<PathBuf>,
     seen: Vec<Option<(SystemTime, u64)>>,
 }
 
-impl Files {
+impl FileWatcher {
     /// As they are now.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>) -> Self {
@@ -28,7 +28,7 @@ impl Files {
     /// Done when one of them has changed since it was last seen.
     pub async fn changed(&mut self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             let now = look(&self.paths);
             if now != self.seen {
                 self.seen = now;

@@ -20,9 +20,9 @@ use crate::{
     auth::credentials::Caller,
     error::Error,
     limits::{
-        concurrency::{MAX_DEADLINE, MESSAGE_PATIENCE},
+        concurrency::{MAX_DEADLINE, MESSAGE_TIMEOUT},
         connection::{Connection, Exchange},
-        holder::What,
+        holder::Resource,
         message::{self, Unread},
         sent::{Carried, Sent},
     },
@@ -138,7 +138,7 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
     // Of one who is not known nothing is read, but where a token is asked for.
     let body = if is_known || uri.path().ends_with(TOKENS) {
         let most = if is_known { MAX_BODY_BYTES } else { MAX_TOKEN_BYTES };
-        match message::whole(&mut body, most, held, MESSAGE_PATIENCE).await {
+        match message::whole(&mut body, most, held, MESSAGE_TIMEOUT).await {
             Ok(bytes) => bytes,
             Err(Unread::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
             Err(Unread::Late) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
@@ -148,7 +148,7 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
     } else {
         Bytes::new()
     };
-    match held.take(What::Call, 1) {
+    match held.take(Resource::Call, 1) {
         Ok(()) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => too_many(uri, &error),
     }

@@ -6,4 +6,6 @@ mod record;
 
 pub use expire::Expire;
 pub use ids::{AppKey, RequestId, RoomId, UserId, UserRef};
-pub use record::{Address, Answered, ClientProfile, Event, EventKind, Key, Owner, Provenance, Restriction, RoomProfile, Value};
+pub use record::{
+    Address, ClientProfile, Event, EventKind, IdempotencyRecord, Key, Owner, Provenance, Restriction, RoomProfile, Value,
+};

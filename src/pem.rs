@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{
 /// All certificates of a file, at least one. Errors: a sentence that names the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| tell(path, &error))?;
+    let read = read.map_err(|error| describe(path, &error))?;
     if read.is_empty() { Err(format!("{}: there is no certificate in it", path.display())) } else { Ok(read) }
 }
 
@@ -18,12 +18,12 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| tell(path, &error))?;
+        roots.add(certificate).map_err(|error| describe(path, &error))?;
     }
     Ok(roots)
 }
 
 /// What is wrong with a file.
-pub fn tell(path: &Path, error: &dyn std::fmt::Display) -> String {
+pub fn describe(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
 }

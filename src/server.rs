@@ -22,7 +22,7 @@ use crate::{
     gateway::{self, Gateway},
     grpc::Api,
     limits::{
-        concurrency::Load,
+        concurrency::ConcurrencyLimit,
         connection::{Connection, Exchange},
         sent::{Carried, Sent},
     },
@@ -106,7 +106,7 @@ pub async fn serve_grpc(
     routes: Routes<MuteServiceServer<Api>>,
     pages: Vec<Origin>,
     access: Arc<Access>,
-    load: Arc<Load>,
+    load: Arc<ConcurrencyLimit>,
     stop: Stop,
 ) {
     let calls = Calls(load);

@@ -2,8 +2,8 @@
 //! change is committed.
 //!
 //! # The way in
-//! [`Service::enter`] makes a [`RequestContext`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
-//! can be reached without one. A read that asks for a commit waits for it in [`Service::see`].
+//! [`Service::authorize`] makes a [`RequestContext`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
+//! can be reached without one. A read that asks for a commit waits for it in [`Service::wait_for_revision`].
 //!
 //! # The way of a change
 //! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
@@ -30,7 +30,7 @@ use crate::{
     },
     clock::Clock,
     error::{Error, Reason},
-    limits::concurrency::Load,
+    limits::concurrency::ConcurrencyLimit,
     limits::rate::Limits,
     model::{Event, EventKind, Expire, Key, Provenance, RequestId, Restriction, RoomId, UserId},
     store::{Batch, Revision, Store, StoreError},
@@ -63,7 +63,7 @@ pub use quota::Quotas;
 pub use token::{MAX_TTL_S, TokenAsked};
 
 /// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks for a turn, at least.
 const SOON: Duration = Duration::from_millis(2);
 /// Elements that a list passes over for what a call costs.
@@ -94,7 +94,7 @@ pub struct Service {
     /// What one app may have.
     pub quotas: Quotas,
     /// What callers hold, for whoever asks.
-    pub load: Arc<Load>,
+    pub load: Arc<ConcurrencyLimit>,
     /// A clock that is far from those of the other replicas is a reason not to be ready.
     pub refuse_skewed_clock: bool,
 }
@@ -161,9 +161,9 @@ impl RequestContext {
         self.app.key.as_str()
     }
 
-    fn mark(&self, now_ms: u64, expire: Expire, reason: &str) -> Restriction {
-        let why = Provenance { actor: self.principal.actor().into(), reason: reason.into() };
-        Restriction { expire, set_ms: now_ms, why: Arc::new(why) }
+    fn restriction(&self, now_ms: u64, expire: Expire, reason: &str) -> Restriction {
+        let provenance = Provenance { actor: self.principal.actor().into(), reason: reason.into() };
+        Restriction { expire, set_ms: now_ms, provenance: Arc::new(provenance) }
     }
 
     fn event(&self, kind: EventKind, now_ms: u64) -> Event {
@@ -179,7 +179,7 @@ impl RequestContext {
 
 impl Service {
     /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
-    pub fn enter(&self, caller: Caller, app: String, method: &'static str) -> Result<RequestContext, Error> {
+    pub fn authorize(&self, caller: Caller, app: String, method: &'static str) -> Result<RequestContext, Error> {
         let Caller { principal, calls, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
@@ -215,9 +215,9 @@ impl Service {
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
-    pub async fn see(&self, revision: Revision, patience: Duration) -> Result<(), Error> {
+    pub async fn wait_for_revision(&self, revision: Revision, timeout: Duration) -> Result<(), Error> {
         // Boxed, so that a call that need not wait does not carry the room for it.
-        if self.view.revision() >= revision || Box::pin(self.view.wait_within(revision, patience)).await {
+        if self.view.revision() >= revision || Box::pin(self.view.wait_within(revision, timeout)).await {
             Ok(())
         } else {
             Err(Error::not_seen_yet(revision))
@@ -298,24 +298,24 @@ impl Service {
         plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
     ) -> Result<Committed<A>, Error> {
         let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        while started.elapsed() < CATCH_UP_TIMEOUT {
             // What was there is over when that is certain; the end of what is set is the wall clock's, as checks are.
             let now_ms = sweep::certain_ms(&*self.store, &self.clock);
             let planned = plan(now_ms);
             // Looked at after the plan: what was planned on the effect of a first call, or failed on it, is a repeat.
-            let kept = self.kept(call);
-            if let Some(first) = call.first_answer(kept.as_ref(), now_ms)? {
+            let record = self.idempotency_record(call);
+            if let Some(first) = call.first_answer(record.as_ref(), now_ms)? {
                 return Ok(first);
             }
             let (batch, planned) = planned?;
-            let is_new = kept.is_none();
+            let is_new = record.is_none();
             let answer = answer(planned);
             // At least what the plan has seen.
-            let Some(batch) = call.keep(batch, &answer, kept.map(|kept| kept.revision), now_ms) else {
+            let Some(batch) = call.record_answer(batch, &answer, record.map(|record| record.revision), now_ms) else {
                 return Ok(Committed { answer, revision: self.view.revision() });
             };
             self.require_quota(call, &batch, is_new && call.request.is_some())?;
-            if self.settle(&batch).await? {
+            if self.expire_first(&batch).await? {
                 continue;
             }
             match traces::part("commit", self.store.commit(batch)).await {
@@ -324,10 +324,10 @@ impl Service {
                         return Err(Error::committed_unseen(revision));
                     }
                     // As a repeat will be answered: a cluster knows records by the first of those commits that it has kept together.
-                    let revision = self.kept(call).map_or(revision, |kept| kept.revision.min(revision));
+                    let revision = self.idempotency_record(call).map_or(revision, |record| record.revision.min(revision));
                     return Ok(Committed { answer, revision });
                 }
-                Err(StoreError::Conflict { revision }) => self.caught_up(revision).await?,
+                Err(StoreError::Conflict { revision }) => self.wait_for_view(revision).await?,
                 Err(error @ (StoreError::Unavailable(_) | StoreError::RevisionRegressed { .. })) => {
                     return Err(Error::outcome_unknown(error));
                 }
@@ -337,7 +337,7 @@ impl Service {
         Err(Error::unavailable("too many writers of the same record"))
     }
 
-    async fn caught_up(&self, revision: Revision) -> Result<(), Error> {
+    async fn wait_for_view(&self, revision: Revision) -> Result<(), Error> {
         if self.view.wait_for(revision).await {
             Ok(())
         } else {

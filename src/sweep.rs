@@ -27,7 +27,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// Marks in one commit, as many as in one call of a user.
 const COMMIT: usize = 100;
 /// Marks in one look, so that a flood of them does not hold the others up.
-const LOOK: usize = 1_000;
+const BATCH_MAX: usize = 1_000;
 /// As actor of what it does.
 const ACTOR: &str = "service";
 
@@ -46,7 +46,7 @@ impl Sweeper {
     pub async fn run(self) {
         let mut was_far = false;
         loop {
-            self.store.tell_time(self.clock.certain_ms());
+            self.store.report_wall_clock(self.clock.certain_ms());
             let skew_ms = far_skew_ms(&*self.store, &self.clock);
             if let Some(skew_ms) = skew_ms.filter(|_| !was_far) {
                 tracing::error!(
@@ -63,7 +63,7 @@ impl Sweeper {
             if let Err(error) = self.sweep_deleted().await {
                 tracing::warn!(%error, "what was deleted could not be swept; trying again");
             }
-            if !swept.is_ok_and(|swept| swept >= LOOK) {
+            if !swept.is_ok_and(|swept| swept >= BATCH_MAX) {
                 tokio::time::sleep(PERIOD).await;
             }
         }
@@ -76,10 +76,10 @@ impl Sweeper {
                 return Ok(0);
             }
             let certain_ms = self.clock.certain_ms();
-            let swept = expire(&*self.store, &self.view.due(certain_ms, LOOK), certain_ms).await?;
+            let swept = expire(&*self.store, &self.view.due(certain_ms, BATCH_MAX), certain_ms).await?;
             self.view.wait_for(swept.revision).await;
             if !swept.again {
-                return Ok(swept.marks + self.sweep_requests(certain_ms).await?);
+                return Ok(swept.restrictions + self.sweep_requests(certain_ms).await?);
             }
         }
     }
@@ -110,7 +110,7 @@ fn is_far(skew_ms: i64) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Swept {
     /// How many marks were removed.
-    pub marks: usize,
+    pub restrictions: usize,
     /// The view has to reach it to know what is left.
     pub revision: Revision,
     /// Somebody renewed or removed one of the marks meanwhile: those that should have gone with it are still there.
@@ -119,15 +119,16 @@ pub struct Swept {
 
 /// Removes these marks, which have ended, and tells their end. All commits wait together, so that they share their syncs.
 pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<Swept, StoreError> {
-    let all = due.iter().flat_map(|due| batches(due, now_ms).into_iter().map(move |(batch, marks)| (due, batch, marks)));
-    let commit = async |(due, batch, marks)| (due, store.commit(batch).await, marks);
+    let all =
+        due.iter().flat_map(|due| batches(due, now_ms).into_iter().map(move |(batch, restrictions)| (due, batch, restrictions)));
+    let commit = async |(due, batch, restrictions)| (due, store.commit(batch).await, restrictions);
     let mut swept = Swept::default();
-    for (due, committed, marks) in join_all(all.map(commit)).await {
+    for (due, committed, restrictions) in join_all(all.map(commit)).await {
         let revision = match committed {
             Ok(revision) => {
-                swept.marks += marks;
+                swept.restrictions += restrictions;
                 let lag_ms = due.ended_ms.map(|ended_ms| now_ms.saturating_sub(ended_ms));
-                METRICS.expired(marks, lag_ms.map(Duration::from_millis));
+                METRICS.expired(restrictions, lag_ms.map(Duration::from_millis));
                 revision
             }
             Err(StoreError::Conflict { revision }) => {
@@ -146,7 +147,7 @@ fn batches(due: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
     let batch = |kind, room: &str, users: Vec<String>| {
         Batch::of(&Event { room: room.to_owned(), users, ..Event::new(kind, app, ACTOR, now_ms) })
     };
-    match &due.marks {
+    match &due.restrictions {
         ExpiredRestrictions::MemberMutes { room, users } => users
             .chunks(COMMIT)
             .map(|users| {

@@ -34,7 +34,7 @@ use self::{
     state::{App, State},
 };
 use crate::{
-    model::{Answered, Restriction},
+    model::{IdempotencyRecord, Restriction},
     store::{Revision, Store},
 };
 
@@ -44,7 +44,7 @@ pub use self::{
     feed::Filled,
     leftovers::Leftover,
     page::Page,
-    request::DueRequest,
+    request::ExpiredRequest,
     room::{Decision, Room, Rule, may_speak},
     state::Usage,
     versioned::{MutedRoom, Versioned},
@@ -91,8 +91,8 @@ impl View {
     }
 
     /// Waits until the commit is in the view. False: it was not within that time.
-    pub async fn wait_within(&self, revision: Revision, patience: Duration) -> bool {
-        self.revision() >= revision || tokio::time::timeout(patience, self.inner.applied.reach(revision)).await.is_ok()
+    pub async fn wait_within(&self, revision: Revision, timeout: Duration) -> bool {
+        self.revision() >= revision || tokio::time::timeout(timeout, self.inner.applied.reach(revision)).await.is_ok()
     }
 
     /// One app, as of now: for many questions in one go. It is not to be kept, because the feed may start again with a new one.
@@ -131,19 +131,19 @@ impl View {
 
     /// The answer to the request with this id, which may have ended.
     #[must_use]
-    pub fn answered(&self, app: &str, id: &str) -> Option<Versioned<Answered>> {
+    pub fn answered(&self, app: &str, id: &str) -> Option<Versioned<IdempotencyRecord>> {
         self.inner.state.load().requests.get(app, id)
     }
 
     /// How many answers to requests of an app are kept; one counts once for each KiB that it begins.
     #[must_use]
-    pub fn kept_requests(&self, app: &str) -> u64 {
+    pub fn idempotency_records(&self, app: &str) -> u64 {
         self.inner.state.load().requests.units(app)
     }
 
     /// Answers to requests that have ended: at most `limit` of them.
     #[must_use]
-    pub fn due_requests(&self, now_ms: u64, limit: usize) -> Vec<DueRequest> {
+    pub fn expired_requests(&self, now_ms: u64, limit: usize) -> Vec<ExpiredRequest> {
         self.inner.state.load().requests.due(now_ms, limit)
     }
 
@@ -162,7 +162,7 @@ impl View {
 
     /// How many answers to requests are kept of the app that has most.
     #[must_use]
-    pub fn most_kept_requests(&self) -> u64 {
+    pub fn most_idempotency_records(&self) -> u64 {
         self.inner.state.load().requests.most()
     }
 

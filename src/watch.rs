@@ -29,7 +29,7 @@ use seat::{End, Found};
 const PAGE: usize = 256;
 const SMALL_PAGE: usize = 4;
 /// Between two looks whether history may be read, at least: what has come free meanwhile is taken at once.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Of what was read, so much waits for the watcher; the rest is read again.
 const READ_BYTES: usize = 64 << 10;
 
@@ -60,7 +60,7 @@ pub struct WatchStream {
     turn: Turn,
     /// History is read up to here; what comes after it comes over the seat.
     until: Revision,
-    seat: Option<Subscription>,
+    subscription: Option<Subscription>,
     /// It counts among those of its app.
     _admitted: Option<Admitted>,
 }
@@ -74,7 +74,7 @@ impl WatchStream {
         after: Revision,
         heartbeat: Duration,
     ) -> Result<Self, Error> {
-        let until = hub.newest();
+        let until = hub.latest_revision();
         if after < until {
             store.events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1).await?;
         }
@@ -90,7 +90,7 @@ impl WatchStream {
             page: PAGE,
             turn: Box::new(|| Ok(())),
             until,
-            seat: None,
+            subscription: None,
             _admitted: None,
         })
     }
@@ -141,16 +141,16 @@ impl WatchStream {
 
     /// Takes what is waiting at the seat; where nothing is, everything up to the hub's newest is told. False: there is nothing to go on with yet.
     fn take_what_waits(&mut self) -> Result<bool, Error> {
-        let Some(seat) = &self.seat else { return Ok(false) };
+        let Some(subscription) = &self.subscription else { return Ok(false) };
         // Looked at before the seat: what the hub has passed by then lies there.
-        let newest = self.hub.newest();
-        match seat.queue.take(self.hub.now()) {
+        let newest = self.hub.latest_revision();
+        match subscription.queue.take(self.hub.now()) {
             Found::Change(change) if change.revision > self.at => {
                 self.at = change.revision;
                 self.read.push_back(change);
             }
             Found::Change(_) => {}
-            Found::End(end) => self.lose_seat(end)?,
+            Found::End(end) => self.leave_hub(end)?,
             Found::Nothing => {
                 self.at = self.at.max(newest);
                 return Ok(false);
@@ -161,17 +161,17 @@ impl WatchStream {
 
     /// Waits at the seat, at most until a heartbeat is due; without one takes one.
     async fn wait_for_the_next(&mut self) {
-        match &self.seat {
-            Some(seat) => drop(timeout_at(self.next_heartbeat, seat.queue.arrival()).await),
+        match &self.subscription {
+            Some(subscription) => drop(timeout_at(self.next_heartbeat, subscription.queue.arrival()).await),
             None => {
-                self.seat = self.hub.join(&self.subject);
-                self.until = self.seat.as_ref().map_or(self.until, |seat| seat.base);
+                self.subscription = self.hub.join(&self.subject);
+                self.until = self.subscription.as_ref().map_or(self.until, |subscription| subscription.base);
             }
         }
     }
 
     /// Nothing more comes to the seat. What was left out, and an import that this watch has begun after, is passed in history.
-    fn lose_seat(&mut self, end: End) -> Result<(), Error> {
+    fn leave_hub(&mut self, end: End) -> Result<(), Error> {
         match end {
             End::TooSlow => {
                 let message = "changes were not read fast enough: go on from the last revision, and read faster";
@@ -180,8 +180,8 @@ impl WatchStream {
             End::Imported(revision) if revision > self.at => return Err(Error::compacted()),
             End::Imported(_) | End::LeftOut => {}
         }
-        self.seat = None;
-        self.until = self.hub.newest();
+        self.subscription = None;
+        self.until = self.hub.latest_revision();
         Ok(())
     }
 
@@ -192,7 +192,7 @@ impl WatchStream {
             return Ok(());
         }
         if let Err(wait) = (self.turn)() {
-            sleep(wait.max(AGAIN)).await;
+            sleep(wait.max(RETRY_DELAY)).await;
             return Ok(());
         }
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
@@ -238,14 +238,14 @@ mod tests {
     };
 
     /// A store, and a hub that hands out what it is told to, when it is told to.
-    struct Place {
+    struct Fixture {
         store: Arc<dyn Store>,
         hub: Arc<Hub>,
         clock: Clock,
         _directory: tempfile::TempDir,
     }
 
-    impl Place {
+    impl Fixture {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
@@ -294,7 +294,7 @@ mod tests {
         /// Takes a seat, without a look at what is there to be told.
         async fn be_seated(&mut self) {
             self.next_heartbeat = Instant::now() + self.heartbeat;
-            while self.seat.is_none() {
+            while self.subscription.is_none() {
                 self.wait_for_the_next().await;
             }
         }
@@ -302,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_between_history_and_the_seat_is_told_once() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         place.commit_and_hand_out("r", 3).await;
         let mut watching = place.watch(Some("r"), 1).await;
         // Committed after the watch has looked how far history goes, and before it has a seat.
@@ -316,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_hub_leaves_out_comes_from_history() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let mut watching = place.watch(Some("r"), 0).await;
         watching.be_seated().await;
         place.commit_and_hand_out("r", 2).await;
@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn little_of_history_waits_for_a_watcher_however_large_its_events_are() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let large = "r".repeat(20_000);
         for (room, count) in [("r", 300), (&*large, 100), ("r", 300)] {
             place.commit_and_hand_out(room, count).await;
@@ -347,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn history_is_read_in_turns() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         place.commit_and_hand_out("r", 300).await;
         let mut watching = place.watch(None, 0).await;
         let turns = Arc::new(AtomicUsize::new(1));
@@ -355,14 +355,14 @@ mod tests {
         let take = move || left.fetch_update(SeqCst, SeqCst, |turns| turns.checked_sub(1)).map(drop);
         watching.turn = Box::new(move || take().map_err(|_| Duration::from_millis(1)));
         assert_eq!(watching.changes(256).await, (1..=256).collect::<Vec<_>>());
-        assert!(timeout(3 * AGAIN, watching.changes(1)).await.is_err(), "it is not its turn");
+        assert!(timeout(3 * RETRY_DELAY, watching.changes(1)).await.is_err(), "it is not its turn");
         turns.store(1, SeqCst);
         assert_eq!(watching.changes(44).await, (257..=300).collect::<Vec<_>>());
     }
 
     #[tokio::test]
     async fn a_heartbeat_never_passes_what_is_waiting() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let mut watching = place.watch(Some("r"), 0).await;
         watching.be_seated().await;
         place.commit_and_hand_out("r", 2).await;
@@ -374,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_read_is_cut_after_what_was_waiting() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let mut slow = place.watch(None, 0).await;
         let mut quick = place.watch(Some("r"), 0).await;
         slow.be_seated().await;
@@ -385,7 +385,7 @@ mod tests {
             place.commit_and_hand_out("r", 1).await;
             quick.changes(1).await;
             place.commit_and_hand_out(&room, 1).await;
-            assert!(place.hub.newest() < 100, "it is not cut");
+            assert!(place.hub.latest_revision() < 100, "it is not cut");
         }
         assert_eq!(place.hub.watchers(), 1);
         // A megabyte was waiting: ten of the long, and the short ones between.
@@ -396,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_burst_leaves_out_comes_from_history() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let mut watching = place.watch(None, 0).await;
         watching.be_seated().await;
         place.commit_and_hand_out(&"r".repeat(100_000), 30).await;
@@ -408,7 +408,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_hub_ends_every_watch_and_lets_nobody_in() {
-        let place = Place::new().await;
+        let place = Fixture::new().await;
         let mut watching = place.watch(None, 0).await;
         watching.be_seated().await;
         place.hub.close();

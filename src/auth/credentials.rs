@@ -42,9 +42,9 @@ static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization"
 
 /// What is held open is looked at so often at least, whether its credential is still good; where that says its own end, soon after it; and where that has
 /// passed and it is good all the same, so often.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(20);
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Who is calling, or why that is not known.
 #[derive(Clone, Debug)]
@@ -177,9 +177,9 @@ impl Access {
             }
             let left = proof.ends_ms().map(|end_ms| end_ms.saturating_sub(self.credentials.load().clock.now_ms()));
             // What has ended by its own words and is good all the same is of an issuer whose clock may differ, or counts for nothing.
-            let wait = left.map_or(LOOK, |left_ms| match left_ms {
-                0 => AGAIN,
-                left_ms => (Duration::from_millis(left_ms) + SOON).min(LOOK),
+            let wait = left.map_or(POLL_INTERVAL, |left_ms| match left_ms {
+                0 => RETRY_DELAY,
+                left_ms => (Duration::from_millis(left_ms) + SOON).min(POLL_INTERVAL),
             });
             // Nobody is left to tell where this fails, and nothing is replaced then.
             let _ = timeout(wait, replaced.changed()).await;

@@ -19,7 +19,7 @@ use self::{keys::Keys, source::Source};
 use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
     error::{Error, Reason},
-    files::Files,
+    files::FileWatcher,
     limits::holder::Site,
     telemetry::metrics::METRICS,
 };
@@ -58,7 +58,7 @@ struct Issuer {
     config: IssuerConfig,
     source: Source,
     /// Its file, where it is one.
-    seen: Files,
+    seen: FileWatcher,
     keys: ArcSwap<Keys>,
     /// A token came with a key that is not known.
     unknown: Notify,
@@ -139,7 +139,7 @@ impl Issuers {
         };
         join_all(self.issuers.values().map(first)).await;
         for issuer in self.issuers.values() {
-            self.keepers.spawn(issuer.clone().keep_new());
+            self.keepers.spawn(issuer.clone().refresh_keys());
         }
     }
 
@@ -204,7 +204,7 @@ impl Issuers {
 impl Issuer {
     fn new(config: &IssuerConfig) -> Result<Self, String> {
         let source = Source::new(config)?;
-        let seen = Files::new(match &source {
+        let seen = FileWatcher::new(match &source {
             Source::File(path) => vec![path.clone()],
             Source::Url { .. } => Vec::new(),
         });
@@ -231,7 +231,7 @@ impl Issuer {
     }
 
     /// Never ends by itself.
-    async fn keep_new(self: Arc<Self>) {
+    async fn refresh_keys(self: Arc<Self>) {
         match &self.source {
             Source::File(_) => {
                 let mut files = self.seen.clone();

@@ -22,7 +22,7 @@ impl Progress {
     }
 
     /// So many are done.
-    pub(super) fn tell(&mut self, done: u64) {
+    pub(super) fn report(&mut self, done: u64) {
         let Self { total, is_terminal, .. } = *self;
         let period = if is_terminal { Self::PERIOD } else { Self::LOG_PERIOD };
         let is_last = is_terminal && done == total;

@@ -27,7 +27,7 @@ use crate::{
         export, fetch,
         fold::Folds,
         import::{self, Incoming},
-        merge::{Mode, Plan},
+        merge::{MergePlan, Mode},
         output::Output,
     },
 };
@@ -177,11 +177,11 @@ async fn merge(store: Option<&dyn Store>, incoming: Incoming, mode: Mode, dry_ru
         Some(store) => Some(store.snapshot().await?),
         None => None,
     };
-    let plan = Plan::of(incoming, snapshot, mode).await?;
+    let plan = MergePlan::of(incoming, snapshot, mode).await?;
     let told = format!("{} new, {} changed, {} removed, {} as they were\n", plan.new, plan.changed, plan.removed, plan.same);
     let Some(store) = store.filter(|_| !dry_run) else { return Ok(format!("Would be imported: {told}")) };
     let mut progress = Progress::of(plan.changes());
-    plan.commit(store, Clock::system().now_ms(), |done| progress.tell(done)).await?;
+    plan.commit(store, Clock::system().now_ms(), |done| progress.report(done)).await?;
     Ok(format!("Imported: {told}"))
 }
 

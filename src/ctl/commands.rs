@@ -19,7 +19,7 @@ use crate::{proto::v1 as pb, visible::shown};
 const PAGE: u64 = 1_000;
 
 /// What works for one person.
-pub struct Hands {
+pub struct Commands {
     pub mutes: Mutes,
     pub app: String,
     pub out: Output,
@@ -27,7 +27,7 @@ pub struct Hands {
 
 type Done = Result<(), Failure>;
 
-impl Hands {
+impl Commands {
     pub async fn run(self, command: Command) -> Done {
         match command {
             Command::Mute { members, length, why } => self.mute(members, &length, why).await,

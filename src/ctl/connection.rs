@@ -52,7 +52,7 @@ fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
         Some("http") => endpoint,
         Some("https") => endpoint
             .tls_config(tls(options)?)
-            .map_err(|error| Failure::Usage(format!("--ca, --cert, --key: {}", fetch::tell(&error))))?,
+            .map_err(|error| Failure::Usage(format!("--ca, --cert, --key: {}", fetch::describe(&error))))?,
         _ => return Err(wrong()),
     };
     let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use self::{
     directory::{create_room, create_users, delete_room, issue_token},
-    envelope::{Body, Failure, Outcome, VendorRequest, told},
+    envelope::{Body, Failure, Outcome, VendorRequest, into_message},
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
     user_mute::{list_muted_users, mute_user, muted_user},
 };
@@ -61,47 +61,47 @@ pub(super) fn refuse(status: StatusCode) -> Response {
     Failure::of_status(status).into_response()
 }
 
-async fn mute(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
+async fn mute(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let body = object(body)?;
-    let span = Span::of(body.get("mute_duration"), ask.now_ms())?;
+    let span = Span::of(body.get("mute_duration"), request.now_ms())?;
     let users = usernames(&body, gateway.max_users, "userNames size is more than max limit : ")?;
-    let room = ask.segment("room");
+    let room = request.segment("room");
     let expire = if matches!(span, Span::Nothing) {
-        unmute_all(&ask, &gateway, &users).await?;
-        ask.now_ms()
+        unmute_all(&request, &gateway, &users).await?;
+        request.now_ms()
     } else {
         let message = pb::MuteMembersRequest {
-            app: ask.app.clone(),
+            app: request.app.clone(),
             room: room.clone(),
             users: users.clone(),
             duration: span.duration(),
             reason: String::new(),
-            request_id: ask.request_id.clone(),
+            request_id: request.request_id.clone(),
         };
-        let muted = told(gateway.api.mute_members(rpc(&ask.caller, message)).await, &room)?;
+        let muted = into_message(gateway.api.mute_members(rpc(&request.caller, message)).await, &room)?;
         expire_ms(muted.members.first().and_then(|member| member.expire_time))
     };
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "expire": expire, "user": user})).collect();
-    Ok(ask.data("post", data))
+    Ok(request.data("post", data))
 }
 
-async fn unmute(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let users = path_users(&ask, gateway.max_users, "removeMute member size more than max limit :  ")?;
-    unmute_all(&ask, &gateway, &users).await?;
+async fn unmute(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
+    let users = path_users(&request, gateway.max_users, "removeMute member size more than max limit :  ")?;
+    unmute_all(&request, &gateway, &users).await?;
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
-    Ok(ask.data("delete", data))
+    Ok(request.data("delete", data))
 }
 
-async fn unmute_all(ask: &VendorRequest, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
-    let room = ask.segment("room");
+async fn unmute_all(request: &VendorRequest, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
+    let room = request.segment("room");
     let message = pb::UnmuteMembersRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         room: room.clone(),
         users: users.to_vec(),
         reason: String::new(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
     };
-    told(gateway.api.unmute_members(rpc(&ask.caller, message)).await, &room).map(drop)
+    into_message(gateway.api.unmute_members(rpc(&request.caller, message)).await, &room).map(drop)
 }
 
 /// SDKs send these as they like, so neither a missing nor a strange one is an error.
@@ -126,18 +126,19 @@ struct MutedElement {
     user: String,
 }
 
-async fn list_muted(ask: VendorRequest, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+async fn list_muted(request: VendorRequest, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
     let window = paging.ok().and_then(|Query(paging)| paging.window());
     let (skip, page_size) = window.unwrap_or((0, PAGE));
-    let room = ask.segment("room");
-    let first = pb::ListMutedMembersRequest { app: ask.app.clone(), room: room.clone(), page_size, skip, ..Default::default() };
-    let page = told(api.list_muted_members(rpc(&ask.caller, first.clone())).await, &room)?;
+    let room = request.segment("room");
+    let first =
+        pb::ListMutedMembersRequest { app: request.app.clone(), room: room.clone(), page_size, skip, ..Default::default() };
+    let page = into_message(api.list_muted_members(rpc(&request.caller, first.clone())).await, &room)?;
     let element = |member: pb::MutedMember| MutedElement { expire: expire_ms(member.expire_time), user: member.user };
     if window.is_some() {
         let data: Vec<_> = page.members.into_iter().map(element).collect();
-        return Ok(ask.data("post", data));
+        return Ok(request.data("post", data));
     }
-    let (api, caller) = (api.clone(), ask.caller.counting(0));
+    let (api, caller) = (api.clone(), request.caller.counting(0));
     let next = move |page_token: String| {
         let (api, caller, message) = (api.clone(), caller.clone(), pb::ListMutedMembersRequest { page_token, ..first.clone() });
         async move {
@@ -147,42 +148,42 @@ async fn list_muted(ask: VendorRequest, State(api): State<Api>, paging: Result<Q
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(list::stream(&ask, "post", false, page, next))
+    Ok(list::stream(&request, "post", false, page, next))
 }
 
-async fn ban(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
+async fn ban(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = wire::bytes(body)?;
     let body = if body.is_empty() { Map::new() } else { object(Ok(body))? };
     let span = match body.get("mute_duration") {
         None | Some(Value::Null) => Span::ForGood,
-        duration => Span::of(duration, ask.now_ms())?,
+        duration => Span::of(duration, request.now_ms())?,
     };
     if matches!(span, Span::Nothing) {
         return Err(Failure::argument("mute_duration of a ban is -1 for good, or more than 0 milliseconds"));
     }
-    let room = ask.segment("room");
+    let room = request.segment("room");
     let message = pb::BanRoomRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         room: room.clone(),
         duration: span.duration(),
         reason: String::new(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
     };
-    let banned = told(api.ban_room(rpc(&ask.caller, message)).await, &room)?;
+    let banned = into_message(api.ban_room(rpc(&request.caller, message)).await, &room)?;
     let expire = expire_ms(banned.ban.and_then(|ban| ban.expire_time));
-    Ok(ask.data("put", json!({"mute": true, "result": true, "expire": expire})))
+    Ok(request.data("put", json!({"mute": true, "result": true, "expire": expire})))
 }
 
-async fn unban(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let room = ask.segment("room");
+async fn unban(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let room = request.segment("room");
     let message = pb::UnbanRoomRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         room: room.clone(),
         reason: String::new(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
     };
-    told(api.unban_room(rpc(&ask.caller, message)).await, &room)?;
-    Ok(ask.data("put", json!({"mute": false, "result": true})))
+    into_message(api.unban_room(rpc(&request.caller, message)).await, &room)?;
+    Ok(request.data("put", json!({"mute": false, "result": true})))
 }
 
 #[derive(Serialize)]
@@ -198,11 +199,11 @@ struct RoomElement {
     affiliations: Vec<Value>,
 }
 
-async fn get_room(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let id = ask.segment("room");
-    let message = pb::GetRoomRequest { app: ask.app.clone(), room: id.clone(), ..Default::default() };
-    let seen = told(api.get_room(rpc(&ask.caller, message)).await, &id)?;
-    Ok(ask.data("get", [room_element(id, seen)]))
+async fn get_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let id = request.segment("room");
+    let message = pb::GetRoomRequest { app: request.app.clone(), room: id.clone(), ..Default::default() };
+    let seen = into_message(api.get_room(rpc(&request.caller, message)).await, &id)?;
+    Ok(request.data("get", [room_element(id, seen)]))
 }
 
 fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
@@ -222,12 +223,13 @@ fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
     }
 }
 
-async fn list_allowed(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let room = ask.segment("room");
-    let first = pb::ListAllowedMembersRequest { app: ask.app.clone(), room: room.clone(), page_size: PAGE, ..Default::default() };
-    let page = told(api.list_allowed_members(rpc(&ask.caller, first.clone())).await, &room)?;
+async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let room = request.segment("room");
+    let first =
+        pb::ListAllowedMembersRequest { app: request.app.clone(), room: room.clone(), page_size: PAGE, ..Default::default() };
+    let page = into_message(api.list_allowed_members(rpc(&request.caller, first.clone())).await, &room)?;
     let element = |member: pb::AllowedMember| member.user;
-    let (api, caller) = (api.clone(), ask.caller.counting(0));
+    let (api, caller) = (api.clone(), request.caller.counting(0));
     let next = move |page_token: String| {
         let (api, caller, message) = (api.clone(), caller.clone(), pb::ListAllowedMembersRequest { page_token, ..first.clone() });
         async move {
@@ -237,55 +239,55 @@ async fn list_allowed(ask: VendorRequest, State(api): State<Api>) -> Outcome {
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(list::stream(&ask, "get", true, page, next))
+    Ok(list::stream(&request, "get", true, page, next))
 }
 
-async fn is_allowed(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let (room, user) = (ask.segment("room"), ask.segment("users"));
+async fn is_allowed(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
+    let (room, user) = (request.segment("room"), request.segment("users"));
     check_name(&user)?;
     let users = vec![user.clone()];
-    let message = pb::ListAllowedMembersRequest { app: ask.app.clone(), room: room.clone(), users, ..Default::default() };
-    let found = told(gateway.api.list_allowed_members(rpc(&ask.caller, message)).await, &room)?;
-    Ok(ask.data("get", json!({"member": user, "white": !found.members.is_empty()})))
+    let message = pb::ListAllowedMembersRequest { app: request.app.clone(), room: room.clone(), users, ..Default::default() };
+    let found = into_message(gateway.api.list_allowed_members(rpc(&request.caller, message)).await, &room)?;
+    Ok(request.data("get", json!({"member": user, "white": !found.members.is_empty()})))
 }
 
-async fn allow_one(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let user = ask.segment("users");
+async fn allow_one(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
+    let user = request.segment("users");
     check_name(&user)?;
-    let mut changed = allow(&ask, &gateway, vec![user]).await?;
-    Ok(ask.data("post", changed.pop()))
+    let mut changed = allow(&request, &gateway, vec![user]).await?;
+    Ok(request.data("post", changed.pop()))
 }
 
-async fn allow_many(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
+async fn allow_many(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = usernames(&object(body)?, gateway.max_users, "usernames size is more than max limit : ")?;
-    Ok(ask.data("post", allow(&ask, &gateway, users).await?))
+    Ok(request.data("post", allow(&request, &gateway, users).await?))
 }
 
-async fn allow(ask: &VendorRequest, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
-    let room = ask.segment("room");
+async fn allow(request: &VendorRequest, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
+    let room = request.segment("room");
     let message = pb::AllowMembersRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         room: room.clone(),
         users: users.clone(),
         reason: String::new(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
     };
-    told(gateway.api.allow_members(rpc(&ask.caller, message)).await, &room)?;
+    into_message(gateway.api.allow_members(rpc(&request.caller, message)).await, &room)?;
     Ok(allow_elements(&users, &room, "add_user_whitelist"))
 }
 
-async fn disallow(ask: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let users = path_users(&ask, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
-    let room = ask.segment("room");
+async fn disallow(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
+    let users = path_users(&request, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
+    let room = request.segment("room");
     let message = pb::DisallowMembersRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         room: room.clone(),
         users: users.clone(),
         reason: String::new(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
     };
-    told(gateway.api.disallow_members(rpc(&ask.caller, message)).await, &room)?;
-    Ok(ask.data("delete", allow_elements(&users, &room, "remove_user_whitelist")))
+    into_message(gateway.api.disallow_members(rpc(&request.caller, message)).await, &room)?;
+    Ok(request.data("delete", allow_elements(&users, &room, "remove_user_whitelist")))
 }
 
 fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
@@ -293,10 +295,11 @@ fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
 }
 
 /// Whoever is muted in the whole app is muted in this room too.
-async fn is_muted(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let (room, user) = (ask.segment("room"), ask.segment("user"));
+async fn is_muted(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let (room, user) = (request.segment("room"), request.segment("user"));
     check_name(&user)?;
-    let message = pb::CheckSendRequest { app: ask.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
-    let checked = told(api.check_send(rpc(&ask.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
-    Ok(ask.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
+    let message = pb::CheckSendRequest { app: request.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
+    let checked =
+        into_message(api.check_send(rpc(&request.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
+    Ok(request.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
 }

@@ -62,14 +62,14 @@ async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
         duration: None,
         request_id: admin.request_id.clone(),
     };
-    let muted = told(api.mute_room_notifications(rpc(&admin.caller, message)).await)?;
+    let muted = into_message(api.mute_room_notifications(rpc(&admin.caller, message)).await)?;
     Ok(done(admin_view(&admin.app, muted.client.unwrap_or_default())))
 }
 
 async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
     let (user, room) = (admin.segment("uid"), admin.segment("room"));
     let message = pb::UnmuteRoomNotificationsRequest { app: admin.app.clone(), user, room, request_id: admin.request_id.clone() };
-    let unmuted = told(api.unmute_room_notifications(rpc(&admin.caller, message)).await)?;
+    let unmuted = into_message(api.unmute_room_notifications(rpc(&admin.caller, message)).await)?;
     if !unmuted.was_muted {
         return Err(Failure::room_not_muted());
     }
@@ -80,33 +80,33 @@ async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
     let (user, room) = (me.user.clone(), me.segment("room"));
     let message =
         pb::MuteRoomNotificationsRequest { app: me.app.clone(), user, room, duration: None, request_id: me.request_id.clone() };
-    let muted = told(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
+    let muted = into_message(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, muted.client.unwrap_or_default())))
 }
 
 async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
     let (user, room) = (me.user.clone(), me.segment("room"));
     let message = pb::UnmuteRoomNotificationsRequest { app: me.app.clone(), user, room, request_id: me.request_id.clone() };
-    let unmuted = told(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
+    let unmuted = into_message(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, unmuted.client.unwrap_or_default())))
 }
 
 async fn me(me: Me, State(api): State<Api>) -> Outcome {
     let message = pb::GetClientRequest { app: me.app.clone(), user: me.user.clone(), ..Default::default() };
-    let seen = told(api.get_client(rpc(&me.caller, message)).await)?;
+    let seen = into_message(api.get_client(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, seen.client.unwrap_or_default())))
 }
 
 async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
     let message = pb::GetClientRequest { app: admin.app.clone(), user: admin.segment("uid"), ..Default::default() };
-    let seen = told(api.get_client(rpc(&admin.caller, message)).await)?;
+    let seen = into_message(api.get_client(rpc(&admin.caller, message)).await)?;
     Ok(done(admin_view(&admin.app, seen.client.unwrap_or_default())))
 }
 
 async fn delete_client(admin: Admin, State(api): State<Api>) -> Outcome {
     let (user, request_id) = (admin.segment("uid"), admin.request_id.clone());
     let message = pb::DeleteClientRequest { app: admin.app.clone(), user, request_id };
-    let deleted = told(api.delete_client(rpc(&admin.caller, message)).await)?;
+    let deleted = into_message(api.delete_client(rpc(&admin.caller, message)).await)?;
     let client = deleted.client.ok_or_else(Failure::client_not_found)?;
     Ok(done(admin_view(&admin.app, client)))
 }
@@ -124,7 +124,7 @@ async fn list_clients(admin: Admin, State(api): State<Api>, paging: Result<Query
     let page_size = number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let skip = number(paging.skip).unwrap_or(0).max(0);
     let message = pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
-    let list = told(api.list_clients(rpc(&admin.caller, message)).await)?;
+    let list = into_message(api.list_clients(rpc(&admin.caller, message)).await)?;
     let data: Vec<_> = list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
     Ok(done(json!({"totalCount": list.total_size, "data": data})))
 }
@@ -134,7 +134,7 @@ async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outc
     let issue_access_token = client::flag(&body, "issueAccessToken")?.unwrap_or(false);
     let (client, request_id) = (Some(client::parse(body)?), admin.request_id.clone());
     let message = pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
-    let written = told(api.upsert_client(rpc(&admin.caller, message)).await)?;
+    let written = into_message(api.upsert_client(rpc(&admin.caller, message)).await)?;
     let mut result = serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default())).unwrap_or_default();
     if issue_access_token {
         result["token"] = json!(written.access_token);
@@ -149,7 +149,7 @@ async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcom
     let (name, description) = (client::string(&body, "name")?, client::string(&body, "description")?);
     let (app, request_id) = (admin.app.clone(), admin.request_id.clone());
     let message = pb::UpsertRoomRequest { app, room, name, description, request_id, ..Default::default() };
-    let written = told(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
+    let written = into_message(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
     let updated_at = written.update_time.as_ref().map(client::rfc3339);
     let mut result =
         json!({"_id": written.room, "id": written.room, "appID": admin.app, "name": written.name, "updatedAt": updated_at});
@@ -166,6 +166,6 @@ fn object(body: Body) -> Result<Map<String, Value>, Failure> {
     }
 }
 
-fn told<T>(reply: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {
+fn into_message<T>(reply: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {
     reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(DecodedError::from(status)))
 }

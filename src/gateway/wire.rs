@@ -16,7 +16,7 @@ use crate::{
     auth::credentials::Caller,
     clock::Clock,
     grpc::Api,
-    limits::{concurrency::Load, connection::Connection},
+    limits::{concurrency::ConcurrencyLimit, connection::Connection},
 };
 
 /// What the handlers share.
@@ -31,7 +31,7 @@ pub struct Gateway {
     /// Whose `X-Forwarded-...` headers count.
     pub trusted_proxies: Arc<[IpNet]>,
     /// How many calls run.
-    pub load: Arc<Load>,
+    pub load: Arc<ConcurrencyLimit>,
 }
 
 impl FromRef<Gateway> for Api {

@@ -16,7 +16,7 @@ use crate::{
 #[async_trait]
 impl DirectoryService for Api {
     async fn upsert_client(&self, request: Request<pb::UpsertClientRequest>) -> Reply<pb::UpsertClientResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
         let user = call.app.user(client.user.clone())?;
         let patch = client_patch(client)?;
@@ -32,14 +32,14 @@ impl DirectoryService for Api {
     }
 
     async fn get_client(&self, request: Request<pb::GetClientRequest>) -> Reply<pb::GetClientResponse> {
-        let (call, message) = self.ask(request, "GetClient").await?;
+        let (call, message) = self.begin_read(request, "GetClient").await?;
         let user = call.app.user(message.user)?;
         let client = self.service.get_client(&call, &user)?;
         Ok(Response::new(pb::GetClientResponse { client: Some(encode::client(client)) }))
     }
 
     async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Reply<pb::ListClientsResponse> {
-        let (call, message) = self.ask(request, "ListClients").await?;
+        let (call, message) = self.begin_read(request, "ListClients").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
         self.service.pass(&call, page.skip)?;
@@ -50,14 +50,14 @@ impl DirectoryService for Api {
     }
 
     async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Reply<pb::DeleteClientResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let user = call.app.user(message.user)?;
         let answer = |client: Option<_>| pb::DeleteClientResponse { client: client.map(encode::client), ..Default::default() };
         reply(self.service.delete_client(&call, &user, answer).await?)
     }
 
     async fn upsert_room(&self, request: Request<pb::UpsertRoomRequest>) -> Reply<pb::UpsertRoomResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
         let patch = room_patch(&call, message)?;
         let answer = |(id, profile): (RoomId, _)| {
@@ -68,13 +68,13 @@ impl DirectoryService for Api {
     }
 
     async fn delete_room(&self, request: Request<pb::DeleteRoomRequest>) -> Reply<pb::DeleteRoomResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let answer = |was_registered| pb::DeleteRoomResponse { was_registered, ..Default::default() };
         reply(self.service.delete_room(&call, &RoomId::parse(message.room)?, answer).await?)
     }
 
     async fn list_rooms(&self, request: Request<pb::ListRoomsRequest>) -> Reply<pb::ListRoomsResponse> {
-        let (call, message) = self.ask(request, "ListRooms").await?;
+        let (call, message) = self.begin_read(request, "ListRooms").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let revision = self.revision();
         let RoomPage { rooms, total } =

@@ -29,32 +29,32 @@ pub(super) fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-pub(super) fn muted_member(user: String, mark: &Restriction) -> pb::MutedMember {
+pub(super) fn muted_member(user: String, restriction: &Restriction) -> pb::MutedMember {
     pb::MutedMember {
         user,
-        expire_time: expire_time(mark.expire),
-        mute_time: timestamp(mark.set_ms),
-        actor: mark.why.actor.to_string(),
-        reason: mark.why.reason.to_string(),
+        expire_time: expire_time(restriction.expire),
+        mute_time: timestamp(restriction.set_ms),
+        actor: restriction.provenance.actor.to_string(),
+        reason: restriction.provenance.reason.to_string(),
     }
 }
 
-pub(super) fn muted_user(user: String, mark: &Restriction) -> pb::MutedUser {
+pub(super) fn muted_user(user: String, restriction: &Restriction) -> pb::MutedUser {
     pb::MutedUser {
         user,
-        expire_time: expire_time(mark.expire),
-        mute_time: timestamp(mark.set_ms),
-        actor: mark.why.actor.to_string(),
-        reason: mark.why.reason.to_string(),
+        expire_time: expire_time(restriction.expire),
+        mute_time: timestamp(restriction.set_ms),
+        actor: restriction.provenance.actor.to_string(),
+        reason: restriction.provenance.reason.to_string(),
     }
 }
 
-pub(super) fn ban(mark: &Restriction) -> pb::RoomBan {
+pub(super) fn ban(restriction: &Restriction) -> pb::RoomBan {
     pb::RoomBan {
-        expire_time: expire_time(mark.expire),
-        ban_time: timestamp(mark.set_ms),
-        actor: mark.why.actor.to_string(),
-        reason: mark.why.reason.to_string(),
+        expire_time: expire_time(restriction.expire),
+        ban_time: timestamp(restriction.set_ms),
+        actor: restriction.provenance.actor.to_string(),
+        reason: restriction.provenance.reason.to_string(),
     }
 }
 
@@ -93,10 +93,10 @@ pub(super) fn client(seen: ClientInfo) -> pb::Client {
 
 pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
     let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule(decision.rule).into(), ..Default::default() };
-    if let Some(mark) = decision.mark {
-        message.expire_time = expire_time(mark.expire);
-        message.reason = mark.why.reason.to_string();
-        message.actor = mark.why.actor.to_string();
+    if let Some(restriction) = decision.restriction {
+        message.expire_time = expire_time(restriction.expire);
+        message.reason = restriction.provenance.reason.to_string();
+        message.actor = restriction.provenance.actor.to_string();
     }
     message
 }

@@ -18,12 +18,12 @@ impl MuteService for Api {
     type WatchStream = watch::Stream;
 
     async fn mute_members(&self, request: Request<pb::MuteMembersRequest>) -> Reply<pb::MuteMembersResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let answer = |mark| {
-            let members = users.iter().map(|user| encode::muted_member(user.to_string(), &mark)).collect();
+        let answer = |restriction| {
+            let members = users.iter().map(|user| encode::muted_member(user.to_string(), &restriction)).collect();
             pb::MuteMembersResponse { members, ..Default::default() }
         };
         let written = self.service.mute_members(&call, &room, &users, duration_ms, &reason, answer).await;
@@ -31,7 +31,7 @@ impl MuteService for Api {
     }
 
     async fn unmute_members(&self, request: Request<pb::UnmuteMembersRequest>) -> Reply<pb::UnmuteMembersResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let answer = |was_muted: Vec<_>| {
@@ -43,7 +43,7 @@ impl MuteService for Api {
     }
 
     async fn list_muted_members(&self, request: Request<pb::ListMutedMembersRequest>) -> Reply<pb::ListMutedMembersResponse> {
-        let (call, message) = self.ask(request, "ListMutedMembers").await?;
+        let (call, message) = self.begin_read(request, "ListMutedMembers").await?;
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let skip = parse::skip(message.skip)?;
@@ -51,27 +51,27 @@ impl MuteService for Api {
         let revision = self.revision();
         let mut muted = self.service.list_muted(&call, &room, after.as_deref(), skip, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
-        let members = muted.into_iter().map(|(user, mark)| encode::muted_member(user, &mark)).collect();
+        let members = muted.into_iter().map(|(user, restriction)| encode::muted_member(user, &restriction)).collect();
         Ok(Response::new(pb::ListMutedMembersResponse { members, next_page_token, revision }))
     }
 
     async fn ban_room(&self, request: Request<pb::BanRoomRequest>) -> Reply<pb::BanRoomResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let answer = |mark| pb::BanRoomResponse { ban: Some(encode::ban(&mark)), ..Default::default() };
+        let answer = |restriction| pb::BanRoomResponse { ban: Some(encode::ban(&restriction)), ..Default::default() };
         reply(self.service.ban_room(&call, &room, duration_ms, &reason, answer).await?)
     }
 
     async fn unban_room(&self, request: Request<pb::UnbanRoomRequest>) -> Reply<pb::UnbanRoomResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let answer = |was_banned| pb::UnbanRoomResponse { was_banned, ..Default::default() };
         reply(self.service.unban_room(&call, &room, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn get_room(&self, request: Request<pb::GetRoomRequest>) -> Reply<pb::GetRoomResponse> {
-        let (call, message) = self.ask(request, "GetRoom").await?;
+        let (call, message) = self.begin_read(request, "GetRoom").await?;
         let room = RoomId::parse(message.room)?;
         let revision = self.revision();
         let seen = self.service.get_room(&call, &room)?;
@@ -85,7 +85,7 @@ impl MuteService for Api {
     }
 
     async fn allow_members(&self, request: Request<pb::AllowMembersRequest>) -> Reply<pb::AllowMembersResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let answer = |()| pb::AllowMembersResponse::default();
@@ -94,7 +94,7 @@ impl MuteService for Api {
     }
 
     async fn disallow_members(&self, request: Request<pb::DisallowMembersRequest>) -> Reply<pb::DisallowMembersResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let answer = |was_allowed| pb::DisallowMembersResponse { was_allowed, ..Default::default() };
@@ -105,7 +105,7 @@ impl MuteService for Api {
         &self,
         request: Request<pb::ListAllowedMembersRequest>,
     ) -> Reply<pb::ListAllowedMembersResponse> {
-        let (call, message) = self.ask(request, "ListAllowedMembers").await?;
+        let (call, message) = self.begin_read(request, "ListAllowedMembers").await?;
         let room = RoomId::parse(message.room)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let revision = self.revision();
@@ -116,18 +116,20 @@ impl MuteService for Api {
         } else {
             (self.service.find_allowed(&call, &room, &parse::some_users(&call, &message.users)?)?, String::new())
         };
-        let member =
-            |(user, mark): (_, crate::model::Restriction)| pb::AllowedMember { user, allow_time: encode::timestamp(mark.set_ms) };
+        let member = |(user, restriction): (_, crate::model::Restriction)| pb::AllowedMember {
+            user,
+            allow_time: encode::timestamp(restriction.set_ms),
+        };
         let members = allowed.into_iter().map(member).collect();
         Ok(Response::new(pb::ListAllowedMembersResponse { members, next_page_token, revision }))
     }
 
     async fn mute_user(&self, request: Request<pb::MuteUserRequest>) -> Reply<pb::MuteUserResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let (raw, user) = (message.user.clone(), call.app.user(message.user)?);
         let (duration_ms, reason) = (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
-        let answer = |mark| {
-            let user = Some(encode::muted_user(user.to_string(), &mark));
+        let answer = |restriction| {
+            let user = Some(encode::muted_user(user.to_string(), &restriction));
             pb::MuteUserResponse { user, ..Default::default() }
         };
         let written = self.service.mute_user(&call, &user, duration_ms, &reason, answer).await;
@@ -135,14 +137,14 @@ impl MuteService for Api {
     }
 
     async fn unmute_user(&self, request: Request<pb::UnmuteUserRequest>) -> Reply<pb::UnmuteUserResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let user = call.app.user(message.user)?;
         let answer = |was_muted| pb::UnmuteUserResponse { was_muted, ..Default::default() };
         reply(self.service.unmute_user(&call, &user, &parse::reason(message.reason)?, answer).await?)
     }
 
     async fn list_muted_users(&self, request: Request<pb::ListMutedUsersRequest>) -> Reply<pb::ListMutedUsersResponse> {
-        let (call, message) = self.ask(request, "ListMutedUsers").await?;
+        let (call, message) = self.begin_read(request, "ListMutedUsers").await?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
         self.service.pass(&call, page.skip)?;
@@ -154,7 +156,7 @@ impl MuteService for Api {
         } else {
             (self.service.find_muted_users(&call, &parse::some_users(&call, &message.users)?)?, String::new())
         };
-        let users = muted.into_iter().map(|(user, mark)| encode::muted_user(user, &mark)).collect();
+        let users = muted.into_iter().map(|(user, restriction)| encode::muted_user(user, &restriction)).collect();
         Ok(Response::new(pb::ListMutedUsersResponse { users, next_page_token, revision }))
     }
 
@@ -162,7 +164,7 @@ impl MuteService for Api {
         &self,
         request: Request<pb::MuteRoomNotificationsRequest>,
     ) -> Reply<pb::MuteRoomNotificationsResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
         let duration_ms = parse::duration_ms(message.duration)?;
         let answer = |client| pb::MuteRoomNotificationsResponse { client: Some(encode::client(client)), ..Default::default() };
@@ -173,7 +175,7 @@ impl MuteService for Api {
         &self,
         request: Request<pb::UnmuteRoomNotificationsRequest>,
     ) -> Reply<pb::UnmuteRoomNotificationsResponse> {
-        let (call, message) = self.enter_write(request)?;
+        let (call, message) = self.begin_write(request)?;
         let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
         let answer = |(client, was_muted)| {
             let client = Some(encode::client(client));
@@ -183,24 +185,24 @@ impl MuteService for Api {
     }
 
     async fn list_muted_rooms(&self, request: Request<pb::ListMutedRoomsRequest>) -> Reply<pb::ListMutedRoomsResponse> {
-        let (call, message) = self.ask(request, "ListMutedRooms").await?;
+        let (call, message) = self.begin_read(request, "ListMutedRooms").await?;
         let user = call.app.user(message.user)?;
         let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let after = after.as_deref().map(place_and_room).transpose()?;
         let revision = self.revision();
         let mut muted = self.service.list_muted_rooms(&call, &user, after, size + 1)?;
         let next_page_token = parse::cut(&mut muted, size, |(muted, _)| format!("{}:{}", muted.place, muted.room));
-        let room = |(muted, mark): (crate::view::MutedRoom, crate::model::Restriction)| pb::MutedRoom {
+        let room = |(muted, restriction): (crate::view::MutedRoom, crate::model::Restriction)| pb::MutedRoom {
             room: muted.room.into(),
-            expire_time: encode::expire_time(mark.expire),
-            mute_time: encode::timestamp(mark.set_ms),
+            expire_time: encode::expire_time(restriction.expire),
+            mute_time: encode::timestamp(restriction.set_ms),
         };
         let rooms = muted.into_iter().map(room).collect();
         Ok(Response::new(pb::ListMutedRoomsResponse { rooms, next_page_token, revision }))
     }
 
     async fn filter_recipients(&self, request: Request<pb::FilterRecipientsRequest>) -> Reply<pb::FilterRecipientsResponse> {
-        let (call, message) = self.ask(request, "FilterRecipients").await?;
+        let (call, message) = self.begin_read(request, "FilterRecipients").await?;
         let room = RoomId::parse(message.room)?;
         let revision = self.revision();
         let mut users = message.users;
@@ -211,7 +213,7 @@ impl MuteService for Api {
     }
 
     async fn check_send(&self, request: Request<pb::CheckSendRequest>) -> Reply<pb::CheckSendResponse> {
-        let (call, message) = self.ask(request, "CheckSend").await?;
+        let (call, message) = self.begin_read(request, "CheckSend").await?;
         let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
         let revision = self.revision();
         let answer = |decision: Decision<'_>| pb::CheckSendResponse { revision, ..encode::decision(decision) };
@@ -221,7 +223,7 @@ impl MuteService for Api {
     }
 
     async fn batch_check_send(&self, request: Request<pb::BatchCheckSendRequest>) -> Reply<pb::BatchCheckSendResponse> {
-        let (call, message) = self.ask(request, "BatchCheckSend").await?;
+        let (call, message) = self.begin_read(request, "BatchCheckSend").await?;
         let pairs = parse::pairs(&call, message.pairs)?;
         let answer = |decision: Option<Decision<'_>>| decision.map_or_else(encode::not_registered, encode::decision);
         let revision = self.revision();

@@ -8,7 +8,7 @@ use super::{Api, encode, open_with, parse};
 use crate::{error::Error, proto::v1 as pb, service::RequestContext};
 
 /// How long a reader waits for a commit where its caller says nothing, or more.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_REVISION_WAIT: Duration = Duration::from_secs(5);
 /// At most this much, and a tenth, of the caller's time is kept for the way back, so that it is told what was wrong before it stops to listen.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
@@ -50,18 +50,18 @@ questions!(
 );
 
 impl Api {
-    /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of `Service::enter`, INVALID_ARGUMENT on
+    /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of `Service::authorize`, INVALID_ARGUMENT on
     /// `min_revision`, STORE_UNAVAILABLE.
-    pub(super) async fn ask<T: ReadRequest>(
+    pub(super) async fn begin_read<T: ReadRequest>(
         &self,
         request: Request<T>,
         method: &'static str,
     ) -> Result<(RequestContext, T), Error> {
         let (metadata, caller, mut message) = open_with(request);
-        let call = self.service.enter(caller, message.take_app(), method)?;
+        let call = self.service.authorize(caller, message.take_app(), method)?;
         let revision = parse::min_revision(message.min_revision())?;
         if revision > 0 {
-            self.service.see(revision, patience(&metadata)).await?;
+            self.service.wait_for_revision(revision, longest_wait(&metadata)).await?;
         }
         Ok((call, message))
     }
@@ -72,9 +72,9 @@ impl Api {
     }
 }
 
-fn patience(metadata: &MetadataMap) -> Duration {
+fn longest_wait(metadata: &MetadataMap) -> Duration {
     let timeout = metadata.get("grpc-timeout").and_then(|value| parse::grpc_timeout(value.to_str().ok()?));
-    timeout.map_or(PATIENCE, |timeout| (timeout - RESPONSE_MARGIN.min(timeout / 10)).min(PATIENCE))
+    timeout.map_or(MAX_REVISION_WAIT, |timeout| (timeout - RESPONSE_MARGIN.min(timeout / 10)).min(MAX_REVISION_WAIT))
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
         let patience_ms = |timeout: Option<&str>| {
             let mut metadata = MetadataMap::new();
             timeout.and_then(|timeout| metadata.insert("grpc-timeout", timeout.parse().ok()?));
-            patience(&metadata).as_millis()
+            longest_wait(&metadata).as_millis()
         };
         let cases = [
             (None, 5_000),

@@ -24,7 +24,7 @@ pub(super) type Stream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Reply<Stream> {
     let proof = Proof::of(request.metadata().as_ref(), request.extensions());
     let (caller, message) = open(request);
-    let call = api.service.enter(caller, message.app, "Watch")?;
+    let call = api.service.authorize(caller, message.app, "Watch")?;
     let room = some(message.room).map(RoomId::parse).transpose()?;
     let wrong = |_| Error::invalid("after_revision", "a revision is not negative");
     let after = message.after_revision.map(u64::try_from).transpose().map_err(wrong)?;
@@ -47,7 +47,7 @@ fn until(stream: Stream, end: BoxFuture<'static, Error>) -> impl futures_util::S
 }
 
 pub(super) async fn list_events(api: &Api, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {
-    let (call, message) = api.ask(request, "ListEvents").await?;
+    let (call, message) = api.begin_read(request, "ListEvents").await?;
     if message.actor.len() > MAX_ACTOR_BYTES {
         return Err(Error::invalid("actor", "an actor is at most 512 bytes").into());
     }

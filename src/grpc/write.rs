@@ -70,9 +70,9 @@ writes! {
 
 impl Api {
     /// Lets a write into its app. The call knows the id of the request, which is no longer in the message.
-    pub(super) fn enter_write<M: Write>(&self, request: Request<M>) -> Result<(RequestContext, M), Error> {
+    pub(super) fn begin_write<M: Write>(&self, request: Request<M>) -> Result<(RequestContext, M), Error> {
         let (caller, mut message) = open(request);
-        let call = self.service.enter(caller, message.app().to_owned(), M::METHOD)?;
+        let call = self.service.authorize(caller, message.app().to_owned(), M::METHOD)?;
         let id = std::mem::take(message.request_id());
         if id.is_empty() {
             return Ok((call, message));

@@ -17,7 +17,7 @@ use super::holder::{Holder, Peer};
 /// An answer that was not taken for so long, or somewhat longer, is not read.
 pub const UNREAD: Duration = Duration::from_secs(60);
 /// So often a connection is looked at.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How finely the beginnings of answers are told apart.
 const SLOT_MS: u64 = 5_000;
 /// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age that is known as of the last look.
@@ -67,7 +67,7 @@ impl Connection {
         Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }
     }
 
-    /// For how long no call was open, up to one [`LOOK`] more than that; nothing while one is.
+    /// For how long no call was open, up to one [`POLL_INTERVAL`] more than that; nothing while one is.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
@@ -80,7 +80,7 @@ impl Connection {
         self.open.load(Ordering::Relaxed) > 0 || self.idle_since_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`LOOK`]: it keeps the time for the others.
+    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`POLL_INTERVAL`]: it keeps the time for the others.
     pub fn look(&self) -> bool {
         self.age_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
         self.answers[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0

@@ -7,7 +7,7 @@ use std::{
 
 /// What there is a bound for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum Resource {
     /// A call that runs, or whose answer is being sent.
     Call,
     /// A call whose message has not come whole.
@@ -18,7 +18,7 @@ pub enum What {
     Stream,
 }
 
-pub(super) const ALL: [What; 4] = [What::Call, What::Message, What::Byte, What::Stream];
+pub(super) const ALL: [Resource; 4] = [Resource::Call, Resource::Message, Resource::Byte, Resource::Stream];
 
 /// What one peer address holds, or the admins or the users of one app.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    pub(super) fn of(&self, what: What, is_known: bool) -> &AtomicUsize {
+    pub(super) fn of(&self, what: Resource, is_known: bool) -> &AtomicUsize {
         &(if is_known { &self.known } else { &self.strange })[what as usize]
     }
 }

@@ -10,12 +10,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::poll;
 use hyper::body::Body;
-use tokio::time::timeout;
 use tower::BoxError;
 
 use super::{
     concurrency::{Permit, SMALL},
-    holder::What,
+    holder::Resource,
 };
 use crate::error::Error;
 
@@ -32,8 +31,8 @@ pub enum Unread {
     Broken(BoxError),
 }
 
-/// The whole of a body of at most so many bytes, which is to come within `patience`.
-pub async fn whole<B>(body: &mut B, most: usize, held: &mut Permit, patience: Duration) -> Result<Bytes, Unread>
+/// The whole of a body of at most so many bytes, which is to come within `timeout`.
+pub async fn whole<B>(body: &mut B, most: usize, held: &mut Permit, timeout: Duration) -> Result<Bytes, Unread>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -45,9 +44,9 @@ where
     if let Poll::Ready(read) = poll!(reading.rest(body)) {
         return read.map(|()| reading.read.bytes());
     }
-    reading.held.take(What::Message, 1).map_err(Unread::Overloaded)?;
-    let read = timeout(patience, reading.rest(body)).await;
-    reading.held.give_back(What::Message, 1);
+    reading.held.take(Resource::Message, 1).map_err(Unread::Overloaded)?;
+    let read = tokio::time::timeout(timeout, reading.rest(body)).await;
+    reading.held.give_back(Resource::Message, 1);
     read.unwrap_or(Err(Unread::Late)).map(|()| reading.read.bytes())
 }
 
@@ -91,7 +90,7 @@ impl Reading<'_> {
             return Err(Unread::TooLarge);
         }
         if bytes > SMALL {
-            self.held.take(What::Byte, data.len()).map_err(Unread::Overloaded)?;
+            self.held.take(Resource::Byte, data.len()).map_err(Unread::Overloaded)?;
         }
         self.read.add(data);
         Ok(())
@@ -138,11 +137,11 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::limits::concurrency::{Account, Load};
+    use crate::limits::concurrency::{Account, ConcurrencyLimit};
 
     async fn read(frames: &[Bytes]) -> Bytes {
         let frames: Vec<_> = frames.iter().cloned().map(Ok::<_, std::io::Error>).collect();
-        let mut held = Load::new(8, 1 << 20).open(Account::default());
+        let mut held = ConcurrencyLimit::new(8, 1 << 20).open(Account::default());
         let mut body = Whole::from_stream(stream::iter(frames));
         whole(&mut body, 1 << 20, &mut held, Duration::from_secs(1)).await.unwrap_or_default()
     }

@@ -15,9 +15,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
 use super::{
-    concurrency::{Account, Load, Permit, SMALL},
+    concurrency::{Account, ConcurrencyLimit, Permit, SMALL},
     connection::{Connection, Exchange},
-    holder::What,
+    holder::Resource,
 };
 use crate::error::Error;
 
@@ -40,7 +40,7 @@ pub struct Carried {
 impl Carried {
     /// Of a call from its head on: it holds nothing but that its connection is not idle where it keeps that, which none does whose caller is not known.
     #[must_use]
-    pub fn begin(load: &Arc<Load>, account: Account, connection: Option<Arc<Connection>>, keeps: bool) -> Self {
+    pub fn begin(load: &Arc<ConcurrencyLimit>, account: Account, connection: Option<Arc<Connection>>, keeps: bool) -> Self {
         let keeps = keeps && account.is_known();
         let exchange = connection.map(|connection| Exchange::begin(connection, keeps));
         Self { held: Some(load.open(account)), exchange }
@@ -82,9 +82,9 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
             && let Some(held) = &mut self.carried.held
         {
             if bytes > RARELY_REFUSED {
-                held.take(What::Byte, bytes)?;
+                held.take(Resource::Byte, bytes)?;
             } else {
-                held.take_of_share(What::Byte, bytes)?;
+                held.take_of_share(Resource::Byte, bytes)?;
             }
             self.held = bytes;
         }
@@ -104,7 +104,7 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
 
     fn release(&mut self) {
         if let Some(held) = &mut self.carried.held {
-            held.give_back(What::Byte, std::mem::take(&mut self.held));
+            held.give_back(Resource::Byte, std::mem::take(&mut self.held));
         }
     }
 }
@@ -165,14 +165,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_taken_is_held_and_the_last_piece_is_small() {
-        let load = Load::new(1, 1_000_000);
+        let load = ConcurrencyLimit::new(1, 1_000_000);
         let carried = || Carried { held: Some(load.open(known())), ..Carried::default() };
         let text: Bytes = (0..300_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
         let mut sent = Sent::whole(Whole::from(text.clone()), carried()).unwrap();
-        assert_eq!((load.holds(What::Byte), sent.size_hint().exact()), (300_000, Some(300_000)));
+        assert_eq!((load.holds(Resource::Byte), sent.size_hint().exact()), (300_000, Some(300_000)));
         let (mut read, mut last) = (Vec::new(), 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
-            assert!(load.holds(What::Byte) == 300_000 && !text.is_empty());
+            assert!(load.holds(Resource::Byte) == 300_000 && !text.is_empty());
             let data = frame.unwrap().into_data().unwrap();
             assert!(data.len() <= PIECE);
             last = data.len();
@@ -180,13 +180,13 @@ mod tests {
         }
         assert!(read == text && last == LAST && sent.is_end_stream());
         drop(sent);
-        assert_eq!(load.holds(What::Byte), 0);
+        assert_eq!(load.holds(Resource::Byte), 0);
         // A long one may be refused, a short one is not.
         let mut most = load.open(known());
-        most.take(What::Byte, 950_000).unwrap();
+        most.take(Resource::Byte, 950_000).unwrap();
         assert!(Sent::whole(Whole::from(text.clone()), carried()).is_err());
         assert!(Sent::whole(Whole::from(text.slice(..60_000)), carried()).is_ok());
-        assert_eq!(load.holds(What::Byte), 950_000);
+        assert_eq!(load.holds(Resource::Byte), 950_000);
     }
 
     /// The last is the first.
@@ -219,15 +219,15 @@ mod tests {
 
     #[tokio::test]
     async fn each_frame_of_a_long_answer_is_held_for_itself() {
-        let load = Load::new(1, 1_000_000);
+        let load = ConcurrencyLimit::new(1, 1_000_000);
         let pages = [10, 50_000, 20_000, 0, 3].map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
         let carried = Carried { held: Some(load.open(known())), ..Carried::default() };
         let mut sent = Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).unwrap();
         let (mut bytes, mut most) = (0, 0);
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
-            most = most.max(load.holds(What::Byte));
+            most = most.max(load.holds(Resource::Byte));
             bytes += frame.unwrap().into_data().unwrap().len();
         }
-        assert_eq!((bytes, most, load.holds(What::Byte)), (70_013, 50_000, 0));
+        assert_eq!((bytes, most, load.holds(Resource::Byte)), (70_013, 50_000, 0));
     }
 }

@@ -95,7 +95,7 @@ pub enum Value {
     /// A notification mute and its place in the client's list.
     NotificationMute(Restriction, u64),
     /// The answer to a request with an id.
-    Request(Answered),
+    Request(IdempotencyRecord),
     /// When it was deleted, in Unix milliseconds.
     Deleted(u64),
 }
@@ -108,7 +108,7 @@ pub struct Restriction {
     /// When it was set, in Unix milliseconds.
     pub set_ms: u64,
     /// By whom and why; shared, because many marks have the same.
-    pub why: Arc<Provenance>,
+    pub provenance: Arc<Provenance>,
 }
 
 /// Who set a mark, and why.
@@ -122,7 +122,7 @@ pub struct Provenance {
 
 /// The first answer to a request with an id: what a repeat of it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answered {
+pub struct IdempotencyRecord {
     /// Tells the request from another with the same id.
     pub fingerprint: [u8; 16],
     /// A message that those who answer know.

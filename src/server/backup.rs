@@ -34,18 +34,18 @@ use crate::{
 
 /// Pieces read ahead.
 const AHEAD: usize = 4;
-const PATIENCE: Patience = Patience { piece: Duration::from_secs(30), bytes_per_s: 1 << 20 };
+const READER_TIMEOUT: ReaderTimeout = ReaderTimeout { piece: Duration::from_secs(30), bytes_per_s: 1 << 20 };
 
 /// How slow a reader may be.
 #[derive(Clone, Copy)]
-struct Patience {
+struct ReaderTimeout {
     /// For one piece, and to begin with for the whole.
     piece: Duration,
     /// What the whole is to keep up with. A disk or a network does a hundred times as much.
     bytes_per_s: u64,
 }
 
-impl Patience {
+impl ReaderTimeout {
     /// For how long the reader may let the next piece wait, after so long that it has let others wait.
     fn left(self, waited: Duration, sent_bytes: u64) -> Duration {
         let whole = self.piece + Duration::from_secs(sent_bytes / self.bytes_per_s);
@@ -91,7 +91,7 @@ async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
     let snapshot = service.store.snapshot().await?;
     tracing::info!(revision = snapshot.revision, by = principal.actor(), "a backup is being taken");
     let pieces = transfer::backup::bytes(snapshot, service.clock.now_ms());
-    Ok(Body::from_stream(pump(pieces, turn, stopping, PATIENCE)))
+    Ok(Body::from_stream(pump(pieces, turn, stopping, READER_TIMEOUT)))
 }
 
 /// The pieces as a body, read by a task that does not depend on who reads the body.
@@ -99,12 +99,12 @@ fn pump(
     pieces: impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static,
     turn: OwnedSemaphorePermit,
     stopping: Stop,
-    patience: Patience,
+    timeout: ReaderTimeout,
 ) -> impl Stream<Item = io::Result<Bytes>> {
     let (send, sent) = mpsc::channel(AHEAD);
     let (tell_end, end) = oneshot::channel();
     tokio::spawn(async move {
-        match forward(pieces, send, stopping, patience).await {
+        match forward(pieces, send, stopping, timeout).await {
             Ok(bytes) => {
                 tracing::info!(bytes, "the backup is taken");
                 let _ = tell_end.send(());
@@ -123,13 +123,13 @@ async fn forward(
     pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>,
     to: mpsc::Sender<Bytes>,
     mut stopping: Stop,
-    patience: Patience,
+    timeout: ReaderTimeout,
 ) -> Result<u64, String> {
     let (mut pieces, mut sent_bytes, mut waited) = (std::pin::pin!(pieces), 0, Duration::ZERO);
     while let Some(piece) = pieces.next().await {
         let piece = Bytes::from(piece.map_err(|error| error.to_string())?);
         sent_bytes += piece.len() as u64;
-        let (left, since) = (patience.left(waited, sent_bytes), Instant::now());
+        let (left, since) = (timeout.left(waited, sent_bytes), Instant::now());
         tokio::select! {
             sent = tokio::time::timeout(left, to.send(piece)) => match sent {
                 Ok(Ok(())) => {}
@@ -200,8 +200,8 @@ mod tests {
     async fn a_reader_that_stalls_hangs_up_or_is_in_the_way_of_a_stop_holds_nothing() {
         let semaphore = Arc::new(Semaphore::new(1));
         let (tell, stopping) = watch::channel(false);
-        let slow = Patience { piece: Duration::from_millis(20), ..PATIENCE };
-        let day = Patience { piece: Duration::from_secs(86_400), ..PATIENCE };
+        let slow = ReaderTimeout { piece: Duration::from_millis(20), ..READER_TIMEOUT };
+        let day = ReaderTimeout { piece: Duration::from_secs(86_400), ..READER_TIMEOUT };
         // Reads nothing: it is cut, and finds that out when it reads on.
         let (stream, held) = pieces();
         let body = pump(stream, turn(&semaphore).await, stopping.clone(), slow);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_piece_has_half_a_minute_and_the_whole_a_second_more_for_each_mebibyte() {
-        let left = |elapsed_s, sent_bytes| PATIENCE.left(Duration::from_secs(elapsed_s), sent_bytes).as_secs();
+        let left = |elapsed_s, sent_bytes| READER_TIMEOUT.left(Duration::from_secs(elapsed_s), sent_bytes).as_secs();
         assert_eq!(left(0, 0), 30);
         assert_eq!(left(0, 1 << 30), 30);
         assert_eq!(left(1_040, 1 << 30), 14);

@@ -25,9 +25,9 @@ use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
     limits::{
-        concurrency::{Load, MAX_DEADLINE, MESSAGE_PATIENCE},
+        concurrency::{ConcurrencyLimit, MAX_DEADLINE, MESSAGE_TIMEOUT},
         connection::{Connection, Exchange},
-        holder::What,
+        holder::Resource,
         sent::{Carried, Sent},
     },
     telemetry::{
@@ -45,7 +45,7 @@ static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The layer.
 #[derive(Clone)]
-pub(super) struct Calls(pub(super) Arc<Load>);
+pub(super) struct Calls(pub(super) Arc<ConcurrencyLimit>);
 
 impl<S> Layer<S> for Calls {
     type Service = CallMiddleware<S>;
@@ -58,7 +58,7 @@ impl<S> Layer<S> for Calls {
 #[derive(Clone)]
 pub(super) struct CallMiddleware<S> {
     inner: S,
-    load: Arc<Load>,
+    load: Arc<ConcurrencyLimit>,
 }
 
 impl<S, Q, A> Service<Request<Q>> for CallMiddleware<S>
@@ -76,7 +76,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let mut call = Counted::begin(METRICS.method(request.uri().path()), &request);
+        let mut call = CallMetrics::begin(METRICS.method(request.uri().path()), &request);
         if let Err(refused) = known(call.method, &request) {
             call.end(refused.code());
             return Box::pin(std::future::ready(Ok(refused.into_http())));
@@ -118,7 +118,7 @@ fn answered<S, Q, A>(
     mut inner: S,
     head: Parts,
     mut body: Q,
-    mut call: Counted,
+    mut call: CallMetrics,
     mut carried: Carried,
 ) -> impl Future<Output = Result<Response<Sent<A>>, Infallible>>
 where
@@ -132,7 +132,7 @@ where
         let has_one = call.method.is_ours || head.uri.path() == message::HEALTH;
         let message = match &mut carried.held {
             Some(held) if has_one => {
-                let whole = message::whole(head.uri.path(), &mut body, held, MESSAGE_PATIENCE.min(deadline)).await;
+                let whole = message::whole(head.uri.path(), &mut body, held, MESSAGE_TIMEOUT.min(deadline)).await;
                 whole.map(Message::Whole)
             }
             _ => Ok(Message::Stream(body)),
@@ -152,7 +152,7 @@ where
 /// The request of a call whose message has come, and which has a place now. Errors: OVERLOADED.
 fn place<Q>(head: Parts, message: Message<Q>, carried: &mut Carried) -> Result<Request<Message<Q>>, Status> {
     if let Some(held) = &mut carried.held {
-        held.take(if is_for_anybody(head.uri.path()) { What::Stream } else { What::Call }, 1)?;
+        held.take(if is_for_anybody(head.uri.path()) { Resource::Stream } else { Resource::Call }, 1)?;
     }
     Ok(Request::from_parts(head, message))
 }
@@ -191,14 +191,14 @@ async fn within<T>(
 }
 
 /// A call as it is counted and followed: one that is dropped before it has ended was given up.
-struct Counted {
+struct CallMetrics {
     method: &'static Method,
     followed: Option<Box<Followed>>,
     begun: Instant,
     has_ended: bool,
 }
 
-impl Counted {
+impl CallMetrics {
     fn begin<Q>(method: &'static Method, request: &Request<Q>) -> Self {
         method.started.inc();
         let is_service = Caller::asks_as_service(request.extensions());
@@ -218,7 +218,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CallMetrics {
     fn drop(&mut self) {
         if !self.has_ended {
             self.method.handled(Code::Cancelled as usize);

@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The same, of one that has never asked for anything.
 const SILENT: Duration = Duration::from_secs(2);
 /// So often it is looked for who may have to go.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Addresses that hold nothing any more are forgotten when so many, and as many as hold something, are known.
 const FORGET: usize = 1_000;
 
@@ -129,7 +129,7 @@ impl Door {
     /// Tells one to go for one of this address, of its own or of any: who has never asked for anything before who has, of the address that has most,
     /// the longest idle.
     fn make_room(&mut self, site: Option<Site>, of_its_own: bool) -> bool {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= AGAIN) {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= RETRY_DELAY) {
             self.looked = Some(Instant::now());
             self.look();
         }

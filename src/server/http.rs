@@ -8,7 +8,7 @@ use hyper_util::{
 };
 
 /// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// All headers of a request together.
 const HEAD_BYTES: u32 = 32 << 10;
 /// Calls at a time on one HTTP/2 connection.
@@ -32,7 +32,7 @@ pub(super) enum Http {
 
 pub(super) fn builder(http: Http) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES as usize);
     let mut http2 = builder.http2();
     http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
     http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);

@@ -39,13 +39,13 @@ use super::{
     door::{Door, Sites},
     forwarded,
     h2_goaway_fix::GoawayFix,
-    http::{Http, PATIENCE, builder},
+    http::{HEAD_TIMEOUT, Http, builder},
     tls::{self, Tls},
 };
 use crate::{
     auth::credentials::CertNames,
     limits::{
-        connection::{Connection, LOOK},
+        connection::{Connection, POLL_INTERVAL},
         holder::Peer,
     },
     telemetry::metrics::METRICS,
@@ -60,7 +60,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// The same, of one on which nothing was open when others wanted its place.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// After a connection could not be taken, for want of file descriptors, say.
-const AGAIN: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -104,7 +104,7 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
     let mut door = Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
     let (mut connections, mut numbers) = (JoinSet::new(), HashMap::new());
     let (tell, word) = watch::channel(false);
-    let mut stopped = pin!(told(stop));
+    let mut stopped = pin!(stopped(stop));
     loop {
         METRICS.connections(rules.name, door.guests());
         let accepted = tokio::select! {
@@ -136,7 +136,7 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
-                sleep(AGAIN).await;
+                sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -159,7 +159,7 @@ async fn connection(
         return requests(stream, http, rules, stop, service, origin).await;
     };
     let stream = tokio::select! {
-        stream = timeout(PATIENCE, certificates.acceptor(http).accept(stream)) => stream.map_err(io::Error::from)??,
+        stream = timeout(HEAD_TIMEOUT, certificates.acceptor(http).accept(stream)) => stream.map_err(io::Error::from)??,
         () = origin.go.notified() => return Err("others wanted its place".into()),
     };
     let certificate = tls::names(&stream).map(Arc::new);
@@ -212,11 +212,11 @@ async fn requests(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(GoawayFix::new(io)), service));
     // Polled where one of them has come, rather than at each frame.
     let words = FuturesUnordered::<BoxFuture<'_, ShutdownReason>>::new();
-    words.push(sleep(PATIENCE).map(|()| ShutdownReason::FirstIsDue).boxed());
+    words.push(sleep(HEAD_TIMEOUT).map(|()| ShutdownReason::FirstIsDue).boxed());
     words.push(sleep(age(rules.max_age)).map(|()| ShutdownReason::Old).boxed());
-    words.push(sleep(LOOK).map(|()| ShutdownReason::Look).boxed());
+    words.push(sleep(POLL_INTERVAL).map(|()| ShutdownReason::Look).boxed());
     words.push(async { origin.go.notified().await }.map(|()| ShutdownReason::Go).boxed());
-    words.push(told(stop).map(|()| ShutdownReason::Stop).boxed());
+    words.push(stopped(stop).map(|()| ShutdownReason::Stop).boxed());
     let mut words = pin!(words);
     let word = loop {
         tokio::select! {
@@ -224,7 +224,7 @@ async fn requests(
             Some(word) = words.next() => match word {
                 ShutdownReason::FirstIsDue if asked.load(Ordering::Relaxed) => {}
                 // A proxy carries the answers of others, who are not to be cut for one of them.
-                ShutdownReason::Look if !place.look() || place.peer.is_none() => words.push(sleep(LOOK).map(|()| ShutdownReason::Look).boxed()),
+                ShutdownReason::Look if !place.look() || place.peer.is_none() => words.push(sleep(POLL_INTERVAL).map(|()| ShutdownReason::Look).boxed()),
                 word => break word,
             }
         }
@@ -266,7 +266,7 @@ fn age(limit: Duration) -> Duration {
 }
 
 /// Done when it is told to stop.
-async fn told(mut stop: Stop) {
+async fn stopped(mut stop: Stop) {
     // An error means that whoever would tell is gone, which tells the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }

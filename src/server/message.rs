@@ -74,13 +74,13 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
 }
 
 /// The whole message of a call at this path. Errors: OVERLOADED, INVALID_ARGUMENT where it is too large or has too many parts, DEADLINE_EXCEEDED where
-/// it does not come within `patience`.
-pub(super) async fn whole<B>(path: &str, body: &mut B, held: &mut Permit, patience: Duration) -> Result<Bytes, Status>
+/// it does not come within `timeout`.
+pub(super) async fn whole<B>(path: &str, body: &mut B, held: &mut Permit, timeout: Duration) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let most = max_bytes(path);
-    let message = message::whole(body, most, held, patience).await.map_err(|unread| match unread {
+    let message = message::whole(body, most, held, timeout).await.map_err(|unread| match unread {
         Unread::TooLarge => Error::invalid("message", format!("a message of this call has at most {most} bytes")).into(),
         Unread::Late => Status::deadline_exceeded("the message of the call has not come in time"),
         Unread::Overloaded(error) => error.into(),

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{limits::holder::What, service::Service, sweep, telemetry::metrics::METRICS};
+use crate::{limits::holder::Resource, service::Service, sweep, telemetry::metrics::METRICS};
 
 /// The metrics of this moment, in the OpenMetrics text format.
 pub(super) fn text(service: &Service, data_dir: Option<&Path>) -> String {
@@ -37,7 +37,9 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     }
     registry.register("records", "Records in the view, ended ones that are not swept yet among them", records);
     let held = Family::<Vec<(&str, &str)>, Gauge>::default();
-    for (what, name) in [(What::Call, "call"), (What::Message, "message"), (What::Byte, "byte"), (What::Stream, "stream")] {
+    for (what, name) in
+        [(Resource::Call, "call"), (Resource::Message, "message"), (Resource::Byte, "byte"), (Resource::Stream, "stream")]
+    {
         held.get_or_create(&vec![("what", name)]).set(i64::try_from(service.load.holds(what)).unwrap_or(i64::MAX));
     }
     let help = "What callers hold: places of calls, of calls whose message is still to come, and of streams of health and reflection; bytes of messages and answers";

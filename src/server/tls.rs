@@ -16,7 +16,7 @@ use tokio_rustls::{
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
 use super::http::Http;
-use crate::{auth::credentials::CertNames, files::Files, pem};
+use crate::{auth::credentials::CertNames, files::FileWatcher, pem};
 
 const H2: &[u8] = b"h2";
 
@@ -34,7 +34,7 @@ pub struct TlsFiles {
 /// What new connections are begun with.
 pub struct Tls {
     files: TlsFiles,
-    seen: Files,
+    seen: FileWatcher,
     configs: ArcSwap<Configs>,
 }
 
@@ -56,7 +56,7 @@ impl Tls {
     /// Errors: a sentence that names the file.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let TlsFiles { cert, key, client_ca } = files.clone();
-        let seen = Files::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
+        let seen = FileWatcher::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
         let configs = ArcSwap::from_pointee(Configs::of(read(&files)?));
         Ok(Self { files, seen, configs })
     }
@@ -71,7 +71,7 @@ impl Tls {
     }
 
     /// Takes what has changed for connections to come. Never ends by itself.
-    pub async fn keep_new(self: Arc<Self>) {
+    pub async fn watch_files(self: Arc<Self>) {
         let mut files = self.seen.clone();
         loop {
             files.changed().await;
@@ -114,12 +114,12 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
             // Who shows none has another credential, or is refused where that is looked at.
             let roots = Arc::new(pem::authorities(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).allow_unauthenticated();
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| pem::tell(path, &error))?)
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| pem::describe(path, &error))?)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem::tell(&files.key, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem::describe(&files.key, &error))?;
     let config = builder.with_single_cert(pem::certificates(&files.cert)?, key);
-    let mut config = config.map_err(|error| pem::tell(&files.cert, &error))?;
+    let mut config = config.map_err(|error| pem::describe(&files.cert, &error))?;
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -35,7 +35,7 @@ impl Service {
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             // Also of those who are on it: they have to be still.
             users.iter().zip(stored).for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
-            let value = Value::Restriction(call.mark(now_ms, Expire::NEVER, reason));
+            let value = Value::Restriction(call.restriction(now_ms, Expire::NEVER, reason));
             new.iter().for_each(|user| batch.put(key(user.as_str()), &value));
             Ok((Some(batch), ()))
         })
@@ -76,7 +76,7 @@ impl Service {
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
             let Some(room) = room else { return Vec::new() };
-            room.allowed_after(after).take(size).map(|(user, mark)| (user.to_owned(), mark.clone())).collect()
+            room.allowed_after(after).take(size).map(|(user, restriction)| (user.to_owned(), restriction.clone())).collect()
         }))
     }
 

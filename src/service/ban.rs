@@ -36,11 +36,11 @@ impl Service {
             let event = call.room_event(EventKind::Banned, now_ms, room, &[], reason);
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_registration(&mut batch, call.key(), room, registration);
-            let mark = call.mark(now_ms, expire, reason);
+            let restriction = call.restriction(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));
-            batch.put(key, &Value::Restriction(mark.clone()));
-            Ok((Some(batch), mark))
+            batch.put(key, &Value::Restriction(restriction.clone()));
+            Ok((Some(batch), restriction))
         })
         .await
     }

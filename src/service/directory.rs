@@ -80,7 +80,7 @@ impl Service {
     pub fn get_client(&self, call: &RequestContext, user: &UserId) -> Result<ClientInfo, Error> {
         call.permit(Action::SeeClient { user: user.as_str() })?;
         self.require_clients(call, std::iter::once(user.as_str()))?;
-        Ok(self.client_seen(call, user))
+        Ok(self.client_info(call, user))
     }
 
     /// A page of the registered clients by id, and how many there are in all.
@@ -103,7 +103,7 @@ impl Service {
             if revision.is_none() {
                 return Ok((None, None));
             }
-            let was = self.client_seen(call, user);
+            let was = self.client_info(call, user);
             let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientDeleted, now_ms) };
             let mut batch = Batch::of(&event);
             batch.expect(Key::Client { app: call.key(), user: user.as_str() }, revision);
@@ -193,7 +193,7 @@ impl Service {
         Err(Error::unavailable("no room id was free"))
     }
 
-    pub(super) fn client_seen(&self, call: &RequestContext, user: &UserId) -> ClientInfo {
+    pub(super) fn client_info(&self, call: &RequestContext, user: &UserId) -> ClientInfo {
         self.client_named(call, user.as_str())
     }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Marks that are swept at once before their room or client is deleted.
-const LOOK: usize = 10_000;
+const BATCH_MAX: usize = 10_000;
 
 /// How long after a look at clocks that were not compared yet the next one is.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 impl Service {
     /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True: there were some, and the batch has to be planned
     /// again. Errors: STORE_UNAVAILABLE, STORE_FULL.
-    pub(super) async fn settle(&self, batch: &Batch) -> Result<bool, Error> {
+    pub(super) async fn expire_first(&self, batch: &Batch) -> Result<bool, Error> {
         let certain_ms = sweep::certain_ms(&*self.store, &self.clock);
         let due = self.ended_before(batch, certain_ms)?;
         if due.is_empty() {
@@ -33,7 +33,7 @@ impl Service {
             return Ok(true);
         }
         let swept = sweep::expire(&*self.store, &due, certain_ms).await?;
-        self.caught_up(swept.revision).await?;
+        self.wait_for_view(swept.revision).await?;
         Ok(true)
     }
 
@@ -42,7 +42,7 @@ impl Service {
         for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
             let key = codec::decode_key(key)?;
             if let Key::DeletedRoom { .. } | Key::DeletedClient { .. } = key {
-                due.extend(self.view.due_of(key.owner(), now_ms, LOOK));
+                due.extend(self.view.due_of(key.owner(), now_ms, BATCH_MAX));
             } else if let Some(revision) = self.view.ended(key, now_ms) {
                 add(&mut due, key, revision);
             }
@@ -55,7 +55,7 @@ impl Service {
 fn add(due: &mut Vec<Expired>, key: Key<'_>, revision: Revision) {
     if let (
         Key::MemberMute { room, user, .. },
-        Some(Expired { marks: ExpiredRestrictions::MemberMutes { room: same, users }, .. }),
+        Some(Expired { restrictions: ExpiredRestrictions::MemberMutes { room: same, users }, .. }),
     ) = (key, due.last_mut())
         && **same == *room
     {

@@ -10,7 +10,7 @@ use super::{Committed, IdempotencyKey, RequestContext, Service};
 use crate::{
     auth::Principal,
     error::{Error, Reason},
-    model::{Answered, EventKind, Expire, Key, RequestId, Value},
+    model::{EventKind, Expire, IdempotencyRecord, Key, RequestId, Value},
     store::{Batch, Revision},
     view::Versioned,
 };
@@ -43,10 +43,10 @@ impl RequestContext {
     /// What a repeat is answered; nothing where this is none. Errors: REQUEST_ID_REUSED.
     pub(super) fn first_answer<A: Answer>(
         &self,
-        kept: Option<&Versioned<Answered>>,
+        record: Option<&Versioned<IdempotencyRecord>>,
         now_ms: u64,
     ) -> Result<Option<Committed<A>>, Error> {
-        let in_force = kept.filter(|kept| kept.value.expire.in_force(now_ms));
+        let in_force = record.filter(|record| record.value.expire.in_force(now_ms));
         let (Some(named), Some(Versioned { value, revision })) = (&self.request, in_force) else { return Ok(None) };
         if named.fingerprint != value.fingerprint {
             let message = "the request id (Idempotency-Key) is that of another request";
@@ -58,26 +58,32 @@ impl RequestContext {
 
     /// Adds the answer to the batch, on the condition that the one that is kept is still that of this revision, or still none. Without a
     /// change there is a batch for the answer alone: so that a repeat is answered the same when others have changed something meanwhile.
-    pub(super) fn keep<A: Answer>(&self, batch: Option<Batch>, answer: &A, kept: Option<Revision>, now_ms: u64) -> Option<Batch> {
+    pub(super) fn record_answer<A: Answer>(
+        &self,
+        batch: Option<Batch>,
+        answer: &A,
+        record: Option<Revision>,
+        now_ms: u64,
+    ) -> Option<Batch> {
         let Some(IdempotencyKey { key: id, fingerprint, .. }) = &self.request else { return batch };
         let mut batch = batch.unwrap_or_else(|| Batch::of(&self.event(EventKind::Request, now_ms)));
         let key = Key::Request { app: self.key(), id };
         let (fingerprint, expire) = (*fingerprint, Expire::at_ms(now_ms.saturating_add(KEEP_MS)));
-        batch.expect(key, kept);
-        batch.put_first(key, &Value::Request(Answered { fingerprint, answer: answer.encode_to_vec().into(), expire }));
+        batch.expect(key, record);
+        batch.put_first(key, &Value::Request(IdempotencyRecord { fingerprint, answer: answer.encode_to_vec().into(), expire }));
         Some(batch)
     }
 }
 
 impl Service {
     /// The answer that is kept for the request's id, in force or not.
-    pub(super) fn kept(&self, call: &RequestContext) -> Option<Versioned<Answered>> {
+    pub(super) fn idempotency_record(&self, call: &RequestContext) -> Option<Versioned<IdempotencyRecord>> {
         let IdempotencyKey { id, key, fingerprint } = call.request.as_ref()?;
         let earlier = || {
             // Before users had ids of their own, their answers were kept as those of everybody.
-            let kept = self.view.answered(call.key(), id.as_str()).filter(|_| key != id.as_str())?;
-            let is_its = kept.value.fingerprint == *fingerprint && kept.value.expire.in_force(self.clock.now_ms());
-            is_its.then_some(kept)
+            let record = self.view.answered(call.key(), id.as_str()).filter(|_| key != id.as_str())?;
+            let is_its = record.value.fingerprint == *fingerprint && record.value.expire.in_force(self.clock.now_ms());
+            is_its.then_some(record)
         };
         self.view.answered(call.key(), key).or_else(earlier)
     }

@@ -27,14 +27,14 @@ impl Service {
             let event = call.room_event(EventKind::Muted, now_ms, room, users, reason);
             let mut batch = Batch::of(&Event { expire, ..event });
             expect_registration(&mut batch, call.key(), room, registration);
-            let mark = call.mark(now_ms, expire, reason);
-            let value = Value::Restriction(mark.clone());
+            let restriction = call.restriction(now_ms, expire, reason);
+            let value = Value::Restriction(restriction.clone());
             for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {
                 let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
                 batch.expect(key, revision);
                 batch.put(key, &value);
             }
-            Ok((Some(batch), mark))
+            Ok((Some(batch), restriction))
         })
         .await
     }
@@ -81,7 +81,7 @@ impl Service {
         Ok(self.view.room(call.key(), room.as_str(), |room| {
             let Some(room) = room else { return Vec::new() };
             let mutes = room.mutes_after(after, now_ms).skip(skip).take(size);
-            mutes.map(|(user, mark)| (user.to_owned(), mark.clone())).collect()
+            mutes.map(|(user, restriction)| (user.to_owned(), restriction.clone())).collect()
         }))
     }
 

@@ -40,8 +40,8 @@ impl Service {
         self.change(call, answer, |now_ms| {
             let (basis, registration) = self.basis(call, user, room, now_ms)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
-            let in_force = basis.muted.as_ref().filter(|muted| muted.mark.value.expire.in_force(now_ms));
-            if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.mark.value.expire == expire) {
+            let in_force = basis.muted.as_ref().filter(|muted| muted.restriction.value.expire.in_force(now_ms));
+            if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.restriction.value.expire == expire) {
                 return Ok((None, basis.seen));
             }
             if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
@@ -54,7 +54,7 @@ impl Service {
             expect_room(&mut batch, call.key(), room, registration);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, stored);
-            batch.put(key, &Value::NotificationMute(call.mark(now_ms, expire, ""), place));
+            batch.put(key, &Value::NotificationMute(call.restriction(now_ms, expire, ""), place));
             // A new one has the last place.
             seen.muted_rooms.extend(is_new.then(|| room.to_string()));
             Ok((Some(batch), seen))
@@ -78,10 +78,10 @@ impl Service {
             let (mut batch, mut seen) = touch(call, user, basis, &event);
             expect_room(&mut batch, call.key(), room, registration);
             let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
-            batch.expect(key, Some(muted.mark.revision));
+            batch.expect(key, Some(muted.restriction.revision));
             batch.delete(key);
             seen.muted_rooms.retain(|muted| muted != room.as_str());
-            Ok((Some(batch), (seen, muted.mark.value.expire.in_force(now_ms))))
+            Ok((Some(batch), (seen, muted.restriction.value.expire.in_force(now_ms))))
         })
         .await
     }
@@ -102,7 +102,7 @@ impl Service {
             let rooms = client
                 .muted_in_force(now_ms)
                 .filter(|muted| after.is_none_or(|after| (muted.place, muted.room.as_str()) > after));
-            rooms.take(size).map(|muted| (muted.clone(), muted.mark.value.clone())).collect()
+            rooms.take(size).map(|muted| (muted.clone(), muted.restriction.value.clone())).collect()
         }))
     }
 

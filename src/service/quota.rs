@@ -67,7 +67,7 @@ impl Service {
     /// QUOTA_EXCEEDED.
     pub(super) fn require_quota(&self, call: &RequestContext, batch: &Batch, keeps_answer: bool) -> Result<(), Error> {
         let requests = part_for(&call.principal, self.quotas.requests);
-        if keeps_answer && self.view.kept_requests(call.key()) >= requests {
+        if keeps_answer && self.view.idempotency_records(call.key()) >= requests {
             return Err(exceeded(call, "requests", requests));
         }
         let usage = self.view.app(call.key()).usage();
@@ -136,7 +136,7 @@ impl Service {
             }
         }
         let most = |used: u64, quota: u64| used as f64 / quota as f64;
-        shares.push(("requests", most(self.view.most_kept_requests(), self.quotas.requests)));
+        shares.push(("requests", most(self.view.most_idempotency_records(), self.quotas.requests)));
         shares.push(("watchers", most(self.hub.most_watchers() as u64, self.quotas.watchers)));
         shares
     }

@@ -19,8 +19,8 @@ impl Service {
             if call.app.strict && !room.is_some_and(Room::is_registered) {
                 return Err(Error::room_not_found());
             }
-            let is_silenced = |user: &UserRef<'_>| room.is_some_and(|room| room.is_silenced(user.as_str(), now_ms));
-            Ok(users.iter().map(|user| !is_silenced(user)).collect())
+            let is_push_muted = |user: &UserRef<'_>| room.is_some_and(|room| room.is_push_muted(user.as_str(), now_ms));
+            Ok(users.iter().map(|user| !is_push_muted(user)).collect())
         })
     }
 }

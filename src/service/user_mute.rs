@@ -25,11 +25,11 @@ impl Service {
             self.require_clients(call, std::iter::once(user.as_str()))?;
             let event = call.user_event(EventKind::UserMuted, now_ms, user, reason);
             let mut batch = Batch::of(&Event { expire, ..event });
-            let mark = call.mark(now_ms, expire, reason);
+            let restriction = call.restriction(now_ms, expire, reason);
             let key = Key::UserMute { app: call.key(), user: user.as_str() };
             batch.expect(key, self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute.as_ref()?.revision)));
-            batch.put(key, &Value::Restriction(mark.clone()));
-            Ok((Some(batch), mark))
+            batch.put(key, &Value::Restriction(restriction.clone()));
+            Ok((Some(batch), restriction))
         })
         .await
     }

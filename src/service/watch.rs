@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// For how long this replica may be behind the one that a caller comes from.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Service {
     /// A place in the change feed of the app, or of a room, which need not be registered, or no longer; without a revision from now on.
@@ -27,12 +27,12 @@ impl Service {
         let seen = self.view.revision();
         let after = after.unwrap_or(seen);
         if after > seen {
-            if after > self.store.newest().await? {
+            if after > self.store.latest_revision().await? {
                 // Of another store, or of this one before a loss: to wait for it would be to leave out what comes until then.
                 return Err(Error::compacted());
             }
             // Another replica has told it, and this one is about to see it.
-            self.see(after, PATIENCE).await?;
+            self.wait_for_revision(after, CATCH_UP_TIMEOUT).await?;
         }
         let most = self.quotas.watchers;
         let admitted = self.hub.admit(call.key(), most).ok_or_else(|| quota::exceeded(call, "watchers", most))?;

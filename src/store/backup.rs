@@ -95,17 +95,17 @@ impl Writer {
 
     fn page(&mut self, records: &[Record]) -> Vec<u8> {
         self.records += records.len() as u64;
-        self.frame(PAGE, &page::encode(&seal_key(PAGE, self.frames), records))
+        self.write_frame(PAGE, &page::encode(&frame_key(PAGE, self.frames), records))
     }
 
     fn message<M: Message>(&mut self, tag: u8, message: &M) -> Vec<u8> {
-        self.frame(tag, &codec::seal(&seal_key(tag, self.frames), message))
+        self.write_frame(tag, &codec::frame(&frame_key(tag, self.frames), message))
     }
 
-    fn frame(&mut self, tag: u8, sealed: &[u8]) -> Vec<u8> {
+    fn write_frame(&mut self, tag: u8, framed: &[u8]) -> Vec<u8> {
         // A frame is below 16 MiB.
-        let length = u32::try_from(sealed.len()).unwrap_or(u32::MAX);
-        let frame = [&[tag], &length.to_le_bytes()[..], sealed].concat();
+        let length = u32::try_from(framed.len()).unwrap_or(u32::MAX);
+        let frame = [&[tag], &length.to_le_bytes()[..], framed].concat();
         self.hash.update(&frame);
         self.frames += 1;
         frame
@@ -135,11 +135,11 @@ impl<R: Read> Reader<R> {
             return Err(version.map_or(BackupError::Foreign, |version| BackupError::Version(version.trim_end().to_owned())));
         }
         reader.hash.update(&line);
-        let (tag, sealed, number) = reader.frame()?;
+        let (tag, framed, number) = reader.read_frame()?;
         if tag != HEADER {
             return Err(reader.damaged("the header is not where it should be"));
         }
-        let header = codec::unseal(&seal_key(tag, number), &sealed);
+        let header = codec::unframe(&frame_key(tag, number), &framed);
         let pb::BackupHeader { revision, at_ms, program } = header.map_err(|error| reader.broken(&error))?;
         Ok((reader, Header { revision, at_ms, program }))
     }
@@ -150,17 +150,17 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         let hash = self.hash.clone();
-        let (tag, sealed, number) = self.frame()?;
-        let key = seal_key(tag, number);
+        let (tag, framed, number) = self.read_frame()?;
+        let key = frame_key(tag, number);
         match tag {
             PAGE => {
-                let records = page::decode(&key, &sealed).map_err(|error| self.broken(&error))?;
+                let records = page::decode(&key, &framed).map_err(|error| self.broken(&error))?;
                 self.count(&records)?;
                 let entry = |Record { key, revision, value }| Entry { key, value, revision };
                 Ok(Some(records.into_iter().map(entry).collect()))
             }
             END => {
-                let end = codec::unseal(&key, &sealed).map_err(|error| self.broken(&error))?;
+                let end = codec::unframe(&key, &framed).map_err(|error| self.broken(&error))?;
                 self.check_end(&end, hash)?;
                 self.ended = true;
                 Ok(None)
@@ -194,21 +194,21 @@ impl<R: Read> Reader<R> {
     }
 
     /// Tag, sealed message and number of the next frame.
-    fn frame(&mut self) -> Result<(u8, Vec<u8>, u64), BackupError> {
+    fn read_frame(&mut self) -> Result<(u8, Vec<u8>, u64), BackupError> {
         let head = self.take(1 + LENGTH_BYTES as u64)?;
         let &[tag, a, b, c, d] = head.as_slice() else { return Err(self.cut()) };
         let length = u32::from_le_bytes([a, b, c, d]);
         if length > MAX_FRAME_BYTES {
             return Err(self.damaged("a frame that is too long"));
         }
-        let sealed = self.take(length.into())?;
-        if sealed.len() < length as usize {
+        let framed = self.take(length.into())?;
+        if framed.len() < length as usize {
             return Err(self.cut());
         }
         self.hash.update(&head);
-        self.hash.update(&sealed);
+        self.hash.update(&framed);
         self.frames += 1;
-        Ok((tag, sealed, self.frames - 1))
+        Ok((tag, framed, self.frames - 1))
     }
 
     /// So many bytes, or as many as there are.
@@ -236,6 +236,6 @@ impl<R: Read> Reader<R> {
 }
 
 /// What goes into the checksum of a frame beside its message.
-fn seal_key(tag: u8, number: u64) -> Vec<u8> {
+fn frame_key(tag: u8, number: u64) -> Vec<u8> {
     [b"backup", &[tag][..], &number.to_be_bytes()].concat()
 }

@@ -35,11 +35,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    client::{Etcd, KeyRange, RangeOptions, Record},
+    client::{Etcd, KeyRange, KeyValue, RangeOptions},
     follower::Follower,
     layout::Layout,
     maintenance::Maintenance,
-    shared::{PATIENCE, Segment, Shared, begin_segment, closed},
+    shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment, closed},
     writer::{Job, Writer},
 };
 use super::{Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates};
@@ -76,10 +76,10 @@ impl Cluster {
         let segment = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
         let page = etcd
-            .range(&layout.events(segment.number), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+            .range(&layout.events(segment.number), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
             .await?;
-        let known = (layout::end_of(page.revision), asked);
-        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..segment }, known);
+        let confirmed = (layout::end_of(page.revision), asked);
+        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..segment }, confirmed);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
@@ -88,7 +88,7 @@ impl Cluster {
         Ok(Self { shared, queue, _tasks: tasks })
     }
 
-    async fn send(&self, job: impl FnOnce(writer::Answer) -> Job) -> Result<Revision, StoreError> {
+    async fn send(&self, job: impl FnOnce(writer::CommitReply) -> Job) -> Result<Revision, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.queue.send(job(answer)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
@@ -99,14 +99,14 @@ impl Cluster {
 pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
     let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
     let wanted = RangeOptions { limit: 1, ..RangeOptions::default() };
-    Ok(!etcd.range(&layout.headers(), wanted, PATIENCE).await?.records.is_empty())
+    Ok(!etcd.range(&layout.headers(), wanted, REQUEST_TIMEOUT).await?.records.is_empty())
 }
 
 /// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the prefix.
 async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
-    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), PATIENCE).await?;
+    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), REQUEST_TIMEOUT).await?;
     // A stray key is nobody's segment.
-    let is_segment = |record: &Record| pb::ClusterChapter::decode(&*record.value).is_ok_and(|segment| segment.number > 0);
+    let is_segment = |record: &KeyValue| pb::ClusterSegment::decode(&*record.value).is_ok_and(|segment| segment.number > 0);
     if page.records.iter().any(is_segment) {
         return Err(StoreError::EarlierLayout { prefix: prefix.to_owned() });
     }
@@ -116,11 +116,12 @@ async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreErr
 /// The segment that is being written; the first one, where there is none.
 async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreError> {
     loop {
-        let page = etcd.range(&KeyRange::of(layout.now()), RangeOptions::default(), PATIENCE).await?;
+        let page = etcd.range(&KeyRange::of(layout.now()), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         if let Some(record) = page.records.first() {
             return Segment::read(record);
         }
-        etcd.transact(&begin_segment(layout, None, &pb::ClusterChapter { number: 1, ..Default::default() }), PATIENCE).await?;
+        etcd.transact(&begin_segment(layout, None, &pb::ClusterSegment { number: 1, ..Default::default() }), REQUEST_TIMEOUT)
+            .await?;
     }
 }
 
@@ -148,21 +149,21 @@ impl Store for Cluster {
         self.shared.events(range, newest_first, limit).await
     }
 
-    async fn newest(&self) -> Result<Revision, StoreError> {
+    async fn latest_revision(&self) -> Result<Revision, StoreError> {
         let page = self
             .shared
             .etcd
-            .range(&self.shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+            .range(&self.shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
             .await?;
         Ok(layout::end_of(page.revision))
     }
 
-    fn known(&self) -> (Revision, Instant) {
-        *self.shared.known()
+    fn confirmed_revision(&self) -> (Revision, Instant) {
+        *self.shared.confirmed()
     }
 
-    fn tell_time(&self, now_ms: u64) {
-        self.shared.clocks.tell(now_ms);
+    fn report_wall_clock(&self, now_ms: u64) {
+        self.shared.clocks.report(now_ms);
     }
 
     fn clock_skew_ms(&self) -> Option<i64> {
@@ -173,8 +174,8 @@ impl Store for Cluster {
         self.shared.clocks.has_compared(self.shared.id)
     }
 
-    async fn replaced(&self) -> StoreError {
-        self.shared.replaced.wait().await.clone()
+    async fn fatal_error(&self) -> StoreError {
+        self.shared.fatal_error.wait().await.clone()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -14,7 +14,9 @@ use prost::Message;
 
 use super::{Batch, Operation, Precondition, Revision, StoreError, StoredEvent};
 use crate::{
-    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value},
+    model::{
+        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance, Restriction, RoomProfile, Value,
+    },
     proto::store_v1 as pb,
 };
 
@@ -36,7 +38,7 @@ impl Batch {
     /// A batch of this event, which has happened now.
     #[must_use]
     pub fn of(event: &Event) -> Self {
-        Self { event: seal(&[], &event_message(event)), at_ms: event.at_ms, ..Self::default() }
+        Self { event: frame(&[], &event_message(event)), at_ms: event.at_ms, ..Self::default() }
     }
 
     /// Writes a record.
@@ -137,12 +139,12 @@ fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
 #[must_use]
 pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
     match value {
-        Value::Room(room) => seal(key, &room_message(room)),
-        Value::Client(client) => seal(key, &client_message(client)),
-        Value::Restriction(mark) => seal(key, &mark_message(mark, 0)),
-        Value::NotificationMute(mark, place) => seal(key, &mark_message(mark, *place)),
-        Value::Request(answered) => seal(key, &answered_message(answered)),
-        Value::Deleted(at_ms) => seal(key, &pb::Deleted { at_ms: *at_ms }),
+        Value::Room(room) => frame(key, &room_message(room)),
+        Value::Client(client) => frame(key, &client_message(client)),
+        Value::Restriction(restriction) => frame(key, &restriction_message(restriction, 0)),
+        Value::NotificationMute(restriction, place) => frame(key, &restriction_message(restriction, *place)),
+        Value::Request(answered) => frame(key, &idempotency_message(answered)),
+        Value::Deleted(at_ms) => frame(key, &pb::Deleted { at_ms: *at_ms }),
     }
 }
 
@@ -155,26 +157,26 @@ pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), Store
 /// The value of a record under this key, whose bytes are these. Errors: [`StoreError::Corrupt`].
 pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value, StoreError> {
     Ok(match decoded {
-        Key::Room { .. } => Value::Room(room_model(unseal(key, value)?)),
-        Key::Client { .. } => Value::Client(client_model(unseal(key, value)?)),
+        Key::Room { .. } => Value::Room(room_model(unframe(key, value)?)),
+        Key::Client { .. } => Value::Client(client_model(unframe(key, value)?)),
         Key::Ban { .. } | Key::MemberMute { .. } | Key::Allowed { .. } | Key::UserMute { .. } => {
-            Value::Restriction(mark_model(unseal(key, value)?).0)
+            Value::Restriction(restriction_model(unframe(key, value)?).0)
         }
         Key::NotificationMute { .. } => {
-            let (mark, place) = mark_model(unseal(key, value)?);
-            Value::NotificationMute(mark, place)
+            let (restriction, place) = restriction_model(unframe(key, value)?);
+            Value::NotificationMute(restriction, place)
         }
         Key::Request { .. } => {
-            let answered = answered_model(unseal(key, value)?);
+            let answered = idempotency_model(unframe(key, value)?);
             Value::Request(answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?)
         }
-        Key::DeletedRoom { .. } | Key::DeletedClient { .. } => Value::Deleted(unseal::<pb::Deleted>(key, value)?.at_ms),
+        Key::DeletedRoom { .. } | Key::DeletedClient { .. } => Value::Deleted(unframe::<pb::Deleted>(key, value)?.at_ms),
     })
 }
 
 /// The event of these bytes. Errors: [`StoreError::Corrupt`].
 pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
-    let message: pb::Event = unseal(&[], bytes)?;
+    let message: pb::Event = unframe(&[], bytes)?;
     let kind = kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
     // Before it had a kind of its own, the end of a ban was an EXPIRED of nobody.
     let kind = if kind == EventKind::Expired && message.users.is_empty() { EventKind::BanExpired } else { kind };
@@ -202,13 +204,13 @@ struct EventApp {
 pub fn apps_of_events(events: &[StoredEvent]) -> Result<Vec<String>, StoreError> {
     let app = |logged: &StoredEvent| match &logged.event[..] {
         [] => Ok(String::new()),
-        bytes => Ok(unseal::<EventApp>(&[], bytes)?.app),
+        bytes => Ok(unframe::<EventApp>(&[], bytes)?.app),
     };
     events.iter().map(app).collect()
 }
 
 /// Puts version and checksum before a message.
-pub(crate) fn seal<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
+pub(crate) fn frame<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + message.encoded_len());
     bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
     // A Vec grows as needed, so there is nothing to fail.
@@ -219,7 +221,7 @@ pub(crate) fn seal<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
 }
 
 /// Checks version and checksum, and decodes the message. Errors: [`StoreError::Corrupt`].
-pub(crate) fn unseal<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M, StoreError> {
+pub(crate) fn unframe<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M, StoreError> {
     let Some((&[version, a, b, c, d], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Err(corrupt(key, "a value shorter than its header"));
     };
@@ -246,19 +248,22 @@ fn expire_model(ms: u64) -> Expire {
     if ms == 0 { Expire::NEVER } else { Expire::at_ms(ms) }
 }
 
-fn mark_message(mark: &Restriction, place: u64) -> pb::Mark {
-    pb::Mark {
-        expire_ms: mark.expire.ms().unwrap_or(0),
-        set_ms: mark.set_ms,
-        actor: mark.why.actor.to_string(),
-        reason: mark.why.reason.to_string(),
+fn restriction_message(restriction: &Restriction, place: u64) -> pb::Restriction {
+    pb::Restriction {
+        expire_ms: restriction.expire.ms().unwrap_or(0),
+        set_ms: restriction.set_ms,
+        actor: restriction.provenance.actor.to_string(),
+        reason: restriction.provenance.reason.to_string(),
         place,
     }
 }
 
-fn mark_model(message: pb::Mark) -> (Restriction, u64) {
-    let why = Provenance { actor: message.actor.into(), reason: message.reason.into() };
-    (Restriction { expire: expire_model(message.expire_ms), set_ms: message.set_ms, why: Arc::new(why) }, message.place)
+fn restriction_model(message: pb::Restriction) -> (Restriction, u64) {
+    let provenance = Provenance { actor: message.actor.into(), reason: message.reason.into() };
+    (
+        Restriction { expire: expire_model(message.expire_ms), set_ms: message.set_ms, provenance: Arc::new(provenance) },
+        message.place,
+    )
 }
 
 fn room_message(room: &RoomProfile) -> pb::Room {
@@ -317,17 +322,17 @@ fn client_model(message: pb::Client) -> ClientProfile {
     }
 }
 
-fn answered_message(answered: &Answered) -> pb::Answered {
-    pb::Answered {
+fn idempotency_message(answered: &IdempotencyRecord) -> pb::IdempotencyRecord {
+    pb::IdempotencyRecord {
         fingerprint: answered.fingerprint.to_vec(),
         answer: answered.answer.to_vec(),
         expire_ms: answered.expire.ms().unwrap_or(0),
     }
 }
 
-fn answered_model(message: pb::Answered) -> Option<Answered> {
+fn idempotency_model(message: pb::IdempotencyRecord) -> Option<IdempotencyRecord> {
     let fingerprint = message.fingerprint.try_into().ok()?;
-    Some(Answered { fingerprint, answer: message.answer.into(), expire: expire_model(message.expire_ms) })
+    Some(IdempotencyRecord { fingerprint, answer: message.answer.into(), expire: expire_model(message.expire_ms) })
 }
 
 fn event_message(event: &Event) -> pb::Event {

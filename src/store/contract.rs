@@ -14,7 +14,7 @@
 //! 6. The store interprets nothing.
 //! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts too; the oldest go as [`Retention`] says.
 //!    Whoever asks for all after a revision of which some are gone is told [`StoreError::Compacted`], and never a history with a hole.
-//! 8. [`Store::newest`] is no older than any commit that was answered anywhere before it was asked for, and older than those begun after it.
+//! 8. [`Store::latest_revision`] is no older than any commit that was answered anywhere before it was asked for, and older than those begun after it.
 //! 9. [`Store::follow`] builds a copy of all records and keeps it: [`Update::Reset`], then records and commits in any mixture, then
 //!    [`Update::Complete`], which comes at any rate of writes and whatever is compacted meanwhile; from then on every commit once, in order. A copy
 //!    that has missed commits is reset, and never left incomplete. It is not cut for being slow: the engine waits for it.
@@ -160,15 +160,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Up to which revision everything that was committed anywhere has come to the feed of this process, and when that was so. For an engine of one
     /// process it is so at any time.
-    fn known(&self) -> (Revision, Instant) {
+    fn confirmed_revision(&self) -> (Revision, Instant) {
         (0, Instant::now())
     }
 
     /// Clause 8. It need not have come to the feed of this process yet.
-    async fn newest(&self) -> Result<Revision, StoreError>;
+    async fn latest_revision(&self) -> Result<Revision, StoreError>;
 
     /// Tells the time of this process that is certain, in Unix milliseconds, for others to compare theirs with.
-    fn tell_time(&self, now_ms: u64) {
+    fn report_wall_clock(&self, now_ms: u64) {
         let _ = now_ms;
     }
 
@@ -184,7 +184,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Ends when the store is not the one any more that was read, so that this process has to begin anew. An engine of one process always is.
-    async fn replaced(&self) -> StoreError {
+    async fn fatal_error(&self) -> StoreError {
         std::future::pending().await
     }
 

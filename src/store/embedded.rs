@@ -37,7 +37,7 @@ use self::{
     flusher::Flusher,
     journal::Journal,
     overlay::Snapshots,
-    shared::{Answer, Job, Shared, closed},
+    shared::{CommitReply, Job, Shared, closed},
     snapshot::{begin, send_pages},
     tree::Tree,
     writer::Writer,
@@ -88,10 +88,10 @@ impl Embedded {
         }
         if directory.unclean {
             tracing::warn!(revision, "the last stop was not an orderly one; checking the log of events");
-            tree.check_events(tree.newest()?.0)?;
+            tree.check_events(tree.latest()?.0)?;
         }
         let file = Journal::create(&journal, revision)?;
-        directory.note(revision)?;
+        directory.save_durable_revision(revision)?;
         let shared = Arc::new(Shared {
             tree: RwLock::new(Some(tree)),
             flush_lock: RwLock::default(),
@@ -110,7 +110,7 @@ impl Embedded {
         Ok(Self { shared, queue: Some(queue), threads })
     }
 
-    async fn send(&self, job: impl FnOnce(Answer) -> Job) -> Result<Revision, StoreError> {
+    async fn send(&self, job: impl FnOnce(CommitReply) -> Job) -> Result<Revision, StoreError> {
         let (answer, answered) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(job(answer)).await.map_err(|_| closed())?;
@@ -167,8 +167,8 @@ impl Store for Embedded {
         tokio::task::spawn_blocking(read).await.map_err(|_| closed())?
     }
 
-    async fn newest(&self) -> Result<Revision, StoreError> {
-        Ok(self.shared.recent.newest())
+    async fn latest_revision(&self) -> Result<Revision, StoreError> {
+        Ok(self.shared.recent.latest_revision())
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -41,7 +41,7 @@ struct Commits {
 }
 
 /// One watcher's place among the commits.
-struct Follower {
+struct BufferReader {
     recent: Arc<FeedBuffer>,
     newest: watch::Receiver<Revision>,
     after: Revision,
@@ -62,7 +62,7 @@ impl FeedBuffer {
     }
 
     /// The newest revision that watchers are told of.
-    pub(super) fn newest(&self) -> Revision {
+    pub(super) fn latest_revision(&self) -> Revision {
         *self.newest.borrow()
     }
 
@@ -106,7 +106,7 @@ impl FeedBuffer {
     /// Clause 4 of the store's contract.
     pub(super) fn follow(self: &Arc<Self>, after: Revision) -> Feed {
         let follower =
-            Follower { recent: self.clone(), newest: self.newest.subscribe(), after, read: VecDeque::new(), paced: None };
+            BufferReader { recent: self.clone(), newest: self.newest.subscribe(), after, read: VecDeque::new(), paced: None };
         follower.into_feed()
     }
 
@@ -120,7 +120,7 @@ impl FeedBuffer {
         commits.next_number += 1;
         commits.paced.insert(number, after);
         drop(commits);
-        let follower = Follower { recent: self.clone(), newest, after, read: VecDeque::new(), paced: Some(number) };
+        let follower = BufferReader { recent: self.clone(), newest, after, read: VecDeque::new(), paced: Some(number) };
         (after, follower.into_feed())
     }
 
@@ -166,7 +166,7 @@ impl Commits {
     }
 }
 
-impl Follower {
+impl BufferReader {
     fn into_feed(self) -> Feed {
         stream::unfold(self, Self::next).boxed()
     }
@@ -204,7 +204,7 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for BufferReader {
     fn drop(&mut self) {
         if let Some(number) = self.paced {
             let mut commits = self.recent.commits();

@@ -1,7 +1,7 @@
 //! Removes what was deleted with its room or client, and then its tombstone. Nothing depends on when: it counts for nothing from the commit of the
 //! deletion on. A little at a time, so that a room of a million mutes is no burden to anybody else.
 
-use super::{ACTOR, COMMIT, LOOK, Sweeper};
+use super::{ACTOR, BATCH_MAX, COMMIT, Sweeper};
 use crate::{
     model::{Event, EventKind},
     store::{Batch, Operation, Precondition, Revision, StoreError},
@@ -14,7 +14,7 @@ impl Sweeper {
         let at_ms = self.clock.certain_ms();
         let mut due = 0;
         let mut last = 0;
-        for Leftover { app, keys } in self.view.leftovers(LOOK) {
+        for Leftover { app, keys } in self.view.leftovers(BATCH_MAX) {
             due += keys.len();
             for keys in keys.chunks(COMMIT) {
                 match self.store.commit(batch(&app, keys, at_ms)).await {

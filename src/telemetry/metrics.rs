@@ -252,8 +252,8 @@ impl Metrics {
     }
 
     /// Counts marks whose end was told, so long after it where that is known.
-    pub fn expired(&self, marks: usize, lag: Option<Duration>) {
-        self.expiries.inc_by(marks as u64);
+    pub fn expired(&self, restrictions: usize, lag: Option<Duration>) {
+        self.expiries.inc_by(restrictions as u64);
         lag.iter().for_each(|lag| self.expiry_lag_seconds.observe(lag.as_secs_f64()));
     }
 

@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Level, Span, debug_span, field::Empty, info_span}
 /// Of an id that is logged.
 const MAX_ID_BYTES: usize = 128;
 /// For an answer of the collector, and for what is left when the service stops.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 // As they are looked for in each call: text would be read as a name each time.
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -42,7 +42,7 @@ impl Traces {
     /// Sends to the collector at this URL; where a call brings no trace of its own, this share of them is traced. Attributes of the process may be added by
     /// `OTEL_RESOURCE_ATTRIBUTES`. Errors: what is wrong with the URL.
     pub fn start(endpoint: &str, share: f64) -> Result<Self, String> {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(PATIENCE).build();
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build();
         let exporter = exporter.map_err(|error| format!("otlp_endpoint: {error}"))?;
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME"));
         let resource = resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
@@ -55,7 +55,7 @@ impl Traces {
 
     /// Sends what is left.
     pub async fn end(self) {
-        let ended = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(PATIENCE)).await;
+        let ended = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(EXPORT_TIMEOUT)).await;
         if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "some traces were not sent");
         }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    record::{Kind, Known},
+    record::{Kind, KnownRecord},
     stored::{Stored, Tombstones},
 };
 use crate::store::{Entry, Revision, StoreError};
@@ -31,7 +31,7 @@ impl Content {
         }
     }
 
-    fn add_known(&mut self, known: &Known) -> String {
+    fn add_known(&mut self, known: &KnownRecord) -> String {
         let text = known.line.text();
         self.hash.update(&text);
         *self.counts.entry(known.kind).or_default() += 1;

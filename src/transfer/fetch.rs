@@ -10,7 +10,7 @@ use super::Failure;
 use crate::fetch;
 
 /// For a connection, an answer, and each piece of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of an answer that is an error.
 const MAX_ERROR_BYTES: usize = 4 << 10;
 
@@ -29,7 +29,9 @@ pub async fn backup(from: &str, token: &str, to: &mut (dyn Write + Send), what: 
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(format!("nothing has come for {} s", PATIENCE.as_secs())))
+    tokio::time::timeout(STALL_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| Err(format!("nothing has come for {} s", STALL_TIMEOUT.as_secs())))
 }
 
 async fn request(from: &str, token: &str) -> Result<Body, String> {
@@ -41,7 +43,7 @@ async fn request(from: &str, token: &str) -> Result<Body, String> {
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Body::empty());
     let request = request.map_err(|error| error.to_string())?;
-    let answer = fetch::client(None)?.request(request).await.map_err(|error| fetch::tell(&error))?;
+    let answer = fetch::client(None)?.request(request).await.map_err(|error| fetch::describe(&error))?;
     let (head, body) = (answer.status(), Body::new(answer.into_body()));
     if head == StatusCode::OK {
         return Ok(body);

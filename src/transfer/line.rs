@@ -27,11 +27,11 @@ pub enum Line {
     Header(Header),
     Room(RoomLine),
     Client(ClientLine),
-    Ban(MarkLine),
-    MemberMute(MarkLine),
-    Allowed(MarkLine),
-    NotificationMute(MarkLine),
-    UserMute(MarkLine),
+    Ban(RestrictionLine),
+    MemberMute(RestrictionLine),
+    Allowed(RestrictionLine),
+    NotificationMute(RestrictionLine),
+    UserMute(RestrictionLine),
     End(End),
 }
 
@@ -123,7 +123,7 @@ pub struct AddressLine {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
-pub struct MarkLine {
+pub struct RestrictionLine {
     pub app: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<String>,

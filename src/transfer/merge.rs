@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     Failure,
     import::Incoming,
-    record::Known,
+    record::KnownRecord,
     stored::{Stored, Tombstones},
 };
 use crate::{
@@ -38,8 +38,8 @@ pub enum Mode {
 
 /// The difference between an export and a store.
 #[derive(Default)]
-pub struct Plan {
-    changes: Vec<Change>,
+pub struct MergePlan {
+    changes: Vec<PlannedChange>,
     /// Records that the store does not have.
     pub new: u64,
     /// Those it has otherwise.
@@ -50,7 +50,7 @@ pub struct Plan {
     pub same: u64,
 }
 
-struct Change {
+struct PlannedChange {
     app: String,
     key: Vec<u8>,
     /// Nothing where it is to go.
@@ -59,7 +59,7 @@ struct Change {
     revision: Option<Revision>,
 }
 
-impl Plan {
+impl MergePlan {
     /// Compares with the records of a store. Errors: [`StoreError`] of the snapshot.
     pub async fn of(mut incoming: Incoming, snapshot: Option<Snapshot>, mode: Mode) -> Result<Self, StoreError> {
         let mut plan = Self::default();
@@ -69,7 +69,7 @@ impl Plan {
         while let Some(page) = pages.next().await {
             for entry in page? {
                 let revision = Some(entry.revision);
-                let Known { app, value: there, .. } = *match tombstones.look_at(&entry)? {
+                let KnownRecord { app, value: there, .. } = *match tombstones.look_at(&entry)? {
                     Stored::Live(known) => known,
                     // It is as good as absent, and has to be that of this revision all the same.
                     Stored::Deleted => {
@@ -83,11 +83,11 @@ impl Plan {
                     Some((_, value)) if value == there => plan.same += 1,
                     Some((_, value)) => {
                         plan.changed += 1;
-                        plan.changes.push(Change { app, key: entry.key, value: Some(value), revision });
+                        plan.changes.push(PlannedChange { app, key: entry.key, value: Some(value), revision });
                     }
                     None if mode == Mode::Replace && of_it => {
                         plan.removed += 1;
-                        plan.changes.push(Change { app, key: entry.key, value: None, revision });
+                        plan.changes.push(PlannedChange { app, key: entry.key, value: None, revision });
                     }
                     None => {}
                 }
@@ -97,7 +97,7 @@ impl Plan {
             plan.new += 1;
             let app = codec::decode_key(&key)?.owner().app().to_owned();
             let revision = stored.remove(&key);
-            plan.changes.push(Change { app, key, value: Some(value), revision });
+            plan.changes.push(PlannedChange { app, key, value: Some(value), revision });
         }
         Ok(plan)
     }
@@ -134,7 +134,7 @@ impl Plan {
     }
 }
 
-impl Change {
+impl PlannedChange {
     /// Its key stands in the condition and in the operation.
     fn bytes(&self) -> usize {
         2 * self.key.len() + self.value.as_ref().map_or(0, Vec::len)
@@ -142,10 +142,10 @@ impl Change {
 }
 
 /// What goes in one commit each.
-fn groups(mut changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+fn groups(mut changes: &[PlannedChange]) -> impl Iterator<Item = &[PlannedChange]> {
     iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = |change: &&Change| {
+        let fits = |change: &&PlannedChange| {
             bytes += change.bytes();
             bytes <= COMMIT_BYTES
         };
@@ -157,10 +157,10 @@ fn groups(mut changes: &[Change]) -> impl Iterator<Item = &[Change]> {
     })
 }
 
-fn batch(changes: &[Change], now_ms: u64) -> Batch {
+fn batch(changes: &[PlannedChange], now_ms: u64) -> Batch {
     let app = changes.first().map_or("", |change| &change.app);
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, ACTOR, now_ms));
-    for Change { key, value, revision, .. } in changes {
+    for PlannedChange { key, value, revision, .. } in changes {
         batch.preconditions.push(Precondition { key: key.clone(), revision: *revision });
         batch.operations.push(match value {
             Some(value) => Operation::Put { key: key.clone(), value: value.clone() },

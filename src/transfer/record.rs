@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::line::{AddressLine, ClientLine, Line, MarkLine, RoomLine, Time};
+use super::line::{AddressLine, ClientLine, Line, RestrictionLine, RoomLine, Time};
 use crate::{
     error::Error,
     model::{Address, AppKey, ClientProfile, Expire, Key, Provenance, Restriction, RoomId, RoomProfile, UserId, Value},
@@ -64,7 +64,7 @@ impl Kind {
 }
 
 /// A record that goes in and out, out of the store.
-pub struct Known {
+pub struct KnownRecord {
     /// What it is called.
     pub kind: Kind,
     /// Its app.
@@ -75,7 +75,7 @@ pub struct Known {
     pub value: Vec<u8>,
 }
 
-impl Known {
+impl KnownRecord {
     /// Nothing where it is no record that goes in and out. Errors: [`StoreError::Corrupt`].
     pub fn of(entry: &Entry) -> Result<Option<Self>, StoreError> {
         let (key, value) = codec::decode(&entry.key, &entry.value)?;
@@ -97,19 +97,21 @@ impl Line {
         match (key, value) {
             (Key::Room { app, room }, Value::Room(profile)) => Some(Self::Room(RoomLine::of(app, room, profile))),
             (Key::Client { app, user }, Value::Client(profile)) => Some(Self::Client(ClientLine::of(app, user, profile))),
-            (Key::Ban { app, room }, Value::Restriction(mark)) => Some(Self::Ban(MarkLine::of(app, Some(room), None, &mark))),
-            (Key::MemberMute { app, room, user }, Value::Restriction(mark)) => {
-                Some(Self::MemberMute(MarkLine::of(app, Some(room), Some(user), &mark)))
+            (Key::Ban { app, room }, Value::Restriction(restriction)) => {
+                Some(Self::Ban(RestrictionLine::of(app, Some(room), None, &restriction)))
             }
-            (Key::Allowed { app, room, user }, Value::Restriction(mark)) => {
-                Some(Self::Allowed(MarkLine::of(app, Some(room), Some(user), &mark)))
+            (Key::MemberMute { app, room, user }, Value::Restriction(restriction)) => {
+                Some(Self::MemberMute(RestrictionLine::of(app, Some(room), Some(user), &restriction)))
             }
-            (Key::UserMute { app, user }, Value::Restriction(mark)) => {
-                Some(Self::UserMute(MarkLine::of(app, None, Some(user), &mark)))
+            (Key::Allowed { app, room, user }, Value::Restriction(restriction)) => {
+                Some(Self::Allowed(RestrictionLine::of(app, Some(room), Some(user), &restriction)))
             }
-            (Key::NotificationMute { app, user, room }, Value::NotificationMute(mark, place)) => {
-                let line = MarkLine::of(app, Some(room), Some(user), &mark);
-                Some(Self::NotificationMute(MarkLine { place: Some(place), ..line }))
+            (Key::UserMute { app, user }, Value::Restriction(restriction)) => {
+                Some(Self::UserMute(RestrictionLine::of(app, None, Some(user), &restriction)))
+            }
+            (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, place)) => {
+                let line = RestrictionLine::of(app, Some(room), Some(user), &restriction);
+                Some(Self::NotificationMute(RestrictionLine { place: Some(place), ..line }))
             }
             _ => None,
         }
@@ -165,17 +167,17 @@ struct At<'a> {
     place: Option<u64>,
 }
 
-impl MarkLine {
-    fn of(app: &str, room: Option<&str>, user: Option<&str>, mark: &Restriction) -> Self {
+impl RestrictionLine {
+    fn of(app: &str, room: Option<&str>, user: Option<&str>, restriction: &Restriction) -> Self {
         Self {
             app: app.to_owned(),
             room: room.map(str::to_owned),
             user: user.map(str::to_owned),
             place: None,
-            expire: mark.expire.ms().map(Time),
-            set: Time(mark.set_ms),
-            actor: mark.why.actor.to_string(),
-            reason: mark.why.reason.to_string(),
+            expire: restriction.expire.ms().map(Time),
+            set: Time(restriction.set_ms),
+            actor: restriction.provenance.actor.to_string(),
+            reason: restriction.provenance.reason.to_string(),
         }
     }
 
@@ -191,10 +193,10 @@ impl MarkLine {
         let key = codec::encode_key(key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?);
         let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));
         let why = Provenance { actor: self.actor.into(), reason: self.reason.into() };
-        let mark = Restriction { expire, set_ms: self.set.0, why: Arc::new(why) };
+        let restriction = Restriction { expire, set_ms: self.set.0, provenance: Arc::new(why) };
         let value = match self.place {
-            Some(place) => Value::NotificationMute(mark, place),
-            None => Value::Restriction(mark),
+            Some(place) => Value::NotificationMute(restriction, place),
+            None => Value::Restriction(restriction),
         };
         Ok((app, key, value))
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::record::Known;
+use super::record::KnownRecord;
 use crate::{
     model::Key,
     store::{Entry, Revision, StoreError, codec},
@@ -12,7 +12,7 @@ use crate::{
 /// A record.
 pub enum Stored {
     /// It counts, and goes in and out.
-    Live(Box<Known>),
+    Live(Box<KnownRecord>),
     /// It counts for nothing: its room or client was deleted after it was written.
     Deleted,
     /// It is the service's own matter, or somebody else's.
@@ -39,7 +39,7 @@ impl Tombstones {
             _ if self.ends(key, entry.revision) => return Ok(Stored::Deleted),
             _ => {}
         }
-        Ok(Known::of(entry)?.map_or(Stored::Other, |known| Stored::Live(Box::new(known))))
+        Ok(KnownRecord::of(entry)?.map_or(Stored::Other, |known| Stored::Live(Box::new(known))))
     }
 
     fn ends(&self, key: Key<'_>, written: Revision) -> bool {

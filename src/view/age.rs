@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::store::{Revision, Store};
 
 /// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) struct Age {
     started: Instant,
@@ -34,12 +34,12 @@ impl Age {
     /// Keeps it, of a view that is at this revision. Never ends by itself.
     pub(super) async fn keep(&self, store: Arc<dyn Store>, at: impl Fn() -> Revision) {
         loop {
-            let (revision, heard) = store.known();
+            let (revision, heard) = store.confirmed_revision();
             if at() >= revision {
                 let as_of_ms = heard.saturating_duration_since(self.started).as_millis();
                 self.as_of_ms.store(u64::try_from(as_of_ms).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -17,14 +17,14 @@ use crate::store::Revision;
 
 pub(super) struct AppliedRevision {
     revision: AtomicU64,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiters>,
 }
 
 /// By commit; the second number tells those apart who wait for the same.
 type Ticket = (Revision, u64);
 
 #[derive(Default)]
-struct Waiting {
+struct Waiters {
     next: u64,
     waiters: BTreeMap<Ticket, oneshot::Sender<()>>,
 }
@@ -74,7 +74,7 @@ impl AppliedRevision {
         let _ = told.await;
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiters> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -64,7 +64,7 @@ impl Client {
             (Key::Client { .. }, _) => self.profile = None,
             (Key::NotificationMute { room, .. }, Some(Value::NotificationMute(value, place))) => {
                 self.remove(room);
-                let muted = MutedRoom { room: room.into(), place, mark: Versioned { value, revision } };
+                let muted = MutedRoom { room: room.into(), place, restriction: Versioned { value, revision } };
                 match &mut self.remains {
                     Some(remains) if revision <= remains.revision => remains.muted.push(muted),
                     _ => {
@@ -104,7 +104,7 @@ impl Client {
         }
         let remains = self.remains.get_or_insert_default();
         remains.revision = revision;
-        remains.muted.extend(self.muted.extract_if(.., |muted| muted.mark.revision <= revision));
+        remains.muted.extend(self.muted.extract_if(.., |muted| muted.restriction.revision <= revision));
     }
 
     fn remove(&mut self, room: &str) {
@@ -127,7 +127,7 @@ impl<'a> KnownClient<'a> {
 
     /// The notification mutes in force, in the order of muting.
     pub fn muted_in_force(self, now_ms: u64) -> impl Iterator<Item = &'a MutedRoom> {
-        self.muted().filter(move |muted| muted.mark.value.expire.in_force(now_ms))
+        self.muted().filter(move |muted| muted.restriction.value.expire.in_force(now_ms))
     }
 
     /// The notification mute of this room, in force or not.
@@ -140,7 +140,7 @@ impl<'a> KnownClient<'a> {
     #[must_use]
     pub fn stored_muted_room(self, room: &str) -> Option<Revision> {
         let remains = self.client.remains.iter().flat_map(|remains| &remains.muted);
-        self.client.muted.iter().chain(remains).find(|muted| muted.room == room).map(|muted| muted.mark.revision)
+        self.client.muted.iter().chain(remains).find(|muted| muted.room == room).map(|muted| muted.restriction.revision)
     }
 
     /// The place of the next room to be muted: after all others.

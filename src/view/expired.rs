@@ -15,7 +15,7 @@ pub struct Expired {
     pub app: Arc<str>,
     /// When the first of them has ended, where that is known.
     pub ended_ms: Option<u64>,
-    pub marks: ExpiredRestrictions,
+    pub restrictions: ExpiredRestrictions,
 }
 
 /// Which marks have ended, with the revisions they had.
@@ -49,7 +49,7 @@ impl View {
     /// of them.
     #[must_use]
     pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Expired> {
-        let (app, marks) = match owner {
+        let (app, restrictions) = match owner {
             Owner::Room { app, room: id } => {
                 let ended = |room: &Room| {
                     let mut due = ended_in_room(&id.into(), room, now_ms, limit);
@@ -64,7 +64,7 @@ impl View {
             }
             Owner::Request { app, .. } => (app, Vec::new()),
         };
-        marks.into_iter().map(|marks| Expired { app: app.into(), ended_ms: None, marks }).collect()
+        restrictions.into_iter().map(|restrictions| Expired { app: app.into(), ended_ms: None, restrictions }).collect()
     }
 
     /// The revision of the mark under this key, where it has ended and is not swept yet.
@@ -81,8 +81,8 @@ impl View {
                 ended(ban.value.expire, ban.revision)
             }),
             Key::NotificationMute { app, user, room } => self.client(app, user, |client| {
-                let mark = &client?.muted_room(room)?.mark;
-                ended(mark.value.expire, mark.revision)
+                let restriction = &client?.muted_room(room)?.restriction;
+                ended(restriction.value.expire, restriction.revision)
             }),
             Key::UserMute { app, user } => self.client(app, user, |client| {
                 let mute = client?.user_mute.clone()?;
@@ -102,7 +102,7 @@ impl Expired {
     /// The mark under this key; nothing where the key is of no mark that can end.
     #[must_use]
     pub fn of(key: Key<'_>, revision: Revision) -> Option<Self> {
-        let (app, marks) = match key {
+        let (app, restrictions) = match key {
             Key::MemberMute { app, room, user } => {
                 (app, ExpiredRestrictions::MemberMutes { room: room.into(), users: vec![(user.into(), revision)] })
             }
@@ -118,7 +118,7 @@ impl Expired {
             | Key::DeletedRoom { .. }
             | Key::DeletedClient { .. } => return None,
         };
-        Some(Self { app: app.into(), ended_ms: None, marks })
+        Some(Self { app: app.into(), ended_ms: None, restrictions })
     }
 }
 
@@ -132,7 +132,7 @@ impl Room {
 impl KnownClient<'_> {
     fn next_end_ms(self) -> Option<u64> {
         let user_mute = self.user_mute.iter().map(|mute| mute.value.expire);
-        self.muted().map(|muted| muted.mark.value.expire).chain(user_mute).filter_map(Expire::ms).min()
+        self.muted().map(|muted| muted.restriction.value.expire).chain(user_mute).filter_map(Expire::ms).min()
     }
 }
 
@@ -159,8 +159,8 @@ fn ended_notifications<'a>(id: &'a str, room: &'a Room, now_ms: u64) -> impl Ite
 }
 
 fn ended_of_client(id: &Arc<str>, client: KnownClient<'_>, now_ms: u64, limit: usize) -> Vec<ExpiredRestrictions> {
-    let ended = client.muted().filter(|muted| !muted.mark.value.expire.in_force(now_ms));
-    let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.mark.revision)).collect();
+    let ended = client.muted().filter(|muted| !muted.restriction.value.expire.in_force(now_ms));
+    let rooms: Vec<_> = ended.take(limit).map(|muted| (muted.room.as_str().into(), muted.restriction.revision)).collect();
     let mut due = Vec::new();
     if !rooms.is_empty() {
         due.push(ExpiredRestrictions::NotificationMutes { user: id.clone(), rooms });
@@ -177,26 +177,26 @@ fn due(state: &State, now_ms: u64, limit: usize) -> Vec<Expired> {
     let mut found = 0;
     let mut after = None;
     while found < limit {
-        let Some(visit) = state.schedule.next(after.as_ref(), now_ms) else { break };
-        let Some(app) = state.app(&visit.app) else { break };
-        let (id, limit) = (&visit.id, limit - found);
-        let marks = if visit.is_room {
+        let Some(entry) = state.schedule.next(after.as_ref(), now_ms) else { break };
+        let Some(app) = state.app(&entry.app) else { break };
+        let (id, limit) = (&entry.id, limit - found);
+        let restrictions = if entry.is_room {
             app.rooms.read(id, |room| room.map(|room| ended_in_room(id, room, now_ms, limit)).unwrap_or_default())
         } else {
             app.client(id, |client| client.map(|client| ended_of_client(id, client, now_ms, limit)).unwrap_or_default())
         };
-        if marks.is_empty() && visit.is_room {
-            app.rooms.update(id, |room| state.schedule.replan(&visit, room.next_end_ms(), &mut room.scheduled_ms));
-        } else if marks.is_empty() {
+        if restrictions.is_empty() && entry.is_room {
+            app.rooms.update(id, |room| state.schedule.reschedule(&entry, room.next_end_ms(), &mut room.scheduled_ms));
+        } else if restrictions.is_empty() {
             app.clients.update(id, |client| {
                 let next_ms = KnownClient::of(client, &app.deleted_rooms).next_end_ms();
-                state.schedule.replan(&visit, next_ms, &mut client.scheduled_ms);
+                state.schedule.reschedule(&entry, next_ms, &mut client.scheduled_ms);
             });
         }
-        found += marks.iter().map(ExpiredRestrictions::len).sum::<usize>();
-        let ended_ms = Some(visit.at_ms);
-        due.extend(marks.into_iter().map(|marks| Expired { app: visit.app.clone(), ended_ms, marks }));
-        after = Some(visit);
+        found += restrictions.iter().map(ExpiredRestrictions::len).sum::<usize>();
+        let ended_ms = Some(entry.at_ms);
+        due.extend(restrictions.into_iter().map(|restrictions| Expired { app: entry.app.clone(), ended_ms, restrictions }));
+        after = Some(entry);
     }
     due
 }

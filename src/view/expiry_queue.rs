@@ -23,51 +23,51 @@ pub(super) struct QueueEntry {
 
 #[derive(Default)]
 pub(super) struct Schedule {
-    visits: Mutex<BTreeSet<QueueEntry>>,
+    entries: Mutex<BTreeSet<QueueEntry>>,
 }
 
 impl Schedule {
     /// Has the place visited at that time, if it is not to be visited earlier anyway.
     pub(super) fn at(&self, at_ms: Option<u64>, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
         let Some(at_ms) = at_ms.filter(|at_ms| scheduled_ms.is_none_or(|scheduled| *at_ms < scheduled)) else { return };
-        let mut visits = self.visits();
+        let mut entries = self.entries();
         if let Some(later_ms) = scheduled_ms.replace(at_ms) {
-            visits.remove(&place.visit(app, later_ms));
+            entries.remove(&place.entry(app, later_ms));
         }
-        visits.insert(place.visit(app, at_ms));
+        entries.insert(place.entry(app, at_ms));
     }
 
     /// Drops the visit of a place that is no more.
     pub(super) fn forget_if(&self, gone: bool, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
         if gone && let Some(at_ms) = scheduled_ms.take() {
-            self.visits().remove(&place.visit(app, at_ms));
+            self.entries().remove(&place.entry(app, at_ms));
         }
     }
 
     /// Plans the visit after one that found nothing. One that did is kept until then, because the sweep of what it found may fail.
-    pub(super) fn replan(&self, visit: &QueueEntry, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
-        let mut visits = self.visits();
-        visits.remove(visit);
-        if *scheduled_ms == Some(visit.at_ms) {
+    pub(super) fn reschedule(&self, entry: &QueueEntry, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
+        let mut entries = self.entries();
+        entries.remove(entry);
+        if *scheduled_ms == Some(entry.at_ms) {
             *scheduled_ms = next_ms;
-            visits.extend(next_ms.map(|at_ms| QueueEntry { at_ms, ..visit.clone() }));
+            entries.extend(next_ms.map(|at_ms| QueueEntry { at_ms, ..entry.clone() }));
         }
     }
 
     pub(super) fn next(&self, after: Option<&QueueEntry>, now_ms: u64) -> Option<QueueEntry> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let visits = self.visits();
-        let next = visits.range((after.map_or(Unbounded, Excluded), Unbounded)).next();
-        next.filter(|visit| visit.at_ms <= now_ms).cloned()
+        let entries = self.entries();
+        let next = entries.range((after.map_or(Unbounded, Excluded), Unbounded)).next();
+        next.filter(|entry| entry.at_ms <= now_ms).cloned()
     }
 
-    fn visits(&self) -> std::sync::MutexGuard<'_, BTreeSet<QueueEntry>> {
-        self.visits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeSet<QueueEntry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Place<'_> {
-    fn visit(&self, app: &str, at_ms: u64) -> QueueEntry {
+    fn entry(&self, app: &str, at_ms: u64) -> QueueEntry {
         let (is_room, id) = match self {
             Self::Room(id) => (true, *id),
             Self::Client(id) => (false, *id),

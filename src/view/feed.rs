@@ -10,7 +10,7 @@ use super::{
     Inner, View,
     age::Age,
     applied::AppliedRevision,
-    state::{Change, State},
+    state::{RecordUpdate, State},
 };
 use crate::{
     store::{Commit, Entry, Operation, Revision, Store, StoreError, Update, Updates, codec},
@@ -140,14 +140,14 @@ fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
 }
 
 /// Nothing where the key is none of ours: others may write to a cluster too. Errors: [`StoreError::Corrupt`] where the value is none of its key.
-fn change<'a>(key: &'a [u8], value: Option<&[u8]>, revision: Revision) -> Result<Option<Change<'a>>, StoreError> {
+fn change<'a>(key: &'a [u8], value: Option<&[u8]>, revision: Revision) -> Result<Option<RecordUpdate<'a>>, StoreError> {
     let Ok(decoded) = codec::decode_key(key) else {
         METRICS.foreign_key();
         tracing::warn!(key = %key.escape_ascii(), "a record whose key is none of this service's is passed over");
         return Ok(None);
     };
     let value = value.map(|value| codec::decode_value(key, decoded, value)).transpose()?;
-    Ok(Some(Change { key: decoded, value, revision }))
+    Ok(Some(RecordUpdate { key: decoded, value, revision }))
 }
 
 fn ended() -> StoreError {

@@ -83,7 +83,7 @@ impl RoomRemains {
     pub(super) fn keys(&self, app: &str, room: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let ban = self.ban.iter().map(|ban| (Key::Ban { app, room }, ban.revision));
         let muted = self.muted.iter().map(|(user, mute)| (Key::MemberMute { app, room, user }, mute.revision));
-        let allowed = self.allowed.iter().map(|(user, mark)| (Key::Allowed { app, room, user }, mark.revision));
+        let allowed = self.allowed.iter().map(|(user, restriction)| (Key::Allowed { app, room, user }, restriction.revision));
         let push_muted = self.push_muted.iter().map(|(user, until)| (Key::NotificationMute { app, user, room }, until.revision));
         encoded(ban.chain(muted).chain(allowed).chain(push_muted).take(limit), (Key::DeletedRoom { app, room }, self.revision))
     }
@@ -93,7 +93,7 @@ impl ClientRemains {
     pub(super) fn keys(&self, app: &str, user: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let muted = self.muted.iter().map(|muted| {
             let key = Key::NotificationMute { app, user, room: &muted.room };
-            (key, muted.mark.revision)
+            (key, muted.restriction.revision)
         });
         encoded(muted.take(limit), (Key::DeletedClient { app, user }, self.revision))
     }
@@ -140,6 +140,6 @@ impl DeletedRooms {
     /// Whether the mute is of a room as it was before its deletion.
     pub(super) fn outlives(&self, muted: &MutedRoom) -> bool {
         let rooms = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        rooms.get(muted.room.as_str()).is_none_or(|revision| muted.mark.revision > *revision)
+        rooms.get(muted.room.as_str()).is_none_or(|revision| muted.restriction.revision > *revision)
     }
 }

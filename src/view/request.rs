@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::versioned::Versioned;
-use crate::{model::Answered, store::Revision};
+use crate::{model::IdempotencyRecord, store::Revision};
 
 /// An answer counts once for each KiB that it begins.
 const UNIT_BYTES: usize = 1 << 10;
@@ -17,7 +17,7 @@ const UNIT_BYTES: usize = 1 << 10;
 /// An answer that is to go.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub struct DueRequest {
+pub struct ExpiredRequest {
     pub app: Arc<str>,
     pub id: Arc<str>,
     pub revision: Revision,
@@ -36,12 +36,12 @@ struct Table {
 
 #[derive(Default)]
 struct OfApp {
-    ids: BTreeMap<Arc<str>, Versioned<Answered>>,
+    ids: BTreeMap<Arc<str>, Versioned<IdempotencyRecord>>,
     units: u64,
 }
 
 impl Requests {
-    pub(super) fn get(&self, app: &str, id: &str) -> Option<Versioned<Answered>> {
+    pub(super) fn get(&self, app: &str, id: &str) -> Option<Versioned<IdempotencyRecord>> {
         self.table().apps.get(app)?.ids.get(id).cloned()
     }
 
@@ -50,7 +50,7 @@ impl Requests {
     }
 
     /// Applies one change of the feed; nothing as value is a removal.
-    pub(super) fn apply(&self, app: &str, id: &str, value: Option<Answered>, revision: Revision) {
+    pub(super) fn apply(&self, app: &str, id: &str, value: Option<IdempotencyRecord>, revision: Revision) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(app, id);
         if let Some(value) = value {
@@ -69,12 +69,12 @@ impl Requests {
     }
 
     /// Answers that have ended: at most `limit` of them.
-    pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<DueRequest> {
+    pub(super) fn due(&self, now_ms: u64, limit: usize) -> Vec<ExpiredRequest> {
         let table = self.table();
         let ended = table.ends.iter().take(limit).take_while(|(end_ms, ..)| *end_ms <= now_ms);
         let due = ended.filter_map(|(_, app, id)| {
             let revision = table.apps.get(app)?.ids.get(id)?.revision;
-            Some(DueRequest { app: app.clone(), id: id.clone(), revision })
+            Some(ExpiredRequest { app: app.clone(), id: id.clone(), revision })
         });
         due.collect()
     }
@@ -85,7 +85,7 @@ impl Requests {
 }
 
 impl Table {
-    fn insert(&mut self, app: &str, id: &str, held: Versioned<Answered>) {
+    fn insert(&mut self, app: &str, id: &str, held: Versioned<IdempotencyRecord>) {
         let app = self.apps.get_key_value(app).map_or_else(|| app.into(), |(app, _)| app.clone());
         let id: Arc<str> = id.into();
         self.ends.insert((held.value.end_ms(), app.clone(), id.clone()));
@@ -104,7 +104,7 @@ impl Table {
     }
 }
 
-impl Answered {
+impl IdempotencyRecord {
     fn units(&self) -> u64 {
         self.answer.len().div_ceil(UNIT_BYTES).max(1) as u64
     }
@@ -119,8 +119,8 @@ mod tests {
     use super::*;
     use crate::model::Expire;
 
-    fn answered(bytes: usize, end_ms: u64) -> Option<Answered> {
-        Some(Answered { fingerprint: [0; 16], answer: vec![0; bytes].into(), expire: Expire::at_ms(end_ms) })
+    fn answered(bytes: usize, end_ms: u64) -> Option<IdempotencyRecord> {
+        Some(IdempotencyRecord { fingerprint: [0; 16], answer: vec![0; bytes].into(), expire: Expire::at_ms(end_ms) })
     }
 
     fn due(requests: &Requests, now_ms: u64, limit: usize) -> Vec<(String, Revision)> {

@@ -70,12 +70,12 @@ impl Room {
 
     /// The allow list after this user, in order.
     pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
-        self.allowed.after(after).map(|(user, mark)| (user, &mark.value))
+        self.allowed.after(after).map(|(user, restriction)| (user, &restriction.value))
     }
 
     /// Whether this user wants no push from here at this moment.
     #[must_use]
-    pub fn is_silenced(&self, user: &str, now_ms: u64) -> bool {
+    pub fn is_push_muted(&self, user: &str, now_ms: u64) -> bool {
         self.push_muted.get(user).is_some_and(|until| until.value.in_force(now_ms))
     }
 
@@ -106,7 +106,7 @@ impl Room {
         self.ban.as_ref().or_else(remains).map(|held| held.revision)
     }
 
-    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::silence`]. A record that is no newer than
+    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::set_push_mute`]. A record that is no newer than
     /// the room's tombstone, as a copy of all records may bring it, belongs to the remains.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         if let Some(remains) = &mut self.remains {
@@ -147,7 +147,7 @@ impl Room {
     }
 
     /// Notes who wants no push from here.
-    pub(super) fn silence(&mut self, user: &str, until: Option<Versioned<Expire>>) {
+    pub(super) fn set_push_mute(&mut self, user: &str, until: Option<Versioned<Expire>>) {
         if let Some(remains) = &mut self.remains {
             remains.push_muted.remove(user);
             if let Some(until) = until.as_ref().filter(|until| until.revision <= remains.revision) {
@@ -180,7 +180,7 @@ impl Room {
             remains.push_muted.absorb(std::mem::take(&mut self.push_muted));
         } else {
             remains.muted.absorb(self.muted.take_if(|mute| is_old(mute.revision)));
-            remains.allowed.absorb(self.allowed.take_if(|mark| is_old(mark.revision)));
+            remains.allowed.absorb(self.allowed.take_if(|restriction| is_old(restriction.revision)));
             remains.push_muted.absorb(self.push_muted.take_if(|until| is_old(until.revision)));
         }
         self.remains = Some(remains);
@@ -208,7 +208,7 @@ pub struct Decision<'a> {
     pub allowed: bool,
     pub rule: Rule,
     /// The mute or the ban that decided.
-    pub mark: Option<&'a Restriction>,
+    pub restriction: Option<&'a Restriction>,
 }
 
 /// May this user speak in this room at this moment? The first that matches decides:
@@ -217,20 +217,20 @@ pub struct Decision<'a> {
 #[must_use]
 pub fn may_speak<'a>(room: Option<&'a Room>, user_mute: Option<&'a Restriction>, user: &str, now_ms: u64) -> Decision<'a> {
     if let Some(mute) = user_mute.filter(|mute| mute.expire.in_force(now_ms)) {
-        return Decision { allowed: false, rule: Rule::UserMute, mark: Some(mute) };
+        return Decision { allowed: false, rule: Rule::UserMute, restriction: Some(mute) };
     }
-    let Some(room) = room else { return Decision { allowed: true, rule: Rule::None, mark: None } };
+    let Some(room) = room else { return Decision { allowed: true, rule: Rule::None, restriction: None } };
     if let Some(mute) = room.mute_in_force(user, now_ms) {
-        return Decision { allowed: false, rule: Rule::MemberMute, mark: Some(&mute.value) };
+        return Decision { allowed: false, rule: Rule::MemberMute, restriction: Some(&mute.value) };
     }
-    let Some(ban) = room.ban_in_force(now_ms) else { return Decision { allowed: true, rule: Rule::None, mark: None } };
+    let Some(ban) = room.ban_in_force(now_ms) else { return Decision { allowed: true, rule: Rule::None, restriction: None } };
     let is_staff = room.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user));
     let (allowed, rule) = match (is_staff, room.allowed.get(user).is_some()) {
         (true, _) => (true, Rule::RoomStaff),
         (false, true) => (true, Rule::AllowList),
         (false, false) => (false, Rule::RoomBan),
     };
-    Decision { allowed, rule, mark: Some(&ban.value) }
+    Decision { allowed, rule, restriction: Some(&ban.value) }
 }
 
 #[cfg(test)]
@@ -239,18 +239,18 @@ mod tests {
 
     const NOW: u64 = 1_000;
 
-    fn mark(expire: Expire) -> Versioned<Restriction> {
-        Versioned { value: Restriction { expire, set_ms: 0, why: Default::default() }, revision: 1 }
+    fn restriction(expire: Expire) -> Versioned<Restriction> {
+        Versioned { value: Restriction { expire, set_ms: 0, provenance: Default::default() }, revision: 1 }
     }
 
     fn room(muted: &[&str], banned: bool, allowed: &[&str]) -> Room {
-        let marks = |users: &[&str]| users.iter().map(|user| (*user, mark(Expire::NEVER))).collect();
+        let restrictions = |users: &[&str]| users.iter().map(|user| (*user, restriction(Expire::NEVER))).collect();
         let profile = RoomProfile { owner: "owner".to_owned(), admins: vec!["admin".to_owned()], ..RoomProfile::default() };
         Room {
             profile: Some(Box::new(Versioned { value: profile, revision: 1 })),
-            ban: banned.then(|| mark(Expire::NEVER)),
-            muted: marks(muted),
-            allowed: marks(allowed),
+            ban: banned.then(|| restriction(Expire::NEVER)),
+            muted: restrictions(muted),
+            allowed: restrictions(allowed),
             ..Room::default()
         }
     }
@@ -286,12 +286,16 @@ mod tests {
     fn a_user_mute_is_stronger_than_all_else_in_every_room_until_its_very_millisecond() {
         let room = room(&["u"], true, &["guest"]);
         for user in ["u", "guest", "owner", "admin"] {
-            let mute = mark(Expire::at_ms(NOW + 1)).value;
+            let mute = restriction(Expire::at_ms(NOW + 1)).value;
             for room in [Some(&room), None] {
                 let decision = may_speak(room, Some(&mute), user, NOW);
-                assert_eq!((decision.allowed, decision.rule, decision.mark), (false, Rule::UserMute, Some(&mute)), "{user}");
+                assert_eq!(
+                    (decision.allowed, decision.rule, decision.restriction),
+                    (false, Rule::UserMute, Some(&mute)),
+                    "{user}"
+                );
             }
-            let ended = mark(Expire::at_ms(NOW)).value;
+            let ended = restriction(Expire::at_ms(NOW)).value;
             assert_eq!(may_speak(Some(&room), Some(&ended), user, NOW), may_speak(Some(&room), None, user, NOW));
         }
     }
@@ -299,12 +303,12 @@ mod tests {
     #[test]
     fn what_has_ended_forbids_nothing_from_that_very_millisecond() {
         let mut room = room(&[], false, &[]);
-        room.muted.insert("u", mark(Expire::at_ms(NOW)));
-        room.ban = Some(mark(Expire::at_ms(NOW)));
+        room.muted.insert("u", restriction(Expire::at_ms(NOW)));
+        room.ban = Some(restriction(Expire::at_ms(NOW)));
         assert_eq!(rule(&room, "u"), (true, Rule::None));
-        room.ban = Some(mark(Expire::at_ms(NOW + 1)));
+        room.ban = Some(restriction(Expire::at_ms(NOW + 1)));
         assert_eq!(rule(&room, "u"), (false, Rule::RoomBan));
-        room.muted.insert("u", mark(Expire::at_ms(NOW + 1)));
+        room.muted.insert("u", restriction(Expire::at_ms(NOW + 1)));
         assert_eq!(rule(&room, "u"), (false, Rule::MemberMute));
     }
 }

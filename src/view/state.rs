@@ -25,7 +25,7 @@ use crate::{
 use foldhash::HashMap;
 
 /// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are dropped.
-const SHARED_WHYS: usize = 65_536;
+const SHARED_PROVENANCES: usize = 65_536;
 
 /// The kinds of records, as they are counted.
 pub(super) const KINDS: [&str; 7] = ["room", "ban", "member_mute", "allowed_member", "client", "notification_mute", "user_mute"];
@@ -40,7 +40,7 @@ pub(super) struct State {
     /// Whose records are to be removed because they were deleted.
     pub(super) deleted: Owners,
     pub(super) requests: Requests,
-    whys: Mutex<HashSet<Arc<Provenance>>>,
+    provenances: Mutex<HashSet<Arc<Provenance>>>,
 }
 
 #[derive(Default)]
@@ -94,7 +94,7 @@ impl App {
 }
 
 /// One change of the feed: what a key now says, or that it is gone.
-pub(super) struct Change<'a> {
+pub(super) struct RecordUpdate<'a> {
     pub(super) key: Key<'a>,
     pub(super) value: Option<Value>,
     /// Of the commit.
@@ -126,7 +126,7 @@ impl State {
     }
 
     /// Applies changes in their order; those of one owner that follow each other, under one lock.
-    pub(super) fn apply(&self, mut changes: Vec<Change<'_>>) {
+    pub(super) fn apply(&self, mut changes: Vec<RecordUpdate<'_>>) {
         for run in changes.chunk_by_mut(|a, b| a.key.owner() == b.key.owner()) {
             let Some(first) = run.first() else { continue };
             match first.key.owner() {
@@ -137,11 +137,11 @@ impl State {
         }
     }
 
-    fn apply_to_room(&self, app: &str, id: &str, run: &mut [Change<'_>]) {
+    fn apply_to_room(&self, app: &str, id: &str, run: &mut [RecordUpdate<'_>]) {
         let known = self.app_or_new(app);
         known.rooms.update(id, |room| {
             let before = (room.records(), room.profile_bytes());
-            for Change { key, value, revision } in run {
+            for RecordUpdate { key, value, revision } in run {
                 let (key, revision) = (*key, *revision);
                 let value = value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
@@ -156,17 +156,17 @@ impl State {
         });
     }
 
-    fn apply_to_client(&self, app: &str, user: &str, run: &mut [Change<'_>]) {
+    fn apply_to_client(&self, app: &str, user: &str, run: &mut [RecordUpdate<'_>]) {
         let known = self.app_or_new(app);
         known.clients.update(user, |client| {
             let before = (client.records(), client.profile_bytes());
-            for Change { key, value, revision } in run {
+            for RecordUpdate { key, value, revision } in run {
                 let (key, revision) = (*key, *revision);
                 let value = value.take().map(|value| self.share(value));
                 self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
                 if let Key::NotificationMute { room, .. } = key {
                     let until = value.as_ref().and_then(expire).map(|value| Versioned { value, revision });
-                    self.silence(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
+                    self.set_push_mute(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
                 }
                 client.apply(key, value, revision);
                 match key {
@@ -184,10 +184,10 @@ impl State {
     fn delete_client(&self, known: &App, app: &str, user: &str, client: &Client) {
         self.deleted.set(client.remains.is_some(), app, false, user);
         let gone = client.remains.iter().flat_map(|remains| &remains.muted);
-        gone.for_each(|muted| self.silence(known, app, &muted.room, user, None));
+        gone.for_each(|muted| self.set_push_mute(known, app, &muted.room, user, None));
     }
 
-    fn apply_to_request(&self, app: &str, id: &str, run: &mut [Change<'_>]) {
+    fn apply_to_request(&self, app: &str, id: &str, run: &mut [RecordUpdate<'_>]) {
         for change in run {
             let answered = match change.value.take() {
                 Some(Value::Request(answered)) => Some(answered),
@@ -197,9 +197,9 @@ impl State {
         }
     }
 
-    fn silence(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Versioned<Expire>>) {
+    fn set_push_mute(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Versioned<Expire>>) {
         known.rooms.update(id, |room| {
-            room.silence(user, until);
+            room.set_push_mute(user, until);
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
         });
     }
@@ -207,26 +207,29 @@ impl State {
     /// Lets marks with the same actor and reason share one copy of them.
     fn share(&self, value: Value) -> Value {
         match value {
-            Value::Restriction(mark) => Value::Restriction(Restriction { why: self.share_why(mark.why), ..mark }),
-            Value::NotificationMute(mark, place) => {
-                Value::NotificationMute(Restriction { why: self.share_why(mark.why), ..mark }, place)
+            Value::Restriction(restriction) => {
+                Value::Restriction(Restriction { provenance: self.share_provenance(restriction.provenance), ..restriction })
             }
+            Value::NotificationMute(restriction, place) => Value::NotificationMute(
+                Restriction { provenance: self.share_provenance(restriction.provenance), ..restriction },
+                place,
+            ),
             value @ (Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_)) => value,
         }
     }
 
-    fn share_why(&self, why: Arc<Provenance>) -> Arc<Provenance> {
-        let mut whys = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = whys.get(&why) {
+    fn share_provenance(&self, provenance: Arc<Provenance>) -> Arc<Provenance> {
+        let mut provenances = self.provenances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = provenances.get(&provenance) {
             return known.clone();
         }
-        if whys.len() >= SHARED_WHYS {
-            whys.retain(|why| Arc::strong_count(why) > 1);
+        if provenances.len() >= SHARED_PROVENANCES {
+            provenances.retain(|provenance| Arc::strong_count(provenance) > 1);
         }
-        if whys.len() < SHARED_WHYS {
-            whys.insert(why.clone());
+        if provenances.len() < SHARED_PROVENANCES {
+            provenances.insert(provenance.clone());
         }
-        why
+        provenance
     }
 }
 
@@ -259,7 +262,7 @@ impl Client {
 
 fn expire(value: &Value) -> Option<Expire> {
     match value {
-        Value::Restriction(mark) | Value::NotificationMute(mark, _) => Some(mark.expire),
+        Value::Restriction(restriction) | Value::NotificationMute(restriction, _) => Some(restriction.expire),
         Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_) => None,
     }
 }

@@ -44,5 +44,5 @@ pub struct MutedRoom {
     pub room: EcoString,
     /// Counts up with each mute of the client; two made at the same moment may share one.
     pub place: u64,
-    pub mark: Versioned<Restriction>,
+    pub restriction: Versioned<Restriction>,
 }

@@ -23,7 +23,7 @@ use crate::{
 use futures_util::StreamExt as _;
 
 /// How long after a failure of the feed it is followed again.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The live end of the feed, for all watchers of this process.
 pub struct Hub {
@@ -36,13 +36,13 @@ pub struct Hub {
     clock: Clock,
     /// Whose events are where in the history.
     pub spans: Spans,
-    seats: Mutex<Seats>,
+    subscriptions: Mutex<Subscriptions>,
     /// Watches of each app, those among them that have no seat yet.
     by_app: Mutex<HashMap<String, usize>>,
 }
 
 #[derive(Default)]
-struct Seats {
+struct Subscriptions {
     /// The number of the next seat.
     next: u64,
     by_subject: HashMap<String, HashMap<u64, Arc<Queue>>>,
@@ -75,21 +75,21 @@ impl Hub {
             closed: AtomicBool::new(false),
             clock,
             spans: Spans::default(),
-            seats: Mutex::default(),
+            subscriptions: Mutex::default(),
             by_app: Mutex::default(),
         })
     }
 
     /// The newest commit that was handed out.
     #[must_use]
-    pub fn newest(&self) -> Revision {
+    pub fn latest_revision(&self) -> Revision {
         self.newest.load(Ordering::Acquire)
     }
 
     /// How many watch, with a seat.
     #[must_use]
     pub fn watchers(&self) -> usize {
-        self.seats().by_subject.values().map(HashMap::len).sum()
+        self.subscriptions().by_subject.values().map(HashMap::len).sum()
     }
 
     /// Lets one more of this app watch; nothing where it has as many watches as this already.
@@ -122,9 +122,9 @@ impl Hub {
 
     /// Ends all watches, for good.
     pub fn close(&self) {
-        let mut seats = self.seats();
+        let mut subscriptions = self.subscriptions();
         self.closed.store(true, Ordering::Release);
-        seats.end_all();
+        subscriptions.end_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -133,16 +133,16 @@ impl Hub {
 
     /// A seat for this subject; nothing where the hub is closed.
     pub(super) fn join(self: &Arc<Self>, subject: &Subject) -> Option<Subscription> {
-        let mut seats = self.seats();
+        let mut subscriptions = self.subscriptions();
         if self.is_closed() {
             return None;
         }
         let queue = Queue::new(self.now());
-        let number = seats.next;
+        let number = subscriptions.next;
         let subject = key(&subject.app, subject.room.as_deref());
-        seats.next += 1;
-        seats.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
-        Some(Subscription { hub: self.clone(), subject, number, queue, base: self.newest() })
+        subscriptions.next += 1;
+        subscriptions.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
+        Some(Subscription { hub: self.clone(), subject, number, queue, base: self.latest_revision() })
     }
 
     /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
@@ -152,18 +152,18 @@ impl Hub {
                 Err(StoreError::Compacted { .. }) => {
                     tracing::warn!("the feed was cut behind the watchers; they read history");
                     // There is nothing to go on from before the view has come further.
-                    while !view.wait_for(self.newest() + 1).await {}
+                    while !view.wait_for(self.latest_revision() + 1).await {}
                 }
                 Ok(()) => tracing::error!("the change feed has ended; trying again"),
                 Err(error) => tracing::error!(%error, "the change feed has failed; trying again"),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
     async fn follow_once(&self, store: &dyn Store, view: &View) -> Result<(), StoreError> {
         self.go_on_from(view.revision());
-        let mut feed = store.watch(self.newest()).await?;
+        let mut feed = store.watch(self.latest_revision()).await?;
         while let Some(commit) = feed.next().await {
             let commit = commit?;
             while !view.wait_for(commit.revision).await {}
@@ -174,23 +174,23 @@ impl Hub {
 
     /// Leaves out the commits up to this one: whoever has a seat loses it, and reads them from history.
     pub(super) fn go_on_from(&self, revision: Revision) {
-        let mut seats = self.seats();
-        if revision > self.newest() {
-            seats.end_all();
+        let mut subscriptions = self.subscriptions();
+        if revision > self.latest_revision() {
+            subscriptions.end_all();
             self.newest.store(revision, Ordering::Release);
         }
     }
 
     pub(super) fn broadcast(&self, commit: &Commit) -> Result<(), StoreError> {
-        let mut seats = self.seats();
-        let change = if seats.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
+        let mut subscriptions = self.subscriptions();
+        let change = if subscriptions.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
         match change.map(Arc::new) {
-            Some(change) if change.event.kind == EventKind::Imported => seats.end_app(&change.event.app, change.revision),
+            Some(change) if change.event.kind == EventKind::Imported => subscriptions.end_app(&change.event.app, change.revision),
             Some(change) => {
                 let now = self.now();
-                let mut cut = seats.broadcast(&key(&change.event.app, None), &change, now);
+                let mut cut = subscriptions.broadcast(&key(&change.event.app, None), &change, now);
                 if !change.event.room.is_empty() {
-                    cut += seats.broadcast(&key(&change.event.app, Some(&change.event.room)), &change, now);
+                    cut += subscriptions.broadcast(&key(&change.event.app, Some(&change.event.room)), &change, now);
                 }
                 self.cut.fetch_add(cut, Ordering::Relaxed);
             }
@@ -206,19 +206,19 @@ impl Hub {
         self.clock.monotonic()
     }
 
-    fn seats(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seats {
+impl Subscriptions {
     /// Answers how many were cut.
     fn broadcast(&mut self, subject: &str, change: &Arc<Change>, now: Duration) -> u64 {
-        let Some(seats) = self.by_subject.get_mut(subject) else { return 0 };
-        let before = seats.len();
-        seats.retain(|_, queue| !queue.offer(change, now));
-        let cut = before - seats.len();
-        if seats.is_empty() {
+        let Some(subscriptions) = self.by_subject.get_mut(subject) else { return 0 };
+        let before = subscriptions.len();
+        subscriptions.retain(|_, queue| !queue.offer(change, now));
+        let cut = before - subscriptions.len();
+        if subscriptions.is_empty() {
             self.by_subject.remove(subject);
         }
         cut as u64
@@ -227,10 +227,10 @@ impl Seats {
     /// Ends all seats of an app and of its rooms, at an import.
     fn end_app(&mut self, app: &str, revision: Revision) {
         let of_rooms = key(app, Some(""));
-        self.by_subject.retain(|subject, seats| {
+        self.by_subject.retain(|subject, subscriptions| {
             let is_of_app = subject == app || subject.starts_with(&of_rooms);
             if is_of_app {
-                seats.values().for_each(|queue| queue.end(End::Imported(revision)));
+                subscriptions.values().for_each(|queue| queue.end(End::Imported(revision)));
             }
             !is_of_app
         });
@@ -238,7 +238,7 @@ impl Seats {
 
     /// Ends all seats: what comes next is in history.
     fn end_all(&mut self) {
-        self.by_subject.drain().flat_map(|(_, seats)| seats).for_each(|(_, queue)| queue.end(End::LeftOut));
+        self.by_subject.drain().flat_map(|(_, subscriptions)| subscriptions).for_each(|(_, queue)| queue.end(End::LeftOut));
     }
 }
 
@@ -256,11 +256,11 @@ impl Drop for Admitted {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut seats = self.hub.seats();
-        if let Some(same) = seats.by_subject.get_mut(&self.subject) {
+        let mut subscriptions = self.hub.subscriptions();
+        if let Some(same) = subscriptions.by_subject.get_mut(&self.subject) {
             same.remove(&self.number);
             if same.is_empty() {
-                seats.by_subject.remove(&self.subject);
+                subscriptions.by_subject.remove(&self.subject);
             }
         }
     }

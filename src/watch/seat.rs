@@ -39,11 +39,11 @@ pub(super) enum Found {
 
 /// Of one seat; the hub fills it, its watcher empties it.
 pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueueState>,
     arrived: Notify,
 }
 
-struct Waiting {
+struct QueueState {
     changes: VecDeque<Arc<Change>>,
     bytes: usize,
     /// When the watcher has taken something, or found nothing to take.
@@ -53,7 +53,7 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn new(now: Duration) -> Arc<Self> {
-        let waiting = Waiting { changes: VecDeque::new(), bytes: 0, taken: now, end: None };
+        let waiting = QueueState { changes: VecDeque::new(), bytes: 0, taken: now, end: None };
         Arc::new(Self { waiting: Mutex::new(waiting), arrived: Notify::new() })
     }
 
@@ -98,12 +98,12 @@ impl Queue {
         self.arrived.notified().await;
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, QueueState> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl QueueState {
     fn has_room_for(&self, bytes: usize) -> bool {
         self.changes.is_empty() || self.bytes + bytes <= BUDGET_BYTES
     }

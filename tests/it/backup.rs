@@ -166,7 +166,7 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
     for commit in commits {
         let mut batch = Batch::of(&event());
         let why = Provenance { actor: "app".into(), reason: "r".repeat(512).into() };
-        let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1, why: Arc::new(why) });
+        let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1, provenance: Arc::new(why) });
         for number in 0..100 {
             let user = format!("{commit:05}{number:02}");
             batch.put(Key::MemberMute { app: AGORA, room: ROOM, user: &user }, &value);

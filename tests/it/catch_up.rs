@@ -40,8 +40,8 @@ const RATE: u32 = 150;
 
 /// Fills the cluster with member mutes, a hundred a commit.
 async fn fill(store: &dyn Store, records: usize) {
-    let why: Arc<Provenance> = Arc::new(Provenance { actor: "service:dev".into(), reason: "spam, and more of it".into() });
-    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1_642_060_750_410, why });
+    let provenance: Arc<Provenance> = Arc::new(Provenance { actor: "service:dev".into(), reason: "spam, and more of it".into() });
+    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1_642_060_750_410, provenance });
     let commits = (0..records / 100).map(|commit| {
         let room = format!("room{}", commit % 100);
         let mut batch = Batch::of(&Event::new(EventKind::Muted, "Open", "service:dev", 1));

@@ -43,10 +43,10 @@ async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_o
     let mut tries = 0;
     let revision = loop {
         etcd.compact().await;
-        let _ = member.ask("maintenance/defragment", json!({})).await;
-        let alarms = member.ask("maintenance/alarm", json!({})).await.unwrap_or_default();
+        let _ = member.call("maintenance/defragment", json!({})).await;
+        let alarms = member.call("maintenance/alarm", json!({})).await.unwrap_or_default();
         let off = json!({"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": alarms["alarms"][0]["memberID"]});
-        let _ = member.ask("maintenance/alarm", off).await;
+        let _ = member.call("maintenance/alarm", off).await;
         match mute(&mut mutes, "room", vec!["late".into()]).await {
             Ok(revision) => break revision,
             Err(status) => assert_eq!(reason(&status), "STORE_FULL"),
@@ -80,7 +80,7 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
     until("the compaction", async || {
         etcd.compact().await;
         let old = json!({"key": STANDARD.encode("mute"), "revision": 2});
-        etcd.members[0].ask("kv/range", old).await.is_none()
+        etcd.members[0].call("kv/range", old).await.is_none()
     })
     .await;
     slept.signal("-CONT");
@@ -145,9 +145,9 @@ async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too(
     copy(&kept.path().join("kept"), &disk);
     etcd.members[0].start_again();
     let put = json!({"key": STANDARD.encode("another's"), "value": STANDARD.encode("x")});
-    until("the cluster answers", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+    until("the cluster answers", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
     for _ in 0..200 {
-        assert!(etcd.members[0].ask("kv/put", put.clone()).await.is_some());
+        assert!(etcd.members[0].call("kv/put", put.clone()).await.is_some());
     }
     etcd.compact().await;
     behind.signal("-CONT");
@@ -165,7 +165,7 @@ async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() 
     // A token that is not used for a second has ended.
     let Some(mut etcd) = Etcd::start(1, &["--auth-token-ttl", "1"]) else { return };
     let member = &etcd.members[0];
-    until("it answers", async || member.ask("auth/role/add", json!({"name": "mute"})).await.is_some()).await;
+    until("it answers", async || member.call("auth/role/add", json!({"name": "mute"})).await.is_some()).await;
     let below = json!({"permType": "READWRITE", "key": STANDARD.encode("mute/"), "range_end": STANDARD.encode("mute0")});
     for (call, question) in [
         ("auth/role/grant", json!({"name": "mute", "perm": below})),
@@ -176,7 +176,7 @@ async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() 
         ("auth/user/grant", json!({"user": "root", "role": "root"})),
         ("auth/enable", json!({})),
     ] {
-        assert!(member.ask(call, question).await.is_some(), "{call}");
+        assert!(member.call(call, question).await.is_some(), "{call}");
     }
     let files = tempfile::tempdir().unwrap();
     let password = |name: &str, text: &str| {
@@ -267,7 +267,7 @@ async fn members_are_replaced_one_by_one_under_a_replica_that_knows_the_old_ones
         until("writes go on", async || mute(&mut mutes.clone(), "room", vec![user.clone()]).await.is_ok()).await;
         expected.push(user);
         until("the new member has caught up", async || {
-            etcd.members[number].ask("kv/range", json!({"key": "bXV0ZQ=="})).await.is_some()
+            etcd.members[number].call("kv/range", json!({"key": "bXV0ZQ=="})).await.is_some()
         })
         .await;
     }

@@ -152,7 +152,7 @@ async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Locati
     let mut copy = Copy::of(&*store).await;
     assert!(copy.records.keys().eq(keys.iter()), "{} of {}", copy.records.len(), keys.len());
     store.commit(batch([delete("r/one room/000000")])).await.unwrap();
-    copy.reach(store.newest().await.unwrap()).await;
+    copy.reach(store.latest_revision().await.unwrap()).await;
     assert_eq!(copy.records.len(), keys.len() - 1);
 }
 
@@ -240,17 +240,17 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
         // One that is read on while the next is built.
         let next = Copy::of(&*store).await;
         complete.push((next.revision, next.records));
-        followed.reach(store.newest().await.unwrap()).await;
+        followed.reach(store.latest_revision().await.unwrap()).await;
     }
     is_done.store(true, std::sync::atomic::Ordering::Relaxed);
     let last = Copy::of(&*store).await;
     complete.push((last.revision, last.records));
-    let newest = store.newest().await.unwrap();
+    let newest = store.latest_revision().await.unwrap();
     for writer in writers {
         followed.reach(newest).await;
         commits.extend(writer.await.unwrap());
     }
-    followed.reach(store.newest().await.unwrap()).await;
+    followed.reach(store.latest_revision().await.unwrap()).await;
     let (_, entries) = entries(&*store).await;
     let records: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision))).collect();
     assert!(followed.records == records, "the copy that followed differs");
@@ -491,7 +491,7 @@ async fn clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes(pla
     let store = open(place).await;
     for number in 0..20 {
         let answered = store.commit(batch([put("key", &number.to_string())])).await.unwrap();
-        let newest = store.newest().await.unwrap();
+        let newest = store.latest_revision().await.unwrap();
         let next = store.commit(batch([put("key", "next")])).await.unwrap();
         assert!((answered..next).contains(&newest), "{newest} between {answered} and {next}");
     }

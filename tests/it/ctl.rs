@@ -23,7 +23,7 @@ use crate::{
     process::{Process, program},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How a run has ended, and what it has printed.
 #[derive(Debug)]
@@ -85,13 +85,13 @@ impl Running {
     }
 
     async fn object(&mut self) -> Value {
-        serde_json::from_str(&timeout(PATIENCE, self.out.recv()).await.unwrap().unwrap()).unwrap()
+        serde_json::from_str(&timeout(TIMEOUT, self.out.recv()).await.unwrap().unwrap()).unwrap()
     }
 
     /// The next notice that begins so.
     async fn notice(&mut self, begin: &str) -> String {
         loop {
-            let notice = timeout(PATIENCE, self.err.recv()).await.unwrap().unwrap();
+            let notice = timeout(TIMEOUT, self.err.recv()).await.unwrap().unwrap();
             if notice.starts_with(begin) {
                 return notice;
             }

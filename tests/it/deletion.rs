@@ -23,8 +23,8 @@ async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, Filled) {
     (store, filled)
 }
 
-fn mark() -> Restriction {
-    Restriction { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Provenance::default()) }
+fn restriction() -> Restriction {
+    Restriction { expire: Expire::NEVER, set_ms: 1, provenance: std::sync::Arc::new(Provenance::default()) }
 }
 
 fn batch() -> Batch {
@@ -38,10 +38,10 @@ fn filled_room(is_registered: bool) -> Batch {
     if is_registered {
         batch.put(Key::Room { app, room }, &Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }));
     }
-    batch.put(Key::Ban { app, room }, &Value::Restriction(mark()));
-    batch.put(Key::MemberMute { app, room, user }, &Value::Restriction(mark()));
-    batch.put(Key::Allowed { app, room, user }, &Value::Restriction(mark()));
-    batch.put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(mark(), 1));
+    batch.put(Key::Ban { app, room }, &Value::Restriction(restriction()));
+    batch.put(Key::MemberMute { app, room, user }, &Value::Restriction(restriction()));
+    batch.put(Key::Allowed { app, room, user }, &Value::Restriction(restriction()));
+    batch.put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(restriction(), 1));
     batch
 }
 
@@ -50,7 +50,7 @@ fn found(view: &View) -> ([bool; 5], Vec<String>) {
     let of_room = view.room(APP, "r", |room| {
         room.map(|room| {
             let muted = room.mute_in_force("u", 2).is_some();
-            [room.is_registered(), room.ban.is_some(), muted, room.allowed.get("u").is_some(), room.is_silenced("u", 2)]
+            [room.is_registered(), room.ban.is_some(), muted, room.allowed.get("u").is_some(), room.is_push_muted("u", 2)]
         })
     });
     let list = |client: Option<mute_service::view::KnownClient<'_>>| {
@@ -107,7 +107,7 @@ async fn open_again(
 ) -> (std::sync::Arc<dyn Store>, Filled) {
     let elsewhere = tempfile::tempdir().unwrap().keep();
     crate::embedded::copy(directory.path(), &elsewhere);
-    assert!(store.newest().await.is_ok());
+    assert!(store.latest_revision().await.is_ok());
     if is_orderly {
         let (store, filled) = open(&elsewhere).await;
         drop(filled);
@@ -205,7 +205,7 @@ async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it() -> 
     store.commit(delete).await?;
     assert_eq!(export(&*store).await.0, 0);
     let incoming = import::read(&text[..], Default::default()).unwrap().unwrap();
-    let plan = merge::Plan::of(incoming, Some(store.snapshot().await?), merge::Mode::Replace).await?;
+    let plan = merge::MergePlan::of(incoming, Some(store.snapshot().await?), merge::Mode::Replace).await?;
     assert_eq!((plan.new, plan.changed, plan.removed), (5, 0, 0));
     plan.commit(&*store, 2, |_| {}).await.unwrap();
     assert_eq!(export(&*store).await.0, 5);
@@ -238,7 +238,7 @@ async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
     let mut delete = batch();
     delete.delete_room(APP, "r");
     commit(&*store, &view, delete).await;
-    let ended = Value::Restriction(Restriction { expire: Expire::at_ms(2), ..mark() });
+    let ended = Value::Restriction(Restriction { expire: Expire::at_ms(2), ..restriction() });
     let mut flood = batch();
     for user in 0..ENDED {
         flood.put(Key::MemberMute { app: APP, room: "flooded", user: &user.to_string() }, &ended);

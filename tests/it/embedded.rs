@@ -33,7 +33,8 @@ pub fn largest_commit(room: usize) -> Batch {
         ..Event::new(EventKind::Muted, &app, &user(0), 1)
     });
     let why = Provenance { actor: user(0).into(), reason };
-    let value = Value::Restriction(Restriction { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, why: Arc::new(why) });
+    let value =
+        Value::Restriction(Restriction { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, provenance: Arc::new(why) });
     for number in 0..100 {
         batch.put(Key::MemberMute { app: &app, room: &room, user: &user(number) }, &value);
     }

@@ -77,7 +77,7 @@ impl Etcd {
 
     pub async fn leader(&self) -> Option<usize> {
         for (number, member) in self.members.iter().enumerate() {
-            let status = member.ask("maintenance/status", json!({})).await;
+            let status = member.call("maintenance/status", json!({})).await;
             if status.is_some_and(|status| status["leader"] == status["header"]["member_id"]) {
                 return Some(number);
             }
@@ -88,8 +88,8 @@ impl Etcd {
     /// Has the cluster forget every revision but the newest.
     pub async fn compact(&self) {
         for member in &self.members {
-            let Some(read) = member.ask("kv/range", json!({"key": "bXV0ZQ=="})).await else { continue };
-            if member.ask("kv/compaction", json!({"revision": read["header"]["revision"], "physical": true})).await.is_some() {
+            let Some(read) = member.call("kv/range", json!({"key": "bXV0ZQ=="})).await else { continue };
+            if member.call("kv/compaction", json!({"revision": read["header"]["revision"], "physical": true})).await.is_some() {
                 return;
             }
         }
@@ -119,7 +119,7 @@ impl Member {
     }
 
     /// Calls its API, by its gateway from JSON.
-    pub async fn ask(&self, call: &str, question: Value) -> Option<Value> {
+    pub async fn call(&self, call: &str, question: Value) -> Option<Value> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
         let answer = client.post(format!("{}/v3/{call}", self.url)).json(&question).send().await.ok()?;
         answer.error_for_status().ok()?.json().await.ok()
@@ -128,7 +128,7 @@ impl Member {
     /// The same, again and again: a cluster takes no new member before it has been well for five seconds.
     async fn insist(&self, call: &str, question: Value) -> Value {
         for _ in 0..100 {
-            if let Some(answer) = self.ask(call, question.clone()).await {
+            if let Some(answer) = self.call(call, question.clone()).await {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -20,7 +20,7 @@ use mute_service::{
         fold::Folds,
         import::{self, Incoming},
         line::Line,
-        merge::{Mode, Plan},
+        merge::{MergePlan, Mode},
     },
 };
 use proptest::prelude::*;
@@ -39,9 +39,9 @@ async fn open(directory: &Path) -> Arc<dyn Store> {
     store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap()
 }
 
-fn mark(reason: &str) -> Value {
+fn restriction(reason: &str) -> Value {
     let why = Provenance { actor: "app".into(), reason: reason.into() };
-    Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: START_MS, why: Arc::new(why) })
+    Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: START_MS, provenance: Arc::new(why) })
 }
 
 async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
@@ -70,7 +70,7 @@ fn read(text: &str) -> Incoming {
 }
 
 async fn import(store: &dyn Store, text: &str, mode: Mode) -> [u64; 4] {
-    let plan = Plan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
+    let plan = MergePlan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
     let told = [plan.new, plan.changed, plan.removed, plan.same];
     plan.commit(store, START_MS, |_| {}).await.unwrap();
     told
@@ -250,11 +250,13 @@ async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let key = |app, user| Key::UserMute { app, user };
-    put(&*store, &[(key("a", "u1"), mark("old")), (key("a", "u2"), mark("")), (key(OTHER, "u1"), mark(""))]).await;
+    put(&*store, &[(key("a", "u1"), restriction("old")), (key("a", "u2"), restriction("")), (key(OTHER, "u1"), restriction(""))])
+        .await;
     let (all, of_a) = (export_text(&*store, None).await, export_text(&*store, Some("a")).await);
     assert_eq!((all.lines().count(), of_a.lines().count()), (5, 4));
     // One is changed, one is gone, one is new; another app has a new one too.
-    put(&*store, &[(key("a", "u1"), mark("new")), (key("a", "u3"), mark("")), (key(OTHER, "u3"), mark(""))]).await;
+    put(&*store, &[(key("a", "u1"), restriction("new")), (key("a", "u3"), restriction("")), (key(OTHER, "u3"), restriction(""))])
+        .await;
     let mut delete = Batch::default();
     delete.delete(key("a", "u2"));
     store.commit(delete).await.unwrap();
@@ -286,7 +288,7 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
     let lines: Vec<_> = (0..250).map(|user| line("a", user)).chain((0..50).map(|user| line("b", user))).collect();
     let store = open(directory.path()).await;
     let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
-    let plan = Plan::of(read(&file), None, Mode::Merge).await.unwrap();
+    let plan = MergePlan::of(read(&file), None, Mode::Merge).await.unwrap();
     let (mut told, total) = (Vec::new(), plan.changes());
     plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
     assert_eq!((total, told.len(), told.last()), (300, 4, Some(&300)));
@@ -305,7 +307,7 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
 async fn an_import_commits_at_most_half_a_megabyte_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
-    let plan = Plan::of(read(&large_clients(120)), None, Mode::Merge).await.unwrap();
+    let plan = MergePlan::of(read(&large_clients(120)), None, Mode::Merge).await.unwrap();
     let mut told = Vec::new();
     plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
     assert_eq!((told.len(), told.last()), (4, Some(&120)));
@@ -371,8 +373,8 @@ async fn what_somebody_else_writes_during_an_import_is_not_lost() {
     let store = open(directory.path()).await;
     let line =
         |reason: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#);
-    let plan = Plan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
-    put(&*store, &[(Key::UserMute { app: "a", user: "u" }, mark("other"))]).await;
+    let plan = MergePlan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
+    put(&*store, &[(Key::UserMute { app: "a", user: "u" }, restriction("other"))]).await;
     assert!(matches!(plan.commit(&*store, START_MS, |_| {}).await, Err(Failure::Conflict)));
     assert!(export_text(&*store, None).await.contains("other"));
     assert_eq!(import(&*store, &framed(&[&line("file")]), Mode::Merge).await, [0, 1, 0, 0]);
@@ -398,10 +400,11 @@ fn name() -> impl Strategy<Value = String> {
 
 fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
     let ms = || 0..253_402_300_800_000_u64;
-    let mark = (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(|(expire, set_ms, actor, reason)| {
-        let why = Provenance { actor: actor.into(), reason: reason.into() };
-        Restriction { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, why: Arc::new(why) }
-    });
+    let restriction =
+        (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(|(expire, set_ms, actor, reason)| {
+            let why = Provenance { actor: actor.into(), reason: reason.into() };
+            Restriction { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, provenance: Arc::new(why) }
+        });
     let room = (".*", ".*", prop::collection::vec(name(), 0..3), ms(), ms()).prop_map(
         |(name, description, admins, created_ms, updated_ms)| RoomProfile {
             name,
@@ -420,13 +423,13 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
             custom_json: serde_json::json!({ "n": number }).to_string(),
             ..ClientProfile::default()
         });
-    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), mark, room, client, 0..u64::MAX).prop_map(
-        |(kind, app, a, b, mark, room, client, place)| {
+    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), restriction, room, client, 0..u64::MAX).prop_map(
+        |(kind, app, a, b, restriction, room, client, place)| {
             let value = match kind {
                 0 => Value::Room(room),
                 1 => Value::Client(client),
-                2 => Value::NotificationMute(mark, place),
-                _ => Value::Restriction(mark),
+                2 => Value::NotificationMute(restriction, place),
+                _ => Value::Restriction(restriction),
             };
             (kind, [app, a, b], value)
         },

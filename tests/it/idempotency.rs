@@ -8,7 +8,7 @@ use mute_service::{
     auth::{Credential, Principal, credentials::Caller},
     clock::Clock,
     grpc::Api,
-    limits::concurrency::Load,
+    limits::concurrency::ConcurrencyLimit,
     limits::rate::{Limits, Rates},
     model::{AppKey, Event, EventKind},
     proto::v1::{self as pb, directory_service_client::DirectoryServiceClient, mute_service_server::MuteService as _},
@@ -319,7 +319,7 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
         refuse_old_views: false,
         refuse_skewed_clock: false,
         quotas: Quotas::default(),
-        load: Load::new(1_000, 64 << 20),
+        load: ConcurrencyLimit::new(1_000, 64 << 20),
     }));
     let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
     let caller = Caller { calls: 1, ..Caller::of(Ok(Principal::AppAdmin { app, by })) };

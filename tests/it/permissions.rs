@@ -225,7 +225,7 @@ impl Stage {
     fn as_admin(self, server: &Server) -> RequestContext {
         let app = AppKey::parse(self.app.to_owned()).unwrap();
         let principal = Ok(Principal::AppAdmin { app, by: Credential::Token });
-        server.service.enter(Known::of(principal), self.app.to_owned(), "Seed").unwrap()
+        server.service.authorize(Known::of(principal), self.app.to_owned(), "Seed").unwrap()
     }
 
     fn token_of(self, server: &Server, caller: Caller) -> Option<String> {

@@ -21,8 +21,8 @@ fn place(etcd: &Etcd, prefix: &str) -> Location {
 /// A mute whose user is the prefix.
 fn mute_of(prefix: &str) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
-    let mark = Restriction { expire: Expire::NEVER, set_ms: 1, why: std::sync::Arc::new(Provenance::default()) };
-    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Restriction(mark));
+    let restriction = Restriction { expire: Expire::NEVER, set_ms: 1, provenance: std::sync::Arc::new(Provenance::default()) };
+    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Restriction(restriction));
     batch
 }
 
@@ -70,7 +70,7 @@ async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
         ["mute/", "mute/stray", "mute/n", "mute/\0", "mute/\0z", "mute/\0dstray", "mute/\0hstray", "mute/\0estray", "mute/\0t"]
     {
         let put = json!({"key": STANDARD.encode(key), "value": STANDARD.encode("stray")});
-        until("the key is put", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+        until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
     }
     let revision = store.commit(mute_of("mute/")).await.unwrap();
     assert!(view.wait_for(revision).await);
@@ -85,7 +85,7 @@ async fn what_an_earlier_version_has_written_is_refused_with_what_to_do() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     // Its chapter of history: number 1.
     let put = json!({"key": STANDARD.encode("mute/n"), "value": STANDARD.encode([0x08, 0x01])});
-    until("the key is put", async || etcd.members[0].ask("kv/put", put.clone()).await.is_some()).await;
+    until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
     let refused = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.err();
     let Some(StoreError::EarlierLayout { prefix }) = &refused else { panic!("{refused:?}") };
     assert_eq!(prefix, "mute/");

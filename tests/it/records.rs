@@ -4,16 +4,18 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use mute_service::{
-    model::{Address, Answered, ClientProfile, Event, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value},
+    model::{
+        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance, Restriction, RoomProfile, Value,
+    },
     store::{Batch, StoreError, codec},
 };
 use proptest::prelude::*;
 
 const APP: &str = "easemob-demo#testapp";
 
-fn mark(expire: Expire) -> Restriction {
+fn restriction(expire: Expire) -> Restriction {
     let why = Provenance { actor: "service:chat".into(), reason: "spam, ünïcode".into() };
-    Restriction { expire, set_ms: 1_642_060_750_410, why: Arc::new(why) }
+    Restriction { expire, set_ms: 1_642_060_750_410, provenance: Arc::new(why) }
 }
 
 pub fn records() -> Vec<(&'static str, Key<'static>, Value)> {
@@ -41,17 +43,17 @@ pub fn records() -> Vec<(&'static str, Key<'static>, Value)> {
     };
     let until = Expire::at_ms(1_642_148_173_726);
     let id = "123e4567-e89b-12d3-a456-426614174000";
-    let answered = Answered { fingerprint: *b"0123456789abcdef", answer: (*b"any bytes\0").into(), expire: until };
+    let answered = IdempotencyRecord { fingerprint: *b"0123456789abcdef", answer: (*b"any bytes\0").into(), expire: until };
     vec![
         ("room", Key::Room { app, room }, Value::Room(profile)),
-        ("ban", Key::Ban { app, room }, Value::Restriction(mark(until))),
-        ("member mute", Key::MemberMute { app, room, user }, Value::Restriction(mark(until))),
-        ("member mute for good", Key::MemberMute { app, room, user: "user2" }, Value::Restriction(mark(Expire::NEVER))),
-        ("allowed", Key::Allowed { app, room, user }, Value::Restriction(mark(Expire::NEVER))),
+        ("ban", Key::Ban { app, room }, Value::Restriction(restriction(until))),
+        ("member mute", Key::MemberMute { app, room, user }, Value::Restriction(restriction(until))),
+        ("member mute for good", Key::MemberMute { app, room, user: "user2" }, Value::Restriction(restriction(Expire::NEVER))),
+        ("allowed", Key::Allowed { app, room, user }, Value::Restriction(restriction(Expire::NEVER))),
         ("client", Key::Client { app, user }, Value::Client(client)),
         ("empty client", Key::Client { app, user: "ü" }, Value::Client(ClientProfile::default())),
-        ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(mark(until), 7)),
-        ("user mute", Key::UserMute { app, user }, Value::Restriction(mark(until))),
+        ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction(until), 7)),
+        ("user mute", Key::UserMute { app, user }, Value::Restriction(restriction(until))),
         ("request", Key::Request { app, id }, Value::Request(answered)),
         ("deleted room", Key::DeletedRoom { app, room: "gone" }, Value::Deleted(1_642_060_750_410)),
         ("deleted client", Key::DeletedClient { app, user: "gone" }, Value::Deleted(1_642_060_750_410)),

@@ -134,7 +134,7 @@ async fn a_file_that_changes_before_anyone_waits_for_it_counts_as_changed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, "a").unwrap();
-    let mut files = mute_service::files::Files::new(vec![path.clone()]);
+    let mut files = mute_service::files::FileWatcher::new(vec![path.clone()]);
     // While a service starts, say.
     fs::write(&path, "ab").unwrap();
     tokio::time::timeout(std::time::Duration::from_secs(20), files.changed()).await.unwrap();

@@ -38,7 +38,7 @@ client_secret_hash = "sha256:f6f2ea8f45d8a057c9566a33f99474da2e5c6a6604d73612165
 const CHECKS_PER_S: u32 = 500;
 const MUTES_PER_S: u32 = 20;
 /// An answer after this time is none.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the calls of one kind have ended.
 #[derive(Default)]
@@ -174,7 +174,7 @@ async fn mute(mut client: MuteServiceClient<Channel>, token: &str, number: u32) 
 
 fn patient<T>(message: T, token: &str) -> Request<T> {
     let mut request = with(message, &[("authorization", token)]);
-    request.set_timeout(PATIENCE);
+    request.set_timeout(TIMEOUT);
     request
 }
 

@@ -177,7 +177,7 @@ async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), Str
     let replicas = world.replicas();
     for replica in &replicas {
         DELETED_ROOMS.iter().for_each(|(app, room)| callers::observe(world, replica, app, room));
-        if let Some(why) = replica.service.store.replaced().now_or_never() {
+        if let Some(why) = replica.service.store.fatal_error().now_or_never() {
             world.fault(Fault::History, format!("replica {} has ended: {why}", replica.number));
         }
     }
@@ -220,7 +220,7 @@ async fn restore(world: &World, mut state: Mvcc, by: i64) {
     }
     world.double.restore(state);
     for replica in world.replicas() {
-        let ended = timeout(Duration::from_secs(20), replica.service.store.replaced()).await;
+        let ended = timeout(Duration::from_secs(20), replica.service.store.fatal_error()).await;
         let user = format!("restored{}", replica.number);
         let message = pb::MuteMembersRequest { app: OPEN.into(), room: "m0".into(), users: vec![user], ..Default::default() };
         let written = ask(replica.api.mute_members(as_admin(OPEN, message))).await;

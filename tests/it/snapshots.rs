@@ -62,7 +62,7 @@ async fn a_reader_that_reads_nothing_holds_up_nobody_and_gets_one_revision() {
     let mut snapshots = Vec::new();
     for commits in [400, 400, 400] {
         let snapshot = store.snapshot().await.unwrap();
-        assert_eq!(snapshot.revision, store.newest().await.unwrap());
+        assert_eq!(snapshot.revision, store.latest_revision().await.unwrap());
         snapshots.push((snapshot, records.clone()));
         commit_at_random(&*store, &mut records, &mut random, commits).await;
     }

@@ -13,7 +13,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{harness::*, process::Process};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One caller's watch.
 pub struct Watch {
@@ -41,7 +41,7 @@ impl Watch {
     }
 
     async fn next(&mut self) -> Result<Event, Status> {
-        let message = timeout(PATIENCE, self.stream.message()).await.expect("nothing is told");
+        let message = timeout(TIMEOUT, self.stream.message()).await.expect("nothing is told");
         Ok(message?.expect("a watch ends with an error only").event.unwrap())
     }
 
@@ -409,11 +409,11 @@ async fn a_watcher_that_goes_leaves_nothing_behind() {
     for room in ["", "r1", "r1", "r2"] {
         watches.push(Watch::begun(server.mutes().await, OPEN, room, None).await);
     }
-    timeout(PATIENCE, seated(4)).await.unwrap();
+    timeout(TIMEOUT, seated(4)).await.unwrap();
     watches.truncate(1);
-    timeout(PATIENCE, seated(1)).await.unwrap();
+    timeout(TIMEOUT, seated(1)).await.unwrap();
     watches.clear();
-    timeout(PATIENCE, seated(0)).await.unwrap();
+    timeout(TIMEOUT, seated(0)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

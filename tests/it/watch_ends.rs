@@ -15,12 +15,12 @@ use crate::{cluster::replica, etcd::Etcd, harness::*, process::mute, watch::Watc
 /// A commit of an import into the app, as `import` makes it.
 async fn import_one(server: &Server, app: &str) -> i64 {
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, "service", START_MS));
-    let mark = Restriction {
+    let restriction = Restriction {
         expire: Expire::NEVER,
         set_ms: START_MS,
-        why: Provenance { actor: "app".into(), reason: "".into() }.into(),
+        provenance: Provenance { actor: "app".into(), reason: "".into() }.into(),
     };
-    batch.put(Key::MemberMute { app, room: "r", user: "imported" }, &Value::Restriction(mark));
+    batch.put(Key::MemberMute { app, room: "r", user: "imported" }, &Value::Restriction(restriction));
     server.service.store.commit(batch).await.unwrap().try_into().unwrap()
 }
 

@@ -14,7 +14,7 @@ use super::{config::IssuerConfig, keys::Keys};
 use crate::fetch::{self, HttpClient};
 
 /// For an answer, and for all of it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// A set of some hundred keys.
 const MAX_BYTES: usize = 256 << 10;
 
@@ -63,8 +63,8 @@ impl Source {
         match self {
             Self::File(path) => of_file(path),
             Self::Url { client, uri, token_file } => {
-                let fetched = timeout(PATIENCE, get(client, uri, token_file.as_ref())).await;
-                let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())));
+                let fetched = timeout(FETCH_TIMEOUT, get(client, uri, token_file.as_ref())).await;
+                let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())));
                 fetched.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{uri}: {error}"))
             }
         }
@@ -84,10 +84,10 @@ async fn get(client: &HttpClient, uri: &Uri, token_file: Option<&PathBuf>) -> Re
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
     }
     let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
-    let answer = client.request(request).await.map_err(|error| fetch::tell(&error))?;
+    let answer = client.request(request).await.map_err(|error| fetch::describe(&error))?;
     if answer.status() != StatusCode::OK {
         return Err(format!("the answer is {}", answer.status()));
     }
     let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_BYTES).await;
-    body.map(Vec::from).map_err(|error| format!("its body of at most {MAX_BYTES} bytes: {}", fetch::tell(&error)))
+    body.map(Vec::from).map_err(|error| format!("its body of at most {MAX_BYTES} bytes: {}", fetch::describe(&error)))
 }

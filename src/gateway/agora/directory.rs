@@ -4,7 +4,7 @@ use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    envelope::{Body, Failure, Outcome, Unauthenticated, VendorRequest, told},
+    envelope::{Body, Failure, Outcome, Unauthenticated, VendorRequest, into_message},
     fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
 };
 use crate::{
@@ -13,35 +13,35 @@ use crate::{
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
 };
 
-pub(super) async fn create_room(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn create_room(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     let owner = string(&body, "owner")?;
     owner.as_deref().map(check_name).transpose()?;
     let message = pb::UpsertRoomRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         name: string(&body, "name")?,
         description: string(&body, "description")?,
         owner: owner.clone(),
-        request_id: ask.request_id.clone(),
+        request_id: request.request_id.clone(),
         ..Default::default()
     };
-    let written = told(api.upsert_room(rpc(&ask.caller, message)).await, "");
+    let written = into_message(api.upsert_room(rpc(&request.caller, message)).await, "");
     let written = written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
-    Ok(ask.data("post", json!({"id": written.room.unwrap_or_default().room})))
+    Ok(request.data("post", json!({"id": written.room.unwrap_or_default().room})))
 }
 
-pub(super) async fn delete_room(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let room = ask.segment("room");
-    let message = pb::DeleteRoomRequest { app: ask.app.clone(), room: room.clone(), request_id: ask.request_id.clone() };
-    let deleted = told(api.delete_room(rpc(&ask.caller, message)).await, &room)?;
+pub(super) async fn delete_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let room = request.segment("room");
+    let message = pb::DeleteRoomRequest { app: request.app.clone(), room: room.clone(), request_id: request.request_id.clone() };
+    let deleted = into_message(api.delete_room(rpc(&request.caller, message)).await, &room)?;
     if deleted.was_registered {
-        Ok(ask.data("delete", json!({"success": true, "id": room})))
+        Ok(request.data("delete", json!({"success": true, "id": room})))
     } else {
         Err(Failure::no_room(&room))
     }
 }
 
-pub(super) async fn create_users(ask: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
+pub(super) async fn create_users(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
     let users = match wire::json(body)? {
         Value::Array(users) => users,
         user => vec![user],
@@ -52,19 +52,20 @@ pub(super) async fn create_users(ask: VendorRequest, State(gateway): State<Gatew
     if users.len() > gateway.max_users {
         return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
     }
-    let messages = users.iter().enumerate().map(|(part, user)| user_message(&ask, part, user)).collect::<Result<Vec<_>, _>>()?;
-    let mut caller = ask.caller.counting(u32::try_from(messages.len()).unwrap_or(u32::MAX));
+    let messages =
+        users.iter().enumerate().map(|(part, user)| user_message(&request, part, user)).collect::<Result<Vec<_>, _>>()?;
+    let mut caller = request.caller.counting(u32::try_from(messages.len()).unwrap_or(u32::MAX));
     let mut entities = Vec::with_capacity(messages.len());
     for message in messages {
         let name = message.client.as_ref().map(|client| client.user.clone()).unwrap_or_default();
-        let written = told(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
-        entities.push(user_entity(&ask, &name, written.client.unwrap_or_default()));
+        let written = into_message(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
+        entities.push(user_entity(&request, &name, written.client.unwrap_or_default()));
         caller = caller.counting(0);
     }
-    Ok(ask.entities("post", &entities))
+    Ok(request.entities("post", &entities))
 }
 
-fn user_message(ask: &VendorRequest, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
+fn user_message(request: &VendorRequest, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
     let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
     let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
@@ -74,12 +75,12 @@ fn user_message(ask: &VendorRequest, part: usize, user: &Value) -> Result<pb::Up
         return Err(Failure::argument(format!("nickname is at most {MAX_TEXT_BYTES} bytes")));
     }
     let client = pb::Client { user: name, nickname, ..Default::default() };
-    let request_id = wire::request_id_of(part, &ask.request_id);
-    Ok(pb::UpsertClientRequest { app: ask.app.clone(), client: Some(client), issue_access_token: false, request_id })
+    let request_id = wire::request_id_of(part, &request.request_id);
+    Ok(pb::UpsertClientRequest { app: request.app.clone(), client: Some(client), issue_access_token: false, request_id })
 }
 
-fn user_entity(ask: &VendorRequest, name: &str, client: pb::Client) -> Value {
-    let uuid = uuid::Uuid::new_v5(&ask.application(), client.user.as_bytes());
+fn user_entity(request: &VendorRequest, name: &str, client: pb::Client) -> Value {
+    let uuid = uuid::Uuid::new_v5(&request.application(), client.user.as_bytes());
     let ms = |time: Option<prost_types::Timestamp>| time.map(|time| timestamp_ms(&time));
     let mut entity = json!({"uuid": uuid, "type": "user", "username": name, "activated": true});
     entity["created"] = json!(ms(client.create_time));
@@ -90,19 +91,19 @@ fn user_entity(ask: &VendorRequest, name: &str, client: pb::Client) -> Value {
     entity
 }
 
-pub(super) async fn issue_token(Unauthenticated(ask): Unauthenticated, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn issue_token(Unauthenticated(request): Unauthenticated, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
         return Err(Failure::argument("grant_type is client_credentials"));
     }
     let message = pb::IssueTokenRequest {
-        app: ask.app.clone(),
+        app: request.app.clone(),
         client_id: string(&body, "client_id")?.unwrap_or_default(),
         client_secret: string(&body, "client_secret")?.unwrap_or_default(),
         ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
     };
-    let issued = told(api.issue_token(rpc(&ask.caller, message)).await, "")?;
+    let issued = into_message(api.issue_token(rpc(&request.caller, message)).await, "")?;
     let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
-    let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": ask.application()});
+    let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": request.application()});
     Ok(wire::answer(StatusCode::OK, &answer, None))
 }

@@ -52,9 +52,9 @@ impl FromRequestParts<Gateway> for VendorRequest {
 
     /// Whoever is not known is refused before anything else is looked at.
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
-        let Unauthenticated(ask) = Unauthenticated::from_request_parts(parts, gateway).await?;
-        match &ask.caller.principal {
-            Ok(_) => Ok(ask),
+        let Unauthenticated(request) = Unauthenticated::from_request_parts(parts, gateway).await?;
+        match &request.caller.principal {
+            Ok(_) => Ok(request),
             Err(error) => Err(Failure::of(Status::from(error.clone()).into(), "")),
         }
     }
@@ -224,12 +224,12 @@ impl Failure {
     }
 
     /// The error table's Agora column.
-    pub(super) fn of(told: DecodedError, room: &str) -> Self {
+    pub(super) fn of(error: DecodedError, room: &str) -> Self {
         const SECURITY: &str = "com.easemob.im.exceptions.EasemobSecurityException";
         const OAUTH: &str = "Unable to authenticate (OAuth)";
         const UNAVAILABLE: &str = "ServiceUnavailableException";
-        let message = || told.message.clone();
-        let failure = match told.reason {
+        let message = || error.message.clone();
+        let failure = match error.reason {
             Reason::MissingToken => Self::new(401, "group_authorization", GROUP, "token is blank!"),
             Reason::InvalidToken | Reason::InvalidApiKey | Reason::InvalidClientKey => {
                 Self::new(401, "unauthorized", SECURITY, OAUTH)
@@ -243,7 +243,7 @@ impl Failure {
             Reason::PermissionDenied => Self::new(403, "forbidden_op", FORBIDDEN, message()),
             Reason::OwnerNotMutable => Self::new(403, "forbidden_op", FORBIDDEN, "forbidden operation on group owner!"),
             Reason::InvalidCredentials => Self::new(400, "invalid_grant", "InvalidGrantException", message()),
-            Reason::ClientNotFound => Self { lacking: true, ..Self::not_members(&told.users) },
+            Reason::ClientNotFound => Self { lacking: true, ..Self::not_members(&error.users) },
             Reason::RoomNotFound => Self::no_room(room),
             Reason::AppNotFound => Self::new(
                 404,
@@ -263,7 +263,7 @@ impl Failure {
                 Self::new(500, "internal_error", "InternalErrorException", "internal error")
             }
         };
-        Self { retry_after: told.retry_after, ..failure }
+        Self { retry_after: error.retry_after, ..failure }
     }
 
     /// A status that comes of no handler.
@@ -329,6 +329,6 @@ impl From<BadBody> for Failure {
 }
 
 /// The answer of an RPC. Errors: what the vendor says in its place; of a room where one is named.
-pub(super) fn told<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
+pub(super) fn into_message<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
     reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(DecodedError::from(status), room))
 }

@@ -110,8 +110,8 @@ pub(super) fn usernames(body: &Map<String, Value>, max: usize, too_many: &str) -
 }
 
 /// The users of a path, separated by commas, which the caller may have percent-encoded.
-pub(super) fn path_users(ask: &VendorRequest, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
-    let users = ask.segment("users").split(',').filter(|user| !user.is_empty()).map(str::to_owned).collect();
+pub(super) fn path_users(request: &VendorRequest, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
+    let users = request.segment("users").split(',').filter(|user| !user.is_empty()).map(str::to_owned).collect();
     limited(users, max, too_many)
 }
 

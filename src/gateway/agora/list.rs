@@ -19,7 +19,7 @@ use super::envelope::VendorRequest;
 pub(super) type Page<T> = (Vec<T>, String);
 
 /// For all pages: a list of millions, in turns with others.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(300);
 
 struct Listing<N, E> {
     /// The token of the next page; nothing after the last.
@@ -31,15 +31,15 @@ struct Listing<N, E> {
 }
 
 /// An envelope whose `data` are all elements, from the first page on, which is there before the answer begins, so that an error has its status; with their `count` after them where asked for.
-pub(super) fn stream<T, F, N>(ask: &VendorRequest, action: &str, with_count: bool, first: Page<T>, next: N) -> Response
+pub(super) fn stream<T, F, N>(request: &VendorRequest, action: &str, with_count: bool, first: Page<T>, next: N) -> Response
 where
     T: Serialize + Send + 'static,
     N: Fn(String) -> F + Send + 'static,
     F: Future<Output = Result<Page<T>, Status>> + Send + 'static,
 {
-    let (head, tail) = ask.around(action);
+    let (head, tail) = request.around(action);
     let tail = move |count: usize| tail(with_count.then_some(count));
-    let mut listing = Listing { at: None, next, tail, count: 0, end: Instant::now() + PATIENCE };
+    let mut listing = Listing { at: None, next, tail, count: 0, end: Instant::now() + PAGE_TIMEOUT };
     // In one piece with the head, so that it is counted with it.
     let first = Bytes::from(head + &listing.text(first));
     let pages = stream::try_unfold(listing, |mut listing| async move {

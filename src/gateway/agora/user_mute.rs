@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    envelope::{Body, Failure, Outcome, VendorRequest, told},
+    envelope::{Body, Failure, Outcome, VendorRequest, into_message},
     fields::{Span, check_name, left_s, object, string},
 };
 use crate::{
@@ -20,23 +20,23 @@ use crate::{
 /// Users in a page, at most, and where nobody says.
 const MAX_PAGE: i32 = 50;
 
-pub(super) async fn mute_user(ask: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn mute_user(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
     let user = string(&body, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&user)?;
     refuse_others(&body)?;
-    let (app, caller, request_id) = (ask.app.clone(), &ask.caller, ask.request_id.clone());
-    match Span::of_seconds(body.get("chatroom"), ask.now_ms())? {
+    let (app, caller, request_id) = (request.app.clone(), &request.caller, request.request_id.clone());
+    match Span::of_seconds(body.get("chatroom"), request.now_ms())? {
         Span::Nothing => {
             let message = pb::UnmuteUserRequest { app, user, reason: String::new(), request_id };
-            told(api.unmute_user(rpc(caller, message)).await, "").map(|_| ())?;
+            into_message(api.unmute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
         span => {
             let message = pb::MuteUserRequest { app, user, duration: span.duration(), reason: String::new(), request_id };
-            told(api.mute_user(rpc(caller, message)).await, "").map(|_| ())?;
+            into_message(api.mute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
     }
-    Ok(ask.data("post", json!({"result": "ok"})))
+    Ok(request.data("post", json!({"result": "ok"})))
 }
 
 /// A mute that would not be kept must not be answered with "ok".
@@ -50,15 +50,15 @@ fn refuse_others(body: &Map<String, Value>) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn muted_user(ask: VendorRequest, State(api): State<Api>) -> Outcome {
-    let user = ask.segment("user");
+pub(super) async fn muted_user(request: VendorRequest, State(api): State<Api>) -> Outcome {
+    let user = request.segment("user");
     check_name(&user)?;
-    let message = pb::ListMutedUsersRequest { app: ask.app.clone(), users: vec![user.clone()], ..Default::default() };
-    let found = told(api.list_muted_users(rpc(&ask.caller, message)).await, "")?;
-    let now_ms = ask.now_ms();
+    let message = pb::ListMutedUsersRequest { app: request.app.clone(), users: vec![user.clone()], ..Default::default() };
+    let found = into_message(api.list_muted_users(rpc(&request.caller, message)).await, "")?;
+    let now_ms = request.now_ms();
     let left = found.users.into_iter().next().map_or(0, |mute| left_s(mute.expire_time, now_ms));
     let data = json!({"userid": user, "chatroom": left, "chat": 0, "groupchat": 0, "unixtime": now_ms / 1_000});
-    Ok(ask.data("get", data))
+    Ok(request.data("get", data))
 }
 
 #[derive(Deserialize)]
@@ -88,16 +88,16 @@ struct MutedElement {
 }
 
 pub(super) async fn list_muted_users(
-    ask: VendorRequest,
+    request: VendorRequest,
     State(api): State<Api>,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Outcome {
     let Query(paging) = paging.map_err(|_| Failure::argument("the query is not well-formed"))?;
     let (skip, page_size) = paging.window()?;
-    let message = pb::ListMutedUsersRequest { app: ask.app.clone(), page_size, skip, ..Default::default() };
-    let list = told(api.list_muted_users(rpc(&ask.caller, message)).await, "")?;
-    let now_ms = ask.now_ms();
+    let message = pb::ListMutedUsersRequest { app: request.app.clone(), page_size, skip, ..Default::default() };
+    let list = into_message(api.list_muted_users(rpc(&request.caller, message)).await, "")?;
+    let now_ms = request.now_ms();
     let element = |mute: pb::MutedUser| MutedElement { username: mute.user, chatroom: left_s(mute.expire_time, now_ms) };
     let data: Vec<_> = list.users.into_iter().map(element).collect();
-    Ok(ask.data("get", json!({"data": data, "unixtime": now_ms / 1_000})))
+    Ok(request.data("get", json!({"data": data, "unixtime": now_ms / 1_000})))
 }

@@ -156,10 +156,10 @@ impl Failure {
     }
 
     /// The error table's IMKit column.
-    pub(super) fn of(told: DecodedError) -> Self {
+    pub(super) fn of(error: DecodedError) -> Self {
         const UNAVAILABLE: &str = "Service Unavailable";
-        let message = told.message;
-        let failure = match told.reason {
+        let message = error.message;
+        let failure = match error.reason {
             Reason::InvalidApiKey => Self::new(401, "Unauthorized", "INVALID_API_KEY", "Invalid or missing API key"),
             Reason::InvalidClientKey => Self::new(403, "Forbidden", "INVALID_CLIENT_KEY", "Invalid client key"),
             Reason::InvalidToken | Reason::MalformedToken | Reason::MissingToken | Reason::InvalidCredentials => {
@@ -184,7 +184,7 @@ impl Failure {
                 Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error")
             }
         };
-        Self { retry_after: told.retry_after, ..failure }
+        Self { retry_after: error.retry_after, ..failure }
     }
 
     /// A status that comes of no handler.

@@ -49,7 +49,7 @@ struct Member {
 
 /// One key with its value.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct KeyValue {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
     /// When it was last written.
@@ -57,10 +57,10 @@ pub(super) struct Record {
 }
 
 /// The records of a range, as of one revision.
-pub(super) struct Page {
+pub(super) struct RangePage {
     /// The newest revision there was.
     pub(super) revision: u64,
-    pub(super) records: Vec<Record>,
+    pub(super) records: Vec<KeyValue>,
     /// Whether the range goes on.
     pub(super) more: bool,
     /// How many the whole range has.
@@ -108,21 +108,21 @@ pub(super) struct Txn {
 pub(super) struct Transacted {
     /// At which revision it took effect; where it did not, the newest there was.
     pub(super) revision: u64,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: TxnOutcome,
     /// It was sent before, and not answered then: what was sent may still take effect.
     pub(super) was_sent_before: bool,
 }
 
 /// What an attempt has come to.
-pub(super) enum Outcome {
+pub(super) enum TxnOutcome {
     /// It took effect.
     Done,
     /// It did not; what the keys to look at hold.
-    CompareFailed(Vec<Option<Record>>),
+    CompareFailed(Vec<Option<KeyValue>>),
 }
 
 /// A change of one key: no value is a deletion.
-pub(super) struct Change {
+pub(super) struct KeyChange {
     pub(super) key: Vec<u8>,
     pub(super) value: Option<Vec<u8>>,
     pub(super) revision: u64,
@@ -157,7 +157,7 @@ impl Etcd {
     }
 
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn range(&self, span: &KeyRange, wanted: RangeOptions, patience: Duration) -> Result<Page, StoreError> {
+    pub(super) async fn range(&self, span: &KeyRange, wanted: RangeOptions, timeout: Duration) -> Result<RangePage, StoreError> {
         let KeyRange { from, until } = span;
         let request = pb::RangeRequest {
             key: from.clone(),
@@ -166,23 +166,23 @@ impl Etcd {
             revision: signed(wanted.revision),
             count_only: wanted.count_only,
         };
-        let answer = self.ask(patience, |member| {
+        let answer = self.call(timeout, |member| {
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
             async move { kv.range(request).await }
         });
         let answer = answer.await?;
-        Ok(Page {
+        Ok(RangePage {
             revision: revision(answer.header.as_ref()),
-            records: answer.kvs.into_iter().map(Record::from).collect(),
+            records: answer.kvs.into_iter().map(KeyValue::from).collect(),
             more: answer.more,
             count: unsigned(answer.count),
         })
     }
 
     /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take effect, [`StoreError::Full`].
-    pub(super) async fn transact(&self, attempt: &Txn, patience: Duration) -> Result<Transacted, StoreError> {
+    pub(super) async fn transact(&self, attempt: &Txn, timeout: Duration) -> Result<Transacted, StoreError> {
         let (request, tries) = (transaction(attempt), AtomicUsize::new(0));
-        let answer = self.ask(patience, |member| {
+        let answer = self.call(timeout, |member| {
             tries.fetch_add(1, Ordering::Relaxed);
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
             async move { kv.txn(request).await }
@@ -242,18 +242,18 @@ impl Etcd {
     }
 
     /// Asks one member after the other until one answers.
-    async fn ask<T, F>(&self, patience: Duration, call: impl Fn(&Member) -> F) -> Result<T, StoreError>
+    async fn call<T, F>(&self, timeout: Duration, call: impl Fn(&Member) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let deadline = Instant::now() + patience;
-        let longest = TRY.max(patience / 4);
+        let deadline = Instant::now() + timeout;
+        let longest = TRY.max(timeout / 4);
         let mut last = "no answer".to_owned();
         loop {
             let number = self.current.load(Ordering::Relaxed);
             let member = &self.members[number];
             let left = deadline.saturating_duration_since(Instant::now());
-            let status = match timeout(longest.min(left), call(member)).await {
+            let status = match tokio::time::timeout(longest.min(left), call(member)).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) if wants_login(&status) => self.log_in(member).await.err(),
                 Ok(Err(status)) => Some(status),
@@ -305,7 +305,7 @@ impl Member {
 
 impl Watch {
     /// The next changes, of one revision or several. Errors: [`StoreError::Compacted`], [`StoreError::Unavailable`].
-    pub(super) async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
+    pub(super) async fn next(&mut self) -> Result<Vec<KeyChange>, StoreError> {
         let answer = self.changes.message().await.map_err(|status| StoreError::Unavailable(status.message().to_owned()))?;
         let answer = answer.ok_or_else(|| StoreError::Unavailable("the watch has ended".to_owned()))?;
         if answer.compact_revision > 0 {
@@ -318,7 +318,7 @@ impl Watch {
     }
 }
 
-impl From<pb::KeyValue> for Record {
+impl From<pb::KeyValue> for KeyValue {
     fn from(record: pb::KeyValue) -> Self {
         Self { key: record.key, value: record.value, revision: unsigned(record.mod_revision) }
     }
@@ -362,21 +362,21 @@ fn transaction(attempt: &Txn) -> pb::TxnRequest {
     }
 }
 
-fn outcome(answer: pb::TxnResponse) -> Outcome {
+fn outcome(answer: pb::TxnResponse) -> TxnOutcome {
     if answer.succeeded {
-        return Outcome::Done;
+        return TxnOutcome::Done;
     }
     let found = |answer: pb::ResponseOp| match answer.response {
-        Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next().map(Record::from),
+        Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next().map(KeyValue::from),
         _ => None,
     };
-    Outcome::CompareFailed(answer.responses.into_iter().map(found).collect())
+    TxnOutcome::CompareFailed(answer.responses.into_iter().map(found).collect())
 }
 
-fn change(event: pb::Event) -> Option<Change> {
+fn change(event: pb::Event) -> Option<KeyChange> {
     let is_put = event.r#type() == pb::event::EventType::Put;
-    let Record { key, value, revision } = event.kv?.into();
-    Some(Change { key, value: is_put.then_some(value), revision })
+    let KeyValue { key, value, revision } = event.kv?.into();
+    Some(KeyChange { key, value: is_put.then_some(value), revision })
 }
 
 /// A time of its own for each replica, so that they do not come back at once.

@@ -22,12 +22,12 @@ const COMPARED: usize = 3;
 const GONE: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
-pub(super) struct Clocks(Mutex<Known>);
+pub(super) struct Clocks(Mutex<ClockState>);
 
 #[derive(Default)]
-struct Known {
+struct ClockState {
     /// The wall clock as this process has told it, and when.
-    told: Option<(u64, Instant)>,
+    reported: Option<(u64, Instant)>,
     replicas: HashMap<ReplicaId, Ticks>,
 }
 
@@ -39,22 +39,22 @@ struct Ticks {
 
 impl Clocks {
     /// Notes the wall clock of this process, in Unix milliseconds.
-    pub(super) fn tell(&self, now_ms: u64) {
-        self.known().told = Some((now_ms, Instant::now()));
+    pub(super) fn report(&self, now_ms: u64) {
+        self.state().reported = Some((now_ms, Instant::now()));
     }
 
     /// The wall clock, as far as it was ever told.
     pub(super) fn now_ms(&self) -> Option<u64> {
-        self.known().now_ms()
+        self.state().now_ms()
     }
 
     /// Notes the tick of a replica, which has just come.
     pub(super) fn ticked(&self, replica: ReplicaId, wall_ms: u64) {
-        let mut known = self.known();
-        let Some(now_ms) = known.now_ms() else { return };
+        let mut state = self.state();
+        let Some(now_ms) = state.now_ms() else { return };
         let now = Instant::now();
-        known.replicas.retain(|_, ticks| now - ticks.last < GONE);
-        let ticks = known.replicas.entry(replica).or_insert_with(|| Ticks { last: now, lags_ms: VecDeque::new() });
+        state.replicas.retain(|_, ticks| now - ticks.last < GONE);
+        let ticks = state.replicas.entry(replica).or_insert_with(|| Ticks { last: now, lags_ms: VecDeque::new() });
         ticks.last = now;
         ticks.lags_ms.push_back(now_ms.cast_signed().saturating_sub(wall_ms.cast_signed()));
         if ticks.lags_ms.len() > TICKS {
@@ -65,11 +65,11 @@ impl Clocks {
     /// By how much the clock of this replica is ahead of the median of the others, in milliseconds. Nothing where there are no others, or they had no time
     /// to tick yet.
     pub(super) fn skew_ms(&self, own: ReplicaId) -> Option<i64> {
-        let known = self.known();
+        let state = self.state();
         let now = Instant::now();
         let shortest = |ticks: &Ticks| ticks.lags_ms.iter().min().copied().filter(|_| now - ticks.last < GONE);
-        let way = known.replicas.get(&own).filter(|ticks| ticks.lags_ms.len() >= COMPARED).and_then(shortest)?;
-        let others = known.replicas.iter().filter(|(replica, _)| **replica != own);
+        let way = state.replicas.get(&own).filter(|ticks| ticks.lags_ms.len() >= COMPARED).and_then(shortest)?;
+        let others = state.replicas.iter().filter(|(replica, _)| **replica != own);
         let mut skews: Vec<_> = others.filter_map(|(_, ticks)| Some(shortest(ticks)?.saturating_sub(way))).collect();
         skews.sort_unstable();
         // Of two in the middle the nearer one: it is right, or nobody knows.
@@ -80,22 +80,22 @@ impl Clocks {
     /// The wall clock, in Unix milliseconds, where the others were met and theirs are not far from it.
     pub(super) fn certain_ms(&self, own: ReplicaId) -> Option<u64> {
         let is_near = self.has_compared(own) && self.skew_ms(own).is_none_or(|skew_ms| skew_ms.unsigned_abs() <= MAX_SKEW_MS);
-        self.known().now_ms().filter(|_| is_near)
+        self.state().now_ms().filter(|_| is_near)
     }
 
     /// Whether others that run have had the time to tick: as often as this replica has.
     pub(super) fn has_compared(&self, own: ReplicaId) -> bool {
-        self.known().replicas.get(&own).is_some_and(|ticks| ticks.lags_ms.len() >= COMPARED)
+        self.state().replicas.get(&own).is_some_and(|ticks| ticks.lags_ms.len() >= COMPARED)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl ClockState {
     fn now_ms(&self) -> Option<u64> {
-        let (told_ms, at) = self.told?;
+        let (told_ms, at) = self.reported?;
         Some(told_ms.saturating_add(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 }
@@ -110,7 +110,7 @@ mod tests {
     async fn the_skew_is_that_from_the_median_of_the_others_whatever_the_way_of_ticks() {
         let clocks = Clocks::default();
         assert_eq!((clocks.skew_ms(OWN), clocks.has_compared(OWN)), (None, false));
-        clocks.tell(100_000);
+        clocks.report(100_000);
         // All of them took 300 ms and more to come.
         for (lag_ms, ticks) in [(300, 3), (900, 1), (400, 2)] {
             for _ in 0..ticks {

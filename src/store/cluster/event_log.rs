@@ -5,15 +5,15 @@ use std::time::Duration;
 use prost::Message as _;
 
 use super::{
-    client::{RangeOptions, Record},
+    client::{KeyValue, RangeOptions},
     layout,
-    shared::{PATIENCE, Shared, corrupt},
+    shared::{REQUEST_TIMEOUT, Shared, corrupt},
 };
 use crate::proto::store_v1 as pb;
 use crate::store::{EventRange, Revision, StoreError, StoredEvent};
 
 /// For how long a read that was overtaken by compaction is begun again.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A segment that is kept.
 pub(super) struct Kept {
@@ -41,7 +41,7 @@ impl Shared {
             }
         };
         let late = |_| StoreError::Unavailable("history was compacted faster than it was read".to_owned());
-        tokio::time::timeout(AGAIN, read).await.map_err(late)?
+        tokio::time::timeout(RETRY_DELAY, read).await.map_err(late)?
     }
 
     async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
@@ -80,11 +80,11 @@ impl Shared {
 
     /// The segments that are kept, the oldest first, and as of which revision of the cluster.
     pub(super) async fn segments(&self) -> Result<(Vec<Kept>, u64), StoreError> {
-        let page = self.etcd.range(&self.layout.headers(), RangeOptions::default(), PATIENCE).await?;
-        let read = |record: Record| {
+        let page = self.etcd.range(&self.layout.headers(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let read = |record: KeyValue| {
             let segment =
-                pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
-            let pb::ClusterChapter { number, at_ms, commits_before } = segment;
+                pb::ClusterSegment::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+            let pb::ClusterSegment { number, at_ms, commits_before } = segment;
             Ok(Kept { number, opened: record.revision, at_ms, commits_before })
         };
         Ok((page.records.into_iter().map(read).collect::<Result<_, StoreError>>()?, page.revision))
@@ -93,9 +93,9 @@ impl Shared {
     /// All events of a segment as of a revision of the cluster, in order.
     async fn read_segment(&self, number: u64, as_of: u64) -> Result<Vec<StoredEvent>, StoreError> {
         let wanted = RangeOptions { revision: as_of, ..RangeOptions::default() };
-        let page = self.etcd.range(&self.layout.events(number), wanted, PATIENCE).await?;
+        let page = self.etcd.range(&self.layout.events(number), wanted, REQUEST_TIMEOUT).await?;
         let mut events = Vec::new();
-        for Record { key, value, revision } in page.records {
+        for KeyValue { key, value, revision } in page.records {
             let stored = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&key, "no events of commits"))?;
             events.extend(stored.commits.into_iter().enumerate().map(|(place, commit)| {
                 let revision = layout::revision(revision, place as u64);

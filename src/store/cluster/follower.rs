@@ -6,9 +6,9 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    client::{Change, KeyRange, RangeOptions, Record, pause},
+    client::{KeyChange, KeyRange, KeyValue, RangeOptions, pause},
     layout::{self, Kind},
-    shared::{PATIENCE, Segment, Shared, corrupt},
+    shared::{REQUEST_TIMEOUT, Segment, Shared, corrupt},
 };
 use crate::proto::store_v1 as pb;
 use crate::{
@@ -74,13 +74,13 @@ impl Follower {
     /// Errors: [`StoreError::RevisionRegressed`], and those of the cluster.
     async fn require_what_was_seen(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let now = shared.etcd.range(&shared.now_span(), RangeOptions::default(), PATIENCE).await?;
+        let now = shared.etcd.range(&shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         if now.revision < self.at {
             return Err(shared.went_back(layout::end_of(self.at)));
         }
         now.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| shared.turn_to(segment))?;
         let Some((key, segment, revision)) = &self.last_event else { return Ok(()) };
-        let found = shared.etcd.range(&KeyRange::of(key.clone()), RangeOptions::default(), PATIENCE).await?;
+        let found = shared.etcd.range(&KeyRange::of(key.clone()), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         if found.records.first().is_some_and(|record| record.revision == *revision) {
             return Ok(());
         }
@@ -91,7 +91,7 @@ impl Follower {
 
     /// Some of what was missed is gone: whoever follows has to take a snapshot.
     async fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let page = self.shared.etcd.range(&self.shared.now_span(), RangeOptions::default(), PATIENCE).await?;
+        let page = self.shared.etcd.range(&self.shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
         page.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| self.shared.turn_to(segment))?;
         self.at = page.revision;
@@ -100,12 +100,12 @@ impl Follower {
     }
 
     /// Changes of whole revisions of the cluster, as commits.
-    fn take(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+    fn take(&mut self, mut changes: Vec<KeyChange>) -> Result<(), StoreError> {
         // A member that is behind may send what came before the beginning of the watch (etcd's issue 20221).
         changes.retain(|change| change.revision > self.at);
         let Some(newest) = changes.last().map(|change| change.revision) else { return Ok(()) };
         let (mut commits, mut operations, mut at) = (Vec::new(), Vec::new(), self.at);
-        for Change { key, value, revision } in changes {
+        for KeyChange { key, value, revision } in changes {
             if revision > at {
                 beside(&mut commits, &mut operations, at);
             }
@@ -120,7 +120,7 @@ impl Follower {
                         commits.push(Arc::new(commit));
                     }
                 }
-                (Kind::Now, Some(value)) => self.shared.turn_to(Segment::read(&Record { key, value, revision })?)?,
+                (Kind::Now, Some(value)) => self.shared.turn_to(Segment::read(&KeyValue { key, value, revision })?)?,
                 (Kind::Tick(replica), Some(value)) => {
                     let wall_ms = value.try_into().map(u64::from_be_bytes);
                     wall_ms.into_iter().for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
@@ -211,7 +211,7 @@ mod tests {
     async fn commits_of_a_segment_that_has_ended_are_not_counted_again_for_the_next() {
         let (mut follower, layout) = follower(7);
         let commits = |count: u64| pb::ClusterCommits { commits: vec![pb::ClusterCommit::default(); count as usize] };
-        let event = |segment, revision| Change {
+        let event = |segment, revision| KeyChange {
             key: layout.event(segment, &[0; 16]),
             value: Some(commits(revision).encode_to_vec()),
             revision,
@@ -230,11 +230,11 @@ mod tests {
     async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
         let (mut follower, layout) = follower(7);
         let (shared, key) = (follower.shared.clone(), layout.record(b"key"));
-        let change = |revision: u64| Change { key: key.clone(), value: Some(revision.to_string().into_bytes()), revision };
+        let change = |revision: u64| KeyChange { key: key.clone(), value: Some(revision.to_string().into_bytes()), revision };
         follower.take(vec![change(6), change(7)]).unwrap();
-        assert_eq!((follower.at, shared.recent.newest()), (7, layout::end_of(7)));
+        assert_eq!((follower.at, shared.recent.latest_revision()), (7, layout::end_of(7)));
         follower.take(vec![change(7), change(8)]).unwrap();
-        assert_eq!((follower.at, shared.recent.newest()), (8, layout::end_of(8)));
+        assert_eq!((follower.at, shared.recent.latest_revision()), (8, layout::end_of(8)));
         let commit = shared.recent.follow(layout::end_of(7)).next().await.unwrap().unwrap();
         assert_eq!(commit.operations, [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]);
     }

@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
-    client::{KeyRange, Outcome, RangeOptions, Transacted, Txn},
+    client::{KeyRange, RangeOptions, Transacted, Txn, TxnOutcome},
     layout,
-    shared::{PATIENCE, Segment, Shared, begin_segment},
+    shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment},
 };
 use crate::proto::store_v1 as pb;
 use crate::store::{Retention, Revision, StoreError};
@@ -62,7 +62,7 @@ impl Maintenance {
     /// Writes something, and waits until the feed brings it: then it has brought all that was committed before this was begun.
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
-        let (asked, seen) = (Instant::now(), shared.recent.newest());
+        let (asked, seen) = (Instant::now(), shared.recent.latest_revision());
         let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
         let tick = Txn { puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())], ..Txn::default() };
         let revision = match shared.etcd.transact(&tick, TRY).await {
@@ -70,7 +70,7 @@ impl Maintenance {
             // Where nothing can be written there is nothing to miss.
             Err(StoreError::Full(_)) => {
                 shared.etcd.range(&shared.now_span(), RangeOptions::default(), TRY).await?;
-                shared.recent.newest()
+                shared.recent.latest_revision()
             }
             Err(error) => return Err(error),
         };
@@ -78,7 +78,7 @@ impl Maintenance {
             shared.stalled.notify_one();
             return Err(StoreError::Unavailable("the watch is behind".to_owned()));
         }
-        *shared.known() = (revision, asked);
+        *shared.confirmed() = (revision, asked);
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl Maintenance {
                             let gone = Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
                             let gone = Txn { preconditions: vec![(key.clone(), Some(*revision))], ..gone };
                             // Where it fails, the next time comes.
-                            let _ = self.0.etcd.transact(&gone, PATIENCE).await;
+                            let _ = self.0.etcd.transact(&gone, REQUEST_TIMEOUT).await;
                         }
                     }
                     known = found;
@@ -129,7 +129,7 @@ impl Shared {
 
     /// Keys of ticks, with the revision of the cluster that each was written at.
     async fn ticks(&self) -> Result<HashMap<Vec<u8>, u64>, StoreError> {
-        let page = self.etcd.range(&self.layout.ticks(), RangeOptions::default(), PATIENCE).await?;
+        let page = self.etcd.range(&self.layout.ticks(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         Ok(page.records.into_iter().map(|record| (record.key, record.revision)).collect())
     }
 
@@ -139,11 +139,11 @@ impl Shared {
             return Ok(());
         }
         let commits_before = segment.commits_before + segment.commits;
-        let next = pb::ClusterChapter { number: segment.number + 1, at_ms: segment.newest_ms, commits_before };
+        let next = pb::ClusterSegment { number: segment.number + 1, at_ms: segment.newest_ms, commits_before };
         let begun = begin_segment(&self.layout, Some(segment.opened), &next);
-        let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, PATIENCE).await?;
+        let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, REQUEST_TIMEOUT).await?;
         // Where another replica was faster, the feed tells.
-        if let Outcome::Done = outcome {
+        if let TxnOutcome::Done = outcome {
             self.turn_to(Segment::begun(&next, revision))?;
             self.trim().await?;
         }
@@ -166,7 +166,7 @@ impl Shared {
             }
             let header = KeyRange::of(self.layout.header(oldest.number));
             let gone = Txn { deletes: vec![self.layout.events(oldest.number), header], ..Txn::default() };
-            self.etcd.transact(&gone, PATIENCE).await?;
+            self.etcd.transact(&gone, REQUEST_TIMEOUT).await?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     alphabet::Alphabets,
-    client::{Etcd, KeyRange, Page, RangeOptions},
+    client::{Etcd, KeyRange, RangeOptions, RangePage},
     layout::after,
 };
 use crate::store::StoreError;
@@ -46,7 +46,7 @@ pub(super) struct ScanRequest {
 
 impl ScanRequest {
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn ask(&self, etcd: &Etcd) -> Result<Page, StoreError> {
+    pub(super) async fn send(&self, etcd: &Etcd) -> Result<RangePage, StoreError> {
         etcd.range(&self.span, self.wanted, TIMEOUT).await
     }
 }
@@ -64,15 +64,15 @@ impl Scan {
 
     /// The next page, which may have no records; nothing at the end. `revision` 0 is the newest there is, with each page. After an error it may be asked
     /// for again. Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn next(&mut self, etcd: &Etcd, revision: u64) -> Result<Option<Page>, StoreError> {
-        let Some(question) = self.question(revision) else { return Ok(None) };
-        let page = question.ask(etcd).await?;
+    pub(super) async fn next(&mut self, etcd: &Etcd, revision: u64) -> Result<Option<RangePage>, StoreError> {
+        let Some(request) = self.request(revision) else { return Ok(None) };
+        let page = request.send(etcd).await?;
         self.turn_page(&page);
         Ok(Some(page))
     }
 
     /// What the next page is asked for with. Nothing at the end.
-    pub(super) fn question(&self, revision: u64) -> Option<ScanRequest> {
+    pub(super) fn request(&self, revision: u64) -> Option<ScanRequest> {
         let span = KeyRange { from: self.from.clone(), until: self.until() };
         let wanted = RangeOptions { revision, limit: self.limit, ..RangeOptions::default() };
         (self.from < self.end).then_some(ScanRequest { span, wanted })
@@ -84,7 +84,7 @@ impl Scan {
     }
 
     /// Goes on to what is after this page, the answer to the last question.
-    pub(super) fn turn_page(&mut self, page: &Page) {
+    pub(super) fn turn_page(&mut self, page: &RangePage) {
         let until = self.until();
         let read = page.records.len() as u64;
         let bytes: usize = page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
@@ -130,17 +130,17 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::cluster::client::Record;
+    use crate::store::cluster::client::KeyValue;
 
     /// Reads these keys as a member would give them, and answers how many questions there were, and how many keys were counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {
         let mut scan = Scan::of(KeyRange { from: b"p".to_vec(), until: b"q".to_vec() });
         let (mut read, mut questions, mut counted) = (Vec::new(), 0, 0);
-        while let Some(ScanRequest { span, wanted }) = scan.question(0) {
+        while let Some(ScanRequest { span, wanted }) = scan.request(0) {
             let in_span = &keys[keys.partition_point(|key| *key < span.from)..keys.partition_point(|key| *key < span.until)];
             let taken = &in_span[..in_span.len().min(wanted.limit as usize)];
-            let record = |key: &Vec<u8>| Record { key: key.clone(), value: vec![0; value_bytes], revision: 1 };
-            let page = Page {
+            let record = |key: &Vec<u8>| KeyValue { key: key.clone(), value: vec![0; value_bytes], revision: 1 };
+            let page = RangePage {
                 revision: 1,
                 records: taken.iter().map(record).collect(),
                 more: taken.len() < in_span.len(),

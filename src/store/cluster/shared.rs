@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    client::{Etcd, Record, Txn},
+    client::{Etcd, KeyValue, Txn},
     clocks::Clocks,
     layout::{self, Layout, ReplicaId},
 };
@@ -22,10 +22,10 @@ use crate::{
 };
 
 /// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// While the cluster has not answered for this long, a commit waits for so much less: callers are not to be held up by what does not come.
 pub(super) const LOST: Duration = Duration::from_secs(5);
-pub(super) const PATIENCE_WHEN_LOST: Duration = Duration::from_millis(300);
+pub(super) const TIMEOUT_WHEN_LOST: Duration = Duration::from_millis(300);
 
 pub(super) struct Shared {
     pub(super) etcd: Etcd,
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     /// The segment that is being written, as far as it is known here.
     pub(super) segment: Mutex<Segment>,
     /// Up to which revision everything was seen, and when that was asked.
-    pub(super) known: Mutex<(Revision, Instant)>,
+    pub(super) confirmed: Mutex<(Revision, Instant)>,
     /// The feed is to be confirmed now.
     pub(super) confirm: Notify,
     /// The watch does not bring what it should, and is to be begun anew.
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// The segment is long enough.
     pub(super) full: Notify,
     /// The cluster is not the one any more that was read.
-    pub(super) replaced: SetOnce<StoreError>,
+    pub(super) fatal_error: SetOnce<StoreError>,
 }
 
 /// The segment of history that is being written.
@@ -69,21 +69,21 @@ impl Shared {
         layout: Layout,
         retention: Retention,
         segment: Segment,
-        known: (Revision, Instant),
+        confirmed: (Revision, Instant),
     ) -> Arc<Self> {
         Arc::new(Self {
             etcd,
             layout,
             id: rand::random(),
             clocks: Clocks::default(),
-            recent: Arc::new(FeedBuffer::after(known.0)),
+            recent: Arc::new(FeedBuffer::after(confirmed.0)),
             retention,
             segment: Mutex::new(segment),
-            known: Mutex::new(known),
+            confirmed: Mutex::new(confirmed),
             confirm: Notify::new(),
             stalled: Notify::new(),
             full: Notify::new(),
-            replaced: SetOnce::new(),
+            fatal_error: SetOnce::new(),
         })
     }
 
@@ -91,8 +91,8 @@ impl Shared {
         self.segment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, (Revision, Instant)> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn confirmed(&self) -> MutexGuard<'_, (Revision, Instant)> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns which segment is being written. One that is known already is left as it is, with what was counted.
@@ -114,13 +114,13 @@ impl Shared {
     pub(super) fn went_back(&self, seen: Revision) -> StoreError {
         let error = StoreError::RevisionRegressed { seen };
         // It may be known already.
-        let _ = self.replaced.set(error.clone());
+        let _ = self.fatal_error.set(error.clone());
         error
     }
 }
 
 /// Begins a segment, where the one that is being written is still that of this revision.
-pub(super) fn begin_segment(layout: &Layout, opened: Option<u64>, segment: &pb::ClusterChapter) -> Txn {
+pub(super) fn begin_segment(layout: &Layout, opened: Option<u64>, segment: &pb::ClusterSegment) -> Txn {
     let value = segment.encode_to_vec();
     Txn {
         preconditions: vec![(layout.now(), opened)],
@@ -130,13 +130,13 @@ pub(super) fn begin_segment(layout: &Layout, opened: Option<u64>, segment: &pb::
 }
 
 impl Segment {
-    pub(super) fn begun(segment: &pb::ClusterChapter, opened: u64) -> Self {
-        let pb::ClusterChapter { number, at_ms, commits_before } = *segment;
+    pub(super) fn begun(segment: &pb::ClusterSegment, opened: u64) -> Self {
+        let pb::ClusterSegment { number, at_ms, commits_before } = *segment;
         Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
     }
 
-    pub(super) fn read(record: &Record) -> Result<Self, StoreError> {
-        let segment = pb::ClusterChapter::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+    pub(super) fn read(record: &KeyValue) -> Result<Self, StoreError> {
+        let segment = pb::ClusterSegment::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
         Ok(Self::begun(&segment, record.revision))
     }
 }

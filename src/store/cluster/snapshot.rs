@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    client::{RangeOptions, Record},
+    client::{KeyValue, RangeOptions},
     layout,
     scan::Scan,
-    shared::{PATIENCE, Shared},
+    shared::{REQUEST_TIMEOUT, Shared},
 };
 use crate::store::{Entry, Revision, StoreError};
 
@@ -18,7 +18,7 @@ type Pages = mpsc::Sender<Result<Vec<Entry>, StoreError>>;
 pub(super) async fn begin(shared: Arc<Shared>, pages: Pages) -> Result<Revision, StoreError> {
     let revision = shared
         .etcd
-        .range(&shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, PATIENCE)
+        .range(&shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
         .await?
         .revision;
     tokio::spawn(async move {
@@ -40,11 +40,11 @@ async fn send(shared: &Shared, revision: u64, pages: &Pages) -> Result<(), Store
     Ok(())
 }
 
-pub(super) fn entries(shared: &Shared, records: Vec<Record>) -> Vec<Entry> {
+pub(super) fn entries(shared: &Shared, records: Vec<KeyValue>) -> Vec<Entry> {
     records.into_iter().filter_map(|record| entry(shared, record)).collect()
 }
 
-fn entry(shared: &Shared, record: Record) -> Option<Entry> {
+fn entry(shared: &Shared, record: KeyValue) -> Option<Entry> {
     let layout::Kind::Record(key) = shared.layout.kind(&record.key) else { return None };
     Some(Entry { key: key.to_vec(), value: record.value, revision: layout::revision(record.revision, 0) })
 }

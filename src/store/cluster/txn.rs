@@ -11,7 +11,7 @@ use crate::store::{Batch, Operation, Precondition};
 
 /// What a batch changes.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct CommitPlan {
     /// Each with its place among them, because whoever sees one of them is to see those before it.
     puts: BTreeMap<Vec<u8>, (usize, Vec<u8>)>,
     deletes: BTreeSet<Vec<u8>>,
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     is_alone: bool,
 }
 
-impl Plan {
+impl CommitPlan {
     pub(super) fn of(batch: Batch) -> Self {
         let mut plan = Self { is_alone: batch.is_alone, ..Self::default() };
         for Precondition { key, revision } in batch.preconditions {
@@ -71,19 +71,19 @@ impl Plan {
 
 /// What batches that are looked at one after the other change and expect.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(super) struct TouchedKeys {
     changed: HashSet<Vec<u8>>,
     expected: HashMap<Vec<u8>, Option<u64>>,
     is_empty: bool,
     has_one_alone: bool,
 }
 
-impl Touched {
+impl TouchedKeys {
     pub(super) fn nothing() -> Self {
         Self { is_empty: true, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, plan: &Plan) {
+    pub(super) fn add(&mut self, plan: &CommitPlan) {
         self.changed.extend(plan.puts.keys().chain(&plan.deletes).cloned());
         self.expected.extend(plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
         self.is_empty = false;
@@ -92,7 +92,7 @@ impl Touched {
 
     /// Whether the batch changes what one of them changes or expects, or expects what one of them changes, or something else than one of them. One
     /// that goes alone meets every other.
-    pub(super) fn meets(&self, plan: &Plan) -> bool {
+    pub(super) fn meets(&self, plan: &CommitPlan) -> bool {
         let changed = |key: &Vec<u8>| self.changed.contains(key) || self.expected.contains_key(key);
         let differs = |(key, revision): (&Vec<u8>, &Option<u64>)| self.expected.get(key).is_some_and(|other| other != revision);
         self.has_one_alone
@@ -115,10 +115,10 @@ mod tests {
         Operation::Delete { key: key.into() }
     }
 
-    fn plan(operations: &[Operation], expected: &[&str], is_alone: bool) -> Plan {
+    fn plan(operations: &[Operation], expected: &[&str], is_alone: bool) -> CommitPlan {
         let preconditions: Vec<_> =
             expected.iter().map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None }).collect();
-        Plan::of(Batch { operations: operations.to_vec(), preconditions, is_alone, ..Batch::default() })
+        CommitPlan::of(Batch { operations: operations.to_vec(), preconditions, is_alone, ..Batch::default() })
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn batches_meet_where_one_touches_what_the_other_relies_on() {
-        let mut touched = Touched::nothing();
+        let mut touched = TouchedKeys::nothing();
         touched.add(&plan(&[put("r/1/m", "x")], &["r/1/p"], false));
         for (operations, expected, is_alone, meets) in [
             (vec![put("r/2/m", "x")], vec![], false, false),
@@ -146,8 +146,8 @@ mod tests {
             assert_eq!(touched.meets(&other), meets, "{operations:?} {expected:?} {is_alone}");
         }
         let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
-        assert!(touched.meets(&Plan::of(Batch { preconditions: vec![other_revision], ..Batch::default() })));
-        touched = Touched::nothing();
+        assert!(touched.meets(&CommitPlan::of(Batch { preconditions: vec![other_revision], ..Batch::default() })));
+        touched = TouchedKeys::nothing();
         assert!(!touched.meets(&plan(&[put("s/1", "x")], &[], true)));
         touched.add(&plan(&[put("r/1", "x")], &[], true));
         assert!(touched.meets(&plan(&[put("s/1", "x")], &[], false)));

@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    client::Page,
+    client::RangePage,
     layout,
     scan::{Scan, ScanRequest},
     shared::Shared,
@@ -21,7 +21,7 @@ use super::{
 use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates};
 
 /// A page that could not be read is asked for again after this time.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) fn updates(shared: Arc<Shared>) -> Updates {
     let (at, feed) = shared.recent.follow_paced();
@@ -49,7 +49,7 @@ struct Loading {
     at: Revision,
     scan: Scan,
     /// The next page, which is on its way while what came before is taken. Nothing at the end.
-    asked: Option<JoinHandle<Result<Page, StoreError>>>,
+    asked: Option<JoinHandle<Result<RangePage, StoreError>>>,
     /// What is to be handed on before it.
     ready: VecDeque<Update>,
     /// What the newest page is as of.
@@ -93,10 +93,10 @@ impl Copy {
             }
             Err(error) => {
                 tracing::warn!(%error, "a page of records could not be read; trying again");
-                sleep(AGAIN).await;
+                sleep(RETRY_DELAY).await;
             }
         }
-        loading.ask(shared);
+        loading.request_page(shared);
         (None, State::Read(loading))
     }
 
@@ -105,7 +105,7 @@ impl Copy {
         while loading.at < loading.newest {
             match loading.feed.next().await {
                 Some(Ok(commit)) => {
-                    if let Some(commit) = loading.hand_on(shared, &commit) {
+                    if let Some(commit) = loading.forward(shared, &commit) {
                         return (Some(Update::Commit(commit)), State::CatchUp(loading));
                     }
                 }
@@ -128,19 +128,19 @@ impl Loading {
     fn begin(shared: &Arc<Shared>, at: Revision, feed: Feed) -> Self {
         let scan = Scan::of(shared.layout.records());
         let mut loading = Self { feed, at, scan, asked: None, ready: VecDeque::new(), newest: 0 };
-        loading.ask(shared);
+        loading.request_page(shared);
         loading
     }
 
-    fn ask(&mut self, shared: &Arc<Shared>) {
-        let ask = |question: ScanRequest| {
+    fn request_page(&mut self, shared: &Arc<Shared>) {
+        let ask = |request: ScanRequest| {
             let shared = shared.clone();
-            tokio::spawn(async move { question.ask(&shared.etcd).await })
+            tokio::spawn(async move { request.send(&shared.etcd).await })
         };
-        self.asked = self.scan.question(0).map(ask);
+        self.asked = self.scan.request(0).map(ask);
     }
 
-    fn take(&mut self, shared: &Shared, page: Page) {
+    fn take(&mut self, shared: &Shared, page: RangePage) {
         self.scan.turn_page(&page);
         self.newest = self.newest.max(layout::end_of(page.revision));
         let entries = entries(shared, page.records);
@@ -153,14 +153,14 @@ impl Loading {
     fn look_at_commits(&mut self, shared: &Shared) -> Result<(), StoreError> {
         while let Some(commit) = self.feed.next().now_or_never().flatten() {
             let commit = commit?;
-            let commit = self.hand_on(shared, &commit);
+            let commit = self.forward(shared, &commit);
             self.ready.extend(commit.map(Update::Commit));
         }
         Ok(())
     }
 
     /// The commit with its changes of keys that are read. Nothing where there are none.
-    fn hand_on(&mut self, shared: &Shared, commit: &Commit) -> Option<Arc<Commit>> {
+    fn forward(&mut self, shared: &Shared, commit: &Commit) -> Option<Arc<Commit>> {
         self.at = commit.revision;
         let is_read = |operation: &&Operation| {
             let (Operation::Put { key, .. } | Operation::Delete { key }) = operation;

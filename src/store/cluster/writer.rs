@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use super::{
-    client::{Outcome, Record, Transacted, Txn},
+    client::{KeyValue, Transacted, Txn, TxnOutcome},
     layout::{self, Id},
-    shared::{LOST, PATIENCE, PATIENCE_WHEN_LOST, Segment, Shared, closed, corrupt},
-    txn::{Plan, Touched},
+    shared::{LOST, REQUEST_TIMEOUT, Segment, Shared, TIMEOUT_WHEN_LOST, closed, corrupt},
+    txn::{CommitPlan, TouchedKeys},
 };
 use crate::proto::store_v1 as pb;
 use crate::{
@@ -31,35 +31,35 @@ const OPERATIONS: usize = 128;
 /// It takes requests of 1.5 MiB; a commit that is larger for itself alone is its to refuse.
 const GROUP_BYTES: usize = 512 << 10;
 /// Commits that are looked at for one transaction.
-const LOOK: usize = 256;
+const SCAN_MAX: usize = 256;
 /// How long at most a transaction waits for as many callers as there were lately: little beside what a quorum takes.
 const GATHER: Duration = Duration::from_millis(2);
 
-pub(super) type Answer = oneshot::Sender<Result<Revision, StoreError>>;
+pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
 
 /// What the writer is asked for.
 pub(super) enum Job {
-    Commit(Box<Waiting>),
+    Commit(Box<QueuedCommit>),
     /// Answered when everything before it is; everything after it is refused.
-    Close(Answer),
+    Close(CommitReply),
 }
 
 /// A commit that is not answered yet.
-pub(super) struct Waiting {
-    plan: Plan,
+pub(super) struct QueuedCommit {
+    plan: CommitPlan,
     event: Vec<u8>,
     at_ms: u64,
     /// The call that it is of.
     call: Context,
-    answer: Answer,
+    answer: CommitReply,
 }
 
 impl Job {
-    pub(super) fn commit(batch: Batch, answer: Answer) -> Self {
+    pub(super) fn commit(batch: Batch, answer: CommitReply) -> Self {
         let mut batch = batch;
         let event = std::mem::take(&mut batch.event);
         let at_ms = batch.at_ms;
-        Self::Commit(Box::new(Waiting { plan: Plan::of(batch), event, at_ms, call: Context::current(), answer }))
+        Self::Commit(Box::new(QueuedCommit { plan: CommitPlan::of(batch), event, at_ms, call: Context::current(), answer }))
     }
 }
 
@@ -68,8 +68,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
     /// Taken from the queue, in order.
-    next: VecDeque<Waiting>,
-    closing: Option<Answer>,
+    next: VecDeque<QueuedCommit>,
+    closing: Option<CommitReply>,
 }
 
 impl Writer {
@@ -87,7 +87,7 @@ impl Writer {
         }
         self.jobs.close();
         if let Some(answer) = self.closing {
-            let _ = answer.send(Ok(self.shared.recent.newest()));
+            let _ = answer.send(Ok(self.shared.recent.latest_revision()));
         }
         while let Some(Job::Commit(waiting)) = self.jobs.recv().await {
             let _ = waiting.answer.send(Err(closed()));
@@ -102,11 +102,11 @@ impl Writer {
             self.take(job);
         }
         let enough = Instant::now() + GATHER;
-        while self.next.len() < commits.min(LOOK) && self.closing.is_none() {
+        while self.next.len() < commits.min(SCAN_MAX) && self.closing.is_none() {
             let Ok(job) = timeout_at(enough, self.jobs.recv()).await else { break };
             self.take(job);
         }
-        while self.next.len() < LOOK && self.closing.is_none() {
+        while self.next.len() < SCAN_MAX && self.closing.is_none() {
             let Ok(job) = self.jobs.try_recv() else { break };
             self.take(Some(job));
         }
@@ -123,10 +123,10 @@ impl Writer {
 
     /// The commits that can go together. Nothing overtakes what it touches.
     fn group(&mut self) -> Group {
-        let (mut group, mut touched, mut passed_over) = (Group::default(), Touched::nothing(), VecDeque::new());
+        let (mut group, mut touched, mut passed_over) = (Group::default(), TouchedKeys::nothing(), VecDeque::new());
         while let Some(waiting) = self.next.pop_front() {
             if waiting.plan.cannot_hold {
-                let _ = waiting.answer.send(Err(StoreError::Conflict { revision: self.shared.recent.newest() }));
+                let _ = waiting.answer.send(Err(StoreError::Conflict { revision: self.shared.recent.latest_revision() }));
             } else if touched.meets(&waiting.plan) {
                 touched.add(&waiting.plan);
                 passed_over.push_back(waiting);
@@ -147,20 +147,20 @@ impl Writer {
 /// Commits of one transaction, none of which touches another.
 #[derive(Default)]
 struct Group {
-    waiting: Vec<Waiting>,
+    waiting: Vec<QueuedCommit>,
     expected: BTreeMap<Vec<u8>, Option<u64>>,
     changes: usize,
     bytes: usize,
 }
 
 impl Group {
-    fn of(waiting: Vec<Waiting>) -> Self {
+    fn of(waiting: Vec<QueuedCommit>) -> Self {
         let mut group = Self::default();
         waiting.into_iter().for_each(|waiting| group.add(waiting));
         group
     }
 
-    fn has_room_for(&self, waiting: &Waiting) -> bool {
+    fn has_room_for(&self, waiting: &QueuedCommit) -> bool {
         let plan = &waiting.plan;
         let expected = self.expected.len() + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
         // The events are one more; that they are not there yet, and the segment, are expected.
@@ -171,7 +171,7 @@ impl Group {
         self.waiting.is_empty() || fits
     }
 
-    fn add(&mut self, waiting: Waiting) {
+    fn add(&mut self, waiting: QueuedCommit) {
         self.changes += waiting.plan.changes();
         self.bytes += waiting.bytes();
         self.expected.extend(waiting.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
@@ -182,7 +182,7 @@ impl Group {
         let mut preconditions: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
         preconditions.extend([(layout.now(), Some(segment.opened)), (event.to_vec(), None)]);
         let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
-        let commit = |waiting: &Waiting| pb::ClusterCommit { at_ms: waiting.at_ms, event: waiting.event.clone() };
+        let commit = |waiting: &QueuedCommit| pb::ClusterCommit { at_ms: waiting.at_ms, event: waiting.event.clone() };
         let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
         // The events are the last: they tell a follower that the commits are whole.
         let events = (event.to_vec(), commits.encode_to_vec());
@@ -201,7 +201,7 @@ impl Group {
     }
 }
 
-impl Waiting {
+impl QueuedCommit {
     fn bytes(&self) -> usize {
         self.plan.bytes() + self.event.len()
     }
@@ -252,8 +252,8 @@ impl Shared {
             let segment = *self.segment();
             let event = self.layout.event(segment.number, &id);
             let attempt = group.attempt(&self.layout, &segment, &event);
-            let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.patience()).await?;
-            let Outcome::CompareFailed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
+            let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.timeout()).await?;
+            let TxnOutcome::CompareFailed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
             let (events, now) = (found.pop().flatten(), found.pop().flatten());
             if let Some(events) = events {
                 return Ok(Sent::Done(events.revision));
@@ -281,16 +281,16 @@ impl Shared {
             ..Txn::default()
         };
         let fenced =
-            self.etcd.transact(&fence, self.patience()).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let Outcome::CompareFailed(mut found) = fenced.outcome else {
+            self.etcd.transact(&fence, self.timeout()).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let TxnOutcome::CompareFailed(mut found) = fenced.outcome else {
             return Ok(Sent::Conflict(newest));
         };
-        let Some(Some(Record { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };
+        let Some(Some(KeyValue { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };
         let found = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&event, "no events of commits"))?;
         Ok(if found.commits.is_empty() { Sent::Conflict(newest) } else { Sent::Done(revision) })
     }
 
-    fn patience(&self) -> Duration {
-        if self.known().1 + LOST < Instant::now() { PATIENCE_WHEN_LOST } else { PATIENCE }
+    fn timeout(&self) -> Duration {
+        if self.confirmed().1 + LOST < Instant::now() { TIMEOUT_WHEN_LOST } else { REQUEST_TIMEOUT }
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{
     journal::Journal,
-    memtable::{Changes, Memtable, Memtables},
-    shared::Answer,
+    memtable::{Memtable, Memtables, Mutations},
+    shared::CommitReply,
     tree::Tree,
 };
 use crate::store::{Batch, Commit, Operation, Precondition, Revision, StoreError};
@@ -19,9 +19,9 @@ pub(super) struct Group {
     /// The newest commit before it, which is on stable storage.
     pub(super) after: Revision,
     pub(super) revision: Revision,
-    pub(super) changes: Changes,
+    pub(super) changes: Mutations,
     pub(super) commits: Vec<Arc<Commit>>,
-    pub(super) answers: Vec<(Answer, Revision)>,
+    pub(super) answers: Vec<(CommitReply, Revision)>,
     pub(super) bytes: usize,
 }
 
@@ -30,7 +30,7 @@ impl Group {
         Self { after: revision, revision, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, tree: &Tree, pending: &Memtables, absent: &mut Absent, batch: Batch, answer: Answer) {
+    pub(super) fn add(&mut self, tree: &Tree, pending: &Memtables, absent: &mut Absent, batch: Batch, answer: CommitReply) {
         let added = match self.holds(tree, pending, absent, &batch.preconditions) {
             Ok(true) => {
                 absent.forget(&batch.operations);
@@ -67,7 +67,7 @@ impl Group {
 
     fn change(&mut self, batch: Batch) {
         let revision = self.revision + 1;
-        let mut changes = Changes::new();
+        let mut changes = Mutations::new();
         for operation in &batch.operations {
             match operation {
                 Operation::Put { key, value } => {
@@ -120,7 +120,7 @@ impl Absent {
 
 /// What the journal holds beyond the tree.
 pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Memtables, StoreError> {
-    let (newest, _) = tree.newest()?;
+    let (newest, _) = tree.latest()?;
     let mut pending = Memtables { active: Memtable::after(newest), ..Memtables::default() };
     for commits in Journal::replay(journal, newest)? {
         let mut group = Group::after(pending.active.revision);

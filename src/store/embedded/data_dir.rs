@@ -1,6 +1,6 @@
 //! The data directory of an embedded engine, beside its database: who has it open, how the last stop was, and how far it was synced.
 //!
-//! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an orderly close. `SYNCED` has the newest revision
+//! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an orderly close. `DURABLE_REVISION` has the newest revision
 //! that was synced: written after each sync and not synced itself, so that it is never ahead of the database, and survives every stop of the
 //! process. A database that holds less than that was damaged, or is not the one that was here. It appears whole, under its name, or not at all.
 //! `RESTORING` is there while a backup is being put back: what it stands beside is no store yet.
@@ -37,17 +37,17 @@ pub(super) struct Directory {
 
 const LOCK: &str = "LOCK";
 const RUNNING: &str = "RUNNING";
-const SYNCED: &str = "SYNCED";
-const SYNCED_NEW: &str = "SYNCED.new";
+const DURABLE_REVISION: &str = "SYNCED";
+const DURABLE_REVISION_NEW: &str = "SYNCED.new";
 const RESTORING: &str = "RESTORING";
 /// What `RUNNING` says; as long as each other.
 const SOUND: &[u8] = b"sound\n";
 const SUSPECT: &[u8] = b"doubt\n";
 /// What a new file system has in its root.
-const OF_THE_DISK: &str = "lost+found";
+const LOST_AND_FOUND: &str = "lost+found";
 
 impl Directory {
-    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `SYNCED` is damaged or a restore has not come to its end,
+    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `DURABLE_REVISION` is damaged or a restore has not come to its end,
     /// [`StoreError::Unavailable`].
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
@@ -58,7 +58,7 @@ impl Directory {
             let what = "a restore into it has not come to its end; empty it first".to_owned();
             return Err(StoreError::Corrupt { place: path.display().to_string(), what });
         }
-        Self::enter(path, lock)
+        Self::open_locked(path, lock)
     }
 
     /// Takes an empty directory, or makes it, for a backup to be put in: it is no store before [`Self::complete`], whatever happens.
@@ -66,7 +66,7 @@ impl Directory {
     pub(super) fn begin_restore(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
         for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
-            if entry.map_err(|error| failed(path, &error))?.file_name() != OF_THE_DISK {
+            if entry.map_err(|error| failed(path, &error))?.file_name() != LOST_AND_FOUND {
                 return Err(StoreError::NotEmpty { directory: path.display().to_string() });
             }
         }
@@ -75,12 +75,12 @@ impl Directory {
         let file = File::create_new(&marker).map_err(|error| failed(&marker, &error))?;
         let marked = file.sync_all().and_then(|()| sync_directory(path)).map_err(|error| failed(&marker, &error));
         let lock = marked.and_then(|()| lock(path)).inspect_err(|_| drop(fs::remove_file(&marker)))?;
-        Self::enter(path, lock).inspect_err(|_| empty(path))
+        Self::open_locked(path, lock).inspect_err(|_| empty(path))
     }
 
     /// Makes it a store that ends with this revision, once all else is on the disk.
     pub(super) fn complete(&self, revision: Revision) -> Result<(), StoreError> {
-        self.note(revision)?;
+        self.save_durable_revision(revision)?;
         self.close()?;
         let completed = sync_directory(&self.path).and_then(|()| fs::remove_file(self.path.join(RESTORING)));
         completed.and_then(|()| sync_directory(&self.path)).map_err(|error| failed(&self.path, &error))
@@ -91,11 +91,11 @@ impl Directory {
         empty(&self.path);
     }
 
-    fn enter(path: &Path, lock: File) -> Result<Self, StoreError> {
+    fn open_locked(path: &Path, lock: File) -> Result<Self, StoreError> {
         let marker = path.join(RUNNING);
         let unclean = marker.exists();
         let (running, was_suspect) = open_running(&marker).map_err(|error| failed(&marker, &error))?;
-        let (synced, durable_revision) = open_synced(path)?;
+        let (synced, durable_revision) = open_durable_revision(path)?;
         Ok(Self { path: path.to_path_buf(), unclean, durable_revision, was_suspect, synced, running, _lock: lock })
     }
 
@@ -104,7 +104,7 @@ impl Directory {
     }
 
     /// Notes a revision that was synced.
-    pub(super) fn note(&self, revision: Revision) -> Result<(), StoreError> {
+    pub(super) fn save_durable_revision(&self, revision: Revision) -> Result<(), StoreError> {
         self.synced.write_all_at(&digits(revision), 0).map_err(|error| failed(&self.path, &error))
     }
 
@@ -133,7 +133,7 @@ impl Directory {
 
 /// Whether a store was ever opened here.
 pub(in crate::store) fn is_store(path: &Path) -> bool {
-    path.join(SYNCED).exists()
+    path.join(DURABLE_REVISION).exists()
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
@@ -156,10 +156,10 @@ fn open_running(path: &Path) -> io::Result<(File, bool)> {
     Ok((file, was_suspect))
 }
 
-fn open_synced(directory: &Path) -> Result<(File, Revision), StoreError> {
-    let path = directory.join(SYNCED);
+fn open_durable_revision(directory: &Path) -> Result<(File, Revision), StoreError> {
+    let path = directory.join(DURABLE_REVISION);
     if !path.exists() {
-        create_synced(directory).map_err(|error| failed(&path, &error))?;
+        create_durable_revision(directory).map_err(|error| failed(&path, &error))?;
     }
     let file = File::options().read(true).write(true).open(&path).map_err(|error| failed(&path, &error))?;
     let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
@@ -170,12 +170,12 @@ fn open_synced(directory: &Path) -> Result<(File, Revision), StoreError> {
     Ok((file, durable_revision))
 }
 
-fn create_synced(directory: &Path) -> io::Result<()> {
-    let new = directory.join(SYNCED_NEW);
+fn create_durable_revision(directory: &Path) -> io::Result<()> {
+    let new = directory.join(DURABLE_REVISION_NEW);
     let file = File::create(&new)?;
     file.write_all_at(&digits(0), 0)?;
     file.sync_all()?;
-    fs::rename(&new, directory.join(SYNCED))?;
+    fs::rename(&new, directory.join(DURABLE_REVISION))?;
     sync_directory(directory)
 }
 
@@ -184,7 +184,7 @@ fn empty(path: &Path) {
     let gone = |removed: io::Result<()>| {
         removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
     };
-    let files = [RUNNING, SYNCED_NEW, SYNCED, LOCK, RESTORING];
+    let files = [RUNNING, DURABLE_REVISION_NEW, DURABLE_REVISION, LOCK, RESTORING];
     let emptied = gone(fs::remove_dir_all(path.join("store")))
         .and_then(|()| files.iter().try_for_each(|name| gone(fs::remove_file(path.join(name)))));
     if let Err(error) = emptied {

@@ -45,13 +45,13 @@ impl EventRange {
 
 /// The bytes of a chunk under this key of the tree.
 pub(super) fn encode(key: &[u8], first_revision: Revision, events: &[StoredEvent]) -> Vec<u8> {
-    let event = |logged: &StoredEvent| pb::LoggedEvent { event: logged.event.clone(), at_ms: logged.at_ms };
-    codec::seal(key, &pb::EventChunk { first_revision, events: events.iter().map(event).collect() })
+    let event = |logged: &StoredEvent| pb::StoredEvent { event: logged.event.clone(), at_ms: logged.at_ms };
+    codec::frame(key, &pb::EventChunk { first_revision, events: events.iter().map(event).collect() })
 }
 
 /// The events under this key of the tree; at least one. Errors: [`StoreError::Corrupt`].
 pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Result<Vec<StoredEvent>, StoreError> {
-    let chunk: pb::EventChunk = codec::unseal(key, bytes)?;
+    let chunk: pb::EventChunk = codec::unframe(key, bytes)?;
     if chunk.events.is_empty() {
         return Err(corrupt(key, "a chunk without events"));
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::store::{Retention, Revision, StoreError};
 
 /// How often a tree that has failed is opened anew.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// The one thread that writes the tree.
 pub(super) struct Flusher {
@@ -78,7 +78,7 @@ impl Flusher {
             let (pending, _) = self
                 .shared
                 .state_changed
-                .wait_timeout_while(self.shared.pending(), AGAIN, |pending| !pending.abandoned)
+                .wait_timeout_while(self.shared.pending(), RETRY_DELAY, |pending| !pending.abandoned)
                 .unwrap_or_else(PoisonError::into_inner);
             if pending.abandoned {
                 return;
@@ -100,7 +100,7 @@ impl Flusher {
 
     fn open(&self, acknowledged: Revision, is_suspect: bool) -> Result<(Tree, Revision), StoreError> {
         let tree = Tree::open(&self.store, self.cache_bytes, is_suspect)?;
-        let (revision, _) = tree.newest()?;
+        let (revision, _) = tree.latest()?;
         if revision >= acknowledged {
             return Ok((tree, revision));
         }

@@ -55,7 +55,7 @@ mod tests {
     async fn make_history(store: &Embedded, small: usize, is_to_be_full: bool) {
         let sizes = std::iter::repeat_n(1 << 10, small).chain(std::iter::repeat_n(1 << 20, if is_to_be_full { 4 } else { 0 }));
         for bytes in sizes {
-            let at_ms = store.shared.recent.newest() + 1;
+            let at_ms = store.shared.recent.latest_revision() + 1;
             let event = at_ms.to_be_bytes().into_iter().cycle().take(bytes).collect();
             assert_eq!(store.commit(Batch { event, at_ms, ..Batch::default() }).await.unwrap(), at_ms);
         }
@@ -69,7 +69,7 @@ mod tests {
 
     /// Every stretch, in both directions, with limits that end it before, at and behind every border.
     async fn read_all_stretches(store: &Embedded, borders: &[Revision]) {
-        let newest = store.shared.recent.newest();
+        let newest = store.shared.recent.latest_revision();
         let near = |border: &Revision| [border.saturating_sub(1), *border, border + 1];
         for after in borders.iter().flat_map(near).filter(|after| *after <= newest) {
             for limit in borders.iter().flat_map(near).map(|border| border.saturating_sub(after) as usize) {

@@ -30,7 +30,7 @@ use crate::{
 const AHEAD: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
 /// In the checksum of each entry, so that no other record passes for one.
-const SEAL: &[u8] = b"journal";
+const FRAME_KEY: &[u8] = b"journal";
 
 /// The file that is being written.
 pub(super) struct Journal {
@@ -75,7 +75,7 @@ impl Journal {
     pub(super) fn append(&mut self, commits: &[Arc<Commit>], synced: Revision) -> Result<(), StoreError> {
         self.buffer.clear();
         for commit in commits {
-            let entry = codec::seal(SEAL, &entry(commit, synced));
+            let entry = codec::frame(FRAME_KEY, &entry(commit, synced));
             let length = u32::try_from(entry.len()).map_err(|_| StoreError::Unavailable("a commit of 4 GiB".to_owned()))?;
             self.buffer.extend_from_slice(&length.to_le_bytes());
             self.buffer.extend_from_slice(&entry);
@@ -217,7 +217,7 @@ fn first_entry(bytes: &[u8]) -> Option<(pb::JournalEntry, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     let length = u32::from_le_bytes(*length) as usize;
     let (entry, rest) = rest.split_at_checked(length).filter(|_| length > 0)?;
-    Some((codec::unseal(SEAL, entry).ok()?, rest))
+    Some((codec::unframe(FRAME_KEY, entry).ok()?, rest))
 }
 
 /// Whether a whole entry somewhere in these bytes says that this commit was synced before it.

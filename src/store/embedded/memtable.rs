@@ -9,9 +9,9 @@ use std::{
 use crate::store::{Commit, Revision, StoreError, StoredEvent};
 
 /// What keys are to say; nothing where a key is to go.
-pub(super) type Changes = BTreeMap<Vec<u8>, Change>;
+pub(super) type Mutations = BTreeMap<Vec<u8>, Mutation>;
 /// A key's new value and the commit that wrote it, or its removal.
-pub(super) type Change = Option<(Revision, Vec<u8>)>;
+pub(super) type Mutation = Option<(Revision, Vec<u8>)>;
 
 /// What one entry of a map costs beside its bytes, roughly.
 const ENTRY_BYTES: usize = 128;
@@ -23,7 +23,7 @@ pub(super) struct Memtable {
     pub(super) after: Revision,
     /// The newest of these.
     pub(super) revision: Revision,
-    pub(super) changes: Changes,
+    pub(super) changes: Mutations,
     /// By revision, without gaps.
     pub(super) events: Vec<StoredEvent>,
     /// Memory, roughly.
@@ -41,7 +41,7 @@ impl Memtable {
     }
 
     /// Takes in commits, with what they have changed.
-    pub(super) fn extend(&mut self, commits: &[Arc<Commit>], changes: Changes) {
+    pub(super) fn extend(&mut self, commits: &[Arc<Commit>], changes: Mutations) {
         for commit in commits {
             self.revision = commit.revision;
             self.bytes += commit.event.len() + size_of::<StoredEvent>();
@@ -80,7 +80,7 @@ pub(super) struct Memtables {
 
 impl Memtables {
     /// What is known here of a key, the newest first.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Mutation> {
         self.newest_first().find_map(|memtable| memtable.changes.get(key))
     }
 

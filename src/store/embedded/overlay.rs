@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    memtable::{Change, Changes},
+    memtable::{Mutation, Mutations},
     page::{Record, RecordChecksum},
     tree::Tree,
 };
@@ -35,7 +35,7 @@ pub(super) struct Overlay {
     /// Keys from this one on are still to be read; nothing where all are read.
     next: Option<Vec<u8>>,
     /// What keys that are still to be read say, whatever the tree says.
-    kept: Changes,
+    kept: Mutations,
     /// Memory of `kept`, and how much of it there may be.
     bytes: usize,
     max_bytes: usize,
@@ -47,7 +47,7 @@ pub(super) struct Overlay {
 
 impl Snapshots {
     /// Before the tree takes these changes. Nobody may read it. Errors: those of the tree.
-    pub(super) fn keep(&self, tree: &Tree, changes: &Changes) -> Result<(), StoreError> {
+    pub(super) fn keep(&self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
         self.open().iter().try_for_each(|overlay| lock(overlay).keep(tree, changes))
     }
 
@@ -70,13 +70,13 @@ impl Snapshots {
 }
 
 impl Overlay {
-    pub(super) fn new(kept: Changes, more_bytes: usize) -> Self {
+    pub(super) fn new(kept: Mutations, more_bytes: usize) -> Self {
         let bytes = kept.iter().map(|(key, change)| size(key, change)).sum();
         let max_bytes = more_bytes.saturating_add(bytes);
         Self { next: Some(Vec::new()), kept, bytes, max_bytes, tally: RecordChecksum::default(), error: None }
     }
 
-    fn keep(&mut self, tree: &Tree, changes: &Changes) -> Result<(), StoreError> {
+    fn keep(&mut self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
         for (key, change) in changes {
             if self.error.is_some() {
                 return Ok(());
@@ -137,7 +137,7 @@ impl Overlay {
     }
 }
 
-fn size(key: &[u8], change: &Change) -> usize {
+fn size(key: &[u8], change: &Mutation) -> usize {
     ENTRY_BYTES + key.len() + change.as_ref().map_or(0, |(_, value)| value.len())
 }
 
@@ -153,15 +153,15 @@ mod tests {
     fn a_snapshot_keeps_old_records_up_to_a_bound() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree::open(&directory.path().join("store"), 1 << 20, false).unwrap();
-        let changes: Changes = (0..100_u8).map(|key| (vec![key], Some((1, vec![0; 100])))).collect();
+        let changes: Mutations = (0..100_u8).map(|key| (vec![key], Some((1, vec![0; 100])))).collect();
         // The tree has none of them, so that of each the key is kept.
         let enough = 100 * (ENTRY_BYTES + 1);
-        let mut overlay = Overlay::new(Changes::new(), enough);
+        let mut overlay = Overlay::new(Mutations::new(), enough);
         overlay.keep(&tree, &changes).unwrap();
         assert_eq!((overlay.kept.len(), overlay.bytes), (100, enough));
         assert_eq!(overlay.read(&tree).unwrap(), Some(Vec::new()));
         assert_eq!((overlay.kept.len(), overlay.bytes), (0, 0));
-        let mut overlay = Overlay::new(Changes::new(), enough - 1);
+        let mut overlay = Overlay::new(Mutations::new(), enough - 1);
         overlay.keep(&tree, &changes).unwrap();
         assert!(overlay.kept.is_empty() && matches!(overlay.read(&tree), Err(StoreError::Unavailable(_))));
     }

@@ -1,7 +1,7 @@
 //! Records of an embedded engine in pages: some that follow each other in the order of keys are one value of the tree, because a tree that holds
 //! fewer and larger values takes less memory and is read faster.
 
-use super::memtable::Change;
+use super::memtable::Mutation;
 use crate::{
     proto::store_v1 as pb,
     store::{
@@ -25,7 +25,7 @@ pub(in crate::store) struct Record {
 
 /// The records of a page under this key of the tree. Errors: [`StoreError::Corrupt`].
 pub(in crate::store) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>, StoreError> {
-    let page: pb::Page = codec::unseal(fence, bytes)?;
+    let page: pb::Page = codec::unframe(fence, bytes)?;
     let mut records: Vec<Record> = Vec::with_capacity(page.records.len());
     for pb::PageRecord { shared_bytes, key_rest, revision, value } in page.records {
         let shared = records.last().map_or(&[][..], |before| &before.key).get(..shared_bytes as usize);
@@ -51,11 +51,11 @@ pub(in crate::store) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
         packed.key_rest.drain(..packed.shared_bytes as usize);
         before = &record.key;
     }
-    codec::seal(fence, &page)
+    codec::frame(fence, &page)
 }
 
 /// Makes the changes, which are in the order of keys, and keeps the tally.
-pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &mut RecordChecksum) -> Vec<Record> {
+pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Mutation)], tally: &mut RecordChecksum) -> Vec<Record> {
     let mut merged = Vec::with_capacity(old.len() + changes.len());
     let mut changes = changes.iter().peekable();
     for record in old {
@@ -74,7 +74,7 @@ pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Change)], tally: &m
     merged
 }
 
-fn put(merged: &mut Vec<Record>, key: &[u8], change: &Change, tally: &mut RecordChecksum) {
+fn put(merged: &mut Vec<Record>, key: &[u8], change: &Mutation, tally: &mut RecordChecksum) {
     if let Some((revision, value)) = change {
         let record = Record { key: key.to_vec(), revision: *revision, value: value.clone() };
         tally.add(&record);

@@ -28,13 +28,13 @@ pub(super) struct Shared {
     pub(super) directory: Directory,
 }
 
-pub(super) type Answer = oneshot::Sender<Result<Revision, StoreError>>;
+pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
 
 /// What the writer is asked for.
 pub(super) enum Job {
-    Commit(Batch, Answer),
+    Commit(Batch, CommitReply),
     /// Answered when everything before it is in the tree; everything after it is refused.
-    Close(Answer),
+    Close(CommitReply),
 }
 
 impl Shared {

@@ -31,7 +31,7 @@ use std::{
 use super::{
     data_dir::failed,
     event_log,
-    memtable::{Change, Memtable},
+    memtable::{Memtable, Mutation},
     page::{self, Record, RecordChecksum},
 };
 use crate::store::{Retention, Revision, StoreError, StoredEvent, codec::corrupt};
@@ -57,7 +57,7 @@ const PRUNED: usize = 2;
 
 const PAGE: u8 = b'p';
 const EVENTS: u8 = b'e';
-const NEWEST: &[u8] = b"n";
+const LATEST: &[u8] = b"n";
 
 /// An open tree. A handle: cheap to clone.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ pub(super) struct Tree {
     file: Arc<File>,
     /// Where sled puts what is too long for the database file.
     blobs: PathBuf,
-    touched: Arc<Mutex<Touched>>,
+    touched: Arc<Mutex<TouchedPages>>,
 }
 
 impl Tree {
@@ -112,15 +112,15 @@ impl Tree {
     }
 
     /// The newest commit that the tree has, and what its records add up to.
-    pub(super) fn newest(&self) -> Result<(Revision, RecordChecksum), StoreError> {
+    pub(super) fn latest(&self) -> Result<(Revision, RecordChecksum), StoreError> {
         intact(|| {
-            let Some(value) = self.db.get(NEWEST).map_err(failure)? else { return Ok((0, RecordChecksum::default())) };
+            let Some(value) = self.db.get(LATEST).map_err(failure)? else { return Ok((0, RecordChecksum::default())) };
             match value.as_chunks::<8>() {
                 ([revision, records, sum], []) => {
                     let tally = RecordChecksum { records: u64::from_be_bytes(*records), sum: u64::from_be_bytes(*sum) };
                     Ok((Revision::from_be_bytes(*revision), tally))
                 }
-                _ => Err(corrupt(NEWEST, "no newest revision of this version")),
+                _ => Err(corrupt(LATEST, "no newest revision of this version")),
             }
         })
     }
@@ -154,7 +154,7 @@ impl Tree {
                 touched.add(&self.db, &fence)?;
                 records.extend(page::decode(&fence, &value)?);
             }
-            touched.settle(&self.db)?;
+            touched.collect(&self.db)?;
             Ok((records, None))
         })
     }
@@ -172,25 +172,25 @@ impl Tree {
 
     /// Whether this is what all records add up to. Errors: [`StoreError::Corrupt`], something is missing.
     pub(super) fn compare(&self, tally: RecordChecksum) -> Result<(), StoreError> {
-        let (_, expected) = self.newest()?;
+        let (_, expected) = self.latest()?;
         if tally == expected {
             return Ok(());
         }
-        Err(corrupt(NEWEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
+        Err(corrupt(LATEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
     }
 
     /// Takes in a memtable, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
     /// newest revision stays where it was until the records are there, and then goes with the events.
     pub(super) fn take(&self, memtable: &Memtable, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
-            let (revision, mut tally) = self.newest()?;
+            let (revision, mut tally) = self.latest()?;
             let mut touched = self.touched();
             let changes: Vec<_> = memtable.changes.iter().collect();
             let mut rest = &changes[..];
             while !rest.is_empty() {
                 let mut batch = sled::Batch::default();
                 rest = self.put_some(&mut batch, rest, &mut tally, &mut touched)?;
-                batch.insert(NEWEST, tally.value(revision));
+                batch.insert(LATEST, tally.value(revision));
                 self.write(batch)?;
             }
             let known = memtable.events.partition_point(|event| event.revision <= revision);
@@ -200,14 +200,14 @@ impl Tree {
                 for (revision, events) in some {
                     let key = events_key(*revision);
                     batch.insert(&key, event_log::encode(&key, *revision, events));
-                    batch.insert(NEWEST, tally.value(revision + events.len() as Revision - 1));
+                    batch.insert(LATEST, tally.value(revision + events.len() as Revision - 1));
                 }
                 self.prune(&mut batch, kept, memtable, some.len() + PRUNED)?;
                 self.write(batch)?;
             }
             if chunks.is_empty() {
                 let mut batch = sled::Batch::default();
-                batch.insert(NEWEST, tally.value(memtable.revision.max(revision)));
+                batch.insert(LATEST, tally.value(memtable.revision.max(revision)));
                 self.write(batch)?;
             }
             collect_garbage(changes.len() + chunks.len());
@@ -226,10 +226,10 @@ impl Tree {
     fn put_some<'a>(
         &self,
         batch: &mut sled::Batch,
-        mut rest: &'a [(&'a Vec<u8>, &'a Change)],
+        mut rest: &'a [(&'a Vec<u8>, &'a Mutation)],
         tally: &mut RecordChecksum,
-        touched: &mut Touched,
-    ) -> Result<&'a [(&'a Vec<u8>, &'a Change)], StoreError> {
+        touched: &mut TouchedPages,
+    ) -> Result<&'a [(&'a Vec<u8>, &'a Mutation)], StoreError> {
         let mut bytes = 0;
         while bytes < BATCH_BYTES
             && let Some((key, _)) = rest.first()
@@ -306,7 +306,7 @@ impl Tree {
             if last.unwrap_or(newest) == newest {
                 Ok(())
             } else {
-                Err(corrupt(NEWEST, "the newest revision is not that of the log of events"))
+                Err(corrupt(LATEST, "the newest revision is not that of the log of events"))
             }
         })
     }
@@ -324,7 +324,7 @@ impl Tree {
         }
     }
 
-    fn touched(&self) -> MutexGuard<'_, Touched> {
+    fn touched(&self) -> MutexGuard<'_, TouchedPages> {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -356,13 +356,13 @@ impl Tree {
 /// sled notes accesses in 256 queues, by page, and looks whether a queue's pages are to go only when 64 accesses are in it. So up to 16,384 pages stay
 /// in memory whatever the bound: with ours, 100 MiB and more. Looking 64 times at some of the pages of each queue makes it look.
 #[derive(Default)]
-struct Touched {
+struct TouchedPages {
     /// The newest of them, and those before, so that all queues are met.
     keys: VecDeque<Vec<u8>>,
     count: usize,
 }
 
-impl Touched {
+impl TouchedPages {
     const ACCESSES: usize = 64;
     /// Two pages for each queue.
     const PAGES: usize = 512;
@@ -378,10 +378,10 @@ impl Touched {
         if self.keys.len() > Self::PAGES {
             self.keys.pop_front();
         }
-        if self.count.is_multiple_of(Self::VALUES * Self::PAGES) { self.settle(db) } else { Ok(()) }
+        if self.count.is_multiple_of(Self::VALUES * Self::PAGES) { self.collect(db) } else { Ok(()) }
     }
 
-    fn settle(&self, db: &sled::Db) -> Result<(), StoreError> {
+    fn collect(&self, db: &sled::Db) -> Result<(), StoreError> {
         for key in &self.keys {
             for _ in 0..Self::ACCESSES {
                 db.get(key).map_err(failure)?;
@@ -392,9 +392,9 @@ impl Touched {
 }
 
 /// How many of the changes one batch can make.
-fn fitting(changes: &[(&Vec<u8>, &Change)]) -> usize {
+fn fitting(changes: &[(&Vec<u8>, &Mutation)]) -> usize {
     let mut bytes = 0;
-    let fits = |(key, change): &&(&Vec<u8>, &Change)| {
+    let fits = |(key, change): &&(&Vec<u8>, &Mutation)| {
         let fits = bytes < BATCH_BYTES;
         bytes += key.len() + change.as_ref().map_or(0, |(_, value)| value.len());
         fits
@@ -407,7 +407,7 @@ fn put_pages(
     batch: &mut sled::Batch,
     fence: &[u8],
     old: Vec<Record>,
-    changes: &[(&Vec<u8>, &Change)],
+    changes: &[(&Vec<u8>, &Mutation)],
     tally: &mut RecordChecksum,
 ) -> usize {
     let records = page::merge(old, changes, tally);

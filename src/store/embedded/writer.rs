@@ -15,7 +15,7 @@ use super::{
     commit_group::{Absent, Group},
     journal::Journal,
     journal::RotateError,
-    memtable::{Changes, Memtables},
+    memtable::{Memtables, Mutations},
     shared::{Job, Shared, closed},
 };
 use crate::store::{Commit, Revision, StoreError};
@@ -38,7 +38,7 @@ pub(super) struct Writer {
     /// Why nothing is written any more.
     stopped: Option<StoreError>,
     /// Why the newest revision is not noted yet.
-    note_error: Option<StoreError>,
+    durable_revision_error: Option<StoreError>,
     /// Why the active memtable, which is full, has no file after it yet.
     rotate_error: Option<StoreError>,
     /// The last write found the disk full.
@@ -48,7 +48,17 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, memtable_bytes: usize) -> Self {
         let absent = Absent::default();
-        Self { shared, file, jobs, memtable_bytes, absent, stopped: None, note_error: None, rotate_error: None, full: false }
+        Self {
+            shared,
+            file,
+            jobs,
+            memtable_bytes,
+            absent,
+            stopped: None,
+            durable_revision_error: None,
+            rotate_error: None,
+            full: false,
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -88,9 +98,9 @@ impl Writer {
         if self.stopped.is_some() {
             return;
         }
-        if self.note_error.is_some() {
+        if self.durable_revision_error.is_some() {
             let revision = self.shared.pending().active.revision;
-            self.note(revision);
+            self.save_durable_revision(revision);
         }
         if self.rotate_error.is_some() {
             self.rotate();
@@ -101,7 +111,7 @@ impl Writer {
     fn refusal(&self, pending: &Memtables) -> Option<StoreError> {
         let flush_error = || pending.flush_error.clone().filter(|_| self.waits_too_much(pending));
         let too_long = || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
-        self.stopped.clone().or_else(|| self.note_error.clone()).or_else(flush_error).or_else(too_long)
+        self.stopped.clone().or_else(|| self.durable_revision_error.clone()).or_else(flush_error).or_else(too_long)
     }
 
     /// Waits while too much waits for a tree that is at work.
@@ -129,7 +139,7 @@ impl Writer {
         let written = self.file.append(&commits, after);
         match &written {
             Ok(()) => {
-                self.note(revision);
+                self.save_durable_revision(revision);
                 METRICS.committed(commits.len(), begun.elapsed());
                 self.publish(revision, commits, changes);
             }
@@ -151,17 +161,17 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, revision: Revision) {
-        let noted = self.shared.directory.note(revision);
-        if let Err(error) = &noted
-            && self.note_error.is_none()
+    fn save_durable_revision(&mut self, revision: Revision) {
+        let saved = self.shared.directory.save_durable_revision(revision);
+        if let Err(error) = &saved
+            && self.durable_revision_error.is_none()
         {
             tracing::error!(%error, revision, "the newest revision could not be noted; commits are refused until it is");
         }
-        self.note_error = noted.err();
+        self.durable_revision_error = saved.err();
     }
 
-    fn publish(&mut self, revision: Revision, commits: Vec<Arc<Commit>>, changes: Changes) {
+    fn publish(&mut self, revision: Revision, commits: Vec<Arc<Commit>>, changes: Mutations) {
         let is_full = {
             let mut pending = self.shared.pending();
             pending.active.extend(&commits, changes);

@@ -9,7 +9,7 @@ pub mod server;
 
 /// A stored message with its version and checksum before it, as `store/codec.rs` describes it: no fuzzer finds a checksum.
 #[must_use]
-pub fn seal(key: &[u8], message: &[u8]) -> Vec<u8> {
+pub fn frame(key: &[u8], message: &[u8]) -> Vec<u8> {
     [&[1][..], &crc32fast::hash(&[key, message].concat()).to_le_bytes(), message].concat()
 }
 

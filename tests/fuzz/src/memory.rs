@@ -114,7 +114,7 @@ impl Store for Memory {
         Ok(stream::iter(begun.map(Ok)).chain(later).boxed())
     }
 
-    async fn newest(&self) -> Result<Revision, StoreError> {
+    async fn latest_revision(&self) -> Result<Revision, StoreError> {
         Ok(self.kept().records.revision)
     }
 

@@ -175,7 +175,7 @@ impl Mvcc {
         }
     }
 
-    /// As `etcdctl snapshot restore --bump-revision --mark-compacted` leaves it: nothing of its past can be read.
+    /// As `etcdctl snapshot restore --bump-revision --restriction-compacted` leaves it: nothing of its past can be read.
     pub fn bump(&mut self, by: i64) {
         self.revision += by;
         self.compact(self.revision);

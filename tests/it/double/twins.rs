@@ -134,7 +134,7 @@ impl Twins {
     }
 
     async fn compact(&mut self, revision: i64) {
-        let asked = self.real.members[0].ask("kv/compaction", json!({"revision": revision, "physical": true})).await;
+        let asked = self.real.members[0].call("kv/compaction", json!({"revision": revision, "physical": true})).await;
         assert!(asked.is_some());
         self.double.compact(revision);
         self.compacted = revision;

@@ -109,7 +109,7 @@ async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
     }
     sleep(Duration::from_secs(3)).await;
     double.restore(backup);
-    let why = timeout(Duration::from_secs(10), store.replaced()).await.unwrap();
+    let why = timeout(Duration::from_secs(10), store.fatal_error()).await.unwrap();
     assert!(matches!(why, StoreError::RevisionRegressed { .. }), "{why}");
 }
 
@@ -166,15 +166,15 @@ async fn events_are_forgotten_by_age_when_a_time_that_is_certain_says_so() {
     write("ahead", NOW_MS + 60_000).await;
     write("before clocks were compared", NOW_MS + 80_000).await;
     assert_eq!(told(&*store, "first").await, 1);
-    store.tell_time(NOW_MS);
-    other.tell_time(NOW_MS + 60_000);
+    store.report_wall_clock(NOW_MS);
+    other.report_wall_clock(NOW_MS + 60_000);
     sleep(Duration::from_secs(5)).await;
     write("clocks differ", NOW_MS + 90_000).await;
-    other.tell_time(NOW_MS + 5_500);
+    other.report_wall_clock(NOW_MS + 5_500);
     sleep(Duration::from_secs(6)).await;
     write("it is not late enough", NOW_MS + 92_000).await;
     assert_eq!(told(&*store, "first").await, 1);
-    [&store, &other].iter().for_each(|store| store.tell_time(NOW_MS + 110_000));
+    [&store, &other].iter().for_each(|store| store.report_wall_clock(NOW_MS + 110_000));
     sleep(Duration::from_secs(6)).await;
     write("late enough", NOW_MS + 110_000).await;
     assert_eq!(told(&*store, "first").await, 0);

@@ -225,11 +225,11 @@ impl Model {
 
     /// Those of the users who may be pushed to.
     fn recipients(&self, room: usize) -> Vec<String> {
-        let is_silenced = |user: &str| {
+        let is_push_muted = |user: &str| {
             let mut list = self.push_muted.get(user).into_iter().flatten();
             list.any(|(silent, end)| *silent == ROOMS[room] && self.in_force(*end))
         };
-        strings(&USERS).into_iter().filter(|user| !is_silenced(user)).collect()
+        strings(&USERS).into_iter().filter(|user| !is_push_muted(user)).collect()
     }
 
     fn room_facts(&self, number: usize) -> Option<RoomFacts> {

@@ -15,7 +15,7 @@ use mute_service::{
     },
     clock::Clock,
     grpc::Api,
-    limits::concurrency::Load,
+    limits::concurrency::ConcurrencyLimit,
     limits::rate::{Limits, Rates},
     model::{AppKey, EventKind},
     proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
@@ -126,8 +126,8 @@ impl Store for Overtaking {
         self.store.events(range, newest_first, limit).await
     }
 
-    async fn newest(&self) -> Result<Revision, StoreError> {
-        self.store.newest().await
+    async fn latest_revision(&self) -> Result<Revision, StoreError> {
+        self.store.latest_revision().await
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -243,14 +243,16 @@ fn room_state(text: &mut String, room: Option<&Room>) {
     writeln!(text, "  {:?}", room.profile.as_ref().map(|profile| &profile.value)).unwrap();
     writeln!(text, "  banned {:?}", room.ban.as_ref().map(|ban| &ban.value)).unwrap();
     room.muted.iter().for_each(|(user, mute)| writeln!(text, "  muted {user} {:?}", mute.value).unwrap());
-    room.allowed.iter().for_each(|(user, mark)| writeln!(text, "  allowed {user} {:?}", mark.value).unwrap());
+    room.allowed.iter().for_each(|(user, restriction)| writeln!(text, "  allowed {user} {:?}", restriction.value).unwrap());
     room.push_muted.iter().for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
 }
 
 fn client_state(text: &mut String, client: Option<KnownClient<'_>>) {
     let Some(client) = client else { return };
     writeln!(text, "  {:?}", client.profile.as_ref().map(|profile| &profile.value)).unwrap();
-    client.muted().for_each(|muted| writeln!(text, "  no push {} {} {:?}", muted.room, muted.place, muted.mark.value).unwrap());
+    client
+        .muted()
+        .for_each(|muted| writeln!(text, "  no push {} {} {:?}", muted.room, muted.place, muted.restriction.value).unwrap());
     writeln!(text, "  {:?}", client.user_mute.as_ref().map(|mute| &mute.value)).unwrap();
 }
 
@@ -268,7 +270,7 @@ fn service(access: Arc<Access>, store: Arc<dyn Store>, view: View, clock: Clock)
         refuse_old_views: false,
         refuse_skewed_clock: false,
         quotas: Quotas::default(),
-        load: Load::new(1_000, 64 << 20),
+        load: ConcurrencyLimit::new(1_000, 64 << 20),
     }
 }
 
@@ -318,13 +320,13 @@ impl Door {
         };
         match write {
             Write::Client { .. } | Write::DeleteClient | Write::Room { .. } | Write::DeleteRoom => self.direct(write, id).await,
-            write => self.mark(write, id, moderator).await,
+            write => self.restriction(write, id, moderator).await,
         }
     }
 
     // The macro fills up what a request has besides, and some have nothing.
     #[allow(clippy::needless_update)]
-    async fn mark(&self, write: &Write, id: String, moderator: Option<&str>) -> String {
+    async fn restriction(&self, write: &Write, id: String, moderator: Option<&str>) -> String {
         let caller = self.caller(moderator);
         let admin = self.caller(None);
         let room = "r".to_owned();

@@ -51,27 +51,29 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
     let fact = |(key, value): &(Key<'_>, Value)| match (key, value) {
         (Key::Room { app, room }, Value::Room(profile)) => Some(format!("room {app} {room} {:?}", profile.admins)),
         (Key::Client { app, user }, _) => Some(format!("client {app} {user}")),
-        (Key::Ban { app, room }, Value::Restriction(mark)) => Some(format!("ban {app} {room} {}", end(mark, after_ms)?)),
-        (Key::MemberMute { app, room, user }, Value::Restriction(mark)) => {
-            Some(format!("mute {app} {room} {user} {}", end(mark, after_ms)?))
+        (Key::Ban { app, room }, Value::Restriction(restriction)) => {
+            Some(format!("ban {app} {room} {}", end(restriction, after_ms)?))
         }
-        (Key::UserMute { app, user }, Value::Restriction(mark)) => {
-            Some(format!("user mute {app} {user} {}", end(mark, after_ms)?))
+        (Key::MemberMute { app, room, user }, Value::Restriction(restriction)) => {
+            Some(format!("mute {app} {room} {user} {}", end(restriction, after_ms)?))
+        }
+        (Key::UserMute { app, user }, Value::Restriction(restriction)) => {
+            Some(format!("user mute {app} {user} {}", end(restriction, after_ms)?))
         }
         // Nobody can ask about a room that is not registered and has to be.
-        (Key::NotificationMute { app, user, room }, Value::NotificationMute(mark, _)) if is_registered(app, room) => {
-            Some(format!("silence {app} {room} {user} {}", end(mark, after_ms)?))
+        (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, _)) if is_registered(app, room) => {
+            Some(format!("silence {app} {room} {user} {}", end(restriction, after_ms)?))
         }
         _ => None,
     };
     Ok(records.iter().filter_map(fact).collect())
 }
 
-fn end(mark: &Restriction, after_ms: u64) -> Option<String> {
-    if mark.expire == Expire::NEVER {
+fn end(restriction: &Restriction, after_ms: u64) -> Option<String> {
+    if restriction.expire == Expire::NEVER {
         return Some("for good".to_owned());
     }
-    mark.expire.in_force(after_ms).then(|| "for long".to_owned())
+    restriction.expire.in_force(after_ms).then(|| "for long".to_owned())
 }
 
 fn told_end(end: Option<&prost_types::Timestamp>, after_ms: u64) -> Option<&'static str> {

@@ -7,7 +7,7 @@ use mute_service::{
     store::codec,
     transfer::{
         import::Incoming,
-        merge::{Mode, Plan},
+        merge::{MergePlan, Mode},
     },
 };
 use rand::{RngExt as _, rngs::StdRng};
@@ -128,7 +128,7 @@ fn clock(world: &Arc<World>, random: &mut StdRng) {
 async fn import(world: &World, random: &mut StdRng, number: usize) {
     let Some(replica) = world.any_replica(random) else { return };
     let why = Provenance { actor: "app".into(), reason: "import".into() };
-    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: world.now_ms(), why: Arc::new(why) });
+    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: world.now_ms(), provenance: Arc::new(why) });
     let record = |user: usize| {
         let key = codec::encode_key(Key::MemberMute { app: OPEN, room: IMPORTED_ROOM, user: &format!("i{number}-{user}") });
         let value = codec::encode_value(&key, &value);
@@ -138,7 +138,7 @@ async fn import(world: &World, random: &mut StdRng, number: usize) {
     let store = &*replica.service.store;
     let imported = async {
         let snapshot = store.snapshot().await.ok()?;
-        Plan::of(incoming, Some(snapshot), Mode::Merge).await.ok()?.commit(store, world.now_ms(), |_| {}).await.ok()
+        MergePlan::of(incoming, Some(snapshot), Mode::Merge).await.ok()?.commit(store, world.now_ms(), |_| {}).await.ok()
     };
     // What it comes to, the history tells.
     let _ = timeout(Duration::from_secs(5), imported).await;

@@ -42,7 +42,7 @@ pub const STRICT: &str = "Strict";
 /// A chapter of history is a sixteenth of what is kept; nothing of a run is forgotten.
 const RETENTION: Retention = Retention { events: 4_000, age_ms: u64::MAX };
 /// A caller waits so long for an answer.
-const PATIENCE: Duration = Duration::from_secs(6);
+const TIMEOUT: Duration = Duration::from_secs(6);
 const TICK: Duration = Duration::from_millis(25);
 
 pub struct World {
@@ -238,7 +238,7 @@ pub async fn pause(random: &mut StdRng, ms: std::ops::Range<u64>) {
 
 /// Waits for an answer as a caller does.
 pub async fn ask<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
-    match timeout(PATIENCE, call).await {
+    match timeout(TIMEOUT, call).await {
         Ok(Ok(answer)) => Answer::Done(answer.into_inner()),
         Ok(Err(status)) => match status.code() {
             Code::Unavailable | Code::Internal | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => Answer::Unknown,

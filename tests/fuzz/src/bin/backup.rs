@@ -16,7 +16,7 @@ use mute_service::{
     },
     transfer::content::Content,
 };
-use mute_service_fuzz::seal;
+use mute_service_fuzz::frame;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 
@@ -73,7 +73,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 fn frame(tag: u8, number: u64, message: &[u8]) -> Vec<u8> {
-    let sealed = seal(&[b"backup", &[tag][..], &number.to_be_bytes()].concat(), message);
+    let sealed = frame(&[b"backup", &[tag][..], &number.to_be_bytes()].concat(), message);
     [&[tag], &(sealed.len() as u32).to_le_bytes()[..], &sealed].concat()
 }
 

@@ -14,9 +14,9 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use mute_service::{
     model::{Key, Value},
     store::{Batch, Entry, codec},
-    transfer::{line::Line, record::Known},
+    transfer::{line::Line, record::KnownRecord},
 };
-use mute_service_fuzz::seal;
+use mute_service_fuzz::frame;
 
 const HEADER_BYTES: usize = 5;
 
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
             let (key, message) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             hold(key, message);
             // Without a checksum of ours.
-            let is_sealed = message.get(HEADER_BYTES..).is_some_and(|body| seal(key, body) == message);
+            let is_sealed = message.get(HEADER_BYTES..).is_some_and(|body| frame(key, body) == message);
             assert!(is_sealed || (codec::decode(key, message).is_err() && codec::decode_event(message).is_err()));
         }
     });
@@ -53,7 +53,7 @@ fn golden() -> Vec<(Vec<u8>, Vec<u8>)> {
 fn hold(key: &[u8], message: &[u8]) {
     hold_key(key);
     hold_event(message);
-    let sealed = seal(key, message);
+    let sealed = frame(key, message);
     let Ok((decoded, value)) = codec::decode(key, &sealed) else { return };
     let again = codec::encode_value(key, &value);
     assert_eq!(codec::decode(key, &again).unwrap(), (decoded, value.clone()));
@@ -73,7 +73,7 @@ fn hold_key(bytes: &[u8]) {
 }
 
 fn hold_event(message: &[u8]) {
-    let Ok(event) = codec::decode_event(&seal(&[], message)) else { return };
+    let Ok(event) = codec::decode_event(&frame(&[], message)) else { return };
     let again = Batch::of(&event);
     assert_eq!((codec::decode_event(&again.event).unwrap(), again.at_ms), (event.clone(), event.at_ms));
 }
@@ -84,7 +84,7 @@ fn has_text(value: &Value) -> bool {
     let times = match value {
         Value::Room(room) => vec![room.created_ms, room.updated_ms],
         Value::Client(client) => vec![client.created_ms, client.updated_ms, client.last_login_ms.unwrap_or(0)],
-        Value::Restriction(mark) | Value::NotificationMute(mark, _) => vec![mark.set_ms, mark.expire.ms().unwrap_or(0)],
+        Value::Restriction(restriction) | Value::NotificationMute(restriction, _) => vec![restriction.set_ms, restriction.expire.ms().unwrap_or(0)],
         Value::Request(_) | Value::Deleted(_) => Vec::new(),
     };
     times.iter().all(|ms| *ms < END_MS)
@@ -92,10 +92,10 @@ fn has_text(value: &Value) -> bool {
 
 fn hold_line(key: &[u8], value: Vec<u8>, decoded: &Value) {
     let entry = Entry { key: key.to_vec(), value, revision: 1 };
-    let known = Known::of(&entry).unwrap();
+    let known = KnownRecord::of(&entry).unwrap();
     use Key::{DeletedClient, DeletedRoom, Request};
     let stays = matches!(codec::decode_key(key), Ok(Request { .. } | DeletedRoom { .. } | DeletedClient { .. }));
-    let Some(Known { line, value, app, .. }) = known else { return assert!(stays) };
+    let Some(KnownRecord { line, value, app, .. }) = known else { return assert!(stays) };
     assert!(!stays && value == entry.value);
     let text = line.text();
     assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
