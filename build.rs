@@ -1,4 +1,5 @@
-//! Compiles `proto/` with protox, in Rust: no protoc on the machine. The descriptor set feeds the reflection service.
+//! Compiles `proto/` with protox, in Rust: no protoc on the machine. The descriptor set feeds the
+//! reflection service.
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
@@ -17,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().codec_path("crate::proto::codec::Codec").compile_fds(files)?;
-    // etcd's API: ours to call, not to serve. Tests serve it: what they include is in a folder of its own, and no part of the program.
+    // etcd's API: ours to call, not to serve. Tests serve it: what they include is in a folder of
+    // its own, and no part of the program.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
     let double = out.join("double");
     fs::create_dir_all(&double)?;
@@ -26,7 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Told, not found out: whatever is in the work tree, the same source gives the same program.
     for name in ["MUTE_BUILD_REVISION", "MUTE_BUILD_DATE"] {
         println!("cargo:rerun-if-env-changed={name}");
-        println!("cargo:rustc-env={name}={}", env::var(name).unwrap_or_else(|_| "unknown".to_owned()));
+        println!(
+            "cargo:rustc-env={name}={}",
+            env::var(name).unwrap_or_else(|_| "unknown".to_owned())
+        );
     }
     Ok(())
 }

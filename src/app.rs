@@ -40,7 +40,9 @@ pub enum Failure {
     Config(Vec<String>),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{what} {addr} cannot be served: {source}; choose another address, or port 0 for a free one")]
+    #[error(
+        "{what} {addr} cannot be served: {source}; choose another address, or port 0 for a free one"
+    )]
     Bind { what: &'static str, addr: SocketAddr, source: io::Error },
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
@@ -86,9 +88,17 @@ impl App {
         let clock = clock.doubted_for(config.clock_doubt);
         let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?).await;
         if config.apps.is_empty() {
-            tracing::warn!("no app is configured, so every call will be refused: see --config, or --dev to try things out");
+            tracing::warn!(
+                "no app is configured, so every call will be refused: see --config, or --dev to try things out"
+            );
         }
-        let tls = config.tls.clone().map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?.map(Arc::new);
+        let tls = config
+            .tls
+            .clone()
+            .map(Tls::new)
+            .transpose()
+            .map_err(|wrong| Failure::Config(vec![wrong]))?
+            .map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
         let (store, filled) = load(config).await?;
         let view = filled.view.clone();
@@ -140,37 +150,84 @@ impl App {
             Location::Directory { path, .. } => Some(path.clone()),
             Location::Cluster(_) => None,
         };
-        let (stop_delay, drain) = (Duration::from_secs(config.stop_delay_seconds), Duration::from_secs(config.drain_seconds));
-        Ok(Self { addresses, service, gateway, listeners, rules, pages, data_dir, background, stop_delay, drain })
+        let (stop_delay, drain) = (
+            Duration::from_secs(config.stop_delay_seconds),
+            Duration::from_secs(config.drain_seconds),
+        );
+        Ok(Self {
+            addresses,
+            service,
+            gateway,
+            listeners,
+            rules,
+            pages,
+            data_dir,
+            background,
+            stop_delay,
+            drain,
+        })
     }
 
-    /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's user.
+    /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's
+    /// user.
     pub fn dev_tokens(&self) -> Result<(String, String), Error> {
         let now_ms = self.service.clock.now_ms();
         let month_s = 30 * 24 * 3_600;
-        let (agora, imkit) = (self.service.access.app(dev::AGORA_APP)?, self.service.access.app(dev::IMKIT_APP)?);
+        let (agora, imkit) =
+            (self.service.access.app(dev::AGORA_APP)?, self.service.access.app(dev::IMKIT_APP)?);
         let (Some(agora_keys), Some(imkit_keys)) = (&agora.tokens, &imkit.tokens) else {
             return Err(Error::internal("the dev apps have no tokens"));
         };
         let user = UserId::parse(dev::IMKIT_USER.to_owned(), false)?;
         let app_token = agora_keys.mint_app(&agora.key, now_ms, Some(month_s))?;
-        Ok((app_token, imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms, now_ms / 1_000 + month_s)?))
+        Ok((
+            app_token,
+            imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms, now_ms / 1_000 + month_s)?,
+        ))
     }
 
-    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a while nothing else changes, calls that run are
-    /// finished, the store is closed.
+    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a
+    /// while nothing else changes, calls that run are finished, the store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { addresses, service, gateway, listeners, rules, pages, data_dir, mut background, stop_delay, drain } = self;
+        let Self {
+            addresses,
+            service,
+            gateway,
+            listeners,
+            rules,
+            pages,
+            data_dir,
+            mut background,
+            stop_delay,
+            drain,
+        } = self;
         let [grpc, rest, admin] = listeners;
-        let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] = [(); 3].map(|()| watch::channel(false));
-        let (routes, health) = server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
+        let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] =
+            [(); 3].map(|()| watch::channel(false));
+        let (routes, health) =
+            server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
         let (load, access) = (gateway.load.clone(), service.access.clone());
-        servers.spawn(server::serve_grpc(grpc, rules.clone(), routes, pages, access.clone(), load, told.clone()));
+        servers.spawn(server::serve_grpc(
+            grpc,
+            rules.clone(),
+            routes,
+            pages,
+            access.clone(),
+            load,
+            told.clone(),
+        ));
         servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), told));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
-        let admin = tokio::spawn(server::serve_admin(admin, service.clone(), data_dir, access, told_health, told_admin));
+        let admin = tokio::spawn(server::serve_admin(
+            admin,
+            service.clone(),
+            data_dir,
+            access,
+            told_health,
+            told_admin,
+        ));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = service.store.fatal_error() => Err(Failure::Store(error)),
@@ -218,7 +275,12 @@ async fn load(config: &Config) -> Result<(Arc<dyn Store>, Filled), Failure> {
     let filled = View::load(&*store).await?;
     let view = &filled.view;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(records = view.records(), revision = view.revision(), took_ms, "the view is filled");
+    tracing::info!(
+        records = view.records(),
+        revision = view.revision(),
+        took_ms,
+        "the view is filled"
+    );
     Ok((store, filled))
 }
 

@@ -1,5 +1,6 @@
-//! Who is calling, and what they may do. Credentials are looked at once, by [`credentials`], in front of both listeners; the rules are one
-//! function, [`may`], with a test for every cell of its table.
+//! Who is calling, and what they may do. Credentials are looked at once, by [`credentials`], in
+//! front of both listeners; the rules are one function, [`may`], with a test for every cell of its
+//! table.
 
 use std::sync::Arc;
 
@@ -103,8 +104,8 @@ pub enum Action<'a> {
     IssueUserToken,
 }
 
-/// May this principal do that, inside an app that is its own? `is_staff` of an action counts for users only: whether the directory has them
-/// as owner or admin of the room.
+/// May this principal do that, inside an app that is its own? `is_staff` of an action counts for
+/// users only: whether the directory has them as owner or admin of the room.
 #[must_use]
 pub fn may(principal: &Principal, action: Action<'_>) -> bool {
     match principal {
@@ -119,15 +120,20 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::ListDirectory
             | Action::Watch
             | Action::ListEvents { .. } => Scope::Check,
-            Action::Moderate { .. } | Action::MuteUser | Action::MuteNotifications { .. } | Action::IssueUserToken => {
-                Scope::Write
-            }
+            Action::Moderate { .. }
+            | Action::MuteUser
+            | Action::MuteNotifications { .. }
+            | Action::IssueUserToken => Scope::Write,
             Action::WriteDirectory => Scope::Admin,
         }),
         Principal::User { user: own, .. } => match action {
-            Action::CheckSend { user } | Action::SeeClient { user } | Action::MuteNotifications { user } => own == user,
+            Action::CheckSend { user }
+            | Action::SeeClient { user }
+            | Action::MuteNotifications { user } => own == user,
             Action::SeeRoom => true,
-            Action::ListRoom { is_staff } | Action::Moderate { is_staff } | Action::ListEvents { is_staff } => is_staff,
+            Action::ListRoom { is_staff }
+            | Action::Moderate { is_staff }
+            | Action::ListEvents { is_staff } => is_staff,
             Action::MuteUser
             | Action::ListMutedUsers
             | Action::FilterRecipients
@@ -139,11 +145,14 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
     }
 }
 
-/// May this principal have a backup? It holds the records of all apps, so whoever has to do with some of them may not.
+/// May this principal have a backup? It holds the records of all apps, so whoever has to do with
+/// some of them may not.
 #[must_use]
 pub fn may_back_up(principal: &Principal) -> bool {
     match principal {
-        Principal::Service(service) => service.scopes.contains(&Scope::Admin) && service.apps.iter().any(|app| app == "*"),
+        Principal::Service(service) => {
+            service.scopes.contains(&Scope::Admin) && service.apps.iter().any(|app| app == "*")
+        }
         Principal::AppAdmin { .. } | Principal::User { .. } => false,
     }
 }
@@ -163,8 +172,15 @@ impl Principal {
     /// Errors: PERMISSION_DENIED, INVALID_API_KEY, INVALID_TOKEN.
     pub fn belongs_to(&self, key: &AppKey) -> Result<(), Error> {
         match self {
-            Self::Service(service) if service.apps.iter().any(|app| app == "*" || app == key.as_str()) => Ok(()),
-            Self::Service(_) => Err(Error::new(Reason::PermissionDenied, "this service is not configured for the app")),
+            Self::Service(service)
+                if service.apps.iter().any(|app| app == "*" || app == key.as_str()) =>
+            {
+                Ok(())
+            }
+            Self::Service(_) => Err(Error::new(
+                Reason::PermissionDenied,
+                "this service is not configured for the app",
+            )),
             Self::AppAdmin { app, .. } | Self::User { app, .. } if app == key => Ok(()),
             Self::AppAdmin { by: Credential::ApiKey, .. } => {
                 Err(Error::new(Reason::InvalidApiKey, "the API key is not one of this app"))
@@ -204,7 +220,8 @@ mod tests {
         }))
     }
 
-    /// Each action, and whether these may: scope check, scope write, scope admin, app admin, the user itself or staff, another user.
+    /// Each action, and whether these may: scope check, scope write, scope admin, app admin, the
+    /// user itself or staff, another user.
     #[test]
     fn every_cell_of_the_table() {
         let principals = [
@@ -256,13 +273,24 @@ mod tests {
 
     #[test]
     fn nobody_gets_into_an_app_that_is_not_theirs() {
-        let refusal = |principal: Principal| principal.belongs_to(&app("a#b")).err().map(|error| error.reason);
+        let refusal = |principal: Principal| {
+            principal.belongs_to(&app("a#b")).err().map(|error| error.reason)
+        };
         assert_eq!(refusal(service(&[], &["*"])), None);
         assert_eq!(refusal(service(&[], &["x", "a#b"])), None);
         assert_eq!(refusal(service(&[], &["a"])), Some(Reason::PermissionDenied));
         assert_eq!(refusal(Principal::AppAdmin { app: app("a#b"), by: Credential::Token }), None);
-        assert_eq!(refusal(Principal::AppAdmin { app: app("a"), by: Credential::Token }), Some(Reason::InvalidToken));
-        assert_eq!(refusal(Principal::AppAdmin { app: app("a"), by: Credential::ApiKey }), Some(Reason::InvalidApiKey));
-        assert_eq!(refusal(Principal::User { app: app("a"), user: "u".to_owned() }), Some(Reason::InvalidToken));
+        assert_eq!(
+            refusal(Principal::AppAdmin { app: app("a"), by: Credential::Token }),
+            Some(Reason::InvalidToken)
+        );
+        assert_eq!(
+            refusal(Principal::AppAdmin { app: app("a"), by: Credential::ApiKey }),
+            Some(Reason::InvalidApiKey)
+        );
+        assert_eq!(
+            refusal(Principal::User { app: app("a"), user: "u".to_owned() }),
+            Some(Reason::InvalidToken)
+        );
     }
 }

@@ -1,10 +1,13 @@
-//! The one clock, handed down to whoever needs the time. Tests set it by hand, so that none of them sleeps.
+//! The one clock, handed down to whoever needs the time. Tests set it by hand, so that none of them
+//! sleeps.
 //!
 //! # Two times of day
-//! [`Clock::now_ms`] is the wall clock: it decides whether a mute is in force at this moment, and can be taken back a moment later. What cannot be
-//! taken back, such as removing a mute because it has ended, goes by [`Clock::certain_ms`]. The wall clock can be set, by a person or by a faulty time
-//! server; time since the machine started cannot. So when the wall clock jumps, it is doubted for a while, and until then the earlier of what it says and
-//! what it would say without the jump is certain: nothing ends early, as long as either of them is right.
+//! [`Clock::now_ms`] is the wall clock: it decides whether a mute is in force at this moment, and
+//! can be taken back a moment later. What cannot be taken back, such as removing a mute because it
+//! has ended, goes by [`Clock::certain_ms`]. The wall clock can be set, by a person or by a faulty
+//! time server; time since the machine started cannot. So when the wall clock jumps, it is doubted
+//! for a while, and until then the earlier of what it says and what it would say without the jump
+//! is certain: nothing ends early, as long as either of them is right.
 
 use std::{
     sync::{
@@ -14,12 +17,14 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// What the wall clock may gain or lose between two looks at it. Time servers that slew stay far below.
+/// What the wall clock may gain or lose between two looks at it. Time servers that slew stay far
+/// below.
 const JUMP_MS: i64 = 2_000;
 /// For how long a wall clock that has jumped is doubted, where nobody says.
 pub const DOUBT: Duration = Duration::from_secs(600);
 
-/// Tells the time of day for what is stored and shown, and a time that never goes back for what is measured.
+/// Tells the time of day for what is stored and shown, and a time that never goes back for what is
+/// measured.
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
@@ -84,7 +89,8 @@ impl Clock {
         }
     }
 
-    /// Unix milliseconds that have come for certain: while the wall clock is doubted, the earlier of what it says and what it would say without the jump.
+    /// Unix milliseconds that have come for certain: while the wall clock is doubted, the earlier
+    /// of what it says and what it would say without the jump.
     #[must_use]
     pub fn certain_ms(&self) -> u64 {
         let mut witness = self.witness.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,18 +145,22 @@ impl Clock {
             #[cfg(target_os = "linux")]
             Source::System { .. } => {
                 let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-                let [seconds, nanos] = [time.tv_sec, time.tv_nsec].map(|number| u64::try_from(number).unwrap_or(0));
+                let [seconds, nanos] =
+                    [time.tv_sec, time.tv_nsec].map(|number| u64::try_from(number).unwrap_or(0));
                 Duration::from_secs(seconds) + Duration::from_nanos(nanos)
             }
             #[cfg(not(target_os = "linux"))]
             Source::System { started } => started.elapsed(),
-            Source::Manual { passed_ms, .. } => Duration::from_millis(passed_ms.load(Ordering::Relaxed)),
+            Source::Manual { passed_ms, .. } => {
+                Duration::from_millis(passed_ms.load(Ordering::Relaxed))
+            }
         }
     }
 }
 
 impl Witness {
-    /// Whether the wall clock was set since it was last looked at, to something that is not believed.
+    /// Whether the wall clock was set since it was last looked at, to something that is not
+    /// believed.
     fn is_jump(self, seen: i64) -> bool {
         is_far(seen, self.seen) && is_far(seen, self.believed)
     }
@@ -202,7 +212,8 @@ mod tests {
 
     #[test]
     fn the_earlier_time_is_certain_until_the_doubt_is_over() {
-        for (set_to, in_doubt) in [(START + 60_000, 10_000), (START - 60_000, 10_000 - 60_000_i64)] {
+        for (set_to, in_doubt) in [(START + 60_000, 10_000), (START - 60_000, 10_000 - 60_000_i64)]
+        {
             let clock = Clock::manual(START).doubted_for(Duration::from_secs(20));
             clock.set(set_to);
             clock.advance(Duration::from_secs(10));

@@ -1,5 +1,5 @@
-//! Settings: flag before environment before file before default. Each has its unit in its name, its default beside it, and is checked before
-//! anything starts; whatever is wrong is told at once.
+//! Settings: flag before environment before file before default. Each has its unit in its name, its
+//! default beside it, and is checked before anything starts; whatever is wrong is told at once.
 
 use std::{
     fs,
@@ -36,7 +36,8 @@ pub use etcd::EtcdSettings;
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What keeps the records: `sled` is embedded, in the data directory; `etcd` is a cluster, for several replicas [default: sled]
+    /// What keeps the records: `sled` is embedded, in the data directory; `etcd` is a cluster, for
+    /// several replicas [default: sled]
     #[arg(long, value_enum, env = "MUTE_STORE")]
     pub store: Option<Engine>,
     /// Where the embedded store is kept [default: ./data]
@@ -58,20 +59,22 @@ pub struct Settings {
     /// A file to write the bound addresses to, as JSON
     #[arg(long, value_name = "FILE", env = "MUTE_ADDR_FILE")]
     pub addr_file: Option<PathBuf>,
-    /// Calls a second of one method in one app, by admins, as many by staff and as many by users; 0 is without limit; internal services are not limited
-    /// [default: 100]
+    /// Calls a second of one method in one app, by admins, as many by staff and as many by users; 0
+    /// is without limit; internal services are not limited [default: 100]
     #[arg(long, value_name = "N", env = "MUTE_RATE_LIMIT")]
     pub rate_limit: Option<u32>,
     /// Calls a second of one user, all methods together; 0 is without limit [default: 20]
     #[arg(long, value_name = "N", env = "MUTE_USER_RATE_LIMIT")]
     pub user_rate_limit: Option<u32>,
-    /// Tokens issued a second in one app, and a tenth as many wrong secrets from one address or for one client; 0 is without limit [default: 300]
+    /// Tokens issued a second in one app, and a tenth as many wrong secrets from one address or for
+    /// one client; 0 is without limit [default: 300]
     #[arg(long, value_name = "N", env = "MUTE_TOKEN_RATE_LIMIT")]
     pub token_rate_limit: Option<u32>,
     /// Users that one call of an Agora path may name, 1 to 100 [default: 60]
     #[arg(long, value_name = "N", env = "MUTE_MAX_USERS")]
     pub max_users: Option<usize>,
-    /// How long an issued token is good for where the caller does not say; 0 is without end [default: 604800, a week]
+    /// How long an issued token is good for where the caller does not say; 0 is without end
+    /// [default: 604800, a week]
     #[arg(long, value_name = "SECONDS", env = "MUTE_TOKEN_TTL_SECONDS")]
     pub token_ttl_seconds: Option<u64>,
     /// Networks of proxies whose X-Forwarded-... headers are believed [default: none]
@@ -83,8 +86,8 @@ pub struct Settings {
     /// For how long events are kept [default: 30]
     #[arg(long, value_name = "DAYS", env = "MUTE_KEEP_DAYS")]
     pub keep_days: Option<u64>,
-    /// Answers to writes with a request id that one app may have kept for repeats, for a day each; one longer than 1 KiB counts for several, and one
-    /// more is refused [default: 1000000]
+    /// Answers to writes with a request id that one app may have kept for repeats, for a day each;
+    /// one longer than 1 KiB counts for several, and one more is refused [default: 1000000]
     #[arg(long, value_name = "N", env = "MUTE_KEEP_REQUESTS")]
     pub keep_requests: Option<u64>,
     /// Registered rooms that one app may have [default: 200000]
@@ -93,7 +96,8 @@ pub struct Settings {
     /// Registered clients that one app may have [default: 2000000]
     #[arg(long, value_name = "N", env = "MUTE_QUOTA_CLIENTS")]
     pub quota_clients: Option<u64>,
-    /// Mutes of every kind, bans and members of allow lists that one app may have; users may fill half [default: 2000000]
+    /// Mutes of every kind, bans and members of allow lists that one app may have; users may fill
+    /// half [default: 2000000]
     #[arg(long, value_name = "N", env = "MUTE_QUOTA_MUTES")]
     pub quota_mutes: Option<u64>,
     /// Texts of profiles, custom fields among them, that one app may have, in MiB [default: 256]
@@ -108,47 +112,63 @@ pub struct Settings {
     /// Page cache of the embedded store [default: 8]
     #[arg(long, value_name = "MIB", env = "MUTE_CACHE_MIB")]
     pub cache_mib: Option<u64>,
-    /// Commits that the embedded store keeps in its journal before the database takes them; more writes less, and takes longer to start [default: 4]
+    /// Commits that the embedded store keeps in its journal before the database takes them; more
+    /// writes less, and takes longer to start [default: 4]
     #[arg(long, value_name = "MIB", env = "MUTE_JOURNAL_MIB")]
     pub journal_mib: Option<u64>,
-    /// How old what a replica has seen of a cluster may be before /readyz and the log say so, at least 3 [default: 10]
+    /// How old what a replica has seen of a cluster may be before /readyz and the log say so, at
+    /// least 3 [default: 10]
     #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_VIEW_AGE_SECONDS")]
     pub max_view_age_seconds: Option<u64>,
-    /// Refuse checks rather than answer them from what is older than that; /readyz then says 503 [default: false]
+    /// Refuse checks rather than answer them from what is older than that; /readyz then says 503
+    /// [default: false]
     #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_OLD_VIEWS", num_args = 0..=1, default_missing_value = "true")]
     pub refuse_old_views: Option<bool>,
-    /// For how long the wall clock is doubted after it was set by more than two seconds: what ends is then removed when it has ended by the old time and
-    /// by the new one [default: 600]
+    /// For how long the wall clock is doubted after it was set by more than two seconds: what ends
+    /// is then removed when it has ended by the old time and by the new one [default: 600]
     #[arg(long, value_name = "SECONDS", env = "MUTE_CLOCK_DOUBT_SECONDS")]
     pub clock_doubt_seconds: Option<u64>,
-    /// Have /readyz say 503 while the wall clock is more than two seconds from those of the other replicas [default: false]
+    /// Have /readyz say 503 while the wall clock is more than two seconds from those of the other
+    /// replicas [default: false]
     #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_SKEWED_CLOCK", num_args = 0..=1, default_missing_value = "true")]
     pub refuse_skewed_clock: Option<bool>,
-    /// Where gRPC and REST are served over TLS: the certificate, in PEM, with those between it and its authority; read again when it changes
+    /// Where gRPC and REST are served over TLS: the certificate, in PEM, with those between it and
+    /// its authority; read again when it changes
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
     /// Its key
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
-    /// Authorities of clients, in PEM: a client may then be a service by its certificate (`cert_names` of a service)
+    /// Authorities of clients, in PEM: a client may then be a service by its certificate
+    /// (`cert_names` of a service)
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Origins of web pages that may call gRPC, over grpc-web, such as `https://console.example`; `*` is every one [default: none]
-    #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',', env = "MUTE_GRPC_WEB_ORIGINS")]
+    /// Origins of web pages that may call gRPC, over grpc-web, such as `https://console.example`;
+    /// `*` is every one [default: none]
+    #[arg(
+        long,
+        value_name = "ORIGIN,ORIGIN",
+        value_delimiter = ',',
+        env = "MUTE_GRPC_WEB_ORIGINS"
+    )]
     pub grpc_web_origins: Option<Vec<Origin>>,
-    /// Connections at a time to each of gRPC and REST; beyond them one that is idle makes room, or the new one is closed at once [default: 10000]
+    /// Connections at a time to each of gRPC and REST; beyond them one that is idle makes room, or
+    /// the new one is closed at once [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Calls that run at a time; those beyond are refused at once [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CALLS")]
     pub max_calls: Option<usize>,
-    /// Memory for messages that come and answers that go, of all calls together, in MiB [default: 64]
+    /// Memory for messages that come and answers that go, of all calls together, in MiB [default:
+    /// 64]
     #[arg(long, value_name = "MIB", env = "MUTE_MAX_MESSAGE_MIB")]
     pub max_message_mib: Option<usize>,
-    /// At which age a connection is told to go, give or take a tenth, so that callers spread over new replicas; 0 is never [default: 1800]
+    /// At which age a connection is told to go, give or take a tenth, so that callers spread over
+    /// new replicas; 0 is never [default: 1800]
     #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_CONNECTION_AGE_SECONDS")]
     pub max_connection_age_seconds: Option<u64>,
-    /// How long to go on after the order to stop, while health says not ready, so that callers are sent elsewhere first [default: 0]
+    /// How long to go on after the order to stop, while health says not ready, so that callers are
+    /// sent elsewhere first [default: 0]
     #[arg(long, value_name = "SECONDS", env = "MUTE_STOP_DELAY_SECONDS")]
     pub stop_delay_seconds: Option<u64>,
     /// How long calls may go on after that [default: 10]
@@ -157,10 +177,12 @@ pub struct Settings {
     /// How the log is written, to standard error [default: text]
     #[arg(long, value_enum, env = "MUTE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// A collector that traces are sent to, over OTLP (gRPC), such as `http://127.0.0.1:4317` [default: none]
+    /// A collector that traces are sent to, over OTLP (gRPC), such as `http://127.0.0.1:4317`
+    /// [default: none]
     #[arg(long, value_name = "URL", env = "MUTE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-    /// How many of the calls are traced, 0 to 1, where the trace of a service (`traceparent`) does not say [default: 0.01]
+    /// How many of the calls are traced, 0 to 1, where the trace of a service (`traceparent`) does
+    /// not say [default: 0.01]
     #[arg(long, value_name = "SHARE", env = "MUTE_TRACE_SHARE")]
     pub trace_share: Option<f64>,
 }
@@ -203,7 +225,9 @@ impl Settings {
             max_connections: self.max_connections.or(other.max_connections),
             max_calls: self.max_calls.or(other.max_calls),
             max_message_mib: self.max_message_mib.or(other.max_message_mib),
-            max_connection_age_seconds: self.max_connection_age_seconds.or(other.max_connection_age_seconds),
+            max_connection_age_seconds: self
+                .max_connection_age_seconds
+                .or(other.max_connection_age_seconds),
             stop_delay_seconds: self.stop_delay_seconds.or(other.stop_delay_seconds),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
             log_format: self.log_format.or(other.log_format),
@@ -260,7 +284,8 @@ struct File {
 }
 
 impl Config {
-    /// Puts flags and environment, the file, and the defaults together. Errors: everything that is wrong, a sentence each.
+    /// Puts flags and environment, the file, and the defaults together. Errors: everything that is
+    /// wrong, a sentence each.
     pub fn load(flags: Settings, file: Option<&Path>, dev: bool) -> Result<Self, Vec<String>> {
         let mut file = file.map(File::read).transpose()?.unwrap_or_default();
         if dev {
@@ -270,17 +295,28 @@ impl Config {
         let settings = flags.or(file.settings);
         let (memory, quotas) = (Memory::default(), Quotas::default());
         let memory = Memory {
-            cache_bytes: settings.cache_mib.map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
-            journal_bytes: settings.journal_mib.map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
+            cache_bytes: settings
+                .cache_mib
+                .map_or(memory.cache_bytes, |mib| mib.saturating_mul(1 << 20)),
+            journal_bytes: settings
+                .journal_mib
+                .map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
         };
         let place = match settings.store.unwrap_or_default() {
-            Engine::Sled => Location::Directory { path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")), memory },
+            Engine::Sled => Location::Directory {
+                path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")),
+                memory,
+            },
             Engine::Etcd => Location::Cluster(settings.etcd.cluster()?),
         };
         let tls = match (settings.tls_cert, settings.tls_key, settings.tls_client_ca) {
             (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
             (None, None, None) => None,
-            _ => return Err(vec!["tls_cert and tls_key go together, and tls_client_ca with both".to_owned()]),
+            _ => {
+                return Err(vec![
+                    "tls_cert and tls_key go together, and tls_client_ca with both".to_owned(),
+                ]);
+            }
         };
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
@@ -308,7 +344,9 @@ impl Config {
                 rooms: settings.quota_rooms.unwrap_or(quotas.rooms),
                 clients: settings.quota_clients.unwrap_or(quotas.clients),
                 mutes: settings.quota_mutes.unwrap_or(quotas.mutes),
-                profile_bytes: settings.quota_profile_mib.map_or(quotas.profile_bytes, |mib| mib.saturating_mul(1 << 20)),
+                profile_bytes: settings
+                    .quota_profile_mib
+                    .map_or(quotas.profile_bytes, |mib| mib.saturating_mul(1 << 20)),
                 requests: settings.keep_requests.unwrap_or(quotas.requests),
                 watchers: settings.quota_watchers.unwrap_or(quotas.watchers),
             },
@@ -317,7 +355,9 @@ impl Config {
             // Above the election of a leader.
             max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
-            clock_doubt: settings.clock_doubt_seconds.map_or(crate::clock::DOUBT, Duration::from_secs),
+            clock_doubt: settings
+                .clock_doubt_seconds
+                .map_or(crate::clock::DOUBT, Duration::from_secs),
             refuse_skewed_clock: settings.refuse_skewed_clock.unwrap_or(false),
             tls,
             grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),
@@ -391,12 +431,19 @@ impl Config {
         for service in &self.services {
             for app in &service.apps {
                 if app != "*" && !self.apps.iter().any(|known| known.key == *app) {
-                    wrong.push(format!("service \"{}\": the app \"{app}\" is not configured", service.name));
+                    wrong.push(format!(
+                        "service \"{}\": the app \"{app}\" is not configured",
+                        service.name
+                    ));
                 }
             }
         }
         if self.dev {
-            for (name, addr) in [("grpc_addr", self.grpc_addr), ("rest_addr", self.rest_addr), ("admin_addr", self.admin_addr)] {
+            for (name, addr) in [
+                ("grpc_addr", self.grpc_addr),
+                ("rest_addr", self.rest_addr),
+                ("admin_addr", self.admin_addr),
+            ] {
                 if !addr.ip().is_loopback() {
                     wrong.push(format!("{name} {addr}: dev mode has well-known keys and serves loopback addresses only"));
                 }
@@ -408,13 +455,18 @@ impl Config {
 
 impl File {
     fn read(path: &Path) -> Result<Self, Vec<String>> {
-        let text = fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?;
-        Self::parse(&text).map_err(|wrong| wrong.into_iter().map(|what| format!("{}: {what}", path.display())).collect())
+        let text = fs::read_to_string(path)
+            .map_err(|error| vec![format!("{}: {error}", path.display())])?;
+        Self::parse(&text).map_err(|wrong| {
+            wrong.into_iter().map(|what| format!("{}: {what}", path.display())).collect()
+        })
     }
 
     fn parse(text: &str) -> Result<Self, Vec<String>> {
         // The message and the line, never the line's text: it may hold a secret.
-        let place = |error: &toml::de::Error| error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let place = |error: &toml::de::Error| {
+            error.span().map_or(0, |span| text[..span.start].lines().count().max(1))
+        };
         let tell = |error: toml::de::Error| format!("line {}: {}", place(&error), error.message());
         let mut table: toml::Table = text.parse().map_err(|error| vec![tell(error)])?;
         let mut wrong = Vec::new();
@@ -429,8 +481,13 @@ impl File {
     }
 }
 
-/// Takes a list of tables out of the file; what is wrong with one does not hide what is wrong with the next.
-fn list<T: serde::de::DeserializeOwned>(table: &mut toml::Table, name: &str, wrong: &mut Vec<String>) -> Vec<T> {
+/// Takes a list of tables out of the file; what is wrong with one does not hide what is wrong with
+/// the next.
+fn list<T: serde::de::DeserializeOwned>(
+    table: &mut toml::Table,
+    name: &str,
+    wrong: &mut Vec<String>,
+) -> Vec<T> {
     let items = match table.remove(name) {
         None => return Vec::new(),
         Some(toml::Value::Array(items)) => items,
@@ -440,9 +497,9 @@ fn list<T: serde::de::DeserializeOwned>(table: &mut toml::Table, name: &str, wro
         }
     };
     let item = |(number, item): (usize, toml::Value)| {
-        let item = item
-            .try_into()
-            .map_err(|error: toml::de::Error| wrong.push(format!("[[{name}]] number {}: {}", number + 1, error.message())));
+        let item = item.try_into().map_err(|error: toml::de::Error| {
+            wrong.push(format!("[[{name}]] number {}: {}", number + 1, error.message()))
+        });
         item.ok()
     };
     items.into_iter().enumerate().filter_map(item).collect()
@@ -455,15 +512,18 @@ mod tests {
     #[test]
     fn the_sample_configuration_is_good() {
         let file = File::parse(include_str!("../deploy/mute-service.toml"));
-        let wrong =
-            file.and_then(|file| Credentials::new(&file.apps, &file.services, &file.issuers, Clock::system()).map(drop)).err();
+        let wrong = file
+            .and_then(|file| {
+                Credentials::new(&file.apps, &file.services, &file.issuers, Clock::system())
+                    .map(drop)
+            })
+            .err();
         assert_eq!(wrong, None);
     }
 
     #[test]
     fn unknown_keys_are_refused_and_all_faults_are_told() {
-        let text =
-            "grpc_adr = \"127.0.0.1:1\"\n[[apps]]\nkey = \"a\"\ncolour = 1\n[[apps]]\nkey = \"b\"\napi_key_hash = \"plain\"\n";
+        let text = "grpc_adr = \"127.0.0.1:1\"\n[[apps]]\nkey = \"a\"\ncolour = 1\n[[apps]]\nkey = \"b\"\napi_key_hash = \"plain\"\n";
         let wrong = File::parse(text).err().unwrap_or_default().join("\n");
         for word in ["grpc_adr", "colour", "hash-key"] {
             assert!(wrong.contains(word), "{word} in {wrong}");

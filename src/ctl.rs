@@ -1,5 +1,6 @@
-//! `mute-service ctl`: a person's hands. It is a caller like any other, over gRPC: it knows the messages of the API and nothing of what is behind
-//! them. `args` is what may be asked for, `hands` does it, `follow` does the one thing that has no end; `records` says what is shown of each
+//! `mute-service ctl`: a person's hands. It is a caller like any other, over gRPC: it knows the
+//! messages of the API and nothing of what is behind them. `args` is what may be asked for, `hands`
+//! does it, `follow` does the one thing that has no end; `records` says what is shown of each
 //! message, and `output` how.
 
 use std::{io, process::ExitCode};
@@ -29,14 +30,16 @@ pub struct Ctl {
     command: args::Command,
 }
 
-/// Does what is asked for, and tells standard error where it went wrong. 0; 64 for usage; 1 for a failure. A reader that has closed our output has
-/// seen enough, which is no failure.
+/// Does what is asked for, and tells standard error where it went wrong. 0; 64 for usage; 1 for a
+/// failure. A reader that has closed our output has seen enough, which is no failure.
 #[must_use]
 pub fn run(ctl: Ctl) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => match runtime.block_on(work(ctl)) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
             Err(failure) => {
                 output::notice(&failure.to_string());
                 failure.exit_code()

@@ -1,4 +1,5 @@
-//! Dev mode: apps, keys and a directory that make the documents' own examples work. None of it exists without `--dev`.
+//! Dev mode: apps, keys and a directory that make the documents' own examples work. None of it
+//! exists without `--dev`.
 
 use std::net::SocketAddr;
 
@@ -77,23 +78,39 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
     for user in ["user1", "user2", "user3", "user4", "user5", "owner1"] {
         seed_client(service, &agora, user, ClientPatch::default()).await?;
     }
-    let room = RoomPatch { name: Some("testchatroom".to_owned()), owner: Some("owner1".to_owned()), ..RoomPatch::default() };
+    let room = RoomPatch {
+        name: Some("testchatroom".to_owned()),
+        owner: Some("owner1".to_owned()),
+        ..RoomPatch::default()
+    };
     seed_room(service, &agora, AGORA_ROOM, room).await?;
     let imkit = enter(service, IMKIT_APP)?;
     seed_client(service, &imkit, "aaa", admin_example()).await?;
     seed_client(service, &imkit, IMKIT_USER, user_example()).await?;
     for room in ["demo", "demo-room"] {
-        seed_room(service, &imkit, room, RoomPatch { name: Some(room.to_owned()), ..RoomPatch::default() }).await?;
+        seed_room(
+            service,
+            &imkit,
+            room,
+            RoomPatch { name: Some(room.to_owned()), ..RoomPatch::default() },
+        )
+        .await?;
     }
     Ok(())
 }
 
 fn enter(service: &Service, app: &str) -> Result<RequestContext, Error> {
-    let principal = Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
+    let principal =
+        Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
     service.authorize(Caller::of(Ok(principal)), app.to_owned(), "Seed")
 }
 
-async fn seed_client(service: &Service, call: &RequestContext, user: &str, patch: ClientPatch) -> Result<(), Error> {
+async fn seed_client(
+    service: &Service,
+    call: &RequestContext,
+    user: &str,
+    patch: ClientPatch,
+) -> Result<(), Error> {
     let user = call.app.user(user.to_owned())?;
     if service.get_client(call, &user).is_err() {
         service.upsert_client(call, &user, &patch, |_| ()).await?;
@@ -101,7 +118,12 @@ async fn seed_client(service: &Service, call: &RequestContext, user: &str, patch
     Ok(())
 }
 
-async fn seed_room(service: &Service, call: &RequestContext, room: &str, patch: RoomPatch) -> Result<(), Error> {
+async fn seed_room(
+    service: &Service,
+    call: &RequestContext,
+    room: &str,
+    patch: RoomPatch,
+) -> Result<(), Error> {
     let room = RoomId::parse(room.to_owned())?;
     if service.get_room(call, &room).is_err() {
         service.upsert_room(call, Some(&room), &patch, |_| ()).await?;
@@ -121,7 +143,11 @@ fn admin_example() -> ClientPatch {
         avatar_url: text("http://loremflickr.com/240/240/style?1569804629"),
         nickname: text("AAA"),
         email: text("arielle.mckellar@coolgoose.ca"),
-        address: Some(Address { address: "::1".to_owned(), family: "IPv6".to_owned(), port: 50_392 }),
+        address: Some(Address {
+            address: "::1".to_owned(),
+            family: "IPv6".to_owned(),
+            port: 50_392,
+        }),
         user_agent: text(
             "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_3) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/80.0.3987.132 Safari/537.36",
         ),

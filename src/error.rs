@@ -1,5 +1,6 @@
-//! What can go wrong for a caller: one vocabulary, one table. Every reason has a stable name; `grpc/status.rs` and the two vendors'
-//! gateway files give each its form on the wire, in a match without a wildcard.
+//! What can go wrong for a caller: one vocabulary, one table. Every reason has a stable name;
+//! `grpc/status.rs` and the two vendors' gateway files give each its form on the wire, in a match
+//! without a wildcard.
 
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ pub enum Reason {
     RateLimited,
     /// The app has as much as it may.
     QuotaExceeded,
-    /// What was asked for is no longer kept, or is of another store: read all again, and go on from there.
+    /// What was asked for is no longer kept, or is of another store: read all again, and go on from
+    /// there.
     RevisionCompacted,
     /// A watcher that does not read fast enough was cut off.
     WatcherTooSlow,
@@ -46,7 +48,8 @@ pub enum Reason {
     Stopping,
     /// As many calls run as may.
     Overloaded,
-    /// The store cannot take a write or tell history now, or the view does not have what the caller wants to see.
+    /// The store cannot take a write or tell history now, or the view does not have what the caller
+    /// wants to see.
     StoreUnavailable,
     /// The store has no room for a write.
     StoreFull,
@@ -122,7 +125,8 @@ impl Reason {
 /// What has become of a write that was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nobody knows: it may have been committed, or may still be. A repeat with the same request id finds out.
+    /// Nobody knows: it may have been committed, or may still be. A repeat with the same request id
+    /// finds out.
     Unknown,
     /// It was committed, and this replica does not have it yet.
     Committed,
@@ -142,7 +146,8 @@ pub struct Error {
     pub users: Vec<String>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
-    /// The revision after which a watch that has ended is to be taken up again; of a write that was committed all the same, its own.
+    /// The revision after which a watch that has ended is to be taken up again; of a write that was
+    /// committed all the same, its own.
     pub last_revision: Option<u64>,
     /// What has become of the write all the same. Nothing where it has changed nothing.
     pub outcome: Option<Outcome>,
@@ -172,7 +177,10 @@ impl Error {
 
     /// An internal error: the caller is told nothing, the log is told `cause`.
     pub fn internal(cause: impl ToString) -> Self {
-        Self { cause: Some(cause.to_string().into()), ..Self::new(Reason::Internal, "internal error") }
+        Self {
+            cause: Some(cause.to_string().into()),
+            ..Self::new(Reason::Internal, "internal error")
+        }
     }
 
     /// The directory lacks these clients.
@@ -204,9 +212,12 @@ impl Error {
 
     /// The write may have been committed, or may still be; `cause` goes to the log.
     pub fn outcome_unknown(cause: impl ToString) -> Self {
-        let message =
-            "the store has not answered: the write may have been committed; repeat it with the same request_id to find out";
-        Self { message: message.to_owned(), outcome: Some(Outcome::Unknown), ..Self::unavailable(cause) }
+        let message = "the store has not answered: the write may have been committed; repeat it with the same request_id to find out";
+        Self {
+            message: message.to_owned(),
+            outcome: Some(Outcome::Unknown),
+            ..Self::unavailable(cause)
+        }
     }
 
     /// The write is durable at this revision, and the view of this replica has not come so far.
@@ -215,7 +226,12 @@ impl Error {
             "the write was committed, at revision {revision}, and this replica is behind: read elsewhere, or with that min_revision"
         );
         let cause = format!("the view has not reached revision {revision}");
-        Self { message, outcome: Some(Outcome::Committed), last_revision: Some(revision), ..Self::unavailable(cause) }
+        Self {
+            message,
+            outcome: Some(Outcome::Committed),
+            last_revision: Some(revision),
+            ..Self::unavailable(cause)
+        }
     }
 
     /// As many calls run as may.
@@ -224,15 +240,26 @@ impl Error {
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::Overloaded, message) }
     }
 
-    /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask for any number.
+    /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask
+    /// for any number.
     pub fn not_seen_yet(revision: u64) -> Self {
         let message = format!("this replica has not seen revision {revision} yet; try again");
-        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(Reason::StoreUnavailable, message)
+        }
     }
 
-    /// The view is older than it may be. Nothing goes to the log, which has been told what the matter is.
+    /// The view is older than it may be. Nothing goes to the log, which has been told what the
+    /// matter is.
     pub fn old_view(age: Duration) -> Self {
-        let message = format!("this replica has not heard from the cluster for {} s; ask another one", age.as_secs());
-        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::StoreUnavailable, message) }
+        let message = format!(
+            "this replica has not heard from the cluster for {} s; ask another one",
+            age.as_secs()
+        );
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(Reason::StoreUnavailable, message)
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Files that are read again when they have changed, such as certificates and who may call. Kubernetes swaps a link to a directory of them, which
-//! shows as a change too.
+//! Files that are read again when they have changed, such as certificates and who may call.
+//! Kubernetes swaps a link to a directory of them, which shows as a change too.
 
 use std::{
     fs,
@@ -10,7 +10,8 @@ use std::{
 /// How often they are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Some files, as they were last seen. To be made before they are read, so that what changes meanwhile is read again.
+/// Some files, as they were last seen. To be made before they are read, so that what changes
+/// meanwhile is read again.
 #[derive(Clone)]
 pub struct FileWatcher {
     paths: Vec<PathBuf>,
@@ -39,6 +40,8 @@ impl FileWatcher {
 }
 
 fn look(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    let one = |path: &PathBuf| fs::metadata(path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
+    let one = |path: &PathBuf| {
+        fs::metadata(path).and_then(|file| Ok((file.modified()?, file.len()))).ok()
+    };
     paths.iter().map(one).collect()
 }

@@ -1,6 +1,8 @@
-//! The REST gateway: the documented HTTP paths of two vendors, mapped onto the RPCs. It knows vendor JSON and RPC messages, nothing else: every
-//! handler makes a message, calls the same method that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
-//! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in the other.
+//! The REST gateway: the documented HTTP paths of two vendors, mapped onto the RPCs. It knows
+//! vendor JSON and RPC messages, nothing else: every handler makes a message, calls the same method
+//! that a gRPC caller reaches, and writes the vendor's envelope. A vendor's quirks live in that
+//! vendor's file. Both have the same layout: paths and handlers in one file, envelope and errors in
+//! the other.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -69,7 +71,8 @@ async fn no_such_method(uri: Uri) -> Response {
     refuse(&uri, StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Around every request: reads it whole, refuses one too many, writes the errors that tell the time, counts, and is followed.
+/// Around every request: reads it whole, refuses one too many, writes the errors that tell the
+/// time, counts, and is followed.
 async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
     let (started_ms, started) = (gateway.clock.now_ms(), Instant::now());
     let uri = request.uri().clone();
@@ -88,7 +91,11 @@ async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next
     let (status, took) = (response.status().as_u16(), started.elapsed());
     METRICS.rest(vendor(&uri), status, took);
     if let Some(followed) = followed {
-        followed.end(KeyValue::new("http.response.status_code", i64::from(status)), status >= 500, took);
+        followed.end(
+            KeyValue::new("http.response.status_code", i64::from(status)),
+            status >= 500,
+            took,
+        );
     }
     response
 }
@@ -103,14 +110,27 @@ fn send(response: Response, carried: Carried) -> Result<Response, Error> {
 fn follow(request: &Request) -> Option<Box<Followed>> {
     let route = || request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let method = || request.method().as_str().to_owned();
-    let attributes = || vec![KeyValue::new("http.request.method", method()), KeyValue::new("http.route", route().to_owned())];
+    let attributes = || {
+        vec![
+            KeyValue::new("http.request.method", method()),
+            KeyValue::new("http.route", route().to_owned()),
+        ]
+    };
     let is_service = Caller::asks_as_service(request.extensions());
-    Followed::begin(request.headers(), is_service, || format!("{} {}", method(), route()), attributes)
+    Followed::begin(
+        request.headers(),
+        is_service,
+        || format!("{} {}", method(), route()),
+        attributes,
+    )
 }
 
-/// Refuses a head that is too large and a body that does not come, and answers for a handler that has panicked or takes too long.
+/// Refuses a head that is too large and a body that does not come, and answers for a handler that
+/// has panicked or takes too long.
 async fn within_bounds(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
-    match timeout(MAX_DEADLINE, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind()).await {
+    match timeout(MAX_DEADLINE, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind())
+        .await
+    {
         Ok(answered) => answered.unwrap_or_else(|_| refuse(uri, StatusCode::INTERNAL_SERVER_ERROR)),
         Err(_) => refuse(uri, StatusCode::REQUEST_TIMEOUT),
     }
@@ -125,7 +145,8 @@ fn too_many(uri: &Uri, error: &Error) -> Response {
 
 async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
     let uri_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let header_bytes: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if uri_bytes > MAX_URI_BYTES {
         return refuse(uri, StatusCode::URI_TOO_LONG);
     }
@@ -133,7 +154,8 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
         return refuse(uri, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let Some(held) = &mut carried.held else { return next.run(request).await };
-    let is_known = request.extensions().get::<Caller>().is_some_and(|caller| caller.principal.is_ok());
+    let is_known =
+        request.extensions().get::<Caller>().is_some_and(|caller| caller.principal.is_ok());
     let (head, mut body) = request.into_parts();
     // Of one who is not known nothing is read, but where a token is asked for.
     let body = if is_known || uri.path().ends_with(TOKENS) {
@@ -154,7 +176,8 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
     }
 }
 
-/// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most like.
+/// Refuses a request that reaches no handler, in the envelope of the vendor whose path it is most
+/// like.
 fn refuse(uri: &Uri, status: StatusCode) -> Response {
     if vendor(uri) == IMKIT { imkit::refuse(status) } else { agora::refuse(status) }
 }

@@ -1,5 +1,6 @@
-//! The RPCs. Each method parses its message into the model, enters the service, and encodes the answer; no rule lives here. The gateway calls
-//! the same methods in process, with the caller in the request's extensions as the credentials layer leaves it there.
+//! The RPCs. Each method parses its message into the model, enters the service, and encodes the
+//! answer; no rule lives here. The gateway calls the same methods in process, with the caller in
+//! the request's extensions as the credentials layer leaves it there.
 
 use std::sync::Arc;
 
@@ -34,10 +35,12 @@ impl Api {
         Self { service }
     }
 
-    /// Waits for the turn of the next page of a list that is told whole. Errors: those of `Service::turn`.
+    /// Waits for the turn of the next page of a list that is told whole. Errors: those of
+    /// `Service::turn`.
     pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
         let (service, caller, app) = (self.service.clone(), caller.clone(), app.to_owned());
-        // In a task of its own: an answer that is not read is not asked to go on, and would keep the others from their turns.
+        // In a task of its own: an answer that is not read is not asked to go on, and would keep
+        // the others from their turns.
         let turn = tokio::spawn(async move { service.turn(&caller, &app).await });
         Ok(turn.await.map_err(|_| Error::internal("the turn of a list was lost"))??)
     }

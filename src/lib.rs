@@ -17,24 +17,30 @@
 //!
 //! A module reaches those on the lines below its own only; `tests/it/layers.rs` holds that.
 //!
-//! **A write** (mute two members over REST): [`gateway`] turns path and body into a message; [`grpc`] parses ids and duration; [`service`]
-//! checks the principal, the room and the clients against the view and builds a batch; [`store`] makes it durable and puts it on the change
-//! feed; [`view`] applies it; the service, which waited for the view to reach that revision, answers; [`gateway`] writes the vendor's
-//! envelope. Whoever asks after that answer sees the mute.
+//! **A write** (mute two members over REST): [`gateway`] turns path and body into a message;
+//! [`grpc`] parses ids and duration; [`service`] checks the principal, the room and the clients
+//! against the view and builds a batch; [`store`] makes it durable and puts it on the change feed;
+//! [`view`] applies it; the service, which waited for the view to reach that revision, answers;
+//! [`gateway`] writes the vendor's envelope. Whoever asks after that answer sees the mute.
 //!
-//! **A read** (may this user speak): the layer of [`auth::credentials`], [`grpc`], [`view`]. No disk, no lock across an await.
+//! **A read** (may this user speak): the layer of [`auth::credentials`], [`grpc`], [`view`]. No
+//! disk, no lock across an await.
 //!
-//! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's history and then live, a step behind the view.
+//! **A watch**: [`watch`] tells a caller the commits from where it asks on, out of the store's
+//! history and then live, a step behind the view.
 //!
-//! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of [`limits`]; [`server`] has the
-//! connections they come over. [`files`] tells of certificates and credentials that have changed, [`pem`] reads certificates, and [`fetch`] gets over HTTP what
+//! Every call passes the door of its own protocol, [`grpc`] or [`gateway`], within the bounds of
+//! [`limits`]; [`server`] has the connections they come over. [`files`] tells of certificates and
+//! credentials that have changed, [`pem`] reads certificates, and [`fetch`] gets over HTTP what
 //! others have.
 //!
-//! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and exports, over the store alone.
+//! What leaves the house and comes into it as files, [`transfer`] reads and writes: backups and
+//! exports, over the store alone.
 //!
-//! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only frees its space. [`app`] is the life of the
-//! process, [`config`] its settings, [`cli`] its commands, [`ctl`] a person's hands, a caller like any other, [`dev`] what makes the documents' examples work. [`visible`] shows
-//! people what others wrote.
+//! What has ended has no effect from that very millisecond, by the reader's clock; [`sweep`] only
+//! frees its space. [`app`] is the life of the process, [`config`] its settings, [`cli`] its
+//! commands, [`ctl`] a person's hands, a caller like any other, [`dev`] what makes the documents'
+//! examples work. [`visible`] shows people what others wrote.
 
 pub mod app;
 pub mod auth;

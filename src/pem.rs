@@ -11,7 +11,11 @@ use tokio_rustls::rustls::{
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let read = read.map_err(|error| describe(path, &error))?;
-    if read.is_empty() { Err(format!("{}: there is no certificate in it", path.display())) } else { Ok(read) }
+    if read.is_empty() {
+        Err(format!("{}: there is no certificate in it", path.display()))
+    } else {
+        Ok(read)
+    }
 }
 
 /// The authorities of a file, at least one. Errors: a sentence that names the file.

@@ -1,5 +1,6 @@
-//! The messages compiled from `proto/`. `v1` is the API: known to `grpc`, `gateway` and `ctl` only. `store_v1` is what is stored: known to the
-//! record codec, to the form of a backup, and to an engine that keeps a log of events.
+//! The messages compiled from `proto/`. `v1` is the API: known to `grpc`, `gateway` and `ctl` only.
+//! `store_v1` is what is stored: known to the record codec, to the form of a backup, and to an
+//! engine that keeps a log of events.
 
 mod codec;
 

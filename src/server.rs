@@ -1,5 +1,5 @@
-//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer goes around the first two; of what admin serves, only
-//! a backup needs credentials.
+//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer
+//! goes around the first two; of what admin serves, only a backup needs credentials.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,8 +29,8 @@ use crate::{
     proto::{
         DESCRIPTORS,
         v1::{
-            directory_service_server::DirectoryServiceServer, mute_service_server::MuteServiceServer,
-            token_service_server::TokenServiceServer,
+            directory_service_server::DirectoryServiceServer,
+            mute_service_server::MuteServiceServer, token_service_server::TokenServiceServer,
         },
     },
     service::Service,
@@ -65,24 +65,35 @@ const ADMIN_CONNECTIONS: usize = 256;
 const STRANGERS_BYTES: usize = 4 << 10;
 
 /// Health as gRPC's own service tells it, and the routes of all services.
-pub async fn grpc_routes(api: Api) -> Result<(Routes<MuteServiceServer<Api>>, HealthReporter), Failure> {
+pub async fn grpc_routes(
+    api: Api,
+) -> Result<(Routes<MuteServiceServer<Api>>, HealthReporter), Failure> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, ServingStatus::Serving).await;
     // Older clients know reflection by its first name only.
     let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS);
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // Who asks for these need not be known.
     let mut others = tonic::service::Routes::new(health.max_decoding_message_size(STRANGERS_BYTES));
-    others = others.add_service(reflection().build_v1()?.max_decoding_message_size(STRANGERS_BYTES));
-    others = others.add_service(reflection().build_v1alpha()?.max_decoding_message_size(STRANGERS_BYTES));
-    others = others.add_service(DirectoryServiceServer::new(api.clone())).add_service(TokenServiceServer::new(api.clone()));
+    others =
+        others.add_service(reflection().build_v1()?.max_decoding_message_size(STRANGERS_BYTES));
+    others = others
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(STRANGERS_BYTES));
+    others = others
+        .add_service(DirectoryServiceServer::new(api.clone()))
+        .add_service(TokenServiceServer::new(api.clone()));
     Ok((Routes::new(MuteServiceServer::new(api), others), reporter))
 }
 
-const SERVICES: [&str; 4] =
-    ["", MuteServiceServer::<Api>::NAME, DirectoryServiceServer::<Api>::NAME, TokenServiceServer::<Api>::NAME];
+const SERVICES: [&str; 4] = [
+    "",
+    MuteServiceServer::<Api>::NAME,
+    DirectoryServiceServer::<Api>::NAME,
+    TokenServiceServer::<Api>::NAME,
+];
 
 /// Tells gRPC's health checkers.
 pub async fn set_serving(reporter: &HealthReporter, status: ServingStatus) {
@@ -99,7 +110,8 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
     }
 }
 
-/// Serves gRPC until it is told to stop, then finishes the calls that run; to pages of these origins over grpc-web too.
+/// Serves gRPC until it is told to stop, then finishes the calls that run; to pages of these
+/// origins over grpc-web too.
 pub async fn serve_grpc(
     listener: TcpListener,
     rules: Rules,
@@ -116,18 +128,31 @@ pub async fn serve_grpc(
         listener::serve(listener, Http::Two, Rules { name: "grpc", ..rules }, calls, stop).await;
     } else {
         let calls = credentials::layer(access).layer(calls.layer(routes));
-        listener::serve(listener, Http::Any, Rules { name: "grpc", ..rules }, web::around(calls, &pages), stop).await;
+        listener::serve(
+            listener,
+            Http::Any,
+            Rules { name: "grpc", ..rules },
+            web::around(calls, &pages),
+            stop,
+        )
+        .await;
     }
 }
 
 /// Serves REST until it is told to stop, then finishes the calls that run.
-pub async fn serve_rest(listener: TcpListener, rules: Rules, gateway: Gateway, access: Arc<Access>, stop: Stop) {
+pub async fn serve_rest(
+    listener: TcpListener,
+    rules: Rules,
+    gateway: Gateway,
+    access: Arc<Access>,
+    stop: Stop,
+) {
     let routes = credentials::layer(access).layer(gateway::router(gateway));
     listener::serve(listener, Http::Any, Rules { name: "rest", ..rules }, routes, stop).await;
 }
 
-/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping` tells when not to be ready any more. Never over
-/// TLS: probes and scrapers come to it from within.
+/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping`
+/// tells when not to be ready any more. Never over TLS: probes and scrapers come to it from within.
 pub async fn serve_admin(
     listener: TcpListener,
     service: Arc<Service>,
@@ -138,8 +163,10 @@ pub async fn serve_admin(
 ) {
     let backups = backup::routes(service.clone(), access, stopping.clone());
     let admin = Admin { service, data_dir, stopping };
-    let routes =
-        Router::new().route("/livez", get(|| async { "ok" })).route("/readyz", get(ready)).route("/metrics", get(metrics_page));
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_page));
     let rules = Rules {
         max_connections: ADMIN_CONNECTIONS,
         name: "admin",
@@ -172,7 +199,8 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     if *admin.stopping.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned());
     }
-    // A replica that answers all the same stays in rotation: where the cluster itself is lost, so are all others.
+    // A replica that answers all the same stays in rotation: where the cluster itself is lost, so
+    // are all others.
     let status = |refuses| if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let service = &admin.service;
     if service.has_old_view() {
@@ -180,7 +208,8 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
         return (status(service.refuse_old_views), told);
     }
     if let Some(skew_ms) = sweep::far_skew_ms(&*service.store, &service.clock) {
-        let told = format!("the clock is {} s from those of the other replicas", skew_ms as f64 / 1_000.0);
+        let told =
+            format!("the clock is {} s from those of the other replicas", skew_ms as f64 / 1_000.0);
         return (status(service.refuse_skewed_clock), told);
     }
     (StatusCode::OK, "ok".to_owned())

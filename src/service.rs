@@ -1,16 +1,20 @@
-//! The rules: who may, what is checked, what is committed. One file a subject; this one has what they share: the way in, and the way a
-//! change is committed.
+//! The rules: who may, what is checked, what is committed. One file a subject; this one has what
+//! they share: the way in, and the way a change is committed.
 //!
 //! # The way in
-//! [`Service::authorize`] makes a [`RequestContext`] of a caller and an app key: it knows the caller, may know of the app, and is within its limits. No rule
-//! can be reached without one. A read that asks for a commit waits for it in [`Service::wait_for_revision`].
+//! [`Service::authorize`] makes a [`RequestContext`] of a caller and an app key: it knows the
+//! caller, may know of the app, and is within its limits. No rule can be reached without one. A
+//! read that asks for a commit waits for it in [`Service::wait_for_revision`].
 //!
 //! # The way of a change
-//! `Service::change` plans a batch against the view, with expectations on every record the plan was made from; commits it; and waits until
-//! the view has it. When an expectation does not hold, somebody was faster: it waits for the view to see that, and plans again. Whatever permits the
-//! change is looked at inside the plan, after the revision that the batch expects was read: so a right that is gone when the batch is committed was
-//! not relied on. Where the plan would replace what has ended and is not swept yet, that is swept first (`expire_first.rs`). Each write takes a function that makes its answer, because
-//! that is committed too where the request has an id (`request.rs`).
+//! `Service::change` plans a batch against the view, with expectations on every record the plan was
+//! made from; commits it; and waits until the view has it. When an expectation does not hold,
+//! somebody was faster: it waits for the view to see that, and plans again. Whatever permits the
+//! change is looked at inside the plan, after the revision that the batch expects was read: so a
+//! right that is gone when the batch is committed was not relied on. Where the plan would replace
+//! what has ended and is not swept yet, that is swept first (`expire_first.rs`). Each write takes a
+//! function that makes its answer, because that is committed too where the request has an id
+//! (`request.rs`).
 
 use std::{
     num::NonZeroU32,
@@ -62,7 +66,8 @@ pub use idempotency::Answer;
 pub use quota::Quotas;
 pub use token::{MAX_TTL_S, TokenAsked};
 
-/// For how long a change is planned anew because somebody was faster. Each time somebody has got through.
+/// For how long a change is planned anew because somebody was faster. Each time somebody has got
+/// through.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks for a turn, at least.
 const SOON: Duration = Duration::from_millis(2);
@@ -102,7 +107,8 @@ pub struct Service {
 /// What a caller has named its request by.
 struct IdempotencyKey {
     id: RequestId,
-    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service or of another user.
+    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service
+    /// or of another user.
     key: String,
     fingerprint: [u8; 16],
 }
@@ -143,7 +149,11 @@ struct Registration {
 impl Registration {
     /// Errors: ROOM_NOT_FOUND where the app is strict and the room is not registered.
     fn require(self, call: &RequestContext) -> Result<Self, Error> {
-        if call.app.strict && self.profile.is_none() { Err(Error::room_not_found()) } else { Ok(self) }
+        if call.app.strict && self.profile.is_none() {
+            Err(Error::room_not_found())
+        } else {
+            Ok(self)
+        }
     }
 }
 
@@ -171,15 +181,33 @@ impl RequestContext {
         Event { request_id, ..Event::new(kind, self.key(), &self.principal.actor(), now_ms) }
     }
 
-    fn room_event(&self, kind: EventKind, now_ms: u64, room: &RoomId, users: &[UserId], reason: &str) -> Event {
+    fn room_event(
+        &self,
+        kind: EventKind,
+        now_ms: u64,
+        room: &RoomId,
+        users: &[UserId],
+        reason: &str,
+    ) -> Event {
         let users = users.iter().map(ToString::to_string).collect();
-        Event { room: room.to_string(), users, reason: reason.to_owned(), ..self.event(kind, now_ms) }
+        Event {
+            room: room.to_string(),
+            users,
+            reason: reason.to_owned(),
+            ..self.event(kind, now_ms)
+        }
     }
 }
 
 impl Service {
-    /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
-    pub fn authorize(&self, caller: Caller, app: String, method: &'static str) -> Result<RequestContext, Error> {
+    /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED,
+    /// APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
+    pub fn authorize(
+        &self,
+        caller: Caller,
+        app: String,
+        method: &'static str,
+    ) -> Result<RequestContext, Error> {
         let Caller { principal, calls, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
@@ -188,13 +216,20 @@ impl Service {
         if let Some(calls) = NonZeroU32::new(calls) {
             self.limits.calls(calls, app.number, principal.rated(), method)?;
         }
-        Ok(RequestContext { app, principal, request: None, method, counted: AtomicBool::new(calls == 0) })
+        Ok(RequestContext {
+            app,
+            principal,
+            request: None,
+            method,
+            counted: AtomicBool::new(calls == 0),
+        })
     }
 
-    /// Waits until the caller may read the next page of a list that is told whole, after those of its app who wait for it already.
-    /// Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
+    /// Waits until the caller may read the next page of a list that is told whole, after those of
+    /// its app who wait for it already. Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
     pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Error> {
-        let (principal, app) = (caller.principal.as_ref().map_err(Clone::clone)?, self.access.app(app)?);
+        let (principal, app) =
+            (caller.principal.as_ref().map_err(Clone::clone)?, self.access.app(app)?);
         let turn = match principal {
             Principal::Service(service) => &service.turn,
             Principal::AppAdmin { .. } => &app.holders[0].turn,
@@ -210,32 +245,46 @@ impl Service {
     /// Counts what a list passes over before its page begins. Errors: RATE_LIMITED.
     pub fn pass(&self, call: &RequestContext, elements: usize) -> Result<(), Error> {
         let calls = u32::try_from(elements / PASSED).unwrap_or(u32::MAX);
-        NonZeroU32::new(calls)
-            .map_or(Ok(()), |calls| self.limits.calls(calls, call.app.number, call.principal.rated(), call.method))
+        NonZeroU32::new(calls).map_or(Ok(()), |calls| {
+            self.limits.calls(calls, call.app.number, call.principal.rated(), call.method)
+        })
     }
 
     /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
-    pub async fn wait_for_revision(&self, revision: Revision, timeout: Duration) -> Result<(), Error> {
+    pub async fn wait_for_revision(
+        &self,
+        revision: Revision,
+        timeout: Duration,
+    ) -> Result<(), Error> {
         // Boxed, so that a call that need not wait does not carry the room for it.
-        if self.view.revision() >= revision || Box::pin(self.view.wait_within(revision, timeout)).await {
+        if self.view.revision() >= revision
+            || Box::pin(self.view.wait_within(revision, timeout)).await
+        {
             Ok(())
         } else {
             Err(Error::not_seen_yet(revision))
         }
     }
 
-    /// Whether the view is older than it should be: this process is cut off from the cluster that keeps the records.
+    /// Whether the view is older than it should be: this process is cut off from the cluster that
+    /// keeps the records.
     #[must_use]
     pub fn has_old_view(&self) -> bool {
         self.view.age() > self.max_view_age
     }
 
-    /// Errors: STORE_UNAVAILABLE where checks are not to be answered from an old view, and it is one.
+    /// Errors: STORE_UNAVAILABLE where checks are not to be answered from an old view, and it is
+    /// one.
     fn require_new_view(&self) -> Result<(), Error> {
-        if self.refuse_old_views && self.has_old_view() { Err(Error::old_view(self.view.age())) } else { Ok(()) }
+        if self.refuse_old_views && self.has_old_view() {
+            Err(Error::old_view(self.view.age()))
+        } else {
+            Ok(())
+        }
     }
 
-    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of it. Errors: PERMISSION_DENIED, RATE_LIMITED.
+    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of
+    /// it. Errors: PERMISSION_DENIED, RATE_LIMITED.
     fn permit_in_room<'a>(
         &self,
         call: &RequestContext,
@@ -244,7 +293,8 @@ impl Service {
     ) -> Result<(), Error> {
         let is_staff = match &call.principal {
             Principal::User { user, .. } => self.view.room(call.key(), room.as_str(), |room| {
-                room.and_then(|room| room.profile.as_ref()).is_some_and(|profile| profile.value.is_staff(user))
+                room.and_then(|room| room.profile.as_ref())
+                    .is_some_and(|profile| profile.value.is_staff(user))
             }),
             Principal::Service(_) | Principal::AppAdmin { .. } => false,
         };
@@ -256,8 +306,9 @@ impl Service {
         Ok(())
     }
 
-    /// What is needed to change what holds in a room: the right to, and the room, where the app is strict. Answers the room's registration for the
-    /// batch to expect, which was read before all else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    /// What is needed to change what holds in a room: the right to, and the room, where the app is
+    /// strict. Answers the room's registration for the batch to expect, which was read before all
+    /// else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
     fn moderate(&self, call: &RequestContext, room: &RoomId) -> Result<Registration, Error> {
         let registration = self.registration(call, room);
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
@@ -277,20 +328,26 @@ impl Service {
     }
 
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
-    fn require_clients<'a>(&self, call: &RequestContext, users: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    fn require_clients<'a>(
+        &self,
+        call: &RequestContext,
+        users: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Error> {
         if !call.app.strict {
             return Ok(());
         }
-        let missing: Vec<_> = users.filter(|user| !self.has_client(call, user)).map(str::to_owned).collect();
+        let missing: Vec<_> =
+            users.filter(|user| !self.has_client(call, user)).map(str::to_owned).collect();
         if missing.is_empty() { Ok(()) } else { Err(Error::clients_not_found(missing)) }
     }
 
     fn has_client(&self, call: &RequestContext, user: &str) -> bool {
-        self.view.client(call.key(), user, |client| client.is_some_and(|client| client.is_registered()))
+        self.view
+            .client(call.key(), user, |client| client.is_some_and(|client| client.is_registered()))
     }
 
-    /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat of its request.
-    /// Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
+    /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat
+    /// of its request. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
     async fn change<T: Send, A: Answer>(
         &self,
         call: &RequestContext,
@@ -299,10 +356,12 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         let started = Instant::now();
         while started.elapsed() < CATCH_UP_TIMEOUT {
-            // What was there is over when that is certain; the end of what is set is the wall clock's, as checks are.
+            // What was there is over when that is certain; the end of what is set is the wall
+            // clock's, as checks are.
             let now_ms = sweep::certain_ms(&*self.store, &self.clock);
             let planned = plan(now_ms);
-            // Looked at after the plan: what was planned on the effect of a first call, or failed on it, is a repeat.
+            // Looked at after the plan: what was planned on the effect of a first call, or failed
+            // on it, is a repeat.
             let record = self.idempotency_record(call);
             if let Some(first) = call.first_answer(record.as_ref(), now_ms)? {
                 return Ok(first);
@@ -311,7 +370,9 @@ impl Service {
             let is_new = record.is_none();
             let answer = answer(planned);
             // At least what the plan has seen.
-            let Some(batch) = call.record_answer(batch, &answer, record.map(|record| record.revision), now_ms) else {
+            let Some(batch) =
+                call.record_answer(batch, &answer, record.map(|record| record.revision), now_ms)
+            else {
                 return Ok(Committed { answer, revision: self.view.revision() });
             };
             self.require_quota(call, &batch, is_new && call.request.is_some())?;
@@ -323,12 +384,17 @@ impl Service {
                     if !self.view.wait_for(revision).await {
                         return Err(Error::committed_unseen(revision));
                     }
-                    // As a repeat will be answered: a cluster knows records by the first of those commits that it has kept together.
-                    let revision = self.idempotency_record(call).map_or(revision, |record| record.revision.min(revision));
+                    // As a repeat will be answered: a cluster knows records by the first of those
+                    // commits that it has kept together.
+                    let revision = self
+                        .idempotency_record(call)
+                        .map_or(revision, |record| record.revision.min(revision));
                     return Ok(Committed { answer, revision });
                 }
                 Err(StoreError::Conflict { revision }) => self.wait_for_view(revision).await?,
-                Err(error @ (StoreError::Unavailable(_) | StoreError::RevisionRegressed { .. })) => {
+                Err(
+                    error @ (StoreError::Unavailable(_) | StoreError::RevisionRegressed { .. }),
+                ) => {
                     return Err(Error::outcome_unknown(error));
                 }
                 Err(error) => return Err(error.into()),
@@ -346,15 +412,16 @@ impl Service {
     }
 }
 
-/// Plans the removal of those records of users that are there, by the revisions they have: also of those that have ended, as far as their end is not
-/// certain. Nothing where none is there.
+/// Plans the removal of those records of users that are there, by the revisions they have: also of
+/// those that have ended, as far as their end is not certain. Nothing where none is there.
 fn remove_stored<'a>(
     users: &'a [UserId],
     stored: Vec<Option<Revision>>,
     key: impl Fn(&'a str) -> Key<'a>,
     event: impl FnOnce(&[UserId]) -> Event,
 ) -> Option<Batch> {
-    let there: Vec<_> = users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
+    let there: Vec<_> =
+        users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
     if there.is_empty() {
         return None;
     }
@@ -367,13 +434,14 @@ fn remove_stored<'a>(
     Some(batch)
 }
 
-/// Lets a batch through only while the room is registered, or is not, as it was when the batch was planned. Enough where nothing depends on what the
-/// room had.
+/// Lets a batch through only while the room is registered, or is not, as it was when the batch was
+/// planned. Enough where nothing depends on what the room had.
 fn expect_registration(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
     batch.expect(Key::Room { app, room: room.as_str() }, registration.profile);
 }
 
-/// The same, and while the room has what it had. One that is not registered can be deleted too, in an open app: its tombstone alone tells it.
+/// The same, and while the room has what it had. One that is not registered can be deleted too, in
+/// an open app: its tombstone alone tells it.
 fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
     expect_registration(batch, app, room, registration);
     if registration.profile.is_none() {

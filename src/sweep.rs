@@ -1,11 +1,13 @@
-//! The sweeper: removes marks that have ended, what is left of deleted rooms and clients (`deleted.rs`), and answers to requests (`request.rs`). It only frees
-//! space and puts EXPIRED on the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile is left alone,
-//! because the commit expects the old one.
+//! The sweeper: removes marks that have ended, what is left of deleted rooms and clients
+//! (`deleted.rs`), and answers to requests (`request.rs`). It only frees space and puts EXPIRED on
+//! the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile
+//! is left alone, because the commit expects the old one.
 //!
-//! A mark and its EXPIRED go in one commit, so each end is told once. Whoever is about to replace a mark that has ended and is not swept yet
-//! has it swept first, by [`expire`].
+//! A mark and its EXPIRED go in one commit, so each end is told once. Whoever is about to replace a
+//! mark that has ended and is not swept yet has it swept first, by [`expire`].
 //!
-//! A clock does not say alone that something has ended: [`certain_ms`] has to, which knows of clocks that were set, and that differ from those of others.
+//! A clock does not say alone that something has ended: [`certain_ms`] has to, which knows of
+//! clocks that were set, and that differ from those of others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +24,8 @@ use crate::{
 mod deleted;
 mod request;
 
-/// How often it looks: a look where nothing is due costs next to nothing, and an expiry is to be on the feed within a second.
+/// How often it looks: a look where nothing is due costs next to nothing, and an expiry is to be on
+/// the feed within a second.
 const PERIOD: Duration = Duration::from_millis(250);
 /// Marks in one commit, as many as in one call of a user.
 const COMMIT: usize = 100;
@@ -69,14 +72,16 @@ impl Sweeper {
         }
     }
 
-    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers it has removed.
+    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers
+    /// it has removed.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
         loop {
             if !self.store.has_compared_clocks() || self.store.clock_skew_ms().is_some_and(is_far) {
                 return Ok(0);
             }
             let certain_ms = self.clock.certain_ms();
-            let swept = expire(&*self.store, &self.view.due(certain_ms, BATCH_MAX), certain_ms).await?;
+            let swept =
+                expire(&*self.store, &self.view.due(certain_ms, BATCH_MAX), certain_ms).await?;
             self.view.wait_for(swept.revision).await;
             if !swept.again {
                 return Ok(swept.restrictions + self.sweep_requests(certain_ms).await?);
@@ -85,18 +90,24 @@ impl Sweeper {
     }
 }
 
-/// Unix milliseconds that have come for certain: by this clock and, where it is far ahead of those of the others, by theirs.
+/// Unix milliseconds that have come for certain: by this clock and, where it is far ahead of those
+/// of the others, by theirs.
 pub fn certain_ms(store: &dyn Store, clock: &Clock) -> u64 {
-    let ahead_ms = store.clock_skew_ms().filter(|skew_ms| is_far(*skew_ms)).and_then(|skew_ms| u64::try_from(skew_ms).ok());
+    let ahead_ms = store
+        .clock_skew_ms()
+        .filter(|skew_ms| is_far(*skew_ms))
+        .and_then(|skew_ms| u64::try_from(skew_ms).ok());
     clock.certain_ms().saturating_sub(ahead_ms.unwrap_or(0))
 }
 
-/// By how much the wall clock is ahead of those of the other replicas, in milliseconds, where it is so far that it says of nothing that it has ended.
+/// By how much the wall clock is ahead of those of the other replicas, in milliseconds, where it is
+/// so far that it says of nothing that it has ended.
 pub fn far_skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
     skew_ms(store, clock).filter(|skew_ms| is_far(*skew_ms))
 }
 
-/// By how much the wall clock is ahead of those of the other replicas, in milliseconds. Nothing where there are none.
+/// By how much the wall clock is ahead of those of the other replicas, in milliseconds. Nothing
+/// where there are none.
 pub fn skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
     let doubted_ms = clock.now_ms().cast_signed().saturating_sub(clock.certain_ms().cast_signed());
     Some(store.clock_skew_ms()?.saturating_add(doubted_ms))
@@ -113,14 +124,19 @@ pub struct Swept {
     pub restrictions: usize,
     /// The view has to reach it to know what is left.
     pub revision: Revision,
-    /// Somebody renewed or removed one of the marks meanwhile: those that should have gone with it are still there.
+    /// Somebody renewed or removed one of the marks meanwhile: those that should have gone with it
+    /// are still there.
     pub again: bool,
 }
 
-/// Removes these marks, which have ended, and tells their end. All commits wait together, so that they share their syncs.
+/// Removes these marks, which have ended, and tells their end. All commits wait together, so that
+/// they share their syncs.
 pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<Swept, StoreError> {
-    let all =
-        due.iter().flat_map(|due| batches(due, now_ms).into_iter().map(move |(batch, restrictions)| (due, batch, restrictions)));
+    let all = due.iter().flat_map(|due| {
+        batches(due, now_ms)
+            .into_iter()
+            .map(move |(batch, restrictions)| (due, batch, restrictions))
+    });
     let commit = async |(due, batch, restrictions)| (due, store.commit(batch).await, restrictions);
     let mut swept = Swept::default();
     for (due, committed, restrictions) in join_all(all.map(commit)).await {
@@ -151,8 +167,14 @@ fn batches(due: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
         ExpiredRestrictions::MemberMutes { room, users } => users
             .chunks(COMMIT)
             .map(|users| {
-                let mut batch = batch(EventKind::Expired, room, users.iter().map(|(user, _)| user.to_string()).collect());
-                users.iter().for_each(|(user, revision)| remove(&mut batch, Key::MemberMute { app, room, user }, *revision));
+                let mut batch = batch(
+                    EventKind::Expired,
+                    room,
+                    users.iter().map(|(user, _)| user.to_string()).collect(),
+                );
+                users.iter().for_each(|(user, revision)| {
+                    remove(&mut batch, Key::MemberMute { app, room, user }, *revision)
+                });
                 (batch, users.len())
             })
             .collect(),
@@ -164,7 +186,8 @@ fn batches(due: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
         ExpiredRestrictions::NotificationMutes { user, rooms } => rooms
             .iter()
             .map(|(room, revision)| {
-                let mut batch = batch(EventKind::NotificationsExpired, room, vec![user.to_string()]);
+                let mut batch =
+                    batch(EventKind::NotificationsExpired, room, vec![user.to_string()]);
                 remove(&mut batch, Key::NotificationMute { app, user, room }, *revision);
                 (batch, 1)
             })

@@ -1,4 +1,5 @@
-//! Logs, traces, and every metric that is counted, by name. What is read where it is, `server/metrics.rs` adds.
+//! Logs, traces, and every metric that is counted, by name. What is read where it is,
+//! `server/metrics.rs` adds.
 
 use std::{io::IsTerminal as _, sync::OnceLock};
 
@@ -30,12 +31,15 @@ pub fn logs_are_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or `mute_service=debug,h2=warn`), by default the service's own at `info`
-/// and its libraries' at `warn`.
+/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or
+/// `mute_service=debug,h2=warn`), by default the service's own at `info` and its libraries' at
+/// `warn`.
 pub fn init_logs(format: LogFormat) {
     let (are_json, is_terminal) = (format == LogFormat::Json, std::io::stderr().is_terminal());
-    let lines = move || Lines { to: std::io::stderr(), are_json, are_colored: is_terminal && !are_json };
-    let filter = EnvFilter::try_from_env("MUTE_LOG").unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
+    let lines =
+        move || Lines { to: std::io::stderr(), are_json, are_colored: is_terminal && !are_json };
+    let filter = EnvFilter::try_from_env("MUTE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
     // A second call, in a test, changes nothing.
     let _ = FORMAT.set(format);

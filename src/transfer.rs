@@ -1,12 +1,15 @@
-//! A way in and out: exports, which a person can read, and backups, which are exact; and what says whether two stores hold the same.
+//! A way in and out: exports, which a person can read, and backups, which are exact; and what says
+//! whether two stores hold the same.
 //!
-//! An **export** is JSON lines, one record each ([`export`]); [`import`] puts them into any store, in commits like anybody else's. A **backup** is all
-//! records of one revision in one file ([`backup`]), taken while the service runs; it is put back into an empty directory, and keeps every revision.
-//! [`content`] counts and hashes what is in either, and in a store: it is of the records alone, so that the same records have the same hash wherever
-//! they are kept.
+//! An **export** is JSON lines, one record each ([`export`]); [`import`] puts them into any store,
+//! in commits like anybody else's. A **backup** is all records of one revision in one file
+//! ([`backup`]), taken while the service runs; it is put back into an empty directory, and keeps
+//! every revision. [`content`] counts and hashes what is in either, and in a store: it is of the
+//! records alone, so that the same records have the same hash wherever they are kept.
 //!
-//! Everything here works over [`Store`], whatever engine it is. Answers to requests with an id are the service's own matter: a backup has them, an
-//! export and a hash do not ([`record`] says what does).
+//! Everything here works over [`Store`], whatever engine it is. Answers to requests with an id are
+//! the service's own matter: a backup has them, an export and a hash do not ([`record`] says what
+//! does).
 
 use std::{io, path::Path, sync::Arc};
 
@@ -46,7 +49,9 @@ pub enum Failure {
     NoStore(String),
     #[error("{what} cannot be imported, and nothing was changed:\n{faults}")]
     Faults { what: String, faults: import::Faults },
-    #[error("the store was changed by somebody else meanwhile; what was imported so far stays: run the import again")]
+    #[error(
+        "the store was changed by somebody else meanwhile; what was imported so far stays: run the import again"
+    )]
     Conflict,
 }
 
@@ -58,7 +63,8 @@ impl Failure {
     }
 }
 
-/// Opens a store that is there, or with `create` one that may not be. Errors: [`Failure::NoStore`], and those of [`store::open`].
+/// Opens a store that is there, or with `create` one that may not be. Errors: [`Failure::NoStore`],
+/// and those of [`store::open`].
 pub async fn open(place: &Location, create: bool) -> Result<Arc<dyn Store>, Failure> {
     if !create && !store::exists(place).await? {
         return Err(Failure::NoStore(place.to_string()));

@@ -1,10 +1,13 @@
 //! The view: every live record in memory, built from the store; it answers every read.
 //!
-//! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one [`Room`] or one [`Client`] for the length of a
-//! closure, under the read lock of its shard: never across an await, never for longer than one page or one call's users. All changes of one
-//! commit to one room or client happen under one lock, so a reader sees all of them or none. Whether a record is in force is decided by the
-//! reader's clock; an expired record may lie here until the sweeper ([`View::due`] tells it what) has removed it. What was deleted with its room or
-//! client lies beside the others (`remains.rs`), where no reader sees it, until it is removed from the store too.
+//! It has one writer, the feed (`feed.rs`), and any number of readers. A reader borrows one
+//! [`Room`] or one [`Client`] for the length of a closure, under the read lock of its shard: never
+//! across an await, never for longer than one page or one call's users. All changes of one commit
+//! to one room or client happen under one lock, so a reader sees all of them or none. Whether a
+//! record is in force is decided by the reader's clock; an expired record may lie here until the
+//! sweeper ([`View::due`] tells it what) has removed it. What was deleted with its room or client
+//! lies beside the others (`remains.rs`), where no reader sees it, until it is removed from the
+//! store too.
 
 mod age;
 mod applied;
@@ -50,7 +53,8 @@ pub use self::{
     versioned::{MutedRoom, Versioned},
 };
 
-/// How long a write waits for its own commit to come back on the feed. The feed is less than a millisecond behind; seconds are a fault.
+/// How long a write waits for its own commit to come back on the feed. The feed is less than a
+/// millisecond behind; seconds are a fault.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A handle of the one view; cheap to clone.
@@ -67,8 +71,9 @@ struct Inner {
 }
 
 impl View {
-    /// Whatever was committed anywhere this long ago, or earlier, is in the view. Over an embedded store less than a second; over a cluster
-    /// less than three, unless this process is cut off from it, or the cluster has lost its quorum.
+    /// Whatever was committed anywhere this long ago, or earlier, is in the view. Over an embedded
+    /// store less than a second; over a cluster less than three, unless this process is cut off
+    /// from it, or the cluster has lost its quorum.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.inner.age.now()
@@ -92,10 +97,12 @@ impl View {
 
     /// Waits until the commit is in the view. False: it was not within that time.
     pub async fn wait_within(&self, revision: Revision, timeout: Duration) -> bool {
-        self.revision() >= revision || tokio::time::timeout(timeout, self.inner.applied.reach(revision)).await.is_ok()
+        self.revision() >= revision
+            || tokio::time::timeout(timeout, self.inner.applied.reach(revision)).await.is_ok()
     }
 
-    /// One app, as of now: for many questions in one go. It is not to be kept, because the feed may start again with a new one.
+    /// One app, as of now: for many questions in one go. It is not to be kept, because the feed may
+    /// start again with a new one.
     #[must_use]
     pub fn app(&self, app: &str) -> AppView {
         AppView(self.inner.state.load().app(app))
@@ -107,26 +114,48 @@ impl View {
     }
 
     /// Reads one client; nothing is known of it where there is none.
-    pub fn client<T>(&self, app: &str, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
+    pub fn client<T>(
+        &self,
+        app: &str,
+        user: &str,
+        read: impl FnOnce(Option<KnownClient<'_>>) -> T,
+    ) -> T {
         self.app(app).client(user, read)
     }
 
     /// Ids of registered rooms in order, and how many there are in all.
     #[must_use]
     pub fn room_ids(&self, app: &str, page: Page<'_>) -> (Vec<Arc<str>>, usize) {
-        self.inner.state.load().app(app).map_or_else(Default::default, |app| app.rooms.registered(page))
+        self.inner
+            .state
+            .load()
+            .app(app)
+            .map_or_else(Default::default, |app| app.rooms.registered(page))
     }
 
     /// Ids of registered clients in order, and how many there are in all.
     #[must_use]
     pub fn client_ids(&self, app: &str, page: Page<'_>) -> (Vec<Arc<str>>, usize) {
-        self.inner.state.load().app(app).map_or_else(Default::default, |app| app.clients.registered(page))
+        self.inner
+            .state
+            .load()
+            .app(app)
+            .map_or_else(Default::default, |app| app.clients.registered(page))
     }
 
     /// The users of an app whose user mute is in force, in order, with their mutes.
     #[must_use]
-    pub fn muted_users(&self, app: &str, page: Page<'_>, now_ms: u64) -> Vec<(String, Restriction)> {
-        self.inner.state.load().app(app).map_or_else(Vec::new, |app| app.muted_users.in_force(page, now_ms))
+    pub fn muted_users(
+        &self,
+        app: &str,
+        page: Page<'_>,
+        now_ms: u64,
+    ) -> Vec<(String, Restriction)> {
+        self.inner
+            .state
+            .load()
+            .app(app)
+            .map_or_else(Vec::new, |app| app.muted_users.in_force(page, now_ms))
     }
 
     /// The answer to the request with this id, which may have ended.
@@ -135,7 +164,8 @@ impl View {
         self.inner.state.load().requests.get(app, id)
     }
 
-    /// How many answers to requests of an app are kept; one counts once for each KiB that it begins.
+    /// How many answers to requests of an app are kept; one counts once for each KiB that it
+    /// begins.
     #[must_use]
     pub fn idempotency_records(&self, app: &str) -> u64 {
         self.inner.state.load().requests.units(app)
@@ -147,7 +177,8 @@ impl View {
         self.inner.state.load().requests.due(now_ms, limit)
     }
 
-    /// Records that were deleted with their room or client and are still stored, at most about `limit`; then their tombstones.
+    /// Records that were deleted with their room or client and are still stored, at most about
+    /// `limit`; then their tombstones.
     #[must_use]
     pub fn leftovers(&self, limit: usize) -> Vec<Leftover> {
         let state = self.inner.state.load();

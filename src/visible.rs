@@ -1,4 +1,5 @@
-//! What others wrote, as people are to see it: no character of it is acted upon by a terminal, reorders what stands beside it, or is not seen at all.
+//! What others wrote, as people are to see it: no character of it is acted upon by a terminal,
+//! reorders what stands beside it, or is not seen at all.
 
 use std::io::{self, Write};
 
@@ -8,8 +9,9 @@ pub fn is_harmful(character: char) -> bool {
     character.is_control() || is_hidden(character)
 }
 
-/// Characters without a sign of their own, which reorder what stands beside them or leave two texts that differ looking alike: what Unicode 16 calls
-/// `Default_Ignorable_Code_Point`, the separators of lines and the annotations between them.
+/// Characters without a sign of their own, which reorder what stands beside them or leave two texts
+/// that differ looking alike: what Unicode 16 calls `Default_Ignorable_Code_Point`, the separators
+/// of lines and the annotations between them.
 fn is_hidden(character: char) -> bool {
     matches!(character,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
@@ -48,7 +50,8 @@ pub struct Lines<W> {
     pub to: W,
     /// They are objects, one each.
     pub are_json: bool,
-    /// They have colours, which are escapes of a terminal: it is up to who makes the lines that there are no others.
+    /// They have colours, which are escapes of a terminal: it is up to who makes the lines that
+    /// there are no others.
     pub are_colored: bool,
 }
 

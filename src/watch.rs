@@ -1,9 +1,12 @@
-//! The change feed as a caller follows it: from where it asks on, each change once, in the order of commits.
+//! The change feed as a caller follows it: from where it asks on, each change once, in the order of
+//! commits.
 //!
-//! The [`Hub`] follows the store's feed a step behind the view, so that whoever is told of a change and asks is answered by it, and hands each
-//! change to those who watch its app or its room. It waits for nobody: a watcher that does not read is cut, with the revision to go on from. A
-//! [`WatchStream`] is one caller's place: what is behind it comes from the store's history in pages, and it takes its seat in the hub when it has
-//! come near; whatever happens in between lies in both, and is told once because revisions say what was told already.
+//! The [`Hub`] follows the store's feed a step behind the view, so that whoever is told of a change
+//! and asks is answered by it, and hands each change to those who watch its app or its room. It
+//! waits for nobody: a watcher that does not read is cut, with the revision to go on from. A
+//! [`WatchStream`] is one caller's place: what is behind it comes from the store's history in
+//! pages, and it takes its seat in the hub when it has come near; whatever happens in between lies
+//! in both, and is told once because revisions say what was told already.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -28,7 +31,8 @@ use seat::{End, Found};
 /// Events of history read at once, at most and at least.
 const PAGE: usize = 256;
 const SMALL_PAGE: usize = 4;
-/// Between two looks whether history may be read, at least: what has come free meanwhile is taken at once.
+/// Between two looks whether history may be read, at least: what has come free meanwhile is taken
+/// at once.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Of what was read, so much waits for the watcher; the rest is read again.
 const READ_BYTES: usize = 64 << 10;
@@ -66,7 +70,8 @@ pub struct WatchStream {
 }
 
 impl WatchStream {
-    /// A place after this revision. Errors: REVISION_COMPACTED where what is after it is no longer kept, STORE_UNAVAILABLE.
+    /// A place after this revision. Errors: REVISION_COMPACTED where what is after it is no longer
+    /// kept, STORE_UNAVAILABLE.
     pub async fn start(
         hub: Arc<Hub>,
         store: Arc<dyn Store>,
@@ -76,7 +81,9 @@ impl WatchStream {
     ) -> Result<Self, Error> {
         let until = hub.latest_revision();
         if after < until {
-            store.events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1).await?;
+            store
+                .events(EventRange { after: Some(after), before: Some(until + 1) }, false, 1)
+                .await?;
         }
         let (read, next_heartbeat) = (VecDeque::new(), Instant::now());
         Ok(Self {
@@ -101,14 +108,17 @@ impl WatchStream {
         Self { _admitted: Some(admitted), turn, ..self }
     }
 
-    /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends with an error only: WATCHER_TOO_SLOW, STOPPING,
-    /// REVISION_COMPACTED, STORE_UNAVAILABLE, each with the revision to go on from.
+    /// What is told: a heartbeat first, then changes, and a heartbeat from time to time. It ends
+    /// with an error only: WATCHER_TOO_SLOW, STOPPING, REVISION_COMPACTED, STORE_UNAVAILABLE, each
+    /// with the revision to go on from.
     pub fn into_stream(self) -> impl Stream<Item = Result<WatchEvent, Error>> + Send + 'static {
         stream::unfold(Some(self), |watching| async {
             let mut watching = watching?;
             match watching.next().await {
                 Ok(told) => Some((Ok(told), Some(watching))),
-                Err(error) => Some((Err(Error { last_revision: Some(watching.at), ..error }), None)),
+                Err(error) => {
+                    Some((Err(Error { last_revision: Some(watching.at), ..error }), None))
+                }
             }
         })
     }
@@ -139,7 +149,8 @@ impl WatchStream {
         }
     }
 
-    /// Takes what is waiting at the seat; where nothing is, everything up to the hub's newest is told. False: there is nothing to go on with yet.
+    /// Takes what is waiting at the seat; where nothing is, everything up to the hub's newest is
+    /// told. False: there is nothing to go on with yet.
     fn take_what_waits(&mut self) -> Result<bool, Error> {
         let Some(subscription) = &self.subscription else { return Ok(false) };
         // Looked at before the seat: what the hub has passed by then lies there.
@@ -162,15 +173,19 @@ impl WatchStream {
     /// Waits at the seat, at most until a heartbeat is due; without one takes one.
     async fn wait_for_the_next(&mut self) {
         match &self.subscription {
-            Some(subscription) => drop(timeout_at(self.next_heartbeat, subscription.queue.arrival()).await),
+            Some(subscription) => {
+                drop(timeout_at(self.next_heartbeat, subscription.queue.arrival()).await)
+            }
             None => {
                 self.subscription = self.hub.join(&self.subject);
-                self.until = self.subscription.as_ref().map_or(self.until, |subscription| subscription.base);
+                self.until =
+                    self.subscription.as_ref().map_or(self.until, |subscription| subscription.base);
             }
         }
     }
 
-    /// Nothing more comes to the seat. What was left out, and an import that this watch has begun after, is passed in history.
+    /// Nothing more comes to the seat. What was left out, and an import that this watch has begun
+    /// after, is passed in history.
     fn leave_hub(&mut self, end: End) -> Result<(), Error> {
         match end {
             End::TooSlow => {
@@ -197,7 +212,10 @@ impl WatchStream {
         }
         let range = EventRange { after: Some(self.at), before: Some(self.until + 1) };
         let page = self.store.events(range, false, self.page).await?;
-        let mut at = page.last().filter(|_| page.len() == self.page).map_or(self.until, |last| last.revision);
+        let mut at = page
+            .last()
+            .filter(|_| page.len() == self.page)
+            .map_or(self.until, |last| last.revision);
         let apps = codec::apps_of_events(&page)?;
         self.hub.spans.note(self.at + 1, at + 1, &apps);
         let (mut read, mut bytes) = (VecDeque::new(), 0);
@@ -249,7 +267,8 @@ mod tests {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
-            let store = store::open(&Location::directory(directory.path()), retention).await.unwrap();
+            let store =
+                store::open(&Location::directory(directory.path()), retention).await.unwrap();
             let clock = Clock::manual(0);
             let hub = Hub::new(&View::load(&*store).await.unwrap().view, clock.clone());
             Self { store, hub, clock, _directory: directory }
@@ -258,7 +277,9 @@ mod tests {
         async fn watch(&self, room: Option<&str>, after: Revision) -> WatchStream {
             let subject = Subject { app: "a".to_owned(), room: room.map(str::to_owned) };
             let (hub, store) = (self.hub.clone(), self.store.clone());
-            WatchStream::start(hub, store, subject, after, Duration::from_secs(3_600)).await.unwrap()
+            WatchStream::start(hub, store, subject, after, Duration::from_secs(3_600))
+                .await
+                .unwrap()
         }
 
         /// Commits so many changes of the room, which the hub does not know of yet.
@@ -276,7 +297,10 @@ mod tests {
         }
 
         async fn commit_and_hand_out(&self, room: &str, count: usize) {
-            self.commit(room, count).await.iter().for_each(|commit| self.hub.broadcast(commit).unwrap());
+            self.commit(room, count)
+                .await
+                .iter()
+                .for_each(|commit| self.hub.broadcast(commit).unwrap());
         }
     }
 
@@ -340,9 +364,16 @@ mod tests {
         for revision in 1..=700 {
             assert_eq!(watching.changes(1).await, [revision]);
             let waiting: usize = watching.read.iter().map(|change| change.bytes()).sum();
-            assert!(waiting <= READ_BYTES + 30_000, "{waiting} at {revision}, pages of {}", watching.page);
+            assert!(
+                waiting <= READ_BYTES + 30_000,
+                "{waiting} at {revision}, pages of {}",
+                watching.page
+            );
         }
-        assert_eq!(watching.page, PAGE, "and as much as before is read at once where they are small");
+        assert_eq!(
+            watching.page, PAGE,
+            "and as much as before is read at once where they are small"
+        );
     }
 
     #[tokio::test]
@@ -352,7 +383,8 @@ mod tests {
         let mut watching = place.watch(None, 0).await;
         let turns = Arc::new(AtomicUsize::new(1));
         let left = turns.clone();
-        let take = move || left.fetch_update(SeqCst, SeqCst, |turns| turns.checked_sub(1)).map(drop);
+        let take =
+            move || left.fetch_update(SeqCst, SeqCst, |turns| turns.checked_sub(1)).map(drop);
         watching.turn = Box::new(move || take().map_err(|_| Duration::from_millis(1)));
         assert_eq!(watching.changes(256).await, (1..=256).collect::<Vec<_>>());
         assert!(timeout(3 * RETRY_DELAY, watching.changes(1)).await.is_err(), "it is not its turn");

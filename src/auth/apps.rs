@@ -28,7 +28,8 @@ pub struct AppConfig {
     pub directory: Directory,
     /// Whether `Aa` and `aa` are the same user. Without it: yes for `org#app`, no for one word.
     pub case_insensitive_users: Option<bool>,
-    /// Hash of the `IM-API-KEY`. Of this and each of the other keys there may be two, while one takes the place of the other.
+    /// Hash of the `IM-API-KEY`. Of this and each of the other keys there may be two, while one
+    /// takes the place of the other.
     #[serde(default, deserialize_with = "one_or_two")]
     pub api_key_hash: Vec<KeyHash>,
     /// Hash of the `IM-CLIENT-KEY`.
@@ -112,8 +113,8 @@ impl App {
         UserRef::parse(raw, self.fold)
     }
 
-    /// The app, where these are its client id and secret. Takes the same time for an app that is not there or has no client, a wrong id, and a wrong
-    /// secret.
+    /// The app, where these are its client id and secret. Takes the same time for an app that is
+    /// not there or has no client, a wrong id, and a wrong secret.
     #[must_use]
     pub fn with_client(app: Option<Arc<Self>>, id: &str, secret: &str) -> Option<Arc<Self>> {
         let client = app.as_ref().and_then(|app| app.client.as_ref());
@@ -168,7 +169,9 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
     if let Some((org, _)) = config.key.split_once('#')
         && RESERVED.contains(&org)
     {
-        return Err(format!("\"{org}\" is the beginning of other paths; the organization needs another name"));
+        return Err(format!(
+            "\"{org}\" is the beginning of other paths; the organization needs another name"
+        ));
     }
     let client = match (&config.client_id, &config.client_secret_hash[..]) {
         (Some(id), [one]) => Some((id.clone(), [one.clone(), one.clone()])),
@@ -187,7 +190,11 @@ fn build(number: usize, config: &AppConfig) -> Result<App, String> {
         holders: Default::default(),
         strict: config.directory == Directory::Strict,
         fold: config.folds_users(),
-        tokens: TokenKeys::of(&config.token_secret, config.tokens_not_before, &config.revoked_tokens)?,
+        tokens: TokenKeys::of(
+            &config.token_secret,
+            config.tokens_not_before,
+            &config.revoked_tokens,
+        )?,
         client,
         key,
     })

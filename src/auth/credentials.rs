@@ -1,11 +1,13 @@
 //! From a request's headers to a principal: one tower layer, used by both listeners.
 //!
-//! The layer refuses nobody. It leaves [`Caller`] in the request's extensions, and the door to the service refuses, in the caller's own
-//! protocol; what needs no credential (health, the token endpoint) does not look at it.
+//! The layer refuses nobody. It leaves [`Caller`] in the request's extensions, and the door to the
+//! service refuses, in the caller's own protocol; what needs no credential (health, the token
+//! endpoint) does not look at it.
 //!
-//! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the user's token. `Authorization: Bearer` has
-//! a service token, ours or of an issuer, an app token, or a user's token with the claim `app`. The first of them that is there counts; where none
-//! is, the certificate that the client has shown.
+//! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the
+//! user's token. `Authorization: Bearer` has a service token, ours or of an issuer, an app token,
+//! or a user's token with the claim `app`. The first of them that is there counts; where none is,
+//! the certificate that the client has shown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,8 +42,9 @@ static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
 static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
 static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
 
-/// What is held open is looked at so often at least, whether its credential is still good; where that says its own end, soon after it; and where that has
-/// passed and it is good all the same, so often.
+/// What is held open is looked at so often at least, whether its credential is still good; where
+/// that says its own end, soon after it; and where that has passed and it is good all the same, so
+/// often.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_millis(20);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -51,7 +54,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub struct Caller {
     /// The principal, or one of the UNAUTHENTICATED reasons.
     pub principal: Result<Principal, Error>,
-    /// For how many calls this one counts: for none where it was counted with one before, of the same REST call.
+    /// For how many calls this one counts: for none where it was counted with one before, of the
+    /// same REST call.
     pub calls: u32,
     /// From where; nothing where others are behind that address, and nobody says who.
     pub site: Option<Site>,
@@ -81,13 +85,18 @@ impl Caller {
 
     /// On whose account a call holds what it does.
     pub fn take_account(extensions: &mut Extensions) -> Account {
-        extensions.get_mut::<Self>().map(|caller| std::mem::take(&mut caller.account)).unwrap_or_default()
+        extensions
+            .get_mut::<Self>()
+            .map(|caller| std::mem::take(&mut caller.account))
+            .unwrap_or_default()
     }
 
     /// Whether an internal service asks.
     #[must_use]
     pub fn asks_as_service(extensions: &Extensions) -> bool {
-        extensions.get().is_some_and(|caller: &Self| matches!(caller.principal, Ok(Principal::Service(_))))
+        extensions
+            .get()
+            .is_some_and(|caller: &Self| matches!(caller.principal, Ok(Principal::Service(_))))
     }
 
     /// The same caller, whose call counts for so many.
@@ -97,8 +106,8 @@ impl Caller {
     }
 }
 
-/// What a client's certificate says it is, in the extensions of its requests: the DNS names and URIs it is for; its common name, where it has none
-/// of them.
+/// What a client's certificate says it is, in the extensions of its requests: the DNS names and
+/// URIs it is for; its common name, where it has none of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CertNames(pub Vec<String>);
 
@@ -135,7 +144,10 @@ impl Access {
     /// To begin with. Waits some seconds for the keys of issuers.
     pub async fn new(mut credentials: Credentials) -> Arc<Self> {
         credentials.issuers.begin(None).await;
-        Arc::new(Self { credentials: ArcSwap::from_pointee(credentials), replaced: watch::Sender::new(()) })
+        Arc::new(Self {
+            credentials: ArcSwap::from_pointee(credentials),
+            replaced: watch::Sender::new(()),
+        })
     }
 
     /// These instead, for every call to come.
@@ -152,31 +164,46 @@ impl Access {
         self.credentials.load().apps.get(key).cloned()
     }
 
-    /// Who sent these headers, from there as far as that is known. Errors: the UNAUTHENTICATED reasons; RATE_LIMITED.
+    /// Who sent these headers, from there as far as that is known. Errors: the UNAUTHENTICATED
+    /// reasons; RATE_LIMITED.
     pub fn principal(&self, headers: &HeaderMap, from: Option<Site>) -> Result<Principal, Error> {
         self.credentials.load().principal(headers, from)
     }
 
-    /// Who sent these headers; where there is no credential among them, whose the certificate is. Errors: the UNAUTHENTICATED reasons.
-    fn known_by(&self, headers: &HeaderMap, certificate: Option<&CertNames>, from: Option<Site>) -> Result<Principal, Error> {
+    /// Who sent these headers; where there is no credential among them, whose the certificate is.
+    /// Errors: the UNAUTHENTICATED reasons.
+    fn known_by(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&CertNames>,
+        from: Option<Site>,
+    ) -> Result<Principal, Error> {
         match (self.principal(headers, from), certificate) {
-            (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => self.service_of(certificate).ok_or(error),
+            (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => {
+                self.service_of(certificate).ok_or(error)
+            }
             (known, _) => known,
         }
     }
 
-    /// Ends when what was proved is good no longer, whether by its own time or because the configuration was read again.
-    /// `still` says whether who it proves now is still to have what it was given.
+    /// Ends when what was proved is good no longer, whether by its own time or because the
+    /// configuration was read again. `still` says whether who it proves now is still to have what
+    /// it was given.
     pub async fn lost(&self, proof: &Proof, still: impl Fn(&Principal) -> bool) -> Error {
         let mut replaced = self.replaced.subscribe();
         loop {
             match self.known_by(&proof.headers, proof.certificate.as_deref(), None) {
                 Ok(principal) if still(&principal) => {}
-                Ok(_) => return Error::new(Reason::InvalidToken, "the credential is another one's now"),
+                Ok(_) => {
+                    return Error::new(Reason::InvalidToken, "the credential is another one's now");
+                }
                 Err(error) => return error,
             }
-            let left = proof.ends_ms().map(|end_ms| end_ms.saturating_sub(self.credentials.load().clock.now_ms()));
-            // What has ended by its own words and is good all the same is of an issuer whose clock may differ, or counts for nothing.
+            let left = proof
+                .ends_ms()
+                .map(|end_ms| end_ms.saturating_sub(self.credentials.load().clock.now_ms()));
+            // What has ended by its own words and is good all the same is of an issuer whose clock
+            // may differ, or counts for nothing.
             let wait = left.map_or(POLL_INTERVAL, |left_ms| match left_ms {
                 0 => RETRY_DELAY,
                 left_ms => (Duration::from_millis(left_ms) + SOON).min(POLL_INTERVAL),
@@ -215,7 +242,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence each.
+    /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence
+    /// each.
     pub fn new(
         configs: &[AppConfig],
         services: &[ServiceConfig],
@@ -236,8 +264,11 @@ impl Credentials {
                 }
             }
         }
-        let (mut by_token, mut by_certificate, mut by_subject) = (HashMap::default(), HashMap::default(), HashMap::default());
-        for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in services {
+        let (mut by_token, mut by_certificate, mut by_subject) =
+            (HashMap::default(), HashMap::default(), HashMap::default());
+        for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in
+            services
+        {
             let account = Arc::new(ServiceAccount {
                 name: name.clone(),
                 scopes: scopes.clone(),
@@ -250,21 +281,40 @@ impl Credentials {
             if issuer.is_some() == subjects.is_empty() {
                 wrong.push(format!("service \"{name}\": issuer and subjects go together"));
             }
-            if token_hash.iter().any(|hash| by_token.insert(hash.clone(), account.clone()).is_some()) {
+            if token_hash
+                .iter()
+                .any(|hash| by_token.insert(hash.clone(), account.clone()).is_some())
+            {
                 wrong.push(format!("service \"{name}\": token_hash is there twice"));
             }
-            if cert_names.iter().any(|cert_name| by_certificate.insert(cert_name.clone(), account.clone()).is_some()) {
-                wrong.push(format!("service \"{name}\": one of cert_names is that of another service too"));
+            if cert_names.iter().any(|cert_name| {
+                by_certificate.insert(cert_name.clone(), account.clone()).is_some()
+            }) {
+                wrong.push(format!(
+                    "service \"{name}\": one of cert_names is that of another service too"
+                ));
             }
-            let of_issuer = |subject: &String| (issuer.clone().unwrap_or_default(), subject.clone());
-            if subjects.iter().any(|subject| by_subject.insert(of_issuer(subject), account.clone()).is_some()) {
-                wrong.push(format!("service \"{name}\": one of subjects is that of another service too"));
+            let of_issuer =
+                |subject: &String| (issuer.clone().unwrap_or_default(), subject.clone());
+            if subjects
+                .iter()
+                .any(|subject| by_subject.insert(of_issuer(subject), account.clone()).is_some())
+            {
+                wrong.push(format!(
+                    "service \"{name}\": one of subjects is that of another service too"
+                ));
             }
         }
         match Issuers::new(issuers, by_subject) {
-            Ok(issuers) if wrong.is_empty() => {
-                Ok(Self { apps, clock, services: by_token, issuers, by_certificate, api_keys, client_keys })
-            }
+            Ok(issuers) if wrong.is_empty() => Ok(Self {
+                apps,
+                clock,
+                services: by_token,
+                issuers,
+                by_certificate,
+                api_keys,
+                client_keys,
+            }),
             Ok(_) => Err(wrong),
             Err(more) => Err([wrong, more].concat()),
         }
@@ -272,22 +322,34 @@ impl Credentials {
 
     /// The service that one of these names of a certificate is of.
     fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
-        certificate.0.iter().find_map(|name| self.by_certificate.get(name).cloned()).map(Principal::Service)
+        certificate
+            .0
+            .iter()
+            .find_map(|name| self.by_certificate.get(name).cloned())
+            .map(Principal::Service)
     }
 
     fn principal(&self, headers: &HeaderMap, from: Option<Site>) -> Result<Principal, Error> {
         if let Some(key) = header(headers, &IM_API_KEY) {
             let app = find(&self.apps, &self.api_keys, key);
-            let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
+            let app =
+                app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
             return Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::ApiKey });
         }
         if let Some(key) = header(headers, &IM_CLIENT_KEY) {
             let app = find(&self.apps, &self.client_keys, key);
-            let app = app.ok_or_else(|| Error::new(Reason::InvalidClientKey, "the client key is of no app"))?;
-            let token = header(headers, &IM_AUTHORIZATION).map(strip_bearer).filter(|token| !token.is_empty());
+            let app = app.ok_or_else(|| {
+                Error::new(Reason::InvalidClientKey, "the client key is of no app")
+            })?;
+            let token = header(headers, &IM_AUTHORIZATION)
+                .map(strip_bearer)
+                .filter(|token| !token.is_empty());
             return self.bearer(app, token.ok_or_else(missing)?);
         }
-        let token = header(headers, &AUTHORIZATION).map(strip_bearer).filter(|token| !token.is_empty()).ok_or_else(missing)?;
+        let token = header(headers, &AUTHORIZATION)
+            .map(strip_bearer)
+            .filter(|token| !token.is_empty())
+            .ok_or_else(missing)?;
         let (hash, now_ms) = (KeyHash::of(token), self.clock.now_ms());
         if let Some(service) = self.services.get(&hash) {
             return Ok(Principal::Service(service.clone()));
@@ -322,13 +384,18 @@ impl Proof {
     #[must_use]
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let names = [&IM_API_KEY, &IM_CLIENT_KEY, &IM_AUTHORIZATION, &AUTHORIZATION];
-        let headers = names.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
+        let headers = names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())))
+            .collect();
         Self { headers, certificate: extensions.get().cloned() }
     }
 
     /// When its token says that it ends, in Unix milliseconds.
     fn ends_ms(&self) -> Option<u64> {
-        let header = [&IM_AUTHORIZATION, &AUTHORIZATION].into_iter().find_map(|name| header(&self.headers, name))?;
+        let header = [&IM_AUTHORIZATION, &AUTHORIZATION]
+            .into_iter()
+            .find_map(|name| header(&self.headers, name))?;
         Unverified::read(strip_bearer(header)).ok()?.ends_ms()
     }
 }
@@ -341,12 +408,18 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
         let site = peer.as_ref().map(|peer| peer.site());
         let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), site);
         let caller = principal.as_ref().map_or(Who::Stranger, |principal| access.who(principal));
-        request.extensions_mut().insert(Caller { principal, calls: 1, site, account: Account { peer, caller } });
+        request.extensions_mut().insert(Caller {
+            principal,
+            calls: 1,
+            site,
+            account: Account { peer, caller },
+        });
         request
     })
 }
 
-/// Keys are found by their hash, which tells a prober nothing about them: it cannot choose the hash of what it sends.
+/// Keys are found by their hash, which tells a prober nothing about them: it cannot choose the hash
+/// of what it sends.
 fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Option<&'a Arc<App>> {
     keys.get(&KeyHash::of(key)).and_then(|app| apps.get(app).ok())
 }
@@ -354,8 +427,13 @@ fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Optio
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
-    // What is no text is no credential, nor are two of one kind: whoever is in between may have looked at the other.
-    Some(if values.next().is_some() { "\u{fffd}" } else { value.to_str().unwrap_or("\u{fffd}").trim() })
+    // What is no text is no credential, nor are two of one kind: whoever is in between may have
+    // looked at the other.
+    Some(if values.next().is_some() {
+        "\u{fffd}"
+    } else {
+        value.to_str().unwrap_or("\u{fffd}").trim()
+    })
 }
 
 fn strip_bearer(value: &str) -> &str {

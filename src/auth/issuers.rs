@@ -1,9 +1,11 @@
-//! Services that come with a token of somebody else, such as Kubernetes, which issues them for service accounts: JWTs (RFC 7519) that are good for us
-//! (`aud`), by a key of the issuer's set, in their time.
+//! Services that come with a token of somebody else, such as Kubernetes, which issues them for
+//! service accounts: JWTs (RFC 7519) that are good for us (`aud`), by a key of the issuer's set, in
+//! their time.
 //!
-//! Keys are read at the start and then again: a file when it changes, a URL every five minutes, and soon after a token came with a key that is not known.
-//! What cannot be read changes nothing. A signature costs some hundred microseconds to look at, so what was found good is remembered until it ends or the keys
-//! change.
+//! Keys are read at the start and then again: a file when it changes, a URL every five minutes, and
+//! soon after a token came with a key that is not known. What cannot be read changes nothing. A
+//! signature costs some hundred microseconds to look at, so what was found good is remembered until
+//! it ends or the keys change.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,8 +39,8 @@ const REFRESH: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(10);
 /// Tokens that are remembered; the one least asked for makes place.
 const REMEMBERED: usize = 16_384;
-/// Tokens of one address that were looked at within a second and found not good; whatever it sends then is not looked at. A signature of RSA-4096
-/// takes a millisecond and a half.
+/// Tokens of one address that were looked at within a second and found not good; whatever it sends
+/// then is not looked at. A signature of RSA-4096 takes a millisecond and a half.
 const MOST_FAILURES: u32 = 100;
 
 /// All issuers, and who their subjects are here.
@@ -97,7 +99,8 @@ impl Audience {
 }
 
 impl Issuers {
-    /// These issuers, with the keys of those that have a file. Errors: everything that is wrong, a sentence each.
+    /// These issuers, with the keys of those that have a file. Errors: everything that is wrong, a
+    /// sentence each.
     pub(super) fn new(
         configs: &[IssuerConfig],
         accounts: HashMap<(String, String), Arc<ServiceAccount>>,
@@ -106,7 +109,9 @@ impl Issuers {
         for config in configs {
             let name = config.issuer.clone();
             if config.audience.is_empty() {
-                wrong.push(format!("issuer \"{name}\": without an audience, tokens for anybody would be good here"));
+                wrong.push(format!(
+                    "issuer \"{name}\": without an audience, tokens for anybody would be good here"
+                ));
             }
             match Issuer::new(config) {
                 Ok(issuer) => {
@@ -122,7 +127,8 @@ impl Issuers {
                 wrong.push(format!("the subject \"{subject}\": its issuer \"{name}\" is not configured, under [[issuers]]"));
             }
         }
-        let (verified, refused, failures) = (Cache::new(REMEMBERED), Cache::new(REMEMBERED), Cache::new(REMEMBERED));
+        let (verified, refused, failures) =
+            (Cache::new(REMEMBERED), Cache::new(REMEMBERED), Cache::new(REMEMBERED));
         if wrong.is_empty() {
             Ok(Self { issuers, accounts, verified, refused, failures, keepers: JoinSet::new() })
         } else {
@@ -130,8 +136,8 @@ impl Issuers {
         }
     }
 
-    /// Has all keys read, and kept new. Those of a URL that `old` has too are taken from there; one that does not answer is asked again later, and its
-    /// tokens are refused meanwhile.
+    /// Has all keys read, and kept new. Those of a URL that `old` has too are taken from there; one
+    /// that does not answer is asked again later, and its tokens are refused meanwhile.
     pub(super) async fn begin(&mut self, old: Option<&Self>) {
         let first = async |issuer: &Arc<Issuer>| match old.and_then(|old| old.same_url(issuer)) {
             Some(old) => issuer.keys.store(old.keys.load_full()),
@@ -163,8 +169,9 @@ impl Issuers {
         is_good.then(|| Principal::Service(account.clone()))
     }
 
-    /// Whose token this is, by the issuer of that name. Errors: INVALID_TOKEN, MALFORMED_TOKEN; PERMISSION_DENIED where it is good, and of nobody we know.
-    /// RATE_LIMITED where too many that were not good came from that address.
+    /// Whose token this is, by the issuer of that name. Errors: INVALID_TOKEN, MALFORMED_TOKEN;
+    /// PERMISSION_DENIED where it is good, and of nobody we know. RATE_LIMITED where too many that
+    /// were not good came from that address.
     pub(super) fn verify(
         &self,
         name: &str,
@@ -180,10 +187,15 @@ impl Issuers {
             return Err(super::token::invalid());
         }
         let second = now_ms / 1_000;
-        let failures =
-            from.and_then(|from| self.failures.get(&from)).filter(|(at, _)| *at == second).map_or(0, |(_, count)| count);
+        let failures = from
+            .and_then(|from| self.failures.get(&from))
+            .filter(|(at, _)| *at == second)
+            .map_or(0, |(_, count)| count);
         if failures >= MOST_FAILURES {
-            let error = Error::new(Reason::RateLimited, "too many tokens that are not good come from this address");
+            let error = Error::new(
+                Reason::RateLimited,
+                "too many tokens that are not good come from this address",
+            );
             return Err(Error { retry_after: Some(Duration::from_secs(1)), ..error });
         }
         let Some(claims) = issuer.claims(token, &header, &by, now_ms) else {
@@ -192,7 +204,10 @@ impl Issuers {
             return Err(super::token::invalid());
         };
         let account = self.accounts.get(&(name.to_owned(), claims.sub)).ok_or_else(|| {
-            Error::new(Reason::PermissionDenied, "the token is good, but its subject is none of the configured services")
+            Error::new(
+                Reason::PermissionDenied,
+                "the token is good, but its subject is none of the configured services",
+            )
         })?;
         let until_ms = claims.exp * 1_000.0 + LEEWAY_MS;
         let verified = Verified { account: account.clone(), until_ms, issuer: issuer.clone(), by };
@@ -212,7 +227,13 @@ impl Issuer {
             Source::File(path) => source::of_file(path)?,
             Source::Url { .. } => Keys::default(),
         };
-        Ok(Self { config: config.clone(), source, seen, keys: ArcSwap::from_pointee(keys), unknown: Notify::new() })
+        Ok(Self {
+            config: config.clone(),
+            source,
+            seen,
+            keys: ArcSwap::from_pointee(keys),
+            unknown: Notify::new(),
+        })
     }
 
     /// What the token says, where it is for us, in its time, and signed.
@@ -264,7 +285,11 @@ impl Issuer {
             }
             Err(error) => {
                 METRICS.issuer_failed();
-                tracing::error!(issuer, error, "the keys of an issuer were not read; those known go on");
+                tracing::error!(
+                    issuer,
+                    error,
+                    "the keys of an issuer were not read; those known go on"
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Secrets and their hashes. A secret does not show itself, and hashes are compared in constant time.
+//! Secrets and their hashes. A secret does not show itself, and hashes are compared in constant
+//! time.
 
 use std::fmt::{self, Write as _};
 
@@ -30,7 +31,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a key that is only ever compared. Keys are random and long, so a fast hash is enough; `mute-service hash-key` says so.
+/// The SHA-256 of a key that is only ever compared. Keys are random and long, so a fast hash is
+/// enough; `mute-service hash-key` says so.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
@@ -87,8 +89,11 @@ impl<'de> Deserialize<'de> for KeyHash {
     }
 }
 
-/// A key as it stands in the configuration: one, or two while one takes the place of the other. The first is the new one.
-pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+/// A key as it stands in the configuration: one, or two while one takes the place of the other. The
+/// first is the new one.
+pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     struct OneOrTwo<T>(std::marker::PhantomData<T>);
     impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrTwo<T> {
         type Value = Vec<T>;
@@ -106,7 +111,11 @@ pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deseria
             while let Some(text) = texts.next_element()? {
                 read.push(text);
             }
-            if matches!(read.len(), 1 | 2) { Ok(read) } else { Err(serde::de::Error::invalid_length(read.len(), &self)) }
+            if matches!(read.len(), 1 | 2) {
+                Ok(read)
+            } else {
+                Err(serde::de::Error::invalid_length(read.len(), &self))
+            }
         }
     }
     deserializer.deserialize_any(OneOrTwo(std::marker::PhantomData))
@@ -122,7 +131,9 @@ mod tests {
         assert_eq!(KeyHash::parse(&hash.to_string()), Some(hash.clone()));
         assert!(hash.is_of("dev-api-key"));
         assert!(!hash.is_of("dev-api-kez"));
-        for bad in ["", "sha256:", "sha256:zz", &format!("sha256:{}", "g".repeat(64)), &"0".repeat(64)] {
+        for bad in
+            ["", "sha256:", "sha256:zz", &format!("sha256:{}", "g".repeat(64)), &"0".repeat(64)]
+        {
             assert_eq!(KeyHash::parse(bad), None, "{bad}");
         }
     }

@@ -1,5 +1,6 @@
-//! Tokens: JWT, HS256. A user token is signed with the app's secret, as the app's own back end would sign it; an app token with a key derived
-//! from it, so that whoever can have users' tokens signed cannot have one made that passes for an app's.
+//! Tokens: JWT, HS256. A user token is signed with the app's secret, as the app's own back end
+//! would sign it; an app token with a key derived from it, so that whoever can have users' tokens
+//! signed cannot have one made that passes for an app's.
 
 use std::collections::HashSet;
 
@@ -23,7 +24,8 @@ const APP: &str = "app";
 pub struct TokenKeys {
     /// The first signs; what any of them has signed is good.
     signers: Vec<Signer>,
-    /// Tokens of before are good no longer, in Unix milliseconds; those that do not say when they were issued are of before.
+    /// Tokens of before are good no longer, in Unix milliseconds; those that do not say when they
+    /// were issued are of before.
     not_before_ms: Option<u64>,
     revoked: HashSet<String>,
 }
@@ -69,7 +71,8 @@ struct UserClaims {
     exp: f64,
 }
 
-/// What a token says of itself before its signature is looked at: which key to look with, and nothing else.
+/// What a token says of itself before its signature is looked at: which key to look with, and
+/// nothing else.
 #[derive(Deserialize)]
 pub struct Unverified {
     /// The app that is said to have issued it.
@@ -99,7 +102,8 @@ impl Unverified {
         if says_crit(token) {
             return Err(invalid());
         }
-        let claims: Self = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())?;
+        let claims: Self =
+            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())?;
         Ok(Self { signer: header.kid, ..claims })
     }
 
@@ -123,12 +127,20 @@ impl Unverified {
 }
 
 impl TokenKeys {
-    /// Keys from an app's secrets; nothing where it has none. Tokens of before that time, and those of these ids (`jti`), are good no longer.
-    /// Errors: what is wrong with what is configured.
-    pub fn of(secrets: &[Secret], not_before: Option<Datetime>, revoked: &[String]) -> Result<Option<Self>, String> {
+    /// Keys from an app's secrets; nothing where it has none. Tokens of before that time, and those
+    /// of these ids (`jti`), are good no longer. Errors: what is wrong with what is configured.
+    pub fn of(
+        secrets: &[Secret],
+        not_before: Option<Datetime>,
+        revoked: &[String],
+    ) -> Result<Option<Self>, String> {
         let not_before_ms = not_before.map(|time| {
-            let time = time.offset.and_then(|_| time.to_string().parse::<Timestamp>().ok()).filter(|time| time.seconds >= 0);
-            let time = time.ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
+            let time = time
+                .offset
+                .and_then(|_| time.to_string().parse::<Timestamp>().ok())
+                .filter(|time| time.seconds >= 0);
+            let time = time
+                .ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
             Ok::<_, String>(time.seconds.unsigned_abs() * 1_000)
         });
         Ok((!secrets.is_empty()).then_some(Self {
@@ -142,25 +154,40 @@ impl TokenKeys {
     pub fn mint_app(&self, app: &AppKey, now_ms: u64, ttl_s: Option<u64>) -> Result<String, Error> {
         let iat = now_ms / 1_000;
         let exp = ttl_s.map(|ttl| iat.saturating_add(ttl));
-        let claims = AppClaims { typ: APP.to_owned(), app: app.to_string(), iat, jti: Some(new_id()), exp };
+        let claims =
+            AppClaims { typ: APP.to_owned(), app: app.to_string(), iat, jti: Some(new_id()), exp };
         self.sign(&claims, |signer| &signer.app.0)
     }
 
     /// A user token, good until that Unix second.
-    pub fn mint_user(&self, app: &AppKey, user: &str, now_ms: u64, exp_s: u64) -> Result<String, Error> {
-        let claims = MintedUserClaims { app: app.as_str(), id: user, iat: now_ms / 1_000, jti: new_id(), exp: exp_s };
+    pub fn mint_user(
+        &self,
+        app: &AppKey,
+        user: &str,
+        now_ms: u64,
+        exp_s: u64,
+    ) -> Result<String, Error> {
+        let claims = MintedUserClaims {
+            app: app.as_str(),
+            id: user,
+            iat: now_ms / 1_000,
+            jti: new_id(),
+            exp: exp_s,
+        };
         self.sign(&claims, |signer| &signer.user.0)
     }
 
-    /// Checks signature, algorithm, app and time, and that it was not revoked. Errors: MALFORMED_TOKEN, INVALID_TOKEN.
+    /// Checks signature, algorithm, app and time, and that it was not revoked. Errors:
+    /// MALFORMED_TOKEN, INVALID_TOKEN.
     pub fn verify(&self, app: &AppKey, token: &str, now_ms: u64) -> Result<Bearer, Error> {
         let unverified = Unverified::read(token)?;
         let signer = unverified.signer.as_deref();
         if unverified.typ.as_deref() == Some(APP) {
             let claims: AppClaims = self.check(token, signer, |signer| &signer.app.1)?;
             let in_time = claims.exp.is_none_or(|exp| now_ms < exp.saturating_mul(1_000));
-            let is_good =
-                in_time && claims.app == app.as_str() && !self.has_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
+            let is_good = in_time
+                && claims.app == app.as_str()
+                && !self.has_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
             return if is_good { Ok(Bearer::App) } else { Err(invalid()) };
         }
         let claims: UserClaims = self.check(token, signer, |signer| &signer.user.1)?;
@@ -168,7 +195,9 @@ impl TokenKeys {
         let in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
         let of_app = claims.app.is_none_or(|of| of == app.as_str());
         let id = claims.jti.as_ref().and_then(|id| id.as_str());
-        let is_good = in_time && of_app && !self.has_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
+        let is_good = in_time
+            && of_app
+            && !self.has_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
         match claims.id.or(claims.sub) {
             Some(user) if is_good => Ok(Bearer::User(user)),
             _ => Err(invalid()),
@@ -182,18 +211,30 @@ impl TokenKeys {
 
     fn has_revoked(&self, id: Option<&str>, issued_s: Option<f64>) -> bool {
         id.is_some_and(|id| self.revoked.contains(id))
-            || self.not_before_ms.is_some_and(|not_before_ms| issued_s.is_none_or(|at_s| at_s * 1_000.0 < not_before_ms as f64))
+            || self.not_before_ms.is_some_and(|not_before_ms| {
+                issued_s.is_none_or(|at_s| at_s * 1_000.0 < not_before_ms as f64)
+            })
     }
 
-    fn sign<C: Serialize>(&self, claims: &C, key: fn(&Signer) -> &EncodingKey) -> Result<String, Error> {
+    fn sign<C: Serialize>(
+        &self,
+        claims: &C,
+        key: fn(&Signer) -> &EncodingKey,
+    ) -> Result<String, Error> {
         let signer = self.signers.first().ok_or_else(invalid)?;
         let header = Header { kid: Some(signer.id.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, claims, key(signer)).map_err(Error::internal)
     }
 
-    /// By the key that is named, where it is one of ours; back ends that sign their users' tokens themselves name none, or one of their own.
-    /// Times are compared by the caller, with the service's one clock.
-    fn check<C: DeserializeOwned>(&self, token: &str, named: Option<&str>, key: fn(&Signer) -> &DecodingKey) -> Result<C, Error> {
+    /// By the key that is named, where it is one of ours; back ends that sign their users' tokens
+    /// themselves name none, or one of their own. Times are compared by the caller, with the
+    /// service's one clock.
+    fn check<C: DeserializeOwned>(
+        &self,
+        token: &str,
+        named: Option<&str>,
+        key: fn(&Signer) -> &DecodingKey,
+    ) -> Result<C, Error> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
@@ -208,7 +249,8 @@ impl TokenKeys {
 
 impl Signer {
     fn of(secret: &Secret) -> Self {
-        let hash = |what: &str| Sha256::new().chain_update(what).chain_update(secret.expose()).finalize();
+        let hash =
+            |what: &str| Sha256::new().chain_update(what).chain_update(secret.expose()).finalize();
         let pair = |key: &[u8]| (EncodingKey::from_secret(key), DecodingKey::from_secret(key));
         Self {
             id: hex(&hash("mute-service key id\0")[..4]),
@@ -227,11 +269,15 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the header names extensions that whoever takes the token has to understand (RFC 7515, section 4.1.11): we understand none.
+/// Whether the header names extensions that whoever takes the token has to understand (RFC 7515,
+/// section 4.1.11): we understand none.
 fn says_crit(token: &str) -> bool {
     let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
-    let header = header.and_then(|header| serde_json::from_slice::<serde_json::Map<_, _>>(&header).ok());
-    header.is_some_and(|header: serde_json::Map<String, serde_json::Value>| header.contains_key("crit"))
+    let header =
+        header.and_then(|header| serde_json::from_slice::<serde_json::Map<_, _>>(&header).ok());
+    header.is_some_and(|header: serde_json::Map<String, serde_json::Value>| {
+        header.contains_key("crit")
+    })
 }
 
 /// It is wrong, revoked, or of another app or time.
@@ -265,7 +311,8 @@ mod tests {
     }
 
     fn configured(secrets: &[&str]) -> AppConfig {
-        let config: AppConfig = toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
+        let config: AppConfig =
+            toml::from_str("key = \"a\"").unwrap_or_else(|error| unreachable!("{error}"));
         AppConfig { token_secret: secrets.iter().copied().map(Secret::new).collect(), ..config }
     }
 
@@ -284,13 +331,19 @@ mod tests {
         let keys = keys();
         let token = keys.mint_app(&app("a"), NOW_MS, Some(10))?;
         assert_eq!(keys.verify(&app("a"), &token, NOW_MS + 9_999)?, Bearer::App);
-        assert_eq!(reason(keys.verify(&app("a"), &token, NOW_MS + 10_000)), Some(Reason::InvalidToken));
+        assert_eq!(
+            reason(keys.verify(&app("a"), &token, NOW_MS + 10_000)),
+            Some(Reason::InvalidToken)
+        );
         assert_eq!(reason(keys.verify(&app("b"), &token, NOW_MS)), Some(Reason::InvalidToken));
         let endless = keys.mint_app(&app("a"), NOW_MS, None)?;
         assert_eq!(keys.verify(&app("a"), &endless, u64::MAX)?, Bearer::App);
         let user = keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?;
         assert_eq!(keys.verify(&app("a"), &user, NOW_MS)?, Bearer::User("u".to_owned()));
-        assert_eq!(reason(keys.verify(&app("a"), &user, NOW_MS + 10_000)), Some(Reason::InvalidToken));
+        assert_eq!(
+            reason(keys.verify(&app("a"), &user, NOW_MS + 10_000)),
+            Some(Reason::InvalidToken)
+        );
         Ok(())
     }
 
@@ -299,58 +352,88 @@ mod tests {
         let keys = keys();
         let secret = EncodingKey::from_secret(b"app secret");
         let forge = |header: &Header, claims: serde_json::Value| {
-            jsonwebtoken::encode(header, &claims, &secret).unwrap_or_else(|error| unreachable!("{error}"))
+            jsonwebtoken::encode(header, &claims, &secret)
+                .unwrap_or_else(|error| unreachable!("{error}"))
         };
         let plain = Header::new(Algorithm::HS256);
         // An app token signed with what signs users' tokens.
         let as_app = forge(&plain, serde_json::json!({"typ": "app", "app": "a", "iat": 1}));
         assert_eq!(reason(keys.verify(&app("a"), &as_app, NOW_MS)), Some(Reason::InvalidToken));
         // Another algorithm, no end, not yet, no user.
-        let other = forge(&Header::new(Algorithm::HS512), serde_json::json!({"id": "u", "exp": NOW_S + 10}));
+        let other = forge(
+            &Header::new(Algorithm::HS512),
+            serde_json::json!({"id": "u", "exp": NOW_S + 10}),
+        );
         let endless = forge(&plain, serde_json::json!({"id": "u"}));
-        let early = forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "nbf": NOW_S + 5}));
+        let early =
+            forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "nbf": NOW_S + 5}));
         let nobody = forge(&plain, serde_json::json!({"exp": NOW_S + 10}));
-        let elsewhere = forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "app": "b"}));
+        let elsewhere =
+            forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "app": "b"}));
         for token in [other, endless, early, nobody, elsewhere] {
-            assert_eq!(reason(keys.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken), "{token}");
+            assert_eq!(
+                reason(keys.verify(&app("a"), &token, NOW_MS)),
+                Some(Reason::InvalidToken),
+                "{token}"
+            );
         }
         // A signature that is not there, or not its own.
         let good = keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?;
         let (unsigned, _) = good.rsplit_once('.').unwrap_or_default();
         let none = "eyJhbGciOiJub25lIn0.eyJpZCI6InUiLCJleHAiOjk5OTk5OTk5OTl9.";
-        assert_eq!(reason(keys.verify(&app("a"), &format!("{unsigned}."), NOW_MS)), Some(Reason::InvalidToken));
+        assert_eq!(
+            reason(keys.verify(&app("a"), &format!("{unsigned}."), NOW_MS)),
+            Some(Reason::InvalidToken)
+        );
         assert!(keys.verify(&app("a"), none, NOW_MS).is_err());
         let critical = r#"{"alg":"HS256","crit":["exp"],"exp":1}"#;
         let claims = good.split('.').nth(1).unwrap_or_default();
         let critical = format!("{}.{claims}", URL_SAFE_NO_PAD.encode(critical));
         let key = EncodingKey::from_secret(b"app secret");
-        let signature = jsonwebtoken::crypto::sign(critical.as_bytes(), &key, Algorithm::HS256).unwrap_or_default();
-        assert_eq!(reason(keys.verify(&app("a"), &format!("{critical}.{signature}"), NOW_MS)), Some(Reason::InvalidToken));
+        let signature = jsonwebtoken::crypto::sign(critical.as_bytes(), &key, Algorithm::HS256)
+            .unwrap_or_default();
+        assert_eq!(
+            reason(keys.verify(&app("a"), &format!("{critical}.{signature}"), NOW_MS)),
+            Some(Reason::InvalidToken)
+        );
         for garbage in ["", "x", "a.b.c", "YWMt4LqJIul7EeizhBO5TSO_UgAAAA"] {
-            assert_eq!(reason(keys.verify(&app("a"), garbage, NOW_MS)), Some(Reason::MalformedToken), "{garbage}");
+            assert_eq!(
+                reason(keys.verify(&app("a"), garbage, NOW_MS)),
+                Some(Reason::MalformedToken),
+                "{garbage}"
+            );
         }
         Ok(())
     }
 
     #[test]
     fn what_either_of_two_secrets_has_signed_is_good_until_one_is_gone() -> Result<(), Error> {
-        let [old, both, new] = [&["old"][..], &["new", "old"], &["new"]].map(|secrets| of(secrets, |_| ()));
+        let [old, both, new] =
+            [&["old"][..], &["new", "old"], &["new"]].map(|secrets| of(secrets, |_| ()));
         let tokens = |keys: &TokenKeys| {
-            Ok::<_, Error>([keys.mint_app(&app("a"), NOW_MS, None)?, keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?])
+            Ok::<_, Error>([
+                keys.mint_app(&app("a"), NOW_MS, None)?,
+                keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?,
+            ])
         };
         let is_good = |keys: &TokenKeys, token: &str| keys.verify(&app("a"), token, NOW_MS).is_ok();
         // A back end of its own names no key, or one that we do not know.
         let own = |kid: Option<&str>| {
             let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
             let claims = serde_json::json!({"app": "a", "id": "u", "exp": NOW_S + 10});
-            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"old")).map_err(Error::internal)
+            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"old"))
+                .map_err(Error::internal)
         };
         for token in [tokens(&old)?.to_vec(), vec![own(None)?, own(Some("theirs"))?]].concat() {
             assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [true, true, false]);
         }
         // Claims of theirs that we would read otherwise.
         let claims = serde_json::json!({"id": "u", "exp": NOW_S + 10, "jti": 17, "iat": "today"});
-        let odd = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"old"));
+        let odd = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &claims,
+            &EncodingKey::from_secret(b"old"),
+        );
         assert!(is_good(&both, &odd.map_err(Error::internal)?));
         for token in tokens(&both)? {
             assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [false, true, true]);
@@ -362,21 +445,38 @@ mod tests {
     #[test]
     fn tokens_are_revoked_by_their_id_and_by_when_they_were_issued() -> Result<(), Error> {
         let issued = |keys: &TokenKeys, at_ms| {
-            Ok::<_, Error>([keys.mint_app(&app("a"), at_ms, None)?, keys.mint_user(&app("a"), "u", at_ms, NOW_S + 10)?])
+            Ok::<_, Error>([
+                keys.mint_app(&app("a"), at_ms, None)?,
+                keys.mint_user(&app("a"), "u", at_ms, NOW_S + 10)?,
+            ])
         };
-        let later = of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
-        let local = AppConfig { tokens_not_before: "2023-11-14T22:13:20".parse().ok(), ..configured(&["app secret"]) };
+        let later =
+            of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
+        let local = AppConfig {
+            tokens_not_before: "2023-11-14T22:13:20".parse().ok(),
+            ..configured(&["app secret"])
+        };
         assert!(keys_of(&local).is_err());
         for token in issued(&keys(), NOW_MS)? {
             assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
             let id = Unverified::read(&token)?.id().unwrap_or_default().to_owned();
             assert!(!id.is_empty());
             let without = of(&["app secret"], |app| app.revoked_tokens = vec![id]);
-            assert_eq!(reason(without.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));
+            assert_eq!(
+                reason(without.verify(&app("a"), &token, NOW_MS)),
+                Some(Reason::InvalidToken)
+            );
         }
         let claims = serde_json::json!({"app": "a", "id": "u", "exp": NOW_S + 10});
-        let undated = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"app secret"));
-        for token in [issued(&keys(), NOW_MS - 1_000)?.to_vec(), vec![undated.map_err(Error::internal)?]].concat() {
+        let undated = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &claims,
+            &EncodingKey::from_secret(b"app secret"),
+        );
+        for token in
+            [issued(&keys(), NOW_MS - 1_000)?.to_vec(), vec![undated.map_err(Error::internal)?]]
+                .concat()
+        {
             assert!(keys().verify(&app("a"), &token, NOW_MS).is_ok());
             assert_eq!(reason(later.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));
         }

@@ -32,7 +32,11 @@ impl Progress {
         self.told = Instant::now();
         if is_terminal {
             let percent = done * 100 / total.max(1);
-            let _ = write!(io::stderr(), "\r{done} of {total} records, {percent} %{}", if is_last { "\n" } else { "" });
+            let _ = write!(
+                io::stderr(),
+                "\r{done} of {total} records, {percent} %{}",
+                if is_last { "\n" } else { "" }
+            );
         } else {
             tracing::info!(done, total, "importing");
         }

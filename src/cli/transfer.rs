@@ -49,13 +49,17 @@ impl Where {
     /// Nothing where none is named.
     fn named(self) -> Result<Option<Location>, Failure> {
         Ok(match self.store.unwrap_or_default() {
-            Engine::Sled => self.data_dir.map(|path| Location::Directory { path, memory: Memory::default() }),
+            Engine::Sled => {
+                self.data_dir.map(|path| Location::Directory { path, memory: Memory::default() })
+            }
             Engine::Etcd => Some(Location::Cluster(self.etcd.cluster().map_err(Failure::Config)?)),
         })
     }
 
     fn place(self) -> Result<Location, Failure> {
-        self.named()?.ok_or_else(|| usage("name the store: --data-dir DIR, or --store etcd --etcd-endpoints URL"))
+        self.named()?.ok_or_else(|| {
+            usage("name the store: --data-dir DIR, or --store etcd --etcd-endpoints URL")
+        })
     }
 }
 
@@ -75,13 +79,15 @@ pub(super) struct Export {
 pub(super) struct Import {
     #[command(flatten)]
     store: Where,
-    /// What becomes of records that the file does not have: `merge` leaves them, `replace` removes them (of an export of one app, that app's)
+    /// What becomes of records that the file does not have: `merge` leaves them, `replace` removes
+    /// them (of an export of one app, that app's)
     #[arg(long, value_enum, default_value = "merge")]
     mode: Mode,
     /// Check the file, tell what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The configuration of the service: in its apps that fold users' case, ids of the file are folded
+    /// The configuration of the service: in its apps that fold users' case, ids of the file are
+    /// folded
     #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
     config: Option<PathBuf>,
     /// An export, or - for standard input
@@ -102,7 +108,8 @@ pub(super) struct Backup {
     /// The admin listener of a running service, such as http://127.0.0.1:9090; comes before a store
     #[arg(long, value_name = "URL", requires = "token")]
     from: Option<String>,
-    /// The token of a service with the scope "admin" and the apps ["*"]; what is given here can be seen by others on the machine
+    /// The token of a service with the scope "admin" and the apps ["*"]; what is given here can be
+    /// seen by others on the machine
     #[arg(long, env = "MUTE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     #[command(flatten)]
@@ -114,7 +121,8 @@ pub(super) struct Backup {
 
 #[derive(Args)]
 pub(super) struct Restore {
-    /// An empty directory, or one that is not there yet; a cluster is restored by its own snapshots, or with `import`
+    /// An empty directory, or one that is not there yet; a cluster is restored by its own
+    /// snapshots, or with `import`
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     data_dir: PathBuf,
     /// A backup
@@ -139,12 +147,21 @@ pub(super) fn export(command: Export) -> Result<(), Failure> {
         };
         store.close().await?;
         let content = content?;
-        complain(&format!("{} records are exported; sha256 {}", content.records(), content.sha256()));
+        complain(&format!(
+            "{} records are exported; sha256 {}",
+            content.records(),
+            content.sha256()
+        ));
         Ok(())
     })
 }
 
-async fn export_to_file(store: &dyn Store, app: Option<&str>, now_ms: u64, path: &Path) -> Result<Content, transfer::Failure> {
+async fn export_to_file(
+    store: &dyn Store,
+    app: Option<&str>,
+    now_ms: u64,
+    path: &Path,
+) -> Result<Content, transfer::Failure> {
     let mut to = Output::create(path).map_err(|error| transfer::Failure::file(path, error))?;
     let content = export::export(store, app, now_ms, &mut to, &path.display().to_string()).await?;
     to.finish().map_err(|error| transfer::Failure::file(path, error))?;
@@ -154,8 +171,11 @@ async fn export_to_file(store: &dyn Store, app: Option<&str>, now_ms: u64, path:
 pub(super) fn import(command: Import) -> Result<(), Failure> {
     let Import { store, mode, dry_run, config, file } = command;
     let place = store.place()?;
-    let apps = config.map(|file| Config::load(Settings::default(), Some(&file), false).map(|config| config.apps));
-    let folds = apps.transpose().map_err(Failure::Config)?.map(|apps| Folds::of(&apps)).unwrap_or_default();
+    let apps = config.map(|file| {
+        Config::load(Settings::default(), Some(&file), false).map(|config| config.apps)
+    });
+    let folds =
+        apps.transpose().map_err(Failure::Config)?.map(|apps| Folds::of(&apps)).unwrap_or_default();
     let incoming = read_export(&file, folds)?;
     run(async {
         // A trial creates nothing, not even an empty store.
@@ -172,14 +192,24 @@ pub(super) fn import(command: Import) -> Result<(), Failure> {
     })
 }
 
-async fn merge(store: Option<&dyn Store>, incoming: Incoming, mode: Mode, dry_run: bool) -> Result<String, Failure> {
+async fn merge(
+    store: Option<&dyn Store>,
+    incoming: Incoming,
+    mode: Mode,
+    dry_run: bool,
+) -> Result<String, Failure> {
     let snapshot = match store {
         Some(store) => Some(store.snapshot().await?),
         None => None,
     };
     let plan = MergePlan::of(incoming, snapshot, mode).await?;
-    let told = format!("{} new, {} changed, {} removed, {} as they were\n", plan.new, plan.changed, plan.removed, plan.same);
-    let Some(store) = store.filter(|_| !dry_run) else { return Ok(format!("Would be imported: {told}")) };
+    let told = format!(
+        "{} new, {} changed, {} removed, {} as they were\n",
+        plan.new, plan.changed, plan.removed, plan.same
+    );
+    let Some(store) = store.filter(|_| !dry_run) else {
+        return Ok(format!("Would be imported: {told}"));
+    };
     let mut progress = Progress::of(plan.changes());
     plan.commit(store, Clock::system().now_ms(), |done| progress.report(done)).await?;
     Ok(format!("Imported: {told}"))
@@ -211,7 +241,9 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
             content
         })?,
         (None, None) => {
-            return Err(usage("name a backup (--backup), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL"));
+            return Err(usage(
+                "name a backup (--backup), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL",
+            ));
         }
     };
     say(&content.report(revision).to_string());
@@ -234,7 +266,9 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     match (from, place) {
         (Some(from), _) => run(async {
             let token = token.unwrap_or_default();
-            Ok(fetch::backup(&from, &token, &mut output, &path.display().to_string()).await.map(drop)?)
+            Ok(fetch::backup(&from, &token, &mut output, &path.display().to_string())
+                .await
+                .map(drop)?)
         })?,
         (None, Some(place)) => run(async {
             let store = transfer::open(&place, false).await?;
@@ -256,9 +290,12 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
 }
 
 async fn write_backup(store: &dyn Store, output: &mut Output) -> Result<(), Failure> {
-    let mut pieces = std::pin::pin!(backup::bytes(store.snapshot().await?, Clock::system().now_ms()));
+    let mut pieces =
+        std::pin::pin!(backup::bytes(store.snapshot().await?, Clock::system().now_ms()));
     while let Some(piece) = pieces.next().await {
-        output.write_all(&piece?).map_err(|source| Failure::File { what: "the backup".to_owned(), source })?;
+        output
+            .write_all(&piece?)
+            .map_err(|source| Failure::File { what: "the backup".to_owned(), source })?;
     }
     Ok(())
 }
@@ -269,7 +306,9 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let now_ms = Clock::system().now_ms();
     let (header, content, newest) = backup::restore(&file, &data_dir, now_ms)?;
     say(&content.report(header.revision).to_string());
-    complain(&format!("The store is at revision {newest}; whoever followed the changes of the lost one has to begin anew."));
+    complain(&format!(
+        "The store is at revision {newest}; whoever followed the changes of the lost one has to begin anew."
+    ));
     Ok(())
 }
 

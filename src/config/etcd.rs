@@ -11,7 +11,8 @@ use crate::store::{ClusterConfig, ClusterTls, ClusterUser};
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdSettings {
-    /// URLs of the cluster's members, for `--store etcd`; where one does not answer, the next is asked
+    /// URLs of the cluster's members, for `--store etcd`; where one does not answer, the next is
+    /// asked
     #[arg(
         id = "etcd_endpoints",
         long = "etcd-endpoints",
@@ -20,14 +21,20 @@ pub struct EtcdSettings {
         env = "MUTE_ETCD_ENDPOINTS"
     )]
     pub endpoints: Option<Vec<String>>,
-    /// What all keys begin with: services with different ones share a cluster and nothing else [default: mute/]
+    /// What all keys begin with: services with different ones share a cluster and nothing else
+    /// [default: mute/]
     #[arg(id = "etcd_prefix", long = "etcd-prefix", value_name = "TEXT", env = "MUTE_ETCD_PREFIX")]
     pub prefix: Option<String>,
     /// A user of the cluster that may read and write below the prefix
     #[arg(id = "etcd_user", long = "etcd-user", value_name = "NAME", env = "MUTE_ETCD_USER")]
     pub user: Option<String>,
     /// A file with the user's password
-    #[arg(id = "etcd_password_file", long = "etcd-password-file", value_name = "FILE", env = "MUTE_ETCD_PASSWORD_FILE")]
+    #[arg(
+        id = "etcd_password_file",
+        long = "etcd-password-file",
+        value_name = "FILE",
+        env = "MUTE_ETCD_PASSWORD_FILE"
+    )]
     pub password_file: Option<PathBuf>,
     /// The certificate authority of the members, in PEM, for `https` endpoints
     #[arg(id = "etcd_ca", long = "etcd-ca", value_name = "FILE", env = "MUTE_ETCD_CA")]
@@ -59,39 +66,58 @@ impl EtcdSettings {
         let mut wrong = Vec::new();
         let mut read = |name: &str, path: Option<PathBuf>| {
             let path = path?;
-            let text = fs::read_to_string(&path).map_err(|error| wrong.push(format!("etcd_{name}: {}: {error}", path.display())));
+            let text = fs::read_to_string(&path)
+                .map_err(|error| wrong.push(format!("etcd_{name}: {}: {error}", path.display())));
             text.ok()
         };
-        let (password, ca, cert, key) =
-            (read("password_file", password_file), read("ca", ca), read("cert", cert), read("key", key));
+        let (password, ca, cert, key) = (
+            read("password_file", password_file),
+            read("ca", ca),
+            read("cert", cert),
+            read("key", key),
+        );
         let endpoints = endpoints.unwrap_or_default();
         if endpoints.is_empty() {
-            wrong.push("--store etcd needs --etcd-endpoints, such as http://127.0.0.1:2379".to_owned());
+            wrong.push(
+                "--store etcd needs --etcd-endpoints, such as http://127.0.0.1:2379".to_owned(),
+            );
         }
         for endpoint in &endpoints {
             match endpoint.split_once("://") {
                 Some(("http", _)) => {}
                 Some(("https", _)) if ca.is_some() => {}
                 Some(("https", _)) => wrong.push(format!("{endpoint}: https needs --etcd-ca")),
-                _ => wrong.push(format!("etcd endpoint \"{endpoint}\" is no URL: http://HOST:2379, or https://")),
+                _ => wrong.push(format!(
+                    "etcd endpoint \"{endpoint}\" is no URL: http://HOST:2379, or https://"
+                )),
             }
         }
         let prefix = prefix.unwrap_or_else(|| "mute/".to_owned());
         if prefix.is_empty() {
-            wrong.push("etcd_prefix is empty: the service would take all keys of the cluster for its own".to_owned());
+            wrong.push(
+                "etcd_prefix is empty: the service would take all keys of the cluster for its own"
+                    .to_owned(),
+            );
         }
         if prefix.chars().any(char::is_control) {
             wrong.push("etcd_prefix holds a control character".to_owned());
         }
         if user.is_some() != password.is_some() || cert.is_some() != key.is_some() {
-            wrong.push("--etcd-user goes with --etcd-password-file, and --etcd-cert with --etcd-key".to_owned());
+            wrong.push(
+                "--etcd-user goes with --etcd-password-file, and --etcd-cert with --etcd-key"
+                    .to_owned(),
+            );
         }
         let user = user.zip(password).map(|(name, text)| {
             let password = text.trim_end_matches(['\r', '\n']).to_owned();
             ClusterUser { name, password }
         });
         let tls = ca.map(|ca| ClusterTls { ca, identity: cert.zip(key) });
-        if wrong.is_empty() { Ok(ClusterConfig { endpoints, prefix, user, tls, connector: None }) } else { Err(wrong) }
+        if wrong.is_empty() {
+            Ok(ClusterConfig { endpoints, prefix, user, tls, connector: None })
+        } else {
+            Err(wrong)
+        }
     }
 }
 
@@ -103,7 +129,11 @@ mod tests {
     fn a_prefix_is_not_empty_and_holds_no_control_character() {
         let wrong = |prefix: &str| {
             let endpoints = Some(vec!["http://127.0.0.1:2379".to_owned()]);
-            let settings = EtcdSettings { endpoints, prefix: Some(prefix.to_owned()), ..EtcdSettings::default() };
+            let settings = EtcdSettings {
+                endpoints,
+                prefix: Some(prefix.to_owned()),
+                ..EtcdSettings::default()
+            };
             settings.cluster().err().unwrap_or_default().len()
         };
         assert_eq!(["mute/", "mute/dev/", "", "mute\0", "mute/\n"].map(wrong), [0, 0, 1, 1, 1]);

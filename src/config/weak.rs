@@ -8,10 +8,17 @@ use crate::auth::{
     secret::{KeyHash, Secret},
 };
 
-/// How the secrets of the sample configuration begin, and those among them that are there by their hashes.
+/// How the secrets of the sample configuration begin, and those among them that are there by their
+/// hashes.
 const SAMPLE: &str = "change-me";
-const SAMPLES: [&str; 4] = ["change-me-client-secret", "change-me-api-key", "change-me-client-key", "change-me-service-token"];
-const MAKE: &str = "make one with `openssl rand -hex 32`, and its hash with `mute-service hash-key`";
+const SAMPLES: [&str; 4] = [
+    "change-me-client-secret",
+    "change-me-api-key",
+    "change-me-client-key",
+    "change-me-service-token",
+];
+const MAKE: &str =
+    "make one with `openssl rand -hex 32`, and its hash with `mute-service hash-key`";
 
 /// Everything that is wrong with the secrets of a configuration, a sentence each.
 pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<String> {
@@ -20,11 +27,15 @@ pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<Str
     for app in apps {
         for (field, hashes) in app.hashes() {
             let what = hashes.iter().filter_map(of_hash);
-            wrong.extend(what.map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
+            wrong
+                .extend(what.map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
         }
         for secret in app.token_secret.iter().map(Secret::expose) {
             if secret.starts_with(SAMPLE) {
-                wrong.push(format!("app \"{}\": token_secret is that of the sample: {MAKE}", app.key));
+                wrong.push(format!(
+                    "app \"{}\": token_secret is that of the sample: {MAKE}",
+                    app.key
+                ));
             }
             if let Some(other) = signers.insert(secret, &app.key) {
                 wrong.push(format!(
@@ -36,7 +47,9 @@ pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<Str
     }
     for service in services {
         let what = service.token_hash.iter().filter_map(of_hash);
-        wrong.extend(what.map(|what| format!("service \"{}\": token_hash is {what}: {MAKE}", service.name)));
+        wrong.extend(
+            what.map(|what| format!("service \"{}\": token_hash is {what}: {MAKE}", service.name)),
+        );
     }
     wrong
 }
@@ -63,7 +76,11 @@ mod tests {
         let found = wrong(include_str!("../../deploy/mute-service.toml"));
         assert_eq!(found.lines().count(), 6, "{found}");
         let secrets = ["client_secret_hash", "api_key_hash", "client_key_hash", "token_hash"];
-        assert!(secrets.iter().all(|field| found.contains(field)) && found.matches("token_secret").count() == 2, "{found}");
+        assert!(
+            secrets.iter().all(|field| found.contains(field))
+                && found.matches("token_secret").count() == 2,
+            "{found}"
+        );
     }
 
     #[test]

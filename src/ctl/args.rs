@@ -1,4 +1,5 @@
-//! What may be asked for on the command line, and the forms in which people write durations and times.
+//! What may be asked for on the command line, and the forms in which people write durations and
+//! times.
 
 use std::{
     path::PathBuf,
@@ -19,7 +20,13 @@ use crate::proto::v1::ChangeKind;
 #[command(next_help_heading = "Options of every ctl command")]
 pub struct Options {
     /// Where the service's gRPC is; https:// where it is served over TLS
-    #[arg(long, global = true, value_name = "URL", env = "MUTE_ADDR", default_value = "http://127.0.0.1:50051")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MUTE_ADDR",
+        default_value = "http://127.0.0.1:50051"
+    )]
     pub addr: String,
     /// For https: the authorities of its certificate, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "MUTE_CA")]
@@ -47,14 +54,18 @@ pub struct Options {
 impl Options {
     /// The app; clap cannot require what may stand anywhere.
     pub fn app(&self) -> Result<String, Failure> {
-        self.app.clone().ok_or_else(|| Failure::Usage("no app is named: give its key with --app, or in MUTE_APP".to_owned()))
+        self.app.clone().ok_or_else(|| {
+            Failure::Usage("no app is named: give its key with --app, or in MUTE_APP".to_owned())
+        })
     }
 }
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Forbid members of a room to speak, for a time or for good
-    #[command(after_help = "Example: mute-service ctl mute 1265710621211 user1 user2 --for 24h --reason spam")]
+    #[command(
+        after_help = "Example: mute-service ctl mute 1265710621211 user1 user2 --for 24h --reason spam"
+    )]
     Mute {
         #[command(flatten)]
         members: Members,
@@ -127,7 +138,8 @@ pub enum Command {
     /// Say whether a user may speak in a room now, and if not, until when and why
     #[command(after_help = "Example: mute-service ctl check 1265710621211 user1")]
     Check(Member),
-    /// Follow the changes of the app, or of one room, until Ctrl-C, over restarts of the service too
+    /// Follow the changes of the app, or of one room, until Ctrl-C, over restarts of the service
+    /// too
     #[command(after_help = "Example: mute-service ctl watch --room 1265710621211")]
     Watch {
         /// Only the changes of this room
@@ -138,7 +150,9 @@ pub enum Command {
         after: Option<i64>,
     },
     /// List what has happened, newest first
-    #[command(after_help = "Example: mute-service ctl events --room 1265710621211 --kind muted,expired --since 2h")]
+    #[command(
+        after_help = "Example: mute-service ctl events --room 1265710621211 --kind muted,expired --since 2h"
+    )]
     Events {
         #[command(flatten)]
         filter: Filter,
@@ -146,7 +160,10 @@ pub enum Command {
         limit: Limit,
     },
     /// Forbid a user to speak in every room of the app, for a time or for good
-    #[command(alias = "user-mute", after_help = "Example: mute-service ctl mute-user user4 --for 7d --reason spam")]
+    #[command(
+        alias = "user-mute",
+        after_help = "Example: mute-service ctl mute-user user4 --for 7d --reason spam"
+    )]
     MuteUser {
         #[command(flatten)]
         user: User,
@@ -167,7 +184,9 @@ pub enum Command {
     #[command(alias = "user-list", after_help = "Example: mute-service ctl muted-users")]
     MutedUsers(Limit),
     /// Send a user no push from a room, for a time or for good
-    #[command(after_help = "Example: mute-service ctl mute-notifications 1265710621211 user5 --for 8h")]
+    #[command(
+        after_help = "Example: mute-service ctl mute-notifications 1265710621211 user5 --for 8h"
+    )]
     MuteNotifications {
         #[command(flatten)]
         member: Member,
@@ -250,7 +269,8 @@ pub struct Filter {
     /// Only what is about this user
     #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
     pub user: String,
-    /// Only what this actor did: service:NAME, app, user:ID, or `service` for what has ended by itself
+    /// Only what this actor did: service:NAME, app, user:ID, or `service` for what has ended by
+    /// itself
     #[arg(long, value_name = "ACTOR", default_value = "", hide_default_value = true)]
     pub actor: String,
     /// Only these kinds
@@ -273,7 +293,9 @@ impl Length {
     pub fn duration(&self) -> Option<prost_types::Duration> {
         let duration = self.length.and_then(|Lasting(duration)| duration)?;
         // What is too long for a message is refused by the service, as too long.
-        prost_types::Duration::try_from(duration).ok().or(Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }))
+        prost_types::Duration::try_from(duration)
+            .ok()
+            .or(Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }))
     }
 }
 
@@ -282,7 +304,9 @@ fn length(raw: &str) -> Result<Lasting, String> {
         return Ok(Lasting(None));
     }
     let duration = humantime::parse_duration(raw);
-    duration.map(|duration| Lasting(Some(duration))).map_err(|error| format!("{error}; write 10m, 24h, 7d, or good"))
+    duration
+        .map(|duration| Lasting(Some(duration)))
+        .map_err(|error| format!("{error}; write 10m, 24h, 7d, or good"))
 }
 
 fn time(raw: &str) -> Result<Timestamp, String> {
@@ -290,12 +314,17 @@ fn time(raw: &str) -> Result<Timestamp, String> {
         let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
         return Ok(time.into());
     }
-    raw.parse().map_err(|_| "write 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such as 2h".to_owned())
+    raw.parse().map_err(|_| {
+        "write 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such as 2h".to_owned()
+    })
 }
 
 fn kind() -> impl TypedValueParser<Value = ChangeKind> {
-    let known = |name: String| records::kinds().find(|kind| records::kind_name(*kind).eq_ignore_ascii_case(&name));
-    PossibleValuesParser::new(records::kinds().map(records::kind_name)).try_map(move |name| known(name).ok_or("no such kind"))
+    let known = |name: String| {
+        records::kinds().find(|kind| records::kind_name(*kind).eq_ignore_ascii_case(&name))
+    };
+    PossibleValuesParser::new(records::kinds().map(records::kind_name))
+        .try_map(move |name| known(name).ok_or("no such kind"))
 }
 
 #[cfg(test)]
@@ -305,7 +334,9 @@ mod tests {
     #[test]
     fn a_length_is_as_people_write_it_or_for_good() {
         let seconds = |seconds| Ok(Lasting(Some(Duration::from_secs(seconds))));
-        for (raw, expected) in [("10m", 600), ("24h", 86_400), ("7d", 604_800), ("1h 30m", 5_400), ("90s", 90)] {
+        for (raw, expected) in
+            [("10m", 600), ("24h", 86_400), ("7d", 604_800), ("1h 30m", 5_400), ("90s", 90)]
+        {
             assert_eq!(length(raw), seconds(expected), "{raw}");
         }
         assert_eq!(length("good"), Ok(Lasting(None)));
@@ -317,7 +348,10 @@ mod tests {
     #[test]
     fn a_time_is_a_date_a_moment_or_how_long_ago() {
         assert_eq!(time("2022-01-13").unwrap().to_string(), "2022-01-13T00:00:00Z");
-        assert_eq!(time("2022-01-13T09:59:10.410+02:00").unwrap().to_string(), "2022-01-13T07:59:10.410Z");
+        assert_eq!(
+            time("2022-01-13T09:59:10.410+02:00").unwrap().to_string(),
+            "2022-01-13T07:59:10.410Z"
+        );
         let time_then: SystemTime = time("2h").unwrap().try_into().unwrap();
         assert_eq!(time_then.elapsed().unwrap().as_secs() / 60, 120);
         assert!(time("yesterday").is_err());

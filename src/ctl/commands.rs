@@ -1,4 +1,5 @@
-//! What each command does: one message, one call, its answer shown. Lists are asked for and shown page by page, however long they are.
+//! What each command does: one message, one call, its answer shown. Lists are asked for and shown
+//! page by page, however long they are.
 
 // What a command does not say is left to the service, fields that messages get later included.
 #![allow(clippy::needless_update)]
@@ -45,25 +46,38 @@ impl Commands {
             Command::MuteUser { user, length, why } => self.mute_user(user, &length, why).await,
             Command::UnmuteUser { user, why } => self.unmute_user(user, why).await,
             Command::MutedUsers(limit) => self.muted_users(&limit).await,
-            Command::MuteNotifications { member, length } => self.mute_notifications(member, &length).await,
+            Command::MuteNotifications { member, length } => {
+                self.mute_notifications(member, &length).await
+            }
             Command::UnmuteNotifications(member) => self.unmute_notifications(member).await,
             Command::MutedRooms { user, limit } => self.muted_rooms(user, &limit).await,
         }
     }
 
-    async fn mute(mut self, Members { room, users }: Members, length: &Length, Why { reason }: Why) -> Done {
+    async fn mute(
+        mut self,
+        Members { room, users }: Members,
+        length: &Length,
+        Why { reason }: Why,
+    ) -> Done {
         let (app, duration) = (self.app, length.duration());
-        let request = pb::MuteMembersRequest { app, room, users, duration, reason, ..Default::default() };
+        let request =
+            pb::MuteMembersRequest { app, room, users, duration, reason, ..Default::default() };
         let answer = self.mutes.mute_members(request).await?.into_inner();
-        let rows = answer.members.into_iter().map(|member| records::muted_member(member).at(answer.revision));
+        let rows = answer
+            .members
+            .into_iter()
+            .map(|member| records::muted_member(member).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
     async fn unmute(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
-        let request = pb::UnmuteMembersRequest { app: self.app, room, users, reason, ..Default::default() };
+        let request =
+            pb::UnmuteMembersRequest { app: self.app, room, users, reason, ..Default::default() };
         let answer = self.mutes.unmute_members(request).await?.into_inner();
         let rows = answer.members.into_iter();
-        let rows = rows.map(|member| records::was_muted(member.user, member.was_muted).at(answer.revision));
+        let rows = rows
+            .map(|member| records::was_muted(member.user, member.was_muted).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
@@ -71,7 +85,13 @@ impl Commands {
         let (mutes, app) = (self.mutes, self.app);
         let ask = async |page_size, page_token| {
             let (app, room) = (app.clone(), room.clone());
-            let request = pb::ListMutedMembersRequest { app, room, page_size, page_token, ..Default::default() };
+            let request = pb::ListMutedMembersRequest {
+                app,
+                room,
+                page_size,
+                page_token,
+                ..Default::default()
+            };
             let page = mutes.clone().list_muted_members(request).await?.into_inner();
             Ok(Page::of(page.members, records::muted_member, page.next_page_token))
         };
@@ -104,7 +124,8 @@ impl Commands {
         let request = pb::DisallowMembersRequest { app, room, users, reason, ..Default::default() };
         let answer = self.mutes.disallow_members(request).await?.into_inner();
         let rows = named.into_iter().zip(answer.was_allowed);
-        let rows = rows.map(|(user, was_allowed)| records::was_allowed(user, was_allowed).at(answer.revision));
+        let rows = rows
+            .map(|(user, was_allowed)| records::was_allowed(user, was_allowed).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
@@ -112,7 +133,13 @@ impl Commands {
         let (mutes, app) = (self.mutes, self.app);
         let ask = async |page_size, page_token| {
             let (app, room) = (app.clone(), room.clone());
-            let request = pb::ListAllowedMembersRequest { app, room, page_size, page_token, ..Default::default() };
+            let request = pb::ListAllowedMembersRequest {
+                app,
+                room,
+                page_size,
+                page_token,
+                ..Default::default()
+            };
             let page = mutes.clone().list_allowed_members(request).await?.into_inner();
             Ok(Page::of(page.members, records::allowed_member, page.next_page_token))
         };
@@ -126,7 +153,12 @@ impl Commands {
     }
 
     async fn check(mut self, Member { room, user }: Member) -> Done {
-        let request = pb::CheckSendRequest { app: self.app, room: room.clone(), user: user.clone(), ..Default::default() };
+        let request = pb::CheckSendRequest {
+            app: self.app,
+            room: room.clone(),
+            user: user.clone(),
+            ..Default::default()
+        };
         let answer = self.mutes.check_send(request).await?.into_inner();
         let verdict = verdict(&self.out, &room, &user, &answer);
         let style = if answer.allowed { GOOD } else { BAD };
@@ -134,14 +166,28 @@ impl Commands {
     }
 
     async fn watch(mut self, room: Option<String>, after: Option<i64>) -> Done {
-        let follow = Follow { mutes: self.mutes, app: self.app, room: room.unwrap_or_default(), after };
+        let follow =
+            Follow { mutes: self.mutes, app: self.app, room: room.unwrap_or_default(), after };
         follow.run(&mut self.out).await
     }
 
-    async fn events(mut self, Filter { room, user, actor, kinds, since, until }: Filter, limit: &Limit) -> Done {
+    async fn events(
+        mut self,
+        Filter { room, user, actor, kinds, since, until }: Filter,
+        limit: &Limit,
+    ) -> Done {
         let kinds = kinds.into_iter().map(i32::from).collect();
         let (app, start_time, end_time) = (self.app, since, until);
-        let wanted = pb::ListEventsRequest { app, room, user, actor, kinds, start_time, end_time, ..Default::default() };
+        let wanted = pb::ListEventsRequest {
+            app,
+            room,
+            user,
+            actor,
+            kinds,
+            start_time,
+            end_time,
+            ..Default::default()
+        };
         let mutes = self.mutes;
         let ask = async |page_size, page_token| {
             let request = pb::ListEventsRequest { page_size, page_token, ..wanted.clone() };
@@ -151,16 +197,27 @@ impl Commands {
         pages(&mut self.out, limit, ask).await
     }
 
-    async fn mute_user(mut self, User { user }: User, length: &Length, Why { reason }: Why) -> Done {
+    async fn mute_user(
+        mut self,
+        User { user }: User,
+        length: &Length,
+        Why { reason }: Why,
+    ) -> Done {
         let (app, duration) = (self.app, length.duration());
         let request = pb::MuteUserRequest { app, user, duration, reason, ..Default::default() };
         let answer = self.mutes.mute_user(request).await?.into_inner();
-        let rows = answer.user.into_iter().map(|user| records::muted_user(user).at(answer.revision));
+        let rows =
+            answer.user.into_iter().map(|user| records::muted_user(user).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
     async fn unmute_user(mut self, User { user }: User, Why { reason }: Why) -> Done {
-        let request = pb::UnmuteUserRequest { app: self.app, user: user.clone(), reason, ..Default::default() };
+        let request = pb::UnmuteUserRequest {
+            app: self.app,
+            user: user.clone(),
+            reason,
+            ..Default::default()
+        };
         let answer = self.mutes.unmute_user(request).await?.into_inner();
         Ok(self.out.rows(&[records::was_muted(user, answer.was_muted).at(answer.revision)])?)
     }
@@ -168,7 +225,12 @@ impl Commands {
     async fn muted_users(mut self, limit: &Limit) -> Done {
         let (mutes, app) = (self.mutes, self.app);
         let ask = async |page_size, page_token| {
-            let request = pb::ListMutedUsersRequest { app: app.clone(), page_size, page_token, ..Default::default() };
+            let request = pb::ListMutedUsersRequest {
+                app: app.clone(),
+                page_size,
+                page_token,
+                ..Default::default()
+            };
             let page = mutes.clone().list_muted_users(request).await?.into_inner();
             Ok(Page::of(page.users, records::muted_user, page.next_page_token))
         };
@@ -177,15 +239,21 @@ impl Commands {
 
     async fn mute_notifications(mut self, Member { room, user }: Member, length: &Length) -> Done {
         let (app, duration) = (self.app, length.duration());
-        let request = pb::MuteRoomNotificationsRequest { app, user, room, duration, ..Default::default() };
+        let request =
+            pb::MuteRoomNotificationsRequest { app, user, room, duration, ..Default::default() };
         let answer = self.mutes.mute_room_notifications(request).await?.into_inner();
         Ok(self.out.one(&records::client(answer.client).at(answer.revision))?)
     }
 
     async fn unmute_notifications(mut self, Member { room, user }: Member) -> Done {
-        let request = pb::UnmuteRoomNotificationsRequest { app: self.app, user, room, ..Default::default() };
+        let request =
+            pb::UnmuteRoomNotificationsRequest { app: self.app, user, room, ..Default::default() };
         let answer = self.mutes.unmute_room_notifications(request).await?.into_inner();
-        let record = records::client(answer.client).with("was_muted", "WAS MUTED", Value::Flag(answer.was_muted));
+        let record = records::client(answer.client).with(
+            "was_muted",
+            "WAS MUTED",
+            Value::Flag(answer.was_muted),
+        );
         Ok(self.out.one(&record.at(answer.revision))?)
     }
 
@@ -193,7 +261,13 @@ impl Commands {
         let (mutes, app) = (self.mutes, self.app);
         let ask = async |page_size, page_token| {
             let (app, user) = (app.clone(), user.clone());
-            let request = pb::ListMutedRoomsRequest { app, user, page_size, page_token, ..Default::default() };
+            let request = pb::ListMutedRoomsRequest {
+                app,
+                user,
+                page_size,
+                page_token,
+                ..Default::default()
+            };
             let page = mutes.clone().list_muted_rooms(request).await?.into_inner();
             Ok(Page::of(page.rooms, records::muted_room, page.next_page_token))
         };
@@ -214,8 +288,13 @@ impl Page {
 }
 
 /// Shows each page as it comes, until the limit or the end.
-async fn pages(out: &mut Output, limit: &Limit, ask: impl AsyncFn(i32, String) -> Result<Page, Status>) -> Done {
-    let (mut left, mut page_token, mut is_empty) = (limit.limit.unwrap_or(u64::MAX), String::new(), true);
+async fn pages(
+    out: &mut Output,
+    limit: &Limit,
+    ask: impl AsyncFn(i32, String) -> Result<Page, Status>,
+) -> Done {
+    let (mut left, mut page_token, mut is_empty) =
+        (limit.limit.unwrap_or(u64::MAX), String::new(), true);
     loop {
         let size = i32::try_from(left.min(PAGE)).unwrap_or_default();
         let page = ask(size, page_token).await?;
@@ -237,20 +316,37 @@ async fn pages(out: &mut Output, limit: &Limit, ask: impl AsyncFn(i32, String) -
 fn verdict(out: &Output, room: &str, user: &str, answer: &pb::CheckSendResponse) -> String {
     let (room, user) = (shown(room), shown(user));
     let until = if answer.expire_time.is_some() { "until " } else { "" };
-    let set = format!("by {} {until}{}, {}", shown(&answer.actor), out.end(answer.expire_time), why(&answer.reason));
+    let set = format!(
+        "by {} {until}{}, {}",
+        shown(&answer.actor),
+        out.end(answer.expire_time),
+        why(&answer.reason)
+    );
     let says = if answer.allowed { "may speak" } else { "may not speak" };
     match answer.rule() {
         pb::Rule::MemberMute => format!("{user} {says} in {room}: muted {set}."),
-        pb::Rule::UserMute => format!("{user} {says} in {room}, nor in any other room of the app: muted {set}."),
+        pb::Rule::UserMute => {
+            format!("{user} {says} in {room}, nor in any other room of the app: muted {set}.")
+        }
         pb::Rule::RoomBan => format!("{user} {says} in {room}: the room is banned {set}."),
-        pb::Rule::RoomStaff => format!("{user} {says} in {room}, as its owner or admin: the room is banned {set}."),
-        pb::Rule::AllowList => format!("{user} {says} in {room}, being on its allow list: the room is banned {set}."),
+        pb::Rule::RoomStaff => {
+            format!("{user} {says} in {room}, as its owner or admin: the room is banned {set}.")
+        }
+        pb::Rule::AllowList => {
+            format!("{user} {says} in {room}, being on its allow list: the room is banned {set}.")
+        }
         pb::Rule::None => format!("{user} {says} in {room}: nothing forbids it."),
-        pb::Rule::NotRegistered => format!("{user} {says} in {room}: the app does not know the one or the other."),
+        pb::Rule::NotRegistered => {
+            format!("{user} {says} in {room}: the app does not know the one or the other.")
+        }
         pb::Rule::Unspecified => format!("{user} {says} in {room}."),
     }
 }
 
 fn why(reason: &str) -> String {
-    if reason.is_empty() { "without a reason given".to_owned() } else { format!("because of \"{}\"", shown(reason)) }
+    if reason.is_empty() {
+        "without a reason given".to_owned()
+    } else {
+        format!("because of \"{}\"", shown(reason))
+    }
 }

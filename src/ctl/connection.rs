@@ -39,42 +39,60 @@ impl Interceptor for Bearer {
 pub async fn connect(options: &Options) -> Result<Mutes, Failure> {
     let bearer = Bearer(token(options)?.map(|token| header(&token)).transpose()?);
     let endpoint = endpoint(options)?;
-    let channel = endpoint.connect().await.map_err(|error| Failure::Unreachable { addr: options.addr.clone(), error })?;
-    Ok(MuteServiceClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER_BYTES))
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Failure::Unreachable { addr: options.addr.clone(), error })?;
+    Ok(MuteServiceClient::with_interceptor(channel, bearer)
+        .max_decoding_message_size(MAX_ANSWER_BYTES))
 }
 
 fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
     let addr = &options.addr;
     let url = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
-    let wrong = || Failure::Usage(format!("--addr: `{addr}` is no address; write http://HOST:PORT, or https://"));
+    let wrong = || {
+        Failure::Usage(format!(
+            "--addr: `{addr}` is no address; write http://HOST:PORT, or https://"
+        ))
+    };
     let endpoint = Endpoint::from_shared(url).map_err(|_| wrong())?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("http") => endpoint,
-        Some("https") => endpoint
-            .tls_config(tls(options)?)
-            .map_err(|error| Failure::Usage(format!("--ca, --cert, --key: {}", fetch::describe(&error))))?,
+        Some("https") => endpoint.tls_config(tls(options)?).map_err(|error| {
+            Failure::Usage(format!("--ca, --cert, --key: {}", fetch::describe(&error)))
+        })?,
         _ => return Err(wrong()),
     };
     let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
-    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))
+    Ok(endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
 }
 
 fn tls(options: &Options) -> Result<ClientTlsConfig, Failure> {
-    let missing =
-        || Failure::Usage("https needs --ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities".to_owned());
+    let missing = || {
+        Failure::Usage(
+            "https needs --ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities"
+                .to_owned(),
+        )
+    };
     let ca = options.ca.as_ref().ok_or_else(missing)?;
     pem::certificates(ca).map_err(|error| Failure::Usage(format!("--ca: {error}")))?;
     let ca = read("--ca", ca)?;
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
     match (&options.cert, &options.key) {
         (None, None) => Ok(tls),
-        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?))),
+        (Some(cert), Some(key)) => {
+            Ok(tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?)))
+        }
         _ => Err(Failure::Usage("--cert and --key go together".to_owned())),
     }
 }
 
 fn read(option: &str, file: &Path) -> Result<String, Failure> {
-    fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{option}: {}: {error}", file.display())))
+    fs::read_to_string(file)
+        .map_err(|error| Failure::Usage(format!("{option}: {}: {error}", file.display())))
 }
 
 fn token(options: &Options) -> Result<Option<String>, Failure> {
@@ -86,7 +104,8 @@ fn token(options: &Options) -> Result<Option<String>, Failure> {
 
 fn header(token: &str) -> Result<MetadataValue<Ascii>, Failure> {
     let value = MetadataValue::try_from(format!("Bearer {}", token.trim()));
-    let mut value = value.map_err(|_| Failure::Usage("the token holds what no token holds".to_owned()))?;
+    let mut value =
+        value.map_err(|_| Failure::Usage("the token holds what no token holds".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }

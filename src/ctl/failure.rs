@@ -45,7 +45,12 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(what) => f.write_str(what),
             Self::Unreachable { addr, error } => {
-                write!(f, "cannot reach {addr}: {}\n{}", cause(error), next("UNREACHABLE").unwrap_or_default())
+                write!(
+                    f,
+                    "cannot reach {addr}: {}\n{}",
+                    cause(error),
+                    next("UNREACHABLE").unwrap_or_default()
+                )
             }
             Self::Refused(status) => refused(f, status),
             Self::Output(error) => write!(f, "cannot write: {error}"),
@@ -80,7 +85,9 @@ fn refused(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
 /// What to do next.
 fn next(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "UNREACHABLE" => "Is the service running, and is that its gRPC address? Name another with --addr, or in MUTE_ADDR.",
+        "UNREACHABLE" => {
+            "Is the service running, and is that its gRPC address? Name another with --addr, or in MUTE_ADDR."
+        }
         "FOREIGN" => {
             "Is that the gRPC address of a mute-service, as new as this program? Name another with --addr, or in MUTE_ADDR."
         }
@@ -97,11 +104,17 @@ fn next(reason: &str) -> Option<&'static str> {
         "CLIENT_NOT_FOUND" => {
             "Is the user id right, and is --app? In an app whose directory is strict, a user has to be registered first: UpsertClient, or POST /users."
         }
-        "OWNER_NOT_MUTABLE" => "`ctl mute-user` mutes a user in every room, also where it is the owner.",
+        "OWNER_NOT_MUTABLE" => {
+            "`ctl mute-user` mutes a user in every room, also where it is the owner."
+        }
         "TOO_MANY_USERS" => "Name fewer a call; `xargs -n 100` does.",
         "RATE_LIMITED" => "Try again in a second; a service's token is not limited.",
-        "QUOTA_EXCEEDED" => "Remove what the app needs no more, or raise its quota: see `mute-service serve --help`.",
-        "STORE_UNAVAILABLE" | "STOPPING" | "OVERLOADED" => "Try again in a moment; doing it twice does no harm.",
+        "QUOTA_EXCEEDED" => {
+            "Remove what the app needs no more, or raise its quota: see `mute-service serve --help`."
+        }
+        "STORE_UNAVAILABLE" | "STOPPING" | "OVERLOADED" => {
+            "Try again in a moment; doing it twice does no harm."
+        }
         "STORE_FULL" => {
             "Make room on the disk that holds the service's data, or in the cluster's quota (see README, More than one machine)."
         }
@@ -110,7 +123,8 @@ fn next(reason: &str) -> Option<&'static str> {
     })
 }
 
-/// The innermost cause, which is the one that helps: "Connection refused" rather than "transport error".
+/// The innermost cause, which is the one that helps: "Connection refused" rather than "transport
+/// error".
 fn cause(error: &tonic::transport::Error) -> String {
     let mut at: &dyn std::error::Error = error;
     while let Some(source) = at.source() {
@@ -126,7 +140,11 @@ mod tests {
 
     #[test]
     fn a_hint_is_given_for_every_reason_that_a_person_can_do_something_about() {
-        let without: Vec<_> = Reason::ALL.into_iter().map(Reason::as_str).filter(|reason| next(reason).is_none()).collect();
+        let without: Vec<_> = Reason::ALL
+            .into_iter()
+            .map(Reason::as_str)
+            .filter(|reason| next(reason).is_none())
+            .collect();
         // Those of other doors; what says itself what to do; what a watch goes on from by itself.
         let expected = [
             "INVALID_API_KEY",

@@ -1,4 +1,5 @@
-//! Following the changes until the reader has enough: each once, over restarts of the service too, and with a word wherever some are missing.
+//! Following the changes until the reader has enough: each once, over restarts of the service too,
+//! and with a word wherever some are missing.
 
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ enum End {
 }
 
 impl Follow {
-    /// Ends with a failure only: what the service refuses, or output that cannot be written. A service that is not there is a failure at the
-    /// start, and is waited for afterwards.
+    /// Ends with a failure only: what the service refuses, or output that cannot be written. A
+    /// service that is not there is a failure at the start, and is waited for afterwards.
     pub async fn run(mut self, out: &mut Output) -> Result<(), Failure> {
         out.reserve(&WIDTHS);
         let (mut has_begun, mut pause) = (false, FIRST_PAUSE);
@@ -53,21 +54,35 @@ impl Follow {
             match end {
                 End::Broken(status) if has_begun => {
                     if is_alive {
-                        notice(&format!("The connection is lost ({}); trying again.", status.message()));
+                        notice(&format!(
+                            "The connection is lost ({}); trying again.",
+                            status.message()
+                        ));
                         pause = FIRST_PAUSE;
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 End::Compacted(_) if self.after.is_some() => self.go_on_from_now(out)?,
-                End::Compacted(status) | End::Broken(status) | End::Refused(status) => return Err(status.into()),
+                End::Compacted(status) | End::Broken(status) | End::Refused(status) => {
+                    return Err(status.into());
+                }
             }
         }
     }
 
     /// Shows what is told until the service ends it.
-    async fn stream(&mut self, out: &mut Output, is_alive: &mut bool, has_begun: bool) -> Result<Result<(), Status>, Failure> {
-        let request = WatchRequest { app: self.app.clone(), room: self.room.clone(), after_revision: self.after };
+    async fn stream(
+        &mut self,
+        out: &mut Output,
+        is_alive: &mut bool,
+        has_begun: bool,
+    ) -> Result<Result<(), Status>, Failure> {
+        let request = WatchRequest {
+            app: self.app.clone(),
+            room: self.room.clone(),
+            after_revision: self.after,
+        };
         let mut stream = match self.mutes.watch(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => return Ok(Err(status)),
@@ -86,7 +101,10 @@ impl Follow {
             if !*is_alive {
                 *is_alive = true;
                 let how = if has_begun { "Following again" } else { "Following" };
-                notice(&format!("{how} after revision {}; Ctrl-C ends it.", self.after.unwrap_or(revision)));
+                notice(&format!(
+                    "{how} after revision {}; Ctrl-C ends it.",
+                    self.after.unwrap_or(revision)
+                ));
             }
             if let Some(change) = change {
                 out.rows(&[records::change(change)])?;
@@ -98,7 +116,9 @@ impl Follow {
     /// Says that changes are missing, to people and to programs.
     fn go_on_from_now(&mut self, out: &mut Output) -> Result<(), Failure> {
         if let Some(after) = self.after.take() {
-            notice(&format!("What came after revision {after} is no longer kept: list again what you need; going on from now."));
+            notice(&format!(
+                "What came after revision {after} is no longer kept: list again what you need; going on from now."
+            ));
             out.json_line(&records::gap(after))?;
         }
         Ok(())
@@ -107,10 +127,14 @@ impl Follow {
 
 fn end(status: Status) -> End {
     match status.code() {
-        Code::OutOfRange if reason(&status).as_deref() == Some("REVISION_COMPACTED") => End::Compacted(status),
-        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::InvalidArgument | Code::Unimplemented => {
-            End::Refused(status)
+        Code::OutOfRange if reason(&status).as_deref() == Some("REVISION_COMPACTED") => {
+            End::Compacted(status)
         }
+        Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::NotFound
+        | Code::InvalidArgument
+        | Code::Unimplemented => End::Refused(status),
         _ => End::Broken(status),
     }
 }

@@ -1,4 +1,5 @@
-//! How things are shown: aligned tables for people, a JSON object a line for programs. What users wrote cannot play with the terminal, in either.
+//! How things are shown: aligned tables for people, a JSON object a line for programs. What users
+//! wrote cannot play with the terminal, in either.
 
 use std::{
     env,
@@ -37,7 +38,8 @@ pub struct Output {
 impl Output {
     /// Coloured on a terminal only, and nowhere with NO_COLOR.
     pub fn stdout(is_json: bool, clock: Clock) -> Self {
-        let is_colored = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let is_colored = io::stdout().is_terminal()
+            && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self::new(Box::new(BufWriter::new(io::stdout())), is_json, is_colored, clock)
     }
 
@@ -56,8 +58,10 @@ impl Output {
             records.iter().try_for_each(|record| self.json(record))?;
         } else if let Some(first) = records.first() {
             let titles: Vec<_> = columns(first).map(|(title, _)| title.to_owned()).collect();
-            let rows: Vec<Vec<_>> =
-                records.iter().map(|record| columns(record).map(|(_, value)| self.cell(value)).collect()).collect();
+            let rows: Vec<Vec<_>> = records
+                .iter()
+                .map(|record| columns(record).map(|(_, value)| self.cell(value)).collect())
+                .collect();
             self.widen(&titles);
             rows.iter().for_each(|row| self.widen(row));
             if !self.has_heading {
@@ -83,7 +87,8 @@ impl Output {
         let width = lines.iter().map(|(title, _)| title.len()).max().unwrap_or_default();
         for (title, cell) in lines {
             let title = format!("{title:width$}");
-            let title = if self.is_colored { format!("{HEADING}{title}{HEADING:#}") } else { title };
+            let title =
+                if self.is_colored { format!("{HEADING}{title}{HEADING:#}") } else { title };
             writeln!(self.to, "{title}{GAP}{cell}")?;
         }
         self.to.flush()
@@ -113,12 +118,13 @@ impl Output {
         }
     }
 
-    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the latter where it has passed by our clock, which may
-    /// not be the service's.
+    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the
+    /// latter where it has passed by our clock, which may not be the service's.
     pub fn end(&self, end: Option<Timestamp>) -> String {
         let Some(end) = end else { return "for good".to_owned() };
         let end_ms = u64::try_from(end.seconds).unwrap_or_default().saturating_mul(1_000);
-        let end_ms = end_ms.saturating_add(u64::try_from(end.nanos).unwrap_or_default() / 1_000_000);
+        let end_ms =
+            end_ms.saturating_add(u64::try_from(end.nanos).unwrap_or_default() / 1_000_000);
         match end_ms.saturating_sub(self.clock.now_ms()) {
             0 => moment(end),
             left_ms => format!("{} (in {})", moment(end), roughly(left_ms.div_ceil(1_000))),
@@ -131,7 +137,11 @@ impl Output {
     }
 
     fn styled(&mut self, style: Style, text: &str) -> io::Result<()> {
-        if self.is_colored { writeln!(self.to, "{style}{text}{style:#}") } else { writeln!(self.to, "{text}") }
+        if self.is_colored {
+            writeln!(self.to, "{style}{text}{style:#}")
+        } else {
+            writeln!(self.to, "{text}")
+        }
     }
 
     fn cell(&self, value: &Value) -> String {
@@ -201,9 +211,15 @@ fn roughly(seconds: u64) -> String {
 struct Harmless;
 
 impl Formatter for Harmless {
-    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, character)) = rest.char_indices().find(|(_, character)| is_harmful(*character)) {
+        while let Some((at, character)) =
+            rest.char_indices().find(|(_, character)| is_harmful(*character))
+        {
             write!(writer, "{}{}", &rest[..at], json_escape(character))?;
             rest = &rest[at + character.len_utf8()..];
         }
@@ -240,7 +256,10 @@ mod tests {
     }
 
     fn member(user: &str, lasts_ms: Option<u64>, reason: &str) -> Record {
-        let time = |ms: u64| Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 };
+        let time = |ms: u64| Timestamp {
+            seconds: (ms / 1_000) as i64,
+            nanos: (ms % 1_000 * 1_000_000) as i32,
+        };
         records::muted_member(pb::MutedMember {
             user: user.into(),
             expire_time: lasts_ms.map(|lasts_ms| time(NOW_MS + lasts_ms)),
@@ -253,7 +272,8 @@ mod tests {
     #[test]
     fn a_table_is_aligned_and_keeps_its_columns_from_page_to_page() {
         let table = written(false, false, |out| {
-            out.rows(&[member("u", Some(86_400_000), "spam"), member("someone", None, "")]).unwrap();
+            out.rows(&[member("u", Some(86_400_000), "spam"), member("someone", None, "")])
+                .unwrap();
             out.rows(&[member("v", Some(90), "x")]).unwrap();
         });
         let expected = "\
@@ -268,10 +288,21 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     #[test]
     fn how_long_still_is_told_to_the_next_smaller_unit_and_never_too_short() {
         let out = Output::new(Box::new(io::sink()), false, false, Clock::manual(0));
-        let end = |ms: u64| out.end(Some(Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000) as i32 * 1_000_000 }));
-        let left = |ms: u64| end(ms).split_once(" (in ").unwrap().1.trim_end_matches(')').to_owned();
-        let cases =
-            [(1, "1s"), (59_001, "1m"), (86_399_000, "23h 59m"), (90_000_000, "1day 1h"), (32 * 86_400_000, "1month 1day")];
+        let end = |ms: u64| {
+            out.end(Some(Timestamp {
+                seconds: (ms / 1_000) as i64,
+                nanos: (ms % 1_000) as i32 * 1_000_000,
+            }))
+        };
+        let left =
+            |ms: u64| end(ms).split_once(" (in ").unwrap().1.trim_end_matches(')').to_owned();
+        let cases = [
+            (1, "1s"),
+            (59_001, "1m"),
+            (86_399_000, "23h 59m"),
+            (90_000_000, "1day 1h"),
+            (32 * 86_400_000, "1month 1day"),
+        ];
         for (ms, expected) in &cases[..4] {
             assert_eq!(left(*ms), *expected);
         }
@@ -298,6 +329,9 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
         };
         let (plain, colored) = (written(false, false, write), written(false, true, write));
         assert!(!plain.contains('\u{1b}'));
-        assert!(colored.starts_with("\u{1b}[1mUSER") && colored.contains("\u{1b}[31mno\u{1b}[0m"), "{colored:?}");
+        assert!(
+            colored.starts_with("\u{1b}[1mUSER") && colored.contains("\u{1b}[31mno\u{1b}[0m"),
+            "{colored:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What is shown of each message: one list of fields, from which both the table and the JSON are made. A field is named as in the proto.
+//! What is shown of each message: one list of fields, from which both the table and the JSON are
+//! made. A field is named as in the proto.
 
 use prost_types::Timestamp;
 use serde::{Serialize, Serializer};
@@ -65,7 +66,9 @@ impl Serialize for Value {
             Self::Number(number) => number.serialize(serializer),
             Self::Flag(flag) => flag.serialize(serializer),
             Self::Name(name, _) => name.serialize(serializer),
-            Self::Time(time) | Self::End(time) => time.map(|time| time.to_string()).serialize(serializer),
+            Self::Time(time) | Self::End(time) => {
+                time.map(|time| time.to_string()).serialize(serializer)
+            }
             Self::Record(record) => record.serialize(serializer),
         }
     }
@@ -90,25 +93,51 @@ fn text(text: impl Into<String>) -> Value {
     Value::Text(text.into())
 }
 
-pub fn muted_member(pb::MutedMember { user, expire_time, mute_time, actor, reason }: pb::MutedMember) -> Record {
-    mute("user", "USER", user, expire_time, mute_time).with("actor", "BY", text(actor)).with("reason", "REASON", text(reason))
+pub fn muted_member(
+    pb::MutedMember { user, expire_time, mute_time, actor, reason }: pb::MutedMember,
+) -> Record {
+    mute("user", "USER", user, expire_time, mute_time).with("actor", "BY", text(actor)).with(
+        "reason",
+        "REASON",
+        text(reason),
+    )
 }
 
-pub fn muted_user(pb::MutedUser { user, expire_time, mute_time, actor, reason }: pb::MutedUser) -> Record {
-    mute("user", "USER", user, expire_time, mute_time).with("actor", "BY", text(actor)).with("reason", "REASON", text(reason))
+pub fn muted_user(
+    pb::MutedUser { user, expire_time, mute_time, actor, reason }: pb::MutedUser,
+) -> Record {
+    mute("user", "USER", user, expire_time, mute_time).with("actor", "BY", text(actor)).with(
+        "reason",
+        "REASON",
+        text(reason),
+    )
 }
 
 pub fn muted_room(pb::MutedRoom { room, expire_time, mute_time }: pb::MutedRoom) -> Record {
     mute("room", "ROOM", room, expire_time, mute_time)
 }
 
-fn mute(name: &'static str, title: &'static str, id: String, end: Option<Timestamp>, since: Option<Timestamp>) -> Record {
+fn mute(
+    name: &'static str,
+    title: &'static str,
+    id: String,
+    end: Option<Timestamp>,
+    since: Option<Timestamp>,
+) -> Record {
     let record = Record::new().with(name, title, text(id));
-    record.with("expire_time", "UNTIL", Value::End(end)).with("mute_time", "SINCE", Value::Time(since))
+    record.with("expire_time", "UNTIL", Value::End(end)).with(
+        "mute_time",
+        "SINCE",
+        Value::Time(since),
+    )
 }
 
 pub fn was_muted(user: String, was_muted: bool) -> Record {
-    Record::new().with("user", "USER", text(user)).with("was_muted", "WAS MUTED", Value::Flag(was_muted))
+    Record::new().with("user", "USER", text(user)).with(
+        "was_muted",
+        "WAS MUTED",
+        Value::Flag(was_muted),
+    )
 }
 
 pub fn allowed(user: String) -> Record {
@@ -116,11 +145,19 @@ pub fn allowed(user: String) -> Record {
 }
 
 pub fn was_allowed(user: String, was_allowed: bool) -> Record {
-    Record::new().with("user", "USER", text(user)).with("was_allowed", "WAS ALLOWED", Value::Flag(was_allowed))
+    Record::new().with("user", "USER", text(user)).with(
+        "was_allowed",
+        "WAS ALLOWED",
+        Value::Flag(was_allowed),
+    )
 }
 
 pub fn allowed_member(pb::AllowedMember { user, allow_time }: pb::AllowedMember) -> Record {
-    Record::new().with("user", "USER", text(user)).with("allow_time", "SINCE", Value::Time(allow_time))
+    Record::new().with("user", "USER", text(user)).with(
+        "allow_time",
+        "SINCE",
+        Value::Time(allow_time),
+    )
 }
 
 pub fn banned(pb::BanRoomResponse { ban, revision }: pb::BanRoomResponse) -> Record {
@@ -145,11 +182,21 @@ pub fn room(response: pb::GetRoomResponse) -> Record {
     record.with("allowed_count", "ALLOWED", Value::Number(allowed_count)).at(revision)
 }
 
-fn profile(pb::Room { room, name, description, owner, admins, create_time, update_time }: pb::Room) -> Record {
+fn profile(
+    pb::Room { room, name, description, owner, admins, create_time, update_time }: pb::Room,
+) -> Record {
     let record = Record::new().with("room", "ROOM", text(room)).with("name", "NAME", text(name));
-    let record = record.with("description", "DESCRIPTION", text(description)).with("owner", "OWNER", text(owner));
+    let record = record.with("description", "DESCRIPTION", text(description)).with(
+        "owner",
+        "OWNER",
+        text(owner),
+    );
     let record = record.with("admins", "ADMINS", Value::Texts(admins));
-    record.with("create_time", "CREATED", Value::Time(create_time)).with("update_time", "CHANGED", Value::Time(update_time))
+    record.with("create_time", "CREATED", Value::Time(create_time)).with(
+        "update_time",
+        "CHANGED",
+        Value::Time(update_time),
+    )
 }
 
 /// Of the client what is about its notifications.
@@ -170,9 +217,18 @@ pub fn change(change: pb::Change) -> Record {
     };
     let record = Record::new().with("revision", "REVISION", Value::Number(change.revision));
     let record = record.with("change_time", "TIME", Value::Time(change.change_time));
-    let record = record.with("kind", "KIND", Value::Name(kind.as_str_name(), spoken(kind_name(kind))));
-    let record = record.with("room", "ROOM", text(change.room)).with("users", "USERS", Value::Texts(change.users));
-    record.with("expire_time", "UNTIL", end).with("actor", "BY", text(change.actor)).with("reason", "REASON", text(change.reason))
+    let record =
+        record.with("kind", "KIND", Value::Name(kind.as_str_name(), spoken(kind_name(kind))));
+    let record = record.with("room", "ROOM", text(change.room)).with(
+        "users",
+        "USERS",
+        Value::Texts(change.users),
+    );
+    record.with("expire_time", "UNTIL", end).with("actor", "BY", text(change.actor)).with(
+        "reason",
+        "REASON",
+        text(change.reason),
+    )
 }
 
 /// In the place of changes that are missing from a watch.

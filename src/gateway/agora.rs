@@ -1,7 +1,9 @@
-//! The paths of Agora Chat and Easemob: `/{org_name}/{app_name}/...`, and `/app-id/{app_id}/...` where an app has one word for a key.
+//! The paths of Agora Chat and Easemob: `/{org_name}/{app_name}/...`, and `/app-id/{app_id}/...`
+//! where an app has one word for a key.
 //!
-//! Quirks that live here: at most 60 users a call, each limit with its own words; one unknown user fails the whole call; -1 is for good and
-//! has a constant as its end; a list names `post` as its action; users are held to `A-Z a-z 0-9 _ - .`, and echoed as they were written.
+//! Quirks that live here: at most 60 users a call, each limit with its own words; one unknown user
+//! fails the whole call; -1 is for good and has a constant as its end; a list names `post` as its
+//! action; users are held to `A-Z a-z 0-9 _ - .`, and echoed as they were written.
 
 use axum::{
     Router,
@@ -47,7 +49,10 @@ pub(super) fn routes() -> Router<Gateway> {
             .route(&path("/chatrooms/{room}/mute/{users}"), delete(unmute))
             .route(&path("/chatrooms/{room}/ban"), post(ban).delete(unban))
             .route(&path("/chatrooms/{room}/white/users"), post(allow_many).get(list_allowed))
-            .route(&path("/chatrooms/{room}/white/users/{users}"), post(allow_one).get(is_allowed).delete(disallow))
+            .route(
+                &path("/chatrooms/{room}/white/users/{users}"),
+                post(allow_one).get(is_allowed).delete(disallow),
+            )
             .route(&path("/sdk/chatrooms/{room}/mute/{user}"), get(is_muted))
             .route(&path("/mutes"), post(mute_user).get(list_muted_users))
             .route(&path("/mutes/{user}"), get(muted_user))
@@ -78,21 +83,28 @@ async fn mute(request: VendorRequest, State(gateway): State<Gateway>, body: Body
             reason: String::new(),
             request_id: request.request_id.clone(),
         };
-        let muted = into_message(gateway.api.mute_members(rpc(&request.caller, message)).await, &room)?;
+        let muted =
+            into_message(gateway.api.mute_members(rpc(&request.caller, message)).await, &room)?;
         expire_ms(muted.members.first().and_then(|member| member.expire_time))
     };
-    let data: Vec<_> = users.iter().map(|user| json!({"result": true, "expire": expire, "user": user})).collect();
+    let data: Vec<_> =
+        users.iter().map(|user| json!({"result": true, "expire": expire, "user": user})).collect();
     Ok(request.data("post", data))
 }
 
 async fn unmute(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let users = path_users(&request, gateway.max_users, "removeMute member size more than max limit :  ")?;
+    let users =
+        path_users(&request, gateway.max_users, "removeMute member size more than max limit :  ")?;
     unmute_all(&request, &gateway, &users).await?;
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
     Ok(request.data("delete", data))
 }
 
-async fn unmute_all(request: &VendorRequest, gateway: &Gateway, users: &[String]) -> Result<(), Failure> {
+async fn unmute_all(
+    request: &VendorRequest,
+    gateway: &Gateway,
+    users: &[String],
+) -> Result<(), Failure> {
     let room = request.segment("room");
     let message = pb::UnmuteMembersRequest {
         app: request.app.clone(),
@@ -114,7 +126,8 @@ struct Paging {
 impl Paging {
     /// Elements to leave out, and elements to tell; where both are positive numbers.
     fn window(&self) -> Option<(i32, i32)> {
-        let positive = |text: &Option<String>| text.as_ref()?.parse::<i32>().ok().filter(|number| *number > 0);
+        let positive =
+            |text: &Option<String>| text.as_ref()?.parse::<i32>().ok().filter(|number| *number > 0);
         let (number, size) = (positive(&self.pagenum)?, positive(&self.pagesize)?.min(PAGE));
         Some(((number - 1).saturating_mul(size), size))
     }
@@ -126,21 +139,38 @@ struct MutedElement {
     user: String,
 }
 
-async fn list_muted(request: VendorRequest, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+async fn list_muted(
+    request: VendorRequest,
+    State(api): State<Api>,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Outcome {
     let window = paging.ok().and_then(|Query(paging)| paging.window());
     let (skip, page_size) = window.unwrap_or((0, PAGE));
     let room = request.segment("room");
-    let first =
-        pb::ListMutedMembersRequest { app: request.app.clone(), room: room.clone(), page_size, skip, ..Default::default() };
-    let page = into_message(api.list_muted_members(rpc(&request.caller, first.clone())).await, &room)?;
-    let element = |member: pb::MutedMember| MutedElement { expire: expire_ms(member.expire_time), user: member.user };
+    let first = pb::ListMutedMembersRequest {
+        app: request.app.clone(),
+        room: room.clone(),
+        page_size,
+        skip,
+        ..Default::default()
+    };
+    let page =
+        into_message(api.list_muted_members(rpc(&request.caller, first.clone())).await, &room)?;
+    let element = |member: pb::MutedMember| MutedElement {
+        expire: expire_ms(member.expire_time),
+        user: member.user,
+    };
     if window.is_some() {
         let data: Vec<_> = page.members.into_iter().map(element).collect();
         return Ok(request.data("post", data));
     }
     let (api, caller) = (api.clone(), request.caller.counting(0));
     let next = move |page_token: String| {
-        let (api, caller, message) = (api.clone(), caller.clone(), pb::ListMutedMembersRequest { page_token, ..first.clone() });
+        let (api, caller, message) = (
+            api.clone(),
+            caller.clone(),
+            pb::ListMutedMembersRequest { page_token, ..first.clone() },
+        );
         async move {
             api.turn(&caller, &message.app).await?;
             let page = api.list_muted_members(rpc(&caller, message)).await?.into_inner();
@@ -159,7 +189,9 @@ async fn ban(request: VendorRequest, State(api): State<Api>, body: Body) -> Outc
         duration => Span::of(duration, request.now_ms())?,
     };
     if matches!(span, Span::Nothing) {
-        return Err(Failure::argument("mute_duration of a ban is -1 for good, or more than 0 milliseconds"));
+        return Err(Failure::argument(
+            "mute_duration of a ban is -1 for good, or more than 0 milliseconds",
+        ));
     }
     let room = request.segment("room");
     let message = pb::BanRoomRequest {
@@ -201,7 +233,8 @@ struct RoomElement {
 
 async fn get_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let id = request.segment("room");
-    let message = pb::GetRoomRequest { app: request.app.clone(), room: id.clone(), ..Default::default() };
+    let message =
+        pb::GetRoomRequest { app: request.app.clone(), room: id.clone(), ..Default::default() };
     let seen = into_message(api.get_room(rpc(&request.caller, message)).await, &id)?;
     Ok(request.data("get", [room_element(id, seen)]))
 }
@@ -210,7 +243,8 @@ fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
     let room = seen.room.unwrap_or_default();
     let owner = Some(&room.owner).filter(|owner| !owner.is_empty());
     let admins = room.admins.iter().map(|admin| json!({"admin": admin}));
-    let affiliations: Vec<_> = owner.map(|owner| json!({"owner": owner})).into_iter().chain(admins).collect();
+    let affiliations: Vec<_> =
+        owner.map(|owner| json!({"owner": owner})).into_iter().chain(admins).collect();
     RoomElement {
         id,
         mute: seen.ban.is_some(),
@@ -225,13 +259,22 @@ fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
 
 async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let room = request.segment("room");
-    let first =
-        pb::ListAllowedMembersRequest { app: request.app.clone(), room: room.clone(), page_size: PAGE, ..Default::default() };
-    let page = into_message(api.list_allowed_members(rpc(&request.caller, first.clone())).await, &room)?;
+    let first = pb::ListAllowedMembersRequest {
+        app: request.app.clone(),
+        room: room.clone(),
+        page_size: PAGE,
+        ..Default::default()
+    };
+    let page =
+        into_message(api.list_allowed_members(rpc(&request.caller, first.clone())).await, &room)?;
     let element = |member: pb::AllowedMember| member.user;
     let (api, caller) = (api.clone(), request.caller.counting(0));
     let next = move |page_token: String| {
-        let (api, caller, message) = (api.clone(), caller.clone(), pb::ListAllowedMembersRequest { page_token, ..first.clone() });
+        let (api, caller, message) = (
+            api.clone(),
+            caller.clone(),
+            pb::ListAllowedMembersRequest { page_token, ..first.clone() },
+        );
         async move {
             api.turn(&caller, &message.app).await?;
             let page = api.list_allowed_members(rpc(&caller, message)).await?.into_inner();
@@ -246,8 +289,14 @@ async fn is_allowed(request: VendorRequest, State(gateway): State<Gateway>) -> O
     let (room, user) = (request.segment("room"), request.segment("users"));
     check_name(&user)?;
     let users = vec![user.clone()];
-    let message = pb::ListAllowedMembersRequest { app: request.app.clone(), room: room.clone(), users, ..Default::default() };
-    let found = into_message(gateway.api.list_allowed_members(rpc(&request.caller, message)).await, &room)?;
+    let message = pb::ListAllowedMembersRequest {
+        app: request.app.clone(),
+        room: room.clone(),
+        users,
+        ..Default::default()
+    };
+    let found =
+        into_message(gateway.api.list_allowed_members(rpc(&request.caller, message)).await, &room)?;
     Ok(request.data("get", json!({"member": user, "white": !found.members.is_empty()})))
 }
 
@@ -259,11 +308,16 @@ async fn allow_one(request: VendorRequest, State(gateway): State<Gateway>) -> Ou
 }
 
 async fn allow_many(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
-    let users = usernames(&object(body)?, gateway.max_users, "usernames size is more than max limit : ")?;
+    let users =
+        usernames(&object(body)?, gateway.max_users, "usernames size is more than max limit : ")?;
     Ok(request.data("post", allow(&request, &gateway, users).await?))
 }
 
-async fn allow(request: &VendorRequest, gateway: &Gateway, users: Vec<String>) -> Result<Vec<Value>, Failure> {
+async fn allow(
+    request: &VendorRequest,
+    gateway: &Gateway,
+    users: Vec<String>,
+) -> Result<Vec<Value>, Failure> {
     let room = request.segment("room");
     let message = pb::AllowMembersRequest {
         app: request.app.clone(),
@@ -277,7 +331,8 @@ async fn allow(request: &VendorRequest, gateway: &Gateway, users: Vec<String>) -
 }
 
 async fn disallow(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let users = path_users(&request, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
+    let users =
+        path_users(&request, gateway.max_users, "removeWhitelist size is more than max limit : ")?;
     let room = request.segment("room");
     let message = pb::DisallowMembersRequest {
         app: request.app.clone(),
@@ -291,15 +346,23 @@ async fn disallow(request: VendorRequest, State(gateway): State<Gateway>) -> Out
 }
 
 fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
-    users.iter().map(|user| json!({"result": true, "action": action, "user": user, "chatroomid": room})).collect()
+    users
+        .iter()
+        .map(|user| json!({"result": true, "action": action, "user": user, "chatroomid": room}))
+        .collect()
 }
 
 /// Whoever is muted in the whole app is muted in this room too.
 async fn is_muted(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let (room, user) = (request.segment("room"), request.segment("user"));
     check_name(&user)?;
-    let message = pb::CheckSendRequest { app: request.app.clone(), room: room.clone(), user: user.clone(), ..Default::default() };
-    let checked =
-        into_message(api.check_send(rpc(&request.caller, message)).await, &room).map_err(|failure| failure.naming(&user))?;
+    let message = pb::CheckSendRequest {
+        app: request.app.clone(),
+        room: room.clone(),
+        user: user.clone(),
+        ..Default::default()
+    };
+    let checked = into_message(api.check_send(rpc(&request.caller, message)).await, &room)
+        .map_err(|failure| failure.naming(&user))?;
     Ok(request.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
 }

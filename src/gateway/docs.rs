@@ -1,9 +1,11 @@
-//! What this gateway serves, told to programs and people: an OpenAPI document at `/openapi.json`, and at `/docs` a page that shows it and sends
-//! calls. Neither needs credentials, and the page needs nothing from any other host.
+//! What this gateway serves, told to programs and people: an OpenAPI document at `/openapi.json`,
+//! and at `/docs` a page that shows it and sends calls. Neither needs credentials, and the page
+//! needs nothing from any other host.
 //!
-//! The document is written by hand in `docs/openapi.json`, because bodies are parsed by hand here, in the vendors' own ways, and there are no types
-//! to derive it from; `tests/it/openapi.rs` holds it against the routes and the answers. Paths of `/app-id` are as those of `/{org_name}/{app_name}`,
-//! and are made from them.
+//! The document is written by hand in `docs/openapi.json`, because bodies are parsed by hand here,
+//! in the vendors' own ways, and there are no types to derive it from; `tests/it/openapi.rs` holds
+//! it against the routes and the answers. Paths of `/app-id` are as those of
+//! `/{org_name}/{app_name}`, and are made from them.
 
 use std::sync::LazyLock;
 
@@ -37,11 +39,26 @@ pub(super) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/openapi.json", get(async || file("application/json", DOCUMENT.clone())))
         .route("/docs", get(async || file("text/html; charset=utf-8", Bytes::from_static(page))))
-        .route("/docs/page.css", get(async || file("text/css; charset=utf-8", Bytes::from_static(style))))
-        .route("/docs/page.js", get(async || file("text/javascript; charset=utf-8", Bytes::from_static(script))))
-        .route("/docs/call.js", get(async || file("text/javascript; charset=utf-8", Bytes::from_static(call))))
-        .route("/docs/schema.js", get(async || file("text/javascript; charset=utf-8", Bytes::from_static(schema))))
-        .route("/docs/dom.js", get(async || file("text/javascript; charset=utf-8", Bytes::from_static(dom))))
+        .route(
+            "/docs/page.css",
+            get(async || file("text/css; charset=utf-8", Bytes::from_static(style))),
+        )
+        .route(
+            "/docs/page.js",
+            get(async || file("text/javascript; charset=utf-8", Bytes::from_static(script))),
+        )
+        .route(
+            "/docs/call.js",
+            get(async || file("text/javascript; charset=utf-8", Bytes::from_static(call))),
+        )
+        .route(
+            "/docs/schema.js",
+            get(async || file("text/javascript; charset=utf-8", Bytes::from_static(schema))),
+        )
+        .route(
+            "/docs/dom.js",
+            get(async || file("text/javascript; charset=utf-8", Bytes::from_static(dom))),
+        )
         .route("/docs/icon.svg", get(async || file("image/svg+xml", Bytes::from_static(icon))))
 }
 
@@ -58,14 +75,16 @@ fn file(kind: &'static str, content: Bytes) -> Response {
 
 /// The document, with the version of the program and the paths of `/app-id`.
 fn document() -> Value {
-    let mut document: Value = serde_json::from_str(include_str!("docs/openapi.json")).unwrap_or_default();
+    let mut document: Value =
+        serde_json::from_str(include_str!("docs/openapi.json")).unwrap_or_default();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.push(json!({"name": BY_ID_TAG, "description": "For an app whose key is one word."}));
     }
     if let Some(paths) = document["paths"].as_object_mut() {
-        let twin =
-            |(path, item): (&String, &Value)| Some((format!("{BY_ID}{}", path.strip_prefix(BY_NAME)?), by_id(item.clone())));
+        let twin = |(path, item): (&String, &Value)| {
+            Some((format!("{BY_ID}{}", path.strip_prefix(BY_NAME)?), by_id(item.clone())))
+        };
         let twins: Map<_, _> = paths.iter().filter_map(twin).collect();
         paths.extend(twins);
     }

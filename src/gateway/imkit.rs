@@ -1,7 +1,9 @@
-//! The paths of IMKit: `/admin/...` with an app's API key, `/me...` with its client key and a user's token, `/rooms`.
+//! The paths of IMKit: `/admin/...` with an app's API key, `/me...` with its client key and a
+//! user's token, `/rooms`.
 //!
-//! Quirks that live here: an admin who unmutes a room that was not muted gets an error, a user does not; the client has Mongo's `_id` and
-//! `__v`; a user is shown less of itself than an admin, and its own connection as the last one.
+//! Quirks that live here: an admin who unmutes a room that was not muted gets an error, a user does
+//! not; the client has Mongo's `_id` and `__v`; a user is shown less of itself than an admin, and
+//! its own connection as the last one.
 
 use axum::{
     Router,
@@ -25,7 +27,10 @@ use self::{
 use super::wire::{self, Gateway, rpc};
 use crate::{
     grpc::{Api, status::DecodedError},
-    proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
+    proto::v1::{
+        self as pb, directory_service_server::DirectoryService as _,
+        mute_service_server::MuteService as _,
+    },
 };
 
 mod client;
@@ -68,7 +73,12 @@ async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
 
 async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
     let (user, room) = (admin.segment("uid"), admin.segment("room"));
-    let message = pb::UnmuteRoomNotificationsRequest { app: admin.app.clone(), user, room, request_id: admin.request_id.clone() };
+    let message = pb::UnmuteRoomNotificationsRequest {
+        app: admin.app.clone(),
+        user,
+        room,
+        request_id: admin.request_id.clone(),
+    };
     let unmuted = into_message(api.unmute_room_notifications(rpc(&admin.caller, message)).await)?;
     if !unmuted.was_muted {
         return Err(Failure::room_not_muted());
@@ -78,27 +88,42 @@ async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
 
 async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
     let (user, room) = (me.user.clone(), me.segment("room"));
-    let message =
-        pb::MuteRoomNotificationsRequest { app: me.app.clone(), user, room, duration: None, request_id: me.request_id.clone() };
+    let message = pb::MuteRoomNotificationsRequest {
+        app: me.app.clone(),
+        user,
+        room,
+        duration: None,
+        request_id: me.request_id.clone(),
+    };
     let muted = into_message(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, muted.client.unwrap_or_default())))
 }
 
 async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
     let (user, room) = (me.user.clone(), me.segment("room"));
-    let message = pb::UnmuteRoomNotificationsRequest { app: me.app.clone(), user, room, request_id: me.request_id.clone() };
+    let message = pb::UnmuteRoomNotificationsRequest {
+        app: me.app.clone(),
+        user,
+        room,
+        request_id: me.request_id.clone(),
+    };
     let unmuted = into_message(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, unmuted.client.unwrap_or_default())))
 }
 
 async fn me(me: Me, State(api): State<Api>) -> Outcome {
-    let message = pb::GetClientRequest { app: me.app.clone(), user: me.user.clone(), ..Default::default() };
+    let message =
+        pb::GetClientRequest { app: me.app.clone(), user: me.user.clone(), ..Default::default() };
     let seen = into_message(api.get_client(rpc(&me.caller, message)).await)?;
     Ok(done(own_view(&me, seen.client.unwrap_or_default())))
 }
 
 async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
-    let message = pb::GetClientRequest { app: admin.app.clone(), user: admin.segment("uid"), ..Default::default() };
+    let message = pb::GetClientRequest {
+        app: admin.app.clone(),
+        user: admin.segment("uid"),
+        ..Default::default()
+    };
     let seen = into_message(api.get_client(rpc(&admin.caller, message)).await)?;
     Ok(done(admin_view(&admin.app, seen.client.unwrap_or_default())))
 }
@@ -118,14 +143,21 @@ struct Paging {
     skip: Option<String>,
 }
 
-async fn list_clients(admin: Admin, State(api): State<Api>, paging: Result<Query<Paging>, QueryRejection>) -> Outcome {
+async fn list_clients(
+    admin: Admin,
+    State(api): State<Api>,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Outcome {
     let paging = paging.map(|Query(paging)| paging).unwrap_or_default();
     let number = |text: Option<String>| text.and_then(|text| text.parse::<i32>().ok());
-    let page_size = number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    let page_size =
+        number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let skip = number(paging.skip).unwrap_or(0).max(0);
-    let message = pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
+    let message =
+        pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
     let list = into_message(api.list_clients(rpc(&admin.caller, message)).await)?;
-    let data: Vec<_> = list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
+    let data: Vec<_> =
+        list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
     Ok(done(json!({"totalCount": list.total_size, "data": data})))
 }
 
@@ -133,9 +165,12 @@ async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outc
     let body = object(body)?;
     let issue_access_token = client::flag(&body, "issueAccessToken")?.unwrap_or(false);
     let (client, request_id) = (Some(client::parse(body)?), admin.request_id.clone());
-    let message = pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
+    let message =
+        pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
     let written = into_message(api.upsert_client(rpc(&admin.caller, message)).await)?;
-    let mut result = serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default())).unwrap_or_default();
+    let mut result =
+        serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default()))
+            .unwrap_or_default();
     if issue_access_token {
         result["token"] = json!(written.access_token);
         result["expirationDate"] = json!(written.token_expire_time.as_ref().map(client::rfc3339));
@@ -145,14 +180,18 @@ async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outc
 
 async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
     let body = object(body)?;
-    let room = client::string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
-    let (name, description) = (client::string(&body, "name")?, client::string(&body, "description")?);
+    let room = client::string(&body, "_id")?
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Failure::invalid("_id is missing"))?;
+    let (name, description) =
+        (client::string(&body, "name")?, client::string(&body, "description")?);
     let (app, request_id) = (admin.app.clone(), admin.request_id.clone());
-    let message = pb::UpsertRoomRequest { app, room, name, description, request_id, ..Default::default() };
-    let written = into_message(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
+    let message =
+        pb::UpsertRoomRequest { app, room, name, description, request_id, ..Default::default() };
+    let written =
+        into_message(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
     let updated_at = written.update_time.as_ref().map(client::rfc3339);
-    let mut result =
-        json!({"_id": written.room, "id": written.room, "appID": admin.app, "name": written.name, "updatedAt": updated_at});
+    let mut result = json!({"_id": written.room, "id": written.room, "appID": admin.app, "name": written.name, "updatedAt": updated_at});
     if !written.description.is_empty() {
         result["description"] = json!(written.description);
     }

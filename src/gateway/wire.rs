@@ -1,4 +1,5 @@
-//! Requests and answers, as both vendors have them: the caller, ids, bodies as JSON, and when to try again.
+//! Requests and answers, as both vendors have them: the caller, ids, bodies as JSON, and when to
+//! try again.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -66,16 +67,21 @@ pub(super) fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Opti
     headers.get(name)?.to_str().ok()
 }
 
-/// What the caller has named its request by, in the header `Idempotency-Key`, bare or in quotes: the `request_id` of the RPC, which refuses one
-/// that is not well-formed. Empty where there is none.
+/// What the caller has named its request by, in the header `Idempotency-Key`, bare or in quotes:
+/// the `request_id` of the RPC, which refuses one that is not well-formed. Empty where there is
+/// none.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
-    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes())).unwrap_or_default();
+    let key = headers
+        .get("idempotency-key")
+        .map(|key| String::from_utf8_lossy(key.as_bytes()))
+        .unwrap_or_default();
     key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(&key).to_owned()
 }
 
-/// The request id of one RPC of several that one request makes: the first has the request's own, every other a UUID (version 5) of that and
-/// its number, which is as stable. Each is repeated for itself: a request that was cut off half-way does the rest when it is repeated, and what
-/// is appended to a list is done too.
+/// The request id of one RPC of several that one request makes: the first has the request's own,
+/// every other a UUID (version 5) of that and its number, which is as stable. Each is repeated for
+/// itself: a request that was cut off half-way does the rest when it is repeated, and what is
+/// appended to a list is done too.
 pub(super) fn request_id_of(part: usize, request_id: &str) -> String {
     if part == 0 || request_id.is_empty() {
         return request_id.to_owned();
@@ -103,7 +109,11 @@ pub(super) fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Va
     serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::NoJson)
 }
 
-pub(super) fn answer<T: Serialize>(status: StatusCode, body: &T, retry_after: Option<Duration>) -> Response {
+pub(super) fn answer<T: Serialize>(
+    status: StatusCode,
+    body: &T,
+    retry_after: Option<Duration>,
+) -> Response {
     let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
     wait(&mut response, retry_after);

@@ -15,13 +15,23 @@ use crate::{
 
 #[async_trait]
 impl DirectoryService for Api {
-    async fn upsert_client(&self, request: Request<pb::UpsertClientRequest>) -> Reply<pb::UpsertClientResponse> {
+    async fn upsert_client(
+        &self,
+        request: Request<pb::UpsertClientRequest>,
+    ) -> Reply<pb::UpsertClientResponse> {
         let (call, message) = self.begin_write(request)?;
         let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
         let user = call.app.user(client.user.clone())?;
         let patch = client_patch(client)?;
-        let token = if message.issue_access_token { Some(self.service.user_token(&call, &user)?) } else { None };
-        let answer = |client| pb::UpsertClientResponse { client: Some(encode::client(client)), ..Default::default() };
+        let token = if message.issue_access_token {
+            Some(self.service.user_token(&call, &user)?)
+        } else {
+            None
+        };
+        let answer = |client| pb::UpsertClientResponse {
+            client: Some(encode::client(client)),
+            ..Default::default()
+        };
         let mut written = self.service.upsert_client(&call, &user, &patch, answer).await?;
         // After the commit, because a token is not to be kept.
         if let Some((token, exp_s)) = token {
@@ -31,34 +41,58 @@ impl DirectoryService for Api {
         reply(written)
     }
 
-    async fn get_client(&self, request: Request<pb::GetClientRequest>) -> Reply<pb::GetClientResponse> {
+    async fn get_client(
+        &self,
+        request: Request<pb::GetClientRequest>,
+    ) -> Reply<pb::GetClientResponse> {
         let (call, message) = self.begin_read(request, "GetClient").await?;
         let user = call.app.user(message.user)?;
         let client = self.service.get_client(&call, &user)?;
         Ok(Response::new(pb::GetClientResponse { client: Some(encode::client(client)) }))
     }
 
-    async fn list_clients(&self, request: Request<pb::ListClientsRequest>) -> Reply<pb::ListClientsResponse> {
+    async fn list_clients(
+        &self,
+        request: Request<pb::ListClientsRequest>,
+    ) -> Reply<pb::ListClientsResponse> {
         let (call, message) = self.begin_read(request, "ListClients").await?;
-        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
-        let page = Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
+        let (size, after) =
+            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let page =
+            Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
         self.service.pass(&call, page.skip)?;
         let revision = self.revision();
         let (clients, total) = self.service.list_clients(&call, page)?;
-        let (clients, next_page_token) = parse::page(clients, size, |client| client.user.clone(), encode::client);
-        Ok(Response::new(pb::ListClientsResponse { clients, next_page_token, total_size: encode::count(total), revision }))
+        let (clients, next_page_token) =
+            parse::page(clients, size, |client| client.user.clone(), encode::client);
+        Ok(Response::new(pb::ListClientsResponse {
+            clients,
+            next_page_token,
+            total_size: encode::count(total),
+            revision,
+        }))
     }
 
-    async fn delete_client(&self, request: Request<pb::DeleteClientRequest>) -> Reply<pb::DeleteClientResponse> {
+    async fn delete_client(
+        &self,
+        request: Request<pb::DeleteClientRequest>,
+    ) -> Reply<pb::DeleteClientResponse> {
         let (call, message) = self.begin_write(request)?;
         let user = call.app.user(message.user)?;
-        let answer = |client: Option<_>| pb::DeleteClientResponse { client: client.map(encode::client), ..Default::default() };
+        let answer = |client: Option<_>| pb::DeleteClientResponse {
+            client: client.map(encode::client),
+            ..Default::default()
+        };
         reply(self.service.delete_client(&call, &user, answer).await?)
     }
 
-    async fn upsert_room(&self, request: Request<pb::UpsertRoomRequest>) -> Reply<pb::UpsertRoomResponse> {
+    async fn upsert_room(
+        &self,
+        request: Request<pb::UpsertRoomRequest>,
+    ) -> Reply<pb::UpsertRoomResponse> {
         let (call, message) = self.begin_write(request)?;
-        let room = if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
+        let room =
+            if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
         let patch = room_patch(&call, message)?;
         let answer = |(id, profile): (RoomId, _)| {
             let room = Some(encode::room(id.into(), profile));
@@ -67,33 +101,53 @@ impl DirectoryService for Api {
         reply(self.service.upsert_room(&call, room.as_ref(), &patch, answer).await?)
     }
 
-    async fn delete_room(&self, request: Request<pb::DeleteRoomRequest>) -> Reply<pb::DeleteRoomResponse> {
+    async fn delete_room(
+        &self,
+        request: Request<pb::DeleteRoomRequest>,
+    ) -> Reply<pb::DeleteRoomResponse> {
         let (call, message) = self.begin_write(request)?;
-        let answer = |was_registered| pb::DeleteRoomResponse { was_registered, ..Default::default() };
+        let answer =
+            |was_registered| pb::DeleteRoomResponse { was_registered, ..Default::default() };
         reply(self.service.delete_room(&call, &RoomId::parse(message.room)?, answer).await?)
     }
 
-    async fn list_rooms(&self, request: Request<pb::ListRoomsRequest>) -> Reply<pb::ListRoomsResponse> {
+    async fn list_rooms(
+        &self,
+        request: Request<pb::ListRoomsRequest>,
+    ) -> Reply<pb::ListRoomsResponse> {
         let (call, message) = self.begin_read(request, "ListRooms").await?;
-        let (size, after) = (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let (size, after) =
+            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
         let revision = self.revision();
-        let RoomPage { rooms, total } =
-            self.service.list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
+        let RoomPage { rooms, total } = self
+            .service
+            .list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
         let room = |(id, profile): (Arc<str>, _)| encode::room(id.to_string(), profile);
         let (rooms, next_page_token) = parse::page(rooms, size, |(id, _)| id.to_string(), room);
-        Ok(Response::new(pb::ListRoomsResponse { rooms, next_page_token, total_size: encode::count(total), revision }))
+        Ok(Response::new(pb::ListRoomsResponse {
+            rooms,
+            next_page_token,
+            total_size: encode::count(total),
+            revision,
+        }))
     }
 }
 
 fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
     let address = |address: pb::ClientAddress| {
-        let port = u16::try_from(address.port).map_err(|_| Error::invalid("client.address.port", "a port is 0 to 65535"))?;
+        let port = u16::try_from(address.port)
+            .map_err(|_| Error::invalid("client.address.port", "a port is 0 to 65535"))?;
         let address = Address { address: address.address, family: address.family, port };
         let short = address.address.len() <= 64 && address.family.len() <= 16;
-        short.then_some(address).ok_or_else(|| Error::invalid("client.address", "an address is at most 64 bytes, a family 16"))
+        short.then_some(address).ok_or_else(|| {
+            Error::invalid("client.address", "an address is at most 64 bytes, a family 16")
+        })
     };
     let last_login_ms = |time: prost_types::Timestamp| {
-        let ms = time.seconds.checked_mul(1_000).and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
+        let ms = time
+            .seconds
+            .checked_mul(1_000)
+            .and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
         let ms = ms.and_then(|ms| u64::try_from(ms).ok());
         ms.ok_or_else(|| Error::invalid("client.last_login_time", "a time is not before 1970"))
     };

@@ -72,8 +72,21 @@ pub(super) fn room(id: String, profile: RoomProfile) -> pb::Room {
 
 pub(super) fn client(seen: ClientInfo) -> pb::Client {
     let ClientInfo { user, profile, muted_rooms } = seen;
-    let ClientProfile { nickname, avatar_url, description, email, is_robot, user_agent, custom_json, .. } = profile;
-    let address = |Address { address, family, port }| pb::ClientAddress { address, family, port: port.into() };
+    let ClientProfile {
+        nickname,
+        avatar_url,
+        description,
+        email,
+        is_robot,
+        user_agent,
+        custom_json,
+        ..
+    } = profile;
+    let address = |Address { address, family, port }| pb::ClientAddress {
+        address,
+        family,
+        port: port.into(),
+    };
     pb::Client {
         user,
         nickname,
@@ -92,7 +105,11 @@ pub(super) fn client(seen: ClientInfo) -> pb::Client {
 }
 
 pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
-    let mut message = pb::CheckSendResponse { allowed: decision.allowed, rule: rule(decision.rule).into(), ..Default::default() };
+    let mut message = pb::CheckSendResponse {
+        allowed: decision.allowed,
+        rule: rule(decision.rule).into(),
+        ..Default::default()
+    };
     if let Some(restriction) = decision.restriction {
         message.expire_time = expire_time(restriction.expire);
         message.reason = restriction.provenance.reason.to_string();
@@ -102,7 +119,11 @@ pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
 }
 
 pub(super) fn not_registered() -> pb::CheckSendResponse {
-    pb::CheckSendResponse { allowed: false, rule: pb::Rule::NotRegistered.into(), ..Default::default() }
+    pb::CheckSendResponse {
+        allowed: false,
+        rule: pb::Rule::NotRegistered.into(),
+        ..Default::default()
+    }
 }
 
 const fn rule(rule: Rule) -> pb::Rule {

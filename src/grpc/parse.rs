@@ -1,4 +1,5 @@
-//! From messages to the model: everything a caller can get wrong about the form of a field is found here.
+//! From messages to the model: everything a caller can get wrong about the form of a field is found
+//! here.
 
 use std::time::Duration;
 
@@ -32,13 +33,19 @@ pub(super) fn users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>
 /// Up to 100 users of the app.
 pub(super) fn some_users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.len() > MAX_USERS {
-        return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call names at most 100 users") });
+        return Err(Error {
+            field: Some("users"),
+            ..Error::new(Reason::TooManyUsers, "a call names at most 100 users")
+        });
     }
     raw.iter().map(|user| call.app.user(user.clone())).collect()
 }
 
 /// 1..1000 pairs of room and user of the app.
-pub(super) fn pairs(call: &RequestContext, raw: Vec<pb::RoomUser>) -> Result<Vec<(RoomId, UserId)>, Error> {
+pub(super) fn pairs(
+    call: &RequestContext,
+    raw: Vec<pb::RoomUser>,
+) -> Result<Vec<(RoomId, UserId)>, Error> {
     if !(1..=MAX_PAIRS).contains(&raw.len()) {
         return Err(Error::invalid("pairs", "a call asks for 1 to 1000 pairs"));
     }
@@ -46,21 +53,34 @@ pub(super) fn pairs(call: &RequestContext, raw: Vec<pb::RoomUser>) -> Result<Vec
 }
 
 /// Up to 10,000 users of the app.
-pub(super) fn recipients<'a>(call: &RequestContext, raw: &'a [String]) -> Result<Vec<UserRef<'a>>, Error> {
+pub(super) fn recipients<'a>(
+    call: &RequestContext,
+    raw: &'a [String],
+) -> Result<Vec<UserRef<'a>>, Error> {
     if raw.len() > MAX_RECIPIENTS {
-        return Err(Error { field: Some("users"), ..Error::new(Reason::TooManyUsers, "a call asks for at most 10000 users") });
+        return Err(Error {
+            field: Some("users"),
+            ..Error::new(Reason::TooManyUsers, "a call asks for at most 10000 users")
+        });
     }
     raw.iter().map(|user| call.app.user_ref(user)).collect()
 }
 
 /// Names the users that an error is about as the caller wrote them.
 pub(super) fn as_written(error: Error, raw: &[String], users: &[UserId]) -> Error {
-    let named = raw.iter().zip(users).filter(|(_, user)| error.users.iter().any(|named| named == user.as_str()));
+    let named = raw
+        .iter()
+        .zip(users)
+        .filter(|(_, user)| error.users.iter().any(|named| named == user.as_str()));
     Error { users: named.map(|(raw, _)| raw.clone()).collect(), ..error }
 }
 
 pub(super) fn reason(raw: String) -> Result<String, Error> {
-    if raw.len() <= MAX_REASON_BYTES { Ok(raw) } else { Err(Error::invalid("reason", "a reason is at most 512 bytes")) }
+    if raw.len() <= MAX_REASON_BYTES {
+        Ok(raw)
+    } else {
+        Err(Error::invalid("reason", "a reason is at most 512 bytes"))
+    }
 }
 
 pub(super) fn text(field: &'static str, raw: Option<String>) -> Result<Option<String>, Error> {
@@ -74,27 +94,39 @@ pub(super) fn text(field: &'static str, raw: Option<String>) -> Result<Option<St
 /// Milliseconds; a part of one counts as one.
 pub(super) fn duration_ms(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
     let Some(raw) = raw else { return Ok(None) };
-    let wrong = || Error::invalid("duration", "a duration is more than zero; leave it out for good");
+    let wrong =
+        || Error::invalid("duration", "a duration is more than zero; leave it out for good");
     let seconds = u64::try_from(raw.seconds).map_err(|_| wrong())?;
-    let nanos = u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
+    let nanos =
+        u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
     Ok(Some(seconds.saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000))))
 }
 
 /// Unix milliseconds, rounded down; what is before 1970 is as 1970.
-pub(super) fn time_ms(field: &'static str, raw: Option<prost_types::Timestamp>) -> Result<Option<u64>, Error> {
+pub(super) fn time_ms(
+    field: &'static str,
+    raw: Option<prost_types::Timestamp>,
+) -> Result<Option<u64>, Error> {
     let Some(raw) = raw else { return Ok(None) };
     let nanos = u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-    let nanos = nanos.ok_or_else(|| Error::invalid(field, "the nanos of a time are 0 to 999999999"))?;
+    let nanos =
+        nanos.ok_or_else(|| Error::invalid(field, "the nanos of a time are 0 to 999999999"))?;
     let seconds = u64::try_from(raw.seconds).ok();
-    Ok(Some(seconds.map_or(0, |seconds| seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000))))
+    Ok(Some(
+        seconds
+            .map_or(0, |seconds| seconds.saturating_mul(1_000).saturating_add(nanos / 1_000_000)),
+    ))
 }
 
 /// Whole seconds.
 pub(super) fn ttl_s(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
-    let wrong = || Error::invalid("ttl", "a time to live is a whole number of seconds, not negative");
+    let wrong =
+        || Error::invalid("ttl", "a time to live is a whole number of seconds, not negative");
     match raw {
         None => Ok(None),
-        Some(prost_types::Duration { seconds, nanos: 0 }) => u64::try_from(seconds).map(Some).map_err(|_| wrong()),
+        Some(prost_types::Duration { seconds, nanos: 0 }) => {
+            u64::try_from(seconds).map(Some).map_err(|_| wrong())
+        }
         Some(_) => Err(wrong()),
     }
 }
@@ -114,7 +146,8 @@ pub(super) fn skip(raw: i32) -> Result<usize, Error> {
 
 /// The commit that is to be seen; 0 is any.
 pub(super) fn min_revision(raw: i64) -> Result<Revision, Error> {
-    Revision::try_from(raw).map_err(|_| Error::invalid("min_revision", "a revision is not negative"))
+    Revision::try_from(raw)
+        .map_err(|_| Error::invalid("min_revision", "a revision is not negative"))
 }
 
 /// The value of a `grpc-timeout`: up to eight digits and a unit; nothing where it is none.
@@ -142,8 +175,8 @@ pub(super) fn page_token(raw: &str) -> Result<Option<String>, Error> {
     id.map(Some).ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
 }
 
-/// Cuts a list that was asked for one longer than its page, and gives the token of the next page, or nothing at its end. Its items are short: a
-/// thousand of them are within [`PAGE_BYTES`].
+/// Cuts a list that was asked for one longer than its page, and gives the token of the next page,
+/// or nothing at its end. Its items are short: a thousand of them are within [`PAGE_BYTES`].
 pub(super) fn cut<T>(items: &mut Vec<T>, size: usize, id: impl FnOnce(&T) -> String) -> String {
     if items.len() <= size {
         return String::new();
@@ -195,7 +228,10 @@ mod tests {
         let longest = "ü".repeat(256);
         assert_eq!(reason(longest.clone()).ok(), Some(longest.clone()));
         let error = reason(longest + "x").err();
-        assert_eq!(error.map(|error| (error.reason, error.field)), Some((Reason::InvalidArgument, Some("reason"))));
+        assert_eq!(
+            error.map(|error| (error.reason, error.field)),
+            Some((Reason::InvalidArgument, Some("reason")))
+        );
     }
 
     #[test]
@@ -221,7 +257,9 @@ mod tests {
 
     #[test]
     fn durations_count_in_whole_milliseconds_upwards() {
-        let ms = |seconds, nanos| duration_ms(Some(prost_types::Duration { seconds, nanos })).ok().flatten();
+        let ms = |seconds, nanos| {
+            duration_ms(Some(prost_types::Duration { seconds, nanos })).ok().flatten()
+        };
         assert_eq!(ms(1, 500_000_000), Some(1_500));
         assert_eq!(ms(0, 1), Some(1));
         assert_eq!(ms(-1, 0), None);
@@ -233,7 +271,10 @@ mod tests {
     #[test]
     fn a_token_names_the_last_id_of_a_page_that_is_not_the_last() {
         let mut items = vec!["a", "b", "ü", "z"];
-        assert_eq!(page_token(&cut(&mut items, 3, |id| (*id).to_owned())).ok().flatten().as_deref(), Some("ü"));
+        assert_eq!(
+            page_token(&cut(&mut items, 3, |id| (*id).to_owned())).ok().flatten().as_deref(),
+            Some("ü")
+        );
         assert_eq!((items.len(), cut(&mut items, 3, |id| (*id).to_owned())), (3, String::new()));
         let cut = |items: &[&str], size| {
             let (page, token) = page(

@@ -9,7 +9,8 @@ use crate::{error::Error, proto::v1 as pb, service::RequestContext};
 
 /// How long a reader waits for a commit where its caller says nothing, or more.
 const MAX_REVISION_WAIT: Duration = Duration::from_secs(5);
-/// At most this much, and a tenth, of the caller's time is kept for the way back, so that it is told what was wrong before it stops to listen.
+/// At most this much, and a tenth, of the caller's time is kept for the way back, so that it is
+/// told what was wrong before it stops to listen.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
 /// A request that only asks.
@@ -50,8 +51,8 @@ questions!(
 );
 
 impl Api {
-    /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of `Service::authorize`, INVALID_ARGUMENT on
-    /// `min_revision`, STORE_UNAVAILABLE.
+    /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of
+    /// `Service::authorize`, INVALID_ARGUMENT on `min_revision`, STORE_UNAVAILABLE.
     pub(super) async fn begin_read<T: ReadRequest>(
         &self,
         request: Request<T>,
@@ -66,15 +67,19 @@ impl Api {
         Ok((call, message))
     }
 
-    /// The newest commit in the view, to be read before what is answered with it: the answer is no older.
+    /// The newest commit in the view, to be read before what is answered with it: the answer is no
+    /// older.
     pub(super) fn revision(&self) -> i64 {
         encode::revision(self.service.view.revision())
     }
 }
 
 fn longest_wait(metadata: &MetadataMap) -> Duration {
-    let timeout = metadata.get("grpc-timeout").and_then(|value| parse::grpc_timeout(value.to_str().ok()?));
-    timeout.map_or(MAX_REVISION_WAIT, |timeout| (timeout - RESPONSE_MARGIN.min(timeout / 10)).min(MAX_REVISION_WAIT))
+    let timeout =
+        metadata.get("grpc-timeout").and_then(|value| parse::grpc_timeout(value.to_str().ok()?));
+    timeout.map_or(MAX_REVISION_WAIT, |timeout| {
+        (timeout - RESPONSE_MARGIN.min(timeout / 10)).min(MAX_REVISION_WAIT)
+    })
 }
 
 #[cfg(test)]

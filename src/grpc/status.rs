@@ -1,4 +1,5 @@
-//! The error table's gRPC column, both ways: an error becomes a google.rpc.Status with details, and the gateway reads its reason back.
+//! The error table's gRPC column, both ways: an error becomes a google.rpc.Status with details, and
+//! the gateway reads its reason back.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,7 +26,9 @@ const fn code(reason: Reason) -> Code {
         Reason::PermissionDenied => Code::PermissionDenied,
         Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => Code::NotFound,
         Reason::OwnerNotMutable => Code::FailedPrecondition,
-        Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => Code::InvalidArgument,
+        Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
+            Code::InvalidArgument
+        }
         Reason::RateLimited | Reason::QuotaExceeded | Reason::StoreFull => Code::ResourceExhausted,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => Code::OutOfRange,
         Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable => Code::Unavailable,
@@ -67,7 +70,8 @@ impl From<Error> for Status {
     }
 }
 
-/// One user a line, because an id may hold anything but a control character; as many as a header has room for.
+/// One user a line, because an id may hold anything but a control character; as many as a header
+/// has room for.
 fn lines(users: &[String]) -> String {
     let mut left = MAX_USERS_BYTES;
     let mut fits = |user: &String| {
@@ -98,7 +102,9 @@ impl From<Status> for DecodedError {
         let users = info.and_then(|info| info.metadata.get("users"));
         Self {
             reason: info.and_then(|info| Reason::parse(&info.reason)).unwrap_or(Reason::Internal),
-            users: users.map(|users| users.split('\n').map(str::to_owned).collect()).unwrap_or_default(),
+            users: users
+                .map(|users| users.split('\n').map(str::to_owned).collect())
+                .unwrap_or_default(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
             message: status.message().to_owned(),
         }
@@ -112,7 +118,10 @@ mod tests {
     #[test]
     fn every_reason_comes_back_from_its_status() {
         for reason in Reason::ALL {
-            let error = Error { users: vec!["a".to_owned(), "b".to_owned()], ..Error::new(reason, "words") };
+            let error = Error {
+                users: vec!["a".to_owned(), "b".to_owned()],
+                ..Error::new(reason, "words")
+            };
             let told = DecodedError::from(Status::from(error));
             assert_eq!((told.reason, told.message.as_str()), (reason, "words"));
             assert_eq!(told.users, ["a", "b"]);

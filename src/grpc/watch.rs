@@ -36,7 +36,10 @@ pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Repl
 }
 
 /// The stream, until this comes, and ends it.
-fn until(stream: Stream, end: BoxFuture<'static, Error>) -> impl futures_util::Stream<Item = Result<pb::WatchResponse, Status>> {
+fn until(
+    stream: Stream,
+    end: BoxFuture<'static, Error>,
+) -> impl futures_util::Stream<Item = Result<pb::WatchResponse, Status>> {
     stream::unfold(Some((stream, end)), |both| async {
         let (mut stream, mut end) = both?;
         match select(stream.next(), &mut end).await {
@@ -46,7 +49,10 @@ fn until(stream: Stream, end: BoxFuture<'static, Error>) -> impl futures_util::S
     })
 }
 
-pub(super) async fn list_events(api: &Api, request: Request<pb::ListEventsRequest>) -> Reply<pb::ListEventsResponse> {
+pub(super) async fn list_events(
+    api: &Api,
+    request: Request<pb::ListEventsRequest>,
+) -> Reply<pb::ListEventsResponse> {
     let (call, message) = api.begin_read(request, "ListEvents").await?;
     if message.actor.len() > MAX_ACTOR_BYTES {
         return Err(Error::invalid("actor", "an actor is at most 512 bytes").into());
@@ -62,8 +68,12 @@ pub(super) async fn list_events(api: &Api, request: Request<pb::ListEventsReques
     let before = parse::page_token(&message.page_token)?.map(|token| token.parse()).transpose();
     let before = before.map_err(|_| Error::invalid("page_token", "no page token of this list"))?;
     let revision = api.revision();
-    let page = api.service.list_events(&call, &filter, before, parse::page_size(message.page_size)?).await?;
-    let next_page_token = page.before.map(|before| parse::token_of(&before.to_string())).unwrap_or_default();
+    let page = api
+        .service
+        .list_events(&call, &filter, before, parse::page_size(message.page_size)?)
+        .await?;
+    let next_page_token =
+        page.before.map(|before| parse::token_of(&before.to_string())).unwrap_or_default();
     let events = page.changes.iter().map(change).collect();
     Ok(Response::new(pb::ListEventsResponse { events, next_page_token, revision }))
 }
@@ -76,9 +86,9 @@ fn some(text: String) -> Option<String> {
 fn response(told: WatchEvent) -> pb::WatchResponse {
     let told = match told {
         WatchEvent::Change(told) => pb::watch_response::Event::Change(change(&told)),
-        WatchEvent::Heartbeat(revision) => {
-            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision: encode::revision(revision) })
-        }
+        WatchEvent::Heartbeat(revision) => pb::watch_response::Event::Heartbeat(pb::Heartbeat {
+            revision: encode::revision(revision),
+        }),
     };
     pb::WatchResponse { event: Some(told) }
 }

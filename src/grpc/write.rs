@@ -1,4 +1,5 @@
-//! What the writes share: the way in, with the id of the request; and the way out, with the revision. Every RPC that writes has a line here.
+//! What the writes share: the way in, with the id of the request; and the way out, with the
+//! revision. Every RPC that writes has a line here.
 
 use prost::Message;
 use sha2::{Digest as _, Sha256};
@@ -69,8 +70,12 @@ writes! {
 }
 
 impl Api {
-    /// Lets a write into its app. The call knows the id of the request, which is no longer in the message.
-    pub(super) fn begin_write<M: Write>(&self, request: Request<M>) -> Result<(RequestContext, M), Error> {
+    /// Lets a write into its app. The call knows the id of the request, which is no longer in the
+    /// message.
+    pub(super) fn begin_write<M: Write>(
+        &self,
+        request: Request<M>,
+    ) -> Result<(RequestContext, M), Error> {
         let (caller, mut message) = open(request);
         let call = self.service.authorize(caller, message.app().to_owned(), M::METHOD)?;
         let id = std::mem::take(message.request_id());
@@ -82,11 +87,13 @@ impl Api {
     }
 }
 
-/// The same for the same request of the same caller only: method, caller, and every field but the id.
+/// The same for the same request of the same caller only: method, caller, and every field but the
+/// id.
 fn fingerprint<M: Write>(call: &RequestContext, message: &M) -> [u8; 16] {
     let mut hash = Sha256::new();
     // Neither of the first two holds a NUL.
-    for part in [M::METHOD.as_bytes(), call.principal.actor().as_bytes(), &message.encode_to_vec()] {
+    for part in [M::METHOD.as_bytes(), call.principal.actor().as_bytes(), &message.encode_to_vec()]
+    {
         hash.update(part);
         hash.update([0]);
     }

@@ -1,9 +1,12 @@
-//! What callers hold while they are served, of both doors together: places of calls that run, places of calls whose message is still to come, of
-//! streams that anybody may have, and the bytes of messages and answers.
+//! What callers hold while they are served, of both doors together: places of calls that run,
+//! places of calls whose message is still to come, of streams that anybody may have, and the bytes
+//! of messages and answers.
 //!
-//! Each of them has a bound. Beyond it a caller is refused at once, because a call that waits for its turn has often given up when it comes. While
-//! less than half of a bound is used, anybody may have of it. Beyond that nobody holds more than a share: no peer address, and no app; and the
-//! last part is for internal services, which ask on every message, and of which each has as many calls as it makes.
+//! Each of them has a bound. Beyond it a caller is refused at once, because a call that waits for
+//! its turn has often given up when it comes. While less than half of a bound is used, anybody may
+//! have of it. Beyond that nobody holds more than a share: no peer address, and no app; and the
+//! last part is for internal services, which ask on every message, and of which each has as many
+//! calls as it makes.
 
 use std::{
     sync::{
@@ -53,7 +56,8 @@ pub enum Who {
 pub struct ConcurrencyLimit {
     used: [AtomicUsize; ALL.len()],
     max: [usize; ALL.len()],
-    /// What is held by those who are not known: they ask for health, reflection and tokens, and have bounds of their own.
+    /// What is held by those who are not known: they ask for health, reflection and tokens, and
+    /// have bounds of their own.
     strangers: Option<Arc<ConcurrencyLimit>>,
 }
 
@@ -70,7 +74,8 @@ impl Account {
         !matches!(self.caller, Who::Stranger)
     }
 
-    /// Whose shares count for this. A service has as many calls as it makes; what is held before a call runs is its peer's.
+    /// Whose shares count for this. A service has as many calls as it makes; what is held before a
+    /// call runs is its peer's.
     fn holders(&self, what: Resource) -> (Option<&Holder>, Option<&Holder>) {
         let peer = self.peer.as_ref().map(|peer| &*peer.holder);
         match &self.caller {
@@ -83,7 +88,8 @@ impl Account {
 }
 
 impl ConcurrencyLimit {
-    /// So many calls at a time that run, as many whose messages are still to come, as many streams, and so many bytes; and a part of it more for those who are not known.
+    /// So many calls at a time that run, as many whose messages are still to come, as many streams,
+    /// and so many bytes; and a part of it more for those who are not known.
     #[must_use]
     pub fn new(calls: usize, bytes: usize) -> Arc<Self> {
         let strangers = Self::of(calls.div_ceil(RESERVE), bytes / RESERVE, None);
@@ -104,7 +110,8 @@ impl ConcurrencyLimit {
     /// How much of it is held by all together.
     #[must_use]
     pub fn holds(&self, what: Resource) -> usize {
-        self.used[what as usize].load(Ordering::Relaxed) + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
+        self.used[what as usize].load(Ordering::Relaxed)
+            + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
     }
 
     fn max(&self, what: Resource) -> usize {
@@ -125,7 +132,12 @@ impl Permit {
     }
 
     /// Takes it also where that holds of how much the caller has then.
-    fn take_where(&mut self, what: Resource, amount: usize, or: impl FnOnce(usize) -> bool) -> Result<(), Error> {
+    fn take_where(
+        &mut self,
+        what: Resource,
+        amount: usize,
+        or: impl FnOnce(usize) -> bool,
+    ) -> Result<(), Error> {
         let (used, of_peer, of_caller) = self.add(what, amount);
         let max = self.load.max(what);
         let of_most = of_peer.max(of_caller);
@@ -142,7 +154,8 @@ impl Permit {
         self.held[what as usize] += amount;
         let is_known = self.account.is_known();
         let add = |held: &AtomicUsize| held.fetch_add(amount, Ordering::Relaxed) + amount;
-        let of = |holder: Option<&Holder>| holder.map_or(0, |holder| add(holder.of(what, is_known)));
+        let of =
+            |holder: Option<&Holder>| holder.map_or(0, |holder| add(holder.of(what, is_known)));
         let (peer, caller) = self.account.holders(what);
         (add(&self.load.used[what as usize]), of(peer), of(caller))
     }
@@ -151,7 +164,8 @@ impl Permit {
     pub fn give_back(&mut self, what: Resource, amount: usize) {
         self.held[what as usize] -= amount;
         let (peer, caller) = self.account.holders(what);
-        let holders = peer.into_iter().chain(caller).map(|holder| holder.of(what, self.account.is_known()));
+        let holders =
+            peer.into_iter().chain(caller).map(|holder| holder.of(what, self.account.is_known()));
         for held in holders.chain([&self.load.used[what as usize]]) {
             held.fetch_sub(amount, Ordering::Relaxed);
         }
@@ -251,7 +265,8 @@ mod tests {
         assert!(held.take(Resource::Byte, 500).is_ok() && held.take(Resource::Byte, 1).is_err());
         let other = Account { caller: Who::Service, ..peer() };
         assert!(
-            load.open(other.clone()).take(Resource::Byte, 250).is_ok() && load.open(other).take(Resource::Byte, 251).is_err()
+            load.open(other.clone()).take(Resource::Byte, 250).is_ok()
+                && load.open(other).take(Resource::Byte, 251).is_err()
         );
     }
 
@@ -264,7 +279,10 @@ mod tests {
         held.take_of_share(Resource::Byte, 1).unwrap_err();
         let others: Vec<_> = (0..4).map(|_| all_bytes(&load, &peer())).collect();
         let mut other = load.open(second);
-        assert!(other.take(Resource::Byte, 200).is_err() && other.take_of_share(Resource::Byte, 200).is_ok());
+        assert!(
+            other.take(Resource::Byte, 200).is_err()
+                && other.take_of_share(Resource::Byte, 200).is_ok()
+        );
         assert!(other.take_of_share(Resource::Byte, 51).is_err());
         drop(others);
     }

@@ -1,4 +1,5 @@
-//! One connection, as those who serve its calls know it: where it comes from, how long nothing was open on it, and whether answers wait to be read.
+//! One connection, as those who serve its calls know it: where it comes from, how long nothing was
+//! open on it, and whether answers wait to be read.
 
 use std::{
     net::SocketAddr,
@@ -20,10 +21,12 @@ pub const UNREAD: Duration = Duration::from_secs(60);
 pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How finely the beginnings of answers are told apart.
 const SLOT_MS: u64 = 5_000;
-/// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age that is known as of the last look.
+/// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age
+/// that is known as of the last look.
 const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 3;
 
-/// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not tell for whom.
+/// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not
+/// tell for whom.
 #[must_use]
 pub fn peer_of(extensions: &Extensions) -> Option<Arc<Peer>> {
     let of_connection = |connection: &Arc<Connection>| connection.peer.clone();
@@ -38,7 +41,8 @@ pub struct Connection {
     /// What its address holds; nothing where that is of a proxy that is trusted.
     pub peer: Option<Arc<Peer>>,
     born: Instant,
-    /// How old it is, in milliseconds, as of the last look: good enough for what is told by tens of seconds, and read in each call.
+    /// How old it is, in milliseconds, as of the last look: good enough for what is told by tens of
+    /// seconds, and read in each call.
     age_ms: AtomicU64,
     open: AtomicU32,
     /// How old it was when the last call ended; 0 says that nothing was asked.
@@ -64,10 +68,19 @@ impl Connection {
         let peer = holder.map(|holder| Arc::new(Peer { ip: addr.ip(), holder }));
         let answers = std::array::from_fn(|_| AtomicU32::new(0));
         let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { addr, peer, born: Instant::now(), age_ms, open: AtomicU32::new(0), idle_since_ms, answers }
+        Self {
+            addr,
+            peer,
+            born: Instant::now(),
+            age_ms,
+            open: AtomicU32::new(0),
+            idle_since_ms,
+            answers,
+        }
     }
 
-    /// For how long no call was open, up to one [`POLL_INTERVAL`] more than that; nothing while one is.
+    /// For how long no call was open, up to one [`POLL_INTERVAL`] more than that; nothing while one
+    /// is.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
@@ -80,9 +93,13 @@ impl Connection {
         self.open.load(Ordering::Relaxed) > 0 || self.idle_since_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`POLL_INTERVAL`]: it keeps the time for the others.
+    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`POLL_INTERVAL`]:
+    /// it keeps the time for the others.
     pub fn look(&self) -> bool {
-        self.age_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.age_ms.store(
+            u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1),
+            Ordering::Relaxed,
+        );
         self.answers[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0
     }
 
@@ -127,7 +144,9 @@ impl Drop for Exchange {
             connection.answers[slot].fetch_sub(1, Ordering::Relaxed);
         }
         if *keeps {
-            connection.idle_since_ms.store(connection.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+            connection
+                .idle_since_ms
+                .store(connection.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
             connection.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -161,7 +180,11 @@ mod tests {
                 advance(Duration::from_secs(1)).await;
                 assert!(taken.elapsed() < Duration::from_secs(75), "{begun}");
             }
-            assert!(taken.elapsed() > Duration::from_secs(60), "{begun}: after {:?}", taken.elapsed());
+            assert!(
+                taken.elapsed() > Duration::from_secs(60),
+                "{begun}: after {:?}",
+                taken.elapsed()
+            );
             drop(answer);
             assert!(!connection.look());
             advance(Duration::from_secs(begun)).await;
@@ -172,7 +195,10 @@ mod tests {
     async fn a_connection_is_idle_from_the_end_of_its_last_call_on() {
         let connection = connection();
         advance(Duration::from_secs(3)).await;
-        assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(3)), false));
+        assert_eq!(
+            (connection.idle(), connection.was_asked()),
+            (Some(Duration::from_secs(3)), false)
+        );
         let open = || Exchange::begin(connection.clone(), true);
         let (one, other) = (open(), open());
         advance(Duration::from_secs(3)).await;
@@ -181,7 +207,10 @@ mod tests {
         assert_eq!((connection.idle(), connection.was_asked()), (None, true));
         drop(other);
         advance(Duration::from_secs(5)).await;
-        assert_eq!((connection.idle(), connection.was_asked()), (Some(Duration::from_secs(5)), true));
+        assert_eq!(
+            (connection.idle(), connection.was_asked()),
+            (Some(Duration::from_secs(5)), true)
+        );
         drop(open());
         assert_eq!(connection.idle(), Some(Duration::from_secs(5)), "known to a look");
         connection.look();

@@ -1,4 +1,5 @@
-//! Who holds, and what: an address that calls come from, or an app. An internal service has no account of its own; its peer has one.
+//! Who holds, and what: an address that calls come from, or an app. An internal service has no
+//! account of its own; its peer has one.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -18,7 +19,8 @@ pub enum Resource {
     Stream,
 }
 
-pub(super) const ALL: [Resource; 4] = [Resource::Call, Resource::Message, Resource::Byte, Resource::Stream];
+pub(super) const ALL: [Resource; 4] =
+    [Resource::Call, Resource::Message, Resource::Byte, Resource::Stream];
 
 /// What one peer address holds, or the admins or the users of one app.
 #[derive(Debug, Default)]

@@ -32,7 +32,12 @@ pub enum Unread {
 }
 
 /// The whole of a body of at most so many bytes, which is to come within `timeout`.
-pub async fn whole<B>(body: &mut B, most: usize, held: &mut Permit, timeout: Duration) -> Result<Bytes, Unread>
+pub async fn whole<B>(
+    body: &mut B,
+    most: usize,
+    held: &mut Permit,
+    timeout: Duration,
+) -> Result<Bytes, Unread>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -64,7 +69,8 @@ enum Read {
 }
 
 impl Reading<'_> {
-    /// Reads on to the end. What was read is kept where this is dropped, and gone on with when it is called again.
+    /// Reads on to the end. What was read is kept where this is dropped, and gone on with when it
+    /// is called again.
     fn rest<B>(&mut self, body: &mut B) -> impl Future<Output = Result<(), Unread>> + Unpin
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
@@ -148,7 +154,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_is_what_its_frames_are_and_one_of_one_frame_is_not_copied() {
-        let [first, second, end] = [Bytes::from(vec![1; 3_000]), Bytes::from(vec![2; 9_000]), Bytes::new()];
+        let [first, second, end] =
+            [Bytes::from(vec![1; 3_000]), Bytes::from(vec![2; 9_000]), Bytes::new()];
         let one = read(&[end.clone(), first.clone(), end.clone()]).await;
         assert!(one == first && one.as_ptr() == first.as_ptr());
         let several = read(&[first.clone(), second.clone(), first.clone(), end]).await;

@@ -1,7 +1,9 @@
-//! How often one method may be called in one app, and by one user. Internal services are not limited: they ask on every message.
+//! How often one method may be called in one app, and by one user. Internal services are not
+//! limited: they ask on every message.
 //!
-//! Users cannot keep admins and staff from their work, nor staff the admins: each have buckets of their own. What needs the right of a room's staff counts against the staff's
-//! bucket when the right was found, so that whoever lacks it spends what is its own alone.
+//! Users cannot keep admins and staff from their work, nor staff the admins: each have buckets of
+//! their own. What needs the right of a room's staff counts against the staff's bucket when the
+//! right was found, so that whoever lacks it spends what is its own alone.
 
 use std::{
     hash::Hash,
@@ -10,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use governor::{InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware, state::keyed::HashMapStateStore};
+use governor::{
+    InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware,
+    state::keyed::HashMapStateStore,
+};
 
 use super::holder::Site;
 use crate::{
@@ -30,11 +35,13 @@ const OF_STAFF: [&str; 9] = [
     "ListAllowedMembers",
     "ListEvents",
 ];
-/// Buckets of users and of guesses that are kept before those that are full again are forgotten, once a second.
+/// Buckets of users and of guesses that are kept before those that are full again are forgotten,
+/// once a second.
 const FORGET: usize = 100_000;
 /// Of the tokens issued a second in an app, so many wrong guesses.
 const GUESSES: u32 = 10;
-/// Pieces of history, of 250 events, that an app may have read a second, for each call of one method that it may make.
+/// Pieces of history, of 250 events, that an app may have read a second, for each call of one
+/// method that it may make.
 const PIECES: u32 = 4;
 /// Of a client's id, so much tells it from others.
 const MAX_CLIENT: usize = 64;
@@ -125,27 +132,50 @@ impl Limits {
         }
     }
 
-    /// Counts so many calls that begin together; not more than there may be in a second. Errors: RATE_LIMITED; what the app has left is not touched.
-    pub fn calls(&self, calls: NonZeroU32, app: usize, who: Rated<'_>, method: &'static str) -> Result<(), Error> {
+    /// Counts so many calls that begin together; not more than there may be in a second. Errors:
+    /// RATE_LIMITED; what the app has left is not touched.
+    pub fn calls(
+        &self,
+        calls: NonZeroU32,
+        app: usize,
+        who: Rated<'_>,
+        method: &'static str,
+    ) -> Result<(), Error> {
         match who {
             Rated::Service => Ok(()),
             Rated::Admin => self.count(calls, self.admins.as_ref(), (app, method), OF_METHOD),
             Rated::User(user) => {
-                self.count(calls, self.user.as_ref(), (app, user.to_owned()), "too many calls of this user")?;
-                if OF_STAFF.contains(&method) { Ok(()) } else { self.count(calls, self.users.as_ref(), (app, method), OF_METHOD) }
+                self.count(
+                    calls,
+                    self.user.as_ref(),
+                    (app, user.to_owned()),
+                    "too many calls of this user",
+                )?;
+                if OF_STAFF.contains(&method) {
+                    Ok(())
+                } else {
+                    self.count(calls, self.users.as_ref(), (app, method), OF_METHOD)
+                }
             }
         }
     }
 
-    /// Counts a call of a user who is permitted to make it as staff of the room. Errors: RATE_LIMITED.
+    /// Counts a call of a user who is permitted to make it as staff of the room. Errors:
+    /// RATE_LIMITED.
     pub fn staff(&self, app: usize, method: &'static str) -> Result<(), Error> {
         self.count(ONE, self.staff.as_ref(), (app, method), OF_METHOD)
     }
 
-    /// Counts a piece of history that is read: most calls read one, and one that looks for what is rare many. Errors: RATE_LIMITED.
+    /// Counts a piece of history that is read: most calls read one, and one that looks for what is
+    /// rare many. Errors: RATE_LIMITED.
     pub fn history(&self, app: usize, who: Rated<'_>) -> Result<(), Error> {
         let Some(is_user) = is_user(who) else { return Ok(()) };
-        self.count(ONE, self.history.as_ref(), (app, is_user), "too much of the history is looked through for this app")
+        self.count(
+            ONE,
+            self.history.as_ref(),
+            (app, is_user),
+            "too much of the history is looked through for this app",
+        )
     }
 
     /// Counts a page after the first of a list that is told whole. Errors: how long to wait for it.
@@ -159,7 +189,11 @@ impl Limits {
         is_user(who).map_or(Ok(()), |_| self.wait(self.watched.as_ref(), &app))
     }
 
-    fn wait<K: Clone + Hash + Eq>(&self, limiter: Option<&Limiter<K>>, key: &K) -> Result<(), Duration> {
+    fn wait<K: Clone + Hash + Eq>(
+        &self,
+        limiter: Option<&Limiter<K>>,
+        key: &K,
+    ) -> Result<(), Duration> {
         let Some(limiter) = limiter else { return Ok(()) };
         limiter.check_key(key).map_err(|until| until.wait_time_from(self.clock.monotonic()))
     }
@@ -169,11 +203,18 @@ impl Limits {
         self.count(ONE, self.tokens.as_ref(), app, "too many tokens are issued in this app")
     }
 
-    /// Counts a wrong guess at the secret of a client, whatever app it was for. Errors: RATE_LIMITED.
+    /// Counts a wrong guess at the secret of a client, whatever app it was for. Errors:
+    /// RATE_LIMITED.
     pub fn guess(&self, client: &str, site: Option<Site>) -> Result<(), Error> {
         const WORDS: &str = "too many wrong secrets";
-        let at = self.count(ONE, self.guesses.as_ref(), Guess::At(client.chars().take(MAX_CLIENT).collect()), WORDS);
-        site.map_or(Ok(()), |site| self.count(ONE, self.guesses.as_ref(), Guess::From(site), WORDS)).and(at)
+        let at = self.count(
+            ONE,
+            self.guesses.as_ref(),
+            Guess::At(client.chars().take(MAX_CLIENT).collect()),
+            WORDS,
+        );
+        site.map_or(Ok(()), |site| self.count(ONE, self.guesses.as_ref(), Guess::From(site), WORDS))
+            .and(at)
     }
 
     fn is_another_second(&self) -> bool {
@@ -227,7 +268,11 @@ mod tests {
         assert!((0..100).all(|_| limits.calls(ONE, 0, Rated::Admin, "MuteMembers").is_ok()));
         let error = limits.calls(ONE, 0, Rated::Admin, "MuteMembers").err();
         assert_eq!(error.as_ref().map(|error| error.reason), Some(Reason::RateLimited));
-        assert!(error.and_then(|error| error.retry_after).is_some_and(|wait| wait <= Duration::from_millis(10)));
+        assert!(
+            error
+                .and_then(|error| error.retry_after)
+                .is_some_and(|wait| wait <= Duration::from_millis(10))
+        );
         assert!(limits.calls(ONE, 0, Rated::Admin, "UnmuteMembers").is_ok());
         assert!(limits.calls(ONE, 1, Rated::Admin, "MuteMembers").is_ok());
         clock.advance(Duration::from_secs(1));
@@ -240,7 +285,9 @@ mod tests {
     fn calls_that_begin_together_are_counted_together_or_not_at_all() {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
-        let count = |calls| limits.calls(NonZeroU32::new(calls).unwrap(), 0, Rated::Admin, "UpsertClient").is_ok();
+        let count = |calls| {
+            limits.calls(NonZeroU32::new(calls).unwrap(), 0, Rated::Admin, "UpsertClient").is_ok()
+        };
         assert!(count(60) && !count(60) && count(40) && !count(1));
         // More than there may be in a second take all of one.
         clock.advance(Duration::from_millis(500));
@@ -251,12 +298,21 @@ mod tests {
 
     #[test]
     fn users_spend_what_is_theirs() {
-        let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
-        let made = |name: &str, method| (0..50).filter(|_| limits.calls(ONE, 0, Rated::User(name), method).is_ok()).count();
+        let limits =
+            Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
+        let made = |name: &str, method| {
+            (0..50).filter(|_| limits.calls(ONE, 0, Rated::User(name), method).is_ok()).count()
+        };
         assert_eq!(made("one", "CheckSend"), 20);
-        assert_eq!(["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(), 80);
+        assert_eq!(
+            ["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(),
+            80
+        );
         // What needs the right of staff is no matter of those who only ask.
-        assert_eq!(["7", "8", "9", "10", "11", "12"].map(|name| made(name, "MuteMembers")), [20; 6]);
+        assert_eq!(
+            ["7", "8", "9", "10", "11", "12"].map(|name| made(name, "MuteMembers")),
+            [20; 6]
+        );
         assert!((0..100).all(|_| limits.staff(0, "MuteMembers").is_ok()));
         assert!(limits.staff(0, "MuteMembers").is_err());
     }
@@ -277,7 +333,9 @@ mod tests {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
         clock.advance(Duration::from_secs(1));
-        let ask = |number: usize| limits.calls(ONE, 0, Rated::User(&number.to_string()), "CheckSend").unwrap();
+        let ask = |number: usize| {
+            limits.calls(ONE, 0, Rated::User(&number.to_string()), "CheckSend").unwrap()
+        };
         let kept = || limits.user.as_ref().map_or(0, Limiter::len);
         (0..FORGET + 10).for_each(ask);
         assert_eq!(kept(), FORGET + 10, "all have asked just now");

@@ -1,8 +1,9 @@
 //! An answer on its way: what it holds until it is taken, on the account of its call.
 //!
-//! Whoever sends it takes a piece as soon as the window of the other side has a single byte, keeps it until it is taken, and asks for the next piece
-//! only then. So an answer is given away in pieces, which show that it is being read; and the last of them is a small one: until nearly all is
-//! taken this is here, and holds all of it.
+//! Whoever sends it takes a piece as soon as the window of the other side has a single byte, keeps
+//! it until it is taken, and asks for the next piece only then. So an answer is given away in
+//! pieces, which show that it is being read; and the last of them is a small one: until nearly all
+//! is taken this is here, and holds all of it.
 
 use std::{
     pin::Pin,
@@ -21,11 +22,13 @@ use super::{
 };
 use crate::error::Error;
 
-/// Answers up to here are not refused to who holds no more than a share, because what they tell may have been done: those of writes are shorter.
+/// Answers up to here are not refused to who holds no more than a share, because what they tell may
+/// have been done: those of writes are shorter.
 const RARELY_REFUSED: usize = 64 << 10;
 /// The pieces.
 const PIECE: usize = 64 << 10;
-/// The last of them. Every window that is let in takes a last piece whole (`server/h2_goaway_fix.rs`).
+/// The last of them. Every window that is let in takes a last piece whole
+/// (`server/h2_goaway_fix.rs`).
 pub const LAST: usize = 2 << 10;
 
 /// What goes with a call to its end.
@@ -38,9 +41,15 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// Of a call from its head on: it holds nothing but that its connection is not idle where it keeps that, which none does whose caller is not known.
+    /// Of a call from its head on: it holds nothing but that its connection is not idle where it
+    /// keeps that, which none does whose caller is not known.
     #[must_use]
-    pub fn begin(load: &Arc<ConcurrencyLimit>, account: Account, connection: Option<Arc<Connection>>, keeps: bool) -> Self {
+    pub fn begin(
+        load: &Arc<ConcurrencyLimit>,
+        account: Account,
+        connection: Option<Arc<Connection>>,
+        keeps: bool,
+    ) -> Self {
         let keeps = keeps && account.is_known();
         let exchange = connection.map(|connection| Exchange::begin(connection, keeps));
         Self { held: Some(load.open(account)), exchange }
@@ -61,7 +70,8 @@ pub struct Sent<A> {
 }
 
 impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Sent<A> {
-    /// An answer of one message, which is made now, so that its size is known before anybody takes it. Errors: OVERLOADED.
+    /// An answer of one message, which is made now, so that its size is known before anybody takes
+    /// it. Errors: OVERLOADED.
     pub fn whole(body: A, carried: Carried) -> Result<Self, Error> {
         let mut sent = Self::stream(body, carried);
         // Where it is not there yet it is asked again, by whoever is to be told.
@@ -120,7 +130,10 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         // Asked for more, what came before was taken.
         if let Some(exchange) = &mut self.carried.exchange {
             exchange.was_taken();
@@ -133,7 +146,9 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
                 return Poll::Ready(Some(*other));
             }
             self.release();
-            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
+                return Poll::Ready(None);
+            };
             match frame.map_err(Into::into)?.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => self.hold(data)?,
@@ -148,7 +163,10 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Sent<A> {
 
     fn size_hint(&self) -> SizeHint {
         let left = self.data.len() as u64;
-        self.body.size_hint().exact().map_or_else(SizeHint::default, |bytes| SizeHint::with_exact(left + bytes))
+        self.body
+            .size_hint()
+            .exact()
+            .map_or_else(SizeHint::default, |bytes| SizeHint::with_exact(left + bytes))
     }
 }
 
@@ -169,9 +187,14 @@ mod tests {
         let carried = || Carried { held: Some(load.open(known())), ..Carried::default() };
         let text: Bytes = (0..300_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
         let mut sent = Sent::whole(Whole::from(text.clone()), carried()).unwrap();
-        assert_eq!((load.holds(Resource::Byte), sent.size_hint().exact()), (300_000, Some(300_000)));
+        assert_eq!(
+            (load.holds(Resource::Byte), sent.size_hint().exact()),
+            (300_000, Some(300_000))
+        );
         let (mut read, mut last) = (Vec::new(), 0);
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+        while let Some(frame) =
+            std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await
+        {
             assert!(load.holds(Resource::Byte) == 300_000 && !text.is_empty());
             let data = frame.unwrap().into_data().unwrap();
             assert!(data.len() <= PIECE);
@@ -196,7 +219,10 @@ mod tests {
         type Data = Bytes;
         type Error = std::io::Error;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
             Poll::Ready(self.0.pop().map(Ok))
         }
     }
@@ -208,11 +234,16 @@ mod tests {
             let frames = Frames([trailers, Frame::data(Bytes::from(vec![7; bytes]))].into());
             let mut sent = Sent::whole(frames, Carried::default()).unwrap();
             let mut pieces = Vec::new();
-            while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+            while let Some(frame) =
+                std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await
+            {
                 pieces.extend(frame.unwrap().into_data().ok().map(|data| data.len()));
             }
             assert_eq!(pieces.iter().sum::<usize>(), bytes);
-            assert!(pieces.iter().all(|piece| *piece <= PIECE) && *pieces.last().unwrap() <= LAST, "{pieces:?}");
+            assert!(
+                pieces.iter().all(|piece| *piece <= PIECE) && *pieces.last().unwrap() <= LAST,
+                "{pieces:?}"
+            );
             assert_eq!(pieces.len() == 1, bytes <= LAST, "{pieces:?}");
         }
     }
@@ -220,11 +251,15 @@ mod tests {
     #[tokio::test]
     async fn each_frame_of_a_long_answer_is_held_for_itself() {
         let load = ConcurrencyLimit::new(1, 1_000_000);
-        let pages = [10, 50_000, 20_000, 0, 3].map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
+        let pages = [10, 50_000, 20_000, 0, 3]
+            .map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
         let carried = Carried { held: Some(load.open(known())), ..Carried::default() };
-        let mut sent = Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).unwrap();
+        let mut sent =
+            Sent::whole(Whole::from_stream(futures_util::stream::iter(pages)), carried).unwrap();
         let (mut bytes, mut most) = (0, 0);
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await {
+        while let Some(frame) =
+            std::future::poll_fn(|context| Pin::new(&mut sent).poll_frame(context)).await
+        {
             most = most.max(load.holds(Resource::Byte));
             bytes += frame.unwrap().into_data().unwrap().len();
         }

@@ -1,4 +1,5 @@
-//! The end of a record. Unix milliseconds inside; a record has no effect from the very millisecond of its end on.
+//! The end of a record. Unix milliseconds inside; a record has no effect from the very millisecond
+//! of its end on.
 
 use crate::error::Error;
 
@@ -24,12 +25,18 @@ impl Expire {
     pub fn after(now_ms: u64, duration_ms: Option<u64>) -> Result<Self, Error> {
         match duration_ms {
             None => Ok(Self::NEVER),
-            Some(0) => Err(Error::invalid("duration", "a duration is more than zero; leave it out for good")),
-            Some(ms) => now_ms
-                .checked_add(ms)
-                .filter(|end| *end <= LAST_MS)
-                .map(Self)
-                .ok_or_else(|| Error::invalid("duration", "the end is after the year 9999; leave the duration out for good")),
+            Some(0) => Err(Error::invalid(
+                "duration",
+                "a duration is more than zero; leave it out for good",
+            )),
+            Some(ms) => {
+                now_ms.checked_add(ms).filter(|end| *end <= LAST_MS).map(Self).ok_or_else(|| {
+                    Error::invalid(
+                        "duration",
+                        "the end is after the year 9999; leave the duration out for good",
+                    )
+                })
+            }
         }
     }
 

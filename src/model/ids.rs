@@ -1,4 +1,5 @@
-//! Ids, parsed once at the door. None of them holds a control character, so codecs may use NUL between two of them.
+//! Ids, parsed once at the door. None of them holds a control character, so codecs may use NUL
+//! between two of them.
 
 use std::{borrow::Cow, fmt};
 
@@ -41,7 +42,8 @@ macro_rules! id {
 }
 
 id! {
-    /// The key of an app: one or two parts of 1..64 characters of `A-Z a-z 0-9 _ . -`, joined by `#`.
+    /// The key of an app: one or two parts of 1..64 characters of `A-Z a-z 0-9 _ . -`, joined by
+    /// `#`.
     AppKey
 }
 id! {
@@ -49,16 +51,19 @@ id! {
     RoomId
 }
 id! {
-    /// A user inside an app: 1..64 characters without control characters; lower case where the app is case-insensitive.
+    /// A user inside an app: 1..64 characters without control characters; lower case where the app
+    /// is case-insensitive.
     UserId
 }
 
-/// A user id of one of very many, borrowed from what the caller wrote where nothing of it has to be folded.
+/// A user id of one of very many, borrowed from what the caller wrote where nothing of it has to be
+/// folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRef<'a>(Cow<'a, str>);
 
 id! {
-    /// What a caller has named a request inside an app by: 1..36 printable ASCII characters (AIP-155).
+    /// What a caller has named a request inside an app by: 1..36 printable ASCII characters
+    /// (AIP-155).
     RequestId
 }
 
@@ -67,13 +72,19 @@ impl AppKey {
     pub fn parse(raw: String) -> Result<Self, Error> {
         let well_formed = |part: &str| {
             (1..=MAX_APP_PART_CHARS).contains(&part.len())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         };
-        let (first, second) = raw.split_once('#').map_or((raw.as_str(), None), |(a, b)| (a, Some(b)));
+        let (first, second) =
+            raw.split_once('#').map_or((raw.as_str(), None), |(a, b)| (a, Some(b)));
         if well_formed(first) && second.is_none_or(well_formed) {
             Ok(Self(raw))
         } else {
-            Err(Error::invalid("app", "an app key is `name` or `org#name`, each 1 to 64 of A-Z a-z 0-9 _ . -"))
+            Err(Error::invalid(
+                "app",
+                "an app key is `name` or `org#name`, each 1 to 64 of A-Z a-z 0-9 _ . -",
+            ))
         }
     }
 }
@@ -90,7 +101,8 @@ impl RoomId {
 }
 
 impl UserId {
-    /// Folds to lower case where `fold`, and what can be written in several ways to one of them (NFC). Errors: INVALID_ARGUMENT on `user`.
+    /// Folds to lower case where `fold`, and what can be written in several ways to one of them
+    /// (NFC). Errors: INVALID_ARGUMENT on `user`.
     pub fn parse(mut raw: String, fold: bool) -> Result<Self, Error> {
         if fold {
             if raw.is_ascii() {
@@ -107,7 +119,8 @@ impl UserId {
 impl<'a> UserRef<'a> {
     /// As [`UserId::parse`], without a copy of what is lower case already.
     pub fn parse(raw: &'a str, fold: bool) -> Result<Self, Error> {
-        let is_folded = !fold || (raw.is_ascii() && !raw.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let is_folded =
+            !fold || (raw.is_ascii() && !raw.bytes().any(|byte| byte.is_ascii_uppercase()));
         let id = if is_folded { Cow::Borrowed(raw) } else { Cow::Owned(folded(raw)) };
         check_user(&id)?;
         Ok(Self(id))
@@ -133,16 +146,22 @@ fn check_user(id: &str) -> Result<(), Error> {
 impl RequestId {
     /// Errors: INVALID_ARGUMENT on `request_id`.
     pub fn parse(raw: String) -> Result<Self, Error> {
-        if (1..=MAX_REQUEST_CHARS).contains(&raw.len()) && raw.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        if (1..=MAX_REQUEST_CHARS).contains(&raw.len())
+            && raw.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        {
             Ok(Self(raw))
         } else {
-            Err(Error::invalid("request_id", "a request id (Idempotency-Key) is at most 36 printable ASCII characters"))
+            Err(Error::invalid(
+                "request_id",
+                "a request id (Idempotency-Key) is at most 36 printable ASCII characters",
+            ))
         }
     }
 }
 
-/// By the lower case of each character (Unicode, without a language), so that the sign for kelvin is a `k` and a dotted capital `İ` an `i` with its dot; and
-/// composed, before and after. `ß` stays `ß`.
+/// By the lower case of each character (Unicode, without a language), so that the sign for kelvin
+/// is a `k` and a dotted capital `İ` an `i` with its dot; and composed, before and after. `ß` stays
+/// `ß`.
 fn folded(text: &str) -> String {
     let lower = text.nfc().collect::<String>().to_lowercase();
     // Lower case writes the last sigma of a word otherwise.
@@ -150,7 +169,11 @@ fn folded(text: &str) -> String {
 }
 
 fn has_control(text: &str) -> bool {
-    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
+    if text.is_ascii() {
+        text.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
+    }
 }
 
 #[cfg(test)]
@@ -181,7 +204,9 @@ mod tests {
 
     #[test]
     fn a_borrowed_user_id_is_the_same_as_an_owned_one() {
-        for raw in ["aa", "Aa", "ÄA", "ä", "", "a\0b", &"x".repeat(64), &"X".repeat(65), &"İ".repeat(33)] {
+        for raw in
+            ["aa", "Aa", "ÄA", "ä", "", "a\0b", &"x".repeat(64), &"X".repeat(65), &"İ".repeat(33)]
+        {
             for fold in [true, false] {
                 let owned = UserId::parse(raw.to_owned(), fold).ok().map(String::from);
                 let borrowed = UserRef::parse(raw, fold).ok().map(|user| user.as_str().to_owned());
@@ -211,7 +236,8 @@ mod tests {
 
     #[test]
     fn what_unicode_writes_in_several_ways_is_one_user_where_case_is_folded() -> Result<(), Error> {
-        // A letter and its mark; the signs for kelvin and angstrom; Hangul by its parts; a dotted capital, which lower case writes as two.
+        // A letter and its mark; the signs for kelvin and angstrom; Hangul by its parts; a dotted
+        // capital, which lower case writes as two.
         for (raw, folded) in [
             ("Zoe\u{308}", "zoë"),
             ("\u{212a}\u{212b}", "kå"),

@@ -1,10 +1,12 @@
-//! What is stored: keys, values, and the event that goes with each commit. How they look as bytes is `store/codec.rs`'s matter.
+//! What is stored: keys, values, and the event that goes with each commit. How they look as bytes
+//! is `store/codec.rs`'s matter.
 
 use std::sync::Arc;
 
 use super::Expire;
 
-/// Names one record. Borrowed, because a key is only ever looked at on the way to bytes or to the view.
+/// Names one record. Borrowed, because a key is only ever looked at on the way to bytes or to the
+/// view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Key<'a> {
@@ -24,7 +26,8 @@ pub enum Key<'a> {
     UserMute { app: &'a str, user: &'a str },
     /// The answer to a request with an id.
     Request { app: &'a str, id: &'a str },
-    /// The tombstone of a room: whatever the room had up to its revision is deleted, notification mutes of it included.
+    /// The tombstone of a room: whatever the room had up to its revision is deleted, notification
+    /// mutes of it included.
     DeletedRoom { app: &'a str, room: &'a str },
     /// The tombstone of a client: the notification mutes it had up to its revision are deleted.
     DeletedClient { app: &'a str, user: &'a str },
@@ -58,7 +61,10 @@ impl<'a> Owner<'a> {
     #[must_use]
     pub const fn app(self) -> &'a str {
         match self {
-            Self::Room { app, .. } | Self::Client { app, .. } | Self::User { app, .. } | Self::Request { app, .. } => app,
+            Self::Room { app, .. }
+            | Self::Client { app, .. }
+            | Self::User { app, .. }
+            | Self::Request { app, .. } => app,
         }
     }
 }
@@ -73,17 +79,18 @@ impl<'a> Key<'a> {
             | Self::MemberMute { app, room, .. }
             | Self::Allowed { app, room, .. }
             | Self::DeletedRoom { app, room } => Owner::Room { app, room },
-            Self::Client { app, user } | Self::NotificationMute { app, user, .. } | Self::DeletedClient { app, user } => {
-                Owner::Client { app, user }
-            }
+            Self::Client { app, user }
+            | Self::NotificationMute { app, user, .. }
+            | Self::DeletedClient { app, user } => Owner::Client { app, user },
             Self::UserMute { app, user } => Owner::User { app, user },
             Self::Request { app, id } => Owner::Request { app, id },
         }
     }
 }
 
-/// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request` with theirs, `NotificationMute` with its
-/// own, `Deleted` with both tombstones, `Restriction` with the rest.
+/// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request`
+/// with theirs, `NotificationMute` with its own, `Deleted` with both tombstones, `Restriction` with
+/// the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A registered room.
@@ -189,7 +196,10 @@ impl ClientProfile {
     #[must_use]
     pub fn text_bytes(&self) -> u64 {
         let Self { nickname, avatar_url, description, email, user_agent, custom_json, .. } = self;
-        let texts = [nickname, avatar_url, description, email, user_agent].into_iter().flatten().chain([custom_json]);
+        let texts = [nickname, avatar_url, description, email, user_agent]
+            .into_iter()
+            .flatten()
+            .chain([custom_json]);
         texts.map(|text| text.len() as u64).sum()
     }
 }
@@ -218,7 +228,8 @@ pub struct Event {
     pub at_ms: u64,
     /// When what was set ends.
     pub expire: Expire,
-    /// What the caller has named its request by. Empty where it has not, or where nobody has called.
+    /// What the caller has named its request by. Empty where it has not, or where nobody has
+    /// called.
     pub request_id: String,
 }
 
@@ -264,9 +275,11 @@ pub enum EventKind {
     UserMuteExpired,
     BanExpired,
     NotificationsExpired,
-    /// An answer to a request with an id was kept, or kept answers were removed, and nothing else has changed. No part of the history.
+    /// An answer to a request with an id was kept, or kept answers were removed, and nothing else
+    /// has changed. No part of the history.
     Request,
-    /// Records of any kind were imported, too many to be named: whoever follows the events of the app has to take a snapshot again.
+    /// Records of any kind were imported, too many to be named: whoever follows the events of the
+    /// app has to take a snapshot again.
     Imported,
 }
 
@@ -280,6 +293,9 @@ impl EventKind {
     /// Whether it is about who wants no push, which is told to those only who may see clients.
     #[must_use]
     pub const fn is_about_notifications(self) -> bool {
-        matches!(self, Self::NotificationsMuted | Self::NotificationsUnmuted | Self::NotificationsExpired)
+        matches!(
+            self,
+            Self::NotificationsMuted | Self::NotificationsUnmuted | Self::NotificationsExpired
+        )
     }
 }

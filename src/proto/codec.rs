@@ -1,5 +1,6 @@
-//! How messages of the API become bytes, and the other way: as `tonic-prost` does it, with buffers of the size that most calls need, rather than 8 KiB
-//! for each message; and a message is decoded from one piece, which is several times as fast as from a buffer that may have many.
+//! How messages of the API become bytes, and the other way: as `tonic-prost` does it, with buffers
+//! of the size that most calls need, rather than 8 KiB for each message; and a message is decoded
+//! from one piece, which is several times as fast as from a buffer that may have many.
 
 use std::marker::PhantomData;
 

@@ -1,8 +1,10 @@
-//! `GET /backup` on the admin listener: all records of one revision, streamed while the service goes on. For a service with the scope `admin` in all
-//! apps, one at a time.
+//! `GET /backup` on the admin listener: all records of one revision, streamed while the service
+//! goes on. For a service with the scope `admin` in all apps, one at a time.
 //!
-//! A snapshot holds up no commits, but keeps in memory what they overwrite. So it is read by a task of its own, a few pieces ahead of the reader; a reader that hangs up ends it at once, one that does not keep up is cut, and so is every one when the service stops. Whoever
-//! was cut has a body that does not end as it should, and a file without an end.
+//! A snapshot holds up no commits, but keeps in memory what they overwrite. So it is read by a task
+//! of its own, a few pieces ahead of the reader; a reader that hangs up ends it at once, one that
+//! does not keep up is cut, and so is every one when the service stops. Whoever was cut has a body
+//! that does not end as it should, and a file without an end.
 
 use std::{
     io,
@@ -34,7 +36,8 @@ use crate::{
 
 /// Pieces read ahead.
 const AHEAD: usize = 4;
-const READER_TIMEOUT: ReaderTimeout = ReaderTimeout { piece: Duration::from_secs(30), bytes_per_s: 1 << 20 };
+const READER_TIMEOUT: ReaderTimeout =
+    ReaderTimeout { piece: Duration::from_secs(30), bytes_per_s: 1 << 20 };
 
 /// How slow a reader may be.
 #[derive(Clone, Copy)]
@@ -46,7 +49,8 @@ struct ReaderTimeout {
 }
 
 impl ReaderTimeout {
-    /// For how long the reader may let the next piece wait, after so long that it has let others wait.
+    /// For how long the reader may let the next piece wait, after so long that it has let others
+    /// wait.
     fn left(self, waited: Duration, sent_bytes: u64) -> Duration {
         let whole = self.piece + Duration::from_secs(sent_bytes / self.bytes_per_s);
         whole.saturating_sub(waited).min(self.piece)
@@ -75,7 +79,8 @@ async fn answer(State(backups): State<Backups>, headers: HeaderMap) -> Response 
     }
 }
 
-/// Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while another one runs, STORE_UNAVAILABLE.
+/// Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while another one runs,
+/// STORE_UNAVAILABLE.
 async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
     let Backups { service, access, stopping, turn } = backups;
     let principal = access.principal(headers, None)?;
@@ -86,7 +91,10 @@ async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
         ));
     }
     let retry_after = Some(Duration::from_secs(10));
-    let busy = || Error { retry_after, ..Error::new(Reason::RateLimited, "another backup is being taken; try again") };
+    let busy = || Error {
+        retry_after,
+        ..Error::new(Reason::RateLimited, "another backup is being taken; try again")
+    };
     let turn = turn.try_acquire_owned().map_err(|_| busy())?;
     let snapshot = service.store.snapshot().await?;
     tracing::info!(revision = snapshot.revision, by = principal.actor(), "a backup is being taken");
@@ -114,7 +122,8 @@ fn pump(
         drop(turn);
     });
     // Without the word that it has ended, the body must not look like a whole one.
-    let end = stream::once(end).filter_map(async |end| end.err().map(|_| Err(io::Error::other("the backup was cut"))));
+    let end = stream::once(end)
+        .filter_map(async |end| end.err().map(|_| Err(io::Error::other("the backup was cut"))));
     ReceiverStream::new(sent).map(Ok).chain(end)
 }
 
@@ -150,7 +159,9 @@ fn refuse(error: &Error) -> Response {
     let body = json!({ "reason": error.reason.as_str(), "message": error.message });
     let mut response = (status(error.reason), Json(body)).into_response();
     if let Some(wait) = error.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
     response
 }
@@ -165,11 +176,16 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::InvalidCredentials => StatusCode::UNAUTHORIZED,
         Reason::PermissionDenied => StatusCode::FORBIDDEN,
         Reason::RateLimited | Reason::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Reason::StoreUnavailable | Reason::StoreFull | Reason::Stopping | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => StatusCode::NOT_FOUND,
-        Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
-            StatusCode::BAD_REQUEST
+        Reason::StoreUnavailable | Reason::StoreFull | Reason::Stopping | Reason::Overloaded => {
+            StatusCode::SERVICE_UNAVAILABLE
         }
+        Reason::ClientNotFound | Reason::RoomNotFound | Reason::AppNotFound => {
+            StatusCode::NOT_FOUND
+        }
+        Reason::OwnerNotMutable
+        | Reason::InvalidArgument
+        | Reason::TooManyUsers
+        | Reason::RequestIdReused => StatusCode::BAD_REQUEST,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => StatusCode::GONE,
         Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -193,7 +209,10 @@ mod tests {
     }
 
     async fn turn(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-        tokio::time::timeout(Duration::from_secs(20), semaphore.clone().acquire_owned()).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(20), semaphore.clone().acquire_owned())
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     #[tokio::test]
@@ -208,7 +227,10 @@ mod tests {
         drop(turn(&semaphore).await);
         assert_eq!(Arc::strong_count(&held), 1);
         let read: Vec<_> = body.collect().await;
-        assert_eq!(read.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, true, true, false]);
+        assert_eq!(
+            read.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, true, true, true, false]
+        );
         // Hangs up.
         let (stream, held) = pieces();
         let mut body = Box::pin(pump(stream, turn(&semaphore).await, stopping.clone(), day));
@@ -226,7 +248,9 @@ mod tests {
 
     #[test]
     fn a_piece_has_half_a_minute_and_the_whole_a_second_more_for_each_mebibyte() {
-        let left = |elapsed_s, sent_bytes| READER_TIMEOUT.left(Duration::from_secs(elapsed_s), sent_bytes).as_secs();
+        let left = |elapsed_s, sent_bytes| {
+            READER_TIMEOUT.left(Duration::from_secs(elapsed_s), sent_bytes).as_secs()
+        };
         assert_eq!(left(0, 0), 30);
         assert_eq!(left(0, 1 << 30), 30);
         assert_eq!(left(1_040, 1 << 30), 14);

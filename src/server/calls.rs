@@ -1,7 +1,9 @@
-//! Around every RPC: who may begin one, how many run, for how long one may, how each has ended, and who follows it.
+//! Around every RPC: who may begin one, how many run, for how long one may, how each has ended, and
+//! who follows it.
 //!
-//! Whoever is not known is refused by the head alone. Then the message has to come whole, and only then the call takes a place among those that run,
-//! until its answer is taken. Watches count until they have begun: the hub sees to what comes after. A call without a deadline of its own
+//! Whoever is not known is refused by the head alone. Then the message has to come whole, and only
+//! then the call takes a place among those that run, until its answer is taken. Watches count until
+//! they have begun: the hub sees to what comes after. A call without a deadline of its own
 //! (`grpc-timeout`) has one of ours.
 
 use std::{
@@ -63,7 +65,14 @@ pub(super) struct CallMiddleware<S> {
 
 impl<S, Q, A> Service<Request<Q>> for CallMiddleware<S>
 where
-    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static,
+    S: Service<
+            Request<Message<Q>>,
+            Response = Response<A>,
+            Error = Infallible,
+            Future: Send + Unpin,
+        > + Clone
+        + Send
+        + 'static,
     Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
     A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + Send + 'static,
 {
@@ -104,7 +113,8 @@ fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
     }
 }
 
-/// A stream that need not be known to anybody, and stays open: it is not to keep those out who ask for a token.
+/// A stream that need not be known to anybody, and stays open: it is not to keep those out who ask
+/// for a token.
 fn is_for_anybody(path: &str) -> bool {
     path == "/grpc.health.v1.Health/Watch" || path.starts_with("/grpc.reflection.")
 }
@@ -132,7 +142,9 @@ where
         let has_one = call.method.is_ours || head.uri.path() == message::HEALTH;
         let message = match &mut carried.held {
             Some(held) if has_one => {
-                let whole = message::whole(head.uri.path(), &mut body, held, MESSAGE_TIMEOUT.min(deadline)).await;
+                let whole =
+                    message::whole(head.uri.path(), &mut body, held, MESSAGE_TIMEOUT.min(deadline))
+                        .await;
                 whole.map(Message::Whole)
             }
             _ => Ok(Message::Stream(body)),
@@ -150,15 +162,27 @@ where
 }
 
 /// The request of a call whose message has come, and which has a place now. Errors: OVERLOADED.
-fn place<Q>(head: Parts, message: Message<Q>, carried: &mut Carried) -> Result<Request<Message<Q>>, Status> {
+fn place<Q>(
+    head: Parts,
+    message: Message<Q>,
+    carried: &mut Carried,
+) -> Result<Request<Message<Q>>, Status> {
     if let Some(held) = &mut carried.held {
-        held.take(if is_for_anybody(head.uri.path()) { Resource::Stream } else { Resource::Call }, 1)?;
+        held.take(
+            if is_for_anybody(head.uri.path()) { Resource::Stream } else { Resource::Call },
+            1,
+        )?;
     }
     Ok(Request::from_parts(head, message))
 }
 
 /// The answer with what it holds until it is taken. Errors: OVERLOADED.
-fn send<A>(method: &Method, is_one: bool, response: Response<A>, mut carried: Carried) -> Result<Response<Sent<A>>, Status>
+fn send<A>(
+    method: &Method,
+    is_one: bool,
+    response: Response<A>,
+    mut carried: Carried,
+) -> Result<Response<Sent<A>>, Status>
 where
     A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -202,8 +226,12 @@ impl CallMetrics {
     fn begin<Q>(method: &'static Method, request: &Request<Q>) -> Self {
         method.started.inc();
         let is_service = Caller::asks_as_service(request.extensions());
-        let followed =
-            Followed::begin(request.headers(), is_service, || method.name(), || vec![KeyValue::new("rpc.system", "grpc")]);
+        let followed = Followed::begin(
+            request.headers(),
+            is_service,
+            || method.name(),
+            || vec![KeyValue::new("rpc.system", "grpc")],
+        );
         Self { method, followed, begun: Instant::now(), has_ended: false }
     }
 
@@ -213,7 +241,11 @@ impl CallMetrics {
         self.method.handled(code as usize);
         self.method.handling_seconds.observe(took.as_secs_f64());
         if let Some(followed) = &self.followed {
-            followed.end(KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)), is_failure(code), took);
+            followed.end(
+                KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)),
+                is_failure(code),
+                took,
+            );
         }
     }
 }
@@ -232,7 +264,8 @@ const fn is_failure(code: Code) -> bool {
     matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
-/// Errors are told in the head; an answer that has one message, and a stream that has begun, are good.
+/// Errors are told in the head; an answer that has one message, and a stream that has begun, are
+/// good.
 fn code(head: &HeaderMap) -> Code {
     head.get(&GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
@@ -249,7 +282,9 @@ mod tests {
 
     #[test]
     fn a_deadline_is_the_callers_and_at_most_60_seconds() {
-        let of = |timeout: &'static str| deadline(&HeaderMap::from_iter([(GRPC_TIMEOUT.clone(), timeout.parse().unwrap())]));
+        let of = |timeout: &'static str| {
+            deadline(&HeaderMap::from_iter([(GRPC_TIMEOUT.clone(), timeout.parse().unwrap())]))
+        };
         let minute = Duration::from_secs(60);
         assert_eq!(deadline(&HeaderMap::new()), minute);
         assert_eq!([of("59S"), of("200m")], [Duration::from_secs(59), Duration::from_millis(200)]);

@@ -1,4 +1,5 @@
-//! Who is let in at a listener: how many connections there may be, how many of one address, and who has to go for one who wants to come in.
+//! Who is let in at a listener: how many connections there may be, how many of one address, and who
+//! has to go for one who wants to come in.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,7 +24,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SILENT: Duration = Duration::from_secs(2);
 /// So often it is looked for who may have to go.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Addresses that hold nothing any more are forgotten when so many, and as many as hold something, are known.
+/// Addresses that hold nothing any more are forgotten when so many, and as many as hold something,
+/// are known.
 const FORGET: usize = 1_000;
 
 /// What each address holds, at all listeners.
@@ -62,10 +64,12 @@ pub(super) struct Door {
     guests: HashMap<u64, Guest>,
     by_site: HashMap<Site, usize>,
     next: u64,
-    /// Those who may be told to go, as they were when it was looked for them, the first of them last.
+    /// Those who may be told to go, as they were when it was looked for them, the first of them
+    /// last.
     idle: Vec<u64>,
     looked: Option<Instant>,
-    /// Since then no connection was closed for these: addresses with their share, and any that would have so many or more. They are not looked for again.
+    /// Since then no connection was closed for these: addresses with their share, and any that
+    /// would have so many or more. They are not looked for again.
     refused: HashSet<Site>,
     refused_from: Option<usize>,
 }
@@ -86,12 +90,18 @@ impl Door {
         }
     }
 
-    /// Lets a connection in, and answers its number, with what it is told over. Nothing where it has to stay outside.
-    pub(super) fn enter(&mut self, addr: SocketAddr) -> Option<(u64, Arc<Connection>, Arc<Notify>)> {
+    /// Lets a connection in, and answers its number, with what it is told over. Nothing where it
+    /// has to stay outside.
+    pub(super) fn enter(
+        &mut self,
+        addr: SocketAddr,
+    ) -> Option<(u64, Arc<Connection>, Arc<Notify>)> {
         let peer = addr.ip().to_canonical();
         let site = (!self.trusted.iter().any(|net| net.contains(&peer))).then(|| Site::from(peer));
-        // One that has its share gives up one of its own; where all places are taken, whoever has most does.
-        let has_share = self.guests.len() >= self.max / 2 && self.count(site) >= (self.max / SHARE).max(1);
+        // One that has its share gives up one of its own; where all places are taken, whoever has
+        // most does.
+        let has_share =
+            self.guests.len() >= self.max / 2 && self.count(site) >= (self.max / SHARE).max(1);
         if (has_share || self.guests.len() >= self.max) && !self.make_room(site, has_share) {
             return None;
         }
@@ -126,8 +136,8 @@ impl Door {
         }
     }
 
-    /// Tells one to go for one of this address, of its own or of any: who has never asked for anything before who has, of the address that has most,
-    /// the longest idle.
+    /// Tells one to go for one of this address, of its own or of any: who has never asked for
+    /// anything before who has, of the address that has most, the longest idle.
     fn make_room(&mut self, site: Option<Site>, of_its_own: bool) -> bool {
         if self.looked.is_none_or(|looked| looked.elapsed() >= RETRY_DELAY) {
             self.looked = Some(Instant::now());
@@ -155,14 +165,18 @@ impl Door {
         true
     }
 
-    /// One of those who were idle, and still are: for long, or of an address that has more than the one that wants to come in would have. Of this address
-    /// alone, where there is one.
+    /// One of those who were idle, and still are: for long, or of an address that has more than the
+    /// one that wants to come in would have. Of this address alone, where there is one.
     fn take_idle(&mut self, own: Option<Site>, would_have: usize) -> Option<u64> {
         let may_go = |guest: &Guest| match own {
             Some(own) => guest.site == Some(own) && is_idle(guest),
-            None => is_idle(guest) || self.count(guest.site) > would_have && guest.connection.idle().is_some(),
+            None => {
+                is_idle(guest)
+                    || self.count(guest.site) > would_have && guest.connection.idle().is_some()
+            }
         };
-        let at = self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(may_go))?;
+        let at =
+            self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(may_go))?;
         Some(self.idle.remove(at))
     }
 
@@ -235,8 +249,13 @@ mod tests {
             // Those who come next leave none with less than they have.
             let fifth = fill(5, 40);
             assert!((5..=8).contains(&fifth), "{fifth}");
-            let counts: Vec<_> = (1..6).map(|site| door.count(Some(addr(site).ip().into()))).collect();
-            assert!(counts.iter().all(|count| (5..=10).contains(count)) && counts.iter().sum::<usize>() == 40, "{counts:?}");
+            let counts: Vec<_> =
+                (1..6).map(|site| door.count(Some(addr(site).ip().into()))).collect();
+            assert!(
+                counts.iter().all(|count| (5..=10).contains(count))
+                    && counts.iter().sum::<usize>() == 40,
+                "{counts:?}"
+            );
         }
     }
 
@@ -244,7 +263,10 @@ mod tests {
     async fn a_proxy_takes_nobodys_place_and_gives_up_none_but_what_is_idle_for_long() {
         let mut door = Door::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
         let mut fill = |site, of| {
-            (0..of).filter_map(|_| door.enter(addr(site))).inspect(|(_, connection, _)| drop(open(connection))).count()
+            (0..of)
+                .filter_map(|_| door.enter(addr(site)))
+                .inspect(|(_, connection, _)| drop(open(connection)))
+                .count()
         };
         assert_eq!([fill(1, 10), fill(9, 40), fill(1, 1), fill(2, 40)], [10, 30, 0, 5]);
         advance(IDLE + SILENT).await;

@@ -1,5 +1,5 @@
-//! Who asks through proxies that are trusted: `X-Forwarded-For`, to which each of them has added whom it has it from. What stands before the last
-//! that is no such proxy anybody may have written.
+//! Who asks through proxies that are trusted: `X-Forwarded-For`, to which each of them has added
+//! whom it has it from. What stands before the last that is no such proxy anybody may have written.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,9 +8,14 @@ use ipnet::IpNet;
 
 const HEADER: &str = "x-forwarded-for";
 
-/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where the header does not say.
+/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where
+/// the header does not say.
 pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
-    let hops = headers.get_all(HEADER).iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    let hops = headers
+        .get_all(HEADER)
+        .iter()
+        .rev()
+        .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     let mut first = None;
     for hop in hops {
         // What comes before may be no text at all.
@@ -37,9 +42,12 @@ mod tests {
 
     #[test]
     fn it_is_whom_the_outermost_trusted_proxy_has_it_from() {
-        let trusted: [IpNet; 2] = ["10.0.0.0/8".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()];
+        let trusted: [IpNet; 2] =
+            ["10.0.0.0/8".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()];
         let told = |values: &[&[u8]]| {
-            let headers = values.iter().map(|value| (HEADER.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
+            let headers = values
+                .iter()
+                .map(|value| (HEADER.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
             caller(&headers.collect(), &trusted).map(|ip| ip.to_string())
         };
         let cases: [(&[&[u8]], Option<&str>); 12] = [

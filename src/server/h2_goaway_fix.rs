@@ -1,11 +1,14 @@
 //! What comes too late on a connection over HTTP/2 that was told to go.
 //!
-//! h2 says goodbye twice: that no more calls are taken, with a ping; and, when the ping is answered, which call was the last. Clients that write the
-//! answer before calls they have begun already (gRPC's C core, and with it Python, C++, Ruby, PHP) send some after it. h2 passes over these, and the
-//! client makes them elsewhere. But a WINDOW_UPDATE for one of them h2 (0.4.20) takes for a fault of the whole connection, and cuts the calls that run
-//! on it. So such a frame is made one of a kind that nobody knows, which is passed over too.
+//! h2 says goodbye twice: that no more calls are taken, with a ping; and, when the ping is
+//! answered, which call was the last. Clients that write the answer before calls they have begun
+//! already (gRPC's C core, and with it Python, C++, Ruby, PHP) send some after it. h2 passes over
+//! these, and the client makes them elsewhere. But a WINDOW_UPDATE for one of them h2 (0.4.20)
+//! takes for a fault of the whole connection, and cuts the calls that run on it. So such a frame is
+//! made one of a kind that nobody knows, which is passed over too.
 //!
-//! And a client that has windows in which nothing fits is let go: what it does not take would be kept by h2, where nobody counts it.
+//! And a client that has windows in which nothing fits is let go: what it does not take would be
+//! kept by h2, where nobody counts it.
 
 use std::{
     io,
@@ -33,7 +36,8 @@ const ACK: u8 = 1;
 /// One of the settings: a name of two bytes, a value of four.
 const SETTING: usize = 6;
 const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
-/// No client has less than 65,535 that does not mean to, and gRPC's C core, when it is short of memory, no less than this (or nothing).
+/// No client has less than 65,535 that does not mean to, and gRPC's C core, when it is short of
+/// memory, no less than this (or nothing).
 const LEAST_WINDOW: usize = LAST;
 
 /// A connection, without what comes too late.
@@ -147,16 +151,28 @@ impl Frames {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for GoawayFix<T> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         self.frames.pass(&mut buffer.filled_mut()[before..]);
-        Poll::Ready(if self.frames.is_narrow { Err(io::Error::other("its windows take nothing")) } else { Ok(()) })
+        Poll::Ready(if self.frames.is_narrow {
+            Err(io::Error::other("its windows take nothing"))
+        } else {
+            Ok(())
+        })
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for GoawayFix<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
@@ -227,30 +243,50 @@ mod tests {
 
     #[test]
     fn only_what_opens_the_window_of_a_call_after_the_last_is_passed_over() {
-        let (given, expected) = (connection(&window_update(7)), connection(&frame(UNKNOWN, 0, 7, &[0, 0, 0, 1])));
+        let (given, expected) =
+            (connection(&window_update(7)), connection(&frame(UNKNOWN, 0, 7, &[0, 0, 0, 1])));
         assert_eq!(passed(&given, given.len()), expected);
-        // However the bytes come; but where a read ends within the head of that frame, it is left as it is.
+        // However the bytes come; but where a read ends within the head of that frame, it is left
+        // as it is.
         let head = given.len() - 13;
         for read in 1..given.len() {
             let is_parted = (head + 3) / read != (head + HEAD - 1) / read;
-            assert_eq!(passed(&given, read), if is_parted { &given } else { &expected }[..], "reads of {read}");
+            assert_eq!(
+                passed(&given, read),
+                if is_parted { &given } else { &expected }[..],
+                "reads of {read}"
+            );
         }
     }
 
     #[test]
     fn windows_that_take_nothing_are_found_however_the_bytes_come() {
-        let setting = |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        let setting =
+            |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
         let is_narrow = |payload: &[u8], flags: u8, read: usize| {
-            let mut bytes = [&PREFACE[..], &frame(SETTINGS, flags, 0, payload), &frame(HEADERS, 4, 1, b"head")].concat();
+            let mut bytes =
+                [&PREFACE[..], &frame(SETTINGS, flags, 0, payload), &frame(HEADERS, 4, 1, b"head")]
+                    .concat();
             let mut frames = GoawayFix::new(()).frames;
             bytes.chunks_mut(read).for_each(|read| frames.pass(read));
-            assert_eq!((frames.newest, frames.rest, frames.filled), (1, 0, 0), "what follows is found");
+            assert_eq!(
+                (frames.newest, frames.rest, frames.filled),
+                (1, 0, 0),
+                "what follows is found"
+            );
             frames.is_narrow
         };
         for read in 1..80 {
             assert!(!is_narrow(&[], 0, read) && !is_narrow(&[], ACK, read));
-            assert!(!is_narrow(&[setting(3, 0), setting(4, 65_535), setting(5, 1)].concat(), 0, read));
-            assert!(!is_narrow(&setting(4, 2_048), 0, read) && !is_narrow(&setting(4, u32::MAX), 0, read));
+            assert!(!is_narrow(
+                &[setting(3, 0), setting(4, 65_535), setting(5, 1)].concat(),
+                0,
+                read
+            ));
+            assert!(
+                !is_narrow(&setting(4, 2_048), 0, read)
+                    && !is_narrow(&setting(4, u32::MAX), 0, read)
+            );
             assert!(is_narrow(&[setting(3, 100), setting(4, 2_047)].concat(), 0, read));
             assert!(is_narrow(&[setting(4, 0), setting(4, 65_535)].concat(), 0, read));
         }
@@ -258,7 +294,9 @@ mod tests {
 
     #[test]
     fn what_is_no_http_2_is_left_as_it_is() {
-        let given = [&b"POST /chatrooms/1/mute HTTP/1.1\r\n\r\n"[..], &connection(&window_update(7))].concat();
+        let given =
+            [&b"POST /chatrooms/1/mute HTTP/1.1\r\n\r\n"[..], &connection(&window_update(7))]
+                .concat();
         assert_eq!(passed(&given, 7), given);
     }
 }

@@ -7,7 +7,8 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 
-/// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while the connection is idle too.
+/// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while
+/// the connection is idle too.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// All headers of a request together.
 const HEAD_BYTES: u32 = 32 << 10;
@@ -18,7 +19,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const WINDOW: u32 = 1 << 20;
 /// What is sent on one stream before the client has taken it.
 const SEND_BUFFER: usize = 64 << 10;
-/// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made of.
+/// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made
+/// of.
 const RESETS: usize = 64;
 
 /// Which protocols are spoken.
@@ -32,7 +34,11 @@ pub(super) enum Http {
 
 pub(super) fn builder(http: Http) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES as usize);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES as usize);
     let mut http2 = builder.http2();
     http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
     http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);

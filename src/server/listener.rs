@@ -1,10 +1,13 @@
-//! The connections of one listener: how many there may be, how they begin, how old they grow, and how they end.
+//! The connections of one listener: how many there may be, how they begin, how old they grow, and
+//! how they end.
 //!
-//! Nobody holds anything for long without asking for something: a handshake, the first request and each head of HTTP/1 have half a minute, and who
-//! neither answers nor takes anything for a minute is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame; of answers
-//! that wait for a window it knows nothing, so those are looked after here. Where all places are taken, who is idle makes room (`door.rs`). A
-//! connection that has come of age is told to go (GOAWAY), so that callers spread over replicas that were added; so is every one when the service stops.
-//! Calls that run are finished.
+//! Nobody holds anything for long without asking for something: a handshake, the first request and
+//! each head of HTTP/1 have half a minute, and who neither answers nor takes anything for a minute
+//! is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame; of
+//! answers that wait for a window it knows nothing, so those are looked after here. Where all
+//! places are taken, who is idle makes room (`door.rs`). A connection that has come of age is told
+//! to go (GOAWAY), so that callers spread over replicas that were added; so is every one when the
+//! service stops. Calls that run are finished.
 
 use std::{
     collections::HashMap,
@@ -51,7 +54,8 @@ use crate::{
     telemetry::metrics::METRICS,
 };
 
-/// After this much silence the kernel asks whether the other side is still there, so often, and so many times.
+/// After this much silence the kernel asks whether the other side is still there, so often, and so
+/// many times.
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(6);
 const PROBES: u32 = 5;
@@ -86,22 +90,37 @@ pub struct Rules {
 
 /// What answers the requests of a listener.
 pub(super) trait Answers:
-    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
     type Body: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
 }
 
 impl<S, B> Answers for S
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
 {
     type Body = B;
 }
 
 /// Serves until it is told to stop, then finishes the calls that run.
-pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, service: impl Answers, stop: Stop) {
-    let mut door = Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
+pub(super) async fn serve(
+    listener: TcpListener,
+    http: Http,
+    rules: Rules,
+    service: impl Answers,
+    stop: Stop,
+) {
+    let mut door =
+        Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
     let (mut connections, mut numbers) = (JoinSet::new(), HashMap::new());
     let (tell, word) = watch::channel(false);
     let mut stopped = pin!(stopped(stop));
@@ -140,7 +159,8 @@ pub(super) async fn serve(listener: TcpListener, http: Http, rules: Rules, servi
             }
         }
     }
-    // The door is shut before those inside are told to go, so that nobody comes back to it and is not let in.
+    // The door is shut before those inside are told to go, so that nobody comes back to it and is
+    // not let in.
     drop(listener);
     tell.send_replace(true);
     while connections.join_next().await.is_some() {}
@@ -169,7 +189,9 @@ async fn connection(
 fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES),
+    )?;
     // For what was sent: other systems have a time of their own, of minutes.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(SILENCE + PROBES * PROBE))?;
@@ -193,7 +215,8 @@ async fn requests(
     origin: Origin,
 ) -> Result<(), Failure> {
     let asked = Arc::new(AtomicBool::new(false));
-    let proxies = origin.place.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
+    let proxies =
+        origin.place.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
     let (has_asked, place) = (asked.clone(), origin.place.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         has_asked.store(true, Ordering::Relaxed);
@@ -239,7 +262,9 @@ async fn requests(
         // Whoever stops the service says for how long.
         ShutdownReason::Stop => connection.await,
         // A call may have begun meanwhile.
-        ShutdownReason::Go if place.idle().is_some() => timeout(AT_ONCE, connection).await.map_err(io::Error::from)?,
+        ShutdownReason::Go if place.idle().is_some() => {
+            timeout(AT_ONCE, connection).await.map_err(io::Error::from)?
+        }
         _ => timeout(GRACE, connection).await.map_err(io::Error::from)?,
     }
 }

@@ -35,12 +35,20 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     for (kind, count) in service.view.records_by_kind() {
         records.get_or_create(&vec![("kind", kind)]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    registry.register("records", "Records in the view, ended ones that are not swept yet among them", records);
+    registry.register(
+        "records",
+        "Records in the view, ended ones that are not swept yet among them",
+        records,
+    );
     let held = Family::<Vec<(&str, &str)>, Gauge>::default();
-    for (what, name) in
-        [(Resource::Call, "call"), (Resource::Message, "message"), (Resource::Byte, "byte"), (Resource::Stream, "stream")]
-    {
-        held.get_or_create(&vec![("what", name)]).set(i64::try_from(service.load.holds(what)).unwrap_or(i64::MAX));
+    for (what, name) in [
+        (Resource::Call, "call"),
+        (Resource::Message, "message"),
+        (Resource::Byte, "byte"),
+        (Resource::Stream, "stream"),
+    ] {
+        held.get_or_create(&vec![("what", name)])
+            .set(i64::try_from(service.load.holds(what)).unwrap_or(i64::MAX));
     }
     let help = "What callers hold: places of calls, of calls whose message is still to come, and of streams of health and reflection; bytes of messages and answers";
     registry.register("held", help, held);
@@ -48,20 +56,40 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
     for (kind, share) in service.quota_shares() {
         shares.get_or_create(&vec![("kind", kind)]).set(share);
     }
-    registry.register("quota_share", "What the app that has most uses of its quota, 1 is all of it", shares);
+    registry.register(
+        "quota_share",
+        "What the app that has most uses of its quota, 1 is all of it",
+        shares,
+    );
     if let Some(directory) = data_dir {
-        registry.register("disk_bytes", "Size of the files of the embedded store", gauge(size(directory)));
+        registry.register(
+            "disk_bytes",
+            "Size of the files of the embedded store",
+            gauge(size(directory)),
+        );
     }
     let age = Gauge::<f64, AtomicU64>::default();
     age.set(service.view.age().as_secs_f64());
-    registry.register("view_age_seconds", "Whatever was committed anywhere this long ago is in the view", age);
-    registry.register("watchers", "Open watches that follow live", gauge(service.hub.watchers() as u64));
+    registry.register(
+        "view_age_seconds",
+        "Whatever was committed anywhere this long ago is in the view",
+        age,
+    );
+    registry.register(
+        "watchers",
+        "Open watches that follow live",
+        gauge(service.hub.watchers() as u64),
+    );
     let cut = Counter::<u64>::default();
     cut.inc_by(service.hub.cut());
     registry.register("watchers_cut", "Watches that were cut because they did not read", cut);
     let jumps = Counter::<u64>::default();
     jumps.inc_by(service.clock.jumps());
-    registry.register("clock_jumps", "Times that the wall clock was set by more than two seconds", jumps);
+    registry.register(
+        "clock_jumps",
+        "Times that the wall clock was set by more than two seconds",
+        jumps,
+    );
     let skew = Gauge::<f64, AtomicU64>::default();
     skew.set(sweep::skew_ms(&*service.store, &service.clock).unwrap_or(0) as f64 / 1_000.0);
     let by = "By how much the wall clock is ahead of the median of the other replicas'; 0 where there are none";

@@ -1,7 +1,7 @@
 //! From the path of a call to the service that answers it.
 //!
-//! One service has nearly all calls, and is known by the beginning of the path. The others are found by a router, which takes each path apart, and
-//! hands on the parts, for nobody.
+//! One service has nearly all calls, and is known by the beginning of the path. The others are
+//! found by a router, which takes each path apart, and hands on the parts, for nobody.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,8 @@ impl<M> Routes<M> {
 
 impl<M, B> Service<Request<B>> for Routes<M>
 where
-    M: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer> + NamedService,
+    M: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer>
+        + NamedService,
     B: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Response = Response<Body>;
@@ -48,7 +49,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_for::<M>(request.uri().path()) { self.main.call(request) } else { Box::pin(self.others.call(request)) }
+        if is_for::<M>(request.uri().path()) {
+            self.main.call(request)
+        } else {
+            Box::pin(self.others.call(request))
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! gRPC for web pages: browsers cannot speak it, so they send grpc-web, over HTTP/1.1 or HTTP/2, and ask first whether a page of theirs may (CORS).
+//! gRPC for web pages: browsers cannot speak it, so they send grpc-web, over HTTP/1.1 or HTTP/2,
+//! and ask first whether a page of theirs may (CORS).
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
@@ -19,7 +20,8 @@ const MAX_AGE: Duration = Duration::from_secs(3_600);
 const EXPOSED: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 const EVERY: &str = "*";
 
-/// Where a page comes from, as browsers tell it: `https://console.example`, with its port where that is not the scheme's own; or `*`, every one.
+/// Where a page comes from, as browsers tell it: `https://console.example`, with its port where
+/// that is not the scheme's own; or `*`, every one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin(HeaderValue);
@@ -28,7 +30,11 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no origin: https://HOST, with :PORT where it is not 443, and nothing behind; or *");
+        let wrong = || {
+            format!(
+                "\"{text}\" is no origin: https://HOST, with :PORT where it is not 443, and nothing behind; or *"
+            )
+        };
         // Browsers send it in lower case, and know no patterns.
         let is_plain = !text.contains(|letter: char| letter == '*' || letter.is_ascii_uppercase());
         let is_origin = is_plain
@@ -38,7 +44,11 @@ impl FromStr for Origin {
                     matches!(scheme, "http" | "https") && text == format!("{scheme}://{authority}")
                 })
             });
-        if is_origin || text == EVERY { HeaderValue::from_str(text).map(Self).map_err(|_| wrong()) } else { Err(wrong()) }
+        if is_origin || text == EVERY {
+            HeaderValue::from_str(text).map(Self).map_err(|_| wrong())
+        } else {
+            Err(wrong())
+        }
     }
 }
 
@@ -50,10 +60,15 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// The calls, also for pages of these origins. A page has no credentials but those it sends with each call, so cookies are of no use here.
+/// The calls, also for pages of these origins. A page has no credentials but those it sends with
+/// each call, so cookies are of no use here.
 pub(super) fn around<S, A>(calls: S, pages: &[Origin]) -> impl Answers
 where
-    S: Service<Request<Body>, Response = Response<A>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request<Body>, Response = Response<A>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     A: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let origins = if pages.iter().any(|Origin(origin)| origin == EVERY) {
@@ -77,7 +92,8 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_browsers_send_and_nothing_else() {
-        for good in ["https://console.example", "http://localhost:3000", "*", "https://[::1]:8443"] {
+        for good in ["https://console.example", "http://localhost:3000", "*", "https://[::1]:8443"]
+        {
             assert!(good.parse::<Origin>().is_ok(), "{good}");
         }
         for bad in [

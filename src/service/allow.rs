@@ -25,16 +25,24 @@ impl Service {
                 users.iter().map(|user| room?.stored_allowed(user.as_str())).collect::<Vec<_>>()
             });
             let known = self.allowed(call, room, users);
-            let new: Vec<_> =
-                users.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(user, _)| user.clone()).collect();
+            let new: Vec<_> = users
+                .iter()
+                .zip(known)
+                .filter(|(_, known)| known.is_none())
+                .map(|(user, _)| user.clone())
+                .collect();
             if new.is_empty() {
                 return Ok((None, ()));
             }
-            let mut batch = Batch::of(&call.room_event(EventKind::Allowed, now_ms, room, &new, reason));
+            let mut batch =
+                Batch::of(&call.room_event(EventKind::Allowed, now_ms, room, &new, reason));
             expect_room(&mut batch, call.key(), room, registration);
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             // Also of those who are on it: they have to be still.
-            users.iter().zip(stored).for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
+            users
+                .iter()
+                .zip(stored)
+                .for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
             let value = Value::Restriction(call.restriction(now_ms, Expire::NEVER, reason));
             new.iter().for_each(|user| batch.put(key(user.as_str()), &value));
             Ok((Some(batch), ()))
@@ -54,7 +62,9 @@ impl Service {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
-            let event = |gone: &[UserId]| call.room_event(EventKind::Disallowed, now_ms, room, gone, reason);
+            let event = |gone: &[UserId]| {
+                call.room_event(EventKind::Disallowed, now_ms, room, gone, reason)
+            };
             let allowed = self.allowed(call, room, users);
             let was_allowed = allowed.iter().map(Option::is_some).collect();
             let mut batch = remove_stored(users, allowed, key, event);
@@ -76,7 +86,10 @@ impl Service {
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
             let Some(room) = room else { return Vec::new() };
-            room.allowed_after(after).take(size).map(|(user, restriction)| (user.to_owned(), restriction.clone())).collect()
+            room.allowed_after(after)
+                .take(size)
+                .map(|(user, restriction)| (user.to_owned(), restriction.clone()))
+                .collect()
         }))
     }
 
@@ -90,7 +103,9 @@ impl Service {
         self.permit_in_room(call, room, |is_staff| Action::ListRoom { is_staff })?;
         self.require_room(call, room)?;
         Ok(self.view.room(call.key(), room.as_str(), |room| {
-            let allowed = |user: &UserId| Some((user.to_string(), room?.allowed.get(user.as_str())?.value.clone()));
+            let allowed = |user: &UserId| {
+                Some((user.to_string(), room?.allowed.get(user.as_str())?.value.clone()))
+            };
             users.iter().filter_map(allowed).collect()
         }))
     }

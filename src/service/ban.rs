@@ -57,7 +57,8 @@ impl Service {
             let registration = self.moderate(call, room)?;
             let ban = self.view.room(call.key(), room.as_str(), |room| room?.ban.clone());
             let Some(ban) = ban else { return Ok((None, false)) };
-            let mut batch = Batch::of(&call.room_event(EventKind::Unbanned, now_ms, room, &[], reason));
+            let mut batch =
+                Batch::of(&call.room_event(EventKind::Unbanned, now_ms, room, &[], reason));
             expect_room(&mut batch, call.key(), room, registration);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, Some(ban.revision));

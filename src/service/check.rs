@@ -20,8 +20,9 @@ struct Speaker<'a> {
 }
 
 impl Service {
-    /// May this user speak in this room now? Touches nothing but the view; `answer` makes what is wanted of the decision, while the room is held.
-    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, CLIENT_NOT_FOUND, STORE_UNAVAILABLE.
+    /// May this user speak in this room now? Touches nothing but the view; `answer` makes what is
+    /// wanted of the decision, while the room is held. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND,
+    /// CLIENT_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn check_send<T>(
         &self,
         call: &RequestContext,
@@ -33,31 +34,42 @@ impl Service {
         self.require_new_view()?;
         let view = self.view.app(call.key());
         let speaker = speaker(call, &view, user.as_str());
-        let answer = decide(call, &view, room, &speaker, self.clock.now_ms(), |decision| decision.map(answer));
+        let answer = decide(call, &view, room, &speaker, self.clock.now_ms(), |decision| {
+            decision.map(answer)
+        });
         let answer = answer.ok_or_else(Error::room_not_found)?;
-        if speaker.is_known { Ok(answer) } else { Err(Error::clients_not_found(vec![user.to_string()])) }
+        if speaker.is_known {
+            Ok(answer)
+        } else {
+            Err(Error::clients_not_found(vec![user.to_string()]))
+        }
     }
 
-    /// The same for many, at one moment; no decision where the room or the user is not registered and has to be. Errors: PERMISSION_DENIED,
-    /// STORE_UNAVAILABLE.
+    /// The same for many, at one moment; no decision where the room or the user is not registered
+    /// and has to be. Errors: PERMISSION_DENIED, STORE_UNAVAILABLE.
     pub fn batch_check_send<T>(
         &self,
         call: &RequestContext,
         pairs: &[(RoomId, UserId)],
         answer: impl Fn(Option<Decision<'_>>) -> T,
     ) -> Result<Vec<T>, Error> {
-        pairs.iter().try_for_each(|(_, user)| call.permit(Action::CheckSend { user: user.as_str() }))?;
+        pairs
+            .iter()
+            .try_for_each(|(_, user)| call.permit(Action::CheckSend { user: user.as_str() }))?;
         self.require_new_view()?;
         let (view, now_ms) = (self.view.app(call.key()), self.clock.now_ms());
         let one = |(room, user): &(RoomId, UserId)| {
             let speaker = speaker(call, &view, user.as_str());
-            decide(call, &view, room, &speaker, now_ms, |decision| answer(decision.filter(|_| speaker.is_known)))
+            decide(call, &view, room, &speaker, now_ms, |decision| {
+                answer(decision.filter(|_| speaker.is_known))
+            })
         };
         Ok(pairs.iter().map(one).collect())
     }
 }
 
-/// To be asked for before the room is held: nobody holds a room and then asks for a client. One look, and none where nothing can come of it.
+/// To be asked for before the room is held: nobody holds a room and then asks for a client. One
+/// look, and none where nothing can come of it.
 fn speaker<'a>(call: &RequestContext, view: &AppView, user: &'a str) -> Speaker<'a> {
     if !call.app.strict && !view.has_muted_users() {
         return Speaker { user, is_known: true, mute: None };

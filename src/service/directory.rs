@@ -58,7 +58,10 @@ impl Service {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let (seen, revision) = self.view.client(call.key(), user.as_str(), |client| {
-                (ClientInfo::of(user.as_str(), client, now_ms), client.and_then(|client| Some(client.profile.as_ref()?.revision)))
+                (
+                    ClientInfo::of(user.as_str(), client, now_ms),
+                    client.and_then(|client| Some(client.profile.as_ref()?.revision)),
+                )
             });
             let new = merge_client(seen.profile.clone(), patch)?;
             if revision.is_some() && seen.profile == new {
@@ -66,7 +69,10 @@ impl Service {
             }
             let created_ms = if revision.is_some() { new.created_ms } else { now_ms };
             let profile = ClientProfile { created_ms, updated_ms: now_ms, ..new };
-            let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientUpserted, now_ms) };
+            let event = Event {
+                users: vec![user.to_string()],
+                ..call.event(EventKind::ClientUpserted, now_ms)
+            };
             let mut batch = Batch::of(&event);
             let key = Key::Client { app: call.key(), user: user.as_str() };
             batch.expect(key, revision);
@@ -84,13 +90,18 @@ impl Service {
     }
 
     /// A page of the registered clients by id, and how many there are in all.
-    pub fn list_clients(&self, call: &RequestContext, page: Page<'_>) -> Result<(Vec<ClientInfo>, usize), Error> {
+    pub fn list_clients(
+        &self,
+        call: &RequestContext,
+        page: Page<'_>,
+    ) -> Result<(Vec<ClientInfo>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.client_ids(call.key(), page);
         Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
     }
 
-    /// Removes a client and, from that very commit, its notification mutes. Answers it as it was, where it was registered.
+    /// Removes a client and, from that very commit, its notification mutes. Answers it as it was,
+    /// where it was registered.
     pub async fn delete_client<A: Answer>(
         &self,
         call: &RequestContext,
@@ -99,12 +110,17 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
-            let revision = self.view.client(call.key(), user.as_str(), |client| Some(client?.profile.as_ref()?.revision));
+            let revision = self.view.client(call.key(), user.as_str(), |client| {
+                Some(client?.profile.as_ref()?.revision)
+            });
             if revision.is_none() {
                 return Ok((None, None));
             }
             let was = self.client_info(call, user);
-            let event = Event { users: vec![user.to_string()], ..call.event(EventKind::ClientDeleted, now_ms) };
+            let event = Event {
+                users: vec![user.to_string()],
+                ..call.event(EventKind::ClientDeleted, now_ms)
+            };
             let mut batch = Batch::of(&event);
             batch.expect(Key::Client { app: call.key(), user: user.as_str() }, revision);
             batch.delete_client(call.key(), user.as_str());
@@ -113,8 +129,8 @@ impl Service {
         .await
     }
 
-    /// Registers a room or changes it; without an id, a new one with a numeric id. Answers it with its id.
-    /// Errors: CLIENT_NOT_FOUND for owner and admins.
+    /// Registers a room or changes it; without an id, a new one with a numeric id. Answers it with
+    /// its id. Errors: CLIENT_NOT_FOUND for owner and admins.
     pub async fn upsert_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -124,8 +140,13 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
-            let id = room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
-            let staff = patch.owner.iter().filter(|owner| !owner.is_empty()).chain(patch.admins.iter().flatten());
+            let id =
+                room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
+            let staff = patch
+                .owner
+                .iter()
+                .filter(|owner| !owner.is_empty())
+                .chain(patch.admins.iter().flatten());
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
             let revision = old.as_ref().map(|old| old.revision);
@@ -136,7 +157,8 @@ impl Service {
             }
             let created_ms = old.map_or(now_ms, |old| old.created_ms);
             let new = RoomProfile { created_ms, updated_ms: now_ms, ..new };
-            let mut batch = Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, &id, &[], ""));
+            let mut batch =
+                Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, &id, &[], ""));
             let key = Key::Room { app: call.key(), room: id.as_str() };
             batch.expect(key, revision);
             batch.put(key, &Value::Room(new.clone()));
@@ -145,8 +167,9 @@ impl Service {
         .await
     }
 
-    /// Removes a room with its ban, member mutes and allow list and, from that very commit, the notification mutes of it. It costs the same whatever the
-    /// room has, because all of that is removed from the store later, a little at a time. Answers whether it was registered.
+    /// Removes a room with its ban, member mutes and allow list and, from that very commit, the
+    /// notification mutes of it. It costs the same whatever the room has, because all of that is
+    /// removed from the store later, a little at a time. Answers whether it was registered.
     pub async fn delete_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -156,13 +179,16 @@ impl Service {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
             let registration = self.registration(call, room);
-            let has_records = self.view.room(call.key(), room.as_str(), |room| room.is_some_and(Room::has_records));
+            let has_records = self
+                .view
+                .room(call.key(), room.as_str(), |room| room.is_some_and(Room::has_records));
             let is_registered = registration.profile.is_some();
             // An open directory may hold mutes of a room that nobody has registered.
             if !is_registered && (call.app.strict || !has_records) {
                 return Ok((None, false));
             }
-            let mut batch = Batch::of(&call.room_event(EventKind::RoomDeleted, now_ms, room, &[], ""));
+            let mut batch =
+                Batch::of(&call.room_event(EventKind::RoomDeleted, now_ms, room, &[], ""));
             expect_room(&mut batch, call.key(), room, registration);
             batch.delete_room(call.key(), room.as_str());
             Ok((Some(batch), is_registered))
@@ -175,14 +201,16 @@ impl Service {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.room_ids(call.key(), page);
         let profile = |id: Arc<str>| {
-            let profile =
-                self.view.room(call.key(), &id, |room| room.and_then(|room| Some(room.profile.as_ref()?.value.clone())));
+            let profile = self.view.room(call.key(), &id, |room| {
+                room.and_then(|room| Some(room.profile.as_ref()?.value.clone()))
+            });
             (id, profile.unwrap_or_default())
         };
         Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
     }
 
-    /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the commit of one fails and it chooses again.
+    /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the
+    /// commit of one fails and it chooses again.
     fn new_room_id(&self, call: &RequestContext, now_ms: u64) -> Result<RoomId, Error> {
         for _ in 0..100 {
             let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
@@ -207,9 +235,12 @@ impl ClientInfo {
     pub(super) fn of(user: &str, client: Option<KnownClient<'_>>, now_ms: u64) -> Self {
         Self {
             user: user.to_owned(),
-            profile: client.and_then(|client| Some(client.profile.as_ref()?.value.clone())).unwrap_or_default(),
-            muted_rooms: client
-                .map_or_else(Vec::new, |client| client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()),
+            profile: client
+                .and_then(|client| Some(client.profile.as_ref()?.value.clone()))
+                .unwrap_or_default(),
+            muted_rooms: client.map_or_else(Vec::new, |client| {
+                client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()
+            }),
         }
     }
 }
@@ -244,13 +275,22 @@ fn merge_custom(old: &str, patch: &str) -> Result<String, Error> {
     if patch.is_empty() {
         return Ok(old.to_owned());
     }
-    let wrong = || Error::invalid("client.custom_json", "custom fields are a JSON object of at most 16 KiB");
+    let wrong = || {
+        Error::invalid("client.custom_json", "custom fields are a JSON object of at most 16 KiB")
+    };
     let patch: serde_json::Map<_, _> = serde_json::from_str(patch).map_err(|_| wrong())?;
-    let mut merged: serde_json::Map<_, _> =
-        if old.is_empty() { serde_json::Map::new() } else { serde_json::from_str(old).map_err(Error::internal)? };
+    let mut merged: serde_json::Map<_, _> = if old.is_empty() {
+        serde_json::Map::new()
+    } else {
+        serde_json::from_str(old).map_err(Error::internal)?
+    };
     merged.extend(patch);
     merged.retain(|_, value| !value.is_null());
-    let text = if merged.is_empty() { String::new() } else { serde_json::Value::Object(merged).to_string() };
+    let text = if merged.is_empty() {
+        String::new()
+    } else {
+        serde_json::Value::Object(merged).to_string()
+    };
     if text.len() <= CUSTOM_JSON_BYTES { Ok(text) } else { Err(wrong()) }
 }
 
@@ -264,13 +304,19 @@ mod tests {
         assert_eq!(merge_custom(r#"{"a":1}"#, "")?, r#"{"a":1}"#);
         assert_eq!(merge_custom(r#"{"a":1}"#, r#"{"a":null}"#)?, "");
         assert!(merge_custom("", "[1]").is_err());
-        assert!(merge_custom("", &format!(r#"{{"a":"{}"}}"#, "x".repeat(CUSTOM_JSON_BYTES))).is_err());
+        assert!(
+            merge_custom("", &format!(r#"{{"a":"{}"}}"#, "x".repeat(CUSTOM_JSON_BYTES))).is_err()
+        );
         Ok(())
     }
 
     #[test]
     fn fields_that_are_not_given_stay() -> Result<(), Error> {
-        let old = ClientProfile { nickname: Some("old".to_owned()), email: Some("e".to_owned()), ..ClientProfile::default() };
+        let old = ClientProfile {
+            nickname: Some("old".to_owned()),
+            email: Some("e".to_owned()),
+            ..ClientProfile::default()
+        };
         let patch = ClientPatch { nickname: Some("new".to_owned()), ..ClientPatch::default() };
         let new = merge_client(old, &patch)?;
         assert_eq!((new.nickname.as_deref(), new.email.as_deref()), (Some("new"), Some("e")));

@@ -1,4 +1,5 @@
-//! What has happened: the history of an app or of a room, newest first. It is read from the store, which alone has it: the view knows what is.
+//! What has happened: the history of an app or of a room, newest first. It is read from the store,
+//! which alone has it: the view knows what is.
 
 use super::{RequestContext, Service};
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
     watch::Change,
 };
 
-/// Events that one call looks through at most; a page may then be short, and the next one goes on from there.
+/// Events that one call looks through at most; a page may then be short, and the next one goes on
+/// from there.
 const SCAN: usize = 50_000;
 /// Events of history read at once: an event of a hundred users has some 25 KiB.
 const READ: usize = 250;
@@ -47,7 +49,10 @@ impl EventFilter {
         let is = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
         is(self.room.as_ref().map(RoomId::as_str), &event.room)
             && is(self.actor.as_deref(), &event.actor)
-            && self.user.as_ref().is_none_or(|user| event.users.iter().any(|named| named == user.as_str()))
+            && self
+                .user
+                .as_ref()
+                .is_none_or(|user| event.users.iter().any(|named| named == user.as_str()))
             && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && self.start_ms.is_none_or(|start_ms| event.at_ms >= start_ms)
             && self.end_ms.is_none_or(|end_ms| event.at_ms < end_ms)
@@ -55,7 +60,8 @@ impl EventFilter {
 }
 
 impl Service {
-    /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE, RATE_LIMITED.
+    /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE,
+    /// RATE_LIMITED.
     pub async fn list_events(
         &self,
         call: &RequestContext,
@@ -71,14 +77,20 @@ impl Service {
         let (mut changes, mut bytes) = (Vec::new(), 0);
         for read in 0..SCAN / READ {
             before = self.hub.spans.before(call.key(), before);
-            // Of a page that has come so far the rest is asked for with the next; where the app may read nothing now, it is told so.
+            // Of a page that has come so far the rest is asked for with the next; where the app may
+            // read nothing now, it is told so.
             match self.limits.history(call.app.number, call.principal.rated()) {
                 Err(error) if read == 0 => return Err(error),
                 Err(_) => break,
                 Ok(()) => {}
             }
-            let page = self.store.events(EventRange { after: None, before: Some(before) }, true, READ).await?;
-            let too_old = |at_ms: u64| filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms);
+            let page = self
+                .store
+                .events(EventRange { after: None, before: Some(before) }, true, READ)
+                .await?;
+            let too_old = |at_ms: u64| {
+                filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms)
+            };
             let is_last = page.len() < READ || page.iter().all(|logged| too_old(logged.at_ms));
             let apps = codec::apps_of_events(&page)?;
             if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
@@ -92,7 +104,8 @@ impl Service {
                     continue;
                 }
                 let change = Change::read(logged.revision, &logged.event)?;
-                let wanted = change.filter(|change| filter.lets_through(&change.event) && is_told(&change.event));
+                let wanted = change
+                    .filter(|change| filter.lets_through(&change.event) && is_told(&change.event));
                 bytes += wanted.as_ref().map_or(0, Change::bytes);
                 if bytes > PAGE_BYTES && !changes.is_empty() {
                     return Ok(EventPage { changes, before: Some(before) });
@@ -110,10 +123,17 @@ impl Service {
         Ok(EventPage { changes, before: Some(before) })
     }
 
-    /// What the caller is told: a room's staff nothing of who wants no push from it. Errors: PERMISSION_DENIED.
-    fn permit_events(&self, call: &RequestContext, filter: &EventFilter) -> Result<fn(&Event) -> bool, Error> {
+    /// What the caller is told: a room's staff nothing of who wants no push from it. Errors:
+    /// PERMISSION_DENIED.
+    fn permit_events(
+        &self,
+        call: &RequestContext,
+        filter: &EventFilter,
+    ) -> Result<fn(&Event) -> bool, Error> {
         match &filter.room {
-            Some(room) => self.permit_in_room(call, room, |is_staff| Action::ListEvents { is_staff })?,
+            Some(room) => {
+                self.permit_in_room(call, room, |is_staff| Action::ListEvents { is_staff })?
+            }
             None => call.permit(Action::ListEvents { is_staff: false })?,
         }
         Ok(match call.principal {
@@ -122,15 +142,21 @@ impl Service {
         })
     }
 
-    /// The newest commit of before this time, or one not much later: found by halves, so that history after it is not looked through.
+    /// The newest commit of before this time, or one not much later: found by halves, so that
+    /// history after it is not looked through.
     async fn newest_until(&self, end_ms: Option<u64>) -> Result<Revision, Error> {
         let (mut low, mut high) = (0, self.view.revision());
         let Some(end_ms) = end_ms else { return Ok(high) };
         while high - low > READ as Revision {
             let middle = low + (high - low) / 2;
-            let at = self.store.events(EventRange { after: None, before: Some(middle + 1) }, true, 1).await?;
+            let at = self
+                .store
+                .events(EventRange { after: None, before: Some(middle + 1) }, true, 1)
+                .await?;
             match at.first() {
-                Some(logged) if logged.at_ms > end_ms.saturating_add(DISORDER_MS) => high = logged.revision.max(low),
+                Some(logged) if logged.at_ms > end_ms.saturating_add(DISORDER_MS) => {
+                    high = logged.revision.max(low)
+                }
                 _ => low = middle,
             }
         }

@@ -1,5 +1,5 @@
-//! What has ended is told as ended before anything takes its place, so that EXPIRED comes once for each end, also where the sweeper was not there
-//! yet.
+//! What has ended is told as ended before anything takes its place, so that EXPIRED comes once for
+//! each end, also where the sweeper was not there yet.
 
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ const BATCH_MAX: usize = 10_000;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Service {
-    /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True: there were some, and the batch has to be planned
-    /// again. Errors: STORE_UNAVAILABLE, STORE_FULL.
+    /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True:
+    /// there were some, and the batch has to be planned again. Errors: STORE_UNAVAILABLE,
+    /// STORE_FULL.
     pub(super) async fn expire_first(&self, batch: &Batch) -> Result<bool, Error> {
         let certain_ms = sweep::certain_ms(&*self.store, &self.clock);
         let due = self.ended_before(batch, certain_ms)?;
@@ -55,7 +56,9 @@ impl Service {
 fn add(due: &mut Vec<Expired>, key: Key<'_>, revision: Revision) {
     if let (
         Key::MemberMute { room, user, .. },
-        Some(Expired { restrictions: ExpiredRestrictions::MemberMutes { room: same, users }, .. }),
+        Some(Expired {
+            restrictions: ExpiredRestrictions::MemberMutes { room: same, users }, ..
+        }),
     ) = (key, due.last_mut())
         && **same == *room
     {

@@ -1,6 +1,8 @@
 //! Member mutes: who may not speak in a room.
 
-use super::{Answer, Committed, RequestContext, Service, expect_registration, expect_room, remove_stored};
+use super::{
+    Answer, Committed, RequestContext, Service, expect_registration, expect_room, remove_stored,
+};
 use crate::{
     auth::Action,
     error::{Error, Reason},
@@ -30,7 +32,8 @@ impl Service {
             let restriction = call.restriction(now_ms, expire, reason);
             let value = Value::Restriction(restriction.clone());
             for (user, revision) in users.iter().zip(self.stored_mutes(call, room, users)) {
-                let key = Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
+                let key =
+                    Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
                 batch.expect(key, revision);
                 batch.put(key, &value);
             }
@@ -54,11 +57,14 @@ impl Service {
                 let mute = |user: &UserId| Some(room?.muted.get(user.as_str())?.clone());
                 users.iter().map(mute).collect::<Vec<_>>()
             });
-            let was_muted =
-                mutes.iter().map(|mute| mute.as_ref().is_some_and(|mute| mute.value.expire.in_force(now_ms))).collect();
+            let was_muted = mutes
+                .iter()
+                .map(|mute| mute.as_ref().is_some_and(|mute| mute.value.expire.in_force(now_ms)))
+                .collect();
             let stored = mutes.into_iter().map(|mute| mute.map(|mute| mute.revision)).collect();
             let key = |user| Key::MemberMute { app: call.key(), room: room.as_str(), user };
-            let event = |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
+            let event =
+                |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
             let mut batch = remove_stored(users, stored, key, event);
             batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registration));
             Ok((batch, was_muted))
@@ -85,12 +91,25 @@ impl Service {
         }))
     }
 
-    /// The revisions of what is stored under the keys of the users' mutes, whether or not it counts.
-    fn stored_mutes(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Vec<Option<Revision>> {
-        self.view.room(call.key(), room.as_str(), |room| users.iter().map(|user| room?.stored_mute(user.as_str())).collect())
+    /// The revisions of what is stored under the keys of the users' mutes, whether or not it
+    /// counts.
+    fn stored_mutes(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        users: &[UserId],
+    ) -> Vec<Option<Revision>> {
+        self.view.room(call.key(), room.as_str(), |room| {
+            users.iter().map(|user| room?.stored_mute(user.as_str())).collect()
+        })
     }
 
-    fn refuse_owner(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Result<(), Error> {
+    fn refuse_owner(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        users: &[UserId],
+    ) -> Result<(), Error> {
         let owner = self.view.room(call.key(), room.as_str(), |room| {
             let profile = &room?.profile.as_ref()?.value;
             users.iter().any(|user| user.as_str() == profile.owner).then(|| profile.owner.clone())

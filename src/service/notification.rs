@@ -40,19 +40,35 @@ impl Service {
         self.change(call, answer, |now_ms| {
             let (basis, registration) = self.basis(call, user, room, now_ms)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
-            let in_force = basis.muted.as_ref().filter(|muted| muted.restriction.value.expire.in_force(now_ms));
-            if expire == Expire::NEVER && in_force.is_some_and(|muted| muted.restriction.value.expire == expire) {
+            let in_force = basis
+                .muted
+                .as_ref()
+                .filter(|muted| muted.restriction.value.expire.in_force(now_ms));
+            if expire == Expire::NEVER
+                && in_force.is_some_and(|muted| muted.restriction.value.expire == expire)
+            {
                 return Ok((None, basis.seen));
             }
             if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
-                return Err(Error::invalid("room", "a user may mute the notifications of 1000 rooms"));
+                return Err(Error::invalid(
+                    "room",
+                    "a user may mute the notifications of 1000 rooms",
+                ));
             }
             let stored = basis.stored;
-            let (is_new, place) = (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
-            let event = call.room_event(EventKind::NotificationsMuted, now_ms, room, std::slice::from_ref(user), "");
+            let (is_new, place) =
+                (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
+            let event = call.room_event(
+                EventKind::NotificationsMuted,
+                now_ms,
+                room,
+                std::slice::from_ref(user),
+                "",
+            );
             let (mut batch, mut seen) = touch(call, user, basis, &Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registration);
-            let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
+            let key =
+                Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, stored);
             batch.put(key, &Value::NotificationMute(call.restriction(now_ms, expire, ""), place));
             // A new one has the last place.
@@ -62,7 +78,8 @@ impl Service {
         .await
     }
 
-    /// Unmutes the room's notifications for the user. Answers the client, and whether a mute was in force.
+    /// Unmutes the room's notifications for the user. Answers the client, and whether a mute was in
+    /// force.
     pub async fn unmute_notifications<A: Answer>(
         &self,
         call: &RequestContext,
@@ -74,10 +91,17 @@ impl Service {
         self.change(call, answer, |now_ms| {
             let (basis, registration) = self.basis(call, user, room, now_ms)?;
             let Some(muted) = basis.muted.clone() else { return Ok((None, (basis.seen, false))) };
-            let event = call.room_event(EventKind::NotificationsUnmuted, now_ms, room, std::slice::from_ref(user), "");
+            let event = call.room_event(
+                EventKind::NotificationsUnmuted,
+                now_ms,
+                room,
+                std::slice::from_ref(user),
+                "",
+            );
             let (mut batch, mut seen) = touch(call, user, basis, &event);
             expect_room(&mut batch, call.key(), room, registration);
-            let key = Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
+            let key =
+                Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, Some(muted.restriction.revision));
             batch.delete(key);
             seen.muted_rooms.retain(|muted| muted != room.as_str());
@@ -86,7 +110,8 @@ impl Service {
         .await
     }
 
-    /// The notification mutes in force, in the order of muting, after this place and room; at most `size`.
+    /// The notification mutes in force, in the order of muting, after this place and room; at most
+    /// `size`.
     pub fn list_muted_rooms(
         &self,
         call: &RequestContext,
@@ -99,14 +124,15 @@ impl Service {
         let now_ms = self.clock.now_ms();
         Ok(self.view.client(call.key(), user.as_str(), |client| {
             let Some(client) = client else { return Vec::new() };
-            let rooms = client
-                .muted_in_force(now_ms)
-                .filter(|muted| after.is_none_or(|after| (muted.place, muted.room.as_str()) > after));
+            let rooms = client.muted_in_force(now_ms).filter(|muted| {
+                after.is_none_or(|after| (muted.place, muted.room.as_str()) > after)
+            });
             rooms.take(size).map(|muted| (muted.clone(), muted.restriction.value.clone())).collect()
         }))
     }
 
-    /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
+    /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND,
+    /// ROOM_NOT_FOUND.
     fn basis(
         &self,
         call: &RequestContext,
@@ -130,9 +156,15 @@ impl Service {
     }
 }
 
-/// A batch that notes on the client that it has changed, and fails if somebody else has changed it meanwhile: so that each of two mutes at the
-/// same moment gets a place of its own. With the client as it will be.
-fn touch(call: &RequestContext, user: &UserId, basis: PreconditionSnapshot, event: &Event) -> (Batch, ClientInfo) {
+/// A batch that notes on the client that it has changed, and fails if somebody else has changed it
+/// meanwhile: so that each of two mutes at the same moment gets a place of its own. With the client
+/// as it will be.
+fn touch(
+    call: &RequestContext,
+    user: &UserId,
+    basis: PreconditionSnapshot,
+    event: &Event,
+) -> (Batch, ClientInfo) {
     let PreconditionSnapshot { seen, revision, .. } = basis;
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };

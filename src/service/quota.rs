@@ -24,7 +24,8 @@ const TELL: Duration = Duration::from_secs(60);
 pub struct Quotas {
     pub rooms: u64,
     pub clients: u64,
-    /// Of members, of users in the whole app, of rooms' notifications, bans, and members of allow lists.
+    /// Of members, of users in the whole app, of rooms' notifications, bans, and members of allow
+    /// lists.
     pub mutes: u64,
     /// Of the profiles of rooms and clients, custom fields among them.
     pub profile_bytes: u64,
@@ -63,9 +64,14 @@ impl Quotas {
 }
 
 impl Service {
-    /// Whether there is room in the app for what the batch adds, and for the answer that is to be kept. What is changed or removed needs none. Errors:
-    /// QUOTA_EXCEEDED.
-    pub(super) fn require_quota(&self, call: &RequestContext, batch: &Batch, keeps_answer: bool) -> Result<(), Error> {
+    /// Whether there is room in the app for what the batch adds, and for the answer that is to be
+    /// kept. What is changed or removed needs none. Errors: QUOTA_EXCEEDED.
+    pub(super) fn require_quota(
+        &self,
+        call: &RequestContext,
+        batch: &Batch,
+        keeps_answer: bool,
+    ) -> Result<(), Error> {
         let requests = part_for(&call.principal, self.quotas.requests);
         if keeps_answer && self.view.idempotency_records(call.key()) >= requests {
             return Err(exceeded(call, "requests", requests));
@@ -83,7 +89,12 @@ impl Service {
         }
     }
 
-    fn first_exceeded(&self, call: &RequestContext, usage: Usage, more: Usage) -> Option<(&'static str, u64)> {
+    fn first_exceeded(
+        &self,
+        call: &RequestContext,
+        usage: Usage,
+        more: Usage,
+    ) -> Option<(&'static str, u64)> {
         let kinds = self.quotas.with(usage).into_iter().zip(self.quotas.with(more));
         kinds.into_iter().find_map(|((kind, used, quota), (_, more, _))| {
             let quota = part_for(&call.principal, quota);
@@ -91,7 +102,8 @@ impl Service {
         })
     }
 
-    /// What the batch adds: keys that it puts and expects not to be there, and by how much profiles grow.
+    /// What the batch adds: keys that it puts and expects not to be there, and by how much profiles
+    /// grow.
     fn added(&self, call: &RequestContext, batch: &Batch) -> Usage {
         let absent: HashSet<_> = batch
             .preconditions
@@ -107,12 +119,18 @@ impl Service {
             match key {
                 Key::Room { room, .. } => {
                     added.rooms += is_new;
-                    added.profile_bytes +=
-                        grown(bytes, value, self.view.room(call.key(), room, |room| room.map_or(0, Room::profile_bytes)));
+                    added.profile_bytes += grown(
+                        bytes,
+                        value,
+                        self.view
+                            .room(call.key(), room, |room| room.map_or(0, Room::profile_bytes)),
+                    );
                 }
                 Key::Client { user, .. } => {
                     added.clients += is_new;
-                    let before = self.view.client(call.key(), user, |client| client.map_or(0, |client| client.profile_bytes()));
+                    let before = self.view.client(call.key(), user, |client| {
+                        client.map_or(0, |client| client.profile_bytes())
+                    });
                     added.profile_bytes += grown(bytes, value, before);
                 }
                 Key::Ban { .. }
@@ -129,7 +147,8 @@ impl Service {
     /// The largest part of its quota that any app uses of each kind.
     #[must_use]
     pub fn quota_shares(&self) -> Vec<(&'static str, f64)> {
-        let mut shares: Vec<_> = self.quotas.with(Usage::default()).map(|(kind, ..)| (kind, 0.0)).into();
+        let mut shares: Vec<_> =
+            self.quotas.with(Usage::default()).map(|(kind, ..)| (kind, 0.0)).into();
         for usage in self.view.usages() {
             for ((_, share), (_, used, quota)) in shares.iter_mut().zip(self.quotas.with(usage)) {
                 *share = f64::max(*share, used as f64 / quota as f64);

@@ -9,9 +9,15 @@ use crate::{
 };
 
 impl Service {
-    /// Whether each of the users may be pushed to: no notification mute of the room is in force for it. A user whom nobody knows may.
-    /// Errors: PERMISSION_DENIED, ROOM_NOT_FOUND, STORE_UNAVAILABLE.
-    pub fn filter_recipients(&self, call: &RequestContext, room: &RoomId, users: &[UserRef<'_>]) -> Result<Vec<bool>, Error> {
+    /// Whether each of the users may be pushed to: no notification mute of the room is in force for
+    /// it. A user whom nobody knows may. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND,
+    /// STORE_UNAVAILABLE.
+    pub fn filter_recipients(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        users: &[UserRef<'_>],
+    ) -> Result<Vec<bool>, Error> {
         call.permit(Action::FilterRecipients)?;
         self.require_new_view()?;
         let now_ms = self.clock.now_ms();
@@ -19,7 +25,9 @@ impl Service {
             if call.app.strict && !room.is_some_and(Room::is_registered) {
                 return Err(Error::room_not_found());
             }
-            let is_push_muted = |user: &UserRef<'_>| room.is_some_and(|room| room.is_push_muted(user.as_str(), now_ms));
+            let is_push_muted = |user: &UserRef<'_>| {
+                room.is_some_and(|room| room.is_push_muted(user.as_str(), now_ms))
+            };
             Ok(users.iter().map(|user| !is_push_muted(user)).collect())
         })
     }

@@ -27,7 +27,12 @@ impl Service {
             let mut batch = Batch::of(&Event { expire, ..event });
             let restriction = call.restriction(now_ms, expire, reason);
             let key = Key::UserMute { app: call.key(), user: user.as_str() };
-            batch.expect(key, self.view.client(call.key(), user.as_str(), |client| Some(client?.user_mute.as_ref()?.revision)));
+            batch.expect(
+                key,
+                self.view.client(call.key(), user.as_str(), |client| {
+                    Some(client?.user_mute.as_ref()?.revision)
+                }),
+            );
             batch.put(key, &Value::Restriction(restriction.clone()));
             Ok((Some(batch), restriction))
         })
@@ -44,9 +49,11 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteUser)?;
         self.change(call, answer, |now_ms| {
-            let mute = self.view.client(call.key(), user.as_str(), |client| client?.user_mute.clone());
+            let mute =
+                self.view.client(call.key(), user.as_str(), |client| client?.user_mute.clone());
             let Some(mute) = mute else { return Ok((None, false)) };
-            let mut batch = Batch::of(&call.user_event(EventKind::UserUnmuted, now_ms, user, reason));
+            let mut batch =
+                Batch::of(&call.user_event(EventKind::UserUnmuted, now_ms, user, reason));
             let key = Key::UserMute { app: call.key(), user: user.as_str() };
             batch.expect(key, Some(mute.revision));
             batch.delete(key);
@@ -56,17 +63,27 @@ impl Service {
     }
 
     /// A page of the user mutes in force, by user.
-    pub fn list_muted_users(&self, call: &RequestContext, page: Page<'_>) -> Result<Vec<(String, Restriction)>, Error> {
+    pub fn list_muted_users(
+        &self,
+        call: &RequestContext,
+        page: Page<'_>,
+    ) -> Result<Vec<(String, Restriction)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         Ok(self.view.muted_users(call.key(), page, self.clock.now_ms()))
     }
 
     /// The mutes in force of those of the users who have one.
-    pub fn find_muted_users(&self, call: &RequestContext, users: &[UserId]) -> Result<Vec<(String, Restriction)>, Error> {
+    pub fn find_muted_users(
+        &self,
+        call: &RequestContext,
+        users: &[UserId],
+    ) -> Result<Vec<(String, Restriction)>, Error> {
         call.permit(Action::ListMutedUsers)?;
         let now_ms = self.clock.now_ms();
         let mute = |user: &UserId| {
-            let mute = self.view.client(call.key(), user.as_str(), |client| client?.user_mute_in_force(now_ms).cloned());
+            let mute = self.view.client(call.key(), user.as_str(), |client| {
+                client?.user_mute_in_force(now_ms).cloned()
+            });
             Some((user.to_string(), mute?.value.clone()))
         };
         Ok(users.iter().filter_map(mute).collect())
@@ -75,6 +92,10 @@ impl Service {
 
 impl RequestContext {
     fn user_event(&self, kind: EventKind, now_ms: u64, user: &UserId, reason: &str) -> Event {
-        Event { users: vec![user.to_string()], reason: reason.to_owned(), ..self.event(kind, now_ms) }
+        Event {
+            users: vec![user.to_string()],
+            reason: reason.to_owned(),
+            ..self.event(kind, now_ms)
+        }
     }
 }

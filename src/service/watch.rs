@@ -15,8 +15,9 @@ use crate::{
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// A place in the change feed of the app, or of a room, which need not be registered, or no longer; without a revision from now on.
-    /// Errors: REVISION_COMPACTED, STORE_UNAVAILABLE, QUOTA_EXCEEDED.
+    /// A place in the change feed of the app, or of a room, which need not be registered, or no
+    /// longer; without a revision from now on. Errors: REVISION_COMPACTED, STORE_UNAVAILABLE,
+    /// QUOTA_EXCEEDED.
     pub async fn watch(
         &self,
         call: &RequestContext,
@@ -28,17 +29,29 @@ impl Service {
         let after = after.unwrap_or(seen);
         if after > seen {
             if after > self.store.latest_revision().await? {
-                // Of another store, or of this one before a loss: to wait for it would be to leave out what comes until then.
+                // Of another store, or of this one before a loss: to wait for it would be to leave
+                // out what comes until then.
                 return Err(Error::compacted());
             }
             // Another replica has told it, and this one is about to see it.
             self.wait_for_revision(after, CATCH_UP_TIMEOUT).await?;
         }
         let most = self.quotas.watchers;
-        let admitted = self.hub.admit(call.key(), most).ok_or_else(|| quota::exceeded(call, "watchers", most))?;
+        let admitted = self
+            .hub
+            .admit(call.key(), most)
+            .ok_or_else(|| quota::exceeded(call, "watchers", most))?;
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
-        let watching = WatchStream::start(self.hub.clone(), self.store.clone(), subject, after, self.heartbeat).await?;
-        let (limits, app, principal) = (self.limits.clone(), call.app.number, call.principal.clone());
+        let watching = WatchStream::start(
+            self.hub.clone(),
+            self.store.clone(),
+            subject,
+            after,
+            self.heartbeat,
+        )
+        .await?;
+        let (limits, app, principal) =
+            (self.limits.clone(), call.app.number, call.principal.clone());
         Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, principal.rated()))))
     }
 

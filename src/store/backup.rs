@@ -1,9 +1,11 @@
 //! The form of a backup file: all records of one revision, the same for every engine.
 //!
-//! The first line is `mute-service backup 1`, with the version of the form. Frames follow: a tag, the length of the rest (4 bytes, little-endian)
-//! and a sealed message of `mute.store.v1`. The first frame, `h`, is a `BackupHeader`; each `p` is a page of records in the order of keys; the last,
-//! `e`, is a `BackupEnd` with the number of records and the SHA-256 of all bytes before it. Nothing follows it. The checksum of a frame has its number
-//! in it, so that one which is lost, doubled or out of place is found out where it happens.
+//! The first line is `mute-service backup 1`, with the version of the form. Frames follow: a tag,
+//! the length of the rest (4 bytes, little-endian) and a sealed message of `mute.store.v1`. The
+//! first frame, `h`, is a `BackupHeader`; each `p` is a page of records in the order of keys; the
+//! last, `e`, is a `BackupEnd` with the number of records and the SHA-256 of all bytes before it.
+//! Nothing follows it. The checksum of a frame has its number in it, so that one which is lost,
+//! doubled or out of place is found out where it happens.
 
 use std::io::{self, Read};
 
@@ -69,7 +71,8 @@ impl Writer {
         (writer, [FIRST_LINE, &frame].concat())
     }
 
-    /// Some records, which follow those before them in the order of keys, in as many frames as they need.
+    /// Some records, which follow those before them in the order of keys, in as many frames as they
+    /// need.
     pub fn records(&mut self, entries: Vec<Entry>) -> Vec<Vec<u8>> {
         let (mut frames, mut page, mut bytes) = (Vec::new(), Vec::new(), 0);
         for Entry { key, value, revision } in entries {
@@ -128,11 +131,14 @@ impl<R: Read> Reader<R> {
     /// Reads the beginning.
     pub fn begin(from: R) -> Result<(Self, Header), BackupError> {
         let hash = Sha256::new();
-        let mut reader = Self { from, at: 0, frames: 0, records: 0, hash, last_key: Vec::new(), ended: false };
+        let mut reader =
+            Self { from, at: 0, frames: 0, records: 0, hash, last_key: Vec::new(), ended: false };
         let line = reader.take(FIRST_LINE.len() as u64)?;
         if line != FIRST_LINE {
             let version = std::str::from_utf8(&line).ok().and_then(|line| line.strip_prefix(NAME));
-            return Err(version.map_or(BackupError::Foreign, |version| BackupError::Version(version.trim_end().to_owned())));
+            return Err(version.map_or(BackupError::Foreign, |version| {
+                BackupError::Version(version.trim_end().to_owned())
+            }));
         }
         reader.hash.update(&line);
         let (tag, framed, number) = reader.read_frame()?;
@@ -140,7 +146,8 @@ impl<R: Read> Reader<R> {
             return Err(reader.damaged("the header is not where it should be"));
         }
         let header = codec::unframe(&frame_key(tag, number), &framed);
-        let pb::BackupHeader { revision, at_ms, program } = header.map_err(|error| reader.broken(&error))?;
+        let pb::BackupHeader { revision, at_ms, program } =
+            header.map_err(|error| reader.broken(&error))?;
         Ok((reader, Header { revision, at_ms, program }))
     }
 
@@ -182,7 +189,9 @@ impl<R: Read> Reader<R> {
 
     fn check_end(&mut self, end: &pb::BackupEnd, hash: Sha256) -> Result<(), BackupError> {
         if end.records != self.records {
-            return Err(self.damaged(&format!("it has {} records, and had {}", self.records, end.records)));
+            return Err(
+                self.damaged(&format!("it has {} records, and had {}", self.records, end.records))
+            );
         }
         if end.sha256 != hash.finalize().to_vec() {
             return Err(self.damaged("its bytes have another SHA-256 than they had"));

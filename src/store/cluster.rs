@@ -1,26 +1,32 @@
-//! The cluster engine: any number of replicas over one etcd cluster, which orders and keeps their commits.
+//! The cluster engine: any number of replicas over one etcd cluster, which orders and keeps their
+//! commits.
 //!
 //! # The way of a commit
-//! The commits of a replica that wait go to the cluster in one transaction, as far as none touches what another does (`writer.rs`). Where an
-//! expectation of one does not hold, none takes effect, and each half is tried for itself. A transaction writes the events of its commits under a random
-//! id, and expects that they are not there yet: so one whose answer was lost is sent again, and takes effect once. Commits are answered when the
-//! cluster has them, on a quorum of its disks.
+//! The commits of a replica that wait go to the cluster in one transaction, as far as none touches
+//! what another does (`writer.rs`). Where an expectation of one does not hold, none takes effect,
+//! and each half is tried for itself. A transaction writes the events of its commits under a random
+//! id, and expects that they are not there yet: so one whose answer was lost is sent again, and
+//! takes effect once. Commits are answered when the cluster has them, on a quorum of its disks.
 //!
 //! # The change feed
-//! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the cluster. It goes on where it was after any
-//! failure; where the cluster no longer keeps what it has missed, its watchers are told so, and the view is built anew (`updates.rs`), at any rate of
-//! writes. A replica knows that it has seen all there is by writing something itself from time to time, and meeting it in the feed (`maintenance.rs`):
-//! neither a member that is cut off from the others nor one that is behind can make it believe so. The ticks also tell how far the clocks of replicas
-//! are apart (`clocks.rs`).
+//! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the
+//! cluster. It goes on where it was after any failure; where the cluster no longer keeps what it
+//! has missed, its watchers are told so, and the view is built anew (`updates.rs`), at any rate of
+//! writes. A replica knows that it has seen all there is by writing something itself from time to
+//! time, and meeting it in the feed (`maintenance.rs`): neither a member that is cut off from the
+//! others nor one that is behind can make it believe so. The ticks also tell how far the clocks of
+//! replicas are apart (`clocks.rs`).
 //!
 //! # When somebody puts an older state in the cluster's place
-//! Nothing in memory holds then, such as after a restore from a backup, and the process ends, to begin anew. It finds out by what it has seen: the
-//! newest events have to be there, at their revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the segment
-//! of history does not go back.
+//! Nothing in memory holds then, such as after a restore from a backup, and the process ends, to
+//! begin anew. It finds out by what it has seen: the newest events have to be there, at their
+//! revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the
+//! segment of history does not go back.
 //!
 //! # History
-//! Events are kept by segments (`event_log.rs`). Which one is being written is a record that each commit expects: so the commits of a segment are
-//! exactly those between its beginning and that of the next, and history can be read, and let go of, a segment at a time.
+//! Events are kept by segments (`event_log.rs`). Which one is being written is a record that each
+//! commit expects: so the commits of a segment are exactly those between its beginning and that of
+//! the next, and history can be read, and let go of, a segment at a time.
 
 use std::sync::Arc;
 
@@ -42,7 +48,10 @@ use self::{
     shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment, closed},
     writer::{Job, Writer},
 };
-use super::{Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates};
+use super::{
+    Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError,
+    StoredEvent, Updates,
+};
 use crate::proto::store_v1 as pb;
 
 mod alphabet;
@@ -70,16 +79,29 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) async fn open(config: &ClusterConfig, retention: Retention) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        config: &ClusterConfig,
+        retention: Retention,
+    ) -> Result<Self, StoreError> {
         let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
         refuse_earlier_layout(&etcd, &config.prefix).await?;
         let segment = begin_history(&etcd, &layout).await?;
         let asked = Instant::now();
         let page = etcd
-            .range(&layout.events(segment.number), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
+            .range(
+                &layout.events(segment.number),
+                RangeOptions { count_only: true, ..RangeOptions::default() },
+                REQUEST_TIMEOUT,
+            )
             .await?;
         let confirmed = (layout::end_of(page.revision), asked);
-        let shared = Shared::new(etcd, layout, retention, Segment { commits: page.count, ..segment }, confirmed);
+        let shared = Shared::new(
+            etcd,
+            layout,
+            retention,
+            Segment { commits: page.count, ..segment },
+            confirmed,
+        );
         let (queue, jobs) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
@@ -88,7 +110,10 @@ impl Cluster {
         Ok(Self { shared, queue, _tasks: tasks })
     }
 
-    async fn send(&self, job: impl FnOnce(writer::CommitReply) -> Job) -> Result<Revision, StoreError> {
+    async fn send(
+        &self,
+        job: impl FnOnce(writer::CommitReply) -> Job,
+    ) -> Result<Revision, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.queue.send(job(answer)).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
@@ -102,11 +127,16 @@ pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
     Ok(!etcd.range(&layout.headers(), wanted, REQUEST_TIMEOUT).await?.records.is_empty())
 }
 
-/// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the prefix.
+/// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the
+/// prefix.
 async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
-    let page = etcd.range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+    let page = etcd
+        .range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), REQUEST_TIMEOUT)
+        .await?;
     // A stray key is nobody's segment.
-    let is_segment = |record: &KeyValue| pb::ClusterSegment::decode(&*record.value).is_ok_and(|segment| segment.number > 0);
+    let is_segment = |record: &KeyValue| {
+        pb::ClusterSegment::decode(&*record.value).is_ok_and(|segment| segment.number > 0)
+    };
     if page.records.iter().any(is_segment) {
         return Err(StoreError::EarlierLayout { prefix: prefix.to_owned() });
     }
@@ -116,12 +146,17 @@ async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreErr
 /// The segment that is being written; the first one, where there is none.
 async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreError> {
     loop {
-        let page = etcd.range(&KeyRange::of(layout.now()), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let page = etcd
+            .range(&KeyRange::of(layout.now()), RangeOptions::default(), REQUEST_TIMEOUT)
+            .await?;
         if let Some(record) = page.records.first() {
             return Segment::read(record);
         }
-        etcd.transact(&begin_segment(layout, None, &pb::ClusterSegment { number: 1, ..Default::default() }), REQUEST_TIMEOUT)
-            .await?;
+        etcd.transact(
+            &begin_segment(layout, None, &pb::ClusterSegment { number: 1, ..Default::default() }),
+            REQUEST_TIMEOUT,
+        )
+        .await?;
     }
 }
 
@@ -145,7 +180,12 @@ impl Store for Cluster {
         Ok(updates::updates(self.shared.clone()))
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(
+        &self,
+        range: EventRange,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         self.shared.events(range, newest_first, limit).await
     }
 
@@ -153,7 +193,11 @@ impl Store for Cluster {
         let page = self
             .shared
             .etcd
-            .range(&self.shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
+            .range(
+                &self.shared.now_span(),
+                RangeOptions { count_only: true, ..RangeOptions::default() },
+                REQUEST_TIMEOUT,
+            )
             .await?;
         Ok(layout::end_of(page.revision))
     }

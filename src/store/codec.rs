@@ -1,12 +1,16 @@
-//! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold every version ever written.
+//! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold
+//! every version ever written.
 //!
-//! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a room, and those of a client, share a
-//! prefix, and member mutes are in the order of users; or `u APP 0 USER 0 KIND` for what outlives the client, and `q APP 0 REQUEST 0 KIND`
-//! for the answer to a request. `R APP 0 ROOM 0 KIND` and `C APP 0 USER 0 KIND` are tombstones: they come before all else, so that whoever reads
-//! records in the order of keys knows what is deleted before it comes. Ids hold no control character, so NUL ends one.
+//! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a
+//! room, and those of a client, share a prefix, and member mutes are in the order of users; or
+//! `u APP 0 USER 0 KIND` for what outlives the client, and `q APP 0 REQUEST 0 KIND` for the answer
+//! to a request. `R APP 0 ROOM 0 KIND` and `C APP 0 USER 0 KIND` are tombstones: they come before
+//! all else, so that whoever reads records in the order of keys knows what is deleted before it
+//! comes. Ids hold no control character, so NUL ends one.
 //!
-//! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of `mute.store.v1`. The key is in the
-//! checksum, so a value that came under another key is found out.
+//! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of
+//! `mute.store.v1`. The key is in the checksum, so a value that came under another key is found
+//! out.
 
 use std::sync::Arc;
 
@@ -15,7 +19,8 @@ use prost::Message;
 use super::{Batch, Operation, Precondition, Revision, StoreError, StoredEvent};
 use crate::{
     model::{
-        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance, Restriction, RoomProfile, Value,
+        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance,
+        Restriction, RoomProfile, Value,
     },
     proto::store_v1 as pb,
 };
@@ -59,7 +64,8 @@ impl Batch {
         self.operations.push(Operation::Delete { key: encode_key(key) });
     }
 
-    /// Removes a room's registration and, by a tombstone, its ban, member mutes, allow list and notification mutes.
+    /// Removes a room's registration and, by a tombstone, its ban, member mutes, allow list and
+    /// notification mutes.
     pub fn delete_room(&mut self, app: &str, room: &str) {
         self.put(Key::DeletedRoom { app, room }, &Value::Deleted(self.at_ms));
         self.delete(Key::Room { app, room });
@@ -73,7 +79,8 @@ impl Batch {
         self.is_alone = true;
     }
 
-    /// Lets the batch through only while the record is still that of this revision, or still absent.
+    /// Lets the batch through only while the record is still that of this revision, or still
+    /// absent.
     pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
         self.preconditions.push(Precondition { key: encode_key(key), revision });
     }
@@ -142,7 +149,9 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
         Value::Room(room) => frame(key, &room_message(room)),
         Value::Client(client) => frame(key, &client_message(client)),
         Value::Restriction(restriction) => frame(key, &restriction_message(restriction, 0)),
-        Value::NotificationMute(restriction, place) => frame(key, &restriction_message(restriction, *place)),
+        Value::NotificationMute(restriction, place) => {
+            frame(key, &restriction_message(restriction, *place))
+        }
         Value::Request(answered) => frame(key, &idempotency_message(answered)),
         Value::Deleted(at_ms) => frame(key, &pb::Deleted { at_ms: *at_ms }),
     }
@@ -168,18 +177,27 @@ pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value,
         }
         Key::Request { .. } => {
             let answered = idempotency_model(unframe(key, value)?);
-            Value::Request(answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?)
+            Value::Request(
+                answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?,
+            )
         }
-        Key::DeletedRoom { .. } | Key::DeletedClient { .. } => Value::Deleted(unframe::<pb::Deleted>(key, value)?.at_ms),
+        Key::DeletedRoom { .. } | Key::DeletedClient { .. } => {
+            Value::Deleted(unframe::<pb::Deleted>(key, value)?.at_ms)
+        }
     })
 }
 
 /// The event of these bytes. Errors: [`StoreError::Corrupt`].
 pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
     let message: pb::Event = unframe(&[], bytes)?;
-    let kind = kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
+    let kind =
+        kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
     // Before it had a kind of its own, the end of a ban was an EXPIRED of nobody.
-    let kind = if kind == EventKind::Expired && message.users.is_empty() { EventKind::BanExpired } else { kind };
+    let kind = if kind == EventKind::Expired && message.users.is_empty() {
+        EventKind::BanExpired
+    } else {
+        kind
+    };
     Ok(Event {
         kind,
         app: message.app,
@@ -200,7 +218,8 @@ struct EventApp {
     app: String,
 }
 
-/// The app that each event is of; an empty one is of none. Costs a small part of what [`decode_event`] does. Errors: [`StoreError::Corrupt`].
+/// The app that each event is of; an empty one is of none. Costs a small part of what
+/// [`decode_event`] does. Errors: [`StoreError::Corrupt`].
 pub fn apps_of_events(events: &[StoredEvent]) -> Result<Vec<String>, StoreError> {
     let app = |logged: &StoredEvent| match &logged.event[..] {
         [] => Ok(String::new()),
@@ -226,7 +245,10 @@ pub(crate) fn unframe<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<
         return Err(corrupt(key, "a value shorter than its header"));
     };
     if version != VERSION {
-        return Err(corrupt(key, &format!("a value of version {version}, and this program knows version {VERSION}")));
+        return Err(corrupt(
+            key,
+            &format!("a value of version {version}, and this program knows version {VERSION}"),
+        ));
     }
     if checksum([key, body]) != u32::from_le_bytes([a, b, c, d]) {
         return Err(corrupt(key, "a value whose checksum is wrong"));
@@ -261,7 +283,11 @@ fn restriction_message(restriction: &Restriction, place: u64) -> pb::Restriction
 fn restriction_model(message: pb::Restriction) -> (Restriction, u64) {
     let provenance = Provenance { actor: message.actor.into(), reason: message.reason.into() };
     (
-        Restriction { expire: expire_model(message.expire_ms), set_ms: message.set_ms, provenance: Arc::new(provenance) },
+        Restriction {
+            expire: expire_model(message.expire_ms),
+            set_ms: message.set_ms,
+            provenance: Arc::new(provenance),
+        },
         message.place,
     )
 }
@@ -296,7 +322,11 @@ fn client_message(client: &ClientProfile) -> pb::Client {
         description: client.description.clone(),
         email: client.email.clone(),
         is_robot: client.is_robot,
-        address: address.map(|a| pb::Address { address: a.address, family: a.family, port: a.port.into() }),
+        address: address.map(|a| pb::Address {
+            address: a.address,
+            family: a.family,
+            port: a.port.into(),
+        }),
         user_agent: client.user_agent.clone(),
         last_login_ms: client.last_login_ms.unwrap_or(0),
         custom_json: client.custom_json.clone(),
@@ -306,7 +336,11 @@ fn client_message(client: &ClientProfile) -> pb::Client {
 }
 
 fn client_model(message: pb::Client) -> ClientProfile {
-    let address = |a: pb::Address| Address { address: a.address, family: a.family, port: u16::try_from(a.port).unwrap_or(0) };
+    let address = |a: pb::Address| Address {
+        address: a.address,
+        family: a.family,
+        port: u16::try_from(a.port).unwrap_or(0),
+    };
     ClientProfile {
         nickname: message.nickname,
         avatar_url: message.avatar_url,
@@ -332,7 +366,11 @@ fn idempotency_message(answered: &IdempotencyRecord) -> pb::IdempotencyRecord {
 
 fn idempotency_model(message: pb::IdempotencyRecord) -> Option<IdempotencyRecord> {
     let fingerprint = message.fingerprint.try_into().ok()?;
-    Some(IdempotencyRecord { fingerprint, answer: message.answer.into(), expire: expire_model(message.expire_ms) })
+    Some(IdempotencyRecord {
+        fingerprint,
+        answer: message.answer.into(),
+        expire: expire_model(message.expire_ms),
+    })
 }
 
 fn event_message(event: &Event) -> pb::Event {

@@ -1,4 +1,5 @@
-//! How a member of a cluster is connected to where it is not over TCP: tests have their cluster in the same process.
+//! How a member of a cluster is connected to where it is not over TCP: tests have their cluster in
+//! the same process.
 
 use std::{
     fmt, io,
@@ -26,7 +27,9 @@ type Connect = dyn Fn(Uri) -> Connecting<Box<dyn Connection>> + Send + Sync;
 
 impl Connector {
     /// Connects as `connect` does.
-    pub fn new(connect: impl Fn(Uri) -> Connecting<Box<dyn Connection>> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        connect: impl Fn(Uri) -> Connecting<Box<dyn Connection>> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(connect))
     }
 }

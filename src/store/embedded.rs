@@ -1,23 +1,30 @@
 //! The embedded engine: one process, one directory.
 //!
 //! # The way of a commit
-//! One thread writes. It takes all commits that wait, appends them to the journal in one write, syncs that once, and only then answers all of them
-//! (group commit). What they have changed is kept in memory, as a memtable, until the tree has it. When a memtable is large enough the next one
-//! begins, with a journal file of its own; another thread puts the full one into the tree, syncs that, and lets go of the file. So a commit costs
-//! one sync of one file. It waits for the tree only where that is four memtables behind, or for one small batch where it looks for a key there.
+//! One thread writes. It takes all commits that wait, appends them to the journal in one write,
+//! syncs that once, and only then answers all of them (group commit). What they have changed is
+//! kept in memory, as a memtable, until the tree has it. When a memtable is large enough the next
+//! one begins, with a journal file of its own; another thread puts the full one into the tree,
+//! syncs that, and lets go of the file. So a commit costs one sync of one file. It waits for the
+//! tree only where that is four memtables behind, or for one small batch where it looks for a key
+//! there.
 //!
-//! Who looks for a key finds it in the newest memtable that knows it, else in the tree. An open reads the journal back into memtables.
-//! `data_dir.rs` says what is beside it; who opens after a stop that was not an orderly one checks the whole log of events before the first answer.
+//! Who looks for a key finds it in the newest memtable that knows it, else in the tree. An open
+//! reads the journal back into memtables. `data_dir.rs` says what is beside it; who opens after a
+//! stop that was not an orderly one checks the whole log of events before the first answer.
 //!
 //! # The change feed
-//! The newest commits are kept in memory, for all watchers together; each takes from there what is after its own place, never more than what is
-//! synced. One that has fallen behind what is kept, or asks for what was before the start, is told that it is compacted.
+//! The newest commits are kept in memory, for all watchers together; each takes from there what is
+//! after its own place, never more than what is synced. One that has fallen behind what is kept, or
+//! asks for what was before the start, is told that it is compacted.
 //!
 //! # When the disk fails
-//! After a failed sync nothing is certain: a later sync that succeeds says nothing about pages that an earlier one has lost. So a failed sync of the
-//! journal is the last: commits are refused until a restart finds what is truly there, while reads go on from the view. A journal that is full has
-//! written nothing, so each commit simply tries again. A tree that fails is opened anew, again and again; the journal has all that it lacks. While
-//! it lacks too much, commits are refused. Whatever may have been through a failed sync, the journal or the tree, is written once more, as it is
+//! After a failed sync nothing is certain: a later sync that succeeds says nothing about pages that
+//! an earlier one has lost. So a failed sync of the journal is the last: commits are refused until
+//! a restart finds what is truly there, while reads go on from the view. A journal that is full has
+//! written nothing, so each commit simply tries again. A tree that fails is opened anew, again and
+//! again; the journal has all that it lacks. While it lacks too much, commits are refused. Whatever
+//! may have been through a failed sync, the journal or the tree, is written once more, as it is
 //! read, before it is built on.
 
 use std::{
@@ -43,8 +50,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Batch, EventRange, Feed, Memory, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Update, Updates,
-    feed_buffer::FeedBuffer,
+    Batch, EventRange, Feed, Memory, Retention, Revision, Snapshot, Store, StoreError, StoredEvent,
+    Update, Updates, feed_buffer::FeedBuffer,
 };
 
 mod commit_group;
@@ -64,7 +71,8 @@ mod writer;
 
 pub(super) use self::{data_dir::is_store, restore::restore};
 
-/// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full groups.
+/// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full
+/// groups.
 const QUEUE: usize = 4_096;
 
 /// An open data directory.
@@ -76,18 +84,32 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub(super) fn open(directory: &Path, memory: Memory, retention: Retention) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        directory: &Path,
+        memory: Memory,
+        retention: Retention,
+    ) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
         let (store, journal) = (directory.path().join("store"), directory.path().join("journal"));
-        let tree = directory.while_suspect(|| Tree::open(&store, memory.cache_bytes, directory.was_suspect))?;
+        let tree = directory
+            .while_suspect(|| Tree::open(&store, memory.cache_bytes, directory.was_suspect))?;
         let pending = read_back(&tree, &journal)?;
         let revision = pending.active.revision;
         if revision < directory.durable_revision {
-            let what = format!("it ends with revision {revision}, and revision {} was acknowledged", directory.durable_revision);
-            return Err(StoreError::Corrupt { place: directory.path().display().to_string(), what });
+            let what = format!(
+                "it ends with revision {revision}, and revision {} was acknowledged",
+                directory.durable_revision
+            );
+            return Err(StoreError::Corrupt {
+                place: directory.path().display().to_string(),
+                what,
+            });
         }
         if directory.unclean {
-            tracing::warn!(revision, "the last stop was not an orderly one; checking the log of events");
+            tracing::warn!(
+                revision,
+                "the last stop was not an orderly one; checking the log of events"
+            );
             tree.check_events(tree.latest()?.0)?;
         }
         let file = Journal::create(&journal, revision)?;
@@ -105,8 +127,12 @@ impl Embedded {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let memtable_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
         let writer = Writer::new(shared.clone(), file, jobs, memtable_bytes);
-        let flusher = Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
-        let threads = vec![spawn("store-writer", || writer.run())?, spawn("store-flusher", || flusher.run())?];
+        let flusher =
+            Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
+        let threads = vec![
+            spawn("store-writer", || writer.run())?,
+            spawn("store-flusher", || flusher.run())?,
+        ];
         Ok(Self { shared, queue: Some(queue), threads })
     }
 
@@ -119,7 +145,8 @@ impl Embedded {
 }
 
 impl Drop for Embedded {
-    /// Lets the writer finish what is queued, so that whoever opens the directory next finds it free.
+    /// Lets the writer finish what is queued, so that whoever opens the directory next finds it
+    /// free.
     fn drop(&mut self) {
         self.queue.take();
         self.shared.pending().abandoned = true;
@@ -140,7 +167,8 @@ impl Store for Embedded {
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let shared = self.shared.clone();
-        let (revision, overlay) = tokio::task::spawn_blocking(move || begin(&shared)).await.map_err(|_| closed())?;
+        let (revision, overlay) =
+            tokio::task::spawn_blocking(move || begin(&shared)).await.map_err(|_| closed())?;
         let (pages, read) = mpsc::channel(4);
         let store = Arc::downgrade(&self.shared);
         tokio::task::spawn_blocking(move || {
@@ -161,7 +189,12 @@ impl Store for Embedded {
         Ok(updates(snapshot, feed))
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(
+        &self,
+        range: EventRange,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let shared = self.shared.clone();
         let read = move || shared.events(range, newest_first, limit);
         tokio::task::spawn_blocking(read).await.map_err(|_| closed())?
@@ -183,7 +216,11 @@ fn updates(snapshot: Snapshot, feed: Feed) -> Updates {
     let begin = stream::iter([Ok(Update::Reset)]);
     let complete = stream::iter([Ok(Update::Complete(revision))]);
     let later = feed.try_filter(move |commit| std::future::ready(commit.revision > revision));
-    begin.chain(pages.map_ok(Update::Records)).chain(complete).chain(later.map_ok(Update::Commit)).boxed()
+    begin
+        .chain(pages.map_ok(Update::Records))
+        .chain(complete)
+        .chain(later.map_ok(Update::Commit))
+        .boxed()
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {

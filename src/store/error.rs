@@ -10,7 +10,9 @@ pub enum StoreError {
     Conflict { revision: u64 },
     #[error("commits up to revision {oldest} are no longer kept")]
     Compacted { oldest: u64 },
-    #[error("the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it")]
+    #[error(
+        "the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it"
+    )]
     RevisionRegressed { seen: u64 },
     #[error(
         "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
@@ -29,20 +31,23 @@ pub enum StoreError {
         "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"
     )]
     InUse { directory: String },
-    #[error("the data directory {directory} is not empty: a backup is put back into an empty one only")]
+    #[error(
+        "the data directory {directory} is not empty: a backup is put back into an empty one only"
+    )]
     NotEmpty { directory: String },
 }
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full(_) => {
-                Self { cause: Some(error.to_string().into()), ..Self::new(Reason::StoreFull, "the store has no room for writes") }
-            }
+            StoreError::Full(_) => Self {
+                cause: Some(error.to_string().into()),
+                ..Self::new(Reason::StoreFull, "the store has no room for writes")
+            },
             StoreError::Compacted { .. } => Self::compacted(),
-            StoreError::Conflict { .. } | StoreError::RevisionRegressed { .. } | StoreError::Unavailable(_) => {
-                Self::unavailable(error)
-            }
+            StoreError::Conflict { .. }
+            | StoreError::RevisionRegressed { .. }
+            | StoreError::Unavailable(_) => Self::unavailable(error),
             StoreError::Corrupt { .. }
             | StoreError::InUse { .. }
             | StoreError::NotEmpty { .. }

@@ -1,7 +1,9 @@
-//! The newest commits of an engine in memory, for all its watchers together: each takes from here what is after its own place.
+//! The newest commits of an engine in memory, for all its watchers together: each takes from here
+//! what is after its own place.
 //!
-//! A watcher that is behind what is kept is told so. One that is *paced* never is: what it has not taken stays, and whoever adds commits waits
-//! for room ([`FeedBuffer::room`], [`FeedBuffer::wait_for_room`]), so that memory stays bounded all the same.
+//! A watcher that is behind what is kept is told so. One that is *paced* never is: what it has not
+//! taken stays, and whoever adds commits waits for room ([`FeedBuffer::room`],
+//! [`FeedBuffer::wait_for_room`]), so that memory stays bounded all the same.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +15,8 @@ use tokio::sync::{Notify, watch};
 
 use super::{Commit, Feed, Operation, Revision, StoreError};
 
-/// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group. 4,096 is several full groups.
+/// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group.
+/// 4,096 is several full groups.
 const RECENT_COMMITS: usize = 4_096;
 const RECENT_BYTES: usize = 4 << 20;
 /// Commits that a watcher takes at once.
@@ -88,7 +91,8 @@ impl FeedBuffer {
 
     /// The same, for a thread.
     pub(super) fn wait_for_room(&self) {
-        let waited = self.taken_by_thread.wait_while(self.commits(), |commits| commits.is_over_full());
+        let waited =
+            self.taken_by_thread.wait_while(self.commits(), |commits| commits.is_over_full());
         drop(waited);
     }
 
@@ -105,13 +109,18 @@ impl FeedBuffer {
 
     /// Clause 4 of the store's contract.
     pub(super) fn follow(self: &Arc<Self>, after: Revision) -> Feed {
-        let follower =
-            BufferReader { recent: self.clone(), newest: self.newest.subscribe(), after, read: VecDeque::new(), paced: None };
+        let follower = BufferReader {
+            recent: self.clone(),
+            newest: self.newest.subscribe(),
+            after,
+            read: VecDeque::new(),
+            paced: None,
+        };
         follower.into_feed()
     }
 
-    /// The commits after the newest, and which that is, for a paced watcher. It is told that commits are compacted only where the engine itself
-    /// has lost them.
+    /// The commits after the newest, and which that is, for a paced watcher. It is told that
+    /// commits are compacted only where the engine itself has lost them.
     pub(super) fn follow_paced(self: &Arc<Self>) -> (Revision, Feed) {
         let newest = self.newest.subscribe();
         let mut commits = self.commits();
@@ -120,7 +129,13 @@ impl FeedBuffer {
         commits.next_number += 1;
         commits.paced.insert(number, after);
         drop(commits);
-        let follower = BufferReader { recent: self.clone(), newest, after, read: VecDeque::new(), paced: Some(number) };
+        let follower = BufferReader {
+            recent: self.clone(),
+            newest,
+            after,
+            read: VecDeque::new(),
+            paced: Some(number),
+        };
         (after, follower.into_feed())
     }
 
@@ -136,7 +151,14 @@ impl FeedBuffer {
 
 impl Commits {
     fn after(revision: Revision) -> Self {
-        Self { after: revision, commits: VecDeque::new(), bytes: 0, group: 0, paced: BTreeMap::new(), next_number: 0 }
+        Self {
+            after: revision,
+            commits: VecDeque::new(),
+            bytes: 0,
+            group: 0,
+            paced: BTreeMap::new(),
+            next_number: 0,
+        }
     }
 
     fn begin_after(&mut self, revision: Revision) {
@@ -151,10 +173,13 @@ impl Commits {
         self.trim();
     }
 
-    /// Forgets the oldest where there are too many, but for those that a paced watcher has yet to take.
+    /// Forgets the oldest where there are too many, but for those that a paced watcher has yet to
+    /// take.
     fn trim(&mut self) {
         let kept_after = self.paced.values().min().copied().unwrap_or(Revision::MAX);
-        while self.is_over_full() && self.commits.front().is_some_and(|oldest| oldest.revision <= kept_after) {
+        while self.is_over_full()
+            && self.commits.front().is_some_and(|oldest| oldest.revision <= kept_after)
+        {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.bytes -= size_of_commit(&oldest);
             self.after = oldest.revision;
@@ -162,7 +187,8 @@ impl Commits {
     }
 
     fn is_over_full(&self) -> bool {
-        self.commits.len() > self.group && (self.commits.len() > RECENT_COMMITS || self.bytes > RECENT_BYTES)
+        self.commits.len() > self.group
+            && (self.commits.len() > RECENT_COMMITS || self.bytes > RECENT_BYTES)
     }
 }
 
@@ -183,7 +209,8 @@ impl BufferReader {
         Some((Ok(commit), self))
     }
 
-    /// Reads what there is after its place; where that is nothing, up to the newest, that it is nothing.
+    /// Reads what there is after its place; where that is nothing, up to the newest, that it is
+    /// nothing.
     fn read_more(&mut self, newest: Revision) -> Result<(), StoreError> {
         let mut commits = self.recent.commits();
         if commits.after > self.after {
@@ -221,7 +248,12 @@ fn size_of_commit(commit: &Commit) -> usize {
         Operation::Put { key, value } => key.len() + value.len(),
         Operation::Delete { key } => key.len(),
     };
-    commit.event.len() + commit.operations.iter().map(|operation| size_of::<Operation>() + size(operation)).sum::<usize>()
+    commit.event.len()
+        + commit
+            .operations
+            .iter()
+            .map(|operation| size_of::<Operation>() + size(operation))
+            .sum::<usize>()
 }
 
 #[cfg(test)]
@@ -239,7 +271,10 @@ mod tests {
         for revision in 1..=ALL {
             recent.push(vec![Arc::new(Commit::nothing(revision))], revision);
         }
-        assert!(recent.room().now_or_never().is_none(), "there is no room while it has taken nothing");
+        assert!(
+            recent.room().now_or_never().is_none(),
+            "there is no room while it has taken nothing"
+        );
         for revision in 1..=ALL {
             assert_eq!(paced.next().await.unwrap().unwrap().revision, revision);
         }

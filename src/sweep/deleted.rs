@@ -1,5 +1,6 @@
-//! Removes what was deleted with its room or client, and then its tombstone. Nothing depends on when: it counts for nothing from the commit of the
-//! deletion on. A little at a time, so that a room of a million mutes is no burden to anybody else.
+//! Removes what was deleted with its room or client, and then its tombstone. Nothing depends on
+//! when: it counts for nothing from the commit of the deletion on. A little at a time, so that a
+//! room of a million mutes is no burden to anybody else.
 
 use super::{ACTOR, BATCH_MAX, COMMIT, Sweeper};
 use crate::{

@@ -28,6 +28,8 @@ impl Sweeper {
 /// Of any app, because nobody is told of it.
 fn batch(due: &[ExpiredRequest], now_ms: u64) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Request, "", ACTOR, now_ms));
-    due.iter().for_each(|ExpiredRequest { app, id, revision }| remove(&mut batch, Key::Request { app, id }, *revision));
+    due.iter().for_each(|ExpiredRequest { app, id, revision }| {
+        remove(&mut batch, Key::Request { app, id }, *revision)
+    });
     batch
 }

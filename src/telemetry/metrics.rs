@@ -1,5 +1,6 @@
-//! Every metric that counts, by name. They are of the process, so whoever has something to count does; what is true at a moment is read from the
-//! service when it is asked for (`telemetry.rs`). Labels take their values from lists in the code, never from callers.
+//! Every metric that counts, by name. They are of the process, so whoever has something to count
+//! does; what is true at a moment is read from the service when it is asked for (`telemetry.rs`).
+//! Labels take their values from lists in the code, never from callers.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -33,7 +34,8 @@ const OF_CREDENTIALS: [Reason; 7] = [
 ];
 const OF_THE_STORE: [Reason; 2] = [Reason::StoreUnavailable, Reason::StoreFull];
 
-/// The names are those of the fields, with `mute_` before them; those of gRPC are the ones its ecosystem has.
+/// The names are those of the fields, with `mute_` before them; those of gRPC are the ones its
+/// ecosystem has.
 pub struct Metrics {
     registry: Registry,
     rest_handled: Family<Rest, Counter>,
@@ -85,8 +87,15 @@ pub enum Check {
 }
 
 impl Check {
-    const ALL: [Self; 7] =
-        [Self::None, Self::UserMute, Self::MemberMute, Self::RoomBan, Self::RoomStaff, Self::AllowList, Self::NotRegistered];
+    const ALL: [Self; 7] = [
+        Self::None,
+        Self::UserMute,
+        Self::MemberMute,
+        Self::RoomBan,
+        Self::RoomStaff,
+        Self::AllowList,
+        Self::NotRegistered,
+    ];
 
     const fn labels(self) -> Answer {
         let (answer, rule) = match self {
@@ -173,10 +182,16 @@ impl Metrics {
         let mut registry = Registry::default();
         let methods = Methods::register(&mut registry);
         let ours = registry.sub_registry_with_prefix("mute");
-        let checked = "Pairs of user and room that were checked, by answer and the rule it comes from";
+        let checked =
+            "Pairs of user and room that were checked, by answer and the rule it comes from";
         let checks = add(ours, "checks", checked, Family::<Answer, Counter>::default());
         Self {
-            rest_handled: add(ours, "rest_handled", "REST calls answered, by vendor and status", Family::default()),
+            rest_handled: add(
+                ours,
+                "rest_handled",
+                "REST calls answered, by vendor and status",
+                Family::default(),
+            ),
             rest_handling_seconds: add(
                 ours,
                 "rest_handling_seconds",
@@ -190,31 +205,66 @@ impl Metrics {
                 "Commits that became durable together: by one sync, or one transaction of the cluster",
                 Histogram::new(SIZES),
             ),
-            commit_seconds: add(ours, "commit_seconds", "How long it took to make them durable", seconds()),
-            store_errors: add(ours, "store_errors", "Answers that told of the store's failures", by(&OF_THE_STORE)),
-            expiries: add(ours, "expiries", "Marks that have ended by themselves and were swept", Counter::default()),
-            expiry_lag_seconds: add(ours, "expiry_lag_seconds", "From the end of a mark to its EXPIRED", seconds()),
+            commit_seconds: add(
+                ours,
+                "commit_seconds",
+                "How long it took to make them durable",
+                seconds(),
+            ),
+            store_errors: add(
+                ours,
+                "store_errors",
+                "Answers that told of the store's failures",
+                by(&OF_THE_STORE),
+            ),
+            expiries: add(
+                ours,
+                "expiries",
+                "Marks that have ended by themselves and were swept",
+                Counter::default(),
+            ),
+            expiry_lag_seconds: add(
+                ours,
+                "expiry_lag_seconds",
+                "From the end of a mark to its EXPIRED",
+                seconds(),
+            ),
             rate_limited: add(
                 ours,
                 "rate_limited",
                 "Calls refused for the rate of their method in their app",
                 Counter::default(),
             ),
-            auth_failures: add(ours, "auth_failures", "Calls refused for their credentials", by(&OF_CREDENTIALS)),
+            auth_failures: add(
+                ours,
+                "auth_failures",
+                "Calls refused for their credentials",
+                by(&OF_CREDENTIALS),
+            ),
             issuer_failures: add(
                 ours,
                 "issuer_failures",
                 "Times that the keys of an issuer could not be read",
                 Counter::default(),
             ),
-            calls_shed: add(ours, "calls_shed", "Calls refused because as many ran as may", Counter::default()),
+            calls_shed: add(
+                ours,
+                "calls_shed",
+                "Calls refused because as many ran as may",
+                Counter::default(),
+            ),
             connections_refused: add(
                 ours,
                 "connections_refused",
                 "Connections refused because there were as many as there may be, or the share of their address was taken",
                 Counter::default(),
             ),
-            connections: add(ours, "connections", "Open connections, by listener", Family::default()),
+            connections: add(
+                ours,
+                "connections",
+                "Open connections, by listener",
+                Family::default(),
+            ),
             foreign_keys: add(
                 ours,
                 "foreign_keys",
@@ -283,7 +333,9 @@ impl Metrics {
 
     /// Notes how many connections a listener has.
     pub fn connections(&self, listener: &'static str, count: usize) {
-        self.connections.get_or_create(&Listener { listener }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.connections
+            .get_or_create(&Listener { listener })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a key of the cluster that is none of ours.
@@ -291,7 +343,8 @@ impl Metrics {
         self.foreign_keys.inc();
     }
 
-    /// What counts the calls of the RPC at this path, `/package.Service/Method`; those of paths that are none are counted together.
+    /// What counts the calls of the RPC at this path, `/package.Service/Method`; those of paths
+    /// that are none are counted together.
     #[must_use]
     pub fn method(&self, path: &str) -> &Method {
         self.methods.get(path).unwrap_or(&self.other)
@@ -318,7 +371,9 @@ impl Method {
         }
         let Rpc { grpc_type, grpc_service, grpc_method } = self.labels.clone();
         let grpc_code = CODES.get(code).copied().unwrap_or("Unknown");
-        self.handled.get_or_create(&RpcCode { grpc_type, grpc_service, grpc_method, grpc_code }).inc();
+        self.handled
+            .get_or_create(&RpcCode { grpc_type, grpc_service, grpc_method, grpc_code })
+            .inc();
     }
 }
 
@@ -333,9 +388,24 @@ impl Methods {
     fn register(registry: &mut Registry) -> Self {
         let new = Family::new_with_constructor(seconds as fn() -> Histogram);
         Self {
-            started: add(registry, "grpc_server_started", "RPCs that have begun", Family::default()),
-            handled: add(registry, "grpc_server_handled", "RPCs that have ended, by code", Family::default()),
-            handling_seconds: add(registry, "grpc_server_handling_seconds", "From an RPC's head to its answer", new),
+            started: add(
+                registry,
+                "grpc_server_started",
+                "RPCs that have begun",
+                Family::default(),
+            ),
+            handled: add(
+                registry,
+                "grpc_server_handled",
+                "RPCs that have ended, by code",
+                Family::default(),
+            ),
+            handling_seconds: add(
+                registry,
+                "grpc_server_handling_seconds",
+                "From an RPC's head to its answer",
+                new,
+            ),
         }
     }
 
@@ -343,7 +413,8 @@ impl Methods {
     fn all(&self) -> HashMap<String, Method> {
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
         let services = files.iter().flat_map(|file| {
-            let name = |service: &ServiceDescriptorProto| format!("{}.{}", file.package(), service.name());
+            let name =
+                |service: &ServiceDescriptorProto| format!("{}.{}", file.package(), service.name());
             file.service.iter().map(move |service| (name(service), service))
         });
         let methods = services.flat_map(|(name, service)| {
@@ -357,7 +428,8 @@ impl Methods {
 
     fn of(&self, service: &str, method: &str, is_stream: bool) -> Method {
         let grpc_type = if is_stream { "server_stream" } else { "unary" };
-        let labels = Rpc { grpc_type, grpc_service: service.to_owned(), grpc_method: method.to_owned() };
+        let labels =
+            Rpc { grpc_type, grpc_service: service.to_owned(), grpc_method: method.to_owned() };
         let Rpc { grpc_service, grpc_method, .. } = labels.clone();
         let ok = RpcCode { grpc_type, grpc_service, grpc_method, grpc_code: CODES[0] };
         Method {
@@ -375,7 +447,9 @@ impl Methods {
 /// Each is there from the start, so that its first event is seen as a change.
 fn by(reasons: &[Reason]) -> Family<Why, Counter> {
     let family = Family::default();
-    reasons.iter().for_each(|reason| drop(family.get_or_create_owned(&Why { reason: reason.as_str() })));
+    reasons
+        .iter()
+        .for_each(|reason| drop(family.get_or_create_owned(&Why { reason: reason.as_str() })));
     family
 }
 

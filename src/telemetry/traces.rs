@@ -1,7 +1,9 @@
-//! Calls as they are followed: by the ids that their callers give them, in the log; and as spans, which go to a collector over OTLP.
+//! Calls as they are followed: by the ids that their callers give them, in the log; and as spans,
+//! which go to a collector over OTLP.
 //!
-//! A service's trace (`traceparent`, W3C Trace Context) goes on here, and from here to the cluster; that of another caller is linked. Without a collector no span is made, and a call that brings
-//! no id costs a look at its headers.
+//! A service's trace (`traceparent`, W3C Trace Context) goes on here, and from here to the cluster;
+//! that of another caller is linked. Without a collector no span is made, and a call that brings no
+//! id costs a look at its headers.
 
 use std::{
     fmt::Display,
@@ -13,7 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context, KeyValue,
     propagation::{Extractor, Injector, TextMapPropagator as _},
-    trace::{FutureExt as _, Link, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _, TracerProvider as _},
+    trace::{
+        FutureExt as _, Link, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _,
+        TracerProvider as _,
+    },
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
@@ -35,19 +40,27 @@ static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// What sends spans, in the background. What it has not sent yet is bounded; what is beyond is dropped.
+/// What sends spans, in the background. What it has not sent yet is bounded; what is beyond is
+/// dropped.
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Sends to the collector at this URL; where a call brings no trace of its own, this share of them is traced. Attributes of the process may be added by
-    /// `OTEL_RESOURCE_ATTRIBUTES`. Errors: what is wrong with the URL.
+    /// Sends to the collector at this URL; where a call brings no trace of its own, this share of
+    /// them is traced. Attributes of the process may be added by `OTEL_RESOURCE_ATTRIBUTES`.
+    /// Errors: what is wrong with the URL.
     pub fn start(endpoint: &str, share: f64) -> Result<Self, String> {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build();
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build();
         let exporter = exporter.map_err(|error| format!("otlp_endpoint: {error}"))?;
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME"));
-        let resource = resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        let resource =
+            resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share)));
-        let provider = SdkTracerProvider::builder().with_resource(resource.build()).with_sampler(sampler);
+        let provider =
+            SdkTracerProvider::builder().with_resource(resource.build()).with_sampler(sampler);
         let provider = provider.with_batch_exporter(exporter).build();
         TRACER.get_or_init(|| provider.tracer(env!("CARGO_PKG_NAME")));
         Ok(Self(provider))
@@ -55,7 +68,8 @@ impl Traces {
 
     /// Sends what is left.
     pub async fn end(self) {
-        let ended = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(EXPORT_TIMEOUT)).await;
+        let ended =
+            tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(EXPORT_TIMEOUT)).await;
         if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "some traces were not sent");
         }
@@ -70,8 +84,9 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// Nothing where nobody wants to follow this one. A trace goes on here where a service brings it; of anybody else's it is only told, because it would
-    /// say what is followed. A span is ended with `end`, or when this is dropped, for a call that was given up.
+    /// Nothing where nobody wants to follow this one. A trace goes on here where a service brings
+    /// it; of anybody else's it is only told, because it would say what is followed. A span is
+    /// ended with `end`, or when this is dropped, for a call that was given up.
     pub fn begin(
         headers: &HeaderMap,
         is_service: bool,
@@ -91,7 +106,10 @@ impl Followed {
             let span = tracer.span_builder(name.clone()).with_kind(SpanKind::Server);
             let span = span.with_attributes(attributes());
             let caller = caller.span().span_context().clone();
-            let links = (!is_service && caller.is_valid()).then(|| Link::new(caller, Vec::new(), 0)).into_iter().collect();
+            let links = (!is_service && caller.is_valid())
+                .then(|| Link::new(caller, Vec::new(), 0))
+                .into_iter()
+                .collect();
             let span = span.with_links(links).start_with_context(tracer, &context);
             context = context.with_span(span);
         }
@@ -105,7 +123,9 @@ impl Followed {
         if trace_id != TraceId::INVALID {
             line.record("trace_id", tracing::field::display(trace_id));
         }
-        if let Some(id) = request_id.and_then(|id| id.to_str().ok()).filter(|id| id.len() <= MAX_ID_BYTES) {
+        if let Some(id) =
+            request_id.and_then(|id| id.to_str().ok()).filter(|id| id.len() <= MAX_ID_BYTES)
+        {
             line.record("request_id", id);
         }
         Some(Box::new(Self { context, line }))
@@ -130,11 +150,15 @@ impl Followed {
 }
 
 /// A part of a call, as a span of its own where the call has one.
-pub async fn part<T, E: Display>(name: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+pub async fn part<T, E: Display>(
+    name: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     shared_part(name, SpanKind::Internal, &[Context::current()], work).await
 }
 
-/// A part that several calls have together, and that another server does: in the trace of the first that has one, with links to the others.
+/// A part that several calls have together, and that another server does: in the trace of the first
+/// that has one, with links to the others.
 pub async fn shared_part<T, E: Display>(
     name: &'static str,
     kind: SpanKind,
@@ -144,7 +168,11 @@ pub async fn shared_part<T, E: Display>(
     let mut traced = calls.iter().filter(|call| call.span().is_recording());
     let (Some(tracer), Some(parent)) = (TRACER.get(), traced.next()) else { return work.await };
     let links = traced.map(|call| Link::with_context(call.span().span_context().clone())).collect();
-    let span = tracer.span_builder(name).with_kind(kind).with_links(links).start_with_context(tracer, parent);
+    let span = tracer
+        .span_builder(name)
+        .with_kind(kind)
+        .with_links(links)
+        .start_with_context(tracer, parent);
     let context = parent.with_span(span);
     let done = work.with_context(context.clone()).await;
     if let Err(error) = &done {
@@ -182,6 +210,12 @@ impl Extractor for Headers<'_> {
     }
 
     fn get_all(&self, key: &str) -> Option<Vec<&str>> {
-        Some(self.0.get_all(key).iter().filter_map(|value: &HeaderValue| value.to_str().ok()).collect())
+        Some(
+            self.0
+                .get_all(key)
+                .iter()
+                .filter_map(|value: &HeaderValue| value.to_str().ok())
+                .collect(),
+        )
     }
 }

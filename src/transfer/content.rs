@@ -1,7 +1,8 @@
 //! What is in a store, an export or a backup: how many records of each kind, and a hash of them.
 //!
-//! The hash is the SHA-256 of the lines that an export has for the records, in the order of keys. Revisions are not in it, nor how an engine or this
-//! version of it writes a record: the same records have the same hash everywhere.
+//! The hash is the SHA-256 of the lines that an export has for the records, in the order of keys.
+//! Revisions are not in it, nor how an engine or this version of it writes a record: the same
+//! records have the same hash everywhere.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -22,11 +23,13 @@ pub struct Content {
 }
 
 impl Content {
-    /// Counts the next record in the order of keys, where it counts and its app is the one, and checks it. Answers its line.
-    /// Errors: [`StoreError::Corrupt`].
+    /// Counts the next record in the order of keys, where it counts and its app is the one, and
+    /// checks it. Answers its line. Errors: [`StoreError::Corrupt`].
     pub fn add(&mut self, entry: &Entry, app: Option<&str>) -> Result<Option<String>, StoreError> {
         match self.tombstones.look_at(entry)? {
-            Stored::Live(known) if app.is_none_or(|app| app == known.app) => Ok(Some(self.add_known(&known))),
+            Stored::Live(known) if app.is_none_or(|app| app == known.app) => {
+                Ok(Some(self.add_known(&known)))
+            }
             Stored::Live(_) | Stored::Deleted | Stored::Other => Ok(None),
         }
     }
@@ -53,7 +56,9 @@ impl Content {
     /// What a person is told: a line for each kind, their sum, the revision and the hash.
     #[must_use]
     pub fn report(&self, revision: Revision) -> impl fmt::Display {
-        let mut rows: Vec<_> = Kind::ALL.map(|kind| (kind.as_str(), self.counts.get(&kind).copied().unwrap_or(0))).into();
+        let mut rows: Vec<_> = Kind::ALL
+            .map(|kind| (kind.as_str(), self.counts.get(&kind).copied().unwrap_or(0)))
+            .into();
         rows.extend([("records", self.records()), ("revision", revision)]);
         let rows = rows.into_iter().map(|(what, number)| format!("{what:<20}{number:>20}\n"));
         rows.collect::<String>() + &format!("sha256 {}\n", self.sha256())

@@ -1,4 +1,5 @@
-//! Writes the records of a store as JSON lines: a header, a line for each record in the order of keys, an end.
+//! Writes the records of a store as JSON lines: a header, a line for each record in the order of
+//! keys, an end.
 
 use std::io::{self, Write};
 
@@ -11,8 +12,8 @@ use super::{
 };
 use crate::store::Store;
 
-/// Writes all records, or those of one app, and answers what they were. `what` names where they go, for an error.
-/// Errors: [`Failure::Store`], [`Failure::File`].
+/// Writes all records, or those of one app, and answers what they were. `what` names where they go,
+/// for an error. Errors: [`Failure::Store`], [`Failure::File`].
 pub async fn export(
     store: &dyn Store,
     app: Option<&str>,

@@ -1,8 +1,9 @@
-//! Which apps take `Aa` and `aa` for the same user: in those, ids of an export are folded to lower case, as the service folds those of its callers. Otherwise
-//! an imported mute of `Aa` would have no effect, and could not be removed.
+//! Which apps take `Aa` and `aa` for the same user: in those, ids of an export are folded to lower
+//! case, as the service folds those of its callers. Otherwise an imported mute of `Aa` would have
+//! no effect, and could not be removed.
 //!
-//! Nothing is guessed: where the configuration does not say it, and the service would fold unless it was told not to, an id that is not in lower case is a
-//! fault.
+//! Nothing is guessed: where the configuration does not say it, and the service would fold unless
+//! it was told not to, an id that is not in lower case is a fault.
 
 use std::collections::HashMap;
 
@@ -33,7 +34,9 @@ impl Folds {
             let Ok(folded) = UserId::parse(user.clone(), true) else { return };
             match self.0.get(app) {
                 Some(true) => *user = folded.into(),
-                None if apps::folds_by_default(app) && folded.as_str() != user => wrong = Some(user.clone()),
+                None if apps::folds_by_default(app) && folded.as_str() != user => {
+                    wrong = Some(user.clone())
+                }
                 Some(false) | None => {}
             }
         });
@@ -48,7 +51,9 @@ impl Line {
         match self {
             Self::Header(_) | Self::End(_) => {}
             Self::Room(line) => {
-                std::iter::once(&mut line.owner).chain(&mut line.admins).for_each(|user| see(&line.app, user));
+                std::iter::once(&mut line.owner)
+                    .chain(&mut line.admins)
+                    .for_each(|user| see(&line.app, user));
             }
             Self::Client(line) => see(&line.app, &mut line.user),
             Self::Ban(line)

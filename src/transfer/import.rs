@@ -1,6 +1,7 @@
 //! Reads an export, and finds everything that is wrong with it before any of it goes anywhere.
 //!
-//! The records are kept in memory, some 200 bytes each: they may stand in any order, and none of them twice. Whoever serves them needs as much.
+//! The records are kept in memory, some 200 bytes each: they may stand in any order, and none of
+//! them twice. Whoever serves them needs as much.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -55,7 +56,8 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Reads all of it, with the users of these apps folded. Errors of the outer kind: it cannot be read; of the inner: everything that is wrong with it.
+/// Reads all of it, with the users of these apps folded. Errors of the outer kind: it cannot be
+/// read; of the inner: everything that is wrong with it.
 pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming, Faults>> {
     let mut reader = Reader { folds, ..Reader::default() };
     let mut text = Vec::new();
@@ -67,7 +69,10 @@ pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming,
         }
         reader.number += 1;
         if read as u64 == MAX_LINE_BYTES && text.last() != Some(&b'\n') {
-            reader.faults.add(reader.number, format_args!("it is longer than {MAX_LINE_BYTES} bytes; what follows was not read"));
+            reader.faults.add(
+                reader.number,
+                format_args!("it is longer than {MAX_LINE_BYTES} bytes; what follows was not read"),
+            );
             return Ok(Err(reader.faults));
         }
         if reader.number == 1 {
@@ -120,7 +125,9 @@ impl Reader {
             return Err(format!("it is of the app \"{app}\", and the header names another"));
         }
         match self.incoming.records.entry(key) {
-            btree_map::Entry::Occupied(first) => Err(format!("the same record as in line {}", first.get().0)),
+            btree_map::Entry::Occupied(first) => {
+                Err(format!("the same record as in line {}", first.get().0))
+            }
             btree_map::Entry::Vacant(place) => {
                 place.insert((self.number, value));
                 Ok(())
@@ -132,12 +139,21 @@ impl Reader {
         let (records, sha256) = (self.records, hex(self.hash.clone()));
         match &self.end {
             None if self.number == 0 => self.faults.add(1, "the file is empty"),
-            None => self.faults.add(self.number, "the file ends here, without a line of the kind \"end\": it was cut"),
+            None => self.faults.add(
+                self.number,
+                "the file ends here, without a line of the kind \"end\": it was cut",
+            ),
             Some(end) if end.records != records => {
-                self.faults.add(self.number, format_args!("there are {records} records, and this line has {}", end.records));
+                self.faults.add(
+                    self.number,
+                    format_args!("there are {records} records, and this line has {}", end.records),
+                );
             }
             Some(end) if end.sha256 != sha256 => {
-                self.faults.add(self.number, format_args!("the lines have the SHA-256 {sha256}, and this line has another"));
+                self.faults.add(
+                    self.number,
+                    format_args!("the lines have the SHA-256 {sha256}, and this line has another"),
+                );
             }
             Some(_) => {}
         }

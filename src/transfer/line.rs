@@ -6,8 +6,9 @@
 //! {"kind":"end","records":1,"sha256":"..."}
 //! ```
 //!
-//! Times are RFC 3339, in whole milliseconds; without an `expire` a mark is for good, and a text or list that is empty is left out. `sha256` is that of
-//! the record lines, each with its line feed: `sed '1d;$d' FILE | sha256sum`.
+//! Times are RFC 3339, in whole milliseconds; without an `expire` a mark is for good, and a text or
+//! list that is empty is left out. `sha256` is that of the record lines, each with its line feed:
+//! `sed '1d;$d' FILE | sha256sum`.
 
 use std::fmt;
 
@@ -102,7 +103,8 @@ pub struct ClientLine {
     pub user_agent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login: Option<Time>,
-    /// A JSON object as text, as it is stored: numbers would change on the way through another form.
+    /// A JSON object as text, as it is stored: numbers would change on the way through another
+    /// form.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub custom_json: String,
     pub created: Time,
@@ -119,7 +121,8 @@ pub struct AddressLine {
     pub port: u16,
 }
 
-/// A ban, a mute of any kind, or a place on an allow list. Which of room, user and place there are follows from the kind.
+/// A ban, a mute of any kind, or a place on an allow list. Which of room, user and place there are
+/// follows from the kind.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -173,12 +176,18 @@ impl<'de> Deserialize<'de> for Time {
         let text = String::deserialize(deserializer)?;
         let ms = || {
             // Of longer years the RFC knows nothing, nor do callers' libraries.
-            let Timestamp { seconds, nanos } =
-                text.parse().ok().filter(|_| text.starts_with(|first: char| first.is_ascii_digit()))?;
+            let Timestamp { seconds, nanos } = text
+                .parse()
+                .ok()
+                .filter(|_| text.starts_with(|first: char| first.is_ascii_digit()))?;
             let (seconds, nanos) = (u64::try_from(seconds).ok()?, u64::try_from(nanos).ok()?);
             (nanos % 1_000_000 == 0).then(|| seconds * 1_000 + nanos / 1_000_000)
         };
-        let wrong = || serde::de::Error::custom(format!("{text:?} is no time in RFC 3339 from 1970 on, in whole milliseconds"));
+        let wrong = || {
+            serde::de::Error::custom(format!(
+                "{text:?} is no time in RFC 3339 from 1970 on, in whole milliseconds"
+            ))
+        };
         ms().map(Self).ok_or_else(wrong)
     }
 }

@@ -1,6 +1,8 @@
-//! Puts what was read from an export into a store: compares it with what is there, and commits the difference, at most a hundred records and half a
-//! megabyte at a time, so that every engine can take it. Each commit expects what the comparison has seen, so nothing that somebody else writes meanwhile is lost. What is
-//! there already is left alone, so an import that was interrupted is simply done again.
+//! Puts what was read from an export into a store: compares it with what is there, and commits the
+//! difference, at most a hundred records and half a megabyte at a time, so that every engine can
+//! take it. Each commit expects what the comparison has seen, so nothing that somebody else writes
+//! meanwhile is lost. What is there already is left alone, so an import that was interrupted is
+//! simply done again.
 
 use std::{collections::HashMap, iter};
 
@@ -19,7 +21,8 @@ use crate::{
 
 /// Records in one commit, as many as in one call of a user.
 const COMMIT: usize = 100;
-/// Bytes of keys and values in one commit, where it is more than one record: a third of what etcd takes in a request.
+/// Bytes of keys and values in one commit, where it is more than one record: a third of what etcd
+/// takes in a request.
 const COMMIT_BYTES: usize = 512 << 10;
 /// Commits under way at once: those that wait together are synced together.
 const AT_ONCE: usize = 16;
@@ -61,7 +64,11 @@ struct PlannedChange {
 
 impl MergePlan {
     /// Compares with the records of a store. Errors: [`StoreError`] of the snapshot.
-    pub async fn of(mut incoming: Incoming, snapshot: Option<Snapshot>, mode: Mode) -> Result<Self, StoreError> {
+    pub async fn of(
+        mut incoming: Incoming,
+        snapshot: Option<Snapshot>,
+        mode: Mode,
+    ) -> Result<Self, StoreError> {
         let mut plan = Self::default();
         let mut tombstones = Tombstones::default();
         let mut stored = HashMap::new();
@@ -83,11 +90,21 @@ impl MergePlan {
                     Some((_, value)) if value == there => plan.same += 1,
                     Some((_, value)) => {
                         plan.changed += 1;
-                        plan.changes.push(PlannedChange { app, key: entry.key, value: Some(value), revision });
+                        plan.changes.push(PlannedChange {
+                            app,
+                            key: entry.key,
+                            value: Some(value),
+                            revision,
+                        });
                     }
                     None if mode == Mode::Replace && of_it => {
                         plan.removed += 1;
-                        plan.changes.push(PlannedChange { app, key: entry.key, value: None, revision });
+                        plan.changes.push(PlannedChange {
+                            app,
+                            key: entry.key,
+                            value: None,
+                            revision,
+                        });
                     }
                     None => {}
                 }
@@ -108,9 +125,15 @@ impl MergePlan {
         self.new + self.changed + self.removed
     }
 
-    /// Commits it, and tells after each commit how many records are done. What is done when it fails stays.
-    /// Errors: [`Failure::Conflict`] where somebody else has changed one of the records, [`Failure::Store`].
-    pub async fn commit(mut self, store: &dyn Store, now_ms: u64, mut told: impl FnMut(u64)) -> Result<(), Failure> {
+    /// Commits it, and tells after each commit how many records are done. What is done when it
+    /// fails stays. Errors: [`Failure::Conflict`] where somebody else has changed one of the
+    /// records, [`Failure::Store`].
+    pub async fn commit(
+        mut self,
+        store: &dyn Store,
+        now_ms: u64,
+        mut told: impl FnMut(u64),
+    ) -> Result<(), Failure> {
         // An event is of one app.
         self.changes.sort_by(|a, b| (&a.app, &a.key).cmp(&(&b.app, &b.key)));
         let groups = self.changes.chunk_by(|a, b| a.app == b.app).flat_map(groups);

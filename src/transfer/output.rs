@@ -1,4 +1,5 @@
-//! A file that is there whole or not at all: written under a temporary name beside its own, synced, and renamed.
+//! A file that is there whole or not at all: written under a temporary name beside its own, synced,
+//! and renamed.
 
 use std::{
     fs::{self, File},
@@ -15,7 +16,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Readable by its owner alone, because what is written here may hold everything; and always a new file, so that nobody's link leads elsewhere.
+    /// Readable by its owner alone, because what is written here may hold everything; and always a
+    /// new file, so that nobody's link leads elsewhere.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
@@ -24,7 +26,8 @@ impl Output {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&draft)?;
+        let file =
+            File::options().read(true).write(true).create_new(true).mode(0o600).open(&draft)?;
         Ok(Self { path: path.to_path_buf(), draft, file: Some(BufWriter::new(file)) })
     }
 
@@ -41,14 +44,20 @@ impl Output {
             file.into_inner()?.sync_all()?;
         }
         fs::rename(&self.draft, &self.path)?;
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = self
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         File::open(directory)?.sync_all()
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.as_mut().map_or_else(|| Err(io::ErrorKind::BrokenPipe.into()), |file| file.write(bytes))
+        self.file
+            .as_mut()
+            .map_or_else(|| Err(io::ErrorKind::BrokenPipe.into()), |file| file.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

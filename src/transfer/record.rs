@@ -1,15 +1,20 @@
-//! Records and the lines they have in an export: which records go in and out, and what a line has to be like to become one again.
+//! Records and the lines they have in an export: which records go in and out, and what a line has
+//! to be like to become one again.
 
 use std::sync::Arc;
 
 use super::line::{AddressLine, ClientLine, Line, RestrictionLine, RoomLine, Time};
 use crate::{
     error::Error,
-    model::{Address, AppKey, ClientProfile, Expire, Key, Provenance, Restriction, RoomId, RoomProfile, UserId, Value},
+    model::{
+        Address, AppKey, ClientProfile, Expire, Key, Provenance, Restriction, RoomId, RoomProfile,
+        UserId, Value,
+    },
     store::{Entry, StoreError, codec},
 };
 
-/// The largest client there can be takes 20 KiB. The embedded engine relies on values being not much larger.
+/// The largest client there can be takes 20 KiB. The embedded engine relies on values being not
+/// much larger.
 const MAX_VALUE_BYTES: usize = 32 << 10;
 
 /// What a record is called where records are counted.
@@ -27,8 +32,15 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Room, Self::Client, Self::Ban, Self::MemberMute, Self::Allowed, Self::NotificationMute, Self::UserMute];
+    pub const ALL: [Self; 7] = [
+        Self::Room,
+        Self::Client,
+        Self::Ban,
+        Self::MemberMute,
+        Self::Allowed,
+        Self::NotificationMute,
+        Self::UserMute,
+    ];
 
     /// Of the record under this key. Nothing where it is no record that goes in and out.
     #[must_use]
@@ -91,25 +103,33 @@ impl KnownRecord {
 }
 
 impl Line {
-    /// The line of a record. Nothing where the value does not go with the key, or where it is no record that goes in and out.
+    /// The line of a record. Nothing where the value does not go with the key, or where it is no
+    /// record that goes in and out.
     #[must_use]
     pub fn of(key: Key<'_>, value: Value) -> Option<Self> {
         match (key, value) {
-            (Key::Room { app, room }, Value::Room(profile)) => Some(Self::Room(RoomLine::of(app, room, profile))),
-            (Key::Client { app, user }, Value::Client(profile)) => Some(Self::Client(ClientLine::of(app, user, profile))),
+            (Key::Room { app, room }, Value::Room(profile)) => {
+                Some(Self::Room(RoomLine::of(app, room, profile)))
+            }
+            (Key::Client { app, user }, Value::Client(profile)) => {
+                Some(Self::Client(ClientLine::of(app, user, profile)))
+            }
             (Key::Ban { app, room }, Value::Restriction(restriction)) => {
                 Some(Self::Ban(RestrictionLine::of(app, Some(room), None, &restriction)))
             }
-            (Key::MemberMute { app, room, user }, Value::Restriction(restriction)) => {
-                Some(Self::MemberMute(RestrictionLine::of(app, Some(room), Some(user), &restriction)))
-            }
+            (Key::MemberMute { app, room, user }, Value::Restriction(restriction)) => Some(
+                Self::MemberMute(RestrictionLine::of(app, Some(room), Some(user), &restriction)),
+            ),
             (Key::Allowed { app, room, user }, Value::Restriction(restriction)) => {
                 Some(Self::Allowed(RestrictionLine::of(app, Some(room), Some(user), &restriction)))
             }
             (Key::UserMute { app, user }, Value::Restriction(restriction)) => {
                 Some(Self::UserMute(RestrictionLine::of(app, None, Some(user), &restriction)))
             }
-            (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, place)) => {
+            (
+                Key::NotificationMute { app, user, room },
+                Value::NotificationMute(restriction, place),
+            ) => {
                 let line = RestrictionLine::of(app, Some(room), Some(user), &restriction);
                 Some(Self::NotificationMute(RestrictionLine { place: Some(place), ..line }))
             }
@@ -125,23 +145,39 @@ impl Line {
             Self::Room(line) => line.record()?,
             Self::Client(line) => line.record()?,
             Self::Ban(line) => line.record("a ban", "app and room", |at| match at {
-                At { app, room: Some(room), user: None, place: None } => Some(Key::Ban { app, room }),
+                At { app, room: Some(room), user: None, place: None } => {
+                    Some(Key::Ban { app, room })
+                }
                 _ => None,
             })?,
-            Self::MemberMute(line) => line.record("a member mute", "app, room and user", |at| match at {
-                At { app, room: Some(room), user: Some(user), place: None } => Some(Key::MemberMute { app, room, user }),
-                _ => None,
-            })?,
-            Self::Allowed(line) => line.record("an allowed member", "app, room and user", |at| match at {
-                At { app, room: Some(room), user: Some(user), place: None } => Some(Key::Allowed { app, room, user }),
-                _ => None,
-            })?,
-            Self::NotificationMute(line) => line.record("a notification mute", "app, user, room and place", |at| match at {
-                At { app, room: Some(room), user: Some(user), place: Some(_) } => Some(Key::NotificationMute { app, user, room }),
-                _ => None,
-            })?,
+            Self::MemberMute(line) => {
+                line.record("a member mute", "app, room and user", |at| match at {
+                    At { app, room: Some(room), user: Some(user), place: None } => {
+                        Some(Key::MemberMute { app, room, user })
+                    }
+                    _ => None,
+                })?
+            }
+            Self::Allowed(line) => {
+                line.record("an allowed member", "app, room and user", |at| match at {
+                    At { app, room: Some(room), user: Some(user), place: None } => {
+                        Some(Key::Allowed { app, room, user })
+                    }
+                    _ => None,
+                })?
+            }
+            Self::NotificationMute(line) => {
+                line.record("a notification mute", "app, user, room and place", |at| match at {
+                    At { app, room: Some(room), user: Some(user), place: Some(_) } => {
+                        Some(Key::NotificationMute { app, user, room })
+                    }
+                    _ => None,
+                })?
+            }
             Self::UserMute(line) => line.record("a user mute", "app and user", |at| match at {
-                At { app, room: None, user: Some(user), place: None } => Some(Key::UserMute { app, user }),
+                At { app, room: None, user: Some(user), place: None } => {
+                    Some(Key::UserMute { app, user })
+                }
                 _ => None,
             })?,
         };
@@ -182,15 +218,27 @@ impl RestrictionLine {
     }
 
     /// Errors: what is wrong with it, in a sentence.
-    fn record(self, what: &str, names: &str, key: impl FnOnce(At<'_>) -> Option<Key<'_>>) -> Result<Record, String> {
+    fn record(
+        self,
+        what: &str,
+        names: &str,
+        key: impl FnOnce(At<'_>) -> Option<Key<'_>>,
+    ) -> Result<Record, String> {
         let app = app(&self.app)?;
         self.room.as_deref().map(room).transpose()?;
         self.user.as_deref().map(user).transpose()?;
         if self.place == Some(u64::MAX) {
             return Err("a place is less than 18446744073709551615: others follow it".to_owned());
         }
-        let at = At { app: &app, room: self.room.as_deref(), user: self.user.as_deref(), place: self.place };
-        let key = codec::encode_key(key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?);
+        let at = At {
+            app: &app,
+            room: self.room.as_deref(),
+            user: self.user.as_deref(),
+            place: self.place,
+        };
+        let key = codec::encode_key(
+            key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?,
+        );
         let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));
         let why = Provenance { actor: self.actor.into(), reason: self.reason.into() };
         let restriction = Restriction { expire, set_ms: self.set.0, provenance: Arc::new(why) };
@@ -206,17 +254,34 @@ impl RoomLine {
     fn of(app: &str, room: &str, profile: RoomProfile) -> Self {
         let RoomProfile { name, description, owner, admins, created_ms, updated_ms } = profile;
         let (created, updated) = (Time(created_ms), Time(updated_ms));
-        Self { app: app.to_owned(), room: room.to_owned(), name, description, owner, admins, created, updated }
+        Self {
+            app: app.to_owned(),
+            room: room.to_owned(),
+            name,
+            description,
+            owner,
+            admins,
+            created,
+            updated,
+        }
     }
 
     fn record(self) -> Result<Record, String> {
         let app = app(&self.app)?;
         room(&self.room)?;
-        let staff = Some(&self.owner).filter(|owner| !owner.is_empty()).into_iter().chain(&self.admins);
+        let staff =
+            Some(&self.owner).filter(|owner| !owner.is_empty()).into_iter().chain(&self.admins);
         staff.into_iter().try_for_each(|id| user(id))?;
         let key = codec::encode_key(Key::Room { app: &app, room: &self.room });
         let Self { name, description, owner, admins, created, updated, .. } = self;
-        let profile = RoomProfile { name, description, owner, admins, created_ms: created.0, updated_ms: updated.0 };
+        let profile = RoomProfile {
+            name,
+            description,
+            owner,
+            admins,
+            created_ms: created.0,
+            updated_ms: updated.0,
+        };
         Ok((app, key, Value::Room(profile)))
     }
 }
@@ -244,7 +309,9 @@ impl ClientLine {
     fn record(self) -> Result<Record, String> {
         let app = app(&self.app)?;
         user(&self.user)?;
-        if !self.custom_json.is_empty() && serde_json::from_str::<serde_json::Map<_, _>>(&self.custom_json).is_err() {
+        if !self.custom_json.is_empty()
+            && serde_json::from_str::<serde_json::Map<_, _>>(&self.custom_json).is_err()
+        {
             return Err("custom_json is a JSON object as text".to_owned());
         }
         let key = codec::encode_key(Key::Client { app: &app, user: &self.user });

@@ -1,5 +1,6 @@
-//! What a stored record is to whoever reads all records of a store, in the order of keys: one that counts, or one that was deleted with its room or
-//! client and is only stored still. Tombstones come before all others, so that this is known when a record comes.
+//! What a stored record is to whoever reads all records of a store, in the order of keys: one that
+//! counts, or one that was deleted with its room or client and is only stored still. Tombstones
+//! come before all others, so that this is known when a record comes.
 
 use std::collections::HashMap;
 
@@ -34,8 +35,12 @@ impl Tombstones {
             return Ok(Stored::Other);
         };
         match key {
-            Key::DeletedRoom { app, room } => drop(self.rooms.insert(names(app, room), entry.revision)),
-            Key::DeletedClient { app, user } => drop(self.clients.insert(names(app, user), entry.revision)),
+            Key::DeletedRoom { app, room } => {
+                drop(self.rooms.insert(names(app, room), entry.revision))
+            }
+            Key::DeletedClient { app, user } => {
+                drop(self.clients.insert(names(app, user), entry.revision))
+            }
             _ if self.ends(key, entry.revision) => return Ok(Stored::Deleted),
             _ => {}
         }
@@ -52,7 +57,10 @@ impl Tombstones {
             | Key::Allowed { app, room: id, .. } => [room(app, id), None],
             Key::NotificationMute { app, user, room: id } => [room(app, id), client(app, user)],
             Key::Client { app, user } => [client(app, user), None],
-            Key::UserMute { .. } | Key::Request { .. } | Key::DeletedRoom { .. } | Key::DeletedClient { .. } => [None; 2],
+            Key::UserMute { .. }
+            | Key::Request { .. }
+            | Key::DeletedRoom { .. }
+            | Key::DeletedClient { .. } => [None; 2],
         };
         first.max(second).is_some_and(|tombstone| written <= *tombstone)
     }

@@ -28,7 +28,9 @@ impl Age {
 
     /// How long ago that was.
     pub(super) fn now(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.as_of_ms.load(Ordering::Relaxed)))
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.as_of_ms.load(Ordering::Relaxed)))
     }
 
     /// Keeps it, of a view that is at this revision. Never ends by itself.

@@ -1,7 +1,8 @@
 //! Which commit the view has applied, and who waits for one.
 //!
-//! Each waiter is woken once, when its own commit is there: with one signal for all, every commit would wake every writer. Whoever stops waiting
-//! is forgotten: a reader may ask for a commit that never comes.
+//! Each waiter is woken once, when its own commit is there: with one signal for all, every commit
+//! would wake every writer. Whoever stops waiting is forgotten: a reader may ask for a commit that
+//! never comes.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +45,8 @@ impl AppliedRevision {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Notes that the view has come so far, and wakes whoever waited for it. Called by the feed only.
+    /// Notes that the view has come so far, and wakes whoever waited for it. Called by the feed
+    /// only.
     pub(super) fn advance(&self, revision: Revision) {
         let mut waiting = self.waiting();
         self.revision.store(revision, Ordering::Release);
@@ -60,7 +62,8 @@ impl AppliedRevision {
     pub(super) async fn reach(&self, revision: Revision) {
         let (told, _waiter) = {
             let mut waiting = self.waiting();
-            // Looked at under the lock, so that an advance between the look and the wait is not missed.
+            // Looked at under the lock, so that an advance between the look and the wait is not
+            // missed.
             if self.revision() >= revision {
                 return;
             }
@@ -102,12 +105,15 @@ mod tests {
             let mut first = Box::pin(applied.reach(8));
             let mut second = Box::pin(applied.reach(8));
             let mut never = Box::pin(applied.reach(u64::MAX));
-            let waits = [&mut first, &mut second].into_iter().all(|wait| wait.now_or_never().is_none());
+            let waits =
+                [&mut first, &mut second].into_iter().all(|wait| wait.now_or_never().is_none());
             assert!(waits && (&mut never).now_or_never().is_none());
             drop(first);
             assert_eq!(applied.waiting().waiters.len(), 2);
             applied.advance(8);
-            assert!((&mut second).now_or_never().is_some() && (&mut never).now_or_never().is_none());
+            assert!(
+                (&mut second).now_or_never().is_some() && (&mut never).now_or_never().is_none()
+            );
         }
         assert!(applied.waiting().waiters.is_empty());
     }

@@ -1,4 +1,5 @@
-//! One client: its profile, the rooms whose notifications it has muted, in the order of muting, and its user mute.
+//! One client: its profile, the rooms whose notifications it has muted, in the order of muting, and
+//! its user mute.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -17,11 +18,13 @@ use crate::{
 pub struct Client {
     /// Nothing where the directory does not have it.
     pub profile: Option<Box<Versioned<ClientProfile>>>,
-    /// In the order of `place`, then of `room`; some may have ended, or be of rooms that were deleted since. Few enough to be looked through.
+    /// In the order of `place`, then of `room`; some may have ended, or be of rooms that were
+    /// deleted since. Few enough to be looked through.
     pub(super) muted: Vec<MutedRoom>,
     /// May have ended. Shared with the app's list of them.
     pub user_mute: Option<Arc<Versioned<Restriction>>>,
-    /// Its tombstone, with the notification mutes it had when it was deleted and that are still stored.
+    /// Its tombstone, with the notification mutes it had when it was deleted and that are still
+    /// stored.
     pub(super) remains: Option<Box<ClientRemains>>,
     /// When the sweeper is to look at it, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
@@ -40,7 +43,10 @@ impl Entity for Client {
     }
 
     fn is_empty(&self) -> bool {
-        self.profile.is_none() && self.muted.is_empty() && self.user_mute.is_none() && self.remains.is_none()
+        self.profile.is_none()
+            && self.muted.is_empty()
+            && self.user_mute.is_none()
+            && self.remains.is_none()
     }
 }
 
@@ -60,15 +66,23 @@ impl Client {
     /// Applies one change of the feed; nothing as value is a removal.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {
-            (Key::Client { .. }, Some(Value::Client(value))) => self.profile = Some(Box::new(Versioned { value, revision })),
+            (Key::Client { .. }, Some(Value::Client(value))) => {
+                self.profile = Some(Box::new(Versioned { value, revision }))
+            }
             (Key::Client { .. }, _) => self.profile = None,
             (Key::NotificationMute { room, .. }, Some(Value::NotificationMute(value, place))) => {
                 self.remove(room);
-                let muted = MutedRoom { room: room.into(), place, restriction: Versioned { value, revision } };
+                let muted = MutedRoom {
+                    room: room.into(),
+                    place,
+                    restriction: Versioned { value, revision },
+                };
                 match &mut self.remains {
                     Some(remains) if revision <= remains.revision => remains.muted.push(muted),
                     _ => {
-                        let at = self.muted.partition_point(|other| (other.place, other.room.as_str()) < (place, room));
+                        let at = self.muted.partition_point(|other| {
+                            (other.place, other.room.as_str()) < (place, room)
+                        });
                         self.muted.insert(at, muted);
                     }
                 }
@@ -104,7 +118,9 @@ impl Client {
         }
         let remains = self.remains.get_or_insert_default();
         remains.revision = revision;
-        remains.muted.extend(self.muted.extract_if(.., |muted| muted.restriction.revision <= revision));
+        remains
+            .muted
+            .extend(self.muted.extract_if(.., |muted| muted.restriction.revision <= revision));
     }
 
     fn remove(&mut self, room: &str) {
@@ -136,11 +152,17 @@ impl<'a> KnownClient<'a> {
         self.muted().find(|muted| muted.room == room)
     }
 
-    /// The revision of what is stored under the key of this room's notification mute: also of one that has ended or was deleted.
+    /// The revision of what is stored under the key of this room's notification mute: also of one
+    /// that has ended or was deleted.
     #[must_use]
     pub fn stored_muted_room(self, room: &str) -> Option<Revision> {
         let remains = self.client.remains.iter().flat_map(|remains| &remains.muted);
-        self.client.muted.iter().chain(remains).find(|muted| muted.room == room).map(|muted| muted.restriction.revision)
+        self.client
+            .muted
+            .iter()
+            .chain(remains)
+            .find(|muted| muted.room == room)
+            .map(|muted| muted.restriction.revision)
     }
 
     /// The place of the next room to be muted: after all others.

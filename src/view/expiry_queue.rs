@@ -1,7 +1,8 @@
 //! Which rooms and clients the sweeper is to look at, and when.
 //!
-//! The schedule holds rooms and clients, not marks: one entry for the earliest end of each, so that it costs next to nothing beside the
-//! marks themselves. An entry whose time is no longer that of its place is stale and dropped when it comes up.
+//! The schedule holds rooms and clients, not marks: one entry for the earliest end of each, so that
+//! it costs next to nothing beside the marks themselves. An entry whose time is no longer that of
+//! its place is stale and dropped when it comes up.
 
 use std::{
     collections::BTreeSet,
@@ -28,8 +29,18 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Has the place visited at that time, if it is not to be visited earlier anyway.
-    pub(super) fn at(&self, at_ms: Option<u64>, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
-        let Some(at_ms) = at_ms.filter(|at_ms| scheduled_ms.is_none_or(|scheduled| *at_ms < scheduled)) else { return };
+    pub(super) fn at(
+        &self,
+        at_ms: Option<u64>,
+        app: &str,
+        place: Place<'_>,
+        scheduled_ms: &mut Option<u64>,
+    ) {
+        let Some(at_ms) =
+            at_ms.filter(|at_ms| scheduled_ms.is_none_or(|scheduled| *at_ms < scheduled))
+        else {
+            return;
+        };
         let mut entries = self.entries();
         if let Some(later_ms) = scheduled_ms.replace(at_ms) {
             entries.remove(&place.entry(app, later_ms));
@@ -38,14 +49,26 @@ impl Schedule {
     }
 
     /// Drops the visit of a place that is no more.
-    pub(super) fn forget_if(&self, gone: bool, app: &str, place: Place<'_>, scheduled_ms: &mut Option<u64>) {
+    pub(super) fn forget_if(
+        &self,
+        gone: bool,
+        app: &str,
+        place: Place<'_>,
+        scheduled_ms: &mut Option<u64>,
+    ) {
         if gone && let Some(at_ms) = scheduled_ms.take() {
             self.entries().remove(&place.entry(app, at_ms));
         }
     }
 
-    /// Plans the visit after one that found nothing. One that did is kept until then, because the sweep of what it found may fail.
-    pub(super) fn reschedule(&self, entry: &QueueEntry, next_ms: Option<u64>, scheduled_ms: &mut Option<u64>) {
+    /// Plans the visit after one that found nothing. One that did is kept until then, because the
+    /// sweep of what it found may fail.
+    pub(super) fn reschedule(
+        &self,
+        entry: &QueueEntry,
+        next_ms: Option<u64>,
+        scheduled_ms: &mut Option<u64>,
+    ) {
         let mut entries = self.entries();
         entries.remove(entry);
         if *scheduled_ms == Some(entry.at_ms) {

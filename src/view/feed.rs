@@ -1,5 +1,6 @@
-//! The view's one writer: fills it from the store, then applies every commit of the change feed. Where the store says that commits were missed, the
-//! view is built anew, aside, and swapped when it is complete; until then the old one answers, and tells its age.
+//! The view's one writer: fills it from the store, then applies every commit of the change feed.
+//! Where the store says that commits were missed, the view is built anew, aside, and swapped when
+//! it is complete; until then the old one answers, and tells its age.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,28 +53,38 @@ impl Filled {
 }
 
 impl View {
-    /// Fills a view from the store. Errors: whatever the store has, [`StoreError::Corrupt`] among it.
+    /// Fills a view from the store. Errors: whatever the store has, [`StoreError::Corrupt`] among
+    /// it.
     pub async fn load(store: &dyn Store) -> Result<Filled, StoreError> {
         let mut updates = store.follow().await?;
         let mut building = Building::new();
         loop {
             let update = updates.next().await.ok_or_else(ended)??;
             if let Some((state, revision)) = building.take(update)? {
-                let inner =
-                    Inner { state: ArcSwap::from_pointee(state), applied: AppliedRevision::at(revision), age: Age::new() };
+                let inner = Inner {
+                    state: ArcSwap::from_pointee(state),
+                    applied: AppliedRevision::at(revision),
+                    age: Age::new(),
+                };
                 return Ok(Filled { view: Self { inner: Arc::new(inner) }, updates });
             }
         }
     }
 
-    async fn follow_once(&self, updates: &mut Updates) -> Result<std::convert::Infallible, StoreError> {
+    async fn follow_once(
+        &self,
+        updates: &mut Updates,
+    ) -> Result<std::convert::Infallible, StoreError> {
         let mut building: Option<Building> = None;
         loop {
             let update = updates.next().await.ok_or_else(ended)??;
             match (update, &mut building) {
                 (Update::Commit(commit), None) => self.apply(&commit)?,
                 (Update::Reset, None) => {
-                    tracing::warn!(revision = self.revision(), "commits were missed; building the view anew, beside this one");
+                    tracing::warn!(
+                        revision = self.revision(),
+                        "commits were missed; building the view anew, beside this one"
+                    );
                     building = Some(Building::new());
                 }
                 (update, None) => {
@@ -110,13 +121,17 @@ impl Building {
             Update::Reset => *self = Self::new(),
             Update::Records(entries) => self.add(&entries)?,
             Update::Commit(commit) => apply(&self.state, &commit)?,
-            Update::Complete(revision) => return Ok(Some((std::mem::take(&mut self.state), revision))),
+            Update::Complete(revision) => {
+                return Ok(Some((std::mem::take(&mut self.state), revision)));
+            }
         }
         Ok(None)
     }
 
     fn add(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        let changes = entries.iter().map(|Entry { key, value, revision }| change(key, Some(value), *revision));
+        let changes = entries
+            .iter()
+            .map(|Entry { key, value, revision }| change(key, Some(value), *revision));
         self.state.apply(changes.filter_map(Result::transpose).collect::<Result<_, _>>()?);
         let records: u64 = self.state.records().map(|(_, records)| records).sum();
         if records >= self.next_progress {
@@ -139,8 +154,13 @@ fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Nothing where the key is none of ours: others may write to a cluster too. Errors: [`StoreError::Corrupt`] where the value is none of its key.
-fn change<'a>(key: &'a [u8], value: Option<&[u8]>, revision: Revision) -> Result<Option<RecordUpdate<'a>>, StoreError> {
+/// Nothing where the key is none of ours: others may write to a cluster too. Errors:
+/// [`StoreError::Corrupt`] where the value is none of its key.
+fn change<'a>(
+    key: &'a [u8],
+    value: Option<&[u8]>,
+    revision: Revision,
+) -> Result<Option<RecordUpdate<'a>>, StoreError> {
     let Ok(decoded) = codec::decode_key(key) else {
         METRICS.foreign_key();
         tracing::warn!(key = %key.escape_ascii(), "a record whose key is none of this service's is passed over");

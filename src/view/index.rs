@@ -1,4 +1,5 @@
-//! A sharded map of the rooms, or of the clients, of one app, with the ids of those that are registered in order.
+//! A sharded map of the rooms, or of the clients, of one app, with the ids of those that are
+//! registered in order.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +35,11 @@ pub(super) struct Index<T> {
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: Default::default(), registered: RwLock::default() }
+        Self {
+            hasher: RandomState::new(),
+            shards: Default::default(),
+            registered: RwLock::default(),
+        }
     }
 }
 
@@ -48,7 +53,11 @@ impl<T: Entity> Index<T> {
     pub(super) fn update<R>(&self, id: &str, change: impl FnOnce(&mut T) -> R) -> R {
         let hash = self.hasher.hash_one(id);
         let mut shard = self.shard(hash).write().unwrap_or_else(PoisonError::into_inner);
-        let entry = shard.entry(hash, |(other, _)| **other == *id, |(other, _)| self.hasher.hash_one(&**other));
+        let entry = shard.entry(
+            hash,
+            |(other, _)| **other == *id,
+            |(other, _)| self.hasher.hash_one(&**other),
+        );
         let mut entry = entry.or_insert_with(|| (Arc::from(id), T::default()));
         let (id, entity) = entry.get_mut();
         let was_registered = entity.is_registered();

@@ -1,5 +1,6 @@
-//! The users of one app who may not speak in any of its rooms, in order: the list that is asked for by pages. The marks are the clients',
-//! where a check finds them, and only shared here. Written by the feed while it holds the client.
+//! The users of one app who may not speak in any of its rooms, in order: the list that is asked for
+//! by pages. The marks are the clients', where a check finds them, and only shared here. Written by
+//! the feed while it holds the client.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -35,7 +36,12 @@ impl MutedUsers {
     /// Those whose mute is in force.
     pub(super) fn in_force(&self, page: Page<'_>, now_ms: u64) -> Vec<(String, Restriction)> {
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
-        let in_force = users.after(page.after).filter(|(_, mute)| mute.value.expire.in_force(now_ms));
-        in_force.skip(page.skip).take(page.size).map(|(user, mute)| (user.to_owned(), mute.value.clone())).collect()
+        let in_force =
+            users.after(page.after).filter(|(_, mute)| mute.value.expire.in_force(now_ms));
+        in_force
+            .skip(page.skip)
+            .take(page.size)
+            .map(|(user, mute)| (user.to_owned(), mute.value.clone()))
+            .collect()
     }
 }

@@ -1,6 +1,7 @@
-//! What was deleted and is still stored: the records of a room, and the notification mutes of a client, up to the revision of a tombstone. They count
-//! for nothing from the commit of the tombstone on, on every replica and after every restart, because the tombstone is a record like the others. The
-//! sweeper removes them a few at a time, and then the tombstone.
+//! What was deleted and is still stored: the records of a room, and the notification mutes of a
+//! client, up to the revision of a tombstone. They count for nothing from the commit of the
+//! tombstone on, on every replica and after every restart, because the tombstone is a record like
+//! the others. The sweeper removes them a few at a time, and then the tombstone.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -47,17 +48,25 @@ pub(super) struct Owner {
     pub(super) id: Arc<str>,
 }
 
-/// The tombstones of one app's rooms: notification mutes of them that are no newer count for nothing.
+/// The tombstones of one app's rooms: notification mutes of them that are no newer count for
+/// nothing.
 #[derive(Default)]
 pub(super) struct DeletedRooms(RwLock<HashMap<Box<str>, Revision>>);
 
 impl RoomRemains {
     /// Notes a record of the room. False: a room has none under such a key that could remain.
-    pub(super) fn apply(&mut self, key: Key<'_>, value: Option<&Value>, revision: Revision) -> bool {
+    pub(super) fn apply(
+        &mut self,
+        key: Key<'_>,
+        value: Option<&Value>,
+        revision: Revision,
+    ) -> bool {
         match (key, value) {
             // A registration goes in the commit of its tombstone; what is read here is older.
             (Key::Room { .. }, _) => {}
-            (Key::Ban { .. }, Some(Value::Restriction(value))) => self.ban = Some(Versioned { value: value.clone(), revision }),
+            (Key::Ban { .. }, Some(Value::Restriction(value))) => {
+                self.ban = Some(Versioned { value: value.clone(), revision })
+            }
             (Key::MemberMute { user, .. }, Some(Value::Restriction(value))) => {
                 self.muted.insert(user, Versioned { value: value.clone(), revision });
             }
@@ -82,10 +91,22 @@ impl RoomRemains {
     /// Keys of what is left, at most `limit`; the tombstone's where nothing is.
     pub(super) fn keys(&self, app: &str, room: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let ban = self.ban.iter().map(|ban| (Key::Ban { app, room }, ban.revision));
-        let muted = self.muted.iter().map(|(user, mute)| (Key::MemberMute { app, room, user }, mute.revision));
-        let allowed = self.allowed.iter().map(|(user, restriction)| (Key::Allowed { app, room, user }, restriction.revision));
-        let push_muted = self.push_muted.iter().map(|(user, until)| (Key::NotificationMute { app, user, room }, until.revision));
-        encoded(ban.chain(muted).chain(allowed).chain(push_muted).take(limit), (Key::DeletedRoom { app, room }, self.revision))
+        let muted = self
+            .muted
+            .iter()
+            .map(|(user, mute)| (Key::MemberMute { app, room, user }, mute.revision));
+        let allowed = self
+            .allowed
+            .iter()
+            .map(|(user, restriction)| (Key::Allowed { app, room, user }, restriction.revision));
+        let push_muted = self
+            .push_muted
+            .iter()
+            .map(|(user, until)| (Key::NotificationMute { app, user, room }, until.revision));
+        encoded(
+            ban.chain(muted).chain(allowed).chain(push_muted).take(limit),
+            (Key::DeletedRoom { app, room }, self.revision),
+        )
     }
 }
 
@@ -99,8 +120,12 @@ impl ClientRemains {
     }
 }
 
-/// The tombstone goes in a commit of its own, after everything else: whatever fails, nothing comes back.
-fn encoded<'a>(keys: impl Iterator<Item = (Key<'a>, Revision)>, tombstone: (Key<'a>, Revision)) -> Vec<(Vec<u8>, Revision)> {
+/// The tombstone goes in a commit of its own, after everything else: whatever fails, nothing comes
+/// back.
+fn encoded<'a>(
+    keys: impl Iterator<Item = (Key<'a>, Revision)>,
+    tombstone: (Key<'a>, Revision),
+) -> Vec<(Vec<u8>, Revision)> {
     let encode = |(key, revision): (Key<'_>, Revision)| (codec::encode_key(key), revision);
     let keys: Vec<_> = keys.map(encode).collect();
     if keys.is_empty() { vec![encode(tombstone)] } else { keys }

@@ -1,7 +1,9 @@
-//! The answers to requests with an id, of all apps: found by app and id, and in the order in which they are to go.
+//! The answers to requests with an id, of all apps: found by app and id, and in the order in which
+//! they are to go.
 //!
-//! Only writes with a request id look here, so that one lock is enough. An answer that has ended may lie here until the sweeper has removed
-//! it ([`Requests::due`] tells it which); whoever looks one up decides with its own clock.
+//! Only writes with a request id look here, so that one lock is enough. An answer that has ended
+//! may lie here until the sweeper has removed it ([`Requests::due`] tells it which); whoever looks
+//! one up decides with its own clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -50,7 +52,13 @@ impl Requests {
     }
 
     /// Applies one change of the feed; nothing as value is a removal.
-    pub(super) fn apply(&self, app: &str, id: &str, value: Option<IdempotencyRecord>, revision: Revision) {
+    pub(super) fn apply(
+        &self,
+        app: &str,
+        id: &str,
+        value: Option<IdempotencyRecord>,
+        revision: Revision,
+    ) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(app, id);
         if let Some(value) = value {
@@ -120,17 +128,27 @@ mod tests {
     use crate::model::Expire;
 
     fn answered(bytes: usize, end_ms: u64) -> Option<IdempotencyRecord> {
-        Some(IdempotencyRecord { fingerprint: [0; 16], answer: vec![0; bytes].into(), expire: Expire::at_ms(end_ms) })
+        Some(IdempotencyRecord {
+            fingerprint: [0; 16],
+            answer: vec![0; bytes].into(),
+            expire: Expire::at_ms(end_ms),
+        })
     }
 
     fn due(requests: &Requests, now_ms: u64, limit: usize) -> Vec<(String, Revision)> {
-        requests.due(now_ms, limit).into_iter().map(|due| (due.id.to_string(), due.revision)).collect()
+        requests
+            .due(now_ms, limit)
+            .into_iter()
+            .map(|due| (due.id.to_string(), due.revision))
+            .collect()
     }
 
     #[test]
     fn what_has_ended_goes_the_oldest_first() {
         let requests = Requests::default();
-        for (revision, (app, id, end_ms)) in [("b", "1", 10), ("a", "2", 20), ("b", "3", 30)].into_iter().enumerate() {
+        for (revision, (app, id, end_ms)) in
+            [("b", "1", 10), ("a", "2", 20), ("b", "3", 30)].into_iter().enumerate()
+        {
             requests.apply(app, id, answered(1, end_ms), revision as u64);
         }
         assert_eq!(due(&requests, 9, 9), []);
@@ -139,7 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_answer_counts_for_several_of_its_app_and_nothing_is_left_of_what_was_replaced_or_removed() {
+    fn a_long_answer_counts_for_several_of_its_app_and_nothing_is_left_of_what_was_replaced_or_removed()
+     {
         let requests = Requests::default();
         requests.apply("a", "1", answered(2_049, 10), 1);
         requests.apply("a", "2", answered(1_024, 20), 2);

@@ -48,7 +48,11 @@ impl Room {
     #[must_use]
     pub fn has_records(&self) -> bool {
         let push_muted = self.push_muted.is_empty();
-        self.profile.is_some() || self.ban.is_some() || !self.muted.is_empty() || !self.allowed.is_empty() || !push_muted
+        self.profile.is_some()
+            || self.ban.is_some()
+            || !self.muted.is_empty()
+            || !self.allowed.is_empty()
+            || !push_muted
     }
 
     /// The mute of this user, where one is in force.
@@ -64,12 +68,22 @@ impl Room {
     }
 
     /// The mutes in force of users after this one, in order.
-    pub fn mutes_after<'a>(&'a self, after: Option<&'a str>, now_ms: u64) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
-        self.muted.after(after).map(|(user, mute)| (user, &mute.value)).filter(move |(_, mute)| mute.expire.in_force(now_ms))
+    pub fn mutes_after<'a>(
+        &'a self,
+        after: Option<&'a str>,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
+        self.muted
+            .after(after)
+            .map(|(user, mute)| (user, &mute.value))
+            .filter(move |(_, mute)| mute.expire.in_force(now_ms))
     }
 
     /// The allow list after this user, in order.
-    pub fn allowed_after<'a>(&'a self, after: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
+    pub fn allowed_after<'a>(
+        &'a self,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a str, &'a Restriction)> {
         self.allowed.after(after).map(|(user, restriction)| (user, &restriction.value))
     }
 
@@ -79,7 +93,8 @@ impl Room {
         self.push_muted.get(user).is_some_and(|until| until.value.in_force(now_ms))
     }
 
-    /// The revision of what is stored under the key of this user's mute: also of one that has ended, or was deleted with the room.
+    /// The revision of what is stored under the key of this user's mute: also of one that has
+    /// ended, or was deleted with the room.
     #[must_use]
     pub fn stored_mute(&self, user: &str) -> Option<Revision> {
         let remains = || self.remains.as_ref()?.muted.get(user);
@@ -106,11 +121,15 @@ impl Room {
         self.ban.as_ref().or_else(remains).map(|held| held.revision)
     }
 
-    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted by [`Room::set_push_mute`]. A record that is no newer than
-    /// the room's tombstone, as a copy of all records may bring it, belongs to the remains.
+    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted
+    /// by [`Room::set_push_mute`]. A record that is no newer than the room's tombstone, as a copy
+    /// of all records may bring it, belongs to the remains.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         if let Some(remains) = &mut self.remains {
-            if revision <= remains.revision && value.is_some() && remains.apply(key, value.as_ref(), revision) {
+            if revision <= remains.revision
+                && value.is_some()
+                && remains.apply(key, value.as_ref(), revision)
+            {
                 return;
             }
             remains.remove(key);
@@ -123,7 +142,9 @@ impl Room {
                 self.profile = Some(Box::new(Versioned { value, revision }));
             }
             (Key::Room { .. }, _) => self.profile = None,
-            (Key::Ban { .. }, Some(Value::Restriction(value))) => self.ban = Some(Versioned { value, revision }),
+            (Key::Ban { .. }, Some(Value::Restriction(value))) => {
+                self.ban = Some(Versioned { value, revision })
+            }
             (Key::Ban { .. }, _) => self.ban = None,
             (Key::MemberMute { user, .. }, Some(Value::Restriction(value))) => {
                 self.muted.insert(user, Versioned { value, revision })
@@ -180,7 +201,9 @@ impl Room {
             remains.push_muted.absorb(std::mem::take(&mut self.push_muted));
         } else {
             remains.muted.absorb(self.muted.take_if(|mute| is_old(mute.revision)));
-            remains.allowed.absorb(self.allowed.take_if(|restriction| is_old(restriction.revision)));
+            remains
+                .allowed
+                .absorb(self.allowed.take_if(|restriction| is_old(restriction.revision)));
             remains.push_muted.absorb(self.push_muted.take_if(|until| is_old(until.revision)));
         }
         self.remains = Some(remains);
@@ -211,19 +234,28 @@ pub struct Decision<'a> {
     pub restriction: Option<&'a Restriction>,
 }
 
-/// May this user speak in this room at this moment? The first that matches decides:
-/// a user mute in force says no; a member mute in force says no; during a ban in force staff and allow list may, everybody else may not;
-/// otherwise yes. `user_mute` is that of the user, in force or not.
+/// May this user speak in this room at this moment? The first that matches decides: a user mute in
+/// force says no; a member mute in force says no; during a ban in force staff and allow list may,
+/// everybody else may not; otherwise yes. `user_mute` is that of the user, in force or not.
 #[must_use]
-pub fn may_speak<'a>(room: Option<&'a Room>, user_mute: Option<&'a Restriction>, user: &str, now_ms: u64) -> Decision<'a> {
+pub fn may_speak<'a>(
+    room: Option<&'a Room>,
+    user_mute: Option<&'a Restriction>,
+    user: &str,
+    now_ms: u64,
+) -> Decision<'a> {
     if let Some(mute) = user_mute.filter(|mute| mute.expire.in_force(now_ms)) {
         return Decision { allowed: false, rule: Rule::UserMute, restriction: Some(mute) };
     }
-    let Some(room) = room else { return Decision { allowed: true, rule: Rule::None, restriction: None } };
+    let Some(room) = room else {
+        return Decision { allowed: true, rule: Rule::None, restriction: None };
+    };
     if let Some(mute) = room.mute_in_force(user, now_ms) {
         return Decision { allowed: false, rule: Rule::MemberMute, restriction: Some(&mute.value) };
     }
-    let Some(ban) = room.ban_in_force(now_ms) else { return Decision { allowed: true, rule: Rule::None, restriction: None } };
+    let Some(ban) = room.ban_in_force(now_ms) else {
+        return Decision { allowed: true, rule: Rule::None, restriction: None };
+    };
     let is_staff = room.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user));
     let (allowed, rule) = match (is_staff, room.allowed.get(user).is_some()) {
         (true, _) => (true, Rule::RoomStaff),
@@ -240,12 +272,20 @@ mod tests {
     const NOW: u64 = 1_000;
 
     fn restriction(expire: Expire) -> Versioned<Restriction> {
-        Versioned { value: Restriction { expire, set_ms: 0, provenance: Default::default() }, revision: 1 }
+        Versioned {
+            value: Restriction { expire, set_ms: 0, provenance: Default::default() },
+            revision: 1,
+        }
     }
 
     fn room(muted: &[&str], banned: bool, allowed: &[&str]) -> Room {
-        let restrictions = |users: &[&str]| users.iter().map(|user| (*user, restriction(Expire::NEVER))).collect();
-        let profile = RoomProfile { owner: "owner".to_owned(), admins: vec!["admin".to_owned()], ..RoomProfile::default() };
+        let restrictions =
+            |users: &[&str]| users.iter().map(|user| (*user, restriction(Expire::NEVER))).collect();
+        let profile = RoomProfile {
+            owner: "owner".to_owned(),
+            admins: vec!["admin".to_owned()],
+            ..RoomProfile::default()
+        };
         Room {
             profile: Some(Box::new(Versioned { value: profile, revision: 1 })),
             ban: banned.then(|| restriction(Expire::NEVER)),
@@ -296,7 +336,10 @@ mod tests {
                 );
             }
             let ended = restriction(Expire::at_ms(NOW)).value;
-            assert_eq!(may_speak(Some(&room), Some(&ended), user, NOW), may_speak(Some(&room), None, user, NOW));
+            assert_eq!(
+                may_speak(Some(&room), Some(&ended), user, NOW),
+                may_speak(Some(&room), None, user, NOW)
+            );
         }
     }
 

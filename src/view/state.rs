@@ -24,11 +24,13 @@ use crate::{
 };
 use foldhash::HashMap;
 
-/// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are dropped.
+/// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are
+/// dropped.
 const SHARED_PROVENANCES: usize = 65_536;
 
 /// The kinds of records, as they are counted.
-pub(super) const KINDS: [&str; 7] = ["room", "ban", "member_mute", "allowed_member", "client", "notification_mute", "user_mute"];
+pub(super) const KINDS: [&str; 7] =
+    ["room", "ban", "member_mute", "allowed_member", "client", "notification_mute", "user_mute"];
 
 /// How many records there are, by kind.
 pub(super) type Counts = [u64; KINDS.len()];
@@ -71,13 +73,15 @@ impl App {
     }
 
     pub(super) fn usage(&self) -> Usage {
-        let [rooms, ban, member_mute, allowed, clients, notification_mute, user_mute] = self.records();
+        let [rooms, ban, member_mute, allowed, clients, notification_mute, user_mute] =
+            self.records();
         let mutes = ban + member_mute + allowed + notification_mute + user_mute;
         Usage { rooms, clients, mutes, profile_bytes: self.profile_bytes.load(Ordering::Relaxed) }
     }
 
     fn count(&self, before: (Counts, u64), after: (Counts, u64)) {
-        for (records, (before, after)) in self.records.iter().zip(before.0.into_iter().zip(after.0)) {
+        for (records, (before, after)) in self.records.iter().zip(before.0.into_iter().zip(after.0))
+        {
             if before != after {
                 records.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
             }
@@ -88,8 +92,14 @@ impl App {
     }
 
     /// Reads one client; nothing is known of it where there is none.
-    pub(super) fn client<T>(&self, user: &str, read: impl FnOnce(Option<KnownClient<'_>>) -> T) -> T {
-        self.clients.read(user, |client| read(client.map(|client| KnownClient::of(client, &self.deleted_rooms))))
+    pub(super) fn client<T>(
+        &self,
+        user: &str,
+        read: impl FnOnce(Option<KnownClient<'_>>) -> T,
+    ) -> T {
+        self.clients.read(user, |client| {
+            read(client.map(|client| KnownClient::of(client, &self.deleted_rooms)))
+        })
     }
 }
 
@@ -110,7 +120,12 @@ impl State {
         if let Some(app) = self.app(app) {
             return app;
         }
-        self.apps.write().unwrap_or_else(PoisonError::into_inner).entry(app.into()).or_default().clone()
+        self.apps
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(app.into())
+            .or_default()
+            .clone()
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -131,7 +146,9 @@ impl State {
             let Some(first) = run.first() else { continue };
             match first.key.owner() {
                 Owner::Room { app, room } => self.apply_to_room(app, room, run),
-                Owner::Client { app, user } | Owner::User { app, user } => self.apply_to_client(app, user, run),
+                Owner::Client { app, user } | Owner::User { app, user } => {
+                    self.apply_to_client(app, user, run)
+                }
                 Owner::Request { app, id } => self.apply_to_request(app, id, run),
             }
         }
@@ -144,10 +161,17 @@ impl State {
             for RecordUpdate { key, value, revision } in run {
                 let (key, revision) = (*key, *revision);
                 let value = value.take().map(|value| self.share(value));
-                self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Room(id), &mut room.scheduled_ms);
+                self.schedule.at(
+                    value.as_ref().and_then(end_ms),
+                    app,
+                    Place::Room(id),
+                    &mut room.scheduled_ms,
+                );
                 room.apply(key, value, revision);
                 if matches!(key, Key::DeletedRoom { .. }) {
-                    known.deleted_rooms.set(id, room.remains.as_ref().map(|remains| remains.revision));
+                    known
+                        .deleted_rooms
+                        .set(id, room.remains.as_ref().map(|remains| remains.revision));
                     self.deleted.set(room.remains.is_some(), app, true, id);
                 }
             }
@@ -163,10 +187,22 @@ impl State {
             for RecordUpdate { key, value, revision } in run {
                 let (key, revision) = (*key, *revision);
                 let value = value.take().map(|value| self.share(value));
-                self.schedule.at(value.as_ref().and_then(end_ms), app, Place::Client(user), &mut client.scheduled_ms);
+                self.schedule.at(
+                    value.as_ref().and_then(end_ms),
+                    app,
+                    Place::Client(user),
+                    &mut client.scheduled_ms,
+                );
                 if let Key::NotificationMute { room, .. } = key {
-                    let until = value.as_ref().and_then(expire).map(|value| Versioned { value, revision });
-                    self.set_push_mute(&known, app, room, user, until.filter(|_| !client.has_deleted(revision)));
+                    let until =
+                        value.as_ref().and_then(expire).map(|value| Versioned { value, revision });
+                    self.set_push_mute(
+                        &known,
+                        app,
+                        room,
+                        user,
+                        until.filter(|_| !client.has_deleted(revision)),
+                    );
                 }
                 client.apply(key, value, revision);
                 match key {
@@ -176,7 +212,12 @@ impl State {
                 }
             }
             known.count(before, (client.records(), client.profile_bytes()));
-            self.schedule.forget_if(client.is_empty(), app, Place::Client(user), &mut client.scheduled_ms);
+            self.schedule.forget_if(
+                client.is_empty(),
+                app,
+                Place::Client(user),
+                &mut client.scheduled_ms,
+            );
         });
     }
 
@@ -197,7 +238,14 @@ impl State {
         }
     }
 
-    fn set_push_mute(&self, known: &App, app: &str, id: &str, user: &str, until: Option<Versioned<Expire>>) {
+    fn set_push_mute(
+        &self,
+        known: &App,
+        app: &str,
+        id: &str,
+        user: &str,
+        until: Option<Versioned<Expire>>,
+    ) {
         known.rooms.update(id, |room| {
             room.set_push_mute(user, until);
             self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
@@ -207,14 +255,20 @@ impl State {
     /// Lets marks with the same actor and reason share one copy of them.
     fn share(&self, value: Value) -> Value {
         match value {
-            Value::Restriction(restriction) => {
-                Value::Restriction(Restriction { provenance: self.share_provenance(restriction.provenance), ..restriction })
-            }
+            Value::Restriction(restriction) => Value::Restriction(Restriction {
+                provenance: self.share_provenance(restriction.provenance),
+                ..restriction
+            }),
             Value::NotificationMute(restriction, place) => Value::NotificationMute(
-                Restriction { provenance: self.share_provenance(restriction.provenance), ..restriction },
+                Restriction {
+                    provenance: self.share_provenance(restriction.provenance),
+                    ..restriction
+                },
                 place,
             ),
-            value @ (Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_)) => value,
+            value @ (Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_)) => {
+                value
+            }
         }
     }
 
@@ -250,7 +304,15 @@ impl Room {
 impl Client {
     fn records(&self) -> Counts {
         let is_there = |there: bool| u64::from(there);
-        [0, 0, 0, 0, is_there(self.profile.is_some()), self.muted.len() as u64, is_there(self.user_mute.is_some())]
+        [
+            0,
+            0,
+            0,
+            0,
+            is_there(self.profile.is_some()),
+            self.muted.len() as u64,
+            is_there(self.user_mute.is_some()),
+        ]
     }
 
     /// What the texts of its profile take.
@@ -262,7 +324,9 @@ impl Client {
 
 fn expire(value: &Value) -> Option<Expire> {
     match value {
-        Value::Restriction(restriction) | Value::NotificationMute(restriction, _) => Some(restriction.expire),
+        Value::Restriction(restriction) | Value::NotificationMute(restriction, _) => {
+            Some(restriction.expire)
+        }
         Value::Room(_) | Value::Client(_) | Value::Request(_) | Value::Deleted(_) => None,
     }
 }

@@ -1,17 +1,21 @@
-//! A map from users to what is known of them, in the order of users, and lean: sorted chunks, with ids of up to 15 bytes inline.
+//! A map from users to what is known of them, in the order of users, and lean: sorted chunks, with
+//! ids of up to 15 bytes inline.
 //!
-//! Each chunk knows when the first of its values ends, so that whoever looks for what has ended does not look at the others.
+//! Each chunk knows when the first of its values ends, so that whoever looks for what has ended
+//! does not look at the others.
 //!
-//! A member mute takes about 52 bytes in it; in a `BTreeMap<Box<str>, _>` it took 122, and a lookup missed the cache with every comparison.
-//! Here it looks through the prints of a chunk, one byte for each user, and at the users that have the same: at none, mostly, where the user is not
-//! in it.
+//! A member mute takes about 52 bytes in it; in a `BTreeMap<Box<str>, _>` it took 122, and a lookup
+//! missed the cache with every comparison. Here it looks through the prints of a chunk, one byte
+//! for each user, and at the users that have the same: at none, mostly, where the user is not in
+//! it.
 
 use std::fmt;
 
 use ecow::EcoString;
 use memchr::memchr_iter;
 
-/// Entries in a chunk. A change moves at most one chunk, and a lookup halves its way through the chunks and then through one.
+/// Entries in a chunk. A change moves at most one chunk, and a lookup halves its way through the
+/// chunks and then through one.
 const FULL: usize = 64;
 /// Places that a growing chunk gets at once.
 const SPARE: usize = 8;
@@ -26,7 +30,8 @@ pub trait Ends {
 
 /// Users that follow each other.
 struct Chunk<T> {
-    /// Not after any of them, and after all of the chunk before. Beside the chunk, so that the right one is found without a look into any.
+    /// Not after any of them, and after all of the chunk before. Beside the chunk, so that the
+    /// right one is found without a look into any.
     fence: EcoString,
     entries: Vec<Entry<T>>,
     /// Of each entry, in the same order.
@@ -70,10 +75,17 @@ impl<T: Ends> UserMap<T> {
     pub fn after(&self, user: Option<&str>) -> impl Iterator<Item = (&str, &T)> {
         let (number, at) = user.map_or((0, 0), |user| {
             let number = self.chunk_of(user);
-            let before = |chunk: &Chunk<T>| chunk.entries.partition_point(|(other, _)| other.as_str() <= user);
+            let before = |chunk: &Chunk<T>| {
+                chunk.entries.partition_point(|(other, _)| other.as_str() <= user)
+            };
             (number, self.chunks.get(number).map_or(0, before))
         });
-        self.chunks.iter().skip(number).flat_map(|chunk| &chunk.entries).skip(at).map(|(user, value)| (user.as_str(), value))
+        self.chunks
+            .iter()
+            .skip(number)
+            .flat_map(|chunk| &chunk.entries)
+            .skip(at)
+            .map(|(user, value)| (user.as_str(), value))
     }
 
     /// When the first of the values ends, in Unix milliseconds.
@@ -131,7 +143,12 @@ impl<T: Ends> UserMap<T> {
         let left = chunk.entries.len();
         if left == 0 {
             self.chunks.remove(number);
-        } else if left < FULL / 4 && self.chunks.get(number + 1).is_some_and(|next| left + next.entries.len() <= FULL * 3 / 4) {
+        } else if left < FULL / 4
+            && self
+                .chunks
+                .get(number + 1)
+                .is_some_and(|next| left + next.entries.len() <= FULL * 3 / 4)
+        {
             let next = self.chunks.remove(number + 1);
             self.chunks[number].append(next);
         }
@@ -151,7 +168,8 @@ impl<T: Ends> UserMap<T> {
     pub(super) fn take_if(&mut self, holds: impl Fn(&T) -> bool) -> Self {
         let mut taken = Self::default();
         let mut kept = Self::default();
-        for (user, value) in std::mem::take(self).chunks.into_iter().flat_map(|chunk| chunk.entries) {
+        for (user, value) in std::mem::take(self).chunks.into_iter().flat_map(|chunk| chunk.entries)
+        {
             let to = if holds(&value) { &mut taken } else { &mut kept };
             to.insert(&user, value);
         }
@@ -168,7 +186,12 @@ impl<T: Ends> UserMap<T> {
 impl<T: Ends> Chunk<T> {
     fn of(user: &str, value: T) -> Self {
         let next_end_ms = value.end_ms().unwrap_or(u64::MAX);
-        Self { fence: user.into(), entries: vec![(user.into(), value)], fingerprints: vec![print(user)], next_end_ms }
+        Self {
+            fence: user.into(),
+            entries: vec![(user.into(), value)],
+            fingerprints: vec![print(user)],
+            next_end_ms,
+        }
     }
 
     fn get(&self, user: &str) -> Option<&T> {
@@ -210,7 +233,8 @@ impl<T: Ends> Chunk<T> {
     }
 
     fn find_next_end(&mut self) {
-        self.next_end_ms = self.entries.iter().filter_map(|(_, value)| value.end_ms()).min().unwrap_or(u64::MAX);
+        self.next_end_ms =
+            self.entries.iter().filter_map(|(_, value)| value.end_ms()).min().unwrap_or(u64::MAX);
     }
 
     fn remove(&mut self, at: usize) -> T {
@@ -226,9 +250,11 @@ impl<T: Ends> Chunk<T> {
 
     /// Parts with its upper half.
     fn split(&mut self) -> Self {
-        let (entries, fingerprints) = (self.entries.split_off(FULL / 2), self.fingerprints.split_off(FULL / 2));
+        let (entries, fingerprints) =
+            (self.entries.split_off(FULL / 2), self.fingerprints.split_off(FULL / 2));
         self.shrink_to(FULL / 2 + SPARE);
-        let mut upper = Self { fence: entries[0].0.clone(), entries, fingerprints, next_end_ms: u64::MAX };
+        let mut upper =
+            Self { fence: entries[0].0.clone(), entries, fingerprints, next_end_ms: u64::MAX };
         upper.find_next_end();
         self.find_next_end();
         upper

@@ -28,7 +28,9 @@ impl Change {
     pub fn bytes(&self) -> usize {
         let Event { app, room, users, actor, reason, request_id, .. } = &self.event;
         let texts = [app, room, actor, reason, request_id].map(String::len).iter().sum::<usize>();
-        size_of::<Self>() + texts + users.iter().map(|user| size_of::<String>() + user.len()).sum::<usize>()
+        size_of::<Self>()
+            + texts
+            + users.iter().map(|user| size_of::<String>() + user.len()).sum::<usize>()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who watches what, and how a change gets to all of them: decoded once, and by nobody who is not about it.
+//! Who watches what, and how a change gets to all of them: decoded once, and by nobody who is not
+//! about it.
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The live end of the feed, for all watchers of this process.
 pub struct Hub {
-    /// The newest commit that is handed out, or passed over because it is nobody's; never one that the view has not applied.
+    /// The newest commit that is handed out, or passed over because it is nobody's; never one that
+    /// the view has not applied.
     newest: AtomicU64,
     /// Watchers that were cut because they did not read.
     cut: AtomicU64,
@@ -142,7 +144,13 @@ impl Hub {
         let subject = key(&subject.app, subject.room.as_deref());
         subscriptions.next += 1;
         subscriptions.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
-        Some(Subscription { hub: self.clone(), subject, number, queue, base: self.latest_revision() })
+        Some(Subscription {
+            hub: self.clone(),
+            subject,
+            number,
+            queue,
+            base: self.latest_revision(),
+        })
     }
 
     /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
@@ -172,7 +180,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Leaves out the commits up to this one: whoever has a seat loses it, and reads them from history.
+    /// Leaves out the commits up to this one: whoever has a seat loses it, and reads them from
+    /// history.
     pub(super) fn go_on_from(&self, revision: Revision) {
         let mut subscriptions = self.subscriptions();
         if revision > self.latest_revision() {
@@ -183,20 +192,31 @@ impl Hub {
 
     pub(super) fn broadcast(&self, commit: &Commit) -> Result<(), StoreError> {
         let mut subscriptions = self.subscriptions();
-        let change = if subscriptions.by_subject.is_empty() { None } else { Change::read(commit.revision, &commit.event)? };
+        let change = if subscriptions.by_subject.is_empty() {
+            None
+        } else {
+            Change::read(commit.revision, &commit.event)?
+        };
         match change.map(Arc::new) {
-            Some(change) if change.event.kind == EventKind::Imported => subscriptions.end_app(&change.event.app, change.revision),
+            Some(change) if change.event.kind == EventKind::Imported => {
+                subscriptions.end_app(&change.event.app, change.revision)
+            }
             Some(change) => {
                 let now = self.now();
                 let mut cut = subscriptions.broadcast(&key(&change.event.app, None), &change, now);
                 if !change.event.room.is_empty() {
-                    cut += subscriptions.broadcast(&key(&change.event.app, Some(&change.event.room)), &change, now);
+                    cut += subscriptions.broadcast(
+                        &key(&change.event.app, Some(&change.event.room)),
+                        &change,
+                        now,
+                    );
                 }
                 self.cut.fetch_add(cut, Ordering::Relaxed);
             }
             None => {}
         }
-        // After the seats have it, and under their lock: a seat that has nothing waiting has been told all up to here.
+        // After the seats have it, and under their lock: a seat that has nothing waiting has been
+        // told all up to here.
         self.newest.store(commit.revision, Ordering::Release);
         Ok(())
     }
@@ -238,7 +258,10 @@ impl Subscriptions {
 
     /// Ends all seats: what comes next is in history.
     fn end_all(&mut self) {
-        self.by_subject.drain().flat_map(|(_, subscriptions)| subscriptions).for_each(|(_, queue)| queue.end(End::LeftOut));
+        self.by_subject
+            .drain()
+            .flat_map(|(_, subscriptions)| subscriptions)
+            .for_each(|(_, queue)| queue.end(End::LeftOut));
     }
 }
 

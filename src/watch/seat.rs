@@ -1,7 +1,9 @@
-//! What waits for one watcher: changes in the order of commits, bounded by their bytes, and why no more will come.
+//! What waits for one watcher: changes in the order of commits, bounded by their bytes, and why no
+//! more will come.
 //!
-//! A burst cuts nobody. Where more than [`BUDGET_BYTES`] would wait, nothing more is kept for the watcher, and it reads history when it has taken what
-//! waits; it is cut only if by then it has taken nothing for [`STALL_TIMEOUT`].
+//! A burst cuts nobody. Where more than [`BUDGET_BYTES`] would wait, nothing more is kept for the
+//! watcher, and it reads history when it has taken what waits; it is cut only if by then it has
+//! taken nothing for [`STALL_TIMEOUT`].
 
 use std::{
     collections::VecDeque,
@@ -16,7 +18,8 @@ use crate::store::Revision;
 
 /// Bytes of changes that wait for one watcher, at most: some thousand mutes of one user each.
 const BUDGET_BYTES: usize = 1 << 20;
-/// A watcher that takes nothing for so long, and for which more than the budget has come, does not read.
+/// A watcher that takes nothing for so long, and for which more than the budget has come, does not
+/// read.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why nothing more comes to a seat.
@@ -57,7 +60,8 @@ impl Queue {
         Arc::new(Self { waiting: Mutex::new(waiting), arrived: Notify::new() })
     }
 
-    /// Puts a change at the end. Answers whether the watcher was cut, for which there is then no place any more.
+    /// Puts a change at the end. Answers whether the watcher was cut, for which there is then no
+    /// place any more.
     pub(super) fn offer(&self, change: &Arc<Change>, now: Duration) -> bool {
         let mut waiting = self.waiting();
         let bytes = change.bytes();

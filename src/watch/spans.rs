@@ -1,5 +1,6 @@
-//! Which apps have events where in the history, as far as it was read: whoever has none there passes it over. So an app that has few, or none, costs a
-//! walk over those of all others once, and then nothing.
+//! Which apps have events where in the history, as far as it was read: whoever has none there
+//! passes it over. So an app that has few, or none, costs a walk over those of all others once, and
+//! then nothing.
 
 use std::{
     collections::BTreeMap,
@@ -9,22 +10,26 @@ use std::{
 
 use crate::store::Revision;
 
-/// Kept at most; beyond that all are forgotten, and found again. A million events are 4,000 of them.
+/// Kept at most; beyond that all are forgotten, and found again. A million events are 4,000 of
+/// them.
 const MOST: usize = 16_384;
 
 /// Spans of the history that were read.
 #[derive(Default)]
 pub struct Spans(Mutex<BTreeMap<Revision, Span>>);
 
-/// From one revision, its key, to before another: whose events are there. Nothing is ever added to it.
+/// From one revision, its key, to before another: whose events are there. Nothing is ever added to
+/// it.
 struct Span {
     end: Revision,
-    /// Hashes of app keys, in order. Two that are the same cost a look at what could be passed over.
+    /// Hashes of app keys, in order. Two that are the same cost a look at what could be passed
+    /// over.
     apps: Box<[u64]>,
 }
 
 impl Spans {
-    /// Notes of which apps the events are that there are from one revision to before another, which has been given out already.
+    /// Notes of which apps the events are that there are from one revision to before another, which
+    /// has been given out already.
     pub fn note(&self, first: Revision, end: Revision, apps: &[String]) {
         let mut apps: Vec<_> = apps.iter().map(|app| hash(app)).collect();
         apps.sort_unstable();
@@ -106,12 +111,25 @@ mod tests {
             (10, 10, 10, 10),
             (15, 10, 15, 15),
         ] {
-            assert_eq!(["a", "b", "c"].map(|app| spans.before(app, before)), [of_a, of_b, of_c], "before {before}");
+            assert_eq!(
+                ["a", "b", "c"].map(|app| spans.before(app, before)),
+                [of_a, of_b, of_c],
+                "before {before}"
+            );
         }
-        for (after, of_a, of_b, of_c) in
-            [(9, 19, 9, 9), (8, 8, 8, 8), (19, 19, 29, 49), (24, 24, 29, 49), (29, 49, 29, 49), (49, 49, 49, 49)]
-        {
-            assert_eq!(["a", "b", "c"].map(|app| spans.after(app, after)), [of_a, of_b, of_c], "after {after}");
+        for (after, of_a, of_b, of_c) in [
+            (9, 19, 9, 9),
+            (8, 8, 8, 8),
+            (19, 19, 29, 49),
+            (24, 24, 29, 49),
+            (29, 49, 29, 49),
+            (49, 49, 49, 49),
+        ] {
+            assert_eq!(
+                ["a", "b", "c"].map(|app| spans.after(app, after)),
+                [of_a, of_b, of_c],
+                "after {after}"
+            );
         }
         // A shorter one takes the place of none.
         spans.note(20, 21, &[]);

@@ -1,5 +1,5 @@
-//! The program beside that of another build, such as the one of the commit before, in turns: what a change has cost or gained. `MUTE_BENCH_AGAINST`
-//! names it.
+//! The program beside that of another build, such as the one of the commit before, in turns: what a
+//! change has cost or gained. `MUTE_BENCH_AGAINST` names it.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -46,7 +46,12 @@ pub async fn rows(place: &Path, build: &str) -> Vec<Row> {
     for side in [&ours, &theirs] {
         grpc::fill(&side.clients, ROOMS, 1_000).await;
     }
-    rows.push(start(ours, theirs, || Program::start(&our_place), || Program::start_build(build, &their_place, &[])));
+    rows.push(start(
+        ours,
+        theirs,
+        || Program::start(&our_place),
+        || Program::start_build(build, &their_place, &[]),
+    ));
     rows.extend(cluster::against(place, build).await);
     rows
 }
@@ -56,7 +61,8 @@ async fn calls(ours: &Side, theirs: &Side) -> Vec<Row> {
         let (number, who) = pair(caller, call);
         grpc::check(client, room(number), user(who))
     };
-    let messages: Arc<Vec<_>> = Arc::new((0..1_000).map(|call| grpc::encoded_batch(pairs(call))).collect());
+    let messages: Arc<Vec<_>> =
+        Arc::new((0..1_000).map(|call| grpc::encoded_batch(pairs(call))).collect());
     let batch = move |client: Mutes, caller: usize, call: usize| {
         let message = messages[(caller * 31 + call) % 1_000].clone();
         async move { grpc::batch_check(client, message).await }
@@ -71,7 +77,10 @@ async fn calls(ours: &Side, theirs: &Side) -> Vec<Row> {
         grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
     };
     let mut rows = vec![
-        of_sides("CheckSend", ours, theirs, async |side, end| grpc::load(&side.clients, end, check).await).await,
+        of_sides("CheckSend", ours, theirs, async |side, end| {
+            grpc::load(&side.clients, end, check).await
+        })
+        .await,
         of_sides("BatchCheckSend: checks", ours, theirs, async |side, end| {
             grpc::load(&side.clients, end, batch.clone()).await * BATCH as u64
         })
@@ -80,8 +89,10 @@ async fn calls(ours: &Side, theirs: &Side) -> Vec<Row> {
             grpc::load(&side.clients[..1], end, recipients.clone()).await
         })
         .await,
-        of_sides("durable MuteMembers, 64 callers", ours, theirs, async |side, end| grpc::load(&side.clients, end, mute).await)
-            .await,
+        of_sides("durable MuteMembers, 64 callers", ours, theirs, async |side, end| {
+            grpc::load(&side.clients, end, mute).await
+        })
+        .await,
     ];
     // Opened now: one that asks for nothing is closed.
     let (our_rest, their_rest) = (rest_of(ours).await, rest_of(theirs).await);
@@ -98,12 +109,21 @@ async fn rest_of(side: &Side) -> Mutex<Vec<tokio::net::TcpStream>> {
     Mutex::new(rest::connections(&side.program.rest).await)
 }
 
-async fn of_sides(what: &'static str, ours: &Side, theirs: &Side, load: impl AsyncFn(&Side, Instant) -> u64) -> Row {
+async fn of_sides(
+    what: &'static str,
+    ours: &Side,
+    theirs: &Side,
+    load: impl AsyncFn(&Side, Instant) -> u64,
+) -> Row {
     rates(what, async |end| load(ours, end).await, async |end| load(theirs, end).await).await
 }
 
 /// The medians of several measurements in turns.
-pub async fn rates(what: &'static str, ours: impl AsyncFn(Instant) -> u64, theirs: impl AsyncFn(Instant) -> u64) -> Row {
+pub async fn rates(
+    what: &'static str,
+    ours: impl AsyncFn(Instant) -> u64,
+    theirs: impl AsyncFn(Instant) -> u64,
+) -> Row {
     let (mut us, mut them) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
         let (rate, other) = in_turns(&ours, &theirs).await;
@@ -118,7 +138,12 @@ async fn lone(ours: &Side, theirs: &Side) -> Row {
     for turn in 0..10 {
         for (side, took) in [(ours, &mut us), (theirs, &mut them)] {
             let mute = async |number: usize| {
-                grpc::mute(side.clients[0].clone(), "lone".to_owned(), vec![user(turn * 1_000 + number)]).await;
+                grpc::mute(
+                    side.clients[0].clone(),
+                    "lone".to_owned(),
+                    vec![user(turn * 1_000 + number)],
+                )
+                .await;
             };
             took.push(one_by_one(200, mute).await);
         }
@@ -126,7 +151,12 @@ async fn lone(ours: &Side, theirs: &Side) -> Row {
     times("one caller's durable mute", median(us), median(them), "us", 1.0)
 }
 
-fn start(ours: Side, theirs: Side, start: impl Fn() -> Program, other: impl Fn() -> Program) -> Row {
+fn start(
+    ours: Side,
+    theirs: Side,
+    start: impl Fn() -> Program,
+    other: impl Fn() -> Program,
+) -> Row {
     let (mut us, mut them) = (Vec::new(), Vec::new());
     ours.program.stop();
     theirs.program.stop();

@@ -63,7 +63,11 @@ pub async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder().add_service(MuteServiceServer::new(Bare)).serve_with_incoming(incoming).await.unwrap();
+    tonic::transport::Server::builder()
+        .add_service(MuteServiceServer::new(Bare))
+        .serve_with_incoming(incoming)
+        .await
+        .unwrap();
 }
 
 /// The bare service as a process of its own, as ours is. Killed when it is dropped.
@@ -74,7 +78,11 @@ pub struct BareProcess {
 
 impl BareProcess {
     pub fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap()).arg(ARGUMENT).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg(ARGUMENT)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut addr = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut addr).unwrap();
         Self { child, addr: addr.trim().to_owned() }

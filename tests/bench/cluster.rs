@@ -1,4 +1,5 @@
-//! Three replicas over three members of an etcd cluster, all on this machine, beside the members alone.
+//! Three replicas over three members of an etcd cluster, all on this machine, beside the members
+//! alone.
 
 use std::{
     path::Path,
@@ -60,8 +61,17 @@ pub async fn rows(place: &Path) -> Vec<Row> {
         return vec![Row { what, ours: "-".to_owned(), theirs, ratio: None, hold: "-" }];
     }
     let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
-    let urls = members.iter().map(|member| format!("http://{}", member.addr)).collect::<Vec<_>>().join(",");
-    let replica = |name: &str| Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &urls]);
+    let urls = members
+        .iter()
+        .map(|member| format!("http://{}", member.addr))
+        .collect::<Vec<_>>()
+        .join(",");
+    let replica = |name: &str| {
+        Program::start_with(
+            &directory(place, name),
+            &["--store", "etcd", "--etcd-endpoints", &urls],
+        )
+    };
     wait_for(&urls).await;
     let mut rows = Vec::new();
     {
@@ -71,21 +81,38 @@ pub async fn rows(place: &Path) -> Vec<Row> {
         let mute = |client, caller: usize, call: usize| {
             grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
         };
-        let (rate, bare_rate) =
-            in_turns(async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, put).await).await;
-        rows.push(Row::rates(what, rate, (bare_rate, "etcd, puts of 200 bytes, 96 callers"), ">= 0.8"));
+        let (rate, bare_rate) = in_turns(
+            async |end| grpc::load(&ours, end, mute).await,
+            async |end| grpc::load(&theirs, end, put).await,
+        )
+        .await;
+        rows.push(Row::rates(
+            what,
+            rate,
+            (bare_rate, "etcd, puts of 200 bytes, 96 callers"),
+            ">= 0.8",
+        ));
     }
     let (cluster, sled) = (replica("replica0"), Program::start(&directory(place, "beside")));
-    let (ours, theirs) = (grpc::connections(&cluster.grpc).await, grpc::connections(&sled.grpc).await);
+    let (ours, theirs) =
+        (grpc::connections(&cluster.grpc).await, grpc::connections(&sled.grpc).await);
     grpc::fill(&ours, ROOMS, USERS).await;
     grpc::fill(&theirs, ROOMS, USERS).await;
     let check = |client, caller, call| {
         let (number, who) = pair(caller, call);
         grpc::check(client, room(number), user(who))
     };
-    let (rate, sled_rate) =
-        in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
-    rows.push(Row::rates("CheckSend of a replica over etcd", rate, (sled_rate, "the same over sled"), ">= 0.95"));
+    let (rate, sled_rate) = in_turns(
+        async |end| grpc::load(&ours, end, check).await,
+        async |end| grpc::load(&theirs, end, check).await,
+    )
+    .await;
+    rows.push(Row::rates(
+        "CheckSend of a replica over etcd",
+        rate,
+        (sled_rate, "the same over sled"),
+        ">= 0.95",
+    ));
     drop(sled);
     rows.extend(size(&cluster, &ours, &members, || replica("replica1")).await);
     rows
@@ -97,28 +124,52 @@ pub async fn against(place: &Path, build: &str) -> Vec<Row> {
         return Vec::new();
     }
     let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
-    let urls = members.iter().map(|member| format!("http://{}", member.addr)).collect::<Vec<_>>().join(",");
+    let urls = members
+        .iter()
+        .map(|member| format!("http://{}", member.addr))
+        .collect::<Vec<_>>()
+        .join(",");
     wait_for(&urls).await;
     let replica = |program: &str, name: &str| {
-        let arguments = ["--store", "etcd", "--etcd-endpoints", &urls, "--etcd-prefix", &format!("{name}/")];
+        let arguments =
+            ["--store", "etcd", "--etcd-endpoints", &urls, "--etcd-prefix", &format!("{name}/")];
         Program::start_build(program, &directory(place, name), &arguments)
     };
-    let (ours, theirs) = (replica(env!("CARGO_BIN_EXE_mute-service"), "our-replica"), replica(build, "their-replica"));
-    let (ours, theirs) = (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
+    let (ours, theirs) = (
+        replica(env!("CARGO_BIN_EXE_mute-service"), "our-replica"),
+        replica(build, "their-replica"),
+    );
+    let (ours, theirs) =
+        (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
     let mute = |client, caller: usize, call: usize| {
         grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
     };
     let what = "a replica over etcd: durable MuteMembers, 64 callers";
-    vec![rates(what, async |end| grpc::load(&ours, end, mute).await, async |end| grpc::load(&theirs, end, mute).await).await]
+    vec![
+        rates(
+            what,
+            async |end| grpc::load(&ours, end, mute).await,
+            async |end| grpc::load(&theirs, end, mute).await,
+        )
+        .await,
+    ]
 }
 
-/// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to start.
-async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], replica: impl Fn() -> Program) -> Vec<Row> {
-    let (empty, before, database) = (cluster.memory(), resident(members[0].child.id()), database(&members[0]).await);
+/// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to
+/// start.
+async fn size(
+    cluster: &Program,
+    ours: &[grpc::Mutes],
+    members: &[Member],
+    replica: impl Fn() -> Program,
+) -> Vec<Row> {
+    let (empty, before, database) =
+        (cluster.memory(), resident(members[0].child.id()), database(&members[0]).await);
     let filling = Instant::now();
     grpc::fill(ours, 1_000, 1_000).await;
     let filled = MILLION / filling.elapsed().as_secs_f64();
-    let (in_member, in_replica) = (resident(members[0].child.id()) - before, cluster.memory() - empty);
+    let (in_member, in_replica) =
+        (resident(members[0].child.id()) - before, cluster.memory() - empty);
     let on_disk = self::database(&members[0]).await - database;
     let started = replica();
     let per = |bytes: f64| bytes / MILLION;
@@ -137,7 +188,8 @@ async fn size(cluster: &Program, ours: &[grpc::Mutes], members: &[Member], repli
     }]
 }
 
-/// How long a replica takes to start, by how many mutes there are: over one member, so that it has a core of its own.
+/// How long a replica takes to start, by how many mutes there are: over one member, so that it has
+/// a core of its own.
 pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
     const SIZES: [(usize, &str); 4] = [
         (500, "a replica over etcd with 0.5 M mutes: start to ready"),
@@ -151,7 +203,9 @@ pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
     let member = member(place, 0, 1);
     let url = format!("http://{}", member.addr);
     wait_for(&url).await;
-    let replica = |name: &str| Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &url]);
+    let replica = |name: &str| {
+        Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &url])
+    };
     let writer = replica("starts0");
     let clients = grpc::connections(&writer.grpc).await;
     let (mut rows, mut filled) = (Vec::new(), 0);
@@ -170,22 +224,43 @@ pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
             started.memory() / 1e6
         );
         before = (mutes, start);
-        rows.push(Row { what, ours: format!("{start:.2} s"), theirs, ratio: None, hold: "<= 5 s a million" });
+        rows.push(Row {
+            what,
+            ours: format!("{start:.2} s"),
+            theirs,
+            ratio: None,
+            hold: "<= 5 s a million",
+        });
     }
     rows
 }
 
 fn member(place: &Path, number: usize, members: usize) -> Member {
     let addr = |number: usize, port| format!("127.77.77.{}:{port}", number + 1);
-    let (client, peer) = (format!("http://{}", addr(number, 2_379)), format!("http://{}", addr(number, 2_380)));
+    let (client, peer) =
+        (format!("http://{}", addr(number, 2_379)), format!("http://{}", addr(number, 2_380)));
     let name = format!("m{number}");
-    let peers: Vec<_> = (0..members).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
+    let peers: Vec<_> =
+        (0..members).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
     let mut command = Command::new("etcd");
-    command.args(["--name", &name, "--data-dir", directory(place, &name).join("etcd").to_str().unwrap()]);
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--logger", "zap"]);
+    command.args([
+        "--name",
+        &name,
+        "--data-dir",
+        directory(place, &name).join("etcd").to_str().unwrap(),
+    ]);
+    command.args([
+        "--listen-client-urls",
+        &client,
+        "--advertise-client-urls",
+        &client,
+        "--logger",
+        "zap",
+    ]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &peers.join(","), "--quota-backend-bytes", "8589934592"]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     Member { child, addr: addr(number, 2_379) }
 }
 
@@ -207,7 +282,9 @@ async fn wait_for(urls: &str) {
 /// Bytes of a member's database.
 async fn database(member: &Member) -> f64 {
     let client = grpc::connect(&member.addr).await;
-    let answer = grpc::raw(client, "/etcdserverpb.Maintenance/Status", tonic::Request::new(Bytes::new())).await;
+    let answer =
+        grpc::raw(client, "/etcdserverpb.Maintenance/Status", tonic::Request::new(Bytes::new()))
+            .await;
     Status::decode(answer).unwrap().database as f64
 }
 
@@ -224,5 +301,6 @@ async fn connections(addrs: impl Iterator<Item = &str>) -> Vec<grpc::Mutes> {
 async fn put(client: grpc::Mutes, caller: usize, call: usize) {
     let key = format!("bare/grpc{caller:04}/{}", user(caller * 1_000_000 + call)).into_bytes();
     let message = Put { key, value: vec![1; VALUE_BYTES] };
-    grpc::raw(client, "/etcdserverpb.KV/Put", tonic::Request::new(message.encode_to_vec().into())).await;
+    grpc::raw(client, "/etcdserverpb.KV/Put", tonic::Request::new(message.encode_to_vec().into()))
+        .await;
 }

@@ -21,7 +21,12 @@ use super::{
 pub type Mutes = Channel;
 
 pub async fn connect(addr: &str) -> Mutes {
-    Channel::from_shared(format!("http://{addr}")).unwrap().tcp_nodelay(true).connect().await.unwrap()
+    Channel::from_shared(format!("http://{addr}"))
+        .unwrap()
+        .tcp_nodelay(true)
+        .connect()
+        .await
+        .unwrap()
 }
 
 /// So many connections.
@@ -35,9 +40,13 @@ pub fn ask<T>(message: T) -> Request<T> {
     request
 }
 
-/// Calls from every connection, so many at a time on each, until the end. Answers how many calls were made. A caller's number goes with each of
-/// its calls, and the number of the call.
-pub async fn load<F>(clients: &[Mutes], end: Instant, call: impl Fn(Mutes, usize, usize) -> F + Clone + Send + 'static) -> u64
+/// Calls from every connection, so many at a time on each, until the end. Answers how many calls
+/// were made. A caller's number goes with each of its calls, and the number of the call.
+pub async fn load<F>(
+    clients: &[Mutes],
+    end: Instant,
+    call: impl Fn(Mutes, usize, usize) -> F + Clone + Send + 'static,
+) -> u64
 where
     F: Future<Output = ()> + Send,
 {
@@ -69,7 +78,9 @@ pub fn encoded_batch(pairs: Vec<pb::RoomUser>) -> Bytes {
 
 /// A question who may be pushed to, as it goes over the wire.
 pub fn encoded_recipients(room: String, users: Vec<String>) -> Bytes {
-    pb::FilterRecipientsRequest { app: APP.to_owned(), room, users, ..Default::default() }.encode_to_vec().into()
+    pb::FilterRecipientsRequest { app: APP.to_owned(), room, users, ..Default::default() }
+        .encode_to_vec()
+        .into()
 }
 
 /// Sends a call of this method that was encoded before, and answers the bytes of its answer.
@@ -129,7 +140,8 @@ impl Decoder for Raw {
 
 pub async fn mute(client: Mutes, room: String, users: Vec<String>) {
     let duration = Some(prost_types::Duration { seconds: 86_400, nanos: 0 });
-    let message = pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, ..Default::default() };
+    let message =
+        pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, ..Default::default() };
     MuteServiceClient::new(client).mute_members(ask(message)).await.unwrap();
 }
 
@@ -155,7 +167,10 @@ pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
                     room: room.to_owned(),
                     ..Default::default()
                 };
-                MuteServiceClient::new(client.clone()).mute_room_notifications(ask(message)).await.unwrap();
+                MuteServiceClient::new(client.clone())
+                    .mute_room_notifications(ask(message))
+                    .await
+                    .unwrap();
             }
         })
     });
@@ -171,13 +186,17 @@ pub async fn fill(clients: &[Mutes], rooms: usize, users: usize) {
 
 /// The same, of these rooms.
 pub async fn fill_rooms(clients: &[Mutes], rooms: std::ops::Range<usize>, users: usize) {
-    let calls: Vec<_> = rooms.flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
+    let calls: Vec<_> =
+        rooms.flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
     let calls = std::sync::Arc::new(calls);
     let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {
-        let (client, calls, next) = (clients[caller % clients.len()].clone(), calls.clone(), next.clone());
+        let (client, calls, next) =
+            (clients[caller % clients.len()].clone(), calls.clone(), next.clone());
         tokio::spawn(async move {
-            while let Some((number, chunk)) = calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            while let Some((number, chunk)) =
+                calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+            {
                 let users = (0..100).map(|at| user(number * users + chunk * 100 + at)).collect();
                 mute(client.clone(), room(*number), users).await;
             }

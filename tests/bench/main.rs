@@ -1,11 +1,19 @@
 //! The numbers, each beside what it is compared with, in one run: `cargo bench --bench numbers`.
 //!
-//! It starts everything by itself: the service (the real program, release build), a bare tonic service with the same messages that answers a
-//! constant, and Redis, where `redis-server` is on PATH. Both sides of a row are asked by the same client over the same number of connections,
-//! in turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten million mutes. `checks`, `writes`,
-//! `size`, `watch`, `cluster` and `starts` choose groups of rows. `against` has both sides from this service: the program, and the one of another build that
+//! It starts everything by itself: the service (the real program, release build), a bare tonic
+//! service with the same messages that answers a constant, and Redis, where `redis-server` is on
+//! PATH. Both sides of a row are asked by the same client over the same number of connections, in
+//! turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten
+//! million mutes. `checks`, `writes`, `size`, `watch`, `cluster` and `starts` choose groups of
+//! rows. `against` has both sides from this service: the program, and the one of another build that
 //! `MUTE_BENCH_AGAINST` names.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod against;
 mod bare;
@@ -43,7 +51,13 @@ impl Row {
     /// A row of rates: more is better, and the ratio is ours to theirs.
     pub fn rates(what: &'static str, ours: f64, theirs: (f64, &str), hold: &'static str) -> Self {
         let (rate, whose) = theirs;
-        Self { what, ours: per_second(ours), theirs: format!("{} {whose}", per_second(rate)), ratio: Some(ours / rate), hold }
+        Self {
+            what,
+            ours: per_second(ours),
+            theirs: format!("{} {whose}", per_second(rate)),
+            ratio: Some(ours / rate),
+            hold,
+        }
     }
 }
 
@@ -56,8 +70,12 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
     (numbers[numbers.len() / 2] + numbers[(numbers.len() - 1) / 2]) / 2.0
 }
 
-/// Runs both sides in turns, and answers the median rate of each. Who begins changes: what the machine does beside it meets both alike.
-pub async fn in_turns(ours: impl AsyncFn(Instant) -> u64, theirs: impl AsyncFn(Instant) -> u64) -> (f64, f64) {
+/// Runs both sides in turns, and answers the median rate of each. Who begins changes: what the
+/// machine does beside it meets both alike.
+pub async fn in_turns(
+    ours: impl AsyncFn(Instant) -> u64,
+    theirs: impl AsyncFn(Instant) -> u64,
+) -> (f64, f64) {
     let (mut us, mut them) = (Vec::new(), Vec::new());
     for number in 0..TURNS {
         if number % 2 == 0 {
@@ -86,9 +104,13 @@ fn main() {
         return;
     }
     let full = arguments.iter().any(|argument| argument == "--full");
-    let groups: Vec<_> = arguments[1..].iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
+    let groups: Vec<_> =
+        arguments[1..].iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
     let rows = runtime.block_on(rows::all(full, &groups));
-    println!("\n{}, {CONNECTIONS} connections with {IN_FLIGHT} calls each where nothing else is said\n", machine());
+    println!(
+        "\n{}, {CONNECTIONS} connections with {IN_FLIGHT} calls each where nothing else is said\n",
+        machine()
+    );
     println!("| what | ours | compared with | ratio | hold |\n| --- | --- | --- | --- | --- |");
     for Row { what, ours, theirs, ratio, hold } in rows {
         let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
@@ -98,7 +120,10 @@ fn main() {
 
 fn machine() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+    let model = cpus
+        .lines()
+        .find(|line| line.starts_with("model name"))
+        .and_then(|line| line.split(": ").nth(1));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!("{cores} cores of {}", model.unwrap_or("an unknown processor"))
 }

@@ -41,8 +41,21 @@ impl Program {
         let _ = fs::remove_file(&addresses);
         let started = Instant::now();
         let mut command = Command::new(build);
-        command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addresses.to_str().unwrap()]);
-        command.args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]);
+        command.args([
+            "serve",
+            "--config",
+            config.to_str().unwrap(),
+            "--addr-file",
+            addresses.to_str().unwrap(),
+        ]);
+        command.args([
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--rest-addr",
+            "127.0.0.1:0",
+            "--admin-addr",
+            "127.0.0.1:0",
+        ]);
         command.args(["--data-dir", directory.join("data").to_str().unwrap()]).args(arguments);
         let mut child = command
             .stdout(Stdio::null())
@@ -56,7 +69,8 @@ impl Program {
             std::thread::sleep(Duration::from_millis(2));
         }
         let start = started.elapsed();
-        let addresses: serde_json::Value = serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap();
+        let addresses: serde_json::Value =
+            serde_json::from_slice(&fs::read(&addresses).unwrap()).unwrap();
         let addr = |name: &str| addresses[name].as_str().unwrap().to_owned();
         Self { child, grpc: addr("grpc"), rest: addr("rest"), start }
     }

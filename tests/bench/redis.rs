@@ -1,4 +1,5 @@
-//! Redis, and the cheapest client it can have: commands written and replies counted on plain sockets.
+//! Redis, and the cheapest client it can have: commands written and replies counted on plain
+//! sockets.
 
 use std::{
     path::Path,
@@ -23,8 +24,22 @@ impl Redis {
     pub async fn start(directory: &Path, durable: bool) -> Option<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir", directory.to_str().unwrap()]);
-        command.args(["--appendonly", if durable { "yes" } else { "no" }, "--appendfsync", "always"]);
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            directory.to_str().unwrap(),
+        ]);
+        command.args([
+            "--appendonly",
+            if durable { "yes" } else { "no" },
+            "--appendfsync",
+            "always",
+        ]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
         let redis = Self { child, port };
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -101,26 +116,28 @@ pub fn command(into: &mut Vec<u8>, words: &[&str]) {
     }
 }
 
-/// Calls from every connection until the end; each call sends what it is given, and counts for as many as it has replies.
+/// Calls from every connection until the end; each call sends what it is given, and counts for as
+/// many as it has replies.
 pub async fn load(
     connections: &mut Vec<Connection>,
     end: Instant,
     replies: usize,
     commands: impl Fn(&mut Vec<u8>, usize, usize) + Clone + Send + 'static,
 ) -> u64 {
-    let callers = std::mem::take(connections).into_iter().enumerate().map(|(caller, mut connection)| {
-        let commands = commands.clone();
-        tokio::spawn(async move {
-            let (mut calls, mut bytes) = (0, Vec::new());
-            while Instant::now() < end {
-                bytes.clear();
-                commands(&mut bytes, caller, calls);
-                connection.call(&bytes, replies).await;
-                calls += 1;
-            }
-            (connection, (calls * replies) as u64)
-        })
-    });
+    let callers =
+        std::mem::take(connections).into_iter().enumerate().map(|(caller, mut connection)| {
+            let commands = commands.clone();
+            tokio::spawn(async move {
+                let (mut calls, mut bytes) = (0, Vec::new());
+                while Instant::now() < end {
+                    bytes.clear();
+                    commands(&mut bytes, caller, calls);
+                    connection.call(&bytes, replies).await;
+                    calls += 1;
+                }
+                (connection, (calls * replies) as u64)
+            })
+        });
     let mut total = 0;
     for caller in callers.collect::<Vec<_>>() {
         let (connection, calls) = caller.await.unwrap();

@@ -24,16 +24,17 @@ pub async fn connections(addr: &str) -> Vec<TcpStream> {
 
 /// Mutes one user a call, from every connection, until the end.
 pub async fn load(connections: &mut Vec<TcpStream>, end: Instant) -> u64 {
-    let callers = std::mem::take(connections).into_iter().enumerate().map(|(caller, mut stream)| {
-        tokio::spawn(async move {
-            let mut calls = 0;
-            while Instant::now() < end {
-                mute(&mut stream, caller, calls).await;
-                calls += 1;
-            }
-            (stream, calls as u64)
-        })
-    });
+    let callers =
+        std::mem::take(connections).into_iter().enumerate().map(|(caller, mut stream)| {
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while Instant::now() < end {
+                    mute(&mut stream, caller, calls).await;
+                    calls += 1;
+                }
+                (stream, calls as u64)
+            })
+        });
     let mut total = 0;
     for caller in callers.collect::<Vec<_>>() {
         let (stream, calls) = caller.await.unwrap();
@@ -66,6 +67,9 @@ async fn mute(stream: &mut TcpStream, caller: usize, call: usize) {
 fn is_whole(bytes: &[u8]) -> bool {
     let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head_text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
-    let length = head_text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok()).unwrap();
+    let length = head_text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok())
+        .unwrap();
     bytes.len() >= head + 4 + length
 }

@@ -31,7 +31,9 @@ pub const MILLION: f64 = 1_000_000.0;
 pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
     // Beside the program, because a temporary directory may not be on a disk.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let chosen = |group: &str| groups.is_empty() && group != AGAINST || groups.iter().any(|named| named == group);
+    let chosen = |group: &str| {
+        groups.is_empty() && group != AGAINST || groups.iter().any(|named| named == group)
+    };
     let mut rows = Vec::new();
     if chosen("checks") {
         rows.extend(checks(place.path()).await);
@@ -85,16 +87,21 @@ async fn checks(place: &Path) -> Vec<Row> {
         let (number, who) = pair(caller, call);
         grpc::check(client, room(number), user(who))
     };
-    let (rate, bare_rate) =
-        in_turns(async |end| grpc::load(&ours, end, check).await, async |end| grpc::load(&theirs, end, check).await).await;
-    let mut rows = vec![Row::rates("CheckSend", rate, (bare_rate, "bare tonic, a constant"), ">= 0.90")];
+    let (rate, bare_rate) = in_turns(
+        async |end| grpc::load(&ours, end, check).await,
+        async |end| grpc::load(&theirs, end, check).await,
+    )
+    .await;
+    let mut rows =
+        vec![Row::rates("CheckSend", rate, (bare_rate, "bare tonic, a constant"), ">= 0.90")];
 
     let Some(redis) = Redis::start(&directory(place, "redis"), false).await else {
         rows.push(missing("BatchCheckSend, 100 a call: checks"));
         return rows;
     };
     fill_redis(&redis, ROOMS, USERS).await;
-    // Both sides send what was encoded before, and read replies without decoding them: the load costs as little as it can.
+    // Both sides send what was encoded before, and read replies without decoding them: the load
+    // costs as little as it can.
     let messages: std::sync::Arc<Vec<_>> =
         std::sync::Arc::new((0..PREPARED).map(|call| grpc::encoded_batch(pairs(call))).collect());
     let batch = move |client: grpc::Mutes, caller: usize, call: usize| {
@@ -122,25 +129,38 @@ async fn checks(place: &Path) -> Vec<Row> {
         async |end| redis::load(&mut *connections.lock().await, end, 1, score).await,
     )
     .await;
-    rows.push(Row::rates("CheckSend", rate, (redis_rate, "Redis ZSCORE, unpipelined, 64 connections"), "-"));
+    rows.push(Row::rates(
+        "CheckSend",
+        rate,
+        (redis_rate, "Redis ZSCORE, unpipelined, 64 connections"),
+        "-",
+    ));
     rows.push(recipients(&ours, &redis).await);
     rows
 }
 
-/// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000 notification mutes.
+/// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000
+/// notification mutes.
 async fn recipients(ours: &[grpc::Mutes], redis: &Redis) -> Row {
     grpc::silence(ours, "push", SILENT).await;
     let mut connection = redis.connect().await;
     let mut bytes = Vec::new();
-    (0..SILENT).for_each(|number| command(&mut bytes, &["ZADD", "push", "1642148173726", &user(number)]));
+    (0..SILENT)
+        .for_each(|number| command(&mut bytes, &["ZADD", "push", "1642148173726", &user(number)]));
     connection.call(&bytes, SILENT).await;
-    let asked: Vec<_> = (0..10_000).map(|number| user(SILENT / 2 + number * SILENT / 10_000)).collect();
+    let asked: Vec<_> =
+        (0..10_000).map(|number| user(SILENT / 2 + number * SILENT / 10_000)).collect();
     let mut commands = Vec::new();
     asked.iter().for_each(|user| command(&mut commands, &["ZSCORE", "push", user]));
     let message = grpc::encoded_recipients("push".to_owned(), asked);
     let (mut us, mut them) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        us.push(one_by_one(100, async |_| grpc::filter_recipients(ours[0].clone(), message.clone()).await).await);
+        us.push(
+            one_by_one(100, async |_| {
+                grpc::filter_recipients(ours[0].clone(), message.clone()).await
+            })
+            .await,
+        );
         them.push(one_by_one(100, async |_| connection.call(&commands, 10_000).await).await);
     }
     let (ours, theirs) = (median(us), median(them));
@@ -172,7 +192,13 @@ fn scores(call: usize) -> Vec<u8> {
 }
 
 fn missing(what: &'static str) -> Row {
-    Row { what, ours: "-".to_owned(), theirs: "skipped: install redis-server".to_owned(), ratio: None, hold: "-" }
+    Row {
+        what,
+        ours: "-".to_owned(),
+        theirs: "skipped: install redis-server".to_owned(),
+        ratio: None,
+        hold: "-",
+    }
 }
 
 async fn fill_redis(redis: &Redis, rooms: usize, users: usize) {
@@ -180,7 +206,10 @@ async fn fill_redis(redis: &Redis, rooms: usize, users: usize) {
     for number in 0..rooms {
         let mut bytes = Vec::new();
         for at in 0..users {
-            command(&mut bytes, &["ZADD", &room(number), "1642148173726", &user(number * users + at)]);
+            command(
+                &mut bytes,
+                &["ZADD", &room(number), "1642148173726", &user(number * users + at)],
+            );
         }
         connection.call(&bytes, users).await;
     }
@@ -200,14 +229,27 @@ async fn writes(place: &Path) -> Vec<Row> {
         Some(redis) => {
             let connections = Mutex::new(redis.connections(CONNECTIONS * IN_FLIGHT).await);
             let add = |bytes: &mut Vec<u8>, caller: usize, call: usize| {
-                command(bytes, &["ZADD", &format!("grpc{caller:04}"), "1642148173726", &user(caller * 1_000_000 + call)]);
+                command(
+                    bytes,
+                    &[
+                        "ZADD",
+                        &format!("grpc{caller:04}"),
+                        "1642148173726",
+                        &user(caller * 1_000_000 + call),
+                    ],
+                );
             };
             let (rate, redis_rate) = in_turns(
                 async |end| grpc::load(&ours, end, mute).await,
                 async |end| redis::load(&mut *connections.lock().await, end, 1, add).await,
             )
             .await;
-            rows.push(Row::rates(what, rate, (redis_rate, "Redis ZADD, appendfsync always, 64 connections"), ">= 1"));
+            rows.push(Row::rates(
+                what,
+                rate,
+                (redis_rate, "Redis ZADD, appendfsync always, 64 connections"),
+                ">= 1",
+            ));
         }
     }
     rows.push(lone_writer(place, &ours[0]).await);
@@ -217,7 +259,12 @@ async fn writes(place: &Path) -> Vec<Row> {
         async |end| grpc::load(&ours, end, mute).await,
     )
     .await;
-    rows.push(Row::rates("REST mute, 64 connections", rest_rate, (grpc_rate, "the same over gRPC"), ">= 0.7"));
+    rows.push(Row::rates(
+        "REST mute, 64 connections",
+        rest_rate,
+        (grpc_rate, "the same over gRPC"),
+        ">= 0.7",
+    ));
     rows
 }
 
@@ -238,7 +285,9 @@ async fn lone_writer(place: &Path, ours: &grpc::Mutes) -> Row {
     let mut file = File::create(place.join("fdatasync")).unwrap();
     let (mut mutes, mut syncs, mut rpcs) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..5 {
-        let mute = async |number: usize| grpc::mute(ours.clone(), "lone".to_owned(), vec![user(turn * 1_000 + number)]).await;
+        let mute = async |number: usize| {
+            grpc::mute(ours.clone(), "lone".to_owned(), vec![user(turn * 1_000 + number)]).await
+        };
         mutes.push(one_by_one(200, mute).await);
         let mut sync = async |_| {
             // Appended, as every log is.
@@ -246,7 +295,9 @@ async fn lone_writer(place: &Path, ours: &grpc::Mutes) -> Row {
             file.sync_data().unwrap();
         };
         syncs.push(one_by_one(200, &mut sync).await);
-        rpcs.push(one_by_one(200, async |_| grpc::check(client.clone(), room(0), user(0)).await).await);
+        rpcs.push(
+            one_by_one(200, async |_| grpc::check(client.clone(), room(0), user(0)).await).await,
+        );
     }
     let (mute, sync, rpc) = (median(mutes), median(syncs), median(rpcs));
     Row {
@@ -277,8 +328,10 @@ async fn size(place: &Path) -> Vec<Row> {
             Some((redis.memory() - empty) / MILLION)
         }
     };
-    let compared = theirs
-        .map_or_else(|| "skipped: install redis-server".to_owned(), |bytes| format!("{bytes:.0} B Redis, user and expire alone"));
+    let compared = theirs.map_or_else(
+        || "skipped: install redis-server".to_owned(),
+        |bytes| format!("{bytes:.0} B Redis, user and expire alone"),
+    );
     let after = (restarted - empty) / MILLION;
     vec![
         Row {

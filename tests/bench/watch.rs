@@ -3,7 +3,9 @@
 use std::{path::Path, time::Instant};
 
 use futures_util::future::join_all;
-use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient, watch_response::Event};
+use mute_service::proto::v1::{
+    self as pb, mute_service_client::MuteServiceClient, watch_response::Event,
+};
 use tonic::Streaming;
 
 use super::{
@@ -24,14 +26,20 @@ pub async fn rows(place: &Path) -> Vec<Row> {
     let writer = grpc::connect(&program.grpc).await;
     grpc::mute(writer.clone(), ROOM.to_owned(), vec![user(0)]).await;
     let empty = program.memory();
-    let mut watchers =
-        join_all((0..WATCHERS / OF_A_CONNECTION).map(|_| watch(&program.grpc))).await.into_iter().flatten().collect::<Vec<_>>();
+    let mut watchers = join_all((0..WATCHERS / OF_A_CONNECTION).map(|_| watch(&program.grpc)))
+        .await
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
     let each = (program.memory() - empty) / WATCHERS as f64;
     // It reads nothing any more, and is in nobody's way.
     let _stopped = watchers.pop();
     let mut took = Vec::new();
     for round in 0..ROUNDS {
-        let readers = watchers.into_iter().map(|watcher| tokio::spawn(next_change(watcher))).collect::<Vec<_>>();
+        let readers = watchers
+            .into_iter()
+            .map(|watcher| tokio::spawn(next_change(watcher)))
+            .collect::<Vec<_>>();
         let started = Instant::now();
         grpc::mute(writer.clone(), ROOM.to_owned(), vec![user(round)]).await;
         watchers = join_all(readers).await.into_iter().map(Result::unwrap).collect();
@@ -39,7 +47,11 @@ pub async fn rows(place: &Path) -> Vec<Row> {
     }
     vec![Row {
         what: "one mute to 10,000 watchers of its room",
-        ours: format!("{:.0} ms until the last has it, {:.1} KiB a watcher", median(took), each / 1_024.0),
+        ours: format!(
+            "{:.0} ms until the last has it, {:.1} KiB a watcher",
+            median(took),
+            each / 1_024.0
+        ),
         theirs: "-".to_owned(),
         ratio: None,
         hold: "-",
@@ -51,9 +63,14 @@ async fn watch(addr: &str) -> Vec<Streaming<pb::WatchResponse>> {
     let channel = grpc::connect(addr).await;
     let mut watchers = Vec::new();
     for _ in 0..OF_A_CONNECTION {
-        let message = pb::WatchRequest { app: APP.to_owned(), room: ROOM.to_owned(), after_revision: None };
-        let mut stream = MuteServiceClient::new(channel.clone()).watch(ask(message)).await.unwrap().into_inner();
-        assert!(matches!(stream.message().await.unwrap().unwrap().event, Some(Event::Heartbeat(_))));
+        let message =
+            pb::WatchRequest { app: APP.to_owned(), room: ROOM.to_owned(), after_revision: None };
+        let mut stream =
+            MuteServiceClient::new(channel.clone()).watch(ask(message)).await.unwrap().into_inner();
+        assert!(matches!(
+            stream.message().await.unwrap().unwrap().event,
+            Some(Event::Heartbeat(_))
+        ));
         watchers.push(stream);
     }
     watchers

@@ -1,4 +1,5 @@
-//! The Agora and Easemob paths, as their documents and SDKs know them. Whole answers are in `tests/golden/agora`.
+//! The Agora and Easemob paths, as their documents and SDKs know them. Whole answers are in
+//! `tests/golden/agora`.
 
 use std::{env, fs, path::Path, time::Duration};
 
@@ -12,19 +13,27 @@ use crate::harness::*;
 const FOR_GOOD_MS: u64 = 4_638_873_600_000;
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Compares an answer, with ports and tokens masked, with a golden file, key for key. MUTE_BLESS=1 writes the file instead.
+/// Compares an answer, with ports and tokens masked, with a golden file, key for key. MUTE_BLESS=1
+/// writes the file instead.
 pub fn golden(vendor: &str, name: &str, status: u16, mut body: Value) {
     mask(&mut body);
     let found = json!({"status": status, "body": body});
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(vendor).join(format!("{name}.json"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(vendor)
+        .join(format!("{name}.json"));
     if env::var("MUTE_BLESS").is_ok_and(|bless| bless == "1") {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, format!("{found:#}\n")).unwrap();
         return;
     }
-    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{vendor}/{name}.json: {error}"));
+    let text =
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{vendor}/{name}.json: {error}"));
     let expected: Value = serde_json::from_str(&text).unwrap();
-    assert!(found == expected, "{vendor}/{name}.json: the answer\n{found:#}\nis not the golden one\n{expected:#}");
+    assert!(
+        found == expected,
+        "{vendor}/{name}.json: the answer\n{found:#}\nis not the golden one\n{expected:#}"
+    );
 }
 
 fn mask(value: &mut Value) {
@@ -36,7 +45,10 @@ fn mask(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(mask),
         Value::String(text) => {
             if let Some((before, after)) = text.split_once("127.0.0.1:") {
-                *text = format!("{before}HOST{}", after.trim_start_matches(|c: char| c.is_ascii_digit()));
+                *text = format!(
+                    "{before}HOST{}",
+                    after.trim_start_matches(|c: char| c.is_ascii_digit())
+                );
             }
         }
         _ => {}
@@ -56,7 +68,8 @@ pub fn behind(network: &str) -> Settings {
 /// Status, Retry-After and body.
 pub async fn refusal(request: RequestBuilder) -> (u16, Option<String>, Value) {
     let response = request.send().await.unwrap();
-    let retry_after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+    let retry_after =
+        response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
     (response.status().as_u16(), retry_after, response.json().await.unwrap())
 }
 
@@ -70,7 +83,13 @@ async fn room(server: &Server, method: Method, path: &str, body: Option<Value>) 
 }
 
 async fn mute(server: &Server, usernames: Value, mute_duration: Value) -> (u16, Value) {
-    room(server, Method::POST, "/mute", Some(json!({"usernames": usernames, "mute_duration": mute_duration}))).await
+    room(
+        server,
+        Method::POST,
+        "/mute",
+        Some(json!({"usernames": usernames, "mute_duration": mute_duration})),
+    )
+    .await
 }
 
 async fn data(server: &Server, path: &str) -> Value {
@@ -81,8 +100,13 @@ async fn data(server: &Server, path: &str) -> Value {
 
 /// Who is muted in the dev room, by id.
 async fn muted(server: &Server) -> Vec<String> {
-    let users =
-        |list: Value| list.as_array().unwrap().iter().map(|element| element["user"].as_str().unwrap().to_owned()).collect();
+    let users = |list: Value| {
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|element| element["user"].as_str().unwrap().to_owned())
+            .collect()
+    };
     users(data(server, "/mute").await)
 }
 
@@ -115,10 +139,14 @@ async fn users_are_answered_in_the_order_asked_and_muting_again_replaces_the_end
     mute(&server, json!(["user2"]), json!(60_000)).await;
     server.advance(1_000);
     let (_, body) = mute(&server, json!(["user3", "user2", "user1"]), json!(5_000)).await;
-    let users: Vec<_> = body["data"].as_array().unwrap().iter().map(|element| &element["user"]).collect();
+    let users: Vec<_> =
+        body["data"].as_array().unwrap().iter().map(|element| &element["user"]).collect();
     assert_eq!(users, ["user3", "user2", "user1"]);
     let list = data(&server, "/mute").await;
-    assert!(list.as_array().unwrap().iter().all(|element| element["expire"] == json!(START_MS + 6_000)), "{list}");
+    assert!(
+        list.as_array().unwrap().iter().all(|element| element["expire"] == json!(START_MS + 6_000)),
+        "{list}"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +165,12 @@ async fn taking_a_mute_away_that_is_not_there_is_no_error() {
     for users in ["user1", "nobody", "nobody,user1", "user1,user1,USER1", "owner1"] {
         let (status, body) = room(&server, Method::DELETE, &format!("/mute/{users}"), None).await;
         assert_eq!(status, 200, "{body}");
-        let answered: Vec<_> = body["data"].as_array().unwrap().iter().map(|element| element["user"].as_str().unwrap()).collect();
+        let answered: Vec<_> = body["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|element| element["user"].as_str().unwrap())
+            .collect();
         assert_eq!(answered.join(","), users);
     }
 }
@@ -172,19 +205,30 @@ async fn the_list_has_pages_only_where_number_and_size_are_both_more_than_0() {
         ("pagenum=x&pagesize=y", whole),
         ("resource=android_1&version=3.9&cursor=&limit=1", whole),
     ] {
-        assert_eq!(data(&server, &format!("/mute?{query}")).await.as_array().unwrap(), expected, "{query}");
+        assert_eq!(
+            data(&server, &format!("/mute?{query}")).await.as_array().unwrap(),
+            expected,
+            "{query}"
+        );
     }
 }
 
 #[tokio::test]
 async fn unknown_query_parameters_are_ignored_and_are_not_in_the_uri() {
     let server = Server::start().await;
-    for (method, path) in
-        [(Method::DELETE, "/mute/user1"), (Method::POST, "/ban"), (Method::GET, ""), (Method::GET, "/white/users")]
-    {
-        let (status, body) = room(&server, method, &format!("{path}?resource=a%2Fb&version=1"), None).await;
+    for (method, path) in [
+        (Method::DELETE, "/mute/user1"),
+        (Method::POST, "/ban"),
+        (Method::GET, ""),
+        (Method::GET, "/white/users"),
+    ] {
+        let (status, body) =
+            room(&server, method, &format!("{path}?resource=a%2Fb&version=1"), None).await;
         let host = server.addresses.rest;
-        assert_eq!((status, &body["uri"]), (200, &json!(format!("http://{host}/easemob-demo/testapp/chatrooms/{ROOM}{path}"))));
+        assert_eq!(
+            (status, &body["uri"]),
+            (200, &json!(format!("http://{host}/easemob-demo/testapp/chatrooms/{ROOM}{path}")))
+        );
     }
 }
 
@@ -196,7 +240,10 @@ async fn a_list_longer_than_a_page_of_the_rpc_is_told_whole_and_in_order() {
         let body = chunk.iter().map(|name| json!({"username": name})).collect();
         assert_eq!(server.agora(Method::POST, "/users", Some(body)).await.0, 200);
         assert_eq!(mute(&server, json!(chunk), json!(60_000)).await.0, 200);
-        assert_eq!(room(&server, Method::POST, "/white/users", Some(json!({"usernames": chunk}))).await.0, 200);
+        assert_eq!(
+            room(&server, Method::POST, "/white/users", Some(json!({"usernames": chunk}))).await.0,
+            200
+        );
     };
     join_all(users.chunks(60).map(create)).await;
     assert_eq!(muted(&server).await, users);
@@ -209,17 +256,27 @@ async fn a_room_is_banned_without_a_body_for_good_or_for_a_time_and_not_for_0() 
     let server = Server::start().await;
     is("ban", room(&server, Method::POST, "/ban", None).await);
     is("get_room_banned", room(&server, Method::GET, "", None).await);
-    is("ban_for_good", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": -1}))).await);
-    is("ban_timed", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 5_000}))).await);
+    is(
+        "ban_for_good",
+        room(&server, Method::POST, "/ban", Some(json!({"mute_duration": -1}))).await,
+    );
+    is(
+        "ban_timed",
+        room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 5_000}))).await,
+    );
     assert_eq!(data(&server, "").await[0]["mute"], true);
     is("error_ban_0", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 0}))).await);
     for wrong in [json!(-2), json!("5000"), json!([1])] {
-        let (status, body) = room(&server, Method::POST, "/ban", Some(json!({"mute_duration": wrong}))).await;
+        let (status, body) =
+            room(&server, Method::POST, "/ban", Some(json!({"mute_duration": wrong}))).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
     }
     server.advance(5_000);
     assert_eq!(data(&server, "").await[0]["mute"], false);
-    assert_eq!(room(&server, Method::POST, "/ban", Some(json!({}))).await.1["data"]["expire"], FOR_GOOD_MS);
+    assert_eq!(
+        room(&server, Method::POST, "/ban", Some(json!({}))).await.1["data"]["expire"],
+        FOR_GOOD_MS
+    );
 }
 
 #[tokio::test]
@@ -237,7 +294,11 @@ async fn the_allow_list_is_filled_asked_and_emptied() {
     is("white_list_empty", room(&server, Method::GET, "/white/users", None).await);
     is("white_is_not", room(&server, Method::GET, "/white/users/user1", None).await);
     is("white_add_one", room(&server, Method::POST, "/white/users/user1", None).await);
-    is("white_add", room(&server, Method::POST, "/white/users", Some(json!({"usernames": ["user3", "user2"]}))).await);
+    is(
+        "white_add",
+        room(&server, Method::POST, "/white/users", Some(json!({"usernames": ["user3", "user2"]})))
+            .await,
+    );
     is("white_is", room(&server, Method::GET, "/white/users/user1", None).await);
     is("white_list", room(&server, Method::GET, "/white/users", None).await);
     is("white_remove_one", room(&server, Method::DELETE, "/white/users/user1", None).await);
@@ -249,12 +310,14 @@ async fn the_allow_list_is_filled_asked_and_emptied() {
 async fn adding_to_the_allow_list_twice_or_taking_unknown_users_away_is_no_error() {
     let server = Server::start().await;
     for users in [json!(["user1"]), json!(["user1", "user1", "USER1"]), json!("user1")] {
-        let (status, body) = room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await;
+        let (status, body) =
+            room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await;
         assert_eq!(status, 200, "{body}");
     }
     assert_eq!(data(&server, "/white/users").await, json!(["user1"]));
     for users in ["nobody", "user1,user1", "user1"] {
-        let (status, body) = room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await;
+        let (status, body) =
+            room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await;
         assert_eq!(status, 200, "{body}");
     }
     assert_eq!(data(&server, "/white/users").await, json!([]));
@@ -289,7 +352,10 @@ async fn a_room_is_created_with_a_numeric_id_and_deleted_once() {
     is("create_room", (status, created));
     let (_, seen) = server.agora(Method::GET, &format!("/chatrooms/{id}"), None).await;
     let seen = &seen["data"][0];
-    assert_eq!((&seen["id"], &seen["name"], &seen["description"]), (&json!(id), &json!("new"), &json!("about")));
+    assert_eq!(
+        (&seen["id"], &seen["name"], &seen["description"]),
+        (&json!(id), &json!("new"), &json!("about"))
+    );
     assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{id}"), None).await.0, 200);
     is("delete_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
     is("error_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
@@ -298,7 +364,12 @@ async fn a_room_is_created_with_a_numeric_id_and_deleted_once() {
 #[tokio::test]
 async fn a_room_of_an_unknown_owner_is_refused() {
     let server = Server::start().await;
-    is("error_owner_unknown", server.agora(Method::POST, "/chatrooms", Some(json!({"name": "n", "owner": "Nobody"}))).await);
+    is(
+        "error_owner_unknown",
+        server
+            .agora(Method::POST, "/chatrooms", Some(json!({"name": "n", "owner": "Nobody"})))
+            .await,
+    );
 }
 
 #[tokio::test]
@@ -306,7 +377,13 @@ async fn users_are_created_one_or_several_at_a_time_and_can_be_muted_then() {
     let server = Server::start().await;
     is(
         "create_user",
-        server.agora(Method::POST, "/users", Some(json!({"username": "New1", "nickname": "N", "password": "p"}))).await,
+        server
+            .agora(
+                Method::POST,
+                "/users",
+                Some(json!({"username": "New1", "nickname": "N", "password": "p"})),
+            )
+            .await,
     );
     let several = json!([{"username": "new2", "password": "p"}, {"username": "new3"}]);
     is("create_users", server.agora(Method::POST, "/users", Some(several)).await);
@@ -316,8 +393,15 @@ async fn users_are_created_one_or_several_at_a_time_and_can_be_muted_then() {
 #[tokio::test]
 async fn users_without_a_well_formed_name_are_refused_and_none_of_the_call_is_created() {
     let server = Server::start().await;
-    for wrong in [json!({}), json!({"username": 1}), json!({"username": ""}), json!({"username": "a b"}), json!("user")] {
-        let (status, body) = server.agora(Method::POST, "/users", Some(json!([{"username": "good"}, wrong]))).await;
+    for wrong in [
+        json!({}),
+        json!({"username": 1}),
+        json!({"username": ""}),
+        json!({"username": "a b"}),
+        json!("user"),
+    ] {
+        let (status, body) =
+            server.agora(Method::POST, "/users", Some(json!([{"username": "good"}, wrong]))).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
     }
     assert_eq!(mute(&server, json!("good"), json!(60_000)).await.0, 400);
@@ -375,7 +459,8 @@ async fn no_token_is_issued_for_a_wrong_secret_a_wrong_app_or_another_grant() {
     let (status, body) = token(&server, app, json!({"grant_type": "password"})).await;
     assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")));
     for raw in ["", "{", "grant_type=client_credentials"] {
-        let (status, body) = sent(server.rest(Method::POST, &format!("{app}/token"), &[]).body(raw)).await;
+        let (status, body) =
+            sent(server.rest(Method::POST, &format!("{app}/token"), &[]).body(raw)).await;
         assert_eq!((status, &body["error"]), (400, &json!("json_parse")), "{raw}");
     }
 }
@@ -385,21 +470,35 @@ async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
     let send = |method, path: &str, body: &str| {
-        let request = server.rest(method, &format!("/app-id/SampleApp{path}"), &[("authorization", &bearer)]);
+        let request =
+            server.rest(method, &format!("/app-id/SampleApp{path}"), &[("authorization", &bearer)]);
         sent(request.body(body.to_owned()))
     };
-    is("app_id_mute", send(Method::POST, "/chatrooms/demo/mute", r#"{"usernames":["aaa"],"mute_duration":60000}"#).await);
+    is(
+        "app_id_mute",
+        send(
+            Method::POST,
+            "/chatrooms/demo/mute",
+            r#"{"usernames":["aaa"],"mute_duration":60000}"#,
+        )
+        .await,
+    );
     is("app_id_list_muted", send(Method::GET, "/chatrooms/demo/mute", "").await);
     is("app_id_unmute", send(Method::DELETE, "/chatrooms/demo/mute/aaa", "").await);
     let (status, body) = send(Method::GET, "/chatrooms/nowhere", "").await;
-    assert_eq!((status, &body["error_description"]), (404, &json!("grpID nowhere does not exist!")));
+    assert_eq!(
+        (status, &body["error_description"]),
+        (404, &json!("grpID nowhere does not exist!"))
+    );
 }
 
 #[tokio::test]
 async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
-    for (method, path) in [(Method::GET, "//SampleApp/mutes/aaa"), (Method::POST, "//SampleApp/chatrooms/demo/ban")] {
+    for (method, path) in
+        [(Method::GET, "//SampleApp/mutes/aaa"), (Method::POST, "//SampleApp/chatrooms/demo/ban")]
+    {
         let (status, body) = sent(server.rest(method, path, &[("authorization", &bearer)])).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{path}: {body}");
     }
@@ -410,17 +509,35 @@ async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
 async fn an_app_that_tells_upper_from_lower_case_names_only_the_users_it_lacks() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
-    let request = server.rest(Method::POST, "/app-id/SampleApp/chatrooms/demo/mute", &[("authorization", &bearer)]);
-    is("error_case", sent(request.body(json!({"usernames": ["aaa", "AAA"], "mute_duration": 60_000}).to_string())).await);
+    let request = server.rest(
+        Method::POST,
+        "/app-id/SampleApp/chatrooms/demo/mute",
+        &[("authorization", &bearer)],
+    );
+    is(
+        "error_case",
+        sent(
+            request.body(json!({"usernames": ["aaa", "AAA"], "mute_duration": 60_000}).to_string()),
+        )
+        .await,
+    );
 }
 
 #[tokio::test]
 async fn a_body_is_read_as_json_whatever_its_content_type() {
     let server = Server::start().await;
     let body = json!({"usernames": ["user1"], "mute_duration": 60_000}).to_string();
-    for kind in [None, Some(FORM), Some("text/plain"), Some("application/json; charset=utf-8"), Some("nonsense")] {
-        let request = bearing(&server, Method::POST, "/mute", &server.agora_token()).body(body.clone());
-        let request = kind.into_iter().fold(request, |request, kind| request.header("content-type", kind));
+    for kind in [
+        None,
+        Some(FORM),
+        Some("text/plain"),
+        Some("application/json; charset=utf-8"),
+        Some("nonsense"),
+    ] {
+        let request =
+            bearing(&server, Method::POST, "/mute", &server.agora_token()).body(body.clone());
+        let request =
+            kind.into_iter().fold(request, |request, kind| request.header("content-type", kind));
         assert_eq!(sent(request).await.0, 200, "{kind:?}");
     }
 }
@@ -436,13 +553,22 @@ async fn usernames_as_one_string_are_one_user() {
 async fn usernames_that_are_no_names_are_refused() {
     let server = Server::start().await;
     let long = "x".repeat(65);
-    for wrong in
-        [json!(null), json!(1), json!([1]), json!(["a b"]), json!([""]), json!(["ü"]), json!([long]), json!("a,b"), json!({})]
-    {
+    for wrong in [
+        json!(null),
+        json!(1),
+        json!([1]),
+        json!(["a b"]),
+        json!([""]),
+        json!(["ü"]),
+        json!([long]),
+        json!("a,b"),
+        json!({}),
+    ] {
         let (status, body) = mute(&server, wrong.clone(), json!(60_000)).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{wrong}");
     }
-    let (status, body) = room(&server, Method::POST, "/mute", Some(json!({"mute_duration": 60_000}))).await;
+    let (status, body) =
+        room(&server, Method::POST, "/mute", Some(json!({"mute_duration": 60_000}))).await;
     assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")));
     assert_eq!(muted(&server).await, [""; 0]);
 }
@@ -477,8 +603,13 @@ async fn an_end_past_what_the_vendor_has_a_number_for_is_for_good() {
 async fn a_duration_that_is_missing_negative_or_no_number_is_refused_and_nobody_is_muted() {
     let server = Server::start().await;
     is("error_mute_duration", mute(&server, json!(["user1"]), json!(-2)).await);
-    is("error_mute_duration", room(&server, Method::POST, "/mute", Some(json!({"usernames": ["user1"]}))).await);
-    for wrong in [json!("1000"), json!(null), json!(true), json!([1_000]), json!({}), json!(i64::MIN)] {
+    is(
+        "error_mute_duration",
+        room(&server, Method::POST, "/mute", Some(json!({"usernames": ["user1"]}))).await,
+    );
+    for wrong in
+        [json!("1000"), json!(null), json!(true), json!([1_000]), json!({}), json!(i64::MIN)]
+    {
         is("error_mute_duration", mute(&server, json!(["user1"]), wrong).await);
     }
     assert_eq!(muted(&server).await, [""; 0]);
@@ -491,11 +622,17 @@ async fn names_are_echoed_as_the_caller_wrote_them_and_are_the_same_users() {
     assert_eq!(muted(&server).await, ["user1", "user2"]);
     let (_, added) = room(&server, Method::POST, "/white/users/USER1", None).await;
     assert_eq!(added["data"]["user"], "USER1");
-    assert_eq!(data(&server, "/white/users/UsEr1").await, json!({"member": "UsEr1", "white": true}));
+    assert_eq!(
+        data(&server, "/white/users/UsEr1").await,
+        json!({"member": "UsEr1", "white": true})
+    );
     let (_, removed) = room(&server, Method::DELETE, "/white/users/User1", None).await;
     assert_eq!(removed["data"][0]["user"], "User1");
     let (_, unmuted) = room(&server, Method::DELETE, "/mute/USER1,user2", None).await;
-    assert_eq!(unmuted["data"], json!([{"result": true, "user": "USER1"}, {"result": true, "user": "user2"}]));
+    assert_eq!(
+        unmuted["data"],
+        json!([{"result": true, "user": "USER1"}, {"result": true, "user": "user2"}])
+    );
     assert_eq!(muted(&server).await, [""; 0]);
 }
 
@@ -514,7 +651,10 @@ async fn an_empty_list_of_users_is_refused() {
     let server = Server::start().await;
     is("error_empty", mute(&server, json!([]), json!(60_000)).await);
     is("error_empty", room(&server, Method::DELETE, "/mute/,", None).await);
-    is("error_empty", room(&server, Method::POST, "/white/users", Some(json!({"usernames": []}))).await);
+    is(
+        "error_empty",
+        room(&server, Method::POST, "/white/users", Some(json!({"usernames": []}))).await,
+    );
     is("error_empty", room(&server, Method::DELETE, "/white/users/,", None).await);
 }
 
@@ -524,7 +664,10 @@ async fn sixty_one_users_are_refused_in_the_documented_words_and_nobody_is_muted
     let mut users = names(60);
     users.push("user1".to_owned());
     is("error_61_mute", mute(&server, json!(users), json!(60_000)).await);
-    is("error_61_white_add", room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await);
+    is(
+        "error_61_white_add",
+        room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await,
+    );
     assert_eq!((muted(&server).await, data(&server, "/white/users").await), (vec![], json!([])));
 }
 
@@ -535,8 +678,14 @@ async fn sixty_one_users_are_refused_in_the_documented_words_and_everybody_stays
     room(&server, Method::POST, "/white/users/user1", None).await;
     let users = format!("{},user1", names(60).join("%2C"));
     is("error_61_unmute", room(&server, Method::DELETE, &format!("/mute/{users}"), None).await);
-    is("error_61_white_remove", room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await);
-    assert_eq!((muted(&server).await, data(&server, "/white/users").await), (strings(&["user1"]), json!(["user1"])));
+    is(
+        "error_61_white_remove",
+        room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await,
+    );
+    assert_eq!(
+        (muted(&server).await, data(&server, "/white/users").await),
+        (strings(&["user1"]), json!(["user1"]))
+    );
 }
 
 #[tokio::test]
@@ -544,13 +693,17 @@ async fn sixty_users_are_within_the_limit() {
     let server = Server::start().await;
     let users = names(60);
     for path in ["/mute", "/white/users"] {
-        let (status, body) = room(&server, Method::DELETE, &format!("{path}/{}", users.join(",")), None).await;
+        let (status, body) =
+            room(&server, Method::DELETE, &format!("{path}/{}", users.join(",")), None).await;
         assert_eq!((status, body["data"].as_array().unwrap().len()), (200, 60));
     }
     let create = users.iter().map(|name| json!({"username": name})).collect();
     assert_eq!(server.agora(Method::POST, "/users", Some(create)).await.0, 200);
     assert_eq!(mute(&server, json!(users), json!(60_000)).await.0, 200);
-    assert_eq!(room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await.0, 200);
+    assert_eq!(
+        room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await.0,
+        200
+    );
     assert_eq!(muted(&server).await, users);
 }
 
@@ -559,10 +712,16 @@ async fn unknown_users_fail_the_whole_call_and_nobody_is_muted_or_allowed() {
     let server = Server::start().await;
     let users = json!(["user1", "Nobody", "user2", "noone"]);
     is("error_not_members", mute(&server, users.clone(), json!(60_000)).await);
-    is("error_not_members", room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await);
+    is(
+        "error_not_members",
+        room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await,
+    );
     is("error_not_member", mute(&server, json!("x"), json!(-1)).await);
     is("error_not_member", room(&server, Method::POST, "/white/users/x", None).await);
-    is("error_not_member", server.agora(Method::GET, &format!("/sdk/chatrooms/{ROOM}/mute/x"), None).await);
+    is(
+        "error_not_member",
+        server.agora(Method::GET, &format!("/sdk/chatrooms/{ROOM}/mute/x"), None).await,
+    );
     assert_eq!((muted(&server).await, data(&server, "/white/users").await), (vec![], json!([])));
 }
 
@@ -593,22 +752,35 @@ async fn a_missing_room_is_told_by_its_id_on_every_path() {
         (Method::POST, "/white/users/user1", None),
         (Method::DELETE, "/white/users/user1", None),
     ] {
-        is("error_no_room", server.agora(method, &format!("/chatrooms/404{path}"), body.cloned()).await);
+        is(
+            "error_no_room",
+            server.agora(method, &format!("/chatrooms/404{path}"), body.cloned()).await,
+        );
     }
     is("error_no_room", server.agora(Method::GET, "/sdk/chatrooms/404/mute/user1", None).await);
 }
 
 #[tokio::test]
-async fn no_token_a_malformed_an_expired_one_and_one_of_another_app_are_refused_each_in_its_words() {
+async fn no_token_a_malformed_an_expired_one_and_one_of_another_app_are_refused_each_in_its_words()
+{
     let server = Server::start().await;
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
     is("error_no_token", sent(server.rest(Method::GET, &path, &[])).await);
-    is("error_no_token", sent(server.rest(Method::GET, &path, &[("authorization", "Bearer ")])).await);
+    is(
+        "error_no_token",
+        sent(server.rest(Method::GET, &path, &[("authorization", "Bearer ")])).await,
+    );
     for malformed in ["YWMt4LqJIul7EeizhBO5TSO_UgAAAA", "a.b.c"] {
         is("error_malformed_token", sent(bearing(&server, Method::GET, "/mute", malformed)).await);
     }
-    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &server.app_token(IMKIT))).await);
-    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &server.user_token(IMKIT, "aaa"))).await);
+    is(
+        "error_bad_token",
+        sent(bearing(&server, Method::GET, "/mute", &server.app_token(IMKIT))).await,
+    );
+    is(
+        "error_bad_token",
+        sent(bearing(&server, Method::GET, "/mute", &server.user_token(IMKIT, "aaa"))).await,
+    );
     let mut forged = server.agora_token();
     forged.truncate(forged.rfind('.').unwrap() + 1);
     is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &forged)).await);
@@ -641,7 +813,9 @@ async fn nothing_is_done_for_a_caller_without_a_good_token_on_any_path() {
         (Method::POST, "/chatrooms".to_owned(), r#"{"name":"n"}"#),
         (Method::POST, "/users".to_owned(), r#"{"username":"new"}"#),
     ] {
-        let request = |headers| server.rest(method.clone(), &format!("/easemob-demo/testapp{path}"), headers).body(body);
+        let request = |headers| {
+            server.rest(method.clone(), &format!("/easemob-demo/testapp{path}"), headers).body(body)
+        };
         is("error_no_token", sent(request(&[])).await);
         let other = format!("Bearer {}", server.app_token(IMKIT));
         is("error_bad_token", sent(request(&[("authorization", &other)])).await);
@@ -665,13 +839,24 @@ async fn a_user_may_moderate_only_the_rooms_it_owns() {
 #[tokio::test]
 async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
     let server = Server::start().await;
-    for path in ["/chatgroups", "/chatrooms/1/mutes", "/", "/chatrooms/1/mute/", "/chatrooms/1/mute/a/b", "/%ff"] {
+    for path in [
+        "/chatgroups",
+        "/chatrooms/1/mutes",
+        "/",
+        "/chatrooms/1/mute/",
+        "/chatrooms/1/mute/a/b",
+        "/%ff",
+    ] {
         is("error_no_path", server.agora(Method::GET, path, None).await);
     }
     is("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
     is("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
-    for (method, path) in [(Method::PUT, "/mute"), (Method::PATCH, "/ban"), (Method::POST, "/mute/user1"), (Method::OPTIONS, "")]
-    {
+    for (method, path) in [
+        (Method::PUT, "/mute"),
+        (Method::PATCH, "/ban"),
+        (Method::POST, "/mute/user1"),
+        (Method::OPTIONS, ""),
+    ] {
         is("error_method", room(&server, method, path, None).await);
     }
     is("error_method", server.agora(Method::GET, "/token", None).await);
@@ -687,12 +872,19 @@ async fn a_path_that_is_no_utf_8_is_refused() {
 #[tokio::test]
 async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
     let server = Server::start().await;
-    for (path, raw) in [("/mute", ""), ("/mute", "{"), ("/mute", "usernames=user1"), ("/white/users", "x"), ("/ban", "{")] {
+    for (path, raw) in [
+        ("/mute", ""),
+        ("/mute", "{"),
+        ("/mute", "usernames=user1"),
+        ("/white/users", "x"),
+        ("/ban", "{"),
+    ] {
         let request = bearing(&server, Method::POST, path, &server.agora_token()).body(raw);
         is("error_json", sent(request).await);
     }
     for raw in ["[]", "1", "null", "\"user1\""] {
-        let (status, body) = sent(bearing(&server, Method::POST, "/mute", &server.agora_token()).body(raw)).await;
+        let (status, body) =
+            sent(bearing(&server, Method::POST, "/mute", &server.agora_token()).body(raw)).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{raw}");
     }
 }
@@ -703,8 +895,14 @@ async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors()
     let long = "x".repeat(64 << 10);
     is("error_too_large", mute(&server, json!([long]), json!(60_000)).await);
     is("error_too_large", room(&server, Method::POST, "/ban", Some(json!({"note": long}))).await);
-    is("error_uri_too_long", room(&server, Method::DELETE, &format!("/mute/{}", &long[..16 << 10]), None).await);
-    is("error_uri_too_long", room(&server, Method::GET, &format!("/mute?x={}", &long[..16 << 10]), None).await);
+    is(
+        "error_uri_too_long",
+        room(&server, Method::DELETE, &format!("/mute/{}", &long[..16 << 10]), None).await,
+    );
+    is(
+        "error_uri_too_long",
+        room(&server, Method::GET, &format!("/mute?x={}", &long[..16 << 10]), None).await,
+    );
     assert_eq!(mute(&server, json!(["user1"]), json!(60_000)).await.0, 200);
 }
 
@@ -764,8 +962,12 @@ async fn each_page_of_a_list_that_is_told_whole_counts_and_waits_for_its_turn() 
     };
     for users in names(3_500).chunks(100) {
         join_all(users.iter().cloned().map(create)).await;
-        let message =
-            pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: users.to_vec(), ..Default::default() };
+        let message = pb::MuteMembersRequest {
+            app: AGORA.into(),
+            room: ROOM.into(),
+            users: users.to_vec(),
+            ..Default::default()
+        };
         server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
     let token = server.agora_token();
@@ -773,7 +975,10 @@ async fn each_page_of_a_list_that_is_told_whole_counts_and_waits_for_its_turn() 
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!list.is_finished(), "there is no turn for the fourth page");
     // Who asks for one page has no part in it.
-    assert_eq!(sent(bearing(&server, Method::GET, "/mute?pagenum=1&pagesize=2", &token)).await.0, 200);
+    assert_eq!(
+        sent(bearing(&server, Method::GET, "/mute?pagenum=1&pagesize=2", &token)).await.0,
+        200
+    );
     server.advance(1_000);
     let (status, body) = list.await.unwrap();
     assert_eq!((status, body["data"].as_array().map(Vec::len)), (200, Some(3_500)));
@@ -795,8 +1000,12 @@ async fn forwarded_uri(settings: Settings, headers: &[(&str, &str)]) -> String {
     let server = Server::with(settings).await;
     let bearer = format!("Bearer {}", server.agora_token());
     let headers = [headers, &[("authorization", &*bearer)]].concat();
-    let (status, body) =
-        sent(server.rest(Method::GET, &format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute?x=y"), &headers)).await;
+    let (status, body) = sent(server.rest(
+        Method::GET,
+        &format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute?x=y"),
+        &headers,
+    ))
+    .await;
     assert_eq!(status, 200, "{body}");
     body["uri"].as_str().unwrap().replace(&server.addresses.rest.to_string(), "HOST")
 }
@@ -814,6 +1023,10 @@ async fn forwarded_headers_are_believed_of_a_trusted_proxy_only() {
         (behind("127.0.0.1/32"), vec![], "http://HOST"),
         (unlimited(), vec![("host", "chat.example.com")], "http://chat.example.com"),
     ] {
-        assert_eq!(forwarded_uri(settings, &headers).await, format!("{expected}{path}"), "{headers:?}");
+        assert_eq!(
+            forwarded_uri(settings, &headers).await,
+            format!("{expected}{path}"),
+            "{headers:?}"
+        );
     }
 }

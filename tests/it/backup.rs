@@ -1,4 +1,5 @@
-//! Backups: taken while the service runs, found out when they are damaged, and put back so that nobody mistakes the new store for the lost one.
+//! Backups: taken while the service runs, found out when they are damaged, and put back so that
+//! nobody mistakes the new store for the lost one.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +26,16 @@ use crate::{
 };
 
 async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX })
+        .await
 }
 
 fn event() -> Event {
     Event::new(EventKind::Muted, AGORA, "", 1)
 }
 
-/// A data directory with a record of every kind and form, each of a commit of its own, closed in order.
+/// A data directory with a record of every kind and form, each of a commit of its own, closed in
+/// order.
 async fn every_kind(directory: &Path) -> Revision {
     let store = open(directory).await.unwrap();
     let mut revision = 0;
@@ -75,7 +78,11 @@ fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     let lines = text(&output.stdout);
-    lines.lines().map(|line| line.rsplit_once(' ').unwrap()).map(|(what, told)| (what.trim().into(), told.into())).collect()
+    lines
+        .lines()
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(what, told)| (what.trim().into(), told.into()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,14 +90,19 @@ async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_r
     let (lost, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let process = Process::start(lost.path());
     let channels = join_all((0..4).map(|_| process.mutes())).await;
-    let acknowledged: Arc<Mutex<Vec<BTreeMap<String, Revision>>>> = Arc::new(Mutex::new(vec![BTreeMap::new(); 64]));
+    let acknowledged: Arc<Mutex<Vec<BTreeMap<String, Revision>>>> =
+        Arc::new(Mutex::new(vec![BTreeMap::new(); 64]));
     let writers: Vec<_> = (0..64)
         .map(|writer| {
             let (mut mutes, acknowledged) = (channels[writer % 4].clone(), acknowledged.clone());
             tokio::spawn(async move {
                 for number in 0.. {
                     let user = format!("{number:06}");
-                    let Ok(revision) = mute(&mut mutes, &format!("room{writer}"), vec![user.clone()]).await else { return };
+                    let Ok(revision) =
+                        mute(&mut mutes, &format!("room{writer}"), vec![user.clone()]).await
+                    else {
+                        return;
+                    };
                     acknowledged.lock().unwrap()[writer].insert(user, revision as u64);
                 }
             })
@@ -99,7 +111,9 @@ async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_r
     let each_has = |revision: Revision, count: usize| {
         let acknowledged = acknowledged.clone();
         async move {
-            let after = |of: &BTreeMap<String, Revision>| of.values().filter(|of| **of > revision).count() >= count;
+            let after = |of: &BTreeMap<String, Revision>| {
+                of.values().filter(|of| **of > revision).count() >= count
+            };
             while !acknowledged.lock().unwrap().iter().all(after) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -107,8 +121,13 @@ async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_r
     };
     each_has(0, 20).await;
     let (from, file) = (process.admin(), lost.path().join("backup"));
-    let arguments = ["backup", "--from", &from, "--token", "dev-service-token", "--output", path(&file)].map(str::to_owned);
-    let taken = tokio::task::spawn_blocking(move || printed(&arguments.each_ref().map(String::as_str))).await.unwrap();
+    let arguments =
+        ["backup", "--from", &from, "--token", "dev-service-token", "--output", path(&file)]
+            .map(str::to_owned);
+    let taken =
+        tokio::task::spawn_blocking(move || printed(&arguments.each_ref().map(String::as_str)))
+            .await
+            .unwrap();
     let revision: Revision = taken["revision"].parse().unwrap();
     // Every writer's last write before the backup is answered.
     each_has(revision, 2).await;
@@ -122,9 +141,17 @@ async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_r
     let mut mutes = process.mutes().await;
     let acknowledged = acknowledged.lock().unwrap().clone();
     for (writer, acknowledged) in acknowledged.iter().enumerate() {
-        let expected: Vec<_> = acknowledged.iter().filter(|(_, of)| **of <= revision).map(|(user, _)| user.clone()).collect();
+        let expected: Vec<_> = acknowledged
+            .iter()
+            .filter(|(_, of)| **of <= revision)
+            .map(|(user, _)| user.clone())
+            .collect();
         assert!(expected.len() >= 20);
-        assert_eq!(muted(&mut mutes, &format!("room{writer}")).await, expected, "writer {writer} at revision {revision}");
+        assert_eq!(
+            muted(&mut mutes, &format!("room{writer}")).await,
+            expected,
+            "writer {writer} at revision {revision}"
+        );
     }
     let newest = acknowledged.iter().flat_map(|of| of.values()).max().copied().unwrap();
     assert!(mute(&mut mutes, "r", vec!["u".into()]).await.unwrap() as u64 > newest);
@@ -133,7 +160,11 @@ async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_r
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file, again) = (directory.path().join("data"), directory.path().join("file"), directory.path().join("again"));
+    let (data, file, again) = (
+        directory.path().join("data"),
+        directory.path().join("file"),
+        directory.path().join("again"),
+    );
     every_kind(&data).await;
     let taken = printed(&["backup", "--data-dir", path(&data), "--output", path(&file)]);
     assert_eq!(printed(&["verify", "--data-dir", path(&data)]), taken);
@@ -151,14 +182,21 @@ async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_store_comes_back_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file, again) = (directory.path().join("data"), directory.path().join("file"), directory.path().join("again"));
+    let (data, file, again) = (
+        directory.path().join("data"),
+        directory.path().join("file"),
+        directory.path().join("again"),
+    );
     let store = open(&data).await.unwrap();
     fill(&*store, 0..400).await;
     store.close().await.unwrap();
     drop(store);
     back_up(&data, &file).await;
     restore(&file, &again, START_MS).unwrap();
-    assert_eq!(entries(&*open(&again).await.unwrap()).await.1, entries(&*open(&data).await.unwrap()).await.1);
+    assert_eq!(
+        entries(&*open(&again).await.unwrap()).await.1,
+        entries(&*open(&data).await.unwrap()).await.1
+    );
 }
 
 /// Commits of a hundred records with the longest reason: some 60 KiB each.
@@ -166,7 +204,11 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
     for commit in commits {
         let mut batch = Batch::of(&event());
         let why = Provenance { actor: "app".into(), reason: "r".repeat(512).into() };
-        let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1, provenance: Arc::new(why) });
+        let value = Value::Restriction(Restriction {
+            expire: Expire::NEVER,
+            set_ms: 1,
+            provenance: Arc::new(why),
+        });
         for number in 0..100 {
             let user = format!("{commit:05}{number:02}");
             batch.put(Key::MemberMute { app: AGORA, room: ROOM, user: &user }, &value);
@@ -178,14 +220,19 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_was_cut_or_changed_anywhere_is_refused_and_nothing_is_created() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, good, bad) = (directory.path().join("data"), directory.path().join("good"), directory.path().join("bad"));
+    let (data, good, bad) = (
+        directory.path().join("data"),
+        directory.path().join("good"),
+        directory.path().join("bad"),
+    );
     every_kind(&data).await;
     back_up(&data, &good).await;
     let bytes = fs::read(&good).unwrap();
     let again = directory.path().join("again");
     let refused = |bytes: &[u8], what: &str| {
         fs::write(&bad, bytes).unwrap();
-        let error = restore(&bad, &again, START_MS).err().unwrap_or_else(|| panic!("{what} was taken"));
+        let error =
+            restore(&bad, &again, START_MS).err().unwrap_or_else(|| panic!("{what} was taken"));
         assert!(error.to_string().contains(path(&bad)), "{what}: {error}");
         assert!(!again.exists(), "{what}");
     };
@@ -199,7 +246,9 @@ async fn a_backup_that_was_cut_or_changed_anywhere_is_refused_and_nothing_is_cre
     }
     refused(&[&bytes[..], &[0]].concat(), "a byte more");
     fs::write(&bad, "mute-service backup 2\n").unwrap();
-    assert!(restore(&bad, &again, START_MS).unwrap_err().to_string().contains("another version, \"2\""));
+    assert!(
+        restore(&bad, &again, START_MS).unwrap_err().to_string().contains("another version, \"2\"")
+    );
     assert!(restore(&good, &again, START_MS).is_ok());
 }
 
@@ -224,8 +273,13 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
 async fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (data, killed) = (directory.path().join("data"), directory.path().join("killed"));
-    let page = |at: u8| (0..=255).map(|key| Entry { key: vec![at, key], value: vec![at; 100], revision: 1 }).collect::<Vec<_>>();
-    let failing = (0..=255).map(|at| if at < 255 { Ok(page(at)) } else { Err(StoreError::Full("test".into())) });
+    let page = |at: u8| {
+        (0..=255)
+            .map(|key| Entry { key: vec![at, key], value: vec![at; 100], revision: 1 })
+            .collect::<Vec<_>>()
+    };
+    let failing = (0..=255)
+        .map(|at| if at < 255 { Ok(page(at)) } else { Err(StoreError::Full("test".into())) });
     // What a kill would leave while some of it is in the tree.
     let look = failing.inspect(|page| {
         if page.is_err() {
@@ -237,7 +291,9 @@ async fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_lea
     assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     assert!(killed.join("store/db").metadata().unwrap().len() > 1 << 20);
     match open(&killed).await.err() {
-        Some(error @ StoreError::Corrupt { .. }) => assert!(error.to_string().contains("mute-service restore"), "{error}"),
+        Some(error @ StoreError::Corrupt { .. }) => {
+            assert!(error.to_string().contains("mute-service restore"), "{error}")
+        }
         other => panic!("{other:?}"),
     }
     let again = store::restore(&killed, std::iter::empty::<Result<_, StoreError>>(), 7);
@@ -259,9 +315,14 @@ async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_r
         let newest = restore(&file, &again, now_ms).unwrap();
         let store = open(&again).await.unwrap();
         assert_eq!(entries(&*store).await.0, newest);
-        for after in positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, newest - 1]) {
+        for after in
+            positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, newest - 1])
+        {
             let first = store.watch(after).await.unwrap().next().await.unwrap();
-            assert!(matches!(first, Err(StoreError::Compacted { .. })), "{after} of {newest}: {first:?}");
+            assert!(
+                matches!(first, Err(StoreError::Compacted { .. })),
+                "{after} of {newest}: {first:?}"
+            );
         }
         let mut feed = store.watch(newest).await.unwrap();
         let next = store.commit(Batch::of(&event())).await.unwrap();
@@ -279,8 +340,10 @@ async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_r
 }
 
 async fn get(server: &Server, headers: &[(&str, &str)]) -> (StatusCode, Vec<u8>) {
-    let request = server.http.request(Method::GET, format!("http://{}/backup", server.addresses.admin));
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request =
+        server.http.request(Method::GET, format!("http://{}/backup", server.addresses.admin));
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let response = request.send().await.unwrap();
     (response.status(), response.bytes().await.unwrap().to_vec())
 }
@@ -331,7 +394,10 @@ async fn one_reader_at_a_time_and_one_that_hangs_up_makes_room_for_the_next() {
     drop(stalled);
     let started = Instant::now();
     while get(&server, &[KEEPER]).await.0 != StatusCode::OK {
-        assert!(started.elapsed() < Duration::from_secs(20), "the backup nobody reads is still being taken");
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "the backup nobody reads is still being taken"
+        );
     }
     server.stop().await;
 }
@@ -354,7 +420,8 @@ async fn a_backup_that_fails_leaves_no_file_and_says_why() {
     }
     let usage = run(&["backup", "--output", path(&output)]);
     assert_eq!(usage.status.code(), Some(64));
-    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| !name.to_str().unwrap().starts_with("backup")), "{names:?}");
 }
 
@@ -371,7 +438,8 @@ fn a_backup_of_version_1_is_read_for_ever() {
     let (header, content) = backup::verify(&golden).unwrap();
     assert_eq!((header.revision, header.at_ms, content.records()), (9, START_MS, 9));
     restore(&golden, directory.path(), START_MS).unwrap();
-    let (_, restored) =
-        tokio::runtime::Runtime::new().unwrap().block_on(async { entries(&*open(directory.path()).await.unwrap()).await });
+    let (_, restored) = tokio::runtime::Runtime::new()
+        .unwrap()
+        .block_on(async { entries(&*open(directory.path()).await.unwrap()).await });
     assert_eq!(restored.iter().map(|entry| entry.revision).sum::<u64>(), 45);
 }

@@ -1,4 +1,5 @@
-//! A replica that was left behind: it says so, and catches up while others write and the cluster forgets.
+//! A replica that was left behind: it says so, and catches up while others write and the cluster
+//! forgets.
 
 use std::{
     fs,
@@ -40,8 +41,13 @@ const RATE: u32 = 150;
 
 /// Fills the cluster with member mutes, a hundred a commit.
 async fn fill(store: &dyn Store, records: usize) {
-    let provenance: Arc<Provenance> = Arc::new(Provenance { actor: "service:dev".into(), reason: "spam, and more of it".into() });
-    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: 1_642_060_750_410, provenance });
+    let provenance: Arc<Provenance> =
+        Arc::new(Provenance { actor: "service:dev".into(), reason: "spam, and more of it".into() });
+    let value = Value::Restriction(Restriction {
+        expire: Expire::NEVER,
+        set_ms: 1_642_060_750_410,
+        provenance,
+    });
     let commits = (0..records / 100).map(|commit| {
         let room = format!("room{}", commit % 100);
         let mut batch = Batch::of(&Event::new(EventKind::Muted, "Open", "service:dev", 1));
@@ -72,19 +78,34 @@ impl Scene {
     /// Nothing where there is no etcd.
     async fn set() -> Option<Self> {
         let etcd = Etcd::start(1, &[])?;
-        let store = store::open(&etcd.place(), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap();
+        let store = store::open(&etcd.place(), Retention { events: 1_000_000, age_ms: u64::MAX })
+            .await
+            .unwrap();
         fill(&*store, size()).await;
         drop(store);
         let (near, _near) = replica(&etcd);
-        let link = SlowLink::start(etcd.urls().trim_start_matches("http://").to_owned(), bandwidth()).await;
+        let link =
+            SlowLink::start(etcd.urls().trim_start_matches("http://").to_owned(), bandwidth())
+                .await;
         let directory = tempfile::tempdir().unwrap();
-        let arguments = ["--store", "etcd", "--etcd-endpoints", &link.url(), "--max-view-age-seconds", "3"];
+        let arguments =
+            ["--store", "etcd", "--etcd-endpoints", &link.url(), "--max-view-age-seconds", "3"];
         let begun = Instant::now();
         let far = Process::spawn(directory.path(), directory.path(), &arguments);
         let far = tokio::task::spawn_blocking(|| far.ready()).await.unwrap();
         println!("{:?} from its start until it is ready, while nobody writes", begun.elapsed());
         let (is_over, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let mut scene = Self { etcd, link, near, far, directory, _near, is_over, written, writers: JoinSet::new() };
+        let mut scene = Self {
+            etcd,
+            link,
+            near,
+            far,
+            directory,
+            _near,
+            is_over,
+            written,
+            writers: JoinSet::new(),
+        };
         scene.write().await;
         Some(scene)
     }
@@ -92,7 +113,8 @@ impl Scene {
     /// Others write all the time.
     async fn write(&mut self) {
         for writer in 0..3 {
-            let (mutes, is_over, written) = (self.near.mutes().await, self.is_over.clone(), self.written.clone());
+            let (mutes, is_over, written) =
+                (self.near.mutes().await, self.is_over.clone(), self.written.clone());
             self.writers.spawn(async move {
                 let mut next = tokio::time::Instant::now();
                 for number in 0.. {
@@ -135,7 +157,14 @@ impl Scene {
         let (mut found, mut page_token) = (0, String::new());
         tokio::time::sleep(Duration::from_secs(1)).await;
         loop {
-            let page = self.far.mutes().await.list_muted_members(with(list(page_token), &[SERVICE])).await.unwrap().into_inner();
+            let page = self
+                .far
+                .mutes()
+                .await
+                .list_muted_members(with(list(page_token), &[SERVICE]))
+                .await
+                .unwrap()
+                .into_inner();
             found += page.members.len();
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -168,12 +197,18 @@ async fn a_replica_left_behind_catches_up_while_others_write_and_the_cluster_for
         readiness(&scene.far).await.1.starts_with("the cluster was not heard from for")
     })
     .await;
-    // What it cannot know it does not claim: the write is durable, or it is refused because others were faster.
-    let answer = mute(&mut scene.far.mutes().await, "room", vec!["through the far one".into()]).await;
+    // What it cannot know it does not claim: the write is durable, or it is refused because others
+    // were faster.
+    let answer =
+        mute(&mut scene.far.mutes().await, "room", vec!["through the far one".into()]).await;
     if let Err(status) = answer {
         let details = tonic_types::StatusExt::get_details_error_info(&status).unwrap();
         assert_eq!(reason(&status), "STORE_UNAVAILABLE");
-        assert_eq!(details.metadata.get("outcome").map(String::as_str), Some("committed"), "{status:?}");
+        assert_eq!(
+            details.metadata.get("outcome").map(String::as_str),
+            Some("committed"),
+            "{status:?}"
+        );
     }
     until("it is up to date", async || {
         scene.etcd.compact().await;
@@ -197,10 +232,17 @@ async fn a_replica_left_behind_catches_up_while_others_write_and_the_cluster_for
 async fn a_replica_that_was_stopped_goes_on_where_it_was() {
     let Some(scene) = Scene::set().await else { return };
     scene.far.signal("-STOP");
-    tokio::time::sleep(Duration::from_secs(setting("MUTE_TEST_CATCH_UP_STOP_SECONDS").unwrap_or(3))).await;
+    tokio::time::sleep(Duration::from_secs(
+        setting("MUTE_TEST_CATCH_UP_STOP_SECONDS").unwrap_or(3),
+    ))
+    .await;
     scene.far.signal("-CONT");
     let woken = Instant::now();
-    println!("a mute is seen after {:?}, {:?} after it woke", scene.seen_after().await, woken.elapsed());
+    println!(
+        "a mute is seen after {:?}, {:?} after it woke",
+        scene.seen_after().await,
+        woken.elapsed()
+    );
     let seen = scene.seen_after().await;
     assert!(seen < Duration::from_secs(2), "{seen:?}");
     assert!(!scene.log().contains("building the view anew"), "{}", scene.log());

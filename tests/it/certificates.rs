@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, SanType,
+};
 
 /// One who issues; its certificate is NAME.pem in the directory.
 pub struct Authority {
@@ -31,12 +34,17 @@ impl Authority {
     /// The same with this common name, for any number of them.
     pub fn issue_named(&self, name: &str, common: &str, subjects: &[&str]) {
         let key = KeyPair::generate().unwrap();
-        let (uris, others): (Vec<_>, Vec<_>) =
-            subjects.iter().map(|subject| (*subject).to_owned()).partition(|name| name.contains("://"));
+        let (uris, others): (Vec<_>, Vec<_>) = subjects
+            .iter()
+            .map(|subject| (*subject).to_owned())
+            .partition(|name| name.contains("://"));
         let mut params = CertificateParams::new(others).unwrap();
-        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
+        params
+            .subject_alt_names
+            .extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
         params.distinguished_name.push(DnType::CommonName, common);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(self.directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(self.directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();

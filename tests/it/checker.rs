@@ -1,4 +1,5 @@
-//! What writers have done and been told, and what the service says has happened: whether the two can be of one service that loses nothing.
+//! What writers have done and been told, and what the service says has happened: whether the two
+//! can be of one service that loses nothing.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,9 +30,13 @@ pub enum Outcome {
 /// Who is muted in which room: until when, in Unix milliseconds, and by which call.
 pub type Muted = BTreeMap<(String, String), (Option<u64>, String)>;
 
-/// Holds the operations, each writer's in order, against the history of all; what has ended before `until_ms` has to be told. Answers who is
-/// muted in the end. Errors: everything that cannot be.
-pub fn check(writers: &[Vec<Operation>], history: &[pb::Change], until_ms: u64) -> Result<Muted, Vec<String>> {
+/// Holds the operations, each writer's in order, against the history of all; what has ended before
+/// `until_ms` has to be told. Answers who is muted in the end. Errors: everything that cannot be.
+pub fn check(
+    writers: &[Vec<Operation>],
+    history: &[pb::Change],
+    until_ms: u64,
+) -> Result<Muted, Vec<String>> {
     let mut faults = Vec::new();
     for pair in history.windows(2) {
         if pair[0].revision >= pair[1].revision {
@@ -56,22 +61,31 @@ pub fn check(writers: &[Vec<Operation>], history: &[pb::Change], until_ms: u64) 
     if faults.is_empty() { Ok(muted) } else { Err(faults) }
 }
 
-fn check_operation(operation: &Operation, change: Option<&pb::Change>, newest: &mut i64, faults: &mut Vec<String>) {
+fn check_operation(
+    operation: &Operation,
+    change: Option<&pb::Change>,
+    newest: &mut i64,
+    faults: &mut Vec<String>,
+) {
     match (operation.outcome, change) {
         (Outcome::Done(revision), Some(change)) if change.revision != revision => {
             faults.push(format!("{operation:?} has happened at {}", change.revision));
         }
         (Outcome::Done(_), None) => faults.push(format!("{operation:?} was acknowledged and lost")),
-        (Outcome::Nothing, Some(change)) => faults.push(format!("{operation:?} was to change nothing and has: {change:?}")),
+        (Outcome::Nothing, Some(change)) => {
+            faults.push(format!("{operation:?} was to change nothing and has: {change:?}"))
+        }
         _ => {}
     }
     let Some(change) = change else { return };
     let is_part = change.users.iter().all(|user| operation.users.contains(user));
-    let is_whole = change.kind() == pb::ChangeKind::Unmuted || change.users.len() == operation.users.len();
+    let is_whole =
+        change.kind() == pb::ChangeKind::Unmuted || change.users.len() == operation.users.len();
     if change.kind() != operation.kind || change.room != operation.room || !is_part || !is_whole {
         faults.push(format!("{operation:?} has happened as {change:?}"));
     }
-    // What has failed may come late: after calls that came later, of other users. What was answered may not.
+    // What has failed may come late: after calls that came later, of other users. What was answered
+    // may not.
     if let Outcome::Done(revision) = operation.outcome {
         if revision <= *newest {
             faults.push(format!("{operation:?} came after {newest}"));
@@ -88,10 +102,13 @@ fn replay(history: &[pb::Change], until_ms: u64, faults: &mut Vec<String>) -> Mu
         for user in &change.users {
             let key = (change.room.clone(), user.clone());
             let before = match change.kind() {
-                pb::ChangeKind::Muted => muted.insert(key, (change.expire_time.as_ref().map(ms), change.reason.clone())),
+                pb::ChangeKind::Muted => {
+                    muted.insert(key, (change.expire_time.as_ref().map(ms), change.reason.clone()))
+                }
                 _ => muted.remove(&key),
             };
-            let had_ended = before.as_ref().is_some_and(|(end, _)| end.is_some_and(|end| end <= at_ms));
+            let had_ended =
+                before.as_ref().is_some_and(|(end, _)| end.is_some_and(|end| end <= at_ms));
             let is_wrong = match change.kind() {
                 pb::ChangeKind::Muted => had_ended,
                 pb::ChangeKind::Expired => !had_ended,
@@ -112,8 +129,17 @@ fn replay(history: &[pb::Change], until_ms: u64, faults: &mut Vec<String>) -> Mu
 mod tests {
     use super::*;
 
-    fn change(revision: i64, at_ms: i64, kind: pb::ChangeKind, reason: &str, end_ms: Option<i64>) -> pb::Change {
-        let time = |ms: i64| prost_types::Timestamp { seconds: ms / 1_000, nanos: (ms % 1_000 * 1_000_000) as i32 };
+    fn change(
+        revision: i64,
+        at_ms: i64,
+        kind: pb::ChangeKind,
+        reason: &str,
+        end_ms: Option<i64>,
+    ) -> pb::Change {
+        let time = |ms: i64| prost_types::Timestamp {
+            seconds: ms / 1_000,
+            nanos: (ms % 1_000 * 1_000_000) as i32,
+        };
         pb::Change {
             revision,
             change_time: Some(time(at_ms)),
@@ -127,7 +153,13 @@ mod tests {
     }
 
     fn operation(reason: &str, kind: pb::ChangeKind, outcome: Outcome) -> Operation {
-        Operation { reason: reason.into(), room: "r".into(), users: vec!["u".into()], kind, outcome }
+        Operation {
+            reason: reason.into(),
+            room: "r".into(),
+            users: vec!["u".into()],
+            kind,
+            outcome,
+        }
     }
 
     #[test]
@@ -139,17 +171,57 @@ mod tests {
         let done = |reason, revision| operation(reason, Muted, Done(revision));
         let cases = [
             ("good", vec![done("a", 1)], vec![mute(1, "a"), end(2, 50)], None),
-            ("good: failed and came", vec![operation("a", Muted, Unknown)], vec![mute(1, "a"), end(2, 50)], None),
+            (
+                "good: failed and came",
+                vec![operation("a", Muted, Unknown)],
+                vec![mute(1, "a"), end(2, 50)],
+                None,
+            ),
             ("good: failed and did not", vec![operation("a", Muted, Unknown)], vec![], None),
             ("lost", vec![done("a", 1)], vec![], Some("acknowledged and lost")),
-            ("elsewhere", vec![done("a", 1)], vec![mute(2, "a"), end(3, 50)], Some("has happened at 2")),
-            ("twice", vec![done("a", 1)], vec![mute(1, "a"), mute(2, "a"), end(3, 50)], Some("happened twice")),
+            (
+                "elsewhere",
+                vec![done("a", 1)],
+                vec![mute(2, "a"), end(3, 50)],
+                Some("has happened at 2"),
+            ),
+            (
+                "twice",
+                vec![done("a", 1)],
+                vec![mute(1, "a"), mute(2, "a"), end(3, 50)],
+                Some("happened twice"),
+            ),
             ("nobody's", vec![], vec![mute(1, "a"), end(2, 50)], Some("nobody has done")),
-            ("not to be", vec![operation("a", Muted, Nothing)], vec![mute(1, "a"), end(2, 50)], Some("was to change nothing")),
-            ("back", vec![done("a", 2), done("b", 1)], vec![mute(1, "b"), mute(2, "a"), end(3, 50)], Some("came after 2")),
-            ("disorder", vec![done("a", 2)], vec![mute(2, "a"), end(1, 50)], Some("tells 2 before 1")),
-            ("early end", vec![done("a", 1)], vec![mute(1, "a"), end(2, 49)], Some("cannot be after")),
-            ("two ends", vec![done("a", 1)], vec![mute(1, "a"), end(2, 50), end(3, 51)], Some("cannot be after")),
+            (
+                "not to be",
+                vec![operation("a", Muted, Nothing)],
+                vec![mute(1, "a"), end(2, 50)],
+                Some("was to change nothing"),
+            ),
+            (
+                "back",
+                vec![done("a", 2), done("b", 1)],
+                vec![mute(1, "b"), mute(2, "a"), end(3, 50)],
+                Some("came after 2"),
+            ),
+            (
+                "disorder",
+                vec![done("a", 2)],
+                vec![mute(2, "a"), end(1, 50)],
+                Some("tells 2 before 1"),
+            ),
+            (
+                "early end",
+                vec![done("a", 1)],
+                vec![mute(1, "a"), end(2, 49)],
+                Some("cannot be after"),
+            ),
+            (
+                "two ends",
+                vec![done("a", 1)],
+                vec![mute(1, "a"), end(2, 50), end(3, 51)],
+                Some("cannot be after"),
+            ),
             ("no end", vec![done("a", 1)], vec![mute(1, "a")], Some("was never told")),
             (
                 "of nobody muted",

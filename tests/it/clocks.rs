@@ -19,20 +19,33 @@ async fn mute_all(server: &Server) {
     let (app, room, user) = (OPEN.to_owned(), ROOM.to_owned(), "u".to_owned());
     server.mute(OPEN, ROOM, &["u"], Some(10_000)).await;
     let mut mutes = server.mutes().await;
-    let ban = pb::BanRoomRequest { app: app.clone(), room: room.clone(), duration: short, ..Default::default() };
+    let ban = pb::BanRoomRequest {
+        app: app.clone(),
+        room: room.clone(),
+        duration: short,
+        ..Default::default()
+    };
     mutes.ban_room(server.as_admin(OPEN, ban)).await.unwrap();
-    let all = pb::MuteUserRequest { app: app.clone(), user: user.clone(), duration: short, ..Default::default() };
+    let all = pb::MuteUserRequest {
+        app: app.clone(),
+        user: user.clone(),
+        duration: short,
+        ..Default::default()
+    };
     mutes.mute_user(server.as_admin(OPEN, all)).await.unwrap();
-    let quiet = pb::MuteRoomNotificationsRequest { app, room, user, duration: short, ..Default::default() };
+    let quiet =
+        pb::MuteRoomNotificationsRequest { app, room, user, duration: short, ..Default::default() };
     mutes.mute_room_notifications(server.as_admin(OPEN, quiet)).await.unwrap();
 }
 
 /// The ends that history tells.
 async fn ends(server: &Server) -> Vec<ChangeKind> {
     use ChangeKind::{BanExpired, Expired, NotificationsExpired, UserMuteExpired};
-    let kinds = [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
+    let kinds =
+        [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
     let ask = pb::ListEventsRequest { app: OPEN.into(), kinds, ..Default::default() };
-    let page = server.mutes().await.list_events(server.as_admin(OPEN, ask)).await.unwrap().into_inner();
+    let page =
+        server.mutes().await.list_events(server.as_admin(OPEN, ask)).await.unwrap().into_inner();
     page.events.iter().map(pb::Change::kind).collect()
 }
 
@@ -65,13 +78,20 @@ async fn what_is_written_while_the_clock_is_ahead_is_no_end_of_what_was_there() 
     mute_all(&server).await;
     let now_ms = server.clock.now_ms();
     server.clock.set(now_ms + 3_600_000);
-    // Each takes the place of a mark that has ended by the clock of the moment, and for certain has not.
+    // Each takes the place of a mark that has ended by the clock of the moment, and for certain has
+    // not.
     let mut mutes = server.mutes().await;
-    let unmute = pb::UnmuteMembersRequest { app: OPEN.into(), room: ROOM.into(), users: strings(&["u"]), ..Default::default() };
+    let unmute = pb::UnmuteMembersRequest {
+        app: OPEN.into(),
+        room: ROOM.into(),
+        users: strings(&["u"]),
+        ..Default::default()
+    };
     mutes.unmute_members(server.as_admin(OPEN, unmute)).await.unwrap();
     let ban = pb::BanRoomRequest { app: OPEN.into(), room: ROOM.into(), ..Default::default() };
     mutes.ban_room(server.as_admin(OPEN, ban)).await.unwrap();
-    let delete = pb::DeleteClientRequest { app: OPEN.into(), user: "u".into(), ..Default::default() };
+    let delete =
+        pb::DeleteClientRequest { app: OPEN.into(), user: "u".into(), ..Default::default() };
     server.directory().await.delete_client(server.as_admin(OPEN, delete)).await.unwrap();
     assert_eq!(ends(&server).await, []);
     server.clock.set(now_ms);
@@ -112,13 +132,19 @@ async fn replica(etcd: &Etcd, now_ms: u64) -> (Server, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let endpoints = Some(etcd.members.iter().map(|member| member.url.clone()).collect());
     let cluster = EtcdSettings { endpoints, ..EtcdSettings::default() };
-    let settings = Settings { store: Some(Engine::Etcd), etcd: cluster, refuse_skewed_clock: Some(true), ..unlimited() };
+    let settings = Settings {
+        store: Some(Engine::Etcd),
+        etcd: cluster,
+        refuse_skewed_clock: Some(true),
+        ..unlimited()
+    };
     let server = Server::on(directory.path(), Clock::manual(now_ms), settings).await;
     (server, directory)
 }
 
 async fn readiness(server: &Server) -> (u16, String) {
-    let answer = server.http.get(format!("http://{}/readyz", server.addresses.admin)).send().await.unwrap();
+    let answer =
+        server.http.get(format!("http://{}/readyz", server.addresses.admin)).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
@@ -132,8 +158,21 @@ async fn a_replica_whose_clock_is_far_from_the_others_says_so_and_sweeps_nothing
     one.mute(OPEN, ROOM, &["u"], Some(10_000)).await;
     until("it says so", async || readiness(&ahead).await.1.contains("the clock is")).await;
     assert_eq!(readiness(&ahead).await.0, 503);
-    let metrics = ahead.http.get(format!("http://{}/metrics", ahead.addresses.admin)).send().await.unwrap().text().await.unwrap();
-    let skew = metrics.lines().find_map(|line| line.strip_prefix("mute_clock_skew_seconds ")).unwrap().parse::<f64>().unwrap();
+    let metrics = ahead
+        .http
+        .get(format!("http://{}/metrics", ahead.addresses.admin))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let skew = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("mute_clock_skew_seconds "))
+        .unwrap()
+        .parse::<f64>()
+        .unwrap();
     assert!((57.0..=61.0).contains(&skew), "{skew}");
     // Its checks are its own; what it does not do is take the mute from the others.
     assert!(ahead.check(OPEN, ROOM, "u").await.allowed);
@@ -142,6 +181,7 @@ async fn a_replica_whose_clock_is_far_from_the_others_says_so_and_sweeps_nothing
     assert!(!one.check(OPEN, ROOM, "u").await.allowed);
     assert_eq!(ends(&one).await, []);
     for near in [&one, &other] {
-        until("it has heard from the others", async || readiness(near).await == (200, "ok".into())).await;
+        until("it has heard from the others", async || readiness(near).await == (200, "ok".into()))
+            .await;
     }
 }

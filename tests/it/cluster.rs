@@ -1,4 +1,5 @@
-//! Several replicas over a real etcd cluster: what one has acknowledged the others have, whichever member dies.
+//! Several replicas over a real etcd cluster: what one has acknowledged the others have, whichever
+//! member dies.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,18 @@ pub fn replica_with(etcd: &Etcd, arguments: &[&str]) -> (Process, tempfile::Temp
 }
 
 pub async fn check(replica: &Process, user: &str) -> Result<bool, tonic::Status> {
-    let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: user.into(), min_revision: 0 };
-    replica.mutes().await.check_send(with(check, &[SERVICE])).await.map(|answer| answer.into_inner().allowed)
+    let check = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: user.into(),
+        min_revision: 0,
+    };
+    replica
+        .mutes()
+        .await
+        .check_send(with(check, &[SERVICE]))
+        .await
+        .map(|answer| answer.into_inner().allowed)
 }
 
 /// Status and text of /readyz.
@@ -51,7 +62,8 @@ async fn what_one_replica_has_acknowledged_another_answers_with() {
     for number in 0..50 {
         let min_revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
         let user = format!("u{number}");
-        let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user, min_revision };
+        let check =
+            pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user, min_revision };
         let answer = reader.check_send(with(check, &[SERVICE])).await.unwrap().into_inner();
         assert!(!answer.allowed, "{number}");
     }
@@ -72,7 +84,10 @@ async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
     let lost = mute(&mut writer, "room", vec!["last".into()]).await.unwrap() + 1_000_000;
     let started = Instant::now();
     let refused = Watch::start(watcher, "Open", "", Some(lost)).await.map(drop).unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::OutOfRange, "REVISION_COMPACTED"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (tonic::Code::OutOfRange, "REVISION_COMPACTED")
+    );
     assert!(started.elapsed() < Duration::from_secs(1), "told after {:?}", started.elapsed());
 }
 
@@ -83,23 +98,48 @@ async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once()
     let (mut one, mut other) = (one.mutes().await, other.mutes().await);
     for round in 0..30 {
         let request = || {
-            let (app, room, request_id) = ("Open".into(), format!("room{round}"), format!("request{round}"));
-            with(pb::MuteMembersRequest { app, room, users: vec!["u".into()], request_id, ..Default::default() }, &[SERVICE])
+            let (app, room, request_id) =
+                ("Open".into(), format!("room{round}"), format!("request{round}"));
+            with(
+                pb::MuteMembersRequest {
+                    app,
+                    room,
+                    users: vec!["u".into()],
+                    request_id,
+                    ..Default::default()
+                },
+                &[SERVICE],
+            )
         };
-        let (first, second) = tokio::join!(one.mute_members(request()), other.mute_members(request()));
+        let (first, second) =
+            tokio::join!(one.mute_members(request()), other.mute_members(request()));
         assert_eq!(first.unwrap().into_inner(), second.unwrap().into_inner());
     }
     let list = pb::ListEventsRequest { app: "Open".into(), page_size: 1_000, ..Default::default() };
-    assert_eq!(one.list_events(with(list, &[SERVICE])).await.unwrap().into_inner().events.len(), 30);
+    assert_eq!(
+        one.list_events(with(list, &[SERVICE])).await.unwrap().into_inner().events.len(),
+        30
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_is_answered_as_the_first_at_every_replica_whatever_was_written_at_the_same_moment() {
+async fn a_repeat_is_answered_as_the_first_at_every_replica_whatever_was_written_at_the_same_moment()
+ {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
     let request = |number: usize| {
-        let (app, room, request_id) = ("Open".into(), format!("room{number}"), format!("request{number}"));
-        with(pb::MuteMembersRequest { app, room, users: vec!["u".into()], request_id, ..Default::default() }, &[SERVICE])
+        let (app, room, request_id) =
+            ("Open".into(), format!("room{number}"), format!("request{number}"));
+        with(
+            pb::MuteMembersRequest {
+                app,
+                room,
+                users: vec!["u".into()],
+                request_id,
+                ..Default::default()
+            },
+            &[SERVICE],
+        )
     };
     // So many at a time that some go to the cluster together.
     let all = async |mutes: MuteServiceClient<Channel>| {
@@ -122,7 +162,9 @@ async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
     let mut writers = [one.mutes().await, other.mutes().await];
     let mut acknowledged = Vec::new();
-    for (round, fault) in ["kill", "-STOP", "kill", "-STOP", "kill", "-STOP"].into_iter().enumerate() {
+    for (round, fault) in
+        ["kill", "-STOP", "kill", "-STOP", "kill", "-STOP"].into_iter().enumerate()
+    {
         let member = &mut etcd.members[round / 2];
         if fault == "kill" {
             member.kill()
@@ -137,7 +179,10 @@ async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of
                 answered += 1;
                 acknowledged.push(user);
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "round {round}: {answered} answered");
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "round {round}: {answered} answered"
+            );
         }
         if fault == "kill" { member.start_again() } else { member.signal("-CONT") }
     }
@@ -150,14 +195,18 @@ async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of
             if acknowledged.iter().all(|user| found.binary_search(user).is_ok()) {
                 break;
             }
-            assert!(started.elapsed() < Duration::from_secs(10), "a replica lacks what was acknowledged");
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "a replica lacks what was acknowledged"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_and_refuses_writes_soon() {
+async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_and_refuses_writes_soon()
+ {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((lenient, _lenient), (strict, _strict)) = (
         replica_with(&etcd, &["--max-view-age-seconds", "3"]),
@@ -166,9 +215,15 @@ async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_an
     let mut writer = lenient.mutes().await;
     mute(&mut writer, "room", vec!["muted".into()]).await.unwrap();
     until("the other replica has the mute", async || !check(&strict, "muted").await.unwrap()).await;
-    assert_eq!((readiness(&lenient).await, readiness(&strict).await), ((200, "ok".into()), (200, "ok".into())));
+    assert_eq!(
+        (readiness(&lenient).await, readiness(&strict).await),
+        ((200, "ok".into()), (200, "ok".into()))
+    );
     etcd.members[0].kill();
-    until("it tells", async || readiness(&lenient).await.1.starts_with("the cluster was not heard from for")).await;
+    until("it tells", async || {
+        readiness(&lenient).await.1.starts_with("the cluster was not heard from for")
+    })
+    .await;
     assert_eq!(readiness(&lenient).await.0, 200);
     assert!(!check(&lenient, "muted").await.unwrap() && check(&lenient, "other").await.unwrap());
     until("the strict one refuses", async || readiness(&strict).await.0 == 503).await;
@@ -180,5 +235,6 @@ async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_an
     etcd.members[0].start_again();
     until("all is well again", async || readiness(&strict).await == (200, "ok".into())).await;
     mute(&mut writer, "room", vec!["again".into()]).await.unwrap();
-    until("the other replica follows again", async || !check(&strict, "again").await.unwrap()).await;
+    until("the other replica follows again", async || !check(&strict, "again").await.unwrap())
+        .await;
 }

@@ -1,4 +1,5 @@
-//! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and certificates, and members are replaced.
+//! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and
+//! certificates, and members are replaced.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -15,9 +16,11 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_once_there_is_room() {
+async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_once_there_is_room()
+{
     let Some(etcd) = Etcd::start(1, &["--quota-backend-bytes", "4194304"]) else { return };
-    let (replica, _replica) = replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
+    let (replica, _replica) =
+        replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
     let mut mutes = replica.mutes().await;
     let mut newest = 0;
     let refused = loop {
@@ -34,11 +37,15 @@ async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_o
             Err(status) => break status,
         }
     };
-    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::ResourceExhausted, "STORE_FULL"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (tonic::Code::ResourceExhausted, "STORE_FULL")
+    );
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(readiness(&replica).await, (200, "ok".into()));
     assert!(!check(&replica, "u1").await.unwrap());
-    // What an operator does, until there is room: old revisions go, their room is given back, and the alarm is taken off.
+    // What an operator does, until there is room: old revisions go, their room is given back, and
+    // the alarm is taken off.
     let member = &etcd.members[0];
     let mut tries = 0;
     let revision = loop {
@@ -60,22 +67,31 @@ async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_and_its_watchers_are_told_it() {
+async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_and_its_watchers_are_told_it()
+ {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((slept, directory), (awake, _awake)) = (replica(&etcd), replica(&etcd));
     let mut writer = awake.mutes().await;
     mute(&mut writer, "room", vec!["before".into()]).await.unwrap();
     until("both have it", async || !check(&slept, "before").await.unwrap()).await;
     let message = pb::WatchRequest { app: "Open".into(), ..Default::default() };
-    let mut watch = slept.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
+    let mut watch =
+        slept.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
     watch.message().await.unwrap();
     slept.signal("-STOP");
     // Its watch is gone with the member, and what it missed with the compaction.
     etcd.members[0].kill();
     etcd.members[0].start_again();
-    until("the other writes again", async || mute(&mut writer.clone(), "room", vec!["meanwhile".into()]).await.is_ok()).await;
-    let unmute =
-        pb::UnmuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["before".into()], ..Default::default() };
+    until("the other writes again", async || {
+        mute(&mut writer.clone(), "room", vec!["meanwhile".into()]).await.is_ok()
+    })
+    .await;
+    let unmute = pb::UnmuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users: vec!["before".into()],
+        ..Default::default()
+    };
     writer.unmute_members(with(unmute, &[SERVICE])).await.unwrap();
     until("the compaction", async || {
         etcd.compact().await;
@@ -84,14 +100,18 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
     })
     .await;
     slept.signal("-CONT");
-    until("it has what it missed", async || !check(&slept, "meanwhile").await.unwrap() && check(&slept, "before").await.unwrap())
-        .await;
+    until("it has what it missed", async || {
+        !check(&slept, "meanwhile").await.unwrap() && check(&slept, "before").await.unwrap()
+    })
+    .await;
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     assert!(log.contains("the cluster was compacted behind this replica"), "{log}");
     // What the watch of the cluster did not bring is in the service's own history.
     let mut told = Vec::new();
     while told.len() < 2 {
-        if let Some(pb::watch_response::Event::Change(change)) = watch.message().await.unwrap().unwrap().event {
+        if let Some(pb::watch_response::Event::Change(change)) =
+            watch.message().await.unwrap().unwrap().event
+        {
             told.push((change.kind(), change.users));
         }
     }
@@ -100,18 +120,24 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_anew_with_that_state() {
+async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_anew_with_that_state()
+ {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((mut behind, directory), (writer, _writer)) = (replica(&etcd), replica(&etcd));
     mute(&mut writer.mutes().await, "room", vec!["before".into()]).await.unwrap();
     let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
-    let copy = |from: &Path, to: &Path| assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    let copy = |from: &Path, to: &Path| {
+        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
+    };
     etcd.members[0].kill();
     copy(&disk, &kept.path().join("kept"));
     etcd.members[0].start_again();
     for number in 0..50 {
         let user = vec![format!("lost{number}")];
-        until("it writes", async || mute(&mut writer.mutes().await, "room", user.clone()).await.is_ok()).await;
+        until("it writes", async || {
+            mute(&mut writer.mutes().await, "room", user.clone()).await.is_ok()
+        })
+        .await;
     }
     until("both have it", async || !check(&behind, "lost49").await.unwrap()).await;
     drop(writer);
@@ -127,25 +153,34 @@ async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_
     assert_eq!(muted(&mut again.mutes().await, "room").await, ["after", "before"]);
 }
 
-/// As `etcdutl snapshot restore --bump-revision` leaves a cluster: older records, and revisions above all that were ever given out.
+/// As `etcdutl snapshot restore --bump-revision` leaves a cluster: older records, and revisions
+/// above all that were ever given out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let (mut behind, directory) = replica(&etcd);
     mute(&mut behind.mutes().await, "room", vec!["before".into()]).await.unwrap();
     let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
-    let copy = |from: &Path, to: &Path| assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    let copy = |from: &Path, to: &Path| {
+        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
+    };
     etcd.members[0].kill();
     copy(&disk, &kept.path().join("kept"));
     etcd.members[0].start_again();
-    until("it writes", async || mute(&mut behind.mutes().await, "room", vec!["lost".into()]).await.is_ok()).await;
+    until("it writes", async || {
+        mute(&mut behind.mutes().await, "room", vec!["lost".into()]).await.is_ok()
+    })
+    .await;
     behind.signal("-STOP");
     etcd.members[0].kill();
     fs::remove_dir_all(&disk).unwrap();
     copy(&kept.path().join("kept"), &disk);
     etcd.members[0].start_again();
     let put = json!({"key": STANDARD.encode("another's"), "value": STANDARD.encode("x")});
-    until("the cluster answers", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
+    until("the cluster answers", async || {
+        etcd.members[0].call("kv/put", put.clone()).await.is_some()
+    })
+    .await;
     for _ in 0..200 {
         assert!(etcd.members[0].call("kv/put", put.clone()).await.is_some());
     }
@@ -157,7 +192,10 @@ async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too(
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     assert!(log.contains("went back"), "{log}");
     // It is answered, or its connection ends: it does not hang.
-    let _ = tokio::time::timeout(Duration::from_secs(5), write).await.expect("the write hangs").unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(5), write)
+        .await
+        .expect("the write hangs")
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +203,10 @@ async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() 
     // A token that is not used for a second has ended.
     let Some(mut etcd) = Etcd::start(1, &["--auth-token-ttl", "1"]) else { return };
     let member = &etcd.members[0];
-    until("it answers", async || member.call("auth/role/add", json!({"name": "mute"})).await.is_some()).await;
+    until("it answers", async || {
+        member.call("auth/role/add", json!({"name": "mute"})).await.is_some()
+    })
+    .await;
     let below = json!({"permType": "READWRITE", "key": STANDARD.encode("mute/"), "range_end": STANDARD.encode("mute0")});
     for (call, question) in [
         ("auth/role/grant", json!({"name": "mute", "perm": below})),
@@ -188,12 +229,19 @@ async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() 
     for (arguments, told) in [
         (vec![], "it wants one: see --etcd-user"),
         (vec!["--etcd-user", "mute", "--etcd-password-file", &wrong], "authentication failed"),
-        (vec!["--etcd-user", "mute", "--etcd-password-file", &right, "--etcd-prefix", "other/"], "permission denied"),
+        (
+            vec!["--etcd-user", "mute", "--etcd-password-file", &right, "--etcd-prefix", "other/"],
+            "permission denied",
+        ),
     ] {
         let said = refused(&etcd, &arguments);
-        assert!(said.contains(told) && !said.contains("secret") && !said.contains("guess"), "{told}: {said}");
+        assert!(
+            said.contains(told) && !said.contains("secret") && !said.contains("guess"),
+            "{told}: {said}"
+        );
     }
-    let (replica, _replica) = replica_with(&etcd, &["--etcd-user", "mute", "--etcd-password-file", &right]);
+    let (replica, _replica) =
+        replica_with(&etcd, &["--etcd-user", "mute", "--etcd-password-file", &right]);
     let mut mutes = replica.mutes().await;
     for round in 0..3 {
         mute(&mut mutes, "room", vec![format!("u{round}")]).await.unwrap();
@@ -202,7 +250,10 @@ async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() 
     // A member that starts again knows no token of before.
     etcd.members[0].kill();
     etcd.members[0].start_again();
-    until("writes go on", async || mute(&mut mutes.clone(), "room", vec!["again".into()]).await.is_ok()).await;
+    until("writes go on", async || {
+        mute(&mut mutes.clone(), "room", vec!["again".into()]).await.is_ok()
+    })
+    .await;
     until("the feed goes on", async || !check(&replica, "again").await.unwrap()).await;
     assert_eq!(muted(&mut mutes, "room").await, ["again", "u0", "u1", "u2"]);
 }
@@ -213,8 +264,23 @@ fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
     let config = directory.path().join("config.toml");
     fs::write(&config, "").unwrap();
     let started = program()
-        .args(["serve", "--config", config.to_str().unwrap(), "--store", "etcd", "--etcd-endpoints", &etcd.urls()])
-        .args(["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+        .args([
+            "serve",
+            "--config",
+            config.to_str().unwrap(),
+            "--store",
+            "etcd",
+            "--etcd-endpoints",
+            &etcd.urls(),
+        ])
+        .args([
+            "--grpc-addr",
+            "127.0.0.1:0",
+            "--rest-addr",
+            "127.0.0.1:0",
+            "--admin-addr",
+            "127.0.0.1:0",
+        ])
         .args(arguments)
         .output()
         .unwrap();
@@ -226,7 +292,8 @@ fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
 async fn over_tls_both_sides_show_their_certificates() {
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-    let (ours, others) = (Authority::new(files.path(), "ca"), Authority::new(files.path(), "other-ca"));
+    let (ours, others) =
+        (Authority::new(files.path(), "ca"), Authority::new(files.path(), "other-ca"));
     ours.issue("client", "mute-service");
     others.issue("stranger", "mute-service");
     let addr = "127.251.0.1".to_owned();
@@ -240,10 +307,19 @@ async fn over_tls_both_sides_show_their_certificates() {
         "--trusted-ca-file",
         &path("ca.pem"),
     ];
-    let Some(etcd) = Etcd::start_at(&[addr], &arguments, |_, program| Command::new(program)) else { return };
+    let Some(etcd) = Etcd::start_at(&[addr], &arguments, |_, program| Command::new(program)) else {
+        return;
+    };
     let as_one = |name: &str, ca: &str| {
-        ["--etcd-ca", &path(ca), "--etcd-cert", &path(&format!("{name}.pem")), "--etcd-key", &path(&format!("{name}.key"))]
-            .map(str::to_owned)
+        [
+            "--etcd-ca",
+            &path(ca),
+            "--etcd-cert",
+            &path(&format!("{name}.pem")),
+            "--etcd-key",
+            &path(&format!("{name}.key")),
+        ]
+        .map(str::to_owned)
     };
     for (name, ca) in [("client", "other-ca.pem"), ("stranger", "ca.pem")] {
         let arguments = as_one(name, ca);
@@ -264,7 +340,10 @@ async fn members_are_replaced_one_by_one_under_a_replica_that_knows_the_old_ones
     for number in 0..2 {
         etcd.replace(number).await;
         let user = format!("u{number}");
-        until("writes go on", async || mute(&mut mutes.clone(), "room", vec![user.clone()]).await.is_ok()).await;
+        until("writes go on", async || {
+            mute(&mut mutes.clone(), "room", vec![user.clone()]).await.is_ok()
+        })
+        .await;
         expected.push(user);
         until("the new member has caught up", async || {
             etcd.members[number].call("kv/range", json!({"key": "bXV0ZQ=="})).await.is_some()

@@ -1,4 +1,5 @@
-//! Callers that hold on to what they have: connections, calls and streams have bounds, and others are served beside them.
+//! Callers that hold on to what they have: connections, calls and streams have bounds, and others
+//! are served beside them.
 
 use std::{
     process::{Command, Stdio},
@@ -44,7 +45,8 @@ async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_g
     let read = tokio::time::timeout(Duration::from_secs(10), refused.read(&mut [0])).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
     held.pop();
-    until("a place is given up", async || reqwest::get(format!("http://{rest}/me")).await.is_ok()).await;
+    until("a place is given up", async || reqwest::get(format!("http://{rest}/me")).await.is_ok())
+        .await;
     // The other listener has places of its own.
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
 }
@@ -56,21 +58,32 @@ async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
     let waiting = {
         let mut mutes = process.mutes().await;
         tokio::spawn(async move {
-            let check =
-                pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 1_000_000 };
+            let check = pb::CheckSendRequest {
+                app: "Open".into(),
+                room: "room".into(),
+                user: "u".into(),
+                min_revision: 1_000_000,
+            };
             mutes.check_send(with(check, &[SERVICE])).await
         })
     };
-    let begun =
-        "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"CheckSend\"} 1\n";
+    let begun = "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"CheckSend\"} 1\n";
     until("the call runs", async || metrics(&process).await.contains(begun)).await;
     let started = Instant::now();
     let refused = mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "OVERLOADED"));
-    for (path, name) in [("/me", "\"OVERLOADED\""), ("/app-id/Open/chatrooms/room/mute", "\"overloaded\"")] {
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (tonic::Code::Unavailable, "OVERLOADED")
+    );
+    for (path, name) in
+        [("/me", "\"OVERLOADED\""), ("/app-id/Open/chatrooms/room/mute", "\"overloaded\"")]
+    {
         let ask = || reqwest::Client::new().get(format!("{}{path}", process.rest()));
         let answer = ask().header(SERVICE.0, SERVICE.1).send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+        assert_eq!(
+            (answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()),
+            (503, "1")
+        );
         // Who is not known has a place of its own.
         assert!([401, 403].contains(&ask().send().await.unwrap().status().as_u16()), "{path}");
         let body = answer.text().await.unwrap();
@@ -88,14 +101,17 @@ async fn a_call_ends_at_its_own_deadline() {
     let (process, _directory) = start(&[]);
     // A client that sees to no deadline itself, and whose message never comes whole.
     let stream = TokioIo::new(TcpStream::connect(process.grpc()).await.unwrap());
-    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
-    let half = stream::once(async { Ok::<_, std::io::Error>("\0\0\0\0\x10half") }).chain(stream::pending());
-    let request = http::Request::post(format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc()))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", SERVICE.1)
-        .header("grpc-timeout", "200m");
+    let half = stream::once(async { Ok::<_, std::io::Error>("\0\0\0\0\x10half") })
+        .chain(stream::pending());
+    let request =
+        http::Request::post(format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", SERVICE.1)
+            .header("grpc-timeout", "200m");
     let started = Instant::now();
     let answer = client.send_request(request.body(Body::from_stream(half)).unwrap()).await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "4", "DEADLINE_EXCEEDED");
@@ -129,11 +145,28 @@ async fn heads_that_are_too_large_or_no_http_are_refused_by_status() {
     let long = "a".repeat(100_000);
     let close = "host: x\r\nauthorization: Bearer dev-service-token\r\nconnection: close\r\n\r\n";
     let cases = [
-        ("a header of 100 kB", format!("GET /me HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"), "431"),
+        (
+            "a header of 100 kB",
+            format!("GET /me HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n"),
+            "431",
+        ),
         ("a target of 100 kB", format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"), "431"),
-        ("500 headers", format!("GET /me HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500)), "431"),
-        ("two lengths", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}".into(), "400"),
-        ("a length that is none", "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}".into(), "400"),
+        (
+            "500 headers",
+            format!("GET /me HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(500)),
+            "431",
+        ),
+        (
+            "two lengths",
+            "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"
+                .into(),
+            "400",
+        ),
+        (
+            "a length that is none",
+            "POST /rooms HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}".into(),
+            "400",
+        ),
         ("a broken head", "GET /me HTTP/1.1\r\nhost : x\r\n\r\n".into(), "400"),
         (
             "a percent escape that is none is read as it stands",
@@ -147,7 +180,8 @@ async fn heads_that_are_too_large_or_no_http_are_refused_by_status() {
         // It may be closed before all of it is taken.
         let _ = stream.write_all(head.as_bytes()).await;
         let mut answer = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        let read =
+            tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(read.is_ok(), "{case}: held open after {answer}");
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3));
@@ -156,13 +190,16 @@ async fn heads_that_are_too_large_or_no_http_are_refused_by_status() {
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
 }
 
-/// Sends these pieces, a second apart, and tells after how long the connection was closed, and what came before.
+/// Sends these pieces, a second apart, and tells after how long the connection was closed, and what
+/// came before.
 async fn dribble(addr: &str, pieces: impl Iterator<Item = &str>) -> (Duration, String) {
     let started = Instant::now();
     let (mut read, mut write) = TcpStream::connect(addr).await.unwrap().into_split();
     let answer = tokio::spawn(async move {
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(100), read.read_to_end(&mut answer)).await.expect("never closed");
+        let _ = tokio::time::timeout(Duration::from_secs(100), read.read_to_end(&mut answer))
+            .await
+            .expect("never closed");
         String::from_utf8_lossy(&answer).into_owned()
     });
     for piece in pieces {
@@ -178,15 +215,23 @@ async fn dribble(addr: &str, pieces: impl Iterator<Item = &str>) -> (Duration, S
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_heads_and_bodies_have_an_end_and_others_are_served_meanwhile() {
     let (process, _directory) = start(&[]);
-    let (rest, grpc) = (process.rest().trim_start_matches("http://").to_owned(), process.grpc().to_owned());
-    let head = ["GET /me HTTP/1.1\r\nhost: x\r\n"].into_iter().chain(std::iter::repeat_n("x-a: b\r\n", 90));
+    let (rest, grpc) =
+        (process.rest().trim_start_matches("http://").to_owned(), process.grpc().to_owned());
+    let head = ["GET /me HTTP/1.1\r\nhost: x\r\n"]
+        .into_iter()
+        .chain(std::iter::repeat_n("x-a: b\r\n", 90));
     let post = "POST /app-id/Open/chatrooms/room/mute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev-service-token\r\n";
     let begun = format!("{post}content-length: 1000\r\n\r\n");
     let body = [begun.as_str()].into_iter().chain(std::iter::repeat_n("{", 90));
     // The preface of HTTP/2, and nothing more.
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".split_inclusive("");
     let dribbles = async {
-        tokio::join!(dribble(&rest, head), dribble(&rest, body), dribble(&grpc, preface), dribble(&grpc, std::iter::empty()))
+        tokio::join!(
+            dribble(&rest, head),
+            dribble(&rest, body),
+            dribble(&grpc, preface),
+            dribble(&grpc, std::iter::empty())
+        )
     };
     let mut mutes = process.mutes().await;
     let others = async {
@@ -199,11 +244,15 @@ async fn slow_heads_and_bodies_have_an_end_and_others_are_served_meanwhile() {
         closed = dribbles => closed,
         () = others => unreachable!(),
     };
-    for (what, (after, _)) in [("head", slow_head), ("preface", slow_preface), ("nothing", silent)] {
+    for (what, (after, _)) in [("head", slow_head), ("preface", slow_preface), ("nothing", silent)]
+    {
         assert!((25..45).contains(&after.as_secs()), "{what}: {after:?}");
     }
     let (after, answer) = slow_body;
-    assert!((8..25).contains(&after.as_secs()) && answer.starts_with("HTTP/1.1 408"), "{after:?}: {answer}");
+    assert!(
+        (8..25).contains(&after.as_secs()) && answer.starts_with("HTTP/1.1 408"),
+        "{after:?}: {answer}"
+    );
     assert!(answer.contains("\"error_description\""), "{answer}");
 }
 
@@ -222,8 +271,12 @@ async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobod
     }
     let written = tokio::time::timeout(Duration::from_secs(20), stream.write_all(&attack)).await;
     let mut answer = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
-    assert!(written.is_ok_and(|written| written.is_err()) || ended.is_ok(), "the connection is still there");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    assert!(
+        written.is_ok_and(|written| written.is_err()) || ended.is_ok(),
+        "the connection is still there"
+    );
     // The last word is a GOAWAY, and says what for: not that the frames were no HTTP/2.
     assert!(answer.ends_with(b"too_many_resets"), "{answer:?}");
     mute(&mut honest, "room", vec!["u".into()]).await.unwrap();
@@ -234,8 +287,11 @@ async fn frames_that_http_2_does_not_have_end_their_connection_and_nobody_elses(
     let (process, _directory) = start(&[]);
     let mut honest = process.mutes().await;
     // The head of a call that never ends, in frames that go on for ever; GET / by the static table.
-    let endless =
-        [frame(1, 0, 1, &[0x82, 0x84, 0x86]), frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(2_000)).repeat(200)].concat();
+    let endless = [
+        frame(1, 0, 1, &[0x82, 0x84, 0x86]),
+        frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(2_000)).repeat(200),
+    ]
+    .concat();
     let cases = [
         ("a frame longer than any may be", frame(0, 0, 1, &vec![0; 1 << 20])),
         ("data of no call", frame(0, 0, 1, b"x")),
@@ -253,22 +309,29 @@ async fn frames_that_http_2_does_not_have_end_their_connection_and_nobody_elses(
     ];
     for (case, bytes) in cases {
         let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
-        let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &bytes].concat();
+        let begun =
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &bytes].concat();
         let _ = stream.write_all(&begun).await;
         let mut answer = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "{case}: the connection is still there");
         mute(&mut honest, "room", vec!["u".into()]).await.unwrap();
     }
-    // What nobody knows is passed over, as the standard has it, and so are many pings, each with its answer.
+    // What nobody knows is passed over, as the standard has it, and so are many pings, each with
+    // its answer.
     let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
     let odd = [frame(0xbe, 0xff, 77, b"unknown"), frame(6, 0, 0, &[7; 8]).repeat(100)].concat();
-    let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &odd].concat();
+    let begun =
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &odd].concat();
     stream.write_all(&begun).await.unwrap();
     let (mut answer, pong) = (Vec::new(), frame(6, 1, 0, &[7; 8]));
     while !answer.windows(pong.len()).any(|window| window == pong) {
         let mut piece = [0; 4_096];
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut piece)).await.unwrap().unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut piece))
+            .await
+            .unwrap()
+            .unwrap();
         assert_ne!(read, 0, "closed for nothing: {answer:?}");
         answer.extend_from_slice(&piece[..read]);
     }
@@ -278,14 +341,20 @@ async fn frames_that_http_2_does_not_have_end_their_connection_and_nobody_elses(
 async fn bodies_that_are_deep_or_huge_are_refused_in_the_envelope() {
     let (process, _directory) = start(&[]);
     let url = format!("{}/app-id/Open/chatrooms/room/mute", process.rest());
-    let deep = |open: &str, close: &str| format!("{{\"usernames\":{}{}}}", open.repeat(20_000), close.repeat(20_000));
+    let deep = |open: &str, close: &str| {
+        format!("{{\"usernames\":{}{}}}", open.repeat(20_000), close.repeat(20_000))
+    };
     let many = format!("{{\"usernames\":[{}\"u\"],\"mute_duration\":1}}", "\"u\",".repeat(10_000));
     let cases = [
         ("deep lists", deep("[", "]"), 400),
         ("deep lists without an end", "[".repeat(60_000), 400),
         ("deep objects", "{\"a\":".repeat(10_000), 400),
         ("60 kB of names", many, 400),
-        ("a number beyond all bounds", "{\"usernames\":[\"u\"],\"mute_duration\":1e999}".to_owned(), 400),
+        (
+            "a number beyond all bounds",
+            "{\"usernames\":[\"u\"],\"mute_duration\":1e999}".to_owned(),
+            400,
+        ),
         ("a body of a megabyte", "x".repeat(1 << 20), 413),
     ];
     for (case, body, expected) in cases {
@@ -293,11 +362,15 @@ async fn bodies_that_are_deep_or_huge_are_refused_in_the_envelope() {
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
         let body: serde_json::Value = answer.json().await.unwrap();
-        assert!(status == expected && body["error_description"].is_string(), "{case}: {status} {body}");
+        assert!(
+            status == expected && body["error_description"].is_string(),
+            "{case}: {status} {body}"
+        );
     }
     // Line breaks in a name do not come through.
     for name in ["a%0d%0aset-cookie:x", "a%00b", "%0a"] {
-        let request = reqwest::Client::new().delete(format!("{url}/{name}")).header(SERVICE.0, SERVICE.1);
+        let request =
+            reqwest::Client::new().delete(format!("{url}/{name}")).header(SERVICE.0, SERVICE.1);
         assert_eq!(request.send().await.unwrap().status(), 400, "{name}");
     }
 }
@@ -315,21 +388,37 @@ async fn a_call_that_runs_is_finished_whatever_comes_too_late_on_its_connection(
         SERVICE,
     ] {
         // Literals that are not kept.
-        head.extend([&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat());
+        head.extend(
+            [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()]
+                .concat(),
+        );
     }
-    let check =
-        pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 }.encode_to_vec();
+    let check = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    }
+    .encode_to_vec();
     let message = [&[0, 0, 0, 0, check.len() as u8], &check[..]].concat();
-    let begun = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(1, 0x4, 1, &head)].concat();
+    let begun =
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(1, 0x4, 1, &head)]
+            .concat();
     stream.write_all(&begun).await.unwrap();
     let (mut calls, mut goodbyes, mut has_ended) = (0, Vec::new(), false);
     while let Some((kind, flags, id, payload)) = read_frame(&mut stream).await {
         match (kind, id) {
             // Its settings: by now it has the call.
             (4, _) if flags == 0 => process.signal("-TERM"),
-            // The ping between its two goodbyes. With the answer come a call that was begun before it, and what such a call has with it.
+            // The ping between its two goodbyes. With the answer come a call that was begun before
+            // it, and what such a call has with it.
             (6, _) if flags == 0 => {
-                let late = [frame(6, 1, 0, &payload), frame(1, 0x4, 3, &head), frame(8, 0, 3, &5_u32.to_be_bytes())].concat();
+                let late = [
+                    frame(6, 1, 0, &payload),
+                    frame(1, 0x4, 3, &head),
+                    frame(8, 0, 3, &5_u32.to_be_bytes()),
+                ]
+                .concat();
                 stream.write_all(&late).await.unwrap();
             }
             (7, _) => {
@@ -348,23 +437,43 @@ async fn a_call_that_runs_is_finished_whatever_comes_too_late_on_its_connection(
     assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
 }
 
-/// For how long the place of a caller is kept that goes without a word, after it has begun to watch.
+/// For how long the place of a caller is kept that goes without a word, after it has begun to
+/// watch.
 async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> {
     let network = Network::new(2)?;
     let directory = tempfile::tempdir().unwrap();
-    let (service, data) = (network.command(0, env!("CARGO_BIN_EXE_mute-service")), directory.path().join("data"));
+    let (service, data) =
+        (network.command(0, env!("CARGO_BIN_EXE_mute-service")), directory.path().join("data"));
     let addrs = [50_051, 8_080, 9_090].map(|port| format!("{}:{port}", network.addr(0)));
     let arguments = ["--data-dir", data.to_str().unwrap(), "--max-connections", "1"];
     let arguments = [&arguments[..], &["--watch-heartbeat-seconds", heartbeat_seconds]].concat();
-    let process = Process::launch(service, directory.path(), addrs.each_ref().map(String::as_str), &arguments).ready();
+    let process = Process::launch(
+        service,
+        directory.path(),
+        addrs.each_ref().map(String::as_str),
+        &arguments,
+    )
+    .ready();
     let ctl = |mut command: Command, words: &[&str]| {
         command.env("MUTE_ADDR", format!("http://{}", process.grpc())).env("MUTE_APP", "Open");
-        command.env("MUTE_TOKEN", "dev-service-token").arg("ctl").args(words).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .env("MUTE_TOKEN", "dev-service-token")
+            .arg("ctl")
+            .args(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         command
     };
-    let mut watcher = ctl(network.command(1, env!("CARGO_BIN_EXE_mute-service")), &["watch", "--json"]).spawn().unwrap();
+    let mut watcher =
+        ctl(network.command(1, env!("CARGO_BIN_EXE_mute-service")), &["watch", "--json"])
+            .spawn()
+            .unwrap();
     until("it watches", async || metrics(&process).await.contains("mute_watchers 1\n")).await;
-    let is_let_in = || tokio::task::block_in_place(|| ctl(program(), &["check", "room", "user"]).status().unwrap().success());
+    let is_let_in = || {
+        tokio::task::block_in_place(|| {
+            ctl(program(), &["check", "room", "user"]).status().unwrap().success()
+        })
+    };
     assert!(!is_let_in(), "there is more than one place");
     network.cut(1, 0);
     watcher.kill().unwrap();
@@ -378,8 +487,10 @@ async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_place_of_a_caller_whose_machine_is_gone_is_given_up_in_a_minute_whether_anything_is_sent_to_it_or_not() {
-    let (silent, spoken_to) = tokio::join!(place_of_one_that_is_gone("3600"), place_of_one_that_is_gone("1"));
+async fn the_place_of_a_caller_whose_machine_is_gone_is_given_up_in_a_minute_whether_anything_is_sent_to_it_or_not()
+ {
+    let (silent, spoken_to) =
+        tokio::join!(place_of_one_that_is_gone("3600"), place_of_one_that_is_gone("1"));
     let (Some(silent), Some(spoken_to)) = (silent, spoken_to) else { return };
     // Not because it was told that the caller is gone.
     let soon = Duration::from_secs(20);

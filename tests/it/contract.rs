@@ -1,11 +1,12 @@
-//! The store's contract, one function a clause, for every engine. The clauses stand at the top of `src/store/contract.rs`.
+//! The store's contract, one function a clause, for every engine. The clauses stand at the top of
+//! `src/store/contract.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Commit, Entry, EventRange, Location, Memory, Operation, Precondition, Retention, Revision, Store, StoreError,
-    StoredEvent, Update, Updates,
+    self, Batch, Commit, Entry, EventRange, Location, Memory, Operation, Precondition, Retention,
+    Revision, Store, StoreError, StoredEvent, Update, Updates,
 };
 
 use crate::{double::Double, etcd::Etcd};
@@ -26,7 +27,12 @@ fn delete(key: &str) -> Operation {
 }
 
 fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
-    Batch { operations: operations.into_iter().collect(), event: b"event".to_vec(), at_ms: 1, ..Batch::default() }
+    Batch {
+        operations: operations.into_iter().collect(),
+        event: b"event".to_vec(),
+        at_ms: 1,
+        ..Batch::default()
+    }
 }
 
 fn expecting(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
@@ -50,14 +56,27 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 
 async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Commit>> {
     let is_of_something = |commit: &Arc<Commit>| !commit.event.is_empty();
-    let feed = store.watch(after).await.unwrap().try_filter(|commit| std::future::ready(is_of_something(commit)));
+    let feed = store
+        .watch(after)
+        .await
+        .unwrap()
+        .try_filter(|commit| std::future::ready(is_of_something(commit)));
     feed.take(count).try_collect().await.unwrap()
 }
 
 async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: &Location) {
     let store = open(place).await;
     store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
-    store.commit(batch([put("a/3", "x"), delete("a/3"), put("a/1", "y"), put("a/1", "z"), delete("b/1")])).await.unwrap();
+    store
+        .commit(batch([
+            put("a/3", "x"),
+            delete("a/3"),
+            put("a/1", "y"),
+            put("a/1", "z"),
+            delete("b/1"),
+        ]))
+        .await
+        .unwrap();
     assert_eq!(read(&*store).await, pairs(&[("a/1", "z"), ("a/2", "x")]));
 }
 
@@ -69,7 +88,10 @@ async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Location) {
             let keys = (0..8).map(|key| put(&format!("{writer:02}/{key}"), "x"));
             store.commit(batch(keys)).await.unwrap();
             // Sees what the same group of commits may still be holding back.
-            store.commit(batch((0..8).map(|key| delete(&format!("{writer:02}/{key}"))))).await.unwrap();
+            store
+                .commit(batch((0..8).map(|key| delete(&format!("{writer:02}/{key}")))))
+                .await
+                .unwrap();
             store.commit(batch([put(&format!("{writer:02}/last"), "x")])).await.unwrap()
         })
     });
@@ -99,8 +121,14 @@ async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place
     let store = open(place).await;
     let (revision, entries) = entries(&*store).await;
     assert!(revision >= second);
-    // A record is known by its revision: whoever expects the one that the commit was answered with is right.
-    assert!(first <= second && entries[0].revision <= first && entries[1].revision <= second && entries[1].revision > first);
+    // A record is known by its revision: whoever expects the one that the commit was answered with
+    // is right.
+    assert!(
+        first <= second
+            && entries[0].revision <= first
+            && entries[1].revision <= second
+            && entries[1].revision > first
+    );
     for (key, revision) in [("a", first), ("b", second)] {
         store.commit(expecting(key, Some(revision), put(key, "3"))).await.unwrap();
     }
@@ -110,7 +138,10 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Locat
     let store = open(place).await;
     // Enough records for several pages, the first and the last always written together.
     for chunk in 0..30 {
-        store.commit(batch((0..100).map(|key| put(&format!("m{chunk:02}{key:02}"), "x")))).await.unwrap();
+        store
+            .commit(batch((0..100).map(|key| put(&format!("m{chunk:02}{key:02}"), "x"))))
+            .await
+            .unwrap();
     }
     let pair = |number: u32| batch([put("a", &number.to_string()), put("z", &number.to_string())]);
     store.commit(pair(0)).await.unwrap();
@@ -135,7 +166,8 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Locat
 async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Location) {
     let store = open(place).await;
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    // Many below one prefix, one below each of many, prefixes of each other, the ends of the alphabet.
+    // Many below one prefix, one below each of many, prefixes of each other, the ends of the
+    // alphabet.
     keys.extend((0..12_000).map(|number| format!("r/one room/{number:06}").into_bytes()));
     keys.extend((0..4_000_u32).map(|number| format!("r/{number:04}/{number:x}").into_bytes()));
     keys.extend((0..400_u32).map(|number| vec![b'x'; number as usize + 1]));
@@ -175,7 +207,8 @@ struct Copy {
 impl Copy {
     /// As of the moment when it is complete.
     async fn of(store: &dyn Store) -> Self {
-        let mut copy = Self { updates: store.follow().await.unwrap(), records: BTreeMap::new(), revision: 0 };
+        let mut copy =
+            Self { updates: store.follow().await.unwrap(), records: BTreeMap::new(), revision: 0 };
         assert_eq!(copy.updates.next().await.unwrap().unwrap(), Update::Reset);
         while copy.revision == 0 {
             copy.take().await;
@@ -193,7 +226,8 @@ impl Copy {
         match self.updates.next().await.unwrap().unwrap() {
             Update::Reset => self.records.clear(),
             Update::Records(entries) => {
-                let entries = entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision)));
+                let entries =
+                    entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision)));
                 self.records.extend(entries);
             }
             Update::Complete(revision) => self.revision = revision,
@@ -202,7 +236,12 @@ impl Copy {
                     apply(&mut self.records, operation, commit.revision);
                 }
                 if self.revision > 0 {
-                    assert!(commit.revision > self.revision, "{} after {}", commit.revision, self.revision);
+                    assert!(
+                        commit.revision > self.revision,
+                        "{} after {}",
+                        commit.revision,
+                        self.revision
+                    );
                     self.revision = commit.revision;
                 }
             }
@@ -215,7 +254,8 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
     let key = |number: u32| format!("k{number:05}");
     let mut commits = Vec::new();
     for chunk in 0..60 {
-        let operations: Vec<_> = (0..100).map(|number| put(&key(chunk * 100 + number), &"x".repeat(500))).collect();
+        let operations: Vec<_> =
+            (0..100).map(|number| put(&key(chunk * 100 + number), &"x".repeat(500))).collect();
         commits.push((store.commit(batch(operations.clone())).await.unwrap(), operations));
     }
     let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -224,11 +264,18 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
         tokio::spawn(async move {
             let (mut number, mut commits) = (writer, Vec::new());
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                // Before, at and behind wherever the copy is being read, and keys that were not there.
+                // Before, at and behind wherever the copy is being read, and keys that were not
+                // there.
                 number = (number * 7_919 + 13) % 6_200;
-                let operation =
-                    if number.is_multiple_of(3) { delete(&key(number)) } else { put(&key(number), &number.to_string()) };
-                commits.push((store.commit(batch([operation.clone()])).await.unwrap(), vec![operation]));
+                let operation = if number.is_multiple_of(3) {
+                    delete(&key(number))
+                } else {
+                    put(&key(number), &number.to_string())
+                };
+                commits.push((
+                    store.commit(batch([operation.clone()])).await.unwrap(),
+                    vec![operation],
+                ));
             }
             commits
         })
@@ -252,15 +299,20 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
     }
     followed.reach(store.latest_revision().await.unwrap()).await;
     let (_, entries) = entries(&*store).await;
-    let records: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision))).collect();
+    let records: BTreeMap<_, _> =
+        entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision))).collect();
     assert!(followed.records == records, "the copy that followed differs");
     commits.sort_unstable_by_key(|(revision, _)| *revision);
     // Commits of a cluster that became durable together come together, as the first of them.
     let group = if matches!(place, Location::Cluster(_)) { 128 } else { 1 };
     for (revision, found) in complete {
         let mut records = BTreeMap::new();
-        for (revision, operations) in commits.iter().take_while(|(committed, _)| *committed / group <= revision / group) {
-            operations.iter().for_each(|operation| apply(&mut records, operation.clone(), revision - revision % group));
+        for (revision, operations) in
+            commits.iter().take_while(|(committed, _)| *committed / group <= revision / group)
+        {
+            operations.iter().for_each(|operation| {
+                apply(&mut records, operation.clone(), revision - revision % group)
+            });
         }
         assert!(found == records, "the copy that was complete at {revision} differs");
     }
@@ -268,7 +320,8 @@ async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(
 
 async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location) {
     let store = open(place).await;
-    let commit = async |number: usize| store.commit(batch([put("k", &number.to_string())])).await.unwrap();
+    let commit =
+        async |number: usize| store.commit(batch([put("k", &number.to_string())])).await.unwrap();
     let mut committed = Vec::new();
     for number in 0..200 {
         committed.push(commit(number).await);
@@ -288,7 +341,9 @@ async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location
     );
 }
 
-async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(place: &Location) {
+async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(
+    place: &Location,
+) {
     let store = open(place).await;
     store.commit(batch([put("a", "1")])).await.unwrap();
     store.close().await.unwrap();
@@ -298,7 +353,10 @@ async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart
     assert_eq!(entries.len(), 1);
     let next = store.commit(batch([put("b", "2")])).await.unwrap();
     let commits = follow(&*store, revision, 1).await;
-    assert_eq!((commits[0].revision, commits[0].operations.as_slice()), (next, [put("b", "2")].as_slice()));
+    assert_eq!(
+        (commits[0].revision, commits[0].operations.as_slice()),
+        (next, [put("b", "2")].as_slice())
+    );
 }
 
 async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Location) {
@@ -308,7 +366,12 @@ async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Locatio
         tokio::spawn(async move {
             let mut revisions = Vec::new();
             for number in 0..100 {
-                revisions.push(store.commit(batch([put(&writer.to_string(), &number.to_string())])).await.unwrap());
+                revisions.push(
+                    store
+                        .commit(batch([put(&writer.to_string(), &number.to_string())]))
+                        .await
+                        .unwrap(),
+                );
             }
             revisions
         })
@@ -346,7 +409,9 @@ async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Loc
     let store = open(place).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
-        tokio::spawn(async move { store.commit(expecting("k", None, put("k", &writer.to_string()))).await.is_ok() })
+        tokio::spawn(async move {
+            store.commit(expecting("k", None, put("k", &writer.to_string()))).await.is_ok()
+        })
     });
     let mut through = 0;
     for writer in writers.collect::<Vec<_>>() {
@@ -358,8 +423,10 @@ async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Loc
 async fn clause_6_keys_and_values_are_any_bytes(place: &Location) {
     let store = open(place).await;
     let key = vec![0, 255, b'/', 0];
-    let operations =
-        vec![Operation::Put { key: key.clone(), value: Vec::new() }, Operation::Put { key: vec![255], value: vec![0; 10_000] }];
+    let operations = vec![
+        Operation::Put { key: key.clone(), value: Vec::new() },
+        Operation::Put { key: vec![255], value: vec![0; 10_000] },
+    ];
     store.commit(batch(operations)).await.unwrap();
     drop(store);
     let (_, entries) = entries(&*open(place).await).await;
@@ -368,9 +435,16 @@ async fn clause_6_keys_and_values_are_any_bytes(place: &Location) {
 }
 
 /// A stretch of history; the number of each event, as `make_history` has made it, is in its time.
-async fn history(store: &dyn Store, range: EventRange, newest_first: bool, limit: usize) -> Vec<StoredEvent> {
+async fn history(
+    store: &dyn Store,
+    range: EventRange,
+    newest_first: bool,
+    limit: usize,
+) -> Vec<StoredEvent> {
     let events = store.events(range, newest_first, limit).await.unwrap();
-    assert!(events.iter().all(|logged| logged.event == format!("e{}", logged.at_ms / 10).into_bytes()));
+    assert!(
+        events.iter().all(|logged| logged.event == format!("e{}", logged.at_ms / 10).into_bytes())
+    );
     events
 }
 
@@ -378,11 +452,16 @@ fn numbers(events: &[StoredEvent]) -> Vec<u64> {
     events.iter().map(|logged| logged.at_ms / 10).collect()
 }
 
-/// Commits this many, each with an event of its own and a time of ten times its number, and answers their revisions.
+/// Commits this many, each with an event of its own and a time of ten times its number, and answers
+/// their revisions.
 async fn make_history(store: &dyn Store, from: u64, count: u64) -> Vec<Revision> {
     let mut revisions = Vec::new();
     for number in from..from + count {
-        let batch = Batch { event: format!("e{number}").into(), at_ms: number * 10, ..batch([put("k", "v")]) };
+        let batch = Batch {
+            event: format!("e{number}").into(),
+            at_ms: number * 10,
+            ..batch([put("k", "v")])
+        };
         revisions.push(store.commit(batch).await.unwrap());
     }
     revisions
@@ -392,11 +471,15 @@ fn counted(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
     numbers.collect()
 }
 
-async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(place: &Location) {
+async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(
+    place: &Location,
+) {
     let store = open(place).await;
     let all = EventRange::default();
     assert!(history(&*store, all, false, 10).await.is_empty());
-    assert!(history(&*store, EventRange { after: Some(0), before: None }, true, 10).await.is_empty());
+    assert!(
+        history(&*store, EventRange { after: Some(0), before: None }, true, 10).await.is_empty()
+    );
     // That of event 1 is at place 1.
     let mut revisions = vec![0];
     revisions.extend(make_history(&*store, 1, 20).await);
@@ -419,7 +502,10 @@ async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_t
         (revisions[20], Some(revisions[5])),
     ];
     for (after, before) in nothing {
-        assert!(history(&*store, EventRange { after: Some(after), before }, true, 10).await.is_empty(), "{after} {before:?}");
+        assert!(
+            history(&*store, EventRange { after: Some(after), before }, true, 10).await.is_empty(),
+            "{after} {before:?}"
+        );
     }
     let beyond = EventRange { after: None, before: Some(Revision::MAX) };
     assert_eq!(numbers(&history(&*store, beyond, true, 1).await), [40]);
@@ -440,13 +526,15 @@ async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &
 }
 
 async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(place: &Location) {
-    // Engines let go of old events many at a time: one of them when it is closed, the other beside its commits.
+    // Engines let go of old events many at a time: one of them when it is closed, the other beside
+    // its commits.
     let (mut made, mut kept, mut store) = (0, Vec::new(), open(place).await);
     while kept.len() as u64 == made {
         assert!(made < 2_000, "nothing was let go of");
         store.close().await.unwrap();
         drop(store);
-        let keeping_ten = store::open(place, Retention { events: 10, age_ms: u64::MAX }).await.unwrap();
+        let keeping_ten =
+            store::open(place, Retention { events: 10, age_ms: u64::MAX }).await.unwrap();
         make_history(&*keeping_ten, made + 1, 20).await;
         keeping_ten.close().await.unwrap();
         drop(keeping_ten);
@@ -461,7 +549,9 @@ async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(pl
     assert_eq!(numbers(&kept), counted(oldest..=made));
     for newest_first in [true, false] {
         let after = |after| EventRange { after: Some(after), before: None };
-        let Err(StoreError::Compacted { oldest: told }) = store.events(after(0), newest_first, 1).await else {
+        let Err(StoreError::Compacted { oldest: told }) =
+            store.events(after(0), newest_first, 1).await
+        else {
             panic!("what is gone is not told");
         };
         assert!(told <= kept[0].revision);
@@ -469,7 +559,10 @@ async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(pl
         let before = EventRange { after: None, before: Some(kept[0].revision) };
         assert!(history(&*store, before, newest_first, 10).await.is_empty());
     }
-    assert_eq!(numbers(&history(&*store, EventRange::default(), true, 1_000).await), counted((oldest..=made).rev()));
+    assert_eq!(
+        numbers(&history(&*store, EventRange::default(), true, 1_000).await),
+        counted((oldest..=made).rev())
+    );
 }
 
 async fn clause_7_history_is_read_while_others_write(place: &Location) {
@@ -483,7 +576,10 @@ async fn clause_7_history_is_read_while_others_write(place: &Location) {
         let after = Some(read.last().map_or(0, |last: &StoredEvent| last.revision));
         read.extend(history(&*store, EventRange { after, before: None }, false, 7).await);
     }
-    assert_eq!(read.iter().map(|logged| logged.revision).collect::<Vec<_>>(), writer.await.unwrap());
+    assert_eq!(
+        read.iter().map(|logged| logged.revision).collect::<Vec<_>>(),
+        writer.await.unwrap()
+    );
     assert_eq!(numbers(&read), counted(1..=300));
 }
 

@@ -1,5 +1,6 @@
-//! kill -9 at random moments, again and again on one directory: what was acknowledged is there with its exact fields, a call is there whole or
-//! not at all, and revisions never go back. `MUTE_TEST_KILLS` sets how often, `MUTE_TEST_SEED` repeats a run.
+//! kill -9 at random moments, again and again on one directory: what was acknowledged is there with
+//! its exact fields, a call is there whole or not at all, and revisions never go back.
+//! `MUTE_TEST_KILLS` sets how often, `MUTE_TEST_SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_process_is_killed() {
+async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_process_is_killed()
+{
     let kills = setting("MUTE_TEST_KILLS").unwrap_or(50);
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();

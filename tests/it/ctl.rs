@@ -1,4 +1,5 @@
-//! A person's hands: what each command prints, for people and for programs; what it says when it cannot; a watch over kills of the service.
+//! A person's hands: what each command prints, for people and for programs; what it says when it
+//! cannot; a watch over kills of the service.
 
 use std::{
     io::{BufRead as _, BufReader, Read},
@@ -35,7 +36,10 @@ struct Run {
 
 fn ctl(addr: &str, app: &str, arguments: &[&str]) -> Command {
     let mut program = program();
-    program.env("MUTE_ADDR", format!("http://{addr}")).env("MUTE_APP", app).env("MUTE_TOKEN", "dev-service-token");
+    program
+        .env("MUTE_ADDR", format!("http://{addr}"))
+        .env("MUTE_APP", app)
+        .env("MUTE_TOKEN", "dev-service-token");
     program.arg("ctl").args(arguments);
     program
 }
@@ -108,7 +112,9 @@ impl Drop for Running {
 
 fn lines(from: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
     let (lines, received) = mpsc::unbounded_channel();
-    thread::spawn(move || BufReader::new(from).lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    thread::spawn(move || {
+        BufReader::new(from).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+    });
     received
 }
 
@@ -121,7 +127,8 @@ struct Relay {
 impl Relay {
     async fn to(addr: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (addr, behind) = (listener.local_addr().unwrap().to_string(), Arc::new(Mutex::new(addr.to_owned())));
+        let (addr, behind) =
+            (listener.local_addr().unwrap().to_string(), Arc::new(Mutex::new(addr.to_owned())));
         let to = behind.clone();
         tokio::spawn(async move {
             loop {
@@ -268,8 +275,7 @@ REVISION  TIME                  KIND      ROOM           USERS  UNTIL           
 async fn each_command_prints_an_object_a_line_for_programs() {
     let server = Server::start().await;
     let (now, later) = ("2022-01-13T07:59:10.410Z", "2022-01-13T08:00:10.410Z");
-    let mute =
-        |user: &str| json!({"user": user, "expire_time": later, "mute_time": now, "actor": "service:dev", "reason": "spam"});
+    let mute = |user: &str| json!({"user": user, "expire_time": later, "mute_time": now, "actor": "service:dev", "reason": "spam"});
     let at = |mut object: Value, revision: i64| {
         object["revision"] = revision.into();
         object
@@ -279,18 +285,36 @@ async fn each_command_prints_an_object_a_line_for_programs() {
     let room = json!({"room": ROOM, "name": "testchatroom", "description": "", "owner": "owner1", "admins": [], "create_time": now, "update_time": now});
     let banned = json!({"revision": 14, "change_time": now, "kind": "CHANGE_KIND_BANNED", "room": ROOM, "users": [], "expire_time": null, "actor": "service:dev", "reason": ""});
     let story = [
-        ("mute 1265710621211 user1 user2 --for 1m --reason spam", json!([at(mute("user1"), 12), at(mute("user2"), 12)])),
+        (
+            "mute 1265710621211 user1 user2 --for 1m --reason spam",
+            json!([at(mute("user1"), 12), at(mute("user2"), 12)]),
+        ),
         ("list 1265710621211", json!([mute("user1"), mute("user2")])),
-        ("check 1265710621211 user1", check(false, "RULE_MEMBER_MUTE", json!(later), "spam", "service:dev")),
-        ("unmute 1265710621211 user1", json!([{"user": "user1", "was_muted": true, "revision": 13}])),
+        (
+            "check 1265710621211 user1",
+            check(false, "RULE_MEMBER_MUTE", json!(later), "spam", "service:dev"),
+        ),
+        (
+            "unmute 1265710621211 user1",
+            json!([{"user": "user1", "was_muted": true, "revision": 13}]),
+        ),
         ("check 1265710621211 user1", check(true, "RULE_NONE", Value::Null, "", "")),
         ("ban 1265710621211", json!([{"ban": ban, "revision": 14}])),
         ("allow 1265710621211 user3", json!([{"user": "user3", "revision": 15}])),
         ("allowed 1265710621211", json!([{"user": "user3", "allow_time": now}])),
-        ("room 1265710621211", json!([{"room": room, "ban": ban, "muted_count": 1, "allowed_count": 1, "revision": 15}])),
-        ("disallow 1265710621211 user3", json!([{"user": "user3", "was_allowed": true, "revision": 16}])),
+        (
+            "room 1265710621211",
+            json!([{"room": room, "ban": ban, "muted_count": 1, "allowed_count": 1, "revision": 15}]),
+        ),
+        (
+            "disallow 1265710621211 user3",
+            json!([{"user": "user3", "was_allowed": true, "revision": 16}]),
+        ),
         ("unban 1265710621211", json!([{"was_banned": true, "revision": 17}])),
-        ("room 1265710621211", json!([{"room": room, "ban": null, "muted_count": 1, "allowed_count": 0, "revision": 17}])),
+        (
+            "room 1265710621211",
+            json!([{"room": room, "ban": null, "muted_count": 1, "allowed_count": 0, "revision": 17}]),
+        ),
         ("mute-user user4 --for 1m --reason spam", json!([at(mute("user4"), 18)])),
         ("muted-users", json!([mute("user4")])),
         ("unmute-user user4", json!([{"user": "user4", "was_muted": true, "revision": 19}])),
@@ -305,7 +329,10 @@ async fn each_command_prints_an_object_a_line_for_programs() {
         ),
         ("muted-users", json!([])),
         ("events --kind banned --user nobody", json!([])),
-        ("events --kind banned --actor service:dev --since 2022-01-13 --until 2022-01-14", json!([banned])),
+        (
+            "events --kind banned --actor service:dev --since 2022-01-13 --until 2022-01-14",
+            json!([banned]),
+        ),
     ];
     for (words, expected) in story {
         assert_eq!(Value::from(objects(&server, AGORA, words).await), expected, "{words}");
@@ -317,7 +344,10 @@ async fn an_end_says_how_long_it_is_still() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let muted = run(ctl(process.grpc(), OPEN, &["mute", "r", "u", "--for", "26h"])).await;
-    assert!(muted.out.contains("Z (in 1day 2h)") || muted.out.contains("Z (in 1day 1h)"), "{muted:?}");
+    assert!(
+        muted.out.contains("Z (in 1day 2h)") || muted.out.contains("Z (in 1day 1h)"),
+        "{muted:?}"
+    );
 }
 
 #[tokio::test]
@@ -328,7 +358,9 @@ async fn lists_go_through_every_page_and_stop_at_the_limit() {
         server.mute(OPEN, "r", &users.iter().map(String::as_str).collect::<Vec<_>>(), None).await;
     }
     let all = objects(&server, OPEN, "list r").await;
-    let expected: Vec<_> = (0..23).flat_map(|call| (0..100).map(move |user| json!(format!("u{call:02}{user:02}")))).collect();
+    let expected: Vec<_> = (0..23)
+        .flat_map(|call| (0..100).map(move |user| json!(format!("u{call:02}{user:02}"))))
+        .collect();
     assert_eq!(all.iter().map(|object| object["user"].clone()).collect::<Vec<_>>(), expected);
     for limit in [1, 1_000, 1_001, 2_299, 2_300, 9_999] {
         let cut = objects(&server, OPEN, &format!("list r --limit {limit}")).await;
@@ -346,28 +378,65 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     let check = ["check", ROOM, "user1"];
     let to = |addr: &str| ctl(addr, AGORA, &check);
     // The service's word.
-    refused(to(&grpc), &["--token", "wrong"], 1, &["(MALFORMED_TOKEN)", "MUTE_TOKEN", "--token-file"]).await;
+    refused(
+        to(&grpc),
+        &["--token", "wrong"],
+        1,
+        &["(MALFORMED_TOKEN)", "MUTE_TOKEN", "--token-file"],
+    )
+    .await;
     let mut anonymous = to(&grpc);
     anonymous.env_remove("MUTE_TOKEN");
     refused(anonymous, &[], 1, &["(MISSING_TOKEN)", "MUTE_TOKEN"]).await;
     refused(to(&grpc), &["--app", "nobody#here"], 1, &["(PERMISSION_DENIED)", "--app"]).await;
     let nowhere = ctl(&grpc, AGORA, &["list", "nowhere"]);
-    refused(nowhere, &[], 1, &["the room is not registered in this app (ROOM_NOT_FOUND)", "UpsertRoom"]).await;
+    refused(
+        nowhere,
+        &[],
+        1,
+        &["the room is not registered in this app (ROOM_NOT_FOUND)", "UpsertRoom"],
+    )
+    .await;
     let strangers = ctl(&grpc, AGORA, &["mute", ROOM, "user1", "x", "y"]);
     refused(strangers, &[], 1, &["(CLIENT_NOT_FOUND)", "It is about: x, y", "UpsertClient"]).await;
-    refused(ctl(&grpc, AGORA, &["mute", ROOM, "owner1"]), &[], 1, &["(OWNER_NOT_MUTABLE)", "mute-user"]).await;
-    refused(ctl(&grpc, AGORA, &["mute", ROOM, "user1", "--for", "0s"]), &[], 1, &["(INVALID_ARGUMENT)", "leave it out"]).await;
+    refused(
+        ctl(&grpc, AGORA, &["mute", ROOM, "owner1"]),
+        &[],
+        1,
+        &["(OWNER_NOT_MUTABLE)", "mute-user"],
+    )
+    .await;
+    refused(
+        ctl(&grpc, AGORA, &["mute", ROOM, "user1", "--for", "0s"]),
+        &[],
+        1,
+        &["(INVALID_ARGUMENT)", "leave it out"],
+    )
+    .await;
     let users: Vec<_> = (0..101).map(|user| user.to_string()).collect();
     let mut many = ctl(&grpc, OPEN, &["mute", "r"]);
     many.args(users);
     refused(many, &[], 1, &["(TOO_MANY_USERS)", "xargs -n 100"]).await;
-    refused(ctl(&grpc, AGORA, &["watch", "--room", ROOM]), &["--token", "wrong"], 1, &["(MALFORMED_TOKEN)"]).await;
+    refused(
+        ctl(&grpc, AGORA, &["watch", "--room", ROOM]),
+        &["--token", "wrong"],
+        1,
+        &["(MALFORMED_TOKEN)"],
+    )
+    .await;
     // Nobody there, or somebody else.
     let free = Port::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let words = ["cannot reach http://127.0.0.1", "Connection refused", "Is the service running", "--addr"];
+    let words =
+        ["cannot reach http://127.0.0.1", "Connection refused", "Is the service running", "--addr"];
     refused(to(&free), &[], 1, &words).await;
     refused(ctl(&free, AGORA, &["watch"]), &[], 1, &words).await;
-    refused(to(&server.addresses.rest.to_string()), &[], 1, &["Is that the gRPC address of a mute-service", "--addr"]).await;
+    refused(
+        to(&server.addresses.rest.to_string()),
+        &[],
+        1,
+        &["Is that the gRPC address of a mute-service", "--addr"],
+    )
+    .await;
     // Ours.
     let mut no_app = to(&grpc);
     no_app.env_remove("MUTE_APP");
@@ -380,7 +449,13 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     ] {
         refused(to(&grpc), &arguments, 64, &[word]).await;
     }
-    refused(ctl(&grpc, AGORA, &["mute", ROOM, "user1", "--for", "soon"]), &[], 64, &["10m, 24h, 7d, or good"]).await;
+    refused(
+        ctl(&grpc, AGORA, &["mute", ROOM, "user1", "--for", "soon"]),
+        &[],
+        64,
+        &["10m, 24h, 7d, or good"],
+    )
+    .await;
     refused(ctl(&grpc, AGORA, &["events", "--kind", "vanished"]), &[], 64, &["USER_MUTED"]).await;
     refused(ctl(&grpc, AGORA, &["mute", ROOM]), &[], 64, &["USER"]).await;
 }
@@ -390,12 +465,20 @@ async fn the_token_is_taken_from_a_file_before_the_environment_and_is_not_in_the
     let server = Server::start().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{}\n", server.agora_token())).unwrap();
-    let mut muted = ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "user1", "--json", "--token-file"]);
+    let mut muted = ctl(
+        &server.addresses.grpc.to_string(),
+        AGORA,
+        &["mute", ROOM, "user1", "--json", "--token-file"],
+    );
     muted.arg(file.path());
     let muted = run(muted).await;
     assert_eq!(serde_json::from_str::<Value>(&muted.out).unwrap()["actor"], "app", "{muted:?}");
     let help = run(ctl("127.0.0.1:1", AGORA, &["mute", "--help"])).await;
-    assert!(help.out.contains("Example: mute-service ctl mute") && !help.out.contains("dev-service-token"), "{help:?}");
+    assert!(
+        help.out.contains("Example: mute-service ctl mute")
+            && !help.out.contains("dev-service-token"),
+        "{help:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -410,7 +493,12 @@ async fn a_watch_shows_each_change_once_over_kills_of_the_service() {
         let mut mutes = process.mutes().await;
         for _ in 0..20 {
             let users = vec![format!("u{number}")];
-            let message = pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users, ..Default::default() };
+            let message = pb::MuteMembersRequest {
+                app: OPEN.into(),
+                room: "r".into(),
+                users,
+                ..Default::default()
+            };
             mutes.mute_members(with(message, &[SERVICE])).await.unwrap();
             number += 1;
         }
@@ -424,7 +512,10 @@ async fn a_watch_shows_each_change_once_over_kills_of_the_service() {
         relay.turn_to(process.grpc());
         for expected in number - 5..number {
             let shown = watch.object().await;
-            assert_eq!((&shown["users"], &shown["kind"]), (&json!([format!("u{expected}")]), &json!("CHANGE_KIND_MUTED")));
+            assert_eq!(
+                (&shown["users"], &shown["kind"]),
+                (&json!([format!("u{expected}")]), &json!("CHANGE_KIND_MUTED"))
+            );
         }
         watch.notice("The connection is lost").await;
         watch.notice("Following again after revision").await;
@@ -437,9 +528,20 @@ async fn a_watch_says_where_changes_are_missing_and_goes_on() {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (first, second) = (Process::start(old.path()), Process::start(new.path()));
     let mute = async |process: &Process, user: &str| {
-        let message =
-            pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users: strings(&[user]), ..Default::default() };
-        process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision
+        let message = pb::MuteMembersRequest {
+            app: OPEN.into(),
+            room: "r".into(),
+            users: strings(&[user]),
+            ..Default::default()
+        };
+        process
+            .mutes()
+            .await
+            .mute_members(with(message, &[SERVICE]))
+            .await
+            .unwrap()
+            .into_inner()
+            .revision
     };
     let relay = Relay::to(first.grpc()).await;
     let mut watch = Running::start(ctl(&relay.addr, OPEN, &["watch", "--json", "--after", "0"]));
@@ -466,13 +568,20 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
         let users: Vec<_> = (0..100).map(|user| format!("u{call}x{user}")).collect();
         server.mute(OPEN, "r", &users.iter().map(String::as_str).collect::<Vec<_>>(), None).await;
     }
-    for arguments in [&["list", "r"][..], &["list", "r", "--json"], &["watch", "--after", "0"], &["check", "r", "u"]] {
+    for arguments in [
+        &["list", "r"][..],
+        &["list", "r", "--json"],
+        &["watch", "--after", "0"],
+        &["check", "r", "u"],
+    ] {
         let mut command = ctl(&server.addresses.grpc.to_string(), OPEN, arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
-        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let output =
+            tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
-        let complaints: Vec<_> = err.lines().filter(|line| !line.starts_with("Following")).collect();
+        let complaints: Vec<_> =
+            err.lines().filter(|line| !line.starts_with("Following")).collect();
         assert_eq!((output.status.code(), complaints), (Some(0), vec![]), "{arguments:?}");
     }
 }
@@ -498,7 +607,8 @@ async fn what_users_write_is_shown_and_not_obeyed_by_the_terminal() {
         assert!(!out.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{words}: {out:?}");
         assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["reason"], evil);
     }
-    let nowhere = run(ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "x\u{202e}y"])).await;
+    let nowhere =
+        run(ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "x\u{202e}y"])).await;
     assert!(nowhere.err.contains(r"It is about: x\u{202e}y"), "{nowhere:?}");
 }
 
@@ -508,6 +618,10 @@ async fn shells_complete_the_commands() {
         let mut command = program();
         command.args(["completions", shell]);
         let script = run(command).await;
-        assert!(script.code == Some(0) && script.out.contains("unmute-notifications"), "{shell}: {}", script.err);
+        assert!(
+            script.code == Some(0) && script.out.contains("unmute-notifications"),
+            "{shell}: {}",
+            script.err
+        );
     }
 }

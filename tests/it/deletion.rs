@@ -1,4 +1,5 @@
-//! What is deleted counts for nothing from the commit of the deletion on: before it is swept, after any restart, and beside what is written anew.
+//! What is deleted counts for nothing from the commit of the deletion on: before it is swept, after
+//! any restart, and beside what is written anew.
 
 use std::path::Path;
 
@@ -24,7 +25,11 @@ async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, Filled) {
 }
 
 fn restriction() -> Restriction {
-    Restriction { expire: Expire::NEVER, set_ms: 1, provenance: std::sync::Arc::new(Provenance::default()) }
+    Restriction {
+        expire: Expire::NEVER,
+        set_ms: 1,
+        provenance: std::sync::Arc::new(Provenance::default()),
+    }
 }
 
 fn batch() -> Batch {
@@ -36,21 +41,32 @@ fn filled_room(is_registered: bool) -> Batch {
     let (app, room, user) = (APP, "r", "u");
     let mut batch = batch();
     if is_registered {
-        batch.put(Key::Room { app, room }, &Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }));
+        batch.put(
+            Key::Room { app, room },
+            &Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }),
+        );
     }
     batch.put(Key::Ban { app, room }, &Value::Restriction(restriction()));
     batch.put(Key::MemberMute { app, room, user }, &Value::Restriction(restriction()));
     batch.put(Key::Allowed { app, room, user }, &Value::Restriction(restriction()));
-    batch.put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(restriction(), 1));
+    batch
+        .put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(restriction(), 1));
     batch
 }
 
-/// What a reader finds: registration, ban, member mute, place on the allow list, no push, and the rooms on the client's list.
+/// What a reader finds: registration, ban, member mute, place on the allow list, no push, and the
+/// rooms on the client's list.
 fn found(view: &View) -> ([bool; 5], Vec<String>) {
     let of_room = view.room(APP, "r", |room| {
         room.map(|room| {
             let muted = room.mute_in_force("u", 2).is_some();
-            [room.is_registered(), room.ban.is_some(), muted, room.allowed.get("u").is_some(), room.is_push_muted("u", 2)]
+            [
+                room.is_registered(),
+                room.ban.is_some(),
+                muted,
+                room.allowed.get("u").is_some(),
+                room.is_push_muted("u", 2),
+            ]
         })
     });
     let list = |client: Option<mute_service::view::KnownClient<'_>>| {
@@ -85,7 +101,10 @@ async fn a_deleted_room_is_empty_from_that_commit_on_and_after_a_restart() {
             follower.abort();
             let (again, filled) = open_again(&directory, &store, is_orderly).await;
             assert_eq!(found(&filled.view), NOTHING);
-            assert_eq!(filled.view.leftovers(10).iter().map(|leftover| leftover.keys.len()).sum::<usize>(), 4);
+            assert_eq!(
+                filled.view.leftovers(10).iter().map(|leftover| leftover.keys.len()).sum::<usize>(),
+                4
+            );
             drop((again, filled));
         }
         // What is written anew counts, whatever the tombstone ends.
@@ -139,13 +158,22 @@ async fn a_notification_mute_made_after_the_deletion_stays() {
         let mut directory = server.directory().await;
         let (user, room) = if app == OPEN { ("u", "gone") } else { ("aaa", "demo-room") };
         for round in 0..20 {
-            let mute =
-                pb::MuteRoomNotificationsRequest { app: app.into(), user: user.into(), room: room.into(), ..Default::default() };
+            let mute = pb::MuteRoomNotificationsRequest {
+                app: app.into(),
+                user: user.into(),
+                room: room.into(),
+                ..Default::default()
+            };
             mutes.mute_room_notifications(server.as_admin(app, mute.clone())).await.unwrap();
-            let delete = pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
+            let delete =
+                pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
             directory.delete_room(server.as_admin(app, delete)).await.unwrap();
             if app == IMKIT {
-                let create = pb::UpsertRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
+                let create = pb::UpsertRoomRequest {
+                    app: app.into(),
+                    room: room.into(),
+                    ..Default::default()
+                };
                 directory.upsert_room(server.as_admin(app, create)).await.unwrap();
             }
             assert_eq!(recipients(&server, app, room, user).await, [user], "round {round}");
@@ -157,8 +185,20 @@ async fn a_notification_mute_made_after_the_deletion_stays() {
 }
 
 async fn recipients(server: &Server, app: &str, room: &str, user: &str) -> Vec<String> {
-    let ask = pb::FilterRecipientsRequest { app: app.into(), room: room.into(), users: vec![user.into()], ..Default::default() };
-    server.mutes().await.filter_recipients(server.as_admin(app, ask)).await.unwrap().into_inner().users
+    let ask = pb::FilterRecipientsRequest {
+        app: app.into(),
+        room: room.into(),
+        users: vec![user.into()],
+        ..Default::default()
+    };
+    server
+        .mutes()
+        .await
+        .filter_recipients(server.as_admin(app, ask))
+        .await
+        .unwrap()
+        .into_inner()
+        .users
 }
 
 async fn records(store: &dyn Store) -> usize {
@@ -172,10 +212,13 @@ async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
     let before = records(&*server.service.store).await;
     for number in 0..25 {
         let users: Vec<_> = (0..100).map(|user| format!("u{number}-{user}")).collect();
-        server.mute(OPEN, "large", &users.iter().map(String::as_str).collect::<Vec<_>>(), None).await;
+        server
+            .mute(OPEN, "large", &users.iter().map(String::as_str).collect::<Vec<_>>(), None)
+            .await;
     }
     let started = server.service.view.revision();
-    let delete = pb::DeleteRoomRequest { app: OPEN.into(), room: "large".into(), ..Default::default() };
+    let delete =
+        pb::DeleteRoomRequest { app: OPEN.into(), room: "large".into(), ..Default::default() };
     server.directory().await.delete_room(server.as_admin(OPEN, delete)).await.unwrap();
     // It is one small commit, whatever the room had.
     let mut feed = server.service.store.watch(started).await.unwrap();
@@ -188,7 +231,8 @@ async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it() -> Result<(), StoreError> {
+async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it()
+-> Result<(), StoreError> {
     let directory = tempfile::tempdir().unwrap();
     let (store, filled) = open(directory.path()).await;
     drop(filled);
@@ -205,7 +249,8 @@ async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it() -> 
     store.commit(delete).await?;
     assert_eq!(export(&*store).await.0, 0);
     let incoming = import::read(&text[..], Default::default()).unwrap().unwrap();
-    let plan = merge::MergePlan::of(incoming, Some(store.snapshot().await?), merge::Mode::Replace).await?;
+    let plan =
+        merge::MergePlan::of(incoming, Some(store.snapshot().await?), merge::Mode::Replace).await?;
     assert_eq!((plan.new, plan.changed, plan.removed), (5, 0, 0));
     plan.commit(&*store, 2, |_| {}).await.unwrap();
     assert_eq!(export(&*store).await.0, 5);
@@ -221,7 +266,9 @@ async fn tombstones_come_before_all_other_records() {
         Key::UserMute { app: APP, user: "u" },
         Key::Request { app: APP, id: "i" },
     ];
-    for tombstone in [Key::DeletedRoom { app: "zzz", room: "z" }, Key::DeletedClient { app: "zzz", user: "z" }] {
+    for tombstone in
+        [Key::DeletedRoom { app: "zzz", room: "z" }, Key::DeletedClient { app: "zzz", user: "z" }]
+    {
         assert!(keys.iter().all(|key| codec::encode_key(tombstone) < codec::encode_key(*key)));
     }
 }

@@ -1,4 +1,5 @@
-//! Bad disks under the real program: read-only, failing, full, damaged. Writers are told, checks go on, and nothing acknowledged is lost.
+//! Bad disks under the real program: read-only, failing, full, damaged. Writers are told, checks go
+//! on, and nothing acknowledged is lost.
 
 use std::{
     fs::{self, File},
@@ -23,14 +24,20 @@ use crate::{
 
 /// What the program says when it does not start with its data there.
 fn refused(data: &Path) -> String {
-    let addrs = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let addrs =
+        ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
     let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &addrs[..]].concat());
     assert_eq!(output.status.code(), Some(1));
     text(&output.stderr)
 }
 
 async fn may_speak(mutes: &mut MuteServiceClient<Channel>, user: &str) -> bool {
-    let message = pb::CheckSendRequest { app: "Open".into(), room: "r".into(), user: user.into(), ..Default::default() };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "r".into(),
+        user: user.into(),
+        ..Default::default()
+    };
     mutes.check_send(with(message, &[SERVICE])).await.unwrap().into_inner().allowed
 }
 
@@ -55,13 +62,18 @@ async fn mute_over_rest(process: &Process, user: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_read_only_directory_stops_the_start_and_is_named() {
-    let Some(disk) = SmallDisk::mount(20) else { return skipped("run as root, who may mount a tmpfs") };
+    let Some(disk) = SmallDisk::mount(20) else {
+        return skipped("run as root, who may mount a tmpfs");
+    };
     let (new, used) = (disk.path().join("new"), disk.path().join("used"));
     drop(open(&used).await.unwrap());
     disk.remount("ro");
     for data in [new, used] {
         let complaint = refused(&data);
-        assert!(complaint.contains(data.to_str().unwrap()) && complaint.contains("Read-only"), "{complaint}");
+        assert!(
+            complaint.contains(data.to_str().unwrap()) && complaint.contains("Read-only"),
+            "{complaint}"
+        );
     }
 }
 
@@ -76,12 +88,17 @@ async fn a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(health:
     disk.set_health(health);
     for round in 0..3 {
         let refused = mute(&mut mutes, "r", strings(&["d"])).await.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{refused:?}");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            "{refused:?}"
+        );
         let (status, body) = mute_over_rest(&process, "d").await;
         assert_eq!((status, &body["error"]), (503, &json!("service_unavailable")), "{body}");
         assert!(!may_speak(&mut mutes, "a").await && may_speak(&mut mutes, "d").await);
         if round == 1 {
-            // What the failed write has left on the disk nobody knows, so that it is well again is no reason to go on.
+            // What the failed write has left on the disk nobody knows, so that it is well again is
+            // no reason to go on.
             disk.set_health(Health::Well);
         }
     }
@@ -112,7 +129,9 @@ async fn a_disk_that_fails_syncs_stops_writes_and_not_checks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
-    let Some(disk) = SmallDisk::mount(20) else { return skipped("run as root, who may mount a tmpfs") };
+    let Some(disk) = SmallDisk::mount(20) else {
+        return skipped("run as root, who may mount a tmpfs");
+    };
     let directory = tempfile::tempdir().unwrap();
     let process = Process::spawn(directory.path(), disk.path(), &["--journal-mib", "1"]).ready();
     let mut mutes = process.mutes().await;
@@ -123,14 +142,21 @@ async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
         match mute_many(&mut mutes, acknowledged).await {
             Ok(()) => (acknowledged, refused) = (acknowledged + 1, 0),
             Err(status) => {
-                assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "STORE_FULL"), "{status:?}");
+                assert_eq!(
+                    (status.code(), reason(&status).as_str()),
+                    (Code::ResourceExhausted, "STORE_FULL"),
+                    "{status:?}"
+                );
                 refused += 1;
             }
         }
     }
     assert!(acknowledged > 20, "{acknowledged} calls fit");
     let rest = mute_over_rest(&process, "late").await;
-    assert!((rest.0, &rest.1["error"]) == (503, &json!("service_unavailable")) || rest.0 == 200, "{rest:?}");
+    assert!(
+        (rest.0, &rest.1["error"]) == (503, &json!("service_unavailable")) || rest.0 == 200,
+        "{rest:?}"
+    );
     assert!(!may_speak(&mut mutes, "early").await);
     disk.grow(200);
     let started = Instant::now();
@@ -143,7 +169,11 @@ async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
     let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
     let mut mutes = process.mutes().await;
     for call in 0..=acknowledged {
-        assert_eq!(muted(&mut mutes, &format!("room{call}")).await.len(), 100, "call {call} of {acknowledged}");
+        assert_eq!(
+            muted(&mut mutes, &format!("room{call}")).await.len(),
+            100,
+            "call {call} of {acknowledged}"
+        );
     }
     assert!(!may_speak(&mut mutes, "early").await);
 }
@@ -155,7 +185,8 @@ async fn commit_ten(data: &Path) {
     }
 }
 
-/// A store after a stop that was not an orderly one, with all its commits in two files of the journal.
+/// A store after a stop that was not an orderly one, with all its commits in two files of the
+/// journal.
 async fn with_a_journal(data: &Path) -> [PathBuf; 2] {
     commit_ten(data).await;
     // Who opens it puts the first ten into the tree, so that is done elsewhere.
@@ -188,10 +219,15 @@ async fn a_journal_damaged_in_this_way_is_refused(damage: impl Fn(&File, u64)) {
     let [_, newest] = with_a_journal(&data).await;
     let file = File::options().read(true).write(true).open(&newest).unwrap();
     damage(&file, used(&newest) / 2);
-    let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else { panic!("it is not refused") };
+    let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else {
+        panic!("it is not refused")
+    };
     assert!(place.starts_with(data.to_str().unwrap()), "{place}");
     let complaint = refused(&data);
-    assert!(complaint.contains(data.to_str().unwrap()) && complaint.contains("damaged"), "{complaint}");
+    assert!(
+        complaint.contains(data.to_str().unwrap()) && complaint.contains("damaged"),
+        "{complaint}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,7 +258,9 @@ async fn a_journal_that_lacks_a_file_or_the_end_of_one_between_two_is_refused_by
         let data = directory.path().join("data");
         let [oldest, newest] = with_a_journal(&data).await;
         damage(&oldest);
-        let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else { panic!("it is not refused") };
+        let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else {
+            panic!("it is not refused")
+        };
         assert_eq!(place, newest.display().to_string());
     }
 }

@@ -1,9 +1,11 @@
-//! A double of etcd, in this process and in memory: its API as far as the service calls it (`serve.rs`), over records with every version since the
-//! last compaction (`mvcc.rs`), and the network to it (`link.rs`).
+//! A double of etcd, in this process and in memory: its API as far as the service calls it
+//! (`serve.rs`), over records with every version since the last compaction (`mvcc.rs`), and the
+//! network to it (`link.rs`).
 //!
-//! It waits for nothing but tokio's time and its callers, so under paused time a test of minutes takes no time at all. Its members are one cluster that
-//! always agrees: they differ in what their links and their watches do. What it says is what etcd 3.4 says: the store's contract runs over both
-//! (`contract.rs`), and both are asked the same at random (`twins.rs`).
+//! It waits for nothing but tokio's time and its callers, so under paused time a test of minutes
+//! takes no time at all. Its members are one cluster that always agrees: they differ in what their
+//! links and their watches do. What it says is what etcd 3.4 says: the store's contract runs over
+//! both (`contract.rs`), and both are asked the same at random (`twins.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -66,12 +68,18 @@ pub struct Network {
 
 impl Double {
     pub fn new(members: usize) -> Self {
-        let member = |_| Member { lag_ms: AtomicU64::new(0), has_leader: AtomicBool::new(true), ended: watch::Sender::new(()) };
+        let member = |_| Member {
+            lag_ms: AtomicU64::new(0),
+            has_leader: AtomicBool::new(true),
+            ended: watch::Sender::new(()),
+        };
         let members = (0..members).map(member).collect();
         let mvcc = Mutex::default();
         let links = Mutex::default();
         let times = Mutex::default();
-        Self { shared: Arc::new(Shared { mvcc, news: watch::Sender::new(()), members, links, times }) }
+        Self {
+            shared: Arc::new(Shared { mvcc, news: watch::Sender::new(()), members, links, times }),
+        }
     }
 
     /// New links to all members.
@@ -134,7 +142,11 @@ impl Double {
 
     /// Resets all connections of a member.
     pub fn restart(&self, member: usize) {
-        self.shared.links().iter().filter(|link| link.member == member).for_each(|link| link.reset());
+        self.shared
+            .links()
+            .iter()
+            .filter(|link| link.member == member)
+            .for_each(|link| link.reset());
     }
 }
 
@@ -166,7 +178,10 @@ impl Network {
         Connector::new(move |uri| {
             let network = network.clone();
             async move {
-                let member = uri.host().and_then(|host| host.strip_prefix("member")).and_then(|number| number.parse().ok());
+                let member = uri
+                    .host()
+                    .and_then(|host| host.strip_prefix("member"))
+                    .and_then(|number| number.parse().ok());
                 let link = network.links[member.unwrap_or(usize::MAX)].clone();
                 let (client, server) = link.connect().await?;
                 tokio::spawn(Door { shared: network.shared, link }.serve(server));

@@ -17,10 +17,12 @@ use mute_service::{
 };
 
 pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX })
+        .await
 }
 
-/// A commit as large as a call can make it, but for the answer to its request: 100 users with the longest ids, and the longest reason.
+/// A commit as large as a call can make it, but for the answer to its request: 100 users with the
+/// longest ids, and the longest reason.
 pub fn largest_commit(room: usize) -> Batch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
     let (app, room) = (format!("{}#{}", "o".repeat(64), "a".repeat(64)), format!("{room:0>128}"));
@@ -33,8 +35,11 @@ pub fn largest_commit(room: usize) -> Batch {
         ..Event::new(EventKind::Muted, &app, &user(0), 1)
     });
     let why = Provenance { actor: user(0).into(), reason };
-    let value =
-        Value::Restriction(Restriction { expire: Expire::at_ms(u64::MAX - 1), set_ms: u64::MAX, provenance: Arc::new(why) });
+    let value = Value::Restriction(Restriction {
+        expire: Expire::at_ms(u64::MAX - 1),
+        set_ms: u64::MAX,
+        provenance: Arc::new(why),
+    });
     for number in 0..100 {
         batch.put(Key::MemberMute { app: &app, room: &room, user: &user(number) }, &value);
     }
@@ -120,7 +125,8 @@ async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_wa
     for (at, flip) in cases {
         let damaged = tempfile::tempdir().unwrap();
         copy(original.path(), damaged.path());
-        let file = File::options().read(true).write(true).open(damaged.path().join("store/db")).unwrap();
+        let file =
+            File::options().read(true).write(true).open(damaged.path().join("store/db")).unwrap();
         if flip {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
@@ -146,7 +152,10 @@ impl SmallDisk {
     pub fn mount(mebibytes: u32) -> Option<Self> {
         let place = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(place.path()).output();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(place.path())
+            .output();
         mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(place))
     }
 
@@ -159,7 +168,10 @@ impl SmallDisk {
     }
 
     pub fn remount(&self, options: &str) {
-        let remounted = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
+        let remounted = Command::new("mount")
+            .args(["-o", &format!("remount,{options}")])
+            .arg(self.0.path())
+            .status();
         assert!(remounted.unwrap().success());
     }
 }
@@ -199,7 +211,11 @@ async fn a_full_disk_loses_nothing_and_takes_writes_again_once_there_is_room() {
         match page {
             Ok(page) => records += page.len(),
             Err(error) => {
-                assert!(matches!(error, StoreError::Full(_)) && started.elapsed() < Duration::from_secs(20), "{error}");
+                assert!(
+                    matches!(error, StoreError::Full(_))
+                        && started.elapsed() < Duration::from_secs(20),
+                    "{error}"
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 (records, snapshot) = (0, store.snapshot().await.unwrap());
             }

@@ -34,22 +34,42 @@ impl Etcd {
         let mut random = rand::rng();
         // A network of its own, so that clusters of tests at the same time do not meet.
         let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
-        let addrs: Vec<_> = (0..members).map(|member| format!("127.{a}.{b}.{}", member + 1)).collect();
+        let addrs: Vec<_> =
+            (0..members).map(|member| format!("127.{a}.{b}.{}", member + 1)).collect();
         Self::start_at(&addrs, arguments, |_, program| Command::new(program))
     }
 
-    /// A member at each of these addresses; `command` makes the command that runs a program where the member is.
-    pub fn start_at(addrs: &[String], arguments: &[&str], command: impl Fn(usize, &str) -> Command) -> Option<Self> {
+    /// A member at each of these addresses; `command` makes the command that runs a program where
+    /// the member is.
+    pub fn start_at(
+        addrs: &[String],
+        arguments: &[&str],
+        command: impl Fn(usize, &str) -> Command,
+    ) -> Option<Self> {
         if Command::new("etcd").arg("--version").output().is_err() {
             skipped("install etcd (Debian: etcd-server), so that it is on the PATH");
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let peers: Vec<_> = addrs.iter().enumerate().map(|(member, addr)| peer(&format!("m{member}"), addr)).collect();
+        let peers: Vec<_> = addrs
+            .iter()
+            .enumerate()
+            .map(|(member, addr)| peer(&format!("m{member}"), addr))
+            .collect();
         let peers = peers.join(",");
         let start = |(number, addr): (usize, &String)| {
-            let arguments = [&["--initial-cluster", peers.as_str(), "--initial-cluster-state", "new"], arguments].concat();
-            Member::start(command(number, "etcd"), directory.path(), &format!("m{number}"), addr, &arguments)
+            let arguments = [
+                &["--initial-cluster", peers.as_str(), "--initial-cluster-state", "new"],
+                arguments,
+            ]
+            .concat();
+            Member::start(
+                command(number, "etcd"),
+                directory.path(),
+                &format!("m{number}"),
+                addr,
+                &arguments,
+            )
         };
         Some(Self { members: addrs.iter().enumerate().map(start).collect(), directory })
     }
@@ -60,14 +80,23 @@ impl Etcd {
         let others = &self.members[(number + 1) % self.members.len()];
         let list = others.insist("cluster/member/list", json!({})).await;
         let listed = list["members"].as_array().unwrap();
-        let named = |name: &str| listed.iter().find(|member| member["name"] == name).unwrap()["ID"].clone();
-        let (name, addr) = (format!("{}n", self.members[number].name), format!("{}9", self.members[number].addr));
-        others.insist("cluster/member/remove", json!({"ID": named(&self.members[number].name)})).await;
-        let mut peers: Vec<_> = self.members.iter().map(|member| peer(&member.name, &member.addr)).collect();
+        let named =
+            |name: &str| listed.iter().find(|member| member["name"] == name).unwrap()["ID"].clone();
+        let (name, addr) =
+            (format!("{}n", self.members[number].name), format!("{}9", self.members[number].addr));
+        others
+            .insist("cluster/member/remove", json!({"ID": named(&self.members[number].name)}))
+            .await;
+        let mut peers: Vec<_> =
+            self.members.iter().map(|member| peer(&member.name, &member.addr)).collect();
         peers[number] = peer(&name, &addr);
-        others.insist("cluster/member/add", json!({"peerURLs": [format!("http://{addr}:2380")]})).await;
-        let arguments = ["--initial-cluster", &peers.join(","), "--initial-cluster-state", "existing"];
-        self.members[number] = Member::start(Command::new("etcd"), self.directory.path(), &name, &addr, &arguments);
+        others
+            .insist("cluster/member/add", json!({"peerURLs": [format!("http://{addr}:2380")]}))
+            .await;
+        let arguments =
+            ["--initial-cluster", &peers.join(","), "--initial-cluster-state", "existing"];
+        self.members[number] =
+            Member::start(Command::new("etcd"), self.directory.path(), &name, &addr, &arguments);
     }
 
     /// Where the member has its data.
@@ -88,8 +117,17 @@ impl Etcd {
     /// Has the cluster forget every revision but the newest.
     pub async fn compact(&self) {
         for member in &self.members {
-            let Some(read) = member.call("kv/range", json!({"key": "bXV0ZQ=="})).await else { continue };
-            if member.call("kv/compaction", json!({"revision": read["header"]["revision"], "physical": true})).await.is_some() {
+            let Some(read) = member.call("kv/range", json!({"key": "bXV0ZQ=="})).await else {
+                continue;
+            };
+            if member
+                .call(
+                    "kv/compaction",
+                    json!({"revision": read["header"]["revision"], "physical": true}),
+                )
+                .await
+                .is_some()
+            {
                 return;
             }
         }
@@ -101,17 +139,38 @@ impl Etcd {
 
     pub fn place(&self) -> Location {
         let endpoints = self.members.iter().map(|member| member.url.clone()).collect();
-        Location::Cluster(ClusterConfig { endpoints, prefix: "mute/".to_owned(), user: None, tls: None, connector: None })
+        Location::Cluster(ClusterConfig {
+            endpoints,
+            prefix: "mute/".to_owned(),
+            user: None,
+            tls: None,
+            connector: None,
+        })
     }
 }
 
 impl Member {
-    fn start(mut command: Command, directory: &Path, name: &str, addr: &str, arguments: &[&str]) -> Self {
+    fn start(
+        mut command: Command,
+        directory: &Path,
+        name: &str,
+        addr: &str,
+        arguments: &[&str],
+    ) -> Self {
         let scheme = if arguments.contains(&"--cert-file") { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://{addr}:2379"), format!("http://{addr}:2380"));
-        command.args(["--name", name, "--data-dir", directory.join(name).to_str().unwrap(), "--logger", "zap"]);
+        command.args([
+            "--name",
+            name,
+            "--data-dir",
+            directory.join(name).to_str().unwrap(),
+            "--logger",
+            "zap",
+        ]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]).args(arguments);
+        command
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(arguments);
         let log = File::create(directory.join(format!("{name}.log"))).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap();
@@ -121,11 +180,13 @@ impl Member {
     /// Calls its API, by its gateway from JSON.
     pub async fn call(&self, call: &str, question: Value) -> Option<Value> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
-        let answer = client.post(format!("{}/v3/{call}", self.url)).json(&question).send().await.ok()?;
+        let answer =
+            client.post(format!("{}/v3/{call}", self.url)).json(&question).send().await.ok()?;
         answer.error_for_status().ok()?.json().await.ok()
     }
 
-    /// The same, again and again: a cluster takes no new member before it has been well for five seconds.
+    /// The same, again and again: a cluster takes no new member before it has been well for five
+    /// seconds.
     async fn insist(&self, call: &str, question: Value) -> Value {
         for _ in 0..100 {
             if let Some(answer) = self.call(call, question.clone()).await {
@@ -148,7 +209,13 @@ impl Member {
 
     /// Sends a signal, such as `-STOP`.
     pub fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &self.child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! The history: newest first, filtered, in pages that neither new events nor pruning disturb, and quick however long it is.
+//! The history: newest first, filtered, in pages that neither new events nor pruning disturb, and
+//! quick however long it is.
 
 use mute_service::{
     clock::Clock,
@@ -15,7 +16,8 @@ fn of(app: &str) -> pb::ListEventsRequest {
 }
 
 async fn page(server: &Server, message: pb::ListEventsRequest) -> (Vec<pb::Change>, String) {
-    let page = server.mutes().await.list_events(with(message, &[SERVICE])).await.unwrap().into_inner();
+    let page =
+        server.mutes().await.list_events(with(message, &[SERVICE])).await.unwrap().into_inner();
     (page.events, page.next_page_token)
 }
 
@@ -23,7 +25,8 @@ async fn page(server: &Server, message: pb::ListEventsRequest) -> (Vec<pb::Chang
 async fn all(server: &Server, message: pb::ListEventsRequest) -> (Vec<pb::Change>, usize) {
     let (mut events, mut pages, mut page_token) = (Vec::new(), 0, String::new());
     loop {
-        let (more, next) = page(server, pb::ListEventsRequest { page_token, ..message.clone() }).await;
+        let (more, next) =
+            page(server, pb::ListEventsRequest { page_token, ..message.clone() }).await;
         events.extend(more);
         pages += 1;
         page_token = next;
@@ -44,7 +47,14 @@ async fn events_are_found_by_room_user_actor_kind_and_time() {
     let ban = pb::BanRoomRequest { app: OPEN.into(), room: "r1".into(), ..Default::default() };
     let muted = server.mute(OPEN, "r1", &["u1", "u2"], Some(60_000)).await.revision;
     server.advance(10_000);
-    let banned = server.mutes().await.ban_room(with(ban, &[("authorization", &admin)])).await.unwrap().into_inner().revision;
+    let banned = server
+        .mutes()
+        .await
+        .ban_room(with(ban, &[("authorization", &admin)]))
+        .await
+        .unwrap()
+        .into_inner()
+        .revision;
     server.advance(10_000);
     let other = server.mute(OPEN, "r2", &["u2"], None).await.revision;
     server.mute(AGORA, ROOM, &["user1"], None).await;
@@ -63,20 +73,36 @@ async fn events_are_found_by_room_user_actor_kind_and_time() {
         (pb::ListEventsRequest { room: "r1".into(), ..of(OPEN) }, vec![ended, banned, muted]),
         (pb::ListEventsRequest { room: "nowhere".into(), ..of(OPEN) }, vec![]),
         (pb::ListEventsRequest { user: "u2".into(), ..of(OPEN) }, vec![ended, other, muted]),
-        (pb::ListEventsRequest { user: "u1".into(), room: "r1".into(), ..of(OPEN) }, vec![ended, muted]),
+        (
+            pb::ListEventsRequest { user: "u1".into(), room: "r1".into(), ..of(OPEN) },
+            vec![ended, muted],
+        ),
         (pb::ListEventsRequest { actor: "app".into(), ..of(OPEN) }, vec![banned]),
         (pb::ListEventsRequest { actor: "service".into(), ..of(OPEN) }, vec![ended]),
-        (pb::ListEventsRequest { kinds: kinds(&[ChangeKind::Banned, ChangeKind::Expired]), ..of(OPEN) }, vec![ended, banned]),
+        (
+            pb::ListEventsRequest {
+                kinds: kinds(&[ChangeKind::Banned, ChangeKind::Expired]),
+                ..of(OPEN)
+            },
+            vec![ended, banned],
+        ),
         (pb::ListEventsRequest { start_time: at(10_000), ..of(OPEN) }, vec![ended, other, banned]),
         (pb::ListEventsRequest { start_time: at(10_001), ..of(OPEN) }, vec![ended, other]),
         (pb::ListEventsRequest { end_time: at(20_000), ..of(OPEN) }, vec![banned, muted]),
-        (pb::ListEventsRequest { start_time: at(1), end_time: at(20_001), ..of(OPEN) }, vec![other, banned]),
+        (
+            pb::ListEventsRequest { start_time: at(1), end_time: at(20_001), ..of(OPEN) },
+            vec![other, banned],
+        ),
     ];
     for (message, expected) in cases {
         assert_eq!(revisions(&all(&server, message.clone()).await.0), expected, "{message:?}");
     }
     // Users are folded as the app says.
-    let upper = pb::ListEventsRequest { user: "USER1".into(), kinds: kinds(&[ChangeKind::Muted]), ..of(AGORA) };
+    let upper = pb::ListEventsRequest {
+        user: "USER1".into(),
+        kinds: kinds(&[ChangeKind::Muted]),
+        ..of(AGORA)
+    };
     assert_eq!(revisions(&all(&server, upper).await.0), [other + 1]);
     for wrong in [
         pb::ListEventsRequest { kinds: vec![0], ..of(OPEN) },
@@ -84,7 +110,10 @@ async fn events_are_found_by_room_user_actor_kind_and_time() {
         pb::ListEventsRequest { page_token: "nonsense".into(), ..of(OPEN) },
         pb::ListEventsRequest { page_size: -1, ..of(OPEN) },
         pb::ListEventsRequest { room: "a\nb".into(), ..of(OPEN) },
-        pb::ListEventsRequest { start_time: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }), ..of(OPEN) },
+        pb::ListEventsRequest {
+            start_time: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
+            ..of(OPEN)
+        },
     ] {
         let refused = server.mutes().await.list_events(with(wrong, &[SERVICE])).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_ARGUMENT");
@@ -137,17 +166,23 @@ async fn staff_sees_the_history_of_its_own_room_and_not_who_wants_no_push() {
     };
     server.mutes().await.mute_room_notifications(with(silence, &[SERVICE])).await.unwrap();
     server.mute(AGORA, ROOM, &["user2"], None).await;
-    let room = pb::UpsertRoomRequest { app: AGORA.into(), room: "other".into(), ..Default::default() };
+    let room =
+        pb::UpsertRoomRequest { app: AGORA.into(), room: "other".into(), ..Default::default() };
     server.directory().await.upsert_room(with(room, &[SERVICE])).await.unwrap();
     let ask = async |user: &str, room: &str| {
         let bearer = format!("Bearer {}", server.user_token(AGORA, user));
         let message = pb::ListEventsRequest { room: room.into(), ..of(AGORA) };
-        let answer = server.mutes().await.list_events(with(message, &[("authorization", &bearer)])).await;
+        let answer =
+            server.mutes().await.list_events(with(message, &[("authorization", &bearer)])).await;
         answer.map(|page| page.into_inner().events.iter().map(pb::Change::kind).collect::<Vec<_>>())
     };
     assert_eq!(ask("owner1", ROOM).await.unwrap(), [ChangeKind::Muted, ChangeKind::RoomUpserted]);
     for (user, room) in [("owner1", ""), ("owner1", "other"), ("user1", ROOM)] {
-        assert_eq!(reason(&ask(user, room).await.unwrap_err()), "PERMISSION_DENIED", "{user} {room}");
+        assert_eq!(
+            reason(&ask(user, room).await.unwrap_err()),
+            "PERMISSION_DENIED",
+            "{user} {room}"
+        );
     }
 }
 
@@ -159,7 +194,8 @@ async fn fill(server: &Server, count: u64) {
         ..Event::new(EventKind::Muted, OPEN, "app", START_MS + number * 1_000)
     };
     for from in (0..count).step_by(2_000) {
-        let commits = (from..count.min(from + 2_000)).map(|number| server.service.store.commit(Batch::of(&mute(number))));
+        let commits = (from..count.min(from + 2_000))
+            .map(|number| server.service.store.commit(Batch::of(&mute(number))));
         let done = futures_util::future::join_all(commits).await;
         let newest = done.into_iter().map(Result::unwrap).max().unwrap();
         assert!(server.service.view.wait_for(newest).await);
@@ -168,7 +204,10 @@ async fn fill(server: &Server, count: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_call_looks_through_a_part_of_a_long_history_and_the_pages_through_all() {
-    let count: u64 = std::env::var("MUTE_TEST_EVENTS").ok().and_then(|count| count.parse().ok()).unwrap_or(60_000);
+    let count: u64 = std::env::var("MUTE_TEST_EVENTS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(60_000);
     let server = Server::start().await;
     let first = server.mute(OPEN, "needle", &["u"], None).await.revision;
     fill(&server, count).await;
@@ -181,12 +220,22 @@ async fn one_call_looks_through_a_part_of_a_long_history_and_the_pages_through_a
     assert_eq!((revisions(&events), pages), (vec![first], count as usize / 50_000 + 1));
     // By time it is found at once, from either side.
     let started = std::time::Instant::now();
-    let at = |ms: u64| Some(prost_types::Timestamp { seconds: ((START_MS + ms) / 1_000) as i64, nanos: 0 });
+    let at = |ms: u64| {
+        Some(prost_types::Timestamp { seconds: ((START_MS + ms) / 1_000) as i64, nanos: 0 })
+    };
     let old = pb::ListEventsRequest { end_time: at(20_000), ..of(OPEN) };
     let (events, pages) = all(&server, old).await;
     println!("the oldest of a history of {count}: {:?}", started.elapsed());
-    assert!(pages == 1 && revisions(&events).contains(&first) && events.len() >= 20, "{pages} {}", events.len());
-    let new = pb::ListEventsRequest { room: "needle".into(), start_time: at((count - 10) * 1_000), ..of(OPEN) };
+    assert!(
+        pages == 1 && revisions(&events).contains(&first) && events.len() >= 20,
+        "{pages} {}",
+        events.len()
+    );
+    let new = pb::ListEventsRequest {
+        room: "needle".into(),
+        start_time: at((count - 10) * 1_000),
+        ..of(OPEN)
+    };
     assert_eq!(all(&server, new).await, (Vec::new(), 1));
 }
 
@@ -197,27 +246,42 @@ async fn an_app_with_few_events_passes_over_those_of_others_once_they_were_read(
     fill(&server, 60_000).await;
     let listed = async || {
         let (events, pages) = all(&server, of(AGORA)).await;
-        (revisions(&events).into_iter().take_while(|revision| *revision >= first).collect::<Vec<_>>(), pages)
+        (
+            revisions(&events)
+                .into_iter()
+                .take_while(|revision| *revision >= first)
+                .collect::<Vec<_>>(),
+            pages,
+        )
     };
     assert_eq!(listed().await, (vec![first], 2), "one call looks through 50,000");
     assert_eq!(listed().await, (vec![first], 1));
     // What is new is found, whoever's it is, and whatever place a caller has named.
-    page(&server, pb::ListEventsRequest { page_token: "MTAwMDAwMDAwMDAwMA".into(), ..of(AGORA) }).await;
+    page(&server, pb::ListEventsRequest { page_token: "MTAwMDAwMDAwMDAwMA".into(), ..of(AGORA) })
+        .await;
     let second = server.mute(AGORA, ROOM, &["user2"], None).await.revision;
     fill(&server, 1_000).await;
     let third = server.mute(AGORA, ROOM, &["user3"], None).await.revision;
     for _ in 0..2 {
         assert_eq!(listed().await, (vec![third, second, first], 1));
     }
-    let (of_others, _) = all(&server, pb::ListEventsRequest { room: "r7".into(), ..of(OPEN) }).await;
+    let (of_others, _) =
+        all(&server, pb::ListEventsRequest { room: "r7".into(), ..of(OPEN) }).await;
     assert_eq!(of_others.len(), 610);
     // So does a watch, which reads the other way.
     for _ in 0..2 {
-        let message = pb::WatchRequest { app: AGORA.into(), after_revision: Some(first - 1), ..Default::default() };
-        let mut watch = server.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
+        let message = pb::WatchRequest {
+            app: AGORA.into(),
+            after_revision: Some(first - 1),
+            ..Default::default()
+        };
+        let mut watch =
+            server.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
         let mut seen = Vec::new();
         while seen.len() < 3 {
-            if let Some(pb::watch_response::Event::Change(change)) = watch.message().await.unwrap().unwrap().event {
+            if let Some(pb::watch_response::Event::Change(change)) =
+                watch.message().await.unwrap().unwrap().event
+            {
                 seen.push(change.revision);
             }
         }

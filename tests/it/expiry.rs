@@ -1,5 +1,5 @@
-//! What ends by itself is told once: not early, not after a renewal, and also where something takes its place before the sweeper has come, or
-//! the service was down at that moment.
+//! What ends by itself is told once: not early, not after a renewal, and also where something takes
+//! its place before the sweeper has come, or the service was down at that moment.
 
 use mute_service::{
     clock::Clock,
@@ -11,7 +11,14 @@ use crate::harness::*;
 /// Kind, room and users of all that has happened in the app since this revision, oldest first.
 async fn history(server: &Server, app: &str, since: i64) -> Vec<(ChangeKind, String, Vec<String>)> {
     let message = pb::ListEventsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
-    let mut events = server.mutes().await.list_events(with(message, &[SERVICE])).await.unwrap().into_inner().events;
+    let mut events = server
+        .mutes()
+        .await
+        .list_events(with(message, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner()
+        .events;
     events.retain(|event| event.revision > since);
     events.reverse();
     events.into_iter().map(|event| (event.kind(), event.room, event.users)).collect()
@@ -35,7 +42,10 @@ async fn a_mute_expires_once_at_its_end_and_not_before() {
     server.advance(1);
     server.sweep().await;
     server.sweep().await;
-    assert_eq!(history(&server, OPEN, since).await, [happened(ChangeKind::Expired, "r", &["u1", "u2"])]);
+    assert_eq!(
+        history(&server, OPEN, since).await,
+        [happened(ChangeKind::Expired, "r", &["u1", "u2"])]
+    );
 }
 
 #[tokio::test]
@@ -44,15 +54,29 @@ async fn a_mute_that_is_renewed_or_taken_back_before_its_end_does_not_expire() {
     server.mute(OPEN, "r", &["renewed"], Some(1_000)).await;
     server.mute(OPEN, "r", &["unmuted"], Some(1_000)).await;
     server.mute(OPEN, "r", &["renewed"], Some(5_000)).await;
-    let message =
-        pb::UnmuteMembersRequest { app: OPEN.into(), room: "r".into(), users: strings(&["unmuted"]), ..Default::default() };
-    let since = server.mutes().await.unmute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision;
+    let message = pb::UnmuteMembersRequest {
+        app: OPEN.into(),
+        room: "r".into(),
+        users: strings(&["unmuted"]),
+        ..Default::default()
+    };
+    let since = server
+        .mutes()
+        .await
+        .unmute_members(with(message, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner()
+        .revision;
     server.advance(4_999);
     server.sweep().await;
     assert!(history(&server, OPEN, since).await.is_empty());
     server.advance(1);
     server.sweep().await;
-    assert_eq!(history(&server, OPEN, since).await, [happened(ChangeKind::Expired, "r", &["renewed"])]);
+    assert_eq!(
+        history(&server, OPEN, since).await,
+        [happened(ChangeKind::Expired, "r", &["renewed"])]
+    );
 }
 
 #[tokio::test]
@@ -88,10 +112,18 @@ async fn what_takes_the_place_of_a_mute_that_has_ended_comes_after_its_expiry() 
         mutes.mute_user(with(mute_user(Some(1_000)), &[SERVICE])).await.unwrap();
         server.advance(1_000);
         // An unmute finds nothing in force, and leaves the end to be told.
+        let unmute = pb::UnmuteMembersRequest {
+            app: app.clone(),
+            room: room.clone(),
+            users: vec![user.clone()],
+            ..Default::default()
+        };
+        assert!(
+            !mutes.unmute_members(with(unmute, &[SERVICE])).await.unwrap().into_inner().members[0]
+                .was_muted
+        );
         let unmute =
-            pb::UnmuteMembersRequest { app: app.clone(), room: room.clone(), users: vec![user.clone()], ..Default::default() };
-        assert!(!mutes.unmute_members(with(unmute, &[SERVICE])).await.unwrap().into_inner().members[0].was_muted);
-        let unmute = pb::UnmuteUserRequest { app: app.clone(), user: user.clone(), ..Default::default() };
+            pb::UnmuteUserRequest { app: app.clone(), user: user.clone(), ..Default::default() };
         assert!(!mutes.unmute_user(with(unmute, &[SERVICE])).await.unwrap().into_inner().was_muted);
         server.mute(OPEN, "r", &["u", "u"], None).await;
         mutes.mute_user(with(mute_user(None), &[SERVICE])).await.unwrap();
@@ -103,7 +135,12 @@ async fn what_takes_the_place_of_a_mute_that_has_ended_comes_after_its_expiry() 
             let is = |event: &&(ChangeKind, String, Vec<String>)| {
                 event.0 == wanted && (user.is_empty() || event.2.iter().any(|named| named == user))
             };
-            let found: Vec<_> = events.iter().enumerate().filter(|(_, event)| is(event)).map(|(at, _)| at).collect();
+            let found: Vec<_> = events
+                .iter()
+                .enumerate()
+                .filter(|(_, event)| is(event))
+                .map(|(at, _)| at)
+                .collect();
             found
         };
         for (set, ended, user) in [
@@ -117,9 +154,11 @@ async fn what_takes_the_place_of_a_mute_that_has_ended_comes_after_its_expiry() 
             assert!(set[0] < ended[0] && ended[0] < set[1], "{events:?}");
         }
         assert_eq!(at(ChangeKind::Expired, "other").len(), 1, "{events:?}");
-        let delete = pb::DeleteRoomRequest { app: app.clone(), room: room.clone(), ..Default::default() };
+        let delete =
+            pb::DeleteRoomRequest { app: app.clone(), room: room.clone(), ..Default::default() };
         directory.delete_room(with(delete, &[SERVICE])).await.unwrap();
-        let delete = pb::DeleteClientRequest { app: app.clone(), user: user.clone(), ..Default::default() };
+        let delete =
+            pb::DeleteClientRequest { app: app.clone(), user: user.clone(), ..Default::default() };
         directory.delete_client(with(delete, &[SERVICE])).await.unwrap();
     }
 }
@@ -138,7 +177,12 @@ async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
         // So that there is a room to be deleted, whoever sweeps first.
         server.mute(OPEN, "r1", &["stays"], None).await;
         let (app, duration_ms) = (OPEN.to_owned(), Some(duration(1_000)));
-        let ban = pb::BanRoomRequest { app: app.clone(), room: "r1".into(), duration: duration_ms, ..Default::default() };
+        let ban = pb::BanRoomRequest {
+            app: app.clone(),
+            room: "r1".into(),
+            duration: duration_ms,
+            ..Default::default()
+        };
         mutes.ban_room(with(ban, &[SERVICE])).await.unwrap();
         for room in ["r1", "r2"] {
             let silence = pb::MuteRoomNotificationsRequest {
@@ -152,24 +196,40 @@ async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
         }
         server.advance(1_000);
         directory
-            .delete_room(with(pb::DeleteRoomRequest { app: app.clone(), room: "r1".into(), ..Default::default() }, &[SERVICE]))
+            .delete_room(with(
+                pb::DeleteRoomRequest { app: app.clone(), room: "r1".into(), ..Default::default() },
+                &[SERVICE],
+            ))
             .await
             .unwrap();
         directory
-            .delete_client(with(pb::DeleteClientRequest { app, user: "u".into(), ..Default::default() }, &[SERVICE]))
+            .delete_client(with(
+                pb::DeleteClientRequest { app, user: "u".into(), ..Default::default() },
+                &[SERVICE],
+            ))
             .await
             .unwrap();
         server.sweep().await;
         let events = history(&server, OPEN, since).await;
         let at = |kind: ChangeKind, room: &str| {
-            let of_room = events.iter().enumerate().filter(|(_, event)| event.0 == kind && event.1 == room);
+            let of_room =
+                events.iter().enumerate().filter(|(_, event)| event.0 == kind && event.1 == room);
             of_room.map(|(at, _)| at).collect::<Vec<_>>()
         };
         let (room, client) = (at(ChangeKind::RoomDeleted, "r1"), at(ChangeKind::ClientDeleted, ""));
         let (mutes, ban) = (at(ChangeKind::Expired, "r1"), at(ChangeKind::BanExpired, "r1"));
-        let push_muted = [at(ChangeKind::NotificationsExpired, "r1"), at(ChangeKind::NotificationsExpired, "r2")];
-        assert!(mutes.len() == 1 && mutes[0] < room[0] && ban.len() == 1 && ban[0] < room[0], "{events:?}");
-        assert!(push_muted.iter().all(|ended| ended.len() == 1 && ended[0] < client[0]), "{events:?}");
+        let push_muted = [
+            at(ChangeKind::NotificationsExpired, "r1"),
+            at(ChangeKind::NotificationsExpired, "r2"),
+        ];
+        assert!(
+            mutes.len() == 1 && mutes[0] < room[0] && ban.len() == 1 && ban[0] < room[0],
+            "{events:?}"
+        );
+        assert!(
+            push_muted.iter().all(|ended| ended.len() == 1 && ended[0] < client[0]),
+            "{events:?}"
+        );
         assert_eq!(at(ChangeKind::Expired, "r2").len(), 1, "{events:?}");
     }
 }
@@ -178,17 +238,28 @@ async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
 async fn what_ended_while_the_service_was_down_expires_once_after_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
-    let message =
-        pb::MuteUserRequest { app: OPEN.into(), user: "u".into(), duration: Some(duration(1_000)), ..Default::default() };
+    let message = pb::MuteUserRequest {
+        app: OPEN.into(),
+        user: "u".into(),
+        duration: Some(duration(1_000)),
+        ..Default::default()
+    };
     server.mutes().await.mute_user(with(message, &[SERVICE])).await.unwrap();
     let since = server.mute(OPEN, "r", &["u"], Some(1_000)).await.revision;
     server.stop().await;
     for _ in 0..2 {
-        let server = Server::on(directory.path(), Clock::manual(START_MS + 60_000), unlimited()).await;
+        let server =
+            Server::on(directory.path(), Clock::manual(START_MS + 60_000), unlimited()).await;
         server.sweep().await;
         let mut events = history(&server, OPEN, since).await;
         events.sort();
-        assert_eq!(events, [happened(ChangeKind::Expired, "r", &["u"]), happened(ChangeKind::UserMuteExpired, "", &["u"])]);
+        assert_eq!(
+            events,
+            [
+                happened(ChangeKind::Expired, "r", &["u"]),
+                happened(ChangeKind::UserMuteExpired, "", &["u"])
+            ]
+        );
         server.stop().await;
     }
 }

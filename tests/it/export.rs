@@ -1,4 +1,5 @@
-//! Exports: JSON lines that a person can read, checked to the last line before anything of them goes into a store.
+//! Exports: JSON lines that a person can read, checked to the last line before anything of them
+//! goes into a store.
 
 use std::{
     collections::BTreeSet,
@@ -36,12 +37,18 @@ use crate::{
 const OTHER: &str = "Other";
 
 async fn open(directory: &Path) -> Arc<dyn Store> {
-    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX }).await.unwrap()
+    store::open(&Location::directory(directory), Retention { events: 1_000_000, age_ms: u64::MAX })
+        .await
+        .unwrap()
 }
 
 fn restriction(reason: &str) -> Value {
     let why = Provenance { actor: "app".into(), reason: reason.into() };
-    Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: START_MS, provenance: Arc::new(why) })
+    Value::Restriction(Restriction {
+        expire: Expire::NEVER,
+        set_ms: START_MS,
+        provenance: Arc::new(why),
+    })
 }
 
 async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
@@ -54,7 +61,8 @@ async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
 /// A closed data directory with a record of every kind and form.
 async fn every_kind(directory: &Path) {
     let store = open(directory).await;
-    let records: Vec<_> = records::records().into_iter().map(|(_, key, value)| (key, value)).collect();
+    let records: Vec<_> =
+        records::records().into_iter().map(|(_, key, value)| (key, value)).collect();
     put(&*store, &records).await;
     store.close().await.unwrap();
 }
@@ -66,11 +74,14 @@ async fn export_text(store: &dyn Store, app: Option<&str>) -> String {
 }
 
 fn read(text: &str) -> Incoming {
-    import::read(text.as_bytes(), Folds::default()).unwrap().unwrap_or_else(|faults| panic!("{faults}"))
+    import::read(text.as_bytes(), Folds::default())
+        .unwrap()
+        .unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 async fn import(store: &dyn Store, text: &str, mode: Mode) -> [u64; 4] {
-    let plan = MergePlan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
+    let plan =
+        MergePlan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
     let told = [plan.new, plan.changed, plan.removed, plan.same];
     plan.commit(store, START_MS, |_| {}).await.unwrap();
     told
@@ -87,8 +98,13 @@ fn stdout(output: &Output) -> String {
 
 /// Runs the program with this on its standard input.
 fn pipe(input: &[u8], arguments: &[&str]) -> Output {
-    let mut child =
-        program().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = program()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -98,14 +114,19 @@ pub fn framed(lines: &[&str]) -> String {
     let header = r#"{"kind":"header","format":"mute-service export","version":1,"revision":1,"time":"2022-01-13T07:59:10Z","program":"p"}"#;
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let sha256: String = Sha256::digest(&lines).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{header}\n{lines}{{\"kind\":\"end\",\"records\":{},\"sha256\":\"{sha256}\"}}\n", lines.lines().count())
+    format!(
+        "{header}\n{lines}{{\"kind\":\"end\",\"records\":{},\"sha256\":\"{sha256}\"}}\n",
+        lines.lines().count()
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
     let (directory, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     every_kind(directory.path()).await;
-    let written = export_text(&*open(directory.path()).await, None).await.replace(PROGRAM, "mute-service 0.1.0");
+    let written = export_text(&*open(directory.path()).await, None)
+        .await
+        .replace(PROGRAM, "mute-service 0.1.0");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transfer/v1.jsonl");
     if std::env::var_os("MUTE_BLESS").is_some() {
         fs::write(&golden, &written).unwrap();
@@ -119,7 +140,12 @@ async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
     // Answers to requests and tombstones are no records that go out.
     let mut expected: Vec<_> = records::records()
         .into_iter()
-        .filter(|(_, key, _)| !matches!(key, Key::Request { .. } | Key::DeletedRoom { .. } | Key::DeletedClient { .. }))
+        .filter(|(_, key, _)| {
+            !matches!(
+                key,
+                Key::Request { .. } | Key::DeletedRoom { .. } | Key::DeletedClient { .. }
+            )
+        })
         .map(|(_, key, value)| {
             let key = codec::encode_key(key);
             let value = codec::encode_value(&key, &value);
@@ -127,13 +153,20 @@ async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
         })
         .collect();
     expected.sort();
-    assert_eq!(page.into_iter().map(|entry| (entry.key, entry.value)).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        page.into_iter().map(|entry| (entry.key, entry.value)).collect::<Vec<_>>(),
+        expected
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn export_into_import_makes_the_same_store_and_a_second_import_makes_no_commit() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, again, file) = (directory.path().join("data"), directory.path().join("again"), directory.path().join("file"));
+    let (data, again, file) = (
+        directory.path().join("data"),
+        directory.path().join("again"),
+        directory.path().join("file"),
+    );
     every_kind(&data).await;
     let exported = run(&["export", "--data-dir", path(&data)]);
     let lines = stdout(&exported);
@@ -153,11 +186,16 @@ async fn export_into_import_makes_the_same_store_and_a_second_import_makes_no_co
     assert_eq!(verify(&again), once);
     // What the hash is of can be seen by anybody.
     let records: Vec<_> = lines.split_inclusive('\n').collect();
-    let sha256: String =
-        Sha256::digest(records[1..records.len() - 1].concat()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256: String = Sha256::digest(records[1..records.len() - 1].concat())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(hash(&once), format!("sha256 {sha256}"));
     assert_eq!(run(&["export", "--data-dir", "/nowhere"]).status.code(), Some(1));
-    assert_eq!(run(&["export", "--data-dir", path(&data), "--app", "a#b#c"]).status.code(), Some(64));
+    assert_eq!(
+        run(&["export", "--data-dir", path(&data), "--app", "a#b#c"]).status.code(),
+        Some(64)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,7 +204,8 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
     let data = directory.path().join("data");
     every_kind(&data).await;
     let before = stdout(&run(&["verify", "--data-dir", path(&data)]));
-    let good = r#"{"kind":"member_mute","app":"a","room":"r","user":"u","set":"2022-01-13T07:59:10Z"}"#;
+    let good =
+        r#"{"kind":"member_mute","app":"a","room":"r","user":"u","set":"2022-01-13T07:59:10Z"}"#;
     let with = |from: &str, to: &str| good.replace(from, to);
     let bad = [
         ("no app key", with(r#""app":"a""#, r#""app":"a#b#c""#), "an app key is"),
@@ -196,11 +235,20 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
             .unwrap()
             .err()
             .unwrap_or_else(|| panic!("{what} was taken"));
-        assert!(faults.to_string().starts_with("line 3: ") && faults.to_string().contains(told), "{what}: {faults}");
+        assert!(
+            faults.to_string().starts_with("line 3: ") && faults.to_string().contains(told),
+            "{what}: {faults}"
+        );
     }
-    assert_eq!(import::read(framed(&[good]).as_bytes(), Folds::default()).unwrap().unwrap().records.len(), 1);
+    assert_eq!(
+        import::read(framed(&[good]).as_bytes(), Folds::default()).unwrap().unwrap().records.len(),
+        1
+    );
     // Of the whole: everything at once, and not more than can be read.
-    let lines: Vec<_> = std::iter::once(good).chain(bad.iter().map(|(_, line, _)| line.as_str())).chain([good; 5]).collect();
+    let lines: Vec<_> = std::iter::once(good)
+        .chain(bad.iter().map(|(_, line, _)| line.as_str()))
+        .chain([good; 5])
+        .collect();
     let file = directory.path().join("file");
     fs::write(&file, framed(&lines)).unwrap();
     let refused = run(&["import", "--data-dir", path(&data), path(&file)]);
@@ -208,7 +256,9 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
     let told = text(&refused.stderr);
     let expected = (3..23).map(|line| format!("line {line}: ")).collect::<Vec<_>>();
     assert!(
-        expected.iter().all(|line| told.contains(line)) && told.contains("and 6 more") && told.contains(path(&file)),
+        expected.iter().all(|line| told.contains(line))
+            && told.contains("and 6 more")
+            && told.contains(path(&file)),
         "{told}"
     );
     assert_eq!(stdout(&run(&["verify", "--data-dir", path(&data)])), before);
@@ -216,24 +266,39 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
 
 #[test]
 fn a_file_that_was_cut_or_changed_is_found_out() {
-    let line = |user: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
+    let line = |user: &str| {
+        format!(r#"{{"kind":"user_mute","app":"a","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#)
+    };
     let good = framed(&[&line("u"), &line("v")]);
     let whole: Vec<_> = good.split_inclusive('\n').collect();
     let fault = |text: &str| {
-        import::read(text.as_bytes(), Folds::default()).unwrap().err().map(|faults| faults.to_string()).unwrap_or_default()
+        import::read(text.as_bytes(), Folds::default())
+            .unwrap()
+            .err()
+            .map(|faults| faults.to_string())
+            .unwrap_or_default()
     };
     assert_eq!(fault(&good), "");
     let cases = [
         (String::new(), "line 1: the file is empty"),
-        (whole[..3].concat(), "line 3: the file ends here, without a line of the kind \"end\": it was cut"),
+        (
+            whole[..3].concat(),
+            "line 3: the file ends here, without a line of the kind \"end\": it was cut",
+        ),
         (whole[..1].concat(), "line 1: the file ends here"),
-        ([whole[0], whole[1], whole[3]].concat(), "line 3: there are 1 records, and this line has 2"),
+        (
+            [whole[0], whole[1], whole[3]].concat(),
+            "line 3: there are 1 records, and this line has 2",
+        ),
         (good.replace("\"v\"", "\"w\""), "line 4: the lines have the SHA-256"),
         ([&whole[..], &whole[1..2]].concat().concat(), "line 5: nothing follows the end"),
         (whole[1..].concat(), "line 1: an export begins with a line of the kind \"header\""),
         (good.replace("\"version\":1", "\"version\":2"), "line 1: an export of version 2"),
         (good.replace("mute-service export", "another"), "line 1: the format \"another\""),
-        ([whole[0], whole[0], whole[1], whole[2], whole[3]].concat(), "line 2: a header is the first line only"),
+        (
+            [whole[0], whole[0], whole[1], whole[2], whole[3]].concat(),
+            "line 2: a header is the first line only",
+        ),
         (
             good.replace("\"revision\"", "\"app\":\"b\",\"revision\""),
             "line 2: it is of the app \"a\", and the header names another",
@@ -246,26 +311,43 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_the_app_of_the_file() {
+async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_the_app_of_the_file()
+ {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let key = |app, user| Key::UserMute { app, user };
-    put(&*store, &[(key("a", "u1"), restriction("old")), (key("a", "u2"), restriction("")), (key(OTHER, "u1"), restriction(""))])
-        .await;
+    put(
+        &*store,
+        &[
+            (key("a", "u1"), restriction("old")),
+            (key("a", "u2"), restriction("")),
+            (key(OTHER, "u1"), restriction("")),
+        ],
+    )
+    .await;
     let (all, of_a) = (export_text(&*store, None).await, export_text(&*store, Some("a")).await);
     assert_eq!((all.lines().count(), of_a.lines().count()), (5, 4));
     // One is changed, one is gone, one is new; another app has a new one too.
-    put(&*store, &[(key("a", "u1"), restriction("new")), (key("a", "u3"), restriction("")), (key(OTHER, "u3"), restriction(""))])
-        .await;
+    put(
+        &*store,
+        &[
+            (key("a", "u1"), restriction("new")),
+            (key("a", "u3"), restriction("")),
+            (key(OTHER, "u3"), restriction("")),
+        ],
+    )
+    .await;
     let mut delete = Batch::default();
     delete.delete(key("a", "u2"));
     store.commit(delete).await.unwrap();
     let changed = export_text(&*store, None).await;
     assert_eq!(import(&*store, &of_a, Mode::Merge).await, [1, 1, 0, 0]);
     let merged = export_text(&*store, None).await;
-    for record in
-        [r#""user":"u1","set":"2022-01-13T07:59:10.410Z","actor":"app","reason":"old""#, r#""user":"u2""#, r#""user":"u3""#]
-    {
+    for record in [
+        r#""user":"u1","set":"2022-01-13T07:59:10.410Z","actor":"app","reason":"old""#,
+        r#""user":"u2""#,
+        r#""user":"u3""#,
+    ] {
         assert!(merged.contains(record), "{record} in {merged}");
     }
     assert_eq!(import(&*store, &changed, Mode::Replace).await, [0, 1, 1, 3]);
@@ -283,9 +365,13 @@ async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_in_the_history() {
     let directory = tempfile::tempdir().unwrap();
-    let line =
-        |app: &str, user: usize| format!(r#"{{"kind":"user_mute","app":"{app}","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#);
-    let lines: Vec<_> = (0..250).map(|user| line("a", user)).chain((0..50).map(|user| line("b", user))).collect();
+    let line = |app: &str, user: usize| {
+        format!(
+            r#"{{"kind":"user_mute","app":"{app}","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#
+        )
+    };
+    let lines: Vec<_> =
+        (0..250).map(|user| line("a", user)).chain((0..50).map(|user| line("b", user))).collect();
     let store = open(directory.path()).await;
     let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     let plan = MergePlan::of(read(&file), None, Mode::Merge).await.unwrap();
@@ -296,7 +382,10 @@ async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_
     let mut sizes = Vec::new();
     for commit in commits.into_iter().map(Result::unwrap) {
         let event = codec::decode_event(&commit.event).unwrap();
-        assert_eq!((event.kind, event.at_ms, commit.at_ms), (EventKind::Imported, START_MS, START_MS));
+        assert_eq!(
+            (event.kind, event.at_ms, commit.at_ms),
+            (EventKind::Imported, START_MS, START_MS)
+        );
         sizes.push((event.app, commit.operations.len()));
     }
     sizes.sort();
@@ -332,10 +421,16 @@ async fn large_records_are_imported_over_etcd() {
 #[test]
 fn user_ids_are_folded_where_the_app_folds_them() {
     let line = |app: &str, user: &str| {
-        format!(r#"{{"kind":"member_mute","app":"{app}","room":"r","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#)
+        format!(
+            r#"{{"kind":"member_mute","app":"{app}","room":"r","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#
+        )
     };
     let room = r#"{"kind":"room","app":"o#a","room":"r","owner":"Oo","admins":["Aa"],"created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#;
-    let fold = |key: &str, fold| AppConfig { key: key.into(), case_insensitive_users: fold, ..dev::apps()[0].clone() };
+    let fold = |key: &str, fold| AppConfig {
+        key: key.into(),
+        case_insensitive_users: fold,
+        ..dev::apps()[0].clone()
+    };
     let apps = [fold("o#a", None), fold("o#b", Some(false)), fold("c", Some(true))];
     let read = |lines: &[&str], folds| import::read(framed(lines).as_bytes(), folds).unwrap();
     let keys = |incoming: Incoming| incoming.records.into_keys().collect::<BTreeSet<_>>();
@@ -344,13 +439,20 @@ fn user_ids_are_folded_where_the_app_folds_them() {
     let found = keys(read(&mixed.each_ref().map(String::as_str), Folds::of(&apps)).unwrap());
     assert_eq!(found, [key("o#a", "aa"), key("o#b", "Aa"), key("c", "aa"), key("d", "Aa")].into());
     let (_, profile) = read(&[room], Folds::of(&apps)).unwrap().records.pop_first().unwrap().1;
-    assert!(profile.windows(2).any(|part| part == b"oo") && profile.windows(2).any(|part| part == b"aa"));
+    assert!(
+        profile.windows(2).any(|part| part == b"oo")
+            && profile.windows(2).any(|part| part == b"aa")
+    );
     let twice = read(&[&line("c", "Aa"), &line("c", "aA")], Folds::of(&apps)).err().unwrap();
     assert!(twice.to_string().contains("line 3: the same record as in line 2"), "{twice}");
     // Without the configuration nothing is guessed.
     for unknown in [line("o#a", "Aa"), room.to_owned()] {
         let refused = read(&[&unknown], Folds::default()).err().unwrap();
-        assert!(refused.to_string().contains("line 2: the user id") && refused.to_string().contains("--config"), "{refused}");
+        assert!(
+            refused.to_string().contains("line 2: the user id")
+                && refused.to_string().contains("--config"),
+            "{refused}"
+        );
     }
 }
 
@@ -371,9 +473,18 @@ fn large_clients(count: usize) -> String {
 async fn what_somebody_else_writes_during_an_import_is_not_lost() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
-    let line =
-        |reason: &str| format!(r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#);
-    let plan = MergePlan::of(read(&framed(&[&line("file")])), Some(store.snapshot().await.unwrap()), Mode::Merge).await.unwrap();
+    let line = |reason: &str| {
+        format!(
+            r#"{{"kind":"user_mute","app":"a","user":"u","set":"2022-01-13T07:59:10Z","reason":"{reason}"}}"#
+        )
+    };
+    let plan = MergePlan::of(
+        read(&framed(&[&line("file")])),
+        Some(store.snapshot().await.unwrap()),
+        Mode::Merge,
+    )
+    .await
+    .unwrap();
     put(&*store, &[(Key::UserMute { app: "a", user: "u" }, restriction("other"))]).await;
     assert!(matches!(plan.commit(&*store, START_MS, |_| {}).await, Err(Failure::Conflict)));
     assert!(export_text(&*store, None).await.contains("other"));
@@ -387,7 +498,11 @@ async fn a_directory_with_a_running_service_is_left_alone() {
     for command in ["export", "verify"] {
         let refused = run(&[command, "--data-dir", path(directory.path())]);
         assert_eq!(refused.status.code(), Some(1));
-        assert!(text(&refused.stderr).contains("in use by another mute-service"), "{}", text(&refused.stderr));
+        assert!(
+            text(&refused.stderr).contains("in use by another mute-service"),
+            "{}",
+            text(&refused.stderr)
+        );
     }
     let opened = transfer::open(&Location::directory(&directory.path().join("none")), false).await;
     assert!(matches!(opened.err(), Some(Failure::NoStore(_))));
@@ -400,11 +515,16 @@ fn name() -> impl Strategy<Value = String> {
 
 fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
     let ms = || 0..253_402_300_800_000_u64;
-    let restriction =
-        (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(|(expire, set_ms, actor, reason)| {
+    let restriction = (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(
+        |(expire, set_ms, actor, reason)| {
             let why = Provenance { actor: actor.into(), reason: reason.into() };
-            Restriction { expire: expire.map_or(Expire::NEVER, Expire::at_ms), set_ms, provenance: Arc::new(why) }
-        });
+            Restriction {
+                expire: expire.map_or(Expire::NEVER, Expire::at_ms),
+                set_ms,
+                provenance: Arc::new(why),
+            }
+        },
+    );
     let room = (".*", ".*", prop::collection::vec(name(), 0..3), ms(), ms()).prop_map(
         |(name, description, admins, created_ms, updated_ms)| RoomProfile {
             name,
@@ -415,7 +535,12 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
             updated_ms,
         },
     );
-    let client = (prop::option::of(".*"), prop::option::of(any::<bool>()), prop::option::of(1..9_999_999_999_u64), any::<f64>())
+    let client = (
+        prop::option::of(".*"),
+        prop::option::of(any::<bool>()),
+        prop::option::of(1..9_999_999_999_u64),
+        any::<f64>(),
+    )
         .prop_map(|(nickname, is_robot, last_login_ms, number)| ClientProfile {
             nickname,
             is_robot,
@@ -423,8 +548,8 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
             custom_json: serde_json::json!({ "n": number }).to_string(),
             ..ClientProfile::default()
         });
-    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), restriction, room, client, 0..u64::MAX).prop_map(
-        |(kind, app, a, b, restriction, room, client, place)| {
+    (0..7_u8, "[a-z]{1,8}(#[a-z]{1,8})?", name(), name(), restriction, room, client, 0..u64::MAX)
+        .prop_map(|(kind, app, a, b, restriction, room, client, place)| {
             let value = match kind {
                 0 => Value::Room(room),
                 1 => Value::Client(client),
@@ -432,8 +557,7 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
                 _ => Value::Restriction(restriction),
             };
             (kind, [app, a, b], value)
-        },
-    )
+        })
 }
 
 proptest! {

@@ -1,5 +1,6 @@
-//! A cluster of three members and three replicas, each on a machine of its own, while members and replicas are killed and stopped, links are cut,
-//! and the cluster is compacted: nothing acknowledged is lost, and everybody sees the same. `MUTE_TEST_FAULT_SECONDS` sets for how long,
+//! A cluster of three members and three replicas, each on a machine of its own, while members and
+//! replicas are killed and stopped, links are cut, and the cluster is compacted: nothing
+//! acknowledged is lost, and everybody sees the same. `MUTE_TEST_FAULT_SECONDS` sets for how long,
 //! `MUTE_TEST_SEED` repeats the choice of faults.
 
 use std::{
@@ -69,8 +70,14 @@ impl Cluster {
         let arguments = ["--store", "etcd", "--etcd-endpoints", &self.etcd.urls()];
         let started = Instant::now();
         loop {
-            let command = self.network.command(MEMBERS + replica, env!("CARGO_BIN_EXE_mute-service"));
-            let mut process = Process::launch(command, directory, addrs.each_ref().map(String::as_str), &arguments);
+            let command =
+                self.network.command(MEMBERS + replica, env!("CARGO_BIN_EXE_mute-service"));
+            let mut process = Process::launch(
+                command,
+                directory,
+                addrs.each_ref().map(String::as_str),
+                &arguments,
+            );
             while !process.has_ended() && !directory.join("addresses.json").exists() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -78,7 +85,10 @@ impl Cluster {
                 self.replicas[replica] = Some(process);
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "replica {replica} does not start");
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "replica {replica} does not start"
+            );
         }
     }
 
@@ -113,8 +123,10 @@ impl Cluster {
                 "a member does not reach another"
             }
             4 => {
-                let links: Vec<_> =
-                    (0..MEMBERS).filter(|other| *other != member).flat_map(|other| [(member, other), (other, member)]).collect();
+                let links: Vec<_> = (0..MEMBERS)
+                    .filter(|other| *other != member)
+                    .flat_map(|other| [(member, other), (other, member)])
+                    .collect();
                 self.cut(&links, hold).await;
                 "a member is cut off from the others"
             }
@@ -169,7 +181,10 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
     let mut operations = Vec::new();
     while !shared.stopped.load(Ordering::SeqCst) {
         let room = format!("room{}", writer % 3);
-        let users: Vec<_> = (0..USERS).filter(|_| random.random_bool(0.4)).map(|user| format!("w{writer}u{user}")).collect();
+        let users: Vec<_> = (0..USERS)
+            .filter(|_| random.random_bool(0.4))
+            .map(|user| format!("w{writer}u{user}"))
+            .collect();
         if users.is_empty() {
             continue;
         }
@@ -180,8 +195,10 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
             1 => Some(random.random_range(1..3_000)),
             _ => Some(random.random_range(HOUR_MS..24 * HOUR_MS)),
         };
-        let (app, kind) =
-            ("Open".to_owned(), if random.random_bool(0.75) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted });
+        let (app, kind) = (
+            "Open".to_owned(),
+            if random.random_bool(0.75) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted },
+        );
         let told = if kind == pb::ChangeKind::Muted {
             let duration = duration_ms.map(duration);
             let message = pb::MuteMembersRequest {
@@ -192,7 +209,10 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
                 reason: reason.clone(),
                 ..Default::default()
             };
-            replica.mute_members(with(message, &[SERVICE])).await.map(|answer| Outcome::Done(answer.into_inner().revision))
+            replica
+                .mute_members(with(message, &[SERVICE]))
+                .await
+                .map(|answer| Outcome::Done(answer.into_inner().revision))
         } else {
             let message = pb::UnmuteMembersRequest {
                 app,
@@ -226,12 +246,21 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
 
 /// Whoever asks with the revision of a write sees it, at every replica.
 async fn look(shared: &Shared, mut reader: Mutes, room: &str, user: &str, min_revision: i64) {
-    let message = pb::CheckSendRequest { app: "Open".into(), room: room.into(), user: user.into(), min_revision };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: room.into(),
+        user: user.into(),
+        min_revision,
+    };
     let Ok(answer) = reader.check_send(with(message, &[SERVICE])).await else { return };
     shared.checks.fetch_add(1, Ordering::Relaxed);
     let answer = answer.into_inner();
     if answer.allowed || answer.revision < min_revision {
-        shared.faults.lock().unwrap().push(format!("{user} was muted at {min_revision}, and then {answer:?}"));
+        shared
+            .faults
+            .lock()
+            .unwrap()
+            .push(format!("{user} was muted at {min_revision}, and then {answer:?}"));
     }
 }
 
@@ -240,27 +269,43 @@ async fn keep_checking(shared: Arc<Shared>, replica: usize) {
     let is_faulted = || shared.faulted[replica].load(Ordering::SeqCst);
     while !shared.stopped.load(Ordering::SeqCst) {
         let (before, mut client) = (is_faulted(), shared.clients[replica].clone());
-        let message = pb::CheckSendRequest { app: "Open".into(), room: "room0".into(), user: "nobody".into(), min_revision: 0 };
+        let message = pb::CheckSendRequest {
+            app: "Open".into(),
+            room: "room0".into(),
+            user: "nobody".into(),
+            min_revision: 0,
+        };
         let answer = client.check_send(with(message, &[SERVICE])).await;
         shared.checks.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = answer
             && !before
             && !is_faulted()
         {
-            shared.faults.lock().unwrap().push(format!("replica {replica} has not answered a check: {error}"));
+            shared
+                .faults
+                .lock()
+                .unwrap()
+                .push(format!("replica {replica} has not answered a check: {error}"));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Follows one replica from the very first change, and goes on wherever it was cut; until it has told of this revision.
-async fn watch(shared: Arc<Shared>, replica: usize, until: Arc<Mutex<Option<i64>>>) -> Result<Vec<pb::Change>, String> {
+/// Follows one replica from the very first change, and goes on wherever it was cut; until it has
+/// told of this revision.
+async fn watch(
+    shared: Arc<Shared>,
+    replica: usize,
+    until: Arc<Mutex<Option<i64>>>,
+) -> Result<Vec<pb::Change>, String> {
     let mut changes: Vec<pb::Change> = Vec::new();
     let mut at = 0;
     let is_done = |at: i64| until.lock().unwrap().is_some_and(|until| at >= until);
     while !is_done(at) {
-        let message = pb::WatchRequest { app: "Open".into(), room: String::new(), after_revision: Some(at) };
-        let Ok(stream) = shared.clients[replica].clone().watch(with(message, &[SERVICE])).await else {
+        let message =
+            pb::WatchRequest { app: "Open".into(), room: String::new(), after_revision: Some(at) };
+        let Ok(stream) = shared.clients[replica].clone().watch(with(message, &[SERVICE])).await
+        else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -273,7 +318,9 @@ async fn watch(shared: Arc<Shared>, replica: usize, until: Arc<Mutex<Option<i64>
                         at = change.revision;
                         changes.push(change);
                     }
-                    Some(pb::watch_response::Event::Heartbeat(heartbeat)) => at = at.max(heartbeat.revision),
+                    Some(pb::watch_response::Event::Heartbeat(heartbeat)) => {
+                        at = at.max(heartbeat.revision)
+                    }
                     None => return Err("told nothing".to_owned()),
                 },
                 Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => {
@@ -298,8 +345,9 @@ async fn list(mut client: Mutes, min_revision: i64) -> Muted {
         };
         let page = client.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner();
         assert!(page.next_page_token.is_empty());
-        let entry =
-            |member: pb::MutedMember| ((room.to_owned(), member.user), (member.expire_time.as_ref().map(ms), member.reason));
+        let entry = |member: pb::MutedMember| {
+            ((room.to_owned(), member.user), (member.expire_time.as_ref().map(ms), member.reason))
+        };
         muted.extend(page.members.into_iter().map(entry));
     }
     muted
@@ -310,7 +358,8 @@ fn now_ms() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_hangs_or_is_cut_off() {
+async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_hangs_or_is_cut_off()
+ {
     let length = Duration::from_secs(setting("MUTE_TEST_FAULT_SECONDS").unwrap_or(25));
     let Some(mut cluster) = Cluster::start() else { return };
     let mut random = random();
@@ -319,7 +368,9 @@ async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_
     }
     let client = |replica| {
         let url = format!("http://{}:50051", cluster.network.addr(MEMBERS + replica));
-        MuteServiceClient::new(Endpoint::from_shared(url).unwrap().timeout(Duration::from_secs(8)).connect_lazy())
+        MuteServiceClient::new(
+            Endpoint::from_shared(url).unwrap().timeout(Duration::from_secs(8)).connect_lazy(),
+        )
     };
     let shared = Arc::new(Shared {
         clients: (0..REPLICAS).map(client).collect(),
@@ -330,10 +381,16 @@ async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_
         faults: Mutex::default(),
     });
     let until = Arc::new(Mutex::new(None));
-    let watchers: Vec<_> = (0..REPLICAS).map(|replica| tokio::spawn(watch(shared.clone(), replica, until.clone()))).collect();
-    let checkers: Vec<_> = (0..REPLICAS).map(|replica| tokio::spawn(keep_checking(shared.clone(), replica))).collect();
-    let writers: Vec<_> =
-        (0..WRITERS).map(|writer| tokio::spawn(write(shared.clone(), writer, StdRng::seed_from_u64(random.random())))).collect();
+    let watchers: Vec<_> = (0..REPLICAS)
+        .map(|replica| tokio::spawn(watch(shared.clone(), replica, until.clone())))
+        .collect();
+    let checkers: Vec<_> =
+        (0..REPLICAS).map(|replica| tokio::spawn(keep_checking(shared.clone(), replica))).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            tokio::spawn(write(shared.clone(), writer, StdRng::seed_from_u64(random.random())))
+        })
+        .collect();
     let mut counts: std::collections::BTreeMap<_, (usize, Duration)> = Default::default();
     let started = Instant::now();
     while started.elapsed() < length {
@@ -342,8 +399,12 @@ async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_
         let what = cluster.fault(&mut random, &shared).await;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let acknowledged = shared.acknowledged.lock().unwrap();
-        let times: Vec<_> =
-            acknowledged.iter().copied().filter(|at| *at + Duration::from_secs(1) >= began).chain([Instant::now()]).collect();
+        let times: Vec<_> = acknowledged
+            .iter()
+            .copied()
+            .filter(|at| *at + Duration::from_secs(1) >= began)
+            .chain([Instant::now()])
+            .collect();
         let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         let (count, longest) = counts.entry(what).or_default();
         (*count, *longest) = (*count + 1, gap.max(*longest));
@@ -351,22 +412,35 @@ async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_
     shared.stopped.store(true, Ordering::SeqCst);
     let operations: Vec<_> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
     join_all(checkers).await.into_iter().for_each(Result::unwrap);
-    // Every mute of a moment has ended by then, and what was sent and not answered has come, or never will.
+    // Every mute of a moment has ended by then, and what was sent and not answered has come, or
+    // never will.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let last =
-        pb::MuteMembersRequest { app: "Open".into(), room: "room0".into(), users: vec!["last".into()], ..Default::default() };
-    let last = shared.clients[0].clone().mute_members(with(last, &[SERVICE])).await.unwrap().into_inner().revision;
+    let last = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room0".into(),
+        users: vec!["last".into()],
+        ..Default::default()
+    };
+    let last = shared.clients[0]
+        .clone()
+        .mute_members(with(last, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner()
+        .revision;
     *until.lock().unwrap() = Some(last);
-    let histories: Vec<_> = join_all(watchers).await.into_iter().map(|watcher| watcher.unwrap().unwrap()).collect();
+    let histories: Vec<_> =
+        join_all(watchers).await.into_iter().map(|watcher| watcher.unwrap().unwrap()).collect();
     for (what, (count, gap)) in &counts {
         println!("{count:4} times {what}: at most {gap:.1?} without an acknowledged write");
     }
     let all = operations.iter().flatten();
-    let (done, unknown) = all.clone().fold((0, 0), |(done, unknown), operation| match operation.outcome {
-        Outcome::Done(_) => (done + 1, unknown),
-        Outcome::Nothing => (done, unknown),
-        Outcome::Unknown => (done, unknown + 1),
-    });
+    let (done, unknown) =
+        all.clone().fold((0, 0), |(done, unknown), operation| match operation.outcome {
+            Outcome::Done(_) => (done + 1, unknown),
+            Outcome::Nothing => (done, unknown),
+            Outcome::Unknown => (done, unknown + 1),
+        });
     let checks = shared.checks.load(Ordering::Relaxed);
     println!(
         "{} writes, {done} acknowledged, {unknown} unknown; {} changes told, {checks} checks",
@@ -385,7 +459,9 @@ async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_
         );
     }
     let muted = check(&operations, &histories[0], now_ms() - 3_000);
-    let muted = muted.unwrap_or_else(|faults| panic!("{} faults: {:#?}", faults.len(), &faults[..faults.len().min(5)]));
+    let muted = muted.unwrap_or_else(|faults| {
+        panic!("{} faults: {:#?}", faults.len(), &faults[..faults.len().min(5)])
+    });
     for client in &shared.clients {
         assert_eq!(list(client.clone(), last).await, muted);
     }

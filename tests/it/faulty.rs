@@ -1,4 +1,5 @@
-//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then on. `lossy_disk.rs` asks before each operation.
+//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then
+//! on. `lossy_disk.rs` asks before each operation.
 
 use std::collections::BTreeMap;
 
@@ -67,12 +68,16 @@ impl Faults {
     pub fn next(&mut self, kind: Kind) -> Fate {
         let count = self.counts.entry(kind).or_default();
         *count += 1;
-        let Some(fault) = self.faults.iter().find(|fault| fault.kind == kind) else { return Fate::Done };
+        let Some(fault) = self.faults.iter().find(|fault| fault.kind == kind) else {
+            return Fate::Done;
+        };
         // A short write has a failing one behind it.
         let first = fault.nth + usize::from(fault.short);
         let fate = match *count {
             count if fault.short && count == fault.nth => Fate::Short,
-            count if count == first || (count > first && fault.forever) => Fate::Failed(fault.errno.code()),
+            count if count == first || (count > first && fault.forever) => {
+                Fate::Failed(fault.errno.code())
+            }
             _ => Fate::Done,
         };
         self.failed += usize::from(fate != Fate::Done);

@@ -1,4 +1,5 @@
-//! A client in another language follows the service through kills: `tests/python/follow.py` says what it holds.
+//! A client in another language follows the service through kills: `tests/python/follow.py` says
+//! what it holds.
 
 use std::process::Command;
 
@@ -13,8 +14,12 @@ fn a_client_in_python_keeps_its_own_copy_through_kills_and_sees_every_expiry_onc
     if !has_python() {
         return;
     }
-    let output = Command::new("python3").args([script, env!("CARGO_BIN_EXE_mute-service"), LENGTH]).output().unwrap();
-    let (told, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("python3")
+        .args([script, env!("CARGO_BIN_EXE_mute-service"), LENGTH])
+        .output()
+        .unwrap();
+    let (told, wrong) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}\n{wrong}");
     println!("{told}");
 }

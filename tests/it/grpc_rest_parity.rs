@@ -11,7 +11,10 @@ use crate::harness::*;
 async fn a_mute_made_over_rest_is_seen_over_grpc_at_once_and_the_other_way_round() {
     let server = Server::start().await;
     let mute = json!({"usernames": ["user1"], "mute_duration": 60_000});
-    assert_eq!(server.agora(Method::POST, &format!("/chatrooms/{ROOM}/mute"), Some(mute)).await.0, 200);
+    assert_eq!(
+        server.agora(Method::POST, &format!("/chatrooms/{ROOM}/mute"), Some(mute)).await.0,
+        200
+    );
     let check = server.check(AGORA, ROOM, "user1").await;
     assert!(!check.allowed);
     assert_eq!(check.rule(), pb::Rule::MemberMute);
@@ -24,7 +27,10 @@ async fn a_mute_made_over_rest_is_seen_over_grpc_at_once_and_the_other_way_round
     assert_eq!(list["data"], expected);
     assert_eq!(server.check(AGORA, ROOM, "user2").await.actor, "service:dev");
 
-    assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}/mute/user1,user2"), None).await.0, 200);
+    assert_eq!(
+        server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}/mute/user1,user2"), None).await.0,
+        200
+    );
     assert!(server.check(AGORA, ROOM, "user1").await.allowed);
     assert!(server.check(AGORA, ROOM, "user2").await.allowed);
     server.stop().await;
@@ -49,7 +55,12 @@ async fn a_room_ban_spares_allow_list_owner_and_admins_and_leaves_the_mutes_as_t
     let server = Server::start().await;
     let mut directory = server.directory().await;
     let admins = Some(pb::RoomAdmins { users: strings(&["user5"]) });
-    let room = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), admins, ..Default::default() };
+    let room = pb::UpsertRoomRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        admins,
+        ..Default::default()
+    };
     directory.upsert_room(with(room, &[SERVICE])).await.unwrap();
     server.mute(AGORA, ROOM, &["user1"], None).await;
     let allow = json!({"usernames": ["user1", "user2"]});
@@ -77,7 +88,13 @@ async fn a_room_ban_spares_allow_list_owner_and_admins_and_leaves_the_mutes_as_t
 #[tokio::test]
 async fn a_timed_ban_ends_by_itself() {
     let server = Server::start().await;
-    let (_, ban) = server.agora(Method::POST, &format!("/chatrooms/{ROOM}/ban"), Some(json!({"mute_duration": 5_000}))).await;
+    let (_, ban) = server
+        .agora(
+            Method::POST,
+            &format!("/chatrooms/{ROOM}/ban"),
+            Some(json!({"mute_duration": 5_000})),
+        )
+        .await;
     assert_eq!(ban["data"], json!({"mute": true, "result": true, "expire": START_MS + 5_000}));
     assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::RoomBan);
     server.advance(5_000);
@@ -92,7 +109,8 @@ async fn case_is_folded_in_the_agora_style_app_and_kept_in_the_imkit_style_app()
     server.mute(AGORA, ROOM, &["USER1"], None).await;
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
     for id in ["User1", "user1"] {
-        let (status, _) = server.imkit(Method::POST, "/admin/clients", Some(json!({"_id": id}))).await;
+        let (status, _) =
+            server.imkit(Method::POST, "/admin/clients", Some(json!({"_id": id}))).await;
         assert_eq!(status, 200);
     }
     server.mute(IMKIT, "demo", &["User1"], None).await;
@@ -109,7 +127,8 @@ async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_th
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
 
     let mut directory = server.directory().await;
-    let client = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
+    let client =
+        pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
     directory.delete_client(with(client, &[SERVICE])).await.unwrap();
     let again = pb::UpsertClientRequest {
         app: AGORA.into(),
@@ -120,8 +139,11 @@ async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_th
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
 
     let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
-    assert!(directory.delete_room(with(room, &[SERVICE])).await.unwrap().into_inner().was_registered);
-    let again = pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
+    assert!(
+        directory.delete_room(with(room, &[SERVICE])).await.unwrap().into_inner().was_registered
+    );
+    let again =
+        pb::UpsertRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
     directory.upsert_room(with(again, &[SERVICE])).await.unwrap();
     assert!(server.check(AGORA, ROOM, "user1").await.allowed);
 }
@@ -138,15 +160,29 @@ async fn those_of_some_users_who_are_allowed_are_told_in_one_page() {
         users: strings(&["user3", "user5", "USER1"]),
         ..Default::default()
     };
-    let list = server.mutes().await.list_allowed_members(with(message, &[SERVICE])).await.unwrap().into_inner();
-    assert_eq!(list.members.into_iter().map(|member| member.user).collect::<Vec<_>>(), ["user3", "user1"]);
+    let list = server
+        .mutes()
+        .await
+        .list_allowed_members(with(message, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        list.members.into_iter().map(|member| member.user).collect::<Vec<_>>(),
+        ["user3", "user1"]
+    );
     assert_eq!(list.next_page_token, "");
 }
 
 #[tokio::test]
 async fn bad_fields_are_told_by_name_and_change_nothing() {
     let server = Server::start().await;
-    let good = pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: strings(&["user1"]), ..Default::default() };
+    let good = pb::MuteMembersRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        users: strings(&["user1"]),
+        ..Default::default()
+    };
     let long = || "x".repeat(600);
     let cases = [
         ("app", pb::MuteMembersRequest { app: "no app".into(), ..good.clone() }),
@@ -155,12 +191,16 @@ async fn bad_fields_are_told_by_name_and_change_nothing() {
         ("user", pb::MuteMembersRequest { users: strings(&["user1", ""]), ..good.clone() }),
         ("user", pb::MuteMembersRequest { users: vec![long()], ..good.clone() }),
         ("duration", pb::MuteMembersRequest { duration: Some(duration(0)), ..good.clone() }),
-        ("duration", pb::MuteMembersRequest { duration: Some(duration(u64::MAX / 2)), ..good.clone() }),
+        (
+            "duration",
+            pb::MuteMembersRequest { duration: Some(duration(u64::MAX / 2)), ..good.clone() },
+        ),
         ("reason", pb::MuteMembersRequest { reason: long(), ..good.clone() }),
         ("users", pb::MuteMembersRequest { users: vec!["user1".into(); 101], ..good }),
     ];
     for (field, message) in cases {
-        let refused = server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap_err();
+        let refused =
+            server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         let details = refused.get_details_bad_request().unwrap();
         assert_eq!(details.field_violations[0].field, field, "{refused:?}");
@@ -176,8 +216,14 @@ async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
         pb::CheckSendRequest { app, room, user, min_revision: 0 }
     };
     let mut mutes = server.mutes().await;
-    assert_eq!(reason(&mutes.check_send(with(check("nowhere", "user1"), &[SERVICE])).await.unwrap_err()), "ROOM_NOT_FOUND");
-    assert_eq!(reason(&mutes.check_send(with(check(ROOM, "nobody"), &[SERVICE])).await.unwrap_err()), "CLIENT_NOT_FOUND");
+    assert_eq!(
+        reason(&mutes.check_send(with(check("nowhere", "user1"), &[SERVICE])).await.unwrap_err()),
+        "ROOM_NOT_FOUND"
+    );
+    assert_eq!(
+        reason(&mutes.check_send(with(check(ROOM, "nobody"), &[SERVICE])).await.unwrap_err()),
+        "CLIENT_NOT_FOUND"
+    );
 }
 
 #[tokio::test]
@@ -185,11 +231,18 @@ async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_f
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], Some(60_000)).await;
     let pair = |room: &str, user: &str| pb::RoomUser { room: room.into(), user: user.into() };
-    let pairs = vec![pair(ROOM, "USER1"), pair("nowhere", "user1"), pair(ROOM, "user2"), pair(ROOM, "nobody")];
-    let ask =
-        |pairs: Vec<pb::RoomUser>| with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs, min_revision: 0 }, &[SERVICE]);
+    let pairs = vec![
+        pair(ROOM, "USER1"),
+        pair("nowhere", "user1"),
+        pair(ROOM, "user2"),
+        pair(ROOM, "nobody"),
+    ];
+    let ask = |pairs: Vec<pb::RoomUser>| {
+        with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs, min_revision: 0 }, &[SERVICE])
+    };
     let mut mutes = server.mutes().await;
-    let pb::BatchCheckSendResponse { results, revision } = mutes.batch_check_send(ask(pairs)).await.unwrap().into_inner();
+    let pb::BatchCheckSendResponse { results, revision } =
+        mutes.batch_check_send(ask(pairs)).await.unwrap().into_inner();
     let found: Vec<_> = results.iter().map(|result| (result.allowed, result.rule())).collect();
     let expected = [
         (false, pb::Rule::MemberMute),
@@ -199,9 +252,13 @@ async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_f
     ];
     assert_eq!(found, expected);
     assert!(revision > 0);
-    assert_eq!(pb::CheckSendResponse { revision, ..results[0].clone() }, server.check(AGORA, ROOM, "user1").await);
+    assert_eq!(
+        pb::CheckSendResponse { revision, ..results[0].clone() },
+        server.check(AGORA, ROOM, "user1").await
+    );
     for count in [0, 1_001] {
-        let refused = mutes.batch_check_send(ask(vec![pair(ROOM, "user1"); count])).await.unwrap_err();
+        let refused =
+            mutes.batch_check_send(ask(vec![pair(ROOM, "user1"); count])).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_ARGUMENT");
     }
 }
@@ -218,25 +275,47 @@ async fn a_credential_that_is_there_twice_is_none_at_either_door() {
         (IMKIT, "aaa", "/me", &[CLIENT_KEY, ("im-authorization", &user)]),
     ] {
         let ask = async |headers: &[(&str, &str)]| {
-            let rest = server.rest(Method::GET, path, headers).send().await.unwrap().status().as_u16();
-            let mut request =
-                tonic::Request::new(pb::ListMutedRoomsRequest { app: app.into(), user: who.into(), ..Default::default() });
+            let rest =
+                server.rest(Method::GET, path, headers).send().await.unwrap().status().as_u16();
+            let mut request = tonic::Request::new(pb::ListMutedRoomsRequest {
+                app: app.into(),
+                user: who.into(),
+                ..Default::default()
+            });
             for (name, value) in headers {
-                request
-                    .metadata_mut()
-                    .append(name.to_lowercase().parse::<tonic::metadata::AsciiMetadataKey>().unwrap(), value.parse().unwrap());
+                request.metadata_mut().append(
+                    name.to_lowercase().parse::<tonic::metadata::AsciiMetadataKey>().unwrap(),
+                    value.parse().unwrap(),
+                );
             }
-            (rest, server.mutes().await.list_muted_rooms(request).await.map_err(|status| status.code()))
+            (
+                rest,
+                server
+                    .mutes()
+                    .await
+                    .list_muted_rooms(request)
+                    .await
+                    .map_err(|status| status.code()),
+            )
         };
         let (rest, grpc) = ask(headers).await;
         assert!(rest == 200 && grpc.is_ok(), "{path}: {rest}, {grpc:?}");
         for twice in headers {
             let (rest, grpc) = ask(&[headers, &[*twice]].concat()).await;
             assert!([401, 403].contains(&rest), "{path}, {} twice: {rest}", twice.0);
-            assert_eq!(grpc.unwrap_err(), tonic::Code::Unauthenticated, "{path}, {} twice", twice.0);
+            assert_eq!(
+                grpc.unwrap_err(),
+                tonic::Code::Unauthenticated,
+                "{path}, {} twice",
+                twice.0
+            );
             // With nothing in it too.
             let (rest, grpc) = ask(&[&[(twice.0, "")], headers].concat()).await;
-            assert!([401, 403].contains(&rest) && grpc.is_err(), "{path}, {} empty and then itself: {rest}", twice.0);
+            assert!(
+                [401, 403].contains(&rest) && grpc.is_err(),
+                "{path}, {} empty and then itself: {rest}",
+                twice.0
+            );
         }
     }
 }

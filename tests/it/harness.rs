@@ -1,4 +1,5 @@
-//! What the tests share: a service on free ports with a clock that is set by hand, and callers of both of its doors.
+//! What the tests share: a service on free ports with a clock that is set by hand, and callers of
+//! both of its doors.
 
 use std::{
     io::Write as _,
@@ -19,8 +20,8 @@ use mute_service::{
     clock::Clock,
     config::{Config, Settings},
     proto::v1::{
-        self as pb, directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
-        token_service_client::TokenServiceClient,
+        self as pb, directory_service_client::DirectoryServiceClient,
+        mute_service_client::MuteServiceClient, token_service_client::TokenServiceClient,
     },
     service::Service,
     sweep::Sweeper,
@@ -44,10 +45,12 @@ pub const SERVICE: (&str, &str) = ("authorization", "Bearer dev-service-token");
 pub const KEEPER: (&str, &str) = ("authorization", "Bearer directory-keeper");
 pub const API_KEY: (&str, &str) = ("IM-API-KEY", "dev-api-key");
 pub const CLIENT_KEY: (&str, &str) = ("IM-CLIENT-KEY", "dev-client-key");
-/// Where the manual clock starts: 2022-01-13T07:59:10.410Z, the timestamp of the documents' first example.
+/// Where the manual clock starts: 2022-01-13T07:59:10.410Z, the timestamp of the documents' first
+/// example.
 pub const START_MS: u64 = 1_642_060_750_410;
 
-/// A service in this process, in dev mode, with the manual clock. It stops in order when it is told, and at once when it is dropped.
+/// A service in this process, in dev mode, with the manual clock. It stops in order when it is
+/// told, and at once when it is dropped.
 pub struct Server {
     pub clock: Clock,
     pub addresses: Addresses,
@@ -97,7 +100,16 @@ impl Server {
             let _ = told.await;
         }));
         let data_dir = directory.to_path_buf();
-        Self { clock, addresses, service, http: reqwest::Client::new(), data_dir, stop: Some(stop), running, _directory: None }
+        Self {
+            clock,
+            addresses,
+            service,
+            http: reqwest::Client::new(),
+            data_dir,
+            stop: Some(stop),
+            running,
+            _directory: None,
+        }
     }
 
     /// Stops in order, and has given its directory free when it returns.
@@ -127,7 +139,11 @@ impl Server {
     /// A REST request to an Agora path of the dev app, as its admin.
     pub async fn agora(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let token = format!("Bearer {}", self.agora_token());
-        let request = self.rest(method, &format!("/easemob-demo/testapp{path}"), &[("authorization", &token)]);
+        let request = self.rest(
+            method,
+            &format!("/easemob-demo/testapp{path}"),
+            &[("authorization", &token)],
+        );
         sent(body.into_iter().fold(request, |request, body| request.body(body.to_string()))).await
     }
 
@@ -155,11 +171,19 @@ impl Server {
 
     pub fn user_token(&self, app: &str, user: &str) -> String {
         let app = self.service.access.app(app).unwrap();
-        app.tokens.as_ref().unwrap().mint_user(&app.key, user, self.clock.now_ms(), self.clock.now_ms() / 1_000 + 3_600).unwrap()
+        app.tokens
+            .as_ref()
+            .unwrap()
+            .mint_user(&app.key, user, self.clock.now_ms(), self.clock.now_ms() / 1_000 + 3_600)
+            .unwrap()
     }
 
     pub async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.addresses.grpc)).unwrap().connect().await.unwrap()
+        Channel::from_shared(format!("http://{}", self.addresses.grpc))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
     }
 
     pub async fn mutes(&self) -> MuteServiceClient<Channel> {
@@ -181,13 +205,23 @@ impl Server {
 
     /// Asks over gRPC, as the internal service.
     pub async fn check(&self, app: &str, room: &str, user: &str) -> pb::CheckSendResponse {
-        let message =
-            pb::CheckSendRequest { app: app.to_owned(), room: room.to_owned(), user: user.to_owned(), ..Default::default() };
+        let message = pb::CheckSendRequest {
+            app: app.to_owned(),
+            room: room.to_owned(),
+            user: user.to_owned(),
+            ..Default::default()
+        };
         self.mutes().await.check_send(with(message, &[SERVICE])).await.unwrap().into_inner()
     }
 
     /// Mutes over gRPC, as the internal service.
-    pub async fn mute(&self, app: &str, room: &str, users: &[&str], duration_ms: Option<u64>) -> pb::MuteMembersResponse {
+    pub async fn mute(
+        &self,
+        app: &str,
+        room: &str,
+        users: &[&str],
+        duration_ms: Option<u64>,
+    ) -> pb::MuteMembersResponse {
         let message = pb::MuteMembersRequest {
             app: app.to_owned(),
             room: room.to_owned(),
@@ -243,7 +277,12 @@ fn directory_keeper() -> ServiceConfig {
 
 /// Settings without rate limits.
 pub fn unlimited() -> Settings {
-    Settings { rate_limit: Some(0), user_rate_limit: Some(0), token_rate_limit: Some(0), ..Settings::default() }
+    Settings {
+        rate_limit: Some(0),
+        user_rate_limit: Some(0),
+        token_rate_limit: Some(0),
+        ..Settings::default()
+    }
 }
 
 pub fn strings(items: &[&str]) -> Vec<String> {
@@ -268,13 +307,18 @@ pub fn with<T>(message: T, headers: &[(&str, &str)]) -> Request<T> {
     request
 }
 
-/// Status code and JSON of an answer. Every REST answer is a JSON object; one that is not fails the test.
+/// Status code and JSON of an answer. Every REST answer is a JSON object; one that is not fails the
+/// test.
 pub async fn sent(request: RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    assert_eq!(response.headers().get("content-type").map(|value| value.as_bytes()), Some(&b"application/json"[..]));
+    assert_eq!(
+        response.headers().get("content-type").map(|value| value.as_bytes()),
+        Some(&b"application/json"[..])
+    );
     let text = response.text().await.unwrap();
-    let body: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
+    let body: Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
     assert!(body.as_object().is_some_and(|object| !object.is_empty()), "{text}");
     (status, body)
 }
@@ -284,11 +328,13 @@ pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-/// What a test says that cannot run here: `tests/skips` shows it at the end of the run. Where `MUTE_TEST_REQUIRE` is 1 it has to run.
+/// What a test says that cannot run here: `tests/skips` shows it at the end of the run. Where
+/// `MUTE_TEST_REQUIRE` is 1 it has to run.
 pub fn skipped(why: &str) {
     assert_ne!(std::env::var("MUTE_TEST_REQUIRE").as_deref(), Ok("1"), "skipped: {why}");
     let test = std::thread::current().name().unwrap_or_default().to_owned();
-    let mut file = std::fs::File::options().create(true).append(true).open(skips_of_this_run()).unwrap();
+    let mut file =
+        std::fs::File::options().create(true).append(true).open(skips_of_this_run()).unwrap();
     // In one piece, so that lines of tests that run at a time do not mix.
     file.write_all(format!("{test}: {why}\n").as_bytes()).unwrap();
 }

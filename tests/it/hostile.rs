@@ -1,4 +1,5 @@
-//! Callers who want to take the service from others, on the real process. Each comes from an address of its own, 127.0.0.X.
+//! Callers who want to take the service from others, on the real process. Each comes from an
+//! address of its own, 127.0.0.X.
 
 use std::time::{Duration, Instant};
 
@@ -43,23 +44,37 @@ pub async fn connect_from(from: u8, to: &str) -> TcpStream {
 }
 
 async fn http2(stream: TcpStream) -> SendRequest<Body> {
-    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
     tokio::spawn(connection);
     client
 }
 
-/// A connection whose answers are not read: nothing is taken but what the smallest windows let in at first.
-pub async fn reading_nothing(from: u8, to: &str) -> hyper::Result<(SendRequest<Body>, JoinHandle<hyper::Result<()>>)> {
+/// A connection whose answers are not read: nothing is taken but what the smallest windows let in
+/// at first.
+pub async fn reading_nothing(
+    from: u8,
+    to: &str,
+) -> hyper::Result<(SendRequest<Body>, JoinHandle<hyper::Result<()>>)> {
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(2_048).initial_connection_window_size(65_535);
-    let (client, connection) = builder.handshake(TokioIo::new(connect_from(from, to).await)).await?;
+    let (client, connection) =
+        builder.handshake(TokioIo::new(connect_from(from, to).await)).await?;
     Ok((client, tokio::spawn(connection)))
 }
 
 /// Bytes that are held for callers.
 async fn held_bytes(process: &Process) -> u64 {
-    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
-    metrics.lines().find_map(|line| line.strip_prefix("mute_held{what=\"byte\"} ")).unwrap().parse().unwrap()
+    let metrics =
+        reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("mute_held{what=\"byte\"} "))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 pub fn call(to: &str, method: &str, token: &str) -> http::request::Builder {
@@ -72,13 +87,19 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 
-/// A hundred checks of a service, one after the other; how many were refused, and the longest that one took.
+/// A hundred checks of a service, one after the other; how many were refused, and the longest that
+/// one took.
 async fn checks(process: &Process) -> (usize, Duration) {
     let mut mutes = process.mutes().await;
     let (mut refused, mut longest) = (0, Duration::ZERO);
     for _ in 0..100 {
         let started = Instant::now();
-        let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+        let check = pb::CheckSendRequest {
+            app: "Open".into(),
+            room: "room".into(),
+            user: "u".into(),
+            min_revision: 0,
+        };
         refused += usize::from(mutes.check_send(with(check, &[SERVICE])).await.is_err());
         longest = longest.max(started.elapsed());
     }
@@ -86,7 +107,12 @@ async fn checks(process: &Process) -> (usize, Duration) {
 }
 
 /// Messages of so many bytes, each all but its end: so many over a connection from each of these.
-async fn nearly_send(process: &Process, from: &[u8], count: usize, bytes: usize) -> Vec<JoinHandle<()>> {
+async fn nearly_send(
+    process: &Process,
+    from: &[u8],
+    count: usize,
+    bytes: usize,
+) -> Vec<JoinHandle<()>> {
     let message = framed(&vec![0; bytes]);
     let mut held = Vec::new();
     for from in from {
@@ -95,7 +121,9 @@ async fn nearly_send(process: &Process, from: &[u8], count: usize, bytes: usize)
             let most = Bytes::from(message[..message.len() - 10].to_vec());
             let body = stream::iter([Ok::<_, std::io::Error>(most)]).chain(stream::pending());
             client.ready().await.unwrap();
-            let request = call(process.grpc(), "FilterRecipients", SERVICE.1).body(Body::from_stream(body)).unwrap();
+            let request = call(process.grpc(), "FilterRecipients", SERVICE.1)
+                .body(Body::from_stream(body))
+                .unwrap();
             held.push(tokio::spawn(client.send_request(request).map(drop)));
         }
         held.push(tokio::spawn(async move {
@@ -116,7 +144,8 @@ async fn heads_without_messages_take_no_place_of_a_call() {
             for _ in 0..200 {
                 let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
                 client.ready().await.unwrap();
-                let answer = client.send_request(call(process.grpc(), "CheckSend", token).body(never).unwrap());
+                let answer = client
+                    .send_request(call(process.grpc(), "CheckSend", token).body(never).unwrap());
                 held.push(tokio::spawn(answer));
             }
             held.push(tokio::spawn(async move {
@@ -128,8 +157,12 @@ async fn heads_without_messages_take_no_place_of_a_call() {
         let (refused, longest) = checks(&process).await;
         assert_eq!(refused, 0, "{token:?}, the longest took {longest:?}");
         let done = held.iter().filter(|answer| answer.is_finished()).count();
-        // Who is not known is refused by the head; of the others those beyond the bound, or the share.
-        assert!(done >= if token.is_empty() { 800 } else { 600 }, "{token:?}: {done} of 800 are answered");
+        // Who is not known is refused by the head; of the others those beyond the bound, or the
+        // share.
+        assert!(
+            done >= if token.is_empty() { 800 } else { 600 },
+            "{token:?}: {done} of 800 are answered"
+        );
         held.iter().for_each(JoinHandle::abort);
     }
 }
@@ -161,7 +194,8 @@ async fn a_message_of_millions_of_parts_is_refused_before_it_is_decoded() {
     let mut client = http2(connect_from(2, process.grpc()).await).await;
     // Field 2, of no bytes, a hundred and twenty thousand times; and as field 3 of the other.
     for (method, part) in [("BatchCheckSend", [0x12, 0]), ("FilterRecipients", [0x1a, 0])] {
-        let app = pb::BatchCheckSendRequest { app: "Open".into(), ..Default::default() }.encode_to_vec();
+        let app =
+            pb::BatchCheckSendRequest { app: "Open".into(), ..Default::default() }.encode_to_vec();
         let message = framed(&[app, part.repeat(120_000)].concat());
         let request = call(process.grpc(), method, SERVICE.1).body(Body::from(message)).unwrap();
         let answer = client.send_request(request).await.unwrap();
@@ -170,7 +204,9 @@ async fn a_message_of_millions_of_parts_is_refused_before_it_is_decoded() {
         assert!(words.contains("parts"), "{method}: {words}");
     }
     // Larger than any message of a call may be: by its length alone, where that is said.
-    let request = call(process.grpc(), "MuteMembers", SERVICE.1).body(Body::from(framed(&vec![0; 200 << 10]))).unwrap();
+    let request = call(process.grpc(), "MuteMembers", SERVICE.1)
+        .body(Body::from(framed(&vec![0; 200 << 10])))
+        .unwrap();
     let answer = client.send_request(request).await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "3");
 }
@@ -183,14 +219,24 @@ async fn one_address_has_no_more_than_a_share_of_the_connections() {
         let mut held = Vec::new();
         for _ in 0..count {
             let stream = TokioIo::new(connect_from(from, process.grpc()).await);
-            let Ok((mut client, connection)) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await else {
+            let Ok((mut client, connection)) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await
+            else {
                 continue;
             };
             tokio::spawn(connection);
-            let check = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
-            let request = call(process.grpc(), "CheckSend", token).body(Body::from(framed(&check.encode_to_vec()))).unwrap();
+            let check = pb::CheckSendRequest {
+                app: "Open".into(),
+                room: "room".into(),
+                user: "u".into(),
+                min_revision: 0,
+            };
+            let request = call(process.grpc(), "CheckSend", token)
+                .body(Body::from(framed(&check.encode_to_vec())))
+                .unwrap();
             // A client whose connection is closed just then may get no answer at all.
-            let answered = tokio::time::timeout(Duration::from_secs(5), client.send_request(request)).await;
+            let answered =
+                tokio::time::timeout(Duration::from_secs(5), client.send_request(request)).await;
             held.extend(matches!(answered, Ok(Ok(_))).then_some(client));
         }
         held
@@ -226,24 +272,33 @@ async fn who_asks_for_nothing_makes_room_for_who_does() {
     tokio::time::sleep(Duration::from_millis(2_300)).await;
     for _ in 0..5 {
         let mut probe = TcpStream::connect(&admin).await.unwrap();
-        probe.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        probe
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = String::new();
-        let read = tokio::time::timeout(Duration::from_secs(2), probe.read_to_string(&mut answer)).await;
+        let read =
+            tokio::time::timeout(Duration::from_secs(2), probe.read_to_string(&mut answer)).await;
         assert!(matches!(read, Ok(Ok(_))) && answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
 
 /// Asks for a token over REST, behind a proxy that says for whom; the status.
 async fn token(process: &Process, whom: Option<&str>, client: &str, secret: &str) -> u16 {
-    let body = format!(r#"{{"grant_type":"client_credentials","client_id":"{client}","client_secret":"{secret}"}}"#);
-    let request = reqwest::Client::new().post(format!("{}/some/app/token", process.rest())).body(body);
-    let request = whom.into_iter().fold(request, |request, whom| request.header("x-forwarded-for", whom));
+    let body = format!(
+        r#"{{"grant_type":"client_credentials","client_id":"{client}","client_secret":"{secret}"}}"#
+    );
+    let request =
+        reqwest::Client::new().post(format!("{}/some/app/token", process.rest())).body(body);
+    let request =
+        whom.into_iter().fold(request, |request, whom| request.header("x-forwarded-for", whom));
     request.send().await.unwrap().status().as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_behind_a_trusted_proxy_have_a_share_each() {
-    let guess = async |process: &Process, client, whom| token(process, Some(whom), client, "wrong").await;
+    let guess =
+        async |process: &Process, client, whom| token(process, Some(whom), client, "wrong").await;
     for is_trusted in [true, false] {
         let trust: &[&str] = if is_trusted { &["--trusted-proxies", "127.0.0.0/8"] } else { &[] };
         let (process, _directory) = start(&[&["--token-rate-limit", "10"], trust].concat());
@@ -262,14 +317,18 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
     for from in 2..12 {
         let channel = http2(connect_from(from, process.grpc()).await).await;
         for _ in 0..20 {
-            let watch = Request::post(format!("http://{}/grpc.health.v1.Health/Watch", process.grpc()));
+            let watch =
+                Request::post(format!("http://{}/grpc.health.v1.Health/Watch", process.grpc()));
             let watch = watch.header("content-type", "application/grpc").header("te", "trailers");
             let mut client = channel.clone();
             client.ready().await.unwrap();
-            held.push(client.send_request(watch.body(Body::from(framed(&[]))).unwrap()).await.unwrap());
+            held.push(
+                client.send_request(watch.body(Body::from(framed(&[]))).unwrap()).await.unwrap(),
+            );
             // Nor does a question about the health that never comes.
             let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-            let check = Request::post(format!("http://{}/grpc.health.v1.Health/Check", process.grpc()));
+            let check =
+                Request::post(format!("http://{}/grpc.health.v1.Health/Check", process.grpc()));
             let check = check.header("content-type", "application/grpc").header("te", "trailers");
             client.ready().await.unwrap();
             tokio::spawn(client.send_request(check.body(never).unwrap()));
@@ -284,12 +343,16 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_windows_that_take_nothing_is_let_go() {
     let (process, _directory) = start(&[]);
-    for (window, is_served) in [(0, false), (1, false), (2_047, false), (2_048, true), (65_535, true)] {
+    for (window, is_served) in
+        [(0, false), (1, false), (2_047, false), (2_048, true), (65_535, true)]
+    {
         let stream = TokioIo::new(connect_from(2, process.grpc()).await);
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        let (mut client, connection) = builder.initial_stream_window_size(window).handshake(stream).await.unwrap();
+        let (mut client, connection) =
+            builder.initial_stream_window_size(window).handshake(stream).await.unwrap();
         tokio::spawn(connection);
-        let request = call(process.grpc(), "CheckSend", SERVICE.1).body(Body::from(framed(&[]))).unwrap();
+        let request =
+            call(process.grpc(), "CheckSend", SERVICE.1).body(Body::from(framed(&[]))).unwrap();
         assert_eq!(client.send_request(request).await.is_ok(), is_served, "a window of {window}");
     }
 }
@@ -299,10 +362,22 @@ async fn answers_that_nobody_reads_are_held_whatever_their_size() {
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     let users = (0..100).map(|user| format!("u{user:02}")).collect();
     let reason = "x".repeat(500);
-    let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, reason, ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users,
+        reason,
+        ..Default::default()
+    };
     process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
-    // Of 55 KB each. Those that no longer fit into a service's share are refused, and the others stay served.
-    let list = pb::ListMutedMembersRequest { app: "Open".into(), room: "room".into(), page_size: 100, ..Default::default() };
+    // Of 55 KB each. Those that no longer fit into a service's share are refused, and the others
+    // stay served.
+    let list = pb::ListMutedMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        page_size: 100,
+        ..Default::default()
+    };
     let (mut clients, mut answers) = (Vec::new(), Vec::new());
     for from in 2..6 {
         let (mut client, _) = reading_nothing(from, process.grpc()).await.unwrap();
@@ -310,15 +385,24 @@ async fn answers_that_nobody_reads_are_held_whatever_their_size() {
             let body = Body::from(framed(&list.encode_to_vec()));
             client.ready().await.unwrap();
             answers.push(
-                client.send_request(call(process.grpc(), "ListMutedMembers", SERVICE.1).body(body).unwrap()).await.unwrap(),
+                client
+                    .send_request(
+                        call(process.grpc(), "ListMutedMembers", SERVICE.1).body(body).unwrap(),
+                    )
+                    .await
+                    .unwrap(),
             );
         }
         clients.push(client);
     }
-    let refused = answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
+    let refused =
+        answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
     let bytes = held_bytes(&process).await;
     println!("{refused} of 800 are refused, {bytes} bytes are held");
-    assert!(refused > 400 && bytes > 8 << 20 && bytes <= 20 << 20, "{refused} refused, {bytes} bytes");
+    assert!(
+        refused > 400 && bytes > 8 << 20 && bytes <= 20 << 20,
+        "{refused} refused, {bytes} bytes"
+    );
     assert_eq!(checks(&process).await.0, 0);
 }
 
@@ -328,21 +412,38 @@ async fn answers_that_nobody_reads_are_held_on_account_and_end_their_connection(
     for page in 0..10 {
         let users = (0..100).map(|user| format!("u{page}{user:02}")).collect();
         let reason = "x".repeat(500);
-        let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, reason, ..Default::default() };
+        let message = pb::MuteMembersRequest {
+            app: "Open".into(),
+            room: "room".into(),
+            users,
+            reason,
+            ..Default::default()
+        };
         process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
     let (mut client, connection) = reading_nothing(2, process.grpc()).await.unwrap();
-    let list = pb::ListMutedMembersRequest { app: "Open".into(), room: "room".into(), page_size: 1_000, ..Default::default() };
+    let list = pb::ListMutedMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        page_size: 1_000,
+        ..Default::default()
+    };
     let message = framed(&list.encode_to_vec());
     let mut answers = Vec::new();
     for _ in 0..50 {
-        let request = call(process.grpc(), "ListMutedMembers", SERVICE.1).body(Body::from(message.clone())).unwrap();
+        let request = call(process.grpc(), "ListMutedMembers", SERVICE.1)
+            .body(Body::from(message.clone()))
+            .unwrap();
         answers.push(client.send_request(request).await.unwrap());
     }
-    let refused = answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
+    let refused =
+        answers.iter().filter(|answer| answer.headers().contains_key("grpc-status")).count();
     let bytes = held_bytes(&process).await;
     println!("{refused} of 50 are refused, {bytes} bytes are held");
-    assert!(bytes > 4 << 20 && bytes <= 16 << 20 && refused > 0, "{refused} refused, {bytes} bytes");
+    assert!(
+        bytes > 4 << 20 && bytes <= 16 << 20 && refused > 0,
+        "{refused} refused, {bytes} bytes"
+    );
     assert_eq!(checks(&process).await.0, 0);
     let closed = tokio::time::timeout(Duration::from_secs(100), connection).await;
     assert!(closed.is_ok(), "a connection whose answers are not read is closed");

@@ -1,5 +1,6 @@
-//! Writes with a request id: a repeat is answered what the first call was answered, and changes nothing. Over restarts and kill -9, for calls at
-//! the same moment, and with the header `Idempotency-Key` over REST.
+//! Writes with a request id: a repeat is answered what the first call was answered, and changes
+//! nothing. Over restarts and kill -9, for calls at the same moment, and with the header
+//! `Idempotency-Key` over REST.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,7 +12,10 @@ use mute_service::{
     limits::concurrency::ConcurrencyLimit,
     limits::rate::{Limits, Rates},
     model::{AppKey, Event, EventKind},
-    proto::v1::{self as pb, directory_service_client::DirectoryServiceClient, mute_service_server::MuteService as _},
+    proto::v1::{
+        self as pb, directory_service_client::DirectoryServiceClient,
+        mute_service_server::MuteService as _,
+    },
     service::{Quotas, Service},
     store::{EventRange, Feed, codec},
 };
@@ -48,19 +52,32 @@ fn writes() -> Vec<String> {
     let files = FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
     let files: Vec<_> = files.into_iter().filter(|file| file.package() == "mute.v1").collect();
     let has = |message: &str, field: &str, kind: Type| {
-        let message = files.iter().flat_map(|file| &file.message_type).find(|known| message.ends_with(known.name())).unwrap();
+        let message = files
+            .iter()
+            .flat_map(|file| &file.message_type)
+            .find(|known| message.ends_with(known.name()))
+            .unwrap();
         message.field.iter().any(|known| known.name() == field && known.r#type() == kind)
     };
     let methods = files.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
     let writes: Vec<_> = methods.filter(|method| !READS.contains(&method.name())).collect();
     for method in &writes {
-        assert!(has(method.input_type(), "request_id", Type::String), "{} takes no request id", method.name());
-        assert!(has(method.output_type(), "revision", Type::Int64), "{} answers no revision", method.name());
+        assert!(
+            has(method.input_type(), "request_id", Type::String),
+            "{} takes no request id",
+            method.name()
+        );
+        assert!(
+            has(method.output_type(), "revision", Type::Int64),
+            "{} answers no revision",
+            method.name()
+        );
     }
     writes.into_iter().map(|method| method.name().to_owned()).collect()
 }
 
-/// Calls this RPC with a request that changes something the first time, and answers the bytes of the answer.
+/// Calls this RPC with a request that changes something the first time, and answers the bytes of
+/// the answer.
 // The macro fills up what a request has besides, and some have nothing.
 #[allow(clippy::needless_update)]
 async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
@@ -79,22 +96,35 @@ async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
         };
     }
     match rpc {
-        "MuteMembers" => send!(mutes.mute_members MuteMembersRequest { room, users, reason, duration: Some(duration(9_000)) }),
+        "MuteMembers" => {
+            send!(mutes.mute_members MuteMembersRequest { room, users, reason, duration: Some(duration(9_000)) })
+        }
         "UnmuteMembers" => send!(mutes.unmute_members UnmuteMembersRequest { room, users, reason }),
         "BanRoom" => send!(mutes.ban_room BanRoomRequest { room, reason }),
         "UnbanRoom" => send!(mutes.unban_room UnbanRoomRequest { room, reason }),
         "AllowMembers" => send!(mutes.allow_members AllowMembersRequest { room, users, reason }),
-        "DisallowMembers" => send!(mutes.disallow_members DisallowMembersRequest { room, users, reason }),
-        "MuteUser" => send!(mutes.mute_user MuteUserRequest { user, reason, duration: Some(duration(9_000)) }),
+        "DisallowMembers" => {
+            send!(mutes.disallow_members DisallowMembersRequest { room, users, reason })
+        }
+        "MuteUser" => {
+            send!(mutes.mute_user MuteUserRequest { user, reason, duration: Some(duration(9_000)) })
+        }
         "UnmuteUser" => send!(mutes.unmute_user UnmuteUserRequest { user, reason }),
-        "MuteRoomNotifications" => send!(mutes.mute_room_notifications MuteRoomNotificationsRequest { user, room }),
-        "UnmuteRoomNotifications" => send!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest { user, room }),
+        "MuteRoomNotifications" => {
+            send!(mutes.mute_room_notifications MuteRoomNotificationsRequest { user, room })
+        }
+        "UnmuteRoomNotifications" => {
+            send!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest { user, room })
+        }
         "UpsertClient" => {
-            let client = Some(pb::Client { user, nickname: Some("n".to_owned()), ..Default::default() });
+            let client =
+                Some(pb::Client { user, nickname: Some("n".to_owned()), ..Default::default() });
             send!(directory.upsert_client UpsertClientRequest { client })
         }
         "DeleteClient" => send!(directory.delete_client DeleteClientRequest { user }),
-        "UpsertRoom" => send!(directory.upsert_room UpsertRoomRequest { name: Some("new".to_owned()) }),
+        "UpsertRoom" => {
+            send!(directory.upsert_room UpsertRoomRequest { name: Some("new".to_owned()) })
+        }
         "DeleteRoom" => send!(directory.delete_room DeleteRoomRequest { room }),
         _ => panic!("{rpc} is not called here"),
     }
@@ -113,20 +143,55 @@ fn revision(server: &Server) -> u64 {
     server.service.view.revision()
 }
 
-async fn mute(server: &Server, user: &str, request_id: &str) -> Result<pb::MuteMembersResponse, Status> {
+async fn mute(
+    server: &Server,
+    user: &str,
+    request_id: &str,
+) -> Result<pb::MuteMembersResponse, Status> {
     mute_as(server, user, request_id, SERVICE.1).await
 }
 
-async fn mute_as(server: &Server, user: &str, request_id: &str, token: &str) -> Result<pb::MuteMembersResponse, Status> {
+async fn mute_as(
+    server: &Server,
+    user: &str,
+    request_id: &str,
+    token: &str,
+) -> Result<pb::MuteMembersResponse, Status> {
     let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
-    let message = pb::MuteMembersRequest { app, room, users: strings(&[user]), request_id, ..Default::default() };
-    server.mutes().await.mute_members(with(message, &[("authorization", token)])).await.map(tonic::Response::into_inner)
+    let message = pb::MuteMembersRequest {
+        app,
+        room,
+        users: strings(&[user]),
+        request_id,
+        ..Default::default()
+    };
+    server
+        .mutes()
+        .await
+        .mute_members(with(message, &[("authorization", token)]))
+        .await
+        .map(tonic::Response::into_inner)
 }
 
-async fn unmute(server: &Server, user: &str, request_id: &str) -> Result<pb::UnmuteMembersResponse, Status> {
+async fn unmute(
+    server: &Server,
+    user: &str,
+    request_id: &str,
+) -> Result<pb::UnmuteMembersResponse, Status> {
     let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
-    let message = pb::UnmuteMembersRequest { app, room, users: strings(&[user]), request_id, ..Default::default() };
-    server.mutes().await.unmute_members(with(message, &[SERVICE])).await.map(tonic::Response::into_inner)
+    let message = pb::UnmuteMembersRequest {
+        app,
+        room,
+        users: strings(&[user]),
+        request_id,
+        ..Default::default()
+    };
+    server
+        .mutes()
+        .await
+        .unmute_members(with(message, &[SERVICE]))
+        .await
+        .map(tonic::Response::into_inner)
 }
 
 async fn may_speak(server: &Server, user: &str) -> bool {
@@ -136,7 +201,10 @@ async fn may_speak(server: &Server, user: &str) -> bool {
 /// Commits so far, but for those that remove what was deleted, which come when they come.
 async fn commits(server: &Server) -> usize {
     let events = server.service.store.events(EventRange::default(), false, 10_000).await.unwrap();
-    events.iter().filter(|logged| codec::decode_event(&logged.event).unwrap().kind != EventKind::Swept).count()
+    events
+        .iter()
+        .filter(|logged| codec::decode_event(&logged.event).unwrap().kind != EventKind::Swept)
+        .count()
 }
 
 #[tokio::test]
@@ -170,7 +238,8 @@ async fn a_repeat_changes_nothing_also_where_others_have_changed_something_meanw
     assert_eq!(mute(&server, "user1", "1").await.unwrap(), muted);
     assert!(may_speak(&server, "user1").await);
 
-    // The first call has nothing to change, and commits its answer alone, which is no part of the history.
+    // The first call has nothing to change, and commits its answer alone, which is no part of the
+    // history.
     let before = revision(&server);
     let unmuted = unmute(&server, "user1", "2").await.unwrap();
     assert_eq!((unmuted.members[0].was_muted, unmuted.revision), (false, before as i64 + 1));
@@ -231,12 +300,23 @@ async fn another_request_with_the_same_id_is_refused_and_another_app_has_ids_of_
     ];
     for refused in refusals {
         let refused = refused.unwrap();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::InvalidArgument, "REQUEST_ID_REUSED"));
-        assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "request_id");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (tonic::Code::InvalidArgument, "REQUEST_ID_REUSED")
+        );
+        assert_eq!(
+            refused.get_details_bad_request().unwrap().field_violations[0].field,
+            "request_id"
+        );
     }
     assert!(may_speak(&server, "user2").await);
     assert_eq!(mute(&server, "user1", "1").await.unwrap(), muted);
-    let elsewhere = pb::UpsertRoomRequest { app: IMKIT.into(), room: "r".into(), request_id: "1".into(), ..Default::default() };
+    let elsewhere = pb::UpsertRoomRequest {
+        app: IMKIT.into(),
+        room: "r".into(),
+        request_id: "1".into(),
+        ..Default::default()
+    };
     server.directory().await.upsert_room(with(elsewhere, &[SERVICE])).await.unwrap();
 }
 
@@ -261,7 +341,10 @@ async fn an_id_is_at_most_36_printable_ascii_characters() {
     for bad in ["1234567890123456789012345678901234567", "ü", "a\nb", "\u{7f}"] {
         let refused = mute(&server, "user1", bad).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_ARGUMENT", "{bad:?}");
-        assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "request_id");
+        assert_eq!(
+            refused.get_details_bad_request().unwrap().field_violations[0].field,
+            "request_id"
+        );
     }
     assert!(may_speak(&server, "user1").await);
     assert!(mute(&server, "user1", "123e4567-e89b-12d3-a456-426614174000").await.is_ok());
@@ -281,7 +364,8 @@ async fn an_id_is_free_again_from_the_very_millisecond_of_its_end_swept_or_not()
     }
     let records = server.service.view.records();
     server.advance(1);
-    // Too soon for the sweeper, for most of them at least; and with another request, which is none now.
+    // Too soon for the sweeper, for most of them at least; and with another request, which is none
+    // now.
     for (id, first) in ids[..10].iter().zip(&first) {
         let again = mute(&server, "user2", id).await.unwrap();
         assert!(again.revision > first.revision);
@@ -300,11 +384,14 @@ async fn an_id_is_free_again_from_the_very_millisecond_of_its_end_swept_or_not()
 async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps() {
     let server = Server::start().await;
     let first = mute(&server, "user1", "1").await.unwrap();
-    // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to the sweeper it has not.
-    let Service { access, store, view, token_ttl_s, hub, heartbeat, max_view_age, .. } = &*server.service;
+    // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to
+    // the sweeper it has not.
+    let Service { access, store, view, token_ttl_s, hub, heartbeat, max_view_age, .. } =
+        &*server.service;
     let clock = Clock::manual(START_MS + DAY_MS);
     let limits = Limits::new(Rates::default(), &clock);
-    let (access, store, view, token_ttl_s) = (access.clone(), store.clone(), view.clone(), *token_ttl_s);
+    let (access, store, view, token_ttl_s) =
+        (access.clone(), store.clone(), view.clone(), *token_ttl_s);
     let (hub, heartbeat) = (hub.clone(), *heartbeat);
     let ahead = Api::new(Arc::new(Service {
         access,
@@ -323,8 +410,10 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
     }));
     let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
     let caller = Caller { calls: 1, ..Caller::of(Ok(Principal::AppAdmin { app, by })) };
-    let (app, room, users, request_id) = (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());
-    let mut message = Request::new(pb::MuteMembersRequest { app, room, users, request_id, ..Default::default() });
+    let (app, room, users, request_id) =
+        (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());
+    let mut message =
+        Request::new(pb::MuteMembersRequest { app, room, users, request_id, ..Default::default() });
     message.extensions_mut().insert(caller);
     let again = ahead.mute_members(message).await.unwrap().into_inner();
     assert!(again.revision > first.revision && !may_speak(&server, "user2").await);
@@ -334,22 +423,36 @@ async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps()
 async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
     let server = Server::start().await;
     let upsert = || {
-        let client = Some(pb::Client { user: "user1".into(), nickname: Some("n".into()), ..Default::default() });
+        let client = Some(pb::Client {
+            user: "user1".into(),
+            nickname: Some("n".into()),
+            ..Default::default()
+        });
         let (app, request_id) = (AGORA.to_owned(), "1".to_owned());
-        with(pb::UpsertClientRequest { app, client, issue_access_token: true, request_id }, &[SERVICE])
+        with(
+            pb::UpsertClientRequest { app, client, issue_access_token: true, request_id },
+            &[SERVICE],
+        )
     };
     let mut directory = server.directory().await;
     let first = directory.upsert_client(upsert()).await.unwrap().into_inner();
     server.advance(10_000);
     let again = directory.upsert_client(upsert()).await.unwrap().into_inner();
     assert_eq!((&again.client, again.revision), (&first.client, first.revision));
-    assert!(!first.access_token.is_empty() && !again.access_token.is_empty() && again.access_token != first.access_token);
+    assert!(
+        !first.access_token.is_empty()
+            && !again.access_token.is_empty()
+            && again.access_token != first.access_token
+    );
     let mut pages = server.service.store.snapshot().await.unwrap().pages;
     let mut records = 0;
     while let Some(page) = pages.next().await {
         for entry in page.unwrap() {
             records += 1;
-            assert!(!entry.value.windows(16).any(|bytes| bytes == &first.access_token.as_bytes()[..16]), "a token is kept");
+            assert!(
+                !entry.value.windows(16).any(|bytes| bytes == &first.access_token.as_bytes()[..16]),
+                "a token is kept"
+            );
         }
     }
     assert!(records > 10);
@@ -361,7 +464,11 @@ async fn calls_with_the_same_id_at_the_same_moment_have_one_effect_and_one_answe
     let clients = join_all((0..4).map(|_| server.directory())).await;
     for round in 0..200 {
         let before = revision(&server);
-        let upsert = pb::UpsertRoomRequest { app: AGORA.into(), request_id: format!("round {round}"), ..Default::default() };
+        let upsert = pb::UpsertRoomRequest {
+            app: AGORA.into(),
+            request_id: format!("round {round}"),
+            ..Default::default()
+        };
         let calls = clients.iter().cloned().map(|mut directory| {
             let upsert = with(upsert.clone(), &[SERVICE]);
             tokio::spawn(async move { directory.upsert_room(upsert).await.unwrap().into_inner() })
@@ -371,7 +478,10 @@ async fn calls_with_the_same_id_at_the_same_moment_have_one_effect_and_one_answe
         assert_eq!(revision(&server), before + 1, "round {round}");
     }
     let list = with(pb::ListRoomsRequest { app: AGORA.into(), ..Default::default() }, &[SERVICE]);
-    assert_eq!(server.directory().await.list_rooms(list).await.unwrap().into_inner().total_size, 201);
+    assert_eq!(
+        server.directory().await.list_rooms(list).await.unwrap().into_inner().total_size,
+        201
+    );
 }
 
 /// Creates rooms, one a call, until the connection breaks. Answers the call that was not answered.
@@ -381,7 +491,11 @@ async fn create(
     writer: usize,
 ) -> Vec<Option<pb::UpsertRoomResponse>> {
     loop {
-        let answer = directory.upsert_room(creation(writer, answers.len())).await.ok().map(tonic::Response::into_inner);
+        let answer = directory
+            .upsert_room(creation(writer, answers.len()))
+            .await
+            .ok()
+            .map(tonic::Response::into_inner);
         let broken = answer.is_none();
         answers.push(answer);
         if broken {
@@ -423,27 +537,40 @@ async fn a_call_that_a_kill_has_left_without_an_answer_is_done_once_whoever_repe
         for (writer, answers) in writers.iter_mut().enumerate() {
             let from = answers.len().saturating_sub(5);
             for (call, answer) in answers.iter_mut().enumerate().skip(from) {
-                let again = directory.upsert_room(creation(writer, call)).await.unwrap().into_inner();
+                let again =
+                    directory.upsert_room(creation(writer, call)).await.unwrap().into_inner();
                 unanswered += usize::from(answer.is_none());
-                assert_eq!(*answer.get_or_insert_with(|| again.clone()), again, "writer {writer}, call {call}");
+                assert_eq!(
+                    *answer.get_or_insert_with(|| again.clone()),
+                    again,
+                    "writer {writer}, call {call}"
+                );
             }
         }
     }
     let process = Process::start(place.path());
     let mut directory = process.directory().await;
     let calls: usize = writers.iter().map(Vec::len).sum();
-    let rooms: BTreeSet<_> = writers.iter().flatten().map(|answer| answer.clone().unwrap().room.unwrap().room).collect();
+    let rooms: BTreeSet<_> =
+        writers.iter().flatten().map(|answer| answer.clone().unwrap().room.unwrap().room).collect();
     println!("{calls} calls, {unanswered} of them without an answer at first");
     let list = with(pb::ListRoomsRequest { app: "Open".into(), ..Default::default() }, &[SERVICE]);
     let total = directory.list_rooms(list).await.unwrap().into_inner().total_size;
     assert_eq!((rooms.len(), total), (calls, calls as i64));
 }
 
-/// Sends a request with this key, and answers status and body without what tells the time of the answer.
-async fn keyed(server: &Server, key: &str, headers: &[(&str, &str)], request: &(Method, String, Value)) -> (u16, Value) {
+/// Sends a request with this key, and answers status and body without what tells the time of the
+/// answer.
+async fn keyed(
+    server: &Server,
+    key: &str,
+    headers: &[(&str, &str)],
+    request: &(Method, String, Value),
+) -> (u16, Value) {
     let (method, path, body) = request;
     let headers = [headers, &[("Idempotency-Key", key)]].concat();
-    let (status, mut answer) = sent(server.rest(method.clone(), path, &headers).body(body.to_string())).await;
+    let (status, mut answer) =
+        sent(server.rest(method.clone(), path, &headers).body(body.to_string())).await;
     for field in ["timestamp", "duration"] {
         answer.as_object_mut().unwrap().remove(field);
     }
@@ -454,8 +581,13 @@ async fn keyed(server: &Server, key: &str, headers: &[(&str, &str)], request: &(
     (status, answer)
 }
 
-/// Each of the requests does something the first time, and is answered the same and does nothing when it is repeated.
-async fn repeats_do_nothing(server: &Server, headers: &[(&str, &str)], requests: &[(Method, String, Value)]) {
+/// Each of the requests does something the first time, and is answered the same and does nothing
+/// when it is repeated.
+async fn repeats_do_nothing(
+    server: &Server,
+    headers: &[(&str, &str)],
+    requests: &[(Method, String, Value)],
+) {
     let mut first = Vec::new();
     for (number, request) in requests.iter().enumerate() {
         let before = commits(server).await;
@@ -467,7 +599,11 @@ async fn repeats_do_nothing(server: &Server, headers: &[(&str, &str)], requests:
     server.advance(5_000);
     let after = commits(server).await;
     for (number, request) in requests.iter().enumerate() {
-        assert_eq!(keyed(server, &format!("\"key {number}\""), headers, request).await, first[number], "{request:?}");
+        assert_eq!(
+            keyed(server, &format!("\"key {number}\""), headers, request).await,
+            first[number],
+            "{request:?}"
+        );
     }
     assert_eq!(commits(server).await, after);
 }
@@ -489,7 +625,11 @@ async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_pa
         (Method::POST, room("/white/users"), users()),
         (Method::POST, room("/white/users/user3"), json!({})),
         (Method::DELETE, room("/white/users/user1,user3"), json!({})),
-        (Method::POST, path("/users"), json!([{"username": "u7"}, {"username": "u8"}, {"username": "u9"}])),
+        (
+            Method::POST,
+            path("/users"),
+            json!([{"username": "u7"}, {"username": "u8"}, {"username": "u9"}]),
+        ),
         (Method::POST, path("/mutes"), json!({"username": "user1", "chatroom": 100})),
         (Method::POST, path("/mutes"), json!({"username": "user1", "chatroom": 0})),
         (Method::POST, path("/chatrooms"), json!({"name": "new"})),
@@ -503,15 +643,26 @@ async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_pa
     assert!(!may_speak(&server, "user1").await);
     repeats_do_nothing(&server, &headers, &requests).await;
 
-    let refused = |(status, answer): (u16, Value)| (status, answer["error"].as_str().unwrap().to_owned());
+    let refused =
+        |(status, answer): (u16, Value)| (status, answer["error"].as_str().unwrap().to_owned());
     let other = (Method::POST, path("/users"), json!({"username": "u10"}));
-    assert_eq!(refused(keyed(&server, "key 8", &headers, &other).await), (400, "illegal_argument".to_owned()));
+    assert_eq!(
+        refused(keyed(&server, "key 8", &headers, &other).await),
+        (400, "illegal_argument".to_owned())
+    );
     let other = (Method::POST, path("/users"), json!([{"username": "u7"}, {"username": "u9"}]));
-    assert_eq!(refused(keyed(&server, "key 8", &headers, &other).await), (400, "illegal_argument".to_owned()));
+    assert_eq!(
+        refused(keyed(&server, "key 8", &headers, &other).await),
+        (400, "illegal_argument".to_owned())
+    );
     let long = keyed(&server, &"x".repeat(37), &headers, &other).await;
     assert_eq!(refused(long), (400, "illegal_argument".to_owned()));
     let read = (Method::GET, path("/chatrooms/1265710621211/mute"), json!({}));
-    assert_eq!(keyed(&server, &"x".repeat(37), &headers, &read).await.0, 404, "the room is gone, and a key is nothing to a read");
+    assert_eq!(
+        keyed(&server, &"x".repeat(37), &headers, &read).await.0,
+        404,
+        "the room is gone, and a key is nothing to a read"
+    );
 }
 
 #[tokio::test]
@@ -520,7 +671,11 @@ async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_pa
     let requests = [
         (Method::POST, "/admin/clients/aaa/mute/demo".to_owned(), json!({})),
         (Method::DELETE, "/admin/clients/aaa/mute/demo".to_owned(), json!({})),
-        (Method::POST, "/admin/clients".to_owned(), json!({"_id": "new", "nickname": "n", "level": 3})),
+        (
+            Method::POST,
+            "/admin/clients".to_owned(),
+            json!({"_id": "new", "nickname": "n", "level": 3}),
+        ),
         (Method::DELETE, "/admin/clients/new".to_owned(), json!({})),
         (Method::POST, "/rooms".to_owned(), json!({"_id": "r", "name": "n"})),
     ];
@@ -533,7 +688,9 @@ async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_pa
 
     let server = Server::start().await;
     let token = server.user_token(IMKIT, "aaa");
-    let requests =
-        [(Method::POST, "/me/mute/demo".to_owned(), json!({})), (Method::DELETE, "/me/mute/demo".to_owned(), json!({}))];
+    let requests = [
+        (Method::POST, "/me/mute/demo".to_owned(), json!({})),
+        (Method::DELETE, "/me/mute/demo".to_owned(), json!({})),
+    ];
     repeats_do_nothing(&server, &[CLIENT_KEY, ("IM-Authorization", &token)], &requests).await;
 }

@@ -11,7 +11,8 @@ use crate::{
 };
 
 const ME: &str = "1485248560558";
-const USER_AGENT: (&str, &str) = ("user-agent", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_6) AppleWebKit/537.36");
+const USER_AGENT: (&str, &str) =
+    ("user-agent", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_6) AppleWebKit/537.36");
 
 fn is(name: &str, (status, body): (u16, Value)) {
     golden("imkit", name, status, body);
@@ -58,7 +59,8 @@ async fn own(server: &Server, method: Method, path: &str) -> (u16, Value) {
 
 /// A token as the app's own back end would sign it.
 fn signed(claims: &Value, secret: &str) -> String {
-    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes()))
+        .unwrap()
 }
 
 /// Every path of an admin, with a body where it takes one.
@@ -73,7 +75,8 @@ const ADMIN_PATHS: [(Method, &str, &str); 7] = [
 ];
 
 /// Every path of a user.
-const OWN_PATHS: [(Method, &str); 3] = [(Method::POST, "/me/mute/demo"), (Method::DELETE, "/me/mute/demo"), (Method::GET, "/me")];
+const OWN_PATHS: [(Method, &str); 3] =
+    [(Method::POST, "/me/mute/demo"), (Method::DELETE, "/me/mute/demo"), (Method::GET, "/me")];
 
 #[tokio::test]
 async fn the_documented_unmute_of_a_client_is_answered_as_documented() {
@@ -105,7 +108,10 @@ async fn an_admin_mutes_twice_without_an_error_and_unmutes_once() {
 async fn a_user_may_unmute_a_room_that_is_not_muted() {
     let server = Server::start().await;
     for _ in 0..2 {
-        assert_eq!(own(&server, Method::POST, "/me/mute/demo").await.1["result"]["mute"], json!(["demo"]));
+        assert_eq!(
+            own(&server, Method::POST, "/me/mute/demo").await.1["result"]["mute"],
+            json!(["demo"])
+        );
     }
     for _ in 0..2 {
         let (status, body) = own(&server, Method::DELETE, "/me/mute/demo").await;
@@ -145,10 +151,16 @@ async fn updated_at_changes_with_each_mute_and_unmute() {
     let updated_at = async || client(&server, "aaa").await["updatedAt"].take();
     assert_eq!(updated_at().await, "2022-01-13T07:59:10.410Z");
     server.advance(590);
-    assert_eq!(mute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"], "2022-01-13T07:59:11.000Z");
+    assert_eq!(
+        mute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"],
+        "2022-01-13T07:59:11.000Z"
+    );
     assert_eq!(updated_at().await, "2022-01-13T07:59:11.000Z");
     server.advance(1_001);
-    assert_eq!(unmute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"], "2022-01-13T07:59:12.001Z");
+    assert_eq!(
+        unmute(&server, "aaa/mute/demo").await.1["result"]["updatedAt"],
+        "2022-01-13T07:59:12.001Z"
+    );
     server.advance(1_000);
     unmute(&server, "aaa/mute/demo").await;
     assert_eq!(updated_at().await, "2022-01-13T07:59:12.001Z");
@@ -180,7 +192,10 @@ async fn a_partial_update_keeps_the_other_fields_and_the_mutes() {
     mute(&server, "aaa/mute/demo").await;
     upsert(&server, json!({"_id": "aaa", "level": 7, "kept": "k"})).await;
     server.advance(1_000);
-    is("update_client", upsert(&server, json!({"_id": "aaa", "nickname": "BBB", "level": 8})).await);
+    is(
+        "update_client",
+        upsert(&server, json!({"_id": "aaa", "nickname": "BBB", "level": 8})).await,
+    );
     let (_, body) = upsert(&server, json!({"_id": "aaa", "level": null})).await;
     assert_eq!((body["result"].get("level"), &body["result"]["kept"]), (None, &json!("k")));
 }
@@ -202,7 +217,8 @@ async fn what_is_the_services_to_say_cannot_be_set() {
 #[tokio::test]
 async fn an_access_token_is_issued_on_an_admins_word_and_is_good_until_its_date() {
     let server = Server::start().await;
-    let (status, body) = upsert(&server, json!({"_id": "new", "nickname": "N", "issueAccessToken": true})).await;
+    let (status, body) =
+        upsert(&server, json!({"_id": "new", "nickname": "N", "issueAccessToken": true})).await;
     let token = body["result"]["token"].as_str().unwrap().to_owned();
     is("issue_token", (status, body));
     let (status, me) = sent(bearing(&server, Method::GET, "/me", &token)).await;
@@ -232,7 +248,8 @@ async fn clients_are_listed_50_at_a_time_and_at_most_100() {
         ("?skip=103", 0),
         ("?skip=2147483647", 0),
     ] {
-        let (status, body) = server.imkit(Method::GET, &format!("/admin/clients{query}"), None).await;
+        let (status, body) =
+            server.imkit(Method::GET, &format!("/admin/clients{query}"), None).await;
         assert_eq!((status, &body["result"]["totalCount"]), (200, &json!(103)), "{query}");
         assert_eq!(body["result"]["data"].as_array().unwrap().len(), expected, "{query}");
     }
@@ -243,8 +260,11 @@ async fn pages_of_clients_follow_each_other() {
     let server = Server::start().await;
     let mut ids = Vec::new();
     for skip in 0..3 {
-        let (_, body) = server.imkit(Method::GET, &format!("/admin/clients?limit=1&skip={skip}"), None).await;
-        ids.extend(body["result"]["data"].as_array().unwrap().iter().map(|client| client["_id"].clone()));
+        let (_, body) =
+            server.imkit(Method::GET, &format!("/admin/clients?limit=1&skip={skip}"), None).await;
+        ids.extend(
+            body["result"]["data"].as_array().unwrap().iter().map(|client| client["_id"].clone()),
+        );
     }
     assert_eq!(ids, [ME, "aaa"]);
 }
@@ -266,8 +286,12 @@ async fn a_room_is_created_and_updated_and_can_be_muted_then() {
     let server = Server::start().await;
     let room = json!({"_id": "new", "name": "N", "description": "d", "members": ["aaa"]});
     is("create_room", server.imkit(Method::POST, "/rooms", Some(room)).await);
-    let (status, body) = server.imkit(Method::POST, "/rooms", Some(json!({"_id": "new", "name": "M"}))).await;
-    assert_eq!((status, &body["result"]["name"], &body["result"]["description"]), (200, &json!("M"), &json!("d")));
+    let (status, body) =
+        server.imkit(Method::POST, "/rooms", Some(json!({"_id": "new", "name": "M"}))).await;
+    assert_eq!(
+        (status, &body["result"]["name"], &body["result"]["description"]),
+        (200, &json!("M"), &json!("d"))
+    );
     assert_eq!(mute(&server, "aaa/mute/new").await.1["result"]["mute"], json!(["new"]));
 }
 
@@ -294,7 +318,10 @@ async fn an_app_token_does_not_stand_in_for_an_api_key() {
     let server = Server::start().await;
     let app = format!("Bearer {}", server.app_token(IMKIT));
     for (method, path, body) in ADMIN_PATHS {
-        for headers in [vec![("IM-API-KEY", "wrong"), ("Authorization", &*app)], vec![("Authorization", &*app)]] {
+        for headers in [
+            vec![("IM-API-KEY", "wrong"), ("Authorization", &*app)],
+            vec![("Authorization", &*app)],
+        ] {
             is("error_api_key", sent(server.rest(method.clone(), path, &headers).body(body)).await);
         }
     }
@@ -309,7 +336,11 @@ async fn a_client_key_that_is_missing_or_of_no_app_is_refused_on_every_path_of_a
             let request = server.rest(method.clone(), path, &[("IM-Authorization", &token)]);
             is(
                 "error_client_key",
-                sent(key.into_iter().fold(request, |request, key| request.header("IM-CLIENT-KEY", key))).await,
+                sent(
+                    key.into_iter()
+                        .fold(request, |request, key| request.header("IM-CLIENT-KEY", key)),
+                )
+                .await,
             );
         }
     }
@@ -360,9 +391,15 @@ async fn a_client_that_does_not_exist_is_told_before_a_room_that_does_not() {
     let server = Server::start().await;
     for method in [Method::POST, Method::DELETE] {
         for path in ["nobody/mute/demo", "nobody/mute/nowhere"] {
-            is("error_client", server.imkit(method.clone(), &format!("/admin/clients/{path}"), None).await);
+            is(
+                "error_client",
+                server.imkit(method.clone(), &format!("/admin/clients/{path}"), None).await,
+            );
         }
-        is("error_room", server.imkit(method.clone(), "/admin/clients/aaa/mute/nowhere", None).await);
+        is(
+            "error_room",
+            server.imkit(method.clone(), "/admin/clients/aaa/mute/nowhere", None).await,
+        );
         is("error_room", own(&server, method, "/me/mute/nowhere").await);
     }
 }
@@ -413,8 +450,15 @@ async fn a_body_without_an_id_or_with_fields_of_another_type_is_refused() {
 #[tokio::test]
 async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
     let server = Server::start().await;
-    for path in ["/admin", "/admin/nothing", "/admin/clients/", "/admin/clients/aaa/mute", "/me/nothing", "/me/", "/rooms/a/b/c"]
-    {
+    for path in [
+        "/admin",
+        "/admin/nothing",
+        "/admin/clients/",
+        "/admin/clients/aaa/mute",
+        "/me/nothing",
+        "/me/",
+        "/rooms/a/b/c",
+    ] {
         is("error_no_path", server.imkit(Method::GET, path, None).await);
     }
     for (method, path) in [
@@ -436,7 +480,10 @@ async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors()
     is("error_too_large", upsert(&server, json!({"_id": "new", "note": long})).await);
     is("error_too_large", server.imkit(Method::POST, "/rooms", Some(json!({"_id": long}))).await);
     is("error_uri_too_long", mute(&server, &format!("aaa/mute/{}", &long[..16 << 10])).await);
-    is("error_uri_too_long", own(&server, Method::GET, &format!("/me?x={}", &long[..16 << 10])).await);
+    is(
+        "error_uri_too_long",
+        own(&server, Method::GET, &format!("/me?x={}", &long[..16 << 10])).await,
+    );
 }
 
 #[tokio::test]
@@ -457,15 +504,29 @@ async fn the_101st_call_of_a_method_within_a_second_is_told_when_to_try_again() 
 #[tokio::test]
 async fn ids_may_be_percent_encoded_and_hold_a_slash_or_any_utf_8() {
     let server = Server::start().await;
-    for (id, encoded) in [("a/b", "a%2Fb"), ("ü 漢", "%C3%BC%20%E6%BC%A2"), ("a%2Fb", "a%252Fb"), ("x?y#z", "x%3Fy%23z")] {
+    for (id, encoded) in [
+        ("a/b", "a%2Fb"),
+        ("ü 漢", "%C3%BC%20%E6%BC%A2"),
+        ("a%2Fb", "a%252Fb"),
+        ("x?y#z", "x%3Fy%23z"),
+    ] {
         upsert(&server, json!({"_id": id})).await;
         create_room(&server, id).await;
         let (status, body) = mute(&server, &format!("{encoded}/mute/{encoded}")).await;
-        assert_eq!((status, &body["result"]["_id"], &body["result"]["mute"]), (200, &json!(id), &json!([id])));
+        assert_eq!(
+            (status, &body["result"]["_id"], &body["result"]["mute"]),
+            (200, &json!(id), &json!([id]))
+        );
         let (status, body) = server.me(Method::DELETE, &format!("/me/mute/{encoded}"), id).await;
-        assert_eq!((status, &body["result"]["_id"], &body["result"]["mute"]), (200, &json!(id), &json!([])));
+        assert_eq!(
+            (status, &body["result"]["_id"], &body["result"]["mute"]),
+            (200, &json!(id), &json!([]))
+        );
         assert_eq!(client(&server, encoded).await["id"], id);
-        assert_eq!(server.imkit(Method::DELETE, &format!("/admin/clients/{encoded}"), None).await.0, 200);
+        assert_eq!(
+            server.imkit(Method::DELETE, &format!("/admin/clients/{encoded}"), None).await.0,
+            200
+        );
     }
 }
 
@@ -481,7 +542,12 @@ async fn a_path_that_is_no_utf_8_is_refused() {
 async fn ids_that_hold_a_control_character_or_are_too_long_are_refused() {
     let server = Server::start().await;
     let long = "x".repeat(129);
-    for path in ["a%00b/mute/demo", "aaa/mute/a%0Ab", &format!("aaa/mute/{long}"), &format!("{}/mute/demo", &long[..65])] {
+    for path in [
+        "a%00b/mute/demo",
+        "aaa/mute/a%0Ab",
+        &format!("aaa/mute/{long}"),
+        &format!("{}/mute/demo", &long[..65]),
+    ] {
         let (status, body) = mute(&server, path).await;
         assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_REQUEST")), "{path}");
     }
@@ -490,12 +556,15 @@ async fn ids_that_hold_a_control_character_or_are_too_long_are_refused() {
 #[tokio::test]
 async fn a_user_is_shown_the_address_that_a_trusted_proxy_tells_and_no_other() {
     let headers = [CLIENT_KEY, ("x-forwarded-for", "203.0.113.9, 2001:db8::7")];
-    for (settings, expected) in
-        [(unlimited(), "127.0.0.1"), (behind("10.0.0.0/8"), "127.0.0.1"), (behind("127.0.0.0/8"), "2001:db8::7")]
-    {
+    for (settings, expected) in [
+        (unlimited(), "127.0.0.1"),
+        (behind("10.0.0.0/8"), "127.0.0.1"),
+        (behind("127.0.0.0/8"), "2001:db8::7"),
+    ] {
         let server = Server::with(settings).await;
         let token = server.user_token(IMKIT, ME);
-        let (_, body) = sent(server.rest(Method::GET, "/me", &headers).header("IM-Authorization", token)).await;
+        let (_, body) =
+            sent(server.rest(Method::GET, "/me", &headers).header("IM-Authorization", token)).await;
         let address = &body["result"]["address"];
         let is_v6 = expected.contains(':');
         assert_eq!((&address["address"], address.get("port").is_none()), (&json!(expected), is_v6));

@@ -1,4 +1,5 @@
-//! Services that come with the token of an issuer, such as Kubernetes' service accounts: which tokens are good, and where their keys come from.
+//! Services that come with the token of an issuer, such as Kubernetes' service accounts: which
+//! tokens are good, and where their keys come from.
 
 use std::{
     fs,
@@ -72,7 +73,11 @@ impl Signer {
 
     fn ec(kid: &'static str) -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        Self { key: EncodingKey::from_ec_der(key.serialized_der()), algorithm: Algorithm::ES256, kid }
+        Self {
+            key: EncodingKey::from_ec_der(key.serialized_der()),
+            algorithm: Algorithm::ES256,
+            kid,
+        }
     }
 
     /// As the issuer shows it.
@@ -128,15 +133,26 @@ async fn actor(process: &Process, token: &str) -> Result<String, Status> {
     let mut client = process.mutes().await;
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", bearer.as_str())];
-    let message =
-        pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["u".into()], ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users: vec!["u".into()],
+        ..Default::default()
+    };
     client.mute_members(with(message, &headers)).await?;
-    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
     client.check_send(with(message, &headers)).await.map(|answer| answer.into_inner().actor)
 }
 
 async fn refusal(process: &Process, token: &str) -> String {
-    actor(process, token).await.map_or_else(|status| reason(&status), |actor| format!("taken, from {actor}"))
+    actor(process, token)
+        .await
+        .map_or_else(|status| reason(&status), |actor| format!("taken, from {actor}"))
 }
 
 fn spawn(directory: &Path, keys: &str) -> Process {
@@ -150,10 +166,14 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
     let keys = directory.path().join("jwks.json");
     // What is not for signatures is no key for one, whatever its kid.
     let secret = json!({"kty": "oct", "k": BASE64.encode("a secret of sixteen"), "kid": "four", "alg": "HS256"});
-    fs::write(&keys, json!({"keys": [rsa.jwk(), ec.jwk(), secret, {"kty": "new"}]}).to_string()).unwrap();
+    fs::write(&keys, json!({"keys": [rsa.jwk(), ec.jwk(), secret, {"kty": "new"}]}).to_string())
+        .unwrap();
     let others = directory.path().join("others.json");
     fs::write(&others, json!({"keys": [stranger.jwk()]}).to_string()).unwrap();
-    let more = format!("[[issuers]]\nissuer = \"{OTHER}\"\naudience = \"mute-service\"\njwks_file = {:?}\n", others);
+    let more = format!(
+        "[[issuers]]\nissuer = \"{OTHER}\"\naudience = \"mute-service\"\njwks_file = {:?}\n",
+        others
+    );
     let process = spawn(directory.path(), &format!("jwks_file = {keys:?}\n{more}"));
 
     let now = now_s();
@@ -173,7 +193,11 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
     let unknown = rsa.sign(&but(json!({"sub": "system:serviceaccount:chat:other"})));
     assert_eq!(refusal(&process, &unknown).await, "PERMISSION_DENIED");
     let others = stranger.sign(&but(json!({"iss": OTHER})));
-    assert_eq!(refusal(&process, &others).await, "PERMISSION_DENIED", "a subject is one of its own issuer only");
+    assert_eq!(
+        refusal(&process, &others).await,
+        "PERMISSION_DENIED",
+        "a subject is one of its own issuer only"
+    );
 
     let (signed, signature) = good[0].rsplit_once('.').unwrap();
     let (head, _) = signed.split_once('.').unwrap();
@@ -184,25 +208,48 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
     };
     let modulus = BASE64.decode(rsa.jwk()["n"].as_str().unwrap()).unwrap();
     let forged = [
-        ("alg none", format!("{}.{}.", encoded(&json!({"alg": "none", "kid": "one"})), encoded(&claims()))),
-        ("alg none, with a signature", format!("{}.{}.{signature}", encoded(&json!({"alg": "none"})), encoded(&claims()))),
+        (
+            "alg none",
+            format!("{}.{}.", encoded(&json!({"alg": "none", "kid": "one"})), encoded(&claims())),
+        ),
+        (
+            "alg none, with a signature",
+            format!("{}.{}.{signature}", encoded(&json!({"alg": "none"})), encoded(&claims())),
+        ),
         ("HS256 with the modulus", hmac(&modulus, "one")),
         ("HS256 with the public key as it is shown", hmac(rsa.jwk().to_string().as_bytes(), "one")),
         ("HS256 with the set", hmac(&fs::read(&keys).unwrap(), "one")),
         ("HS256 with the set's secret key", hmac(b"a secret of sixteen", "four")),
-        ("another RSA algorithm", rsa.sign_as(&Header { alg: Algorithm::RS512, ..rsa.header() }, &claims())),
-        ("PSS of the same key", rsa.sign_as(&Header { alg: Algorithm::PS256, ..rsa.header() }, &claims())),
+        (
+            "another RSA algorithm",
+            rsa.sign_as(&Header { alg: Algorithm::RS512, ..rsa.header() }, &claims()),
+        ),
+        (
+            "PSS of the same key",
+            rsa.sign_as(&Header { alg: Algorithm::PS256, ..rsa.header() }, &claims()),
+        ),
         ("the key of another issuer", stranger.sign(&claims())),
-        ("the key of another issuer, under a kid of this one", Signer { kid: "two", ..Signer::ec("") }.sign(&claims())),
-        ("the kid of another key", rsa.sign_as(&Header { kid: Some("two".into()), ..rsa.header() }, &claims())),
-        ("an unknown kid", rsa.sign_as(&Header { kid: Some("five".into()), ..rsa.header() }, &claims())),
+        (
+            "the key of another issuer, under a kid of this one",
+            Signer { kid: "two", ..Signer::ec("") }.sign(&claims()),
+        ),
+        (
+            "the kid of another key",
+            rsa.sign_as(&Header { kid: Some("two".into()), ..rsa.header() }, &claims()),
+        ),
+        (
+            "an unknown kid",
+            rsa.sign_as(&Header { kid: Some("five".into()), ..rsa.header() }, &claims()),
+        ),
         ("no kid", rsa.sign_as(&Header { kid: None, ..rsa.header() }, &claims())),
         ("its own key in its head", {
             let own = Signer::ec("own");
             let jwk = serde_json::from_value(own.jwk()).unwrap();
             own.sign_as(&Header { jwk: Some(jwk), ..own.header() }, &claims())
         }),
-        ("demands what is not known", { rsa.sign_as(&Header { crit: Some(vec!["b64".into()]), ..rsa.header() }, &claims()) }),
+        ("demands what is not known", {
+            rsa.sign_as(&Header { crit: Some(vec!["b64".into()]), ..rsa.header() }, &claims())
+        }),
         ("another audience", rsa.sign(&but(json!({"aud": ["https://kubernetes.default.svc"]})))),
         ("no audience", rsa.sign(&without("aud"))),
         ("another issuer", rsa.sign(&but(json!({"iss": "https://elsewhere.example"})))),
@@ -212,7 +259,10 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
         ("without an end", rsa.sign(&without("exp"))),
         ("not yet valid", rsa.sign(&but(json!({"nbf": now + 60})))),
         ("an end that is no number", rsa.sign(&but(json!({"exp": "tomorrow"})))),
-        ("other claims", format!("{head}.{}.{signature}", encoded(&but(json!({"exp": now + 601}))))),
+        (
+            "other claims",
+            format!("{head}.{}.{signature}", encoded(&but(json!({"exp": now + 601})))),
+        ),
         ("no signature", format!("{signed}.")),
         ("half a signature", format!("{signed}.{}", &signature[..signature.len() / 2])),
     ];
@@ -226,8 +276,13 @@ async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
     assert_eq!(actor(&process, &good[1]).await.unwrap(), "service:chat");
     fs::write(&keys, "{\"keys\": []}").unwrap();
     let log = directory.path().join("log");
-    until(async || fs::read_to_string(&log).unwrap().contains("no key of the set can be used")).await;
-    assert_eq!(actor(&process, &good[1]).await.unwrap(), "service:chat", "what cannot be read changes nothing");
+    until(async || fs::read_to_string(&log).unwrap().contains("no key of the set can be used"))
+        .await;
+    assert_eq!(
+        actor(&process, &good[1]).await.unwrap(),
+        "service:chat",
+        "what cannot be read changes nothing"
+    );
     assert!(!fs::read_to_string(&log).unwrap().contains(signature), "a token in the log");
 }
 
@@ -255,12 +310,19 @@ async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
     let process = spawn(directory.path(), &format!("jwks_file = {keys:?}"));
     let known = signer.sign(&claims());
     assert_eq!(actor(&process, &known).await.unwrap(), "service:chat");
-    let forged: Vec<_> = (0..400_u32).map(|number| hmac_of(&but(json!({"number": number})))).collect();
+    let forged: Vec<_> =
+        (0..400_u32).map(|number| hmac_of(&but(json!({"number": number})))).collect();
     let mut client = process.mutes().await;
     let mut ask = async |token: &str| {
-        let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+        let message = pb::CheckSendRequest {
+            app: "Open".into(),
+            room: "room".into(),
+            user: "u".into(),
+            min_revision: 0,
+        };
         let bearer = format!("Bearer {token}");
-        let answered = client.check_send(with(message, &[("authorization", bearer.as_str())])).await;
+        let answered =
+            client.check_send(with(message, &[("authorization", bearer.as_str())])).await;
         answered.map_or_else(|status| reason(&status), |_| "good".to_owned())
     };
     let mut found = Vec::new();
@@ -268,7 +330,8 @@ async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
         found.push(ask(token).await);
     }
     assert!(
-        found.iter().take(100).all(|found| found == "INVALID_TOKEN") && found.contains(&"RATE_LIMITED".to_owned()),
+        found.iter().take(100).all(|found| found == "INVALID_TOKEN")
+            && found.contains(&"RATE_LIMITED".to_owned()),
         "{found:?}"
     );
     // What is known already needs no look, and a second later all is as it was.
@@ -297,21 +360,26 @@ async fn until(is_so: impl AsyncFn() -> bool) {
 /// Serves what is in its state as the keys of an issuer, over TLS, to whoever has the token.
 async fn serve_keys(listener: TcpListener, files: &Path, keys: Arc<Mutex<Value>>) {
     let answer = async |State(keys): State<Arc<Mutex<Value>>>, headers: HeaderMap| {
-        let is_known = headers.get(header::AUTHORIZATION).is_some_and(|token| token == "Bearer of the pod");
+        let is_known =
+            headers.get(header::AUTHORIZATION).is_some_and(|token| token == "Bearer of the pod");
         if is_known { Ok(keys.lock().unwrap().to_string()) } else { Err(StatusCode::UNAUTHORIZED) }
     };
     let router = Router::new().route("/openid/v1/jwks", get(answer)).with_state(keys);
     let certificate = CertificateDer::from_pem_file(files.join("server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(files.join("server.key")).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
-    let config = config.unwrap().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions();
+    let config =
+        config.unwrap().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(router.clone()));
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -351,13 +419,21 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
     server.abort();
     let _ = server.await;
     let config = files.join("config.toml");
-    fs::write(&config, fs::read_to_string(&config).unwrap() + "[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n").unwrap();
+    fs::write(
+        &config,
+        fs::read_to_string(&config).unwrap() + "[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n",
+    )
+    .unwrap();
     process.signal("-HUP");
     until(async || fs::read_to_string(files.join("log")).unwrap().contains("was read again")).await;
     assert_eq!(actor(&process, &of_second).await.unwrap(), "service:chat");
     let log = fs::read_to_string(files.join("log")).unwrap();
-    assert!(log.contains("the keys of an issuer were not read") && !log.contains("of the pod"), "{log}");
-    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
+    assert!(
+        log.contains("the keys of an issuer were not read") && !log.contains("of the pod"),
+        "{log}"
+    );
+    let metrics =
+        reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
     assert!(!metrics.contains("mute_issuer_failures_total 0"), "{metrics}");
 }
 
@@ -369,7 +445,9 @@ fn an_issuer_that_cannot_be_meant_is_no_configuration() {
     fs::write(&keys, json!({"keys": [Signer::ec("one").jwk()]}).to_string()).unwrap();
     let file = format!("jwks_file = {keys:?}");
     let issuer = |of: &str| format!("[[issuers]]\nissuer = \"i\"\naudience = \"a\"\n{of}\n");
-    let service = |of: &str| format!("[[services]]\nname = \"s\"\nscopes = [\"check\"]\napps = [\"*\"]\n{of}\n");
+    let service = |of: &str| {
+        format!("[[services]]\nname = \"s\"\nscopes = [\"check\"]\napps = [\"*\"]\n{of}\n")
+    };
     let cases = [
         (issuer(""), "jwks_file or jwks_url"),
         (issuer(&format!("{file}\njwks_url = \"https://x/\"")), "one of the two"),

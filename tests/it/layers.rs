@@ -1,4 +1,5 @@
-//! The house as `src/lib.rs` draws it: what each module may reach. A test reads the sources, because a rule that nothing holds does not hold.
+//! The house as `src/lib.rs` draws it: what each module may reach. A test reads the sources,
+//! because a rule that nothing holds does not hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +35,10 @@ type Names = Vec<String>;
 fn sources() -> BTreeMap<String, String> {
     let code_of = |text: &str| {
         let code = text.split("#[cfg(test)]").next().unwrap();
-        code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+        code.lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     texts().into_iter().map(|(name, text)| (name, code_of(&text))).collect()
 }
@@ -48,7 +52,13 @@ fn texts() -> BTreeMap<String, String> {
             if path.is_dir() {
                 pending.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(&root).map(PathBuf::from).unwrap().to_str().unwrap().to_owned();
+                let name = path
+                    .strip_prefix(&root)
+                    .map(PathBuf::from)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
                 texts.insert(name, fs::read_to_string(&path).unwrap());
             }
         }
@@ -61,7 +71,8 @@ fn module_of(file: &str) -> Names {
     file.trim_end_matches(".rs").split('/').map(str::to_owned).collect()
 }
 
-/// All paths that the code of one file has: those it uses, and those it only shows to others (`pub use`).
+/// All paths that the code of one file has: those it uses, and those it only shows to others
+/// (`pub use`).
 #[derive(Default)]
 struct Paths {
     code: BTreeSet<Names>,
@@ -76,7 +87,11 @@ impl<'a> Visit<'a> for Paths {
     }
 
     fn visit_item_use(&mut self, import: &'a ItemUse) {
-        let of = if matches!(import.vis, Visibility::Inherited) { &mut self.code } else { &mut self.shown };
+        let of = if matches!(import.vis, Visibility::Inherited) {
+            &mut self.code
+        } else {
+            &mut self.shown
+        };
         add_tree(of, &Vec::new(), &import.tree);
     }
 
@@ -95,7 +110,8 @@ impl<'a> Visit<'a> for Paths {
         for path in text.split("crate::").skip(1) {
             let is_name = |at: char| at.is_alphanumeric() || at == '_' || at == ':';
             let path = path.split(|at| !is_name(at)).next().unwrap_or_default();
-            self.code.insert(["crate"].into_iter().chain(path.split("::")).map(str::to_owned).collect());
+            self.code
+                .insert(["crate"].into_iter().chain(path.split("::")).map(str::to_owned).collect());
         }
     }
 }
@@ -187,7 +203,11 @@ fn every_module_has_a_floor() {
 fn no_module_reaches_up() {
     for module in FLOORS.concat() {
         for (file, path) in reached_by(module) {
-            assert!(!is_up(module, &path), "{file} reaches {}: that is not below {module}", path.join("::"));
+            assert!(
+                !is_up(module, &path),
+                "{file} reaches {}: that is not below {module}",
+                path.join("::")
+            );
         }
     }
 }
@@ -206,8 +226,11 @@ fn an_import_of_what_is_not_below_is_found() {
                 format!("fn f(of: super::{other}::Thing) {{}}"),
                 format!("fn f() {{ assert!(crate::{other}::f()); }}"),
             ];
-            let is_found =
-                |text: &String| reached(&at, text, &modules).iter().any(|path| path[0] == **other && is_up(module, path));
+            let is_found = |text: &String| {
+                reached(&at, text, &modules)
+                    .iter()
+                    .any(|path| path[0] == **other && is_up(module, path))
+            };
             let expected = floor_of(other) <= floor_of(module);
             assert!(plants.iter().all(|text| is_found(text) == expected), "{other} in {module}");
         }
@@ -216,19 +239,28 @@ fn an_import_of_what_is_not_below_is_found() {
     }
 }
 
-/// The modules whose code the code of each one uses. What a module only shows to others, as a folder's first file does, is of where it comes from.
+/// The modules whose code the code of each one uses. What a module only shows to others, as a
+/// folder's first file does, is of where it comes from.
 fn uses() -> BTreeMap<Names, BTreeSet<Names>> {
     let modules = modules();
-    let paths: BTreeMap<_, _> = texts().iter().map(|(file, text)| (module_of(file), paths(text))).collect();
+    let paths: BTreeMap<_, _> =
+        texts().iter().map(|(file, text)| (module_of(file), paths(text))).collect();
     let of_module = |(module, found): (&Names, &Paths)| {
-        let files = found.code.iter().filter_map(|path| file_of(&from_root(module, path, &modules)?, &paths, &modules));
+        let files = found
+            .code
+            .iter()
+            .filter_map(|path| file_of(&from_root(module, path, &modules)?, &paths, &modules));
         (module.clone(), files.filter(|other| other != module).collect())
     };
     paths.iter().map(of_module).collect()
 }
 
 /// The module that has what lies at this path from the root.
-fn file_of(path: &[String], paths: &BTreeMap<Names, Paths>, modules: &BTreeSet<Names>) -> Option<Names> {
+fn file_of(
+    path: &[String],
+    paths: &BTreeMap<Names, Paths>,
+    modules: &BTreeSet<Names>,
+) -> Option<Names> {
     let length = (1..=path.len()).rev().find(|length| paths.contains_key(&path[..*length]))?;
     let (module, item) = (path[..length].to_vec(), path.get(length));
     let shown = paths[&module].shown.iter().find(|shown| shown.len() > 1 && shown.last() == item);
@@ -266,14 +298,20 @@ fn no_files_know_each_other_in_a_circle() {
     // A circle of three is found.
     let of = |text: &str| -> Names { text.split("::").map(str::to_owned).collect() };
     uses.entry(of("model::record")).or_default().insert(of("view::state"));
-    assert!(in_circles(&uses).contains(&of("view::state")) && !in_circles(&uses).contains(&of("cli")));
+    assert!(
+        in_circles(&uses).contains(&of("view::state")) && !in_circles(&uses).contains(&of("cli"))
+    );
 }
 
 /// The files in which one of the words stands, other than those below `allowed`.
 fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let has = |code: &str| words.iter().any(|word| code.contains(word));
     let outside = |name: &str| !allowed.iter().any(|allowed| name.starts_with(allowed));
-    sources().into_iter().filter(|(name, code)| outside(name) && has(code)).map(|(name, _)| name).collect()
+    sources()
+        .into_iter()
+        .filter(|(name, code)| outside(name) && has(code))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 #[test]
@@ -281,24 +319,41 @@ fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
     let sources = sources();
     let named = |word: &str| -> BTreeMap<String, Vec<String>> {
         let lines = |code: &str| -> Vec<_> {
-            code.lines().filter(|line| line.to_lowercase().contains(word)).map(|line| line.trim().to_owned()).collect()
+            code.lines()
+                .filter(|line| line.to_lowercase().contains(word))
+                .map(|line| line.trim().to_owned())
+                .collect()
         };
-        sources.iter().map(|(file, code)| (file.clone(), lines(code))).filter(|(_, lines)| !lines.is_empty()).collect()
+        sources
+            .iter()
+            .map(|(file, code)| (file.clone(), lines(code)))
+            .filter(|(_, lines)| !lines.is_empty())
+            .collect()
     };
     let files = |named: &BTreeMap<String, Vec<String>>| named.keys().cloned().collect::<Vec<_>>();
     let sled = named("sled");
-    assert_eq!(files(&sled), ["cli/transfer.rs", "config.rs", "store/contract.rs", "store/embedded/tree.rs"]);
+    assert_eq!(
+        files(&sled),
+        ["cli/transfer.rs", "config.rs", "store/contract.rs", "store/embedded/tree.rs"]
+    );
     assert_eq!(sled["store/contract.rs"], ["Sled,"]);
     // Above the store it is chosen by name, and its settings are read.
     let etcd = named("etcd");
-    let above: Vec<_> = files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
+    let above: Vec<_> =
+        files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
     assert_eq!(above, ["cli/transfer.rs", "config.rs", "config/etcd.rs", "proto.rs"]);
-    assert_eq!(found(&["proto::etcd", "etcdserverpb"], &["store/cluster/client.rs", "proto.rs"]), [""; 0]);
+    assert_eq!(
+        found(&["proto::etcd", "etcdserverpb"], &["store/cluster/client.rs", "proto.rs"]),
+        [""; 0]
+    );
 }
 
 #[test]
 fn messages_of_the_api_are_known_to_grpc_and_its_callers_only() {
-    assert_eq!(found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "ctl", "server.rs"]), [""; 0]);
+    assert_eq!(
+        found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "ctl", "server.rs"]),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Writers with known contents, and the comparison of what is there with what they know: for tests that break the service off at any moment.
+//! Writers with known contents, and the comparison of what is there with what they know: for tests
+//! that break the service off at any moment.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +59,14 @@ struct Page {
 
 impl Ledger {
     pub fn new(writers: usize, habit: Habit) -> Self {
-        let page = |writer| Page { habit, writer, calls: BTreeMap::new(), sent: 0, acknowledged: 0, newest_revision: 0 };
+        let page = |writer| Page {
+            habit,
+            writer,
+            calls: BTreeMap::new(),
+            sent: 0,
+            acknowledged: 0,
+            newest_revision: 0,
+        };
         Self { habit, pages: (0..writers).map(page).collect() }
     }
 
@@ -86,11 +94,15 @@ impl Ledger {
         self.pages.iter().map(|page| page.sent).sum()
     }
 
-    /// Most of what was sent was acknowledged, so that there was something to lose, and about as many as there were runs at least.
+    /// Most of what was sent was acknowledged, so that there was something to lose, and about as
+    /// many as there were runs at least.
     pub fn assert_acknowledged(&self, runs: usize) {
         let acknowledged: usize = self.pages.iter().map(|page| page.acknowledged).sum();
         let sent = self.sent();
-        println!("{acknowledged} calls acknowledged, {sent} mutes sent, newest revision {}", self.newest_revision());
+        println!(
+            "{acknowledged} calls acknowledged, {sent} mutes sent, newest revision {}",
+            self.newest_revision()
+        );
         assert!(acknowledged * 2 > sent, "few were acknowledged");
         assert!(acknowledged > runs, "the writers have hardly written");
     }
@@ -129,12 +141,18 @@ impl Page {
     /// Mutes, and now and then unmutes what it has muted, until the connection breaks.
     async fn write(mut self, mut mutes: MuteServiceClient<Channel>, mut random: StdRng) -> Self {
         loop {
-            let old = self.sent.checked_sub(random.random_range(1..20)).filter(|_| random.random_bool(0.3));
+            let old = self
+                .sent
+                .checked_sub(random.random_range(1..20))
+                .filter(|_| random.random_bool(0.3));
             let old = old.map(|call| call % self.habit.calls);
-            let alive = match old.filter(|call| self.calls.get(call).is_some_and(|known| known.member.is_some())) {
+            let alive = match old
+                .filter(|call| self.calls.get(call).is_some_and(|known| known.member.is_some()))
+            {
                 Some(call) => self.unmute(&mut mutes, call).await,
                 None => {
-                    let duration_ms = random.random_bool(0.8).then(|| random.random_range(3_600_000..86_400_000));
+                    let duration_ms =
+                        random.random_bool(0.8).then(|| random.random_range(3_600_000..86_400_000));
                     self.mute(&mut mutes, duration_ms).await
                 }
             };
@@ -144,7 +162,11 @@ impl Page {
         }
     }
 
-    async fn mute(&mut self, mutes: &mut MuteServiceClient<Channel>, duration_ms: Option<u64>) -> bool {
+    async fn mute(
+        &mut self,
+        mutes: &mut MuteServiceClient<Channel>,
+        duration_ms: Option<u64>,
+    ) -> bool {
         let (call, number) = (self.sent % self.habit.calls, self.sent);
         let reason = format!("{:.<1$}", format!("call {number}"), self.habit.reason_bytes);
         self.sent += 1;
@@ -157,30 +179,45 @@ impl Page {
             reason,
             ..Default::default()
         };
-        let Some(answer) = answered(mutes.mute_members(with(message, &[SERVICE])).await) else { return false };
+        let Some(answer) = answered(mutes.mute_members(with(message, &[SERVICE])).await) else {
+            return false;
+        };
         self.acknowledged(call, answer.members.into_iter().next(), answer.revision);
         true
     }
 
     async fn unmute(&mut self, mutes: &mut MuteServiceClient<Channel>, call: usize) -> bool {
         self.calls.entry(call).or_default().sent = Some(Sent::Unmute);
-        let message =
-            pb::UnmuteMembersRequest { app: "Open".into(), room: self.room(), users: self.users(call), ..Default::default() };
-        let Some(answer) = answered(mutes.unmute_members(with(message, &[SERVICE])).await) else { return false };
+        let message = pb::UnmuteMembersRequest {
+            app: "Open".into(),
+            room: self.room(),
+            users: self.users(call),
+            ..Default::default()
+        };
+        let Some(answer) = answered(mutes.unmute_members(with(message, &[SERVICE])).await) else {
+            return false;
+        };
         assert!(answer.members.iter().all(|member| member.was_muted));
         self.acknowledged(call, None, answer.revision);
         true
     }
 
     fn acknowledged(&mut self, call: usize, member: Option<pb::MutedMember>, revision: i64) {
-        assert!(revision > self.newest_revision, "revision {revision} after {}", self.newest_revision);
+        assert!(
+            revision > self.newest_revision,
+            "revision {revision} after {}",
+            self.newest_revision
+        );
         self.newest_revision = revision;
         self.acknowledged += 1;
         self.calls.insert(call, Known { member, sent: None });
     }
 
     /// What the service lists, by user.
-    async fn listed(&self, mutes: &mut MuteServiceClient<Channel>) -> BTreeMap<String, pb::MutedMember> {
+    async fn listed(
+        &self,
+        mutes: &mut MuteServiceClient<Channel>,
+    ) -> BTreeMap<String, pb::MutedMember> {
         let (mut members, mut page_token) = (BTreeMap::new(), String::new());
         loop {
             let message = pb::ListMutedMembersRequest {
@@ -190,7 +227,8 @@ impl Page {
                 page_token,
                 ..Default::default()
             };
-            let page = mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner();
+            let page =
+                mutes.list_muted_members(with(message, &[SERVICE])).await.unwrap().into_inner();
             members.extend(page.members.into_iter().map(|member| (member.user.clone(), member)));
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -234,7 +272,9 @@ impl Known {
     /// What was found is what was acknowledged, or what was sent after it.
     fn settle(&mut self, found: Option<pb::MutedMember>) -> Result<(), String> {
         let was_done = match (&self.sent, &found) {
-            (Some(Sent::Mute { reason }), Some(member)) => member.reason == *reason && member.actor == "service:dev",
+            (Some(Sent::Mute { reason }), Some(member)) => {
+                member.reason == *reason && member.actor == "service:dev"
+            }
             (Some(Sent::Unmute), None) => true,
             (None | Some(_), _) => false,
         };

@@ -1,9 +1,12 @@
-//! A file system that forgets, mounted through FUSE: what was not synced when the power goes is gone, or only a part of it is.
+//! A file system that forgets, mounted through FUSE: what was not synced when the power goes is
+//! gone, or only a part of it is.
 //!
-//! `fsync` and `fdatasync` make a file's content and size durable, `fsync` of a directory makes its entries durable. `sync_file_range` is nothing:
-//! files are read and written without the kernel's page cache, so it never gets here. A cut leaves of each file what was synced, and any of the
-//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at some moment since. The disk can fail on demand, too:
-//! altogether, or in one operation (`faulty.rs`).
+//! `fsync` and `fdatasync` make a file's content and size durable, `fsync` of a directory makes its
+//! entries durable. `sync_file_range` is nothing: files are read and written without the kernel's
+//! page cache, so it never gets here. A cut leaves of each file what was synced, and any of the
+//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at
+//! some moment since. The disk can fail on demand, too: altogether, or in one operation
+//! (`faulty.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,9 +17,10 @@ use std::{
 };
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tempfile::TempDir;
@@ -39,7 +43,8 @@ pub struct Disk {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     Well,
-    /// Everything that changes is refused, as on a file system that the kernel has remounted after an error.
+    /// Everything that changes is refused, as on a file system that the kernel has remounted after
+    /// an error.
     ReadOnly,
     /// Writes fail with EIO.
     FailsWrites,
@@ -142,7 +147,8 @@ impl File {
     }
 
     fn set_len(&mut self, len: usize) {
-        self.dirty.extend(len.min(self.current.len()) / PAGE..len.max(self.current.len()).div_ceil(PAGE));
+        self.dirty
+            .extend(len.min(self.current.len()) / PAGE..len.max(self.current.len()).div_ceil(PAGE));
         self.current.resize(len, 0);
     }
 
@@ -257,7 +263,11 @@ impl State {
     }
 
     fn find(&mut self, parent: INodeNo, name: &OsStr) -> Result<INodeNo, Errno> {
-        self.directory(parent)?.current.get(name).map(|number| INodeNo(*number)).ok_or(Errno::ENOENT)
+        self.directory(parent)?
+            .current
+            .get(name)
+            .map(|number| INodeNo(*number))
+            .ok_or(Errno::ENOENT)
     }
 
     fn attr(&self, number: INodeNo) -> Result<FileAttr, Errno> {
@@ -304,7 +314,13 @@ impl State {
         Ok(())
     }
 
-    fn rename(&mut self, from: INodeNo, name: &OsStr, to: INodeNo, new_name: &OsStr) -> Result<(), Errno> {
+    fn rename(
+        &mut self,
+        from: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new_name: &OsStr,
+    ) -> Result<(), Errno> {
         self.attempt(Kind::Rename)?;
         let found = self.find(from, name)?;
         assert_eq!(from, to, "nobody moves files between directories here");
@@ -325,7 +341,11 @@ impl State {
 
     /// Answers how much of it is written.
     fn write(&mut self, number: INodeNo, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let length = if self.attempt(Kind::Write)? == Fate::Short { data.len().div_ceil(2) } else { data.len() };
+        let length = if self.attempt(Kind::Write)? == Fate::Short {
+            data.len().div_ceil(2)
+        } else {
+            data.len()
+        };
         self.file(number)?.write(offset as usize, &data[..length]);
         Ok(length)
     }
@@ -417,9 +437,24 @@ impl Filesystem for Mounted {
         entry(reply, self.state().add(parent, name, Node::Directory(Directory::default())));
     }
 
-    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
         match self.state().add(parent, name, Node::File(File::default())) {
-            Ok(attr) => reply.created(&AT_ONCE, &attr, Generation(0), FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Ok(attr) => reply.created(
+                &AT_ONCE,
+                &attr,
+                Generation(0),
+                FileHandle(0),
+                FopenFlags::FOPEN_DIRECT_IO,
+            ),
             Err(error) => reply.error(error),
         }
     }
@@ -432,7 +467,16 @@ impl Filesystem for Mounted {
         empty(reply, self.state().remove(parent, name));
     }
 
-    fn rename(&self, _: &Request, from: INodeNo, name: &OsStr, to: INodeNo, new_name: &OsStr, _: RenameFlags, reply: ReplyEmpty) {
+    fn rename(
+        &self,
+        _: &Request,
+        from: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        new_name: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
         empty(reply, self.state().rename(from, name, to, new_name));
     }
 
@@ -495,7 +539,14 @@ impl Filesystem for Mounted {
         empty(reply, self.state().sync(number, Kind::SyncDirectory));
     }
 
-    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let mut state = self.state();
         let entries = match state.directory(number) {
             Ok(directory) => directory.current.clone(),

@@ -12,14 +12,26 @@ use crate::{
 
 async fn scrape(process: &Process) -> String {
     let answer = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
-    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(
+        answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("application/openmetrics-text; version=1.0.0")
+    );
     answer.text().await.unwrap()
 }
 
 /// The value of one line.
 fn value(metrics: &str, name: &str) -> f64 {
-    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-    line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
+    let line = metrics
+        .lines()
+        .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{metrics}"))
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,19 +48,37 @@ async fn calls_checks_commits_ends_and_refusals_are_counted_where_they_happen() 
     };
     mutes.mute_members(with(short, &[SERVICE])).await.unwrap();
     mute(&mut mutes, "lobby", vec!["u".into()]).await.unwrap();
-    for (user, headers) in [("u", &[SERVICE][..]), ("other", &[SERVICE]), ("other", &[SERVICE]), ("u", &[])] {
-        let check = pb::CheckSendRequest { app: "Open".into(), room: "lobby".into(), user: user.into(), min_revision: 0 };
+    for (user, headers) in
+        [("u", &[SERVICE][..]), ("other", &[SERVICE]), ("other", &[SERVICE]), ("u", &[])]
+    {
+        let check = pb::CheckSendRequest {
+            app: "Open".into(),
+            room: "lobby".into(),
+            user: user.into(),
+            min_revision: 0,
+        };
         let _ = mutes.check_send(with(check, headers)).await;
     }
     reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
     // What ends is counted when it is swept.
-    until("the end is counted", async || value(&scrape(&process).await, "mute_expiry_lag_seconds_count") == 1.0).await;
+    until("the end is counted", async || {
+        value(&scrape(&process).await, "mute_expiry_lag_seconds_count") == 1.0
+    })
+    .await;
     let metrics = scrape(&process).await;
-    let of = |method: &str| format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"");
+    let of = |method: &str| {
+        format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"")
+    };
     for (name, expected) in [
         (format!("grpc_server_started_total{{{}}}", of("CheckSend")), 4.0),
         (format!("grpc_server_handled_total{{{},grpc_code=\"OK\"}}", of("CheckSend")), 3.0),
-        (format!("grpc_server_handled_total{{{},grpc_code=\"Unauthenticated\"}}", of("CheckSend")), 1.0),
+        (
+            format!(
+                "grpc_server_handled_total{{{},grpc_code=\"Unauthenticated\"}}",
+                of("CheckSend")
+            ),
+            1.0,
+        ),
         (format!("grpc_server_handling_seconds_count{{{}}}", of("MuteMembers")), 2.0),
         ("mute_checks_total{answer=\"denied\",rule=\"member_mute\"}".into(), 1.0),
         ("mute_checks_total{answer=\"allowed\",rule=\"none\"}".into(), 2.0),
@@ -66,13 +96,20 @@ async fn calls_checks_commits_ends_and_refusals_are_counted_where_they_happen() 
         assert_eq!(value(&metrics, &name), expected, "{name}");
     }
     assert!(value(&metrics, "mute_disk_bytes") > 0.0 && metrics.trim_end().ends_with("# EOF"));
-    assert!(!metrics.contains("\"Open") && !metrics.contains("lobby"), "no label is a caller's to choose");
+    assert!(
+        !metrics.contains("\"Open") && !metrics.contains("lobby"),
+        "no label is a caller's to choose"
+    );
 }
 
 /// Words in the text that begin like a metric's name.
 fn names(text: &str) -> BTreeSet<String> {
-    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
-    words.filter(|word| word.starts_with("mute_") || word.starts_with("grpc_server_")).map(str::to_owned).collect()
+    let words =
+        text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words
+        .filter(|word| word.starts_with("mute_") || word.starts_with("grpc_server_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +121,8 @@ async fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for file in ["grafana/dashboard.json", "prometheus/alerts.yaml"] {
         let asked = names(&fs::read_to_string(deploy.join(file)).unwrap());
-        let unknown: Vec<_> = asked.difference(&there).filter(|name| !is_ours_alone(name)).collect();
+        let unknown: Vec<_> =
+            asked.difference(&there).filter(|name| !is_ours_alone(name)).collect();
         assert!(asked.len() > 10 && unknown.is_empty(), "{file}: {unknown:?}");
     }
 }

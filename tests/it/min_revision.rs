@@ -1,4 +1,5 @@
-//! Reads that ask to see at least one commit: they wait for it, and no longer than their caller does.
+//! Reads that ask to see at least one commit: they wait for it, and no longer than their caller
+//! does.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +14,14 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::*;
 
-/// Asks every read at once, with good fields and this `min_revision`, and answers what each said, and the revision of those that tell one.
+/// Asks every read at once, with good fields and this `min_revision`, and answers what each said,
+/// and the revision of those that tell one.
 #[allow(clippy::needless_update)]
-async fn reads(server: &Server, min_revision: i64, timeout: Duration) -> BTreeMap<&'static str, Result<Option<i64>, Status>> {
+async fn reads(
+    server: &Server,
+    min_revision: i64,
+    timeout: Duration,
+) -> BTreeMap<&'static str, Result<Option<i64>, Status>> {
     let (mutes, directory) = (server.mutes().await, server.directory().await);
     let mut answers: Vec<BoxFuture<'_, _>> = Vec::new();
     macro_rules! ask {
@@ -53,13 +59,22 @@ async fn reads(server: &Server, min_revision: i64, timeout: Duration) -> BTreeMa
 #[tokio::test]
 async fn every_read_takes_a_min_revision_and_every_list_tells_the_revision_it_is_no_older_than() {
     let server = Server::start().await;
-    let files = prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
-    let messages = files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.message_type);
-    let asks = messages.filter(|message| message.field.iter().any(|field| field.name() == "min_revision"));
-    let asks: Vec<_> = asks.map(|message| message.name().trim_end_matches("Request").to_owned()).collect();
+    let files =
+        prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
+    let messages = files
+        .into_iter()
+        .filter(|file| file.package() == "mute.v1")
+        .flat_map(|file| file.message_type);
+    let asks =
+        messages.filter(|message| message.field.iter().any(|field| field.name() == "min_revision"));
+    let asks: Vec<_> =
+        asks.map(|message| message.name().trim_end_matches("Request").to_owned()).collect();
     let revision = server.mute(AGORA, ROOM, &["user1"], None).await.revision;
     let reads = reads(&server, revision, Duration::from_secs(5)).await;
-    assert!(asks.iter().all(|rpc| reads.contains_key(rpc.as_str())), "the walk leaves out one of {asks:?}");
+    assert!(
+        asks.iter().all(|rpc| reads.contains_key(rpc.as_str())),
+        "the walk leaves out one of {asks:?}"
+    );
     for (rpc, answer) in reads {
         let told = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
         assert_eq!(told, told.map(|_| revision), "{rpc}");
@@ -73,7 +88,11 @@ async fn a_negative_one_is_refused_on_every_read() {
     for (rpc, answer) in reads(&server, -1, Duration::from_secs(5)).await {
         let refused = answer.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_ARGUMENT", "{rpc}");
-        assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "min_revision", "{rpc}");
+        assert_eq!(
+            refused.get_details_bad_request().unwrap().field_violations[0].field,
+            "min_revision",
+            "{rpc}"
+        );
     }
 }
 
@@ -85,8 +104,16 @@ async fn a_commit_that_does_not_come_is_told_before_the_caller_stops_to_listen()
     assert!((timeout * 9 / 10..timeout).contains(&started.elapsed()), "{:?}", started.elapsed());
     for (rpc, answer) in answers {
         let refused = answer.unwrap_err();
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{rpc}");
-        assert!(refused.message().contains("has not seen revision 9223372036854775807 yet"), "{rpc}: {}", refused.message());
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            "{rpc}"
+        );
+        assert!(
+            refused.message().contains("has not seen revision 9223372036854775807 yet"),
+            "{rpc}: {}",
+            refused.message()
+        );
         assert!(refused.get_details_retry_info().is_some(), "{rpc}");
     }
 }

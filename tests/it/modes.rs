@@ -1,4 +1,5 @@
-//! What is written is for its owner alone, whatever the umask, and never leads through somebody's link.
+//! What is written is for its owner alone, whatever the umask, and never leads through somebody's
+//! link.
 
 use std::{
     fs,
@@ -42,11 +43,20 @@ async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
     fs::create_dir_all(written.join("data")).unwrap();
     fs::set_permissions(written.join("data"), fs::Permissions::from_mode(0o777)).unwrap();
     let path = |name: &str| written.join(name).to_str().unwrap().to_owned();
-    let process = Process::launch(with_open_umask(), directory.path(), ["127.0.0.1:0"; 3], &["--data-dir", &path("data")]);
+    let process = Process::launch(
+        with_open_umask(),
+        directory.path(),
+        ["127.0.0.1:0"; 3],
+        &["--data-dir", &path("data")],
+    );
     let process = tokio::task::spawn_blocking(|| process.ready()).await.unwrap();
     crate::process::mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
     let program = |arguments: &[&str]| {
-        let done = with_open_umask().args(arguments).env("MUTE_TOKEN", SERVICE.1.trim_start_matches("Bearer ")).output().unwrap();
+        let done = with_open_umask()
+            .args(arguments)
+            .env("MUTE_TOKEN", SERVICE.1.trim_start_matches("Bearer "))
+            .output()
+            .unwrap();
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     };
     program(&["backup", "--from", &process.admin(), "--output", &path("backup")]);
@@ -55,7 +65,8 @@ async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
     program(&["export", "--data-dir", &path("data"), "--output", &path("export")]);
     program(&["import", "--data-dir", &path("imported"), &path("export")]);
     assert_eq!(open_to_others(&written), [""; 0]);
-    let addresses = fs::metadata(directory.path().join("addresses.json")).unwrap().permissions().mode();
+    let addresses =
+        fs::metadata(directory.path().join("addresses.json")).unwrap().permissions().mode();
     assert_eq!(addresses & 0o077, 0, "{addresses:o}");
 }
 

@@ -1,4 +1,5 @@
-//! Machines of a network, as namespaces of this one: links between them can be cut, in one direction too.
+//! Machines of a network, as namespaces of this one: links between them can be cut, in one
+//! direction too.
 
 use std::process::Command;
 
@@ -30,7 +31,9 @@ impl Network {
             && ip(&["link", "set", bridge, "up"])
             && (0..machines).all(|machine| network.add(machine));
         if !made {
-            skipped("run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)");
+            skipped(
+                "run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)",
+            );
         }
         made.then_some(network)
     }
@@ -48,11 +51,25 @@ impl Network {
 
     /// Nothing that one sends to the other arrives.
     pub fn cut(&self, from: usize, to: usize) {
-        ip(&["-n", &self.space(from), "route", "add", "blackhole", &format!("{}/32", self.addr(to))]);
+        ip(&[
+            "-n",
+            &self.space(from),
+            "route",
+            "add",
+            "blackhole",
+            &format!("{}/32", self.addr(to)),
+        ]);
     }
 
     pub fn heal(&self, from: usize, to: usize) {
-        ip(&["-n", &self.space(from), "route", "del", "blackhole", &format!("{}/32", self.addr(to))]);
+        ip(&[
+            "-n",
+            &self.space(from),
+            "route",
+            "del",
+            "blackhole",
+            &format!("{}/32", self.addr(to)),
+        ]);
     }
 
     fn add(&self, machine: usize) -> bool {
@@ -60,7 +77,15 @@ impl Network {
         ip(&["netns", "add", &space])
             && ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &space])
             && ip(&["link", "set", &outer, "master", &self.name, "up"])
-            && ip(&["-n", &space, "addr", "add", &format!("{}/24", self.addr(machine)), "dev", "eth0"])
+            && ip(&[
+                "-n",
+                &space,
+                "addr",
+                "add",
+                &format!("{}/24", self.addr(machine)),
+                "dev",
+                "eth0",
+            ])
             && ip(&["-n", &space, "link", "set", "eth0", "up"])
             && ip(&["-n", &space, "link", "set", "lo", "up"])
     }

@@ -20,7 +20,12 @@ impl<'a> Caller<'a> {
         with(message, &[("authorization", &self.token)])
     }
 
-    async fn mute(&self, user: &str, room: &str, duration_ms: Option<u64>) -> Result<pb::Client, tonic::Status> {
+    async fn mute(
+        &self,
+        user: &str,
+        room: &str,
+        duration_ms: Option<u64>,
+    ) -> Result<pb::Client, tonic::Status> {
         let duration = duration_ms.map(duration);
         let message = pb::MuteRoomNotificationsRequest {
             app: self.app.into(),
@@ -36,9 +41,21 @@ impl<'a> Caller<'a> {
     async fn list(&self, user: &str) -> Vec<String> {
         let (mut rooms, mut page_token) = (Vec::new(), String::new());
         loop {
-            let message =
-                pb::ListMutedRoomsRequest { app: self.app.into(), user: user.into(), page_size: 7, page_token, min_revision: 0 };
-            let page = self.server.mutes().await.list_muted_rooms(self.ask(message)).await.unwrap().into_inner();
+            let message = pb::ListMutedRoomsRequest {
+                app: self.app.into(),
+                user: user.into(),
+                page_size: 7,
+                page_token,
+                min_revision: 0,
+            };
+            let page = self
+                .server
+                .mutes()
+                .await
+                .list_muted_rooms(self.ask(message))
+                .await
+                .unwrap()
+                .into_inner();
             rooms.extend(page.rooms.into_iter().map(|muted| muted.room));
             page_token = page.next_page_token;
             if page_token.is_empty() {

@@ -1,10 +1,13 @@
-//! The Nth operation of the disk fails: a scripted life of a store (open, commits, new journal files, the way into the tree, retention, a snapshot,
-//! close, open) over a disk of which one operation fails, once or for good; then it is killed, now and then with the power, and opened on a disk that
-//! is well. What was acknowledged is there, what was refused is not, what has got no answer is there whole or not at all.
+//! The Nth operation of the disk fails: a scripted life of a store (open, commits, new journal
+//! files, the way into the tree, retention, a snapshot, close, open) over a disk of which one
+//! operation fails, once or for good; then it is killed, now and then with the power, and opened on
+//! a disk that is well. What was acknowledged is there, what was refused is not, what has got no
+//! answer is there whole or not at all.
 //!
 //! `MUTE_TEST_NTH=all` runs every case, a number runs so many; `MUTE_TEST_SEED` repeats a run.
 //!
-//! How many operations of a kind a life has varies a little with the turns of threads, so that the last of each kind may not be reached.
+//! How many operations of a kind a life has varies a little with the turns of threads, so that the
+//! last of each kind may not be reached.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +21,9 @@ use std::{
 
 use fuser::Errno;
 use futures_util::{FutureExt as _, TryStreamExt as _, future::join_all};
-use mute_service::store::{self, Batch, EventRange, Location, Memory, Operation, Retention, Revision, Store, StoreError};
+use mute_service::store::{
+    self, Batch, EventRange, Location, Memory, Operation, Retention, Revision, Store, StoreError,
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use crate::{
@@ -58,7 +63,9 @@ struct Slot {
 
 impl Slot {
     fn may_hold(&self, found: Content) -> bool {
-        let was_done = |&(number, deletes): &(u64, bool)| found.map_or(deletes, |(found, _)| !deletes && found == number);
+        let was_done = |&(number, deletes): &(u64, bool)| {
+            found.map_or(deletes, |(found, _)| !deletes && found == number)
+        };
         found == self.known || self.in_doubt.iter().any(was_done)
     }
 }
@@ -85,14 +92,24 @@ impl Known {
             if deletes { Operation::Delete { key } } else { Operation::Put { key, value } }
         };
         let operations = vec![operation("a"), operation("b")];
-        (number, deletes, Batch { operations, event: number.to_be_bytes().to_vec(), at_ms: number, ..Batch::default() })
+        (
+            number,
+            deletes,
+            Batch {
+                operations,
+                event: number.to_be_bytes().to_vec(),
+                at_ms: number,
+                ..Batch::default()
+            },
+        )
     }
 
     /// Commits so many, `at_once` or one after the other.
     async fn commit(&mut self, store: &dyn Store, count: usize, at_once: bool) {
         let batches: Vec<_> = std::iter::repeat_with(|| self.next()).take(count).collect();
         for batches in batches.chunks(if at_once { count } else { 1 }) {
-            let answers = join_all(batches.iter().map(|(.., batch)| store.commit(batch.clone()))).await;
+            let answers =
+                join_all(batches.iter().map(|(.., batch)| store.commit(batch.clone()))).await;
             for ((number, deletes, _), answer) in batches.iter().zip(answers) {
                 self.answered(*number, *deletes, answer);
             }
@@ -106,7 +123,8 @@ impl Known {
                 assert!(revision > self.newest, "revision {revision} after {}", self.newest);
                 self.newest = revision;
                 self.acknowledged.insert(revision, number);
-                *slot = Slot { known: (!deletes).then_some((number, revision)), in_doubt: Vec::new() };
+                *slot =
+                    Slot { known: (!deletes).then_some((number, revision)), in_doubt: Vec::new() };
             }
             Err(StoreError::Full(_)) => {
                 self.failures += 1;
@@ -123,7 +141,12 @@ impl Known {
     /// Compares the store with what is known, and settles what was in doubt.
     async fn compare(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let snapshot = store.snapshot().await?;
-        assert!(snapshot.revision >= self.newest, "revision {} is lost; it ends with {}", self.newest, snapshot.revision);
+        assert!(
+            snapshot.revision >= self.newest,
+            "revision {} is lost; it ends with {}",
+            self.newest,
+            snapshot.revision
+        );
         self.newest = snapshot.revision;
         let mut found = BTreeMap::new();
         for entry in snapshot.pages.try_collect::<Vec<_>>().await?.concat() {
@@ -134,7 +157,12 @@ impl Known {
             let [a, b] = ["a", "b"].map(|key| found.remove(&format!("{key}{slot}")));
             assert_eq!(a, b, "a commit of slot {slot} is there by half");
             let known = self.slots.entry(slot).or_default();
-            assert!(known.may_hold(a), "slot {slot} holds {a:?}; known is {:?}, and in doubt {:?}", known.known, known.in_doubt);
+            assert!(
+                known.may_hold(a),
+                "slot {slot} holds {a:?}; known is {:?}, and in doubt {:?}",
+                known.known,
+                known.in_doubt
+            );
             *known = Slot { known: a, in_doubt: Vec::new() };
         }
         assert!(found.is_empty(), "nobody has written {found:?}");
@@ -145,10 +173,20 @@ impl Known {
         let mut last = None;
         for event in store.events(EventRange::default(), false, usize::MAX).await? {
             let number = u64::from_be_bytes(event.event[..].try_into().unwrap());
-            assert!(last.is_none_or(|last| event.revision == last + 1), "revision {} after {last:?}", event.revision);
+            assert!(
+                last.is_none_or(|last| event.revision == last + 1),
+                "revision {} after {last:?}",
+                event.revision
+            );
             last = Some(event.revision);
-            assert!(self.acknowledged.get(&event.revision).is_none_or(|known| *known == number), "another event at {last:?}");
-            assert!(!self.refused.contains(&number), "commit {number} was refused, and is in the history");
+            assert!(
+                self.acknowledged.get(&event.revision).is_none_or(|known| *known == number),
+                "another event at {last:?}"
+            );
+            assert!(
+                !self.refused.contains(&number),
+                "commit {number} was refused, and is in the history"
+            );
         }
         Ok(())
     }
@@ -222,7 +260,8 @@ async fn run(disk: &Disk, case: &Case, random: &mut StdRng) -> bool {
     kill(disk, Some(store));
     // What was found after the first stop counts, and is there after the second.
     disk.cut(random);
-    let store = open(&data).await.unwrap_or_else(|error| panic!("it does not open after the cut: {error}"));
+    let store =
+        open(&data).await.unwrap_or_else(|error| panic!("it does not open after the cut: {error}"));
     known.compare(&*store).await.unwrap();
     store.close().await.unwrap();
     failed > 0
@@ -242,13 +281,18 @@ impl fmt::Display for Case {
         for Fault { kind, nth, errno, forever, short } in &self.0 {
             let short = if *short { "short " } else { "" };
             let after = if *forever { ", and all after it" } else { "" };
-            write!(f, "{short}{kind:?} {nth} fails with {}{after}; ", std::io::Error::from_raw_os_error(errno.code()))?;
+            write!(
+                f,
+                "{short}{kind:?} {nth} fails with {}{after}; ",
+                std::io::Error::from_raw_os_error(errno.code())
+            )?;
         }
         Ok(())
     }
 }
 
-/// Every operation of a whole life, failing in every way. What was written by half is cut off, so each short write also comes with a cut that fails.
+/// Every operation of a whole life, failing in every way. What was written by half is cut off, so
+/// each short write also comes with a cut that fails.
 fn cases(counts: &BTreeMap<Kind, usize>) -> Vec<Case> {
     let mut cases = Vec::new();
     for (&kind, &count) in counts {
@@ -277,7 +321,9 @@ async fn run_cases(disk: &Disk, process: usize, random: &mut StdRng) {
         Err(_) => SAMPLE,
     });
     let (mut count, mut reached, mut wrong) = (0, 0, Vec::new());
-    for (case, seed) in cases.into_iter().map(|case| (case, random.random())).skip(process).step_by(PROCESSES) {
+    for (case, seed) in
+        cases.into_iter().map(|case| (case, random.random())).skip(process).step_by(PROCESSES)
+    {
         count += 1;
         if count % 100 == 0 {
             println!("{count} cases");
@@ -289,7 +335,9 @@ async fn run_cases(disk: &Disk, process: usize, random: &mut StdRng) {
         }
         disk.set_faults(&[]);
     }
-    println!("process {process}: {count} of {all} cases, {reached} of them with a failed operation");
+    println!(
+        "process {process}: {count} of {all} cases, {reached} of them with a failed operation"
+    );
     assert!(wrong.is_empty(), "{} cases have gone wrong: {wrong:#?}", wrong.len());
     assert!(reached * 4 > count * 3, "many cases have failed nothing");
 }
@@ -304,11 +352,15 @@ async fn all_cases(disk: &Disk) -> Vec<Case> {
     cases(&counts)
 }
 
-/// This test in processes of its own: a tree that fails has locks that all stores of a process share.
+/// This test in processes of its own: a tree that fails has locks that all stores of a process
+/// share.
 async fn in_processes(seed: u64) {
     let run = |process: usize| {
         let mut program = Command::new(std::env::current_exe().unwrap());
-        program.args(["--exact", NAME, "--nocapture"]).env(PROCESS, process.to_string()).env("MUTE_TEST_SEED", seed.to_string());
+        program
+            .args(["--exact", NAME, "--nocapture"])
+            .env(PROCESS, process.to_string())
+            .env("MUTE_TEST_SEED", seed.to_string());
         program.env("RUST_BACKTRACE", "0");
         tokio::task::spawn_blocking(move || program.output())
     };

@@ -1,4 +1,5 @@
-//! The OpenAPI document against the routes, and its schemas against its own examples and the answers; and the page that shows it.
+//! The OpenAPI document against the routes, and its schemas against its own examples and the
+//! answers; and the page that shows it.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -24,7 +25,9 @@ pub async fn document(server: &Server) -> Value {
 
 fn resolved<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
     match part["$ref"].as_str() {
-        Some(pointer) => document.pointer(pointer.trim_start_matches('#')).unwrap_or_else(|| panic!("{pointer}")),
+        Some(pointer) => {
+            document.pointer(pointer.trim_start_matches('#')).unwrap_or_else(|| panic!("{pointer}"))
+        }
         None => part,
     }
 }
@@ -34,11 +37,16 @@ pub fn operations(document: &Value) -> Vec<Operation> {
     let of = |(path, item): (&String, &Value)| -> Vec<Operation> {
         let methods = item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters");
         let operation = |(method, described): (&String, &Value)| {
-            let parameters = [&item["parameters"], &described["parameters"]].into_iter().filter_map(Value::as_array).flatten();
+            let parameters = [&item["parameters"], &described["parameters"]]
+                .into_iter()
+                .filter_map(Value::as_array)
+                .flatten();
             Operation {
                 path: path.clone(),
                 method: method.to_uppercase().parse().unwrap(),
-                parameters: parameters.map(|parameter| resolved(document, parameter).clone()).collect(),
+                parameters: parameters
+                    .map(|parameter| resolved(document, parameter).clone())
+                    .collect(),
                 described: described.clone(),
             }
         };
@@ -49,20 +57,30 @@ pub fn operations(document: &Value) -> Vec<Operation> {
 
 /// With whatever stands in braces left out.
 fn bare(path: &str) -> String {
-    path.split('{').map(|part| part.split_once('}').map_or(part.to_owned(), |(_, rest)| format!("{{}}{rest}"))).collect()
+    path.split('{')
+        .map(|part| part.split_once('}').map_or(part.to_owned(), |(_, rest)| format!("{{}}{rest}")))
+        .collect()
 }
 
 /// What `.route(...)` of these sources adds.
 fn routes(file: &str, prefixes: &[&str]) -> Routes {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway").join(file)).unwrap();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gateway").join(file))
+            .unwrap();
     let mut routes = Routes::new();
     for added in text.split(".route(").skip(1) {
-        let (path, methods) = added.trim_start_matches("&path(").strip_prefix('"').unwrap().split_once('"').unwrap();
+        let (path, methods) =
+            added.trim_start_matches("&path(").strip_prefix('"').unwrap().split_once('"').unwrap();
         let methods = methods.lines().next().unwrap();
-        for method in
-            ["get", "post", "delete", "put", "patch"].into_iter().filter(|method| methods.contains(&format!("{method}(")))
+        for method in ["get", "post", "delete", "put", "patch"]
+            .into_iter()
+            .filter(|method| methods.contains(&format!("{method}(")))
         {
-            routes.extend(prefixes.iter().map(|prefix| (bare(&format!("{prefix}{path}")), method.to_uppercase())));
+            routes.extend(
+                prefixes
+                    .iter()
+                    .map(|prefix| (bare(&format!("{prefix}{path}")), method.to_uppercase())),
+            );
         }
     }
     routes
@@ -72,7 +90,10 @@ fn routes(file: &str, prefixes: &[&str]) -> Routes {
 fn check(document: &Value, schema: &Value, value: &Value, about: &str) {
     let root = json!({"allOf": [schema], "components": document["components"]});
     let validator = jsonschema::options().should_validate_formats(true).build(&root).unwrap();
-    let errors: Vec<_> = validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let errors: Vec<_> = validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
     assert!(errors.is_empty(), "{about}: {errors:?} in {value:#}");
 }
 
@@ -81,7 +102,11 @@ fn content(part: &Value) -> &Value {
 }
 
 fn examples(content: &Value) -> Vec<Value> {
-    let several = content["examples"].as_object().into_iter().flatten().map(|(_, example)| example["value"].clone());
+    let several = content["examples"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(_, example)| example["value"].clone());
     content.get("example").cloned().into_iter().chain(several).collect()
 }
 
@@ -103,10 +128,17 @@ impl Operation {
         examples(content(&self.described["requestBody"]))
     }
 
-    /// The request of the examples, without credentials. The rooms and users of the examples are those of the app that has a name of two words.
+    /// The request of the examples, without credentials. The rooms and users of the examples are
+    /// those of the app that has a name of two words.
     pub fn request(&self, server: &Server, body: Option<&Value>) -> RequestBuilder {
         let of_id = self.path.starts_with("/app-id/");
-        let fit = |text: String| if of_id { text.replace("user1", "aaa").replace("user2", "1485248560558") } else { text };
+        let fit = |text: String| {
+            if of_id {
+                text.replace("user1", "aaa").replace("user2", "1485248560558")
+            } else {
+                text
+            }
+        };
         let (mut path, mut query) = (self.path.clone(), Map::new());
         for parameter in &self.parameters {
             let (name, value) = (parameter["name"].as_str().unwrap(), example(parameter).map(fit));
@@ -116,21 +148,34 @@ impl Operation {
                 _ => {}
             }
         }
-        let query: Vec<_> = query.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap())).collect();
+        let query: Vec<_> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.as_str().unwrap()))
+            .collect();
         let request = server.rest(self.method.clone(), &format!("{path}?{}", query.join("&")), &[]);
-        let fit_body = |body: &Value| fit(body.to_string()).replace("user3", "aaa").replace("owner1", "aaa");
-        body.into_iter().fold(request, |request, body| request.body(if of_id { fit_body(body) } else { body.to_string() }))
+        let fit_body =
+            |body: &Value| fit(body.to_string()).replace("user3", "aaa").replace("owner1", "aaa");
+        body.into_iter().fold(request, |request, body| {
+            request.body(if of_id { fit_body(body) } else { body.to_string() })
+        })
     }
 
     /// With what its security says.
     fn with_credentials(&self, server: &Server, request: RequestBuilder) -> RequestBuilder {
         let app = if self.path.starts_with("/app-id/") { IMKIT } else { AGORA };
-        let schemes: Vec<_> = self.described["security"][0].as_object().into_iter().flatten().map(|(name, _)| &**name).collect();
+        let schemes: Vec<_> = self.described["security"][0]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| &**name)
+            .collect();
         schemes.into_iter().fold(request, |request, scheme| match scheme {
             "Bearer" => request.bearer_auth(server.app_token(app)),
             "ApiKey" => request.header(API_KEY.0, API_KEY.1),
             "ClientKey" => request.header(CLIENT_KEY.0, CLIENT_KEY.1),
-            "UserToken" => request.header("IM-Authorization", server.user_token(IMKIT, "1485248560558")),
+            "UserToken" => {
+                request.header("IM-Authorization", server.user_token(IMKIT, "1485248560558"))
+            }
             other => panic!("{other}"),
         })
     }
@@ -163,13 +208,22 @@ async fn every_example_is_as_its_schema_says() {
     let document = document(&Server::start().await).await;
     let mut checked = 0;
     let responses = document["components"]["responses"].as_object().unwrap();
-    let mut contents: Vec<_> = responses.iter().map(|(name, response)| (name.clone(), content(response).clone())).collect();
+    let mut contents: Vec<_> = responses
+        .iter()
+        .map(|(name, response)| (name.clone(), content(response).clone()))
+        .collect();
     for operation in operations(&document) {
-        for parameter in operation.parameters.iter().filter(|parameter| parameter.get("example").is_some()) {
+        for parameter in
+            operation.parameters.iter().filter(|parameter| parameter.get("example").is_some())
+        {
             check(&document, &parameter["schema"], &parameter["example"], operation.name());
             checked += 1;
         }
-        let own = operation.described["responses"].as_object().unwrap().values().chain([&operation.described["requestBody"]]);
+        let own = operation.described["responses"]
+            .as_object()
+            .unwrap()
+            .values()
+            .chain([&operation.described["requestBody"]]);
         contents.extend(own.map(|part| (operation.name().to_owned(), content(part).clone())));
     }
     for (name, content) in contents {
@@ -204,7 +258,10 @@ async fn every_operation_is_answered_as_described_with_its_examples() {
 async fn every_operation_that_needs_credentials_is_refused_as_described_without_them() {
     let server = Server::start().await;
     let document = document(&server).await;
-    for operation in operations(&document).iter().filter(|operation| operation.described["security"] != json!([])) {
+    for operation in operations(&document)
+        .iter()
+        .filter(|operation| operation.described["security"] != json!([]))
+    {
         let status = operation.answered(&document, operation.request(&server, None)).await;
         assert!(matches!(status, 401 | 403), "{}: {status}", operation.name());
     }
@@ -216,8 +273,15 @@ async fn operations_have_names_of_their_own_and_a_tag_that_is_described() {
     let operations = operations(&document);
     let names: BTreeSet<_> = operations.iter().map(Operation::name).collect();
     assert_eq!(names.len(), operations.len());
-    let tags: BTreeSet<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).map(Value::to_string).collect();
-    let used: BTreeSet<_> = operations.iter().map(|operation| operation.described["tags"][0].to_string()).collect();
+    let tags: BTreeSet<_> = document["tags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tag| &tag["name"])
+        .map(Value::to_string)
+        .collect();
+    let used: BTreeSet<_> =
+        operations.iter().map(|operation| operation.described["tags"][0].to_string()).collect();
     assert_eq!(used, tags);
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
@@ -234,20 +298,34 @@ async fn the_page_is_served_to_anybody_and_asks_no_other_host_for_anything() {
         let response = server.rest(Method::GET, &path, &[]).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
-        assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+        assert!(
+            policy.starts_with("default-src 'none'; ")
+                && !policy.contains("unsafe")
+                && !policy.contains("http"),
+            "{policy}"
+        );
         assert_eq!(response.headers()["x-content-type-options"], "nosniff");
         let text = response.text().await.unwrap();
         if path == "/openapi.json" {
             continue;
         }
         let named = |before: &str| -> Vec<String> {
-            text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+            text.split(before)
+                .skip(1)
+                .map(|rest| rest.split('"').next().unwrap().to_owned())
+                .collect()
         };
-        let links = [named("src=\""), named("href=\"")].concat().into_iter().filter(|link| !link.starts_with('#'));
+        let links = [named("src=\""), named("href=\"")]
+            .concat()
+            .into_iter()
+            .filter(|link| !link.starts_with('#'));
         let imports = named("from \"./").into_iter().map(|file| format!("/docs/{file}"));
         pending.extend(links.chain(imports));
     }
-    assert!(seen.iter().all(|path| path == "/openapi.json" || path.starts_with("/docs")), "{seen:?}");
+    assert!(
+        seen.iter().all(|path| path == "/openapi.json" || path.starts_with("/docs")),
+        "{seen:?}"
+    );
     assert_eq!(seen.len(), 8, "{seen:?}");
 }
 

@@ -1,7 +1,8 @@
-//! Who may do what: every RPC and every REST path, with a valid request, by every kind of caller, against one table.
+//! Who may do what: every RPC and every REST path, with a valid request, by every kind of caller,
+//! against one table.
 //!
-//! What is not in the table fails, so that a new RPC or path comes with its row. A refusal is one of permission or of credentials, whatever else may be wrong,
-//! and changes nothing.
+//! What is not in the table fails, so that a new RPC or path comes with its row. A refusal is one
+//! of permission or of credentials, whatever else may be wrong, and changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -68,9 +69,10 @@ const CALLERS: [Caller; 14] = [
     Caller::ApiKeyElsewhere,
 ];
 
-/// Each RPC and each operation of the OpenAPI document (one by an app's id is as the one by its name), and what each of [`CALLERS`] gets:
-/// y: let through; n: PERMISSION_DENIED; m: MISSING_TOKEN; t: INVALID_TOKEN; k: INVALID_API_KEY; c: INVALID_CLIENT_KEY.
-/// -: not asked, because the key itself names the app, and the request would be one of that app.
+/// Each RPC and each operation of the OpenAPI document (one by an app's id is as the one by its
+/// name), and what each of [`CALLERS`] gets: y: let through; n: PERMISSION_DENIED; m:
+/// MISSING_TOKEN; t: INVALID_TOKEN; k: INVALID_API_KEY; c: INVALID_CLIENT_KEY. -: not asked,
+/// because the key itself names the app, and the request would be one of that app.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str)] = &[
     //                                     nobody | users:    | the app's: | services:    | of another app
@@ -156,7 +158,10 @@ struct Stage {
     user: &'static str,
 }
 
-const STAGES: [Stage; 2] = [Stage { app: AGORA, room: ROOM, user: "user1" }, Stage { app: IMKIT, room: "demo", user: "aaa" }];
+const STAGES: [Stage; 2] = [
+    Stage { app: AGORA, room: ROOM, user: "user1" },
+    Stage { app: IMKIT, room: "demo", user: "aaa" },
+];
 
 fn api_key(app: &str) -> String {
     format!("api key of {app}")
@@ -191,13 +196,18 @@ fn service(token: &str, scopes: &[Scope], apps: &[&str]) -> ServiceConfig {
 async fn server() -> Server {
     let server = Server::start().await;
     let dev = dev::apps();
-    let elsewhere = AppConfig { token_secret: vec![Secret::new("the secret of another app")], ..dev[1].clone() };
+    let elsewhere = AppConfig {
+        token_secret: vec![Secret::new("the secret of another app")],
+        ..dev[1].clone()
+    };
     let mut apps: Vec<_> = dev.into_iter().map(|app| app_config(&app.key.clone(), app)).collect();
     apps.push(app_config(ELSEWHERE, elsewhere));
     let scopes = [Scope::Check, Scope::Write, Scope::Admin];
-    let mut services: Vec<_> = scopes.map(|scope| service(&format!("{scope:?}"), &[scope], &[AGORA, IMKIT])).into();
+    let mut services: Vec<_> =
+        scopes.map(|scope| service(&format!("{scope:?}"), &[scope], &[AGORA, IMKIT])).into();
     services.push(service("elsewhere", &scopes, &[ELSEWHERE]));
-    let credentials = Credentials::new(&apps, &services, &[], server.clock.clone()).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    let credentials = Credentials::new(&apps, &services, &[], server.clock.clone())
+        .unwrap_or_else(|wrong| panic!("{wrong:?}"));
     server.service.access.replace(credentials).await;
     for stage in STAGES {
         stage.set(&server).await;
@@ -214,7 +224,11 @@ impl Stage {
             let user = call.app.user(user.to_owned()).unwrap();
             service.upsert_client(&call, &user, &ClientPatch::default(), |_| ()).await.unwrap();
         }
-        let patch = RoomPatch { owner: Some("boss".to_owned()), admins: Some(vec!["staff".to_owned()]), ..RoomPatch::default() };
+        let patch = RoomPatch {
+            owner: Some("boss".to_owned()),
+            admins: Some(vec!["staff".to_owned()]),
+            ..RoomPatch::default()
+        };
         let room = RoomId::parse(self.room.to_owned()).unwrap();
         service.upsert_room(&call, Some(&room), &patch, |_| ()).await.unwrap();
         // The one path that refuses to take away what is not there.
@@ -238,14 +252,24 @@ impl Stage {
             Caller::AppAdminElsewhere => server.app_token(ELSEWHERE),
             // Of the same name.
             Caller::UserElsewhere => server.user_token(ELSEWHERE, self.user),
-            Caller::Nobody | Caller::ApiKey | Caller::Service(_) | Caller::ServiceElsewhere | Caller::ApiKeyElsewhere => {
+            Caller::Nobody
+            | Caller::ApiKey
+            | Caller::Service(_)
+            | Caller::ServiceElsewhere
+            | Caller::ApiKeyElsewhere => {
                 return None;
             }
         })
     }
 
-    /// What the caller sends along; over the paths of a user for itself, tokens go with the app's client key.
-    fn headers(self, server: &Server, caller: Caller, is_own_path: bool) -> Vec<(&'static str, String)> {
+    /// What the caller sends along; over the paths of a user for itself, tokens go with the app's
+    /// client key.
+    fn headers(
+        self,
+        server: &Server,
+        caller: Caller,
+        is_own_path: bool,
+    ) -> Vec<(&'static str, String)> {
         if let Some(token) = self.token_of(server, caller) {
             return match is_own_path {
                 true => vec![("IM-CLIENT-KEY", client_key(self.app)), ("IM-Authorization", token)],
@@ -264,7 +288,8 @@ impl Stage {
 
 /// What each caller gets, by the table.
 fn expected(name: &str) -> impl Iterator<Item = (Caller, char)> {
-    let (_, letters) = TABLE.iter().find(|(row, _)| *row == name).unwrap_or_else(|| panic!("no row for {name}"));
+    let (_, letters) =
+        TABLE.iter().find(|(row, _)| *row == name).unwrap_or_else(|| panic!("no row for {name}"));
     let letters: Vec<_> = letters.chars().filter(|letter| *letter != ' ').collect();
     assert_eq!(letters.len(), CALLERS.len(), "{name}");
     CALLERS.into_iter().zip(letters).filter(|(_, letter)| *letter != '-')
@@ -298,28 +323,45 @@ fn told_over_rest(letter: char, is_imkit: bool) -> (u16, &'static str) {
 
 /// The rows that are of RPCs, or of paths.
 fn rows(of_rpcs: bool) -> BTreeSet<&'static str> {
-    TABLE.iter().map(|(name, _)| *name).filter(|name| name.starts_with(char::is_uppercase) == of_rpcs).collect()
+    TABLE
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| name.starts_with(char::is_uppercase) == of_rpcs)
+        .collect()
 }
 
 #[tokio::test]
 async fn every_rpc_lets_through_whom_the_table_says_and_nobody_else() {
     let server = server().await;
-    let files = prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
-    let services = files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.service);
-    let served: BTreeSet<_> = services.flat_map(|service| service.method).map(|method| method.name().to_owned()).collect();
-    let in_table: BTreeSet<_> = rows(true).iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect();
+    let files =
+        prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
+    let services =
+        files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.service);
+    let served: BTreeSet<_> = services
+        .flat_map(|service| service.method)
+        .map(|method| method.name().to_owned())
+        .collect();
+    let in_table: BTreeSet<_> =
+        rows(true).iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(in_table, served, "each RPC has a row");
     let (channel, mut wrong) = (server.channel().await, Vec::new());
     for stage in STAGES {
         let rpcs = rpcs(stage);
-        assert_eq!(rpcs.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(), rows(true), "each row has a request");
+        assert_eq!(
+            rpcs.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(),
+            rows(true),
+            "each row has a request"
+        );
         for (name, send) in rpcs {
             for (caller, letter) in expected(name) {
                 let before = server.service.view.revision();
                 let found = send(channel.clone(), stage.headers(&server, caller, false)).await;
                 let has_changed = letter != 'y' && something_changed(&server, before).await;
                 if found != reason_of(letter) || has_changed {
-                    wrong.push(format!("{name} by {caller:?}: {found} (changed: {has_changed}), not {}", reason_of(letter)));
+                    wrong.push(format!(
+                        "{name} by {caller:?}: {found} (changed: {has_changed}), not {}",
+                        reason_of(letter)
+                    ));
                 }
                 stage.set(&server).await;
             }
@@ -333,18 +375,31 @@ async fn something_changed(server: &Server, after: Revision) -> bool {
     if server.service.view.revision() == after {
         return false;
     }
-    let events = server.service.store.events(EventRange { after: Some(after), before: None }, false, 100).await.unwrap();
+    let events = server
+        .service
+        .store
+        .events(EventRange { after: Some(after), before: None }, false, 100)
+        .await
+        .unwrap();
     events.iter().any(|logged| Change::read(logged.revision, &logged.event).unwrap().is_some())
 }
 
-/// An operation of the document for this caller: sent with what its path takes, and held against its row.
-async fn walk(server: &Server, operation: &Operation, caller: Caller, letter: char) -> Option<String> {
-    let is_imkit = ["/admin", "/me", "/rooms"].iter().any(|prefix| operation.path.starts_with(prefix));
+/// An operation of the document for this caller: sent with what its path takes, and held against
+/// its row.
+async fn walk(
+    server: &Server,
+    operation: &Operation,
+    caller: Caller,
+    letter: char,
+) -> Option<String> {
+    let is_imkit =
+        ["/admin", "/me", "/rooms"].iter().any(|prefix| operation.path.starts_with(prefix));
     let stage = STAGES[usize::from(is_imkit || operation.path.starts_with("/app-id"))];
     let body = operation.bodies().into_iter().next();
     let request = operation.request(server, body.as_ref());
     let headers = stage.headers(server, caller, operation.path.starts_with("/me"));
-    let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request =
+        headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
     let before = server.service.view.revision();
     let (status, answer) = sent(request).await;
     let error = if is_imkit { &answer["error"]["code"] } else { &answer["error"] };
@@ -353,7 +408,12 @@ async fn walk(server: &Server, operation: &Operation, caller: Caller, letter: ch
     stage.set(server).await;
     let wanted = told_over_rest(letter, is_imkit);
     let is_right = found == wanted && !has_changed;
-    (!is_right).then(|| format!("{} by {caller:?}: {found:?} (changed: {has_changed}), not {wanted:?}", operation.name()))
+    (!is_right).then(|| {
+        format!(
+            "{} by {caller:?}: {found:?} (changed: {has_changed}), not {wanted:?}",
+            operation.name()
+        )
+    })
 }
 
 #[tokio::test]
@@ -362,7 +422,11 @@ async fn every_path_lets_through_whom_the_table_says_and_nobody_else() {
     let operations = operations(&document(&server).await);
     let row = |operation: &Operation| operation.name().trim_end_matches("ById").to_owned();
     let described: BTreeSet<_> = operations.iter().map(row).collect();
-    assert_eq!(described, rows(false).into_iter().map(str::to_owned).collect(), "each path and method has a row");
+    assert_eq!(
+        described,
+        rows(false).into_iter().map(str::to_owned).collect(),
+        "each path and method has a row"
+    );
     let mut wrong = Vec::new();
     for operation in &operations {
         for (caller, letter) in expected(&row(operation)) {

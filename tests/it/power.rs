@@ -1,6 +1,8 @@
-//! The power fails at random moments, again and again on one disk that forgets what was not synced: what was acknowledged is there with its exact
-//! fields, a call is there whole or not at all, and revisions never go back. Journals are small and the same users are muted again and again, so
-//! that the tree is filled, and its space used again, all the time. `MUTE_TEST_CUTS` sets how often, `MUTE_TEST_SEED` repeats a run.
+//! The power fails at random moments, again and again on one disk that forgets what was not synced:
+//! what was acknowledged is there with its exact fields, a call is there whole or not at all, and
+//! revisions never go back. Journals are small and the same users are muted again and again, so
+//! that the tree is filled, and its space used again, all the time. `MUTE_TEST_CUTS` sets how
+//! often, `MUTE_TEST_SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -20,7 +22,9 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::new(8, Habit { users: 100, reason_bytes: 512, calls: 20 });
-    let start = |journal_mib| Process::spawn(directory.path(), disk.path(), &["--journal-mib", journal_mib]);
+    let start = |journal_mib| {
+        Process::spawn(directory.path(), disk.path(), &["--journal-mib", journal_mib])
+    };
     for cut in 1..=cuts {
         if cut % 100 == 0 {
             println!("{cut} cuts");
@@ -36,7 +40,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_
         };
         let until_ms = random.random_range(1..if writers.is_ok() { 1_000 } else { 60 });
         tokio::time::sleep(Duration::from_millis(until_ms)).await;
-        // Dropped: kill -9. Now and then that is all, and the next process goes on with what the kernel alone has.
+        // Dropped: kill -9. Now and then that is all, and the next process goes on with what the
+        // kernel alone has.
         drop(process);
         if random.random_bool(0.75) {
             disk.cut(&mut random);

@@ -1,4 +1,5 @@
-//! Services that share a cluster: no prefix lets one reach into another, and a stranger's key is no damage.
+//! Services that share a cluster: no prefix lets one reach into another, and a stranger's key is no
+//! damage.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::TryStreamExt as _;
@@ -21,8 +22,15 @@ fn place(etcd: &Etcd, prefix: &str) -> Location {
 /// A mute whose user is the prefix.
 fn mute_of(prefix: &str) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
-    let restriction = Restriction { expire: Expire::NEVER, set_ms: 1, provenance: std::sync::Arc::new(Provenance::default()) };
-    batch.put(Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") }, &Value::Restriction(restriction));
+    let restriction = Restriction {
+        expire: Expire::NEVER,
+        set_ms: 1,
+        provenance: std::sync::Arc::new(Provenance::default()),
+    };
+    batch.put(
+        Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") },
+        &Value::Restriction(restriction),
+    );
     batch
 }
 
@@ -38,7 +46,18 @@ async fn users(store: &dyn Store) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_whose_prefixes_lie_in_each_other_do_not_meet() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let prefixes = ["mute/", "mute/dev/", "mute/d", "mute/eu/", "mute/hk/", "mute/n", "mute/t", "m", "", "mute/d\u{10ffff}"];
+    let prefixes = [
+        "mute/",
+        "mute/dev/",
+        "mute/d",
+        "mute/eu/",
+        "mute/hk/",
+        "mute/n",
+        "mute/t",
+        "m",
+        "",
+        "mute/d\u{10ffff}",
+    ];
     // Both ways: the outer ones begin before some of the inner ones, and after others.
     let mut running = Vec::new();
     for prefix in prefixes.iter().chain(prefixes[..4].iter().rev()) {
@@ -66,11 +85,22 @@ async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
     let filled = View::load(&*store).await.unwrap();
     let view = filled.view.clone();
     tokio::spawn(filled.follow(store.clone()));
-    for key in
-        ["mute/", "mute/stray", "mute/n", "mute/\0", "mute/\0z", "mute/\0dstray", "mute/\0hstray", "mute/\0estray", "mute/\0t"]
-    {
+    for key in [
+        "mute/",
+        "mute/stray",
+        "mute/n",
+        "mute/\0",
+        "mute/\0z",
+        "mute/\0dstray",
+        "mute/\0hstray",
+        "mute/\0estray",
+        "mute/\0t",
+    ] {
         let put = json!({"key": STANDARD.encode(key), "value": STANDARD.encode("stray")});
-        until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
+        until("the key is put", async || {
+            etcd.members[0].call("kv/put", put.clone()).await.is_some()
+        })
+        .await;
     }
     let revision = store.commit(mute_of("mute/")).await.unwrap();
     assert!(view.wait_for(revision).await);
@@ -85,7 +115,8 @@ async fn what_an_earlier_version_has_written_is_refused_with_what_to_do() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     // Its chapter of history: number 1.
     let put = json!({"key": STANDARD.encode("mute/n"), "value": STANDARD.encode([0x08, 0x01])});
-    until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some()).await;
+    until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some())
+        .await;
     let refused = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.err();
     let Some(StoreError::EarlierLayout { prefix }) = &refused else { panic!("{refused:?}") };
     assert_eq!(prefix, "mute/");

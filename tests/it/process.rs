@@ -9,14 +9,16 @@ use std::{
 
 use futures_util::future::join_all;
 use mute_service::proto::v1::{
-    self as pb, directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
+    self as pb, directory_service_client::DirectoryServiceClient,
+    mute_service_client::MuteServiceClient,
 };
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::harness::{SERVICE, with};
 
-/// An app whose directory is open, so that users need not be registered; and the dev service, for all apps.
+/// An app whose directory is open, so that users need not be registered; and the dev service, for
+/// all apps.
 const OPEN_APP: &str = r#"
 [[apps]]
 key = "Open"
@@ -76,20 +78,40 @@ impl Process {
         Self::launch_with(build(), directory, ["127.0.0.1:0"; 3], &arguments, config)
     }
 
-    /// Begins to start as this command, which is the program, with these addresses for gRPC, REST and admin.
-    pub fn launch(command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str]) -> Self {
+    /// Begins to start as this command, which is the program, with these addresses for gRPC, REST
+    /// and admin.
+    pub fn launch(
+        command: Command,
+        directory: &Path,
+        addrs: [&str; 3],
+        arguments: &[&str],
+    ) -> Self {
         Self::launch_with(command, directory, addrs, arguments, "")
     }
 
-    fn launch_with(mut command: Command, directory: &Path, addrs: [&str; 3], arguments: &[&str], more: &str) -> Self {
+    fn launch_with(
+        mut command: Command,
+        directory: &Path,
+        addrs: [&str; 3],
+        arguments: &[&str],
+        more: &str,
+    ) -> Self {
         let config = directory.join("config.toml");
         let hash = text(&run(&["hash-key", "dev-service-token"]).stdout);
         let hash = hash.trim().trim_start_matches("sha256:");
-        let services = format!("{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n{more}");
+        let services = format!(
+            "{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n{more}"
+        );
         fs::write(&config, services).unwrap();
         let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
         let _ = fs::remove_file(&addr_file);
-        command.args(["serve", "--config", config.to_str().unwrap(), "--addr-file", addr_file.to_str().unwrap()]);
+        command.args([
+            "serve",
+            "--config",
+            config.to_str().unwrap(),
+            "--addr-file",
+            addr_file.to_str().unwrap(),
+        ]);
         command.args(["--grpc-addr", addrs[0], "--rest-addr", addrs[1], "--admin-addr", addrs[2]]);
         if !arguments.contains(&"--rate-limit") {
             command.args(["--rate-limit", "0", "--user-rate-limit", "0"]);
@@ -121,7 +143,8 @@ impl Process {
         let started = Instant::now();
         while !self.addr_file.exists() {
             assert!(
-                started.elapsed() < Duration::from_secs(20) && self.child.try_wait().unwrap().is_none(),
+                started.elapsed() < Duration::from_secs(20)
+                    && self.child.try_wait().unwrap().is_none(),
                 "the program has not started: {}",
                 fs::read_to_string(&self.log).unwrap()
             );
@@ -155,7 +178,8 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -179,7 +203,8 @@ impl Process {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         // In hundredths of a second, in user and in system mode.
-        Duration::from_millis(10) * (fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap())
+        Duration::from_millis(10)
+            * (fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap())
     }
 
     /// A line of /proc/PID/status, in KiB.
@@ -201,8 +226,9 @@ pub async fn connect(grpc: &str) -> MuteServiceClient<Channel> {
     MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
 }
 
-/// Whether this call was not taken, because its connection was told to go: the client has never sent it, or it came after the last call that the
-/// GOAWAY names. The client of the tests tells so, and leaves it to the caller to call again.
+/// Whether this call was not taken, because its connection was told to go: the client has never
+/// sent it, or it came after the last call that the GOAWAY names. The client of the tests tells so,
+/// and leaves it to the caller to call again.
 pub fn was_not_taken(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -214,8 +240,17 @@ pub fn was_not_taken(status: &tonic::Status) -> bool {
     false
 }
 
-pub async fn mute(mutes: &mut MuteServiceClient<Channel>, room: &str, users: Vec<String>) -> Result<i64, tonic::Status> {
-    let message = pb::MuteMembersRequest { app: "Open".into(), room: room.into(), users, ..Default::default() };
+pub async fn mute(
+    mutes: &mut MuteServiceClient<Channel>,
+    room: &str,
+    users: Vec<String>,
+) -> Result<i64, tonic::Status> {
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: room.into(),
+        users,
+        ..Default::default()
+    };
     mutes.mute_members(with(message, &[SERVICE])).await.map(|answer| answer.into_inner().revision)
 }
 
@@ -262,8 +297,13 @@ fn where_the_log_is_json_the_reason_of_a_failed_start_is_too() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("data"), "no directory").unwrap();
     let data = directory.path().join("data/below");
-    let addrs = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
-    let failed = run(&[&["serve", "--log-format", "json", "--data-dir", data.to_str().unwrap()], &addrs[..]].concat());
+    let addrs =
+        ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let failed = run(&[
+        &["serve", "--log-format", "json", "--data-dir", data.to_str().unwrap()],
+        &addrs[..],
+    ]
+    .concat());
     assert_eq!(failed.status.code(), Some(1));
     let log = text(&failed.stderr);
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -277,7 +317,13 @@ fn a_certificate_that_cannot_be_used_is_told_before_the_start() {
     let (cert, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
     fs::write(&cert, "no certificate").unwrap();
     fs::write(&key, "no key").unwrap();
-    let checked = run(&["check-config", "--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]);
+    let checked = run(&[
+        "check-config",
+        "--tls-cert",
+        cert.to_str().unwrap(),
+        "--tls-key",
+        key.to_str().unwrap(),
+    ]);
     assert_eq!(checked.status.code(), Some(64));
     assert!(text(&checked.stderr).contains("tls.key"), "{}", text(&checked.stderr));
 }
@@ -306,7 +352,11 @@ fn the_small_commands_do_what_they_say() {
     // Everybody knows the secrets of the sample.
     let checked = run(&["check-config", "--config", sample]);
     let wrong = text(&checked.stderr);
-    assert_eq!((checked.status.code(), wrong.matches("of the sample").count()), (Some(64), 6), "{wrong}");
+    assert_eq!(
+        (checked.status.code(), wrong.matches("of the sample").count()),
+        (Some(64), 6),
+        "{wrong}"
+    );
     let served = run(&["serve", "--config", sample]);
     assert_eq!(served.status.code(), Some(64));
     let mut config = fs::read_to_string(sample).unwrap();
@@ -320,12 +370,26 @@ fn the_small_commands_do_what_they_say() {
     let path = directory.path().join("config.toml");
     fs::write(&path, config.replace("\"change-me", "\"changed")).unwrap();
     let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
-    assert_eq!(text(&checked.stdout), "The configuration is good: 2 apps, 1 services, 0 issuers.\n", "{}", text(&checked.stderr));
+    assert_eq!(
+        text(&checked.stdout),
+        "The configuration is good: 2 apps, 1 services, 0 issuers.\n",
+        "{}",
+        text(&checked.stderr)
+    );
     assert_eq!(run(&["hash-key", ""]).status.code(), Some(64));
     let token = run(&["token", "--dev", "--app", "SampleApp", "--user", "aaa"]);
     assert_eq!(text(&token.stdout).trim().split('.').count(), 3);
     let help = text(&run(&["serve", "--help"]).stdout);
-    for flag in ["--config", "--dev", "--store", "--data-dir", "--grpc-addr", "--rest-addr", "--admin-addr", "--addr-file"] {
+    for flag in [
+        "--config",
+        "--dev",
+        "--store",
+        "--data-dir",
+        "--grpc-addr",
+        "--rest-addr",
+        "--admin-addr",
+        "--addr-file",
+    ] {
         assert!(help.contains(flag), "{flag}");
     }
     assert!(run(&["--version"]).status.success());
@@ -352,7 +416,8 @@ async fn sigterm_finishes_the_calls_that_run_and_leaves_with_0() {
     let writers: Vec<_> = writers.collect();
     while muted(&mut process.mutes().await, "r").await.len() < 50 {}
     process.signal("-TERM");
-    let mut acknowledged: Vec<_> = join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
+    let mut acknowledged: Vec<_> =
+        join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
     assert!(!directory.path().join("data/RUNNING").exists());
     let process = Process::start(directory.path());
@@ -372,7 +437,8 @@ async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
         let mut mutes = process.mutes().await;
         assert_eq!(muted(&mut mutes, "r").await, acknowledged);
         for number in 0..40 {
-            let users = vec![user(round * 1_000 + number * 2), user(round * 1_000 + number * 2 + 1)];
+            let users =
+                vec![user(round * 1_000 + number * 2), user(round * 1_000 + number * 2 + 1)];
             let revision = mute(&mut mutes, "r", users.clone()).await.unwrap();
             assert!(revision > last);
             (last, acknowledged) = (revision, [acknowledged, users].concat());
@@ -386,11 +452,15 @@ fn a_second_start_on_the_same_directory_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let _first = Process::start(directory.path());
     let data = directory.path().join("data");
-    let free = ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
+    let free =
+        ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
     let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &free[..]].concat());
     assert_eq!(output.status.code(), Some(1));
     let complaint = text(&output.stderr);
-    assert!(complaint.contains("in use by another mute-service") && complaint.contains("--data-dir"), "{complaint}");
+    assert!(
+        complaint.contains("in use by another mute-service") && complaint.contains("--data-dir"),
+        "{complaint}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -419,7 +489,8 @@ async fn a_list_of_100_000_is_paged_without_gap_or_double_and_streamed_without_g
     for _ in 0..3 {
         let listed = muted(&mut mutes, "big").await;
         assert!(listed.is_sorted_by(|a, b| a < b));
-        let stayed: Vec<_> = listed.into_iter().filter(|user| user.ends_with(['0', '2', '4', '6', '8'])).collect();
+        let stayed: Vec<_> =
+            listed.into_iter().filter(|user| user.ends_with(['0', '2', '4', '6', '8'])).collect();
         assert_eq!(stayed.len(), 100_000);
     }
     churn.abort();
@@ -431,7 +502,10 @@ async fn a_list_of_100_000_is_paged_without_gap_or_double_and_streamed_without_g
     let before_kib = process.memory_kib("VmRSS");
     assert!(stream_list(&process).await >= 100_000);
     let growth_kib = process.memory_kib("VmHWM").saturating_sub(before_kib);
-    assert!(growth_kib < 2_048, "the server grew by {growth_kib} KiB for a list of more than 4 MiB");
+    assert!(
+        growth_kib < 2_048,
+        "the server grew by {growth_kib} KiB for a list of more than 4 MiB"
+    );
 }
 
 /// How many elements the REST list of the room has.

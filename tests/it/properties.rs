@@ -1,6 +1,7 @@
-//! Random operations against a plain model, in an app with a strict directory and in one with an open one: what the service answers is what a few maps
-//! would say; the view that the feed has built is the view that a snapshot builds; neither a restart, a sweep nor a clock that is off for a moment
-//! changes anything, whatever they come between; and history tells each end once.
+//! Random operations against a plain model, in an app with a strict directory and in one with an
+//! open one: what the service answers is what a few maps would say; the view that the feed has
+//! built is the view that a snapshot builds; neither a restart, a sweep nor a clock that is off for
+//! a moment changes anything, whatever they come between; and history tells each end once.
 
 mod model;
 mod subject;
@@ -149,7 +150,12 @@ async fn drive(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
             subject = Subject::start(app, &place, model.now_ms()).await;
             prop_assert_eq!(subject.facts().await, before, "before and after a restart");
         } else {
-            prop_assert_eq!(subject.apply(step).await, expected.map_err(str::to_owned), "the answer to {:?}", step);
+            prop_assert_eq!(
+                subject.apply(step).await,
+                expected.map_err(str::to_owned),
+                "the answer to {:?}",
+                step
+            );
         }
         prop_assert_eq!(subject.facts().await, model.facts(), "service and model after {:?}", step);
     }
@@ -159,15 +165,21 @@ async fn drive(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
     prop_assert_eq!(subject.ended().await, model.ended(), "what has ended");
     subject.server.stop().await;
     subject = Subject::start(app, &place, model.now_ms()).await;
-    prop_assert_eq!(subject.server.service.view.records(), records, "view by feed, view by snapshot");
+    prop_assert_eq!(
+        subject.server.service.view.records(),
+        records,
+        "view by feed, view by snapshot"
+    );
     prop_assert_eq!(subject.facts().await, model.facts(), "service and model at last");
     Ok(())
 }
 
 fn cases(app: &'static str) {
     let runtime = Runtime::new().unwrap();
-    let cases = std::env::var("MUTE_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let cases =
+        std::env::var("MUTE_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12);
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     TestRunner::new(config).run(&steps(), |steps| runtime.block_on(drive(app, &steps))).unwrap();
 }
 

@@ -16,7 +16,12 @@ const ROOM: &str = "r";
 const HOUR_MS: u64 = 3_600_000;
 
 fn mute(room: &str, user: &str) -> pb::MuteMembersRequest {
-    pb::MuteMembersRequest { app: OPEN.into(), room: room.into(), users: strings(&[user]), ..Default::default() }
+    pb::MuteMembersRequest {
+        app: OPEN.into(),
+        room: room.into(),
+        users: strings(&[user]),
+        ..Default::default()
+    }
 }
 
 fn as_user<T>(server: &Server, user: &str, message: T) -> Request<T> {
@@ -28,13 +33,17 @@ async fn users_who_may_not_moderate_take_nothing_from_those_who_may() {
     let limits = Settings { rate_limit: Some(50), user_rate_limit: Some(20), ..unlimited() };
     let server = Server::with(limits).await;
     let admins = Some(pb::RoomAdmins { users: strings(&["mod"]) });
-    let room = pb::UpsertRoomRequest { app: OPEN.into(), room: ROOM.into(), admins, ..Default::default() };
+    let room =
+        pb::UpsertRoomRequest { app: OPEN.into(), room: ROOM.into(), admins, ..Default::default() };
     server.directory().await.upsert_room(with(room, &[SERVICE])).await.unwrap();
     let mut mutes = server.mutes().await;
     let (mut denied, mut limited) = (0, 0);
     for number in 0..300 {
         // Ten of them, and most of their calls are too many.
-        let refused = mutes.mute_members(as_user(&server, &format!("u{}", number % 10), mute(ROOM, "x"))).await.unwrap_err();
+        let refused = mutes
+            .mute_members(as_user(&server, &format!("u{}", number % 10), mute(ROOM, "x")))
+            .await
+            .unwrap_err();
         match refused.code() {
             Code::PermissionDenied => denied += 1,
             _ => limited += usize::from(reason(&refused) == "RATE_LIMITED"),
@@ -42,7 +51,10 @@ async fn users_who_may_not_moderate_take_nothing_from_those_who_may() {
     }
     assert_eq!((denied, limited), (200, 100));
     for number in 0..20 {
-        mutes.mute_members(as_user(&server, "mod", mute(ROOM, &format!("m{number}")))).await.unwrap();
+        mutes
+            .mute_members(as_user(&server, "mod", mute(ROOM, &format!("m{number}"))))
+            .await
+            .unwrap();
     }
     let mine = mutes.mute_members(as_user(&server, "mod", mute(ROOM, "m"))).await.unwrap_err();
     assert_eq!(reason(&mine), "RATE_LIMITED");
@@ -58,7 +70,8 @@ async fn a_watch_ends_with_the_token_that_it_was_begun_with() {
     let server = Server::start().await;
     let app = server.service.access.app(OPEN).unwrap();
     let key = AppKey::parse(OPEN.to_owned()).unwrap();
-    let token = |ttl_s| app.tokens.as_ref().unwrap().mint_app(&key, server.clock.now_ms(), ttl_s).unwrap();
+    let token =
+        |ttl_s| app.tokens.as_ref().unwrap().mint_app(&key, server.clock.now_ms(), ttl_s).unwrap();
     let watch = async |token: String| {
         let message = pb::WatchRequest { app: OPEN.into(), ..Default::default() };
         let watch = with(message, &[("authorization", &format!("Bearer {token}"))]);
@@ -73,7 +86,11 @@ async fn a_watch_ends_with_the_token_that_it_was_begun_with() {
         assert!(watch.next().await.unwrap().is_ok());
     }
     server.advance(1_000);
-    let ended = tokio::time::timeout(Duration::from_secs(3), short.next()).await.unwrap().unwrap().unwrap_err();
+    let ended = tokio::time::timeout(Duration::from_secs(3), short.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
     assert_eq!((ended.code(), reason(&ended).as_str()), (Code::Unauthenticated, "INVALID_TOKEN"));
     server.mute(OPEN, ROOM, &["other"], None).await;
     assert!(endless.next().await.unwrap().is_ok());
@@ -92,11 +109,16 @@ async fn ids_of_a_users_requests_are_its_own() {
     let mut mutes = server.mutes().await;
     let mut revisions = Vec::new();
     for user in ["a", "b", "a"] {
-        let answer = mutes.mute_room_notifications(as_user(&server, user, silence(user))).await.unwrap().into_inner();
+        let answer = mutes
+            .mute_room_notifications(as_user(&server, user, silence(user)))
+            .await
+            .unwrap()
+            .into_inner();
         revisions.push(answer.revision);
     }
     assert!(revisions[0] != revisions[1] && revisions[0] == revisions[2], "{revisions:?}");
-    let by_service = mutes.mute_room_notifications(with(silence("c"), &[SERVICE])).await.unwrap().into_inner();
+    let by_service =
+        mutes.mute_room_notifications(with(silence("c"), &[SERVICE])).await.unwrap().into_inner();
     assert!(!revisions.contains(&by_service.revision));
 }
 
@@ -114,13 +136,20 @@ async fn an_id_that_cannot_be_kept_is_refused_and_another_apps_are_kept() {
         mutes.mute_members(with(named(OPEN, number), &[SERVICE])).await.unwrap();
     }
     let refused = mutes.mute_members(with(named(OPEN, 10), &[SERVICE])).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::ResourceExhausted, "QUOTA_EXCEEDED")
+    );
     assert!(server.check(OPEN, ROOM, "u10").await.allowed, "what is refused changes nothing");
     // A repeat is answered, one without an id is done, and another app has its own.
     let again = mutes.mute_members(with(named(OPEN, 0), &[SERVICE])).await.unwrap().into_inner();
     assert_eq!(again, first);
     mutes.mute_members(with(mute(ROOM, "u10"), &[SERVICE])).await.unwrap();
-    let other = pb::UpsertRoomRequest { app: AGORA.into(), request_id: "id 0".into(), ..Default::default() };
+    let other = pb::UpsertRoomRequest {
+        app: AGORA.into(),
+        request_id: "id 0".into(),
+        ..Default::default()
+    };
     server.directory().await.upsert_room(with(other, &[SERVICE])).await.unwrap();
     server.advance(24 * HOUR_MS);
     server.sweep().await;
@@ -129,11 +158,20 @@ async fn an_id_that_cannot_be_kept_is_refused_and_another_apps_are_kept() {
 
 #[tokio::test]
 async fn an_app_has_no_more_than_its_quotas_and_may_change_and_remove_what_it_has() {
-    let quotas =
-        Settings { quota_rooms: Some(5), quota_clients: Some(20), quota_mutes: Some(4), quota_watchers: Some(1), ..unlimited() };
+    let quotas = Settings {
+        quota_rooms: Some(5),
+        quota_clients: Some(20),
+        quota_mutes: Some(4),
+        quota_watchers: Some(1),
+        ..unlimited()
+    };
     let server = Server::with(quotas).await;
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
-    let room = |room: &str| pb::UpsertRoomRequest { app: OPEN.into(), room: room.into(), ..Default::default() };
+    let room = |room: &str| pb::UpsertRoomRequest {
+        app: OPEN.into(),
+        room: room.into(),
+        ..Default::default()
+    };
     let client = |user: &str| {
         let client = Some(pb::Client { user: user.into(), ..Default::default() });
         pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() }
@@ -148,32 +186,80 @@ async fn an_app_has_no_more_than_its_quotas_and_may_change_and_remove_what_it_ha
         directory.upsert_client(with(client("a"), &[SERVICE])).await.unwrap();
     }
     let refused = |status: tonic::Status| {
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::ResourceExhausted, "QUOTA_EXCEEDED")
+        );
         status.message().to_owned()
     };
-    assert!(refused(directory.upsert_room(with(room("f"), &[SERVICE])).await.unwrap_err()).contains("5 rooms"));
-    assert!(refused(directory.upsert_client(with(client("f"), &[SERVICE])).await.unwrap_err()).contains("20 clients"));
+    assert!(
+        refused(directory.upsert_room(with(room("f"), &[SERVICE])).await.unwrap_err())
+            .contains("5 rooms")
+    );
+    assert!(
+        refused(directory.upsert_client(with(client("f"), &[SERVICE])).await.unwrap_err())
+            .contains("20 clients")
+    );
     // A mute of each kind, and none of a fifth.
     let app = || OPEN.to_owned();
     mutes.mute_members(with(mute("a", "u"), &[SERVICE])).await.unwrap();
-    mutes.ban_room(with(pb::BanRoomRequest { app: app(), room: "a".into(), ..Default::default() }, &[SERVICE])).await.unwrap();
-    mutes.mute_user(with(pb::MuteUserRequest { app: app(), user: "u".into(), ..Default::default() }, &[SERVICE])).await.unwrap();
-    let silence = pb::MuteRoomNotificationsRequest { app: app(), user: "a".into(), room: "a".into(), ..Default::default() };
+    mutes
+        .ban_room(with(
+            pb::BanRoomRequest { app: app(), room: "a".into(), ..Default::default() },
+            &[SERVICE],
+        ))
+        .await
+        .unwrap();
+    mutes
+        .mute_user(with(
+            pb::MuteUserRequest { app: app(), user: "u".into(), ..Default::default() },
+            &[SERVICE],
+        ))
+        .await
+        .unwrap();
+    let silence = pb::MuteRoomNotificationsRequest {
+        app: app(),
+        user: "a".into(),
+        room: "a".into(),
+        ..Default::default()
+    };
     mutes.mute_room_notifications(with(silence, &[SERVICE])).await.unwrap();
-    assert!(refused(mutes.mute_members(with(mute("a", "v"), &[SERVICE])).await.unwrap_err()).contains("4 mutes"));
-    let allow = pb::AllowMembersRequest { app: app(), room: "a".into(), users: strings(&["v"]), ..Default::default() };
+    assert!(
+        refused(mutes.mute_members(with(mute("a", "v"), &[SERVICE])).await.unwrap_err())
+            .contains("4 mutes")
+    );
+    let allow = pb::AllowMembersRequest {
+        app: app(),
+        room: "a".into(),
+        users: strings(&["v"]),
+        ..Default::default()
+    };
     refused(mutes.allow_members(with(allow, &[SERVICE])).await.unwrap_err());
     mutes.mute_members(with(mute("a", "u"), &[SERVICE])).await.unwrap();
-    let unmute = pb::UnmuteMembersRequest { app: app(), room: "a".into(), users: strings(&["u"]), ..Default::default() };
+    let unmute = pb::UnmuteMembersRequest {
+        app: app(),
+        room: "a".into(),
+        users: strings(&["u"]),
+        ..Default::default()
+    };
     mutes.unmute_members(with(unmute, &[SERVICE])).await.unwrap();
     mutes.mute_members(with(mute("a", "v"), &[SERVICE])).await.unwrap();
     // Another app has its own.
-    directory.upsert_room(with(pb::UpsertRoomRequest { app: AGORA.into(), ..Default::default() }, &[SERVICE])).await.unwrap();
+    directory
+        .upsert_room(with(
+            pb::UpsertRoomRequest { app: AGORA.into(), ..Default::default() },
+            &[SERVICE],
+        ))
+        .await
+        .unwrap();
     let watch = || with(pb::WatchRequest { app: OPEN.into(), ..Default::default() }, &[SERVICE]);
     let first = mutes.watch(watch()).await.unwrap();
     assert!(refused(mutes.watch(watch()).await.unwrap_err()).contains("1 watchers"));
     drop(first);
-    crate::cluster::until("the place of a watch is given up", async || server.mutes().await.watch(watch()).await.is_ok()).await;
+    crate::cluster::until("the place of a watch is given up", async || {
+        server.mutes().await.watch(watch()).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -182,7 +268,8 @@ async fn profiles_grow_up_to_the_quota_of_their_bytes_and_no_further() {
     let mut directory = server.directory().await;
     let client = |number: usize, bytes: usize| {
         let custom_json = format!("{{\"x\":\"{}\"}}", "x".repeat(bytes));
-        let client = Some(pb::Client { user: format!("u{number}"), custom_json, ..Default::default() });
+        let client =
+            Some(pb::Client { user: format!("u{number}"), custom_json, ..Default::default() });
         with(pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() }, &[SERVICE])
     };
     let mut fits = 0;
@@ -202,13 +289,22 @@ async fn a_page_ends_where_clients_would_not_take_more() {
     let mut directory = server.directory().await;
     let custom_json = format!("{{\"x\":\"{}\"}}", "x".repeat(16_000));
     for number in 0..300 {
-        let client = Some(pb::Client { user: format!("u{number:03}"), custom_json: custom_json.clone(), ..Default::default() });
+        let client = Some(pb::Client {
+            user: format!("u{number:03}"),
+            custom_json: custom_json.clone(),
+            ..Default::default()
+        });
         let message = pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() };
         directory.upsert_client(with(message, &[SERVICE])).await.unwrap();
     }
     let (mut users, mut pages, mut page_token) = (Vec::new(), 0, String::new());
     loop {
-        let message = pb::ListClientsRequest { app: OPEN.into(), page_size: 1_000, page_token, ..Default::default() };
+        let message = pb::ListClientsRequest {
+            app: OPEN.into(),
+            page_size: 1_000,
+            page_token,
+            ..Default::default()
+        };
         // tonic's own client takes 4 MiB.
         let page = directory.list_clients(with(message, &[SERVICE])).await.unwrap().into_inner();
         users.extend(page.clients.into_iter().map(|client| client.user));
@@ -222,14 +318,26 @@ async fn a_page_ends_where_clients_would_not_take_more() {
     let long = |number: usize| format!("{number:04}{}", "ü".repeat(60));
     for round in 0..400 {
         let users: Vec<_> = (0..100).map(long).collect();
-        let message = pb::MuteMembersRequest { app: OPEN.into(), room: format!("r{round}"), users, ..Default::default() };
+        let message = pb::MuteMembersRequest {
+            app: OPEN.into(),
+            room: format!("r{round}"),
+            users,
+            ..Default::default()
+        };
         server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
     let (mut rooms, mut pages, mut page_token) = (Vec::new(), 0, String::new());
     loop {
         let kinds = vec![pb::ChangeKind::Muted.into()];
-        let message = pb::ListEventsRequest { app: OPEN.into(), kinds, page_size: 1_000, page_token, ..Default::default() };
-        let page = server.mutes().await.list_events(with(message, &[SERVICE])).await.unwrap().into_inner();
+        let message = pb::ListEventsRequest {
+            app: OPEN.into(),
+            kinds,
+            page_size: 1_000,
+            page_token,
+            ..Default::default()
+        };
+        let page =
+            server.mutes().await.list_events(with(message, &[SERVICE])).await.unwrap().into_inner();
         rooms.extend(page.events.into_iter().map(|event| event.room));
         (pages, page_token) = (pages + 1, page.next_page_token);
         if page_token.is_empty() {

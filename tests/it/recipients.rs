@@ -5,19 +5,42 @@ use tonic::Status;
 
 use crate::harness::*;
 
-async fn filter(server: &Server, app: &str, room: &str, users: Vec<String>) -> Result<Vec<String>, Status> {
-    let message = pb::FilterRecipientsRequest { app: app.to_owned(), room: room.to_owned(), users, ..Default::default() };
-    Ok(server.mutes().await.filter_recipients(server.as_admin(app, message)).await?.into_inner().users)
+async fn filter(
+    server: &Server,
+    app: &str,
+    room: &str,
+    users: Vec<String>,
+) -> Result<Vec<String>, Status> {
+    let message = pb::FilterRecipientsRequest {
+        app: app.to_owned(),
+        room: room.to_owned(),
+        users,
+        ..Default::default()
+    };
+    Ok(server
+        .mutes()
+        .await
+        .filter_recipients(server.as_admin(app, message))
+        .await?
+        .into_inner()
+        .users)
 }
 
 async fn silence(server: &Server, app: &str, user: &str, room: &str, duration_ms: Option<u64>) {
     let (user, room, duration) = (user.to_owned(), room.to_owned(), duration_ms.map(duration));
-    let message = pb::MuteRoomNotificationsRequest { app: app.to_owned(), user, room, duration, ..Default::default() };
+    let message = pb::MuteRoomNotificationsRequest {
+        app: app.to_owned(),
+        user,
+        room,
+        duration,
+        ..Default::default()
+    };
     server.mutes().await.mute_room_notifications(server.as_admin(app, message)).await.unwrap();
 }
 
 #[tokio::test]
-async fn those_who_have_not_muted_the_room_are_answered_in_the_order_asked_and_as_they_were_written() {
+async fn those_who_have_not_muted_the_room_are_answered_in_the_order_asked_and_as_they_were_written()
+ {
     let server = Server::start().await;
     silence(&server, AGORA, "user2", ROOM, None).await;
     silence(&server, AGORA, "user4", ROOM, Some(1_000)).await;
@@ -27,7 +50,10 @@ async fn those_who_have_not_muted_the_room_are_answered_in_the_order_asked_and_a
     // A mute of another room, of another app, and one of speaking say nothing about it.
     silence(&server, IMKIT, "aaa", "demo", None).await;
     server.mute(IMKIT, "demo-room", &["aaa"], None).await;
-    assert_eq!(filter(&server, IMKIT, "demo-room", strings(&["aaa", "AAA"])).await.unwrap(), ["aaa", "AAA"]);
+    assert_eq!(
+        filter(&server, IMKIT, "demo-room", strings(&["aaa", "AAA"])).await.unwrap(),
+        ["aaa", "AAA"]
+    );
     assert_eq!(filter(&server, IMKIT, "demo", strings(&["aaa", "AAA"])).await.unwrap(), ["AAA"]);
 }
 
@@ -44,7 +70,10 @@ async fn a_notification_mute_has_no_effect_on_pushes_from_its_very_end_on() {
 #[tokio::test]
 async fn an_unknown_room_is_an_error_in_a_strict_app_and_silent_for_nobody_in_an_open_one() {
     let server = Server::start().await;
-    assert_eq!(reason(&filter(&server, AGORA, "nowhere", strings(&["user1"])).await.unwrap_err()), "ROOM_NOT_FOUND");
+    assert_eq!(
+        reason(&filter(&server, AGORA, "nowhere", strings(&["user1"])).await.unwrap_err()),
+        "ROOM_NOT_FOUND"
+    );
     assert_eq!(filter(&server, OPEN, "anywhere", strings(&["u"])).await.unwrap(), ["u"]);
 }
 
@@ -60,7 +89,10 @@ async fn a_call_asks_for_none_to_ten_thousand_users() {
     assert_eq!(reason(&filter(&server, OPEN, "r", users).await.unwrap_err()), "TOO_MANY_USERS");
     assert_eq!(filter(&server, OPEN, "r", Vec::new()).await.unwrap(), [""; 0]);
     for bad in ["", "a\u{7}b", &"x".repeat(65)] {
-        assert_eq!(reason(&filter(&server, OPEN, "r", strings(&["u", bad])).await.unwrap_err()), "INVALID_ARGUMENT");
+        assert_eq!(
+            reason(&filter(&server, OPEN, "r", strings(&["u", bad])).await.unwrap_err()),
+            "INVALID_ARGUMENT"
+        );
     }
 }
 
@@ -68,7 +100,8 @@ async fn a_call_asks_for_none_to_ten_thousand_users() {
 async fn who_is_to_be_pushed_to_is_told_to_services_and_app_admins_only() {
     let server = Server::start().await;
     let bearer = |token: String| format!("Bearer {token}");
-    let (user, owner) = (bearer(server.user_token(AGORA, "user1")), bearer(server.user_token(AGORA, "owner1")));
+    let (user, owner) =
+        (bearer(server.user_token(AGORA, "user1")), bearer(server.user_token(AGORA, "owner1")));
     let admin = bearer(server.agora_token());
     for (header, expected) in [
         (("authorization", user.as_str()), "PERMISSION_DENIED"),

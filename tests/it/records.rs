@@ -1,11 +1,13 @@
-//! The stored form of every record. `tests/golden/records/v1.json` pins what version 1 looks like: what it holds must be readable for ever, and
-//! a change of form is a new version with a golden file of its own. `MUTE_BLESS=1` writes the file.
+//! The stored form of every record. `tests/golden/records/v1.json` pins what version 1 looks like:
+//! what it holds must be readable for ever, and a change of form is a new version with a golden
+//! file of its own. `MUTE_BLESS=1` writes the file.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use mute_service::{
     model::{
-        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance, Restriction, RoomProfile, Value,
+        Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance,
+        Restriction, RoomProfile, Value,
     },
     store::{Batch, StoreError, codec},
 };
@@ -43,20 +45,44 @@ pub fn records() -> Vec<(&'static str, Key<'static>, Value)> {
     };
     let until = Expire::at_ms(1_642_148_173_726);
     let id = "123e4567-e89b-12d3-a456-426614174000";
-    let answered = IdempotencyRecord { fingerprint: *b"0123456789abcdef", answer: (*b"any bytes\0").into(), expire: until };
+    let answered = IdempotencyRecord {
+        fingerprint: *b"0123456789abcdef",
+        answer: (*b"any bytes\0").into(),
+        expire: until,
+    };
     vec![
         ("room", Key::Room { app, room }, Value::Room(profile)),
         ("ban", Key::Ban { app, room }, Value::Restriction(restriction(until))),
-        ("member mute", Key::MemberMute { app, room, user }, Value::Restriction(restriction(until))),
-        ("member mute for good", Key::MemberMute { app, room, user: "user2" }, Value::Restriction(restriction(Expire::NEVER))),
-        ("allowed", Key::Allowed { app, room, user }, Value::Restriction(restriction(Expire::NEVER))),
+        (
+            "member mute",
+            Key::MemberMute { app, room, user },
+            Value::Restriction(restriction(until)),
+        ),
+        (
+            "member mute for good",
+            Key::MemberMute { app, room, user: "user2" },
+            Value::Restriction(restriction(Expire::NEVER)),
+        ),
+        (
+            "allowed",
+            Key::Allowed { app, room, user },
+            Value::Restriction(restriction(Expire::NEVER)),
+        ),
         ("client", Key::Client { app, user }, Value::Client(client)),
         ("empty client", Key::Client { app, user: "ü" }, Value::Client(ClientProfile::default())),
-        ("notification mute", Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction(until), 7)),
+        (
+            "notification mute",
+            Key::NotificationMute { app, user, room },
+            Value::NotificationMute(restriction(until), 7),
+        ),
         ("user mute", Key::UserMute { app, user }, Value::Restriction(restriction(until))),
         ("request", Key::Request { app, id }, Value::Request(answered)),
         ("deleted room", Key::DeletedRoom { app, room: "gone" }, Value::Deleted(1_642_060_750_410)),
-        ("deleted client", Key::DeletedClient { app, user: "gone" }, Value::Deleted(1_642_060_750_410)),
+        (
+            "deleted client",
+            Key::DeletedClient { app, user: "gone" },
+            Value::Deleted(1_642_060_750_410),
+        ),
     ]
 }
 
@@ -71,15 +97,30 @@ fn event() -> Event {
 }
 
 fn events() -> [(&'static str, Event); 5] {
-    let ended =
-        |kind, users| Event { kind, users, actor: "service".into(), reason: String::new(), expire: Expire::NEVER, ..event() };
+    let ended = |kind, users| Event {
+        kind,
+        users,
+        actor: "service".into(),
+        reason: String::new(),
+        expire: Expire::NEVER,
+        ..event()
+    };
     let request_id = "123e4567-e89b-12d3-a456-426614174000".into();
     [
         ("event", event()),
         ("event with a request id", Event { request_id, ..event() }),
         ("event ban expired", ended(EventKind::BanExpired, Vec::new())),
-        ("event notifications expired", ended(EventKind::NotificationsExpired, vec!["user1".into()])),
-        ("event user mute expired", Event { room: String::new(), ..ended(EventKind::UserMuteExpired, vec!["user1".into()]) }),
+        (
+            "event notifications expired",
+            ended(EventKind::NotificationsExpired, vec!["user1".into()]),
+        ),
+        (
+            "event user mute expired",
+            Event {
+                room: String::new(),
+                ..ended(EventKind::UserMuteExpired, vec!["user1".into()])
+            },
+        ),
     ]
 }
 
@@ -88,7 +129,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -107,7 +151,8 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
     if std::env::var_os("MUTE_BLESS").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&written).unwrap() + "\n").unwrap();
     }
-    let golden: BTreeMap<String, [String; 2]> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let golden: BTreeMap<String, [String; 2]> =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(written, golden);
     for (name, key, value) in records() {
         let [stored_key, stored_value] = golden[name].each_ref().map(|text| unhex(text));
@@ -118,7 +163,10 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
     }
     // As the end of a ban was written before it had a kind of its own.
     let ended = Event { kind: EventKind::Expired, users: Vec::new(), ..event() };
-    assert_eq!(codec::decode_event(&Batch::of(&ended).event).unwrap(), Event { kind: EventKind::BanExpired, ..ended });
+    assert_eq!(
+        codec::decode_event(&Batch::of(&ended).event).unwrap(),
+        Event { kind: EventKind::BanExpired, ..ended }
+    );
 }
 
 #[test]
@@ -129,7 +177,10 @@ fn a_byte_that_has_changed_or_a_value_under_another_key_is_found_out() {
         for at in 0..value.len() {
             let mut torn = value.clone();
             torn[at] ^= 0x10;
-            assert!(matches!(codec::decode(&key, &torn), Err(StoreError::Corrupt { .. })), "{name} at {at}");
+            assert!(
+                matches!(codec::decode(&key, &torn), Err(StoreError::Corrupt { .. })),
+                "{name} at {at}"
+            );
             assert!(codec::decode(&key, &value[..at]).is_err(), "{name} cut at {at}");
         }
         let other = [key.as_slice(), b"x"].concat();

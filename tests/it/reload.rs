@@ -12,9 +12,15 @@ use crate::{
 };
 
 async fn code(process: &Process, app: &str, token: &str) -> Code {
-    let message = pb::CheckSendRequest { app: app.into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let message = pb::CheckSendRequest {
+        app: app.into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
     let bearer = format!("Bearer {token}");
-    let checked = process.mutes().await.check_send(with(message, &[("authorization", &bearer)])).await;
+    let checked =
+        process.mutes().await.check_send(with(message, &[("authorization", &bearer)])).await;
     checked.err().map_or(Code::Ok, |status| status.code())
 }
 
@@ -30,8 +36,10 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
     let process = Process::start(directory.path());
     assert_eq!(code(&process, "New", "dev-service-token").await, Code::NotFound);
     let hash = text(&run(&["hash-key", "the token of the new one, and a long one"]).stdout);
-    let service =
-        format!("[[services]]\nname = \"new\"\ntoken_hash = \"{}\"\nscopes = [\"check\"]\napps = [\"New\"]\n", hash.trim());
+    let service = format!(
+        "[[services]]\nname = \"new\"\ntoken_hash = \"{}\"\nscopes = [\"check\"]\napps = [\"New\"]\n",
+        hash.trim()
+    );
     more(directory.path(), &format!("[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n{service}"));
     process.signal("-HUP");
     let new = "the token of the new one, and a long one";
@@ -49,7 +57,10 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
     let path = directory.path().join("config.toml");
     let first = fs::read_to_string(&path).unwrap();
     fs::write(&path, &first[..first.find("[[apps]]\nkey = \"New\"").unwrap()]).unwrap();
-    until("the service is gone", async || code(&process, "New", new).await == Code::Unauthenticated).await;
+    until("the service is gone", async || {
+        code(&process, "New", new).await == Code::Unauthenticated
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,21 +82,31 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
         )
     };
     let set = async |keys: &[&str], more: &str| {
-        let log = || fs::read_to_string(directory.path().join("log")).unwrap().matches("was read again").count();
+        let log = || {
+            fs::read_to_string(directory.path().join("log"))
+                .unwrap()
+                .matches("was read again")
+                .count()
+        };
         let before = log();
         fs::write(&path, configured(keys, more)).unwrap();
         process.signal("-HUP");
         until("it was read again", async || log() > before).await;
     };
     let minted = |arguments: &[&str]| {
-        let arguments = [&["token", "--config", path.to_str().unwrap(), "--app", "Turn"], arguments].concat();
+        let arguments =
+            [&["token", "--config", path.to_str().unwrap(), "--app", "Turn"], arguments].concat();
         let token = run(&arguments);
         let told = text(&token.stderr);
         let id = told.split("is ").nth(1).unwrap().split(';').next().unwrap().to_owned();
         (text(&token.stdout).trim().to_owned(), id, told)
     };
     let code_of = async |header: (&'static str, &str)| {
-        let message = pb::ListMutedMembersRequest { app: "Turn".into(), room: "room".into(), ..Default::default() };
+        let message = pb::ListMutedMembersRequest {
+            app: "Turn".into(),
+            room: "room".into(),
+            ..Default::default()
+        };
         let listed = process.mutes().await.list_muted_members(with(message, &[header])).await;
         listed.err().map_or(Code::Ok, |status| status.code())
     };
@@ -96,9 +117,15 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
             client_secret: secret.into(),
             ..Default::default()
         };
-        let channel =
-            tonic::transport::Endpoint::from_shared(format!("http://{}", process.grpc())).unwrap().connect().await.unwrap();
-        pb::token_service_client::TokenServiceClient::new(channel).issue_token(message).await.is_ok()
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", process.grpc()))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        pb::token_service_client::TokenServiceClient::new(channel)
+            .issue_token(message)
+            .await
+            .is_ok()
     };
     let (old, new) = ("the old key, which is a long one", "the new key, which is a long one");
     set(&[old], "").await;
@@ -114,7 +141,11 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
     assert_eq!((good(old, &of_old).await, good(new, "").await), ([true; 4], [false; 4]));
     set(&[new, old], "").await;
     let checked = text(&run(&["check-config", "--config", path.to_str().unwrap()]).stdout);
-    assert!(checked.contains("app Turn: two of api_key_hash are good") && checked.contains(" signs, and what "), "{checked}");
+    assert!(
+        checked.contains("app Turn: two of api_key_hash are good")
+            && checked.contains(" signs, and what "),
+        "{checked}"
+    );
     let (of_new, id, told) = minted(&["--ttl", "0"]);
     assert!(told.starts_with("without end"), "{told}");
     assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([true; 4], [true; 4]));
@@ -124,7 +155,10 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
     set(&[new], &format!("revoked_tokens = [\"{id}\"]\n")).await;
     let (other, _, told) = minted(&[]);
     assert!(told.starts_with("good until 2"), "{told}");
-    assert_eq!((good(new, &of_new).await, good(new, &other).await), ([false, true, true, true], [true; 4]));
+    assert_eq!(
+        (good(new, &of_new).await, good(new, &other).await),
+        ([false, true, true, true], [true; 4])
+    );
     set(&[new], "tokens_not_before = 2999-01-01T00:00:00Z\n").await;
     assert_eq!(good(new, &other).await, [false, true, true, true]);
 }

@@ -1,5 +1,6 @@
-//! Somebody is faster: between the plan and the commit of a write, another one is committed. Whatever it has changed, the write answers and leaves what
-//! it would have if it had come second from the beginning; each expectation in the rules is there for one of these pairs.
+//! Somebody is faster: between the plan and the commit of a write, another one is committed.
+//! Whatever it has changed, the write answers and leaves what it would have if it had come second
+//! from the beginning; each expectation in the rules is there for one of these pairs.
 
 mod world;
 
@@ -8,7 +9,8 @@ use world::{Kind, Step, World, Write};
 const U: &str = "u";
 const W: &str = "w";
 
-/// Writes, each with what is to come in between and must matter to it. Each write has something to change in a world as it begins.
+/// Writes, each with what is to come in between and must matter to it. Each write has something to
+/// change in a world as it begins.
 fn pairs(kind: Kind) -> Vec<(Write, Vec<Vec<Step>>)> {
     let of_room = of_room(kind);
     let with = |more: &[Vec<Step>]| [of_room.as_slice(), more].concat();
@@ -32,9 +34,15 @@ fn pairs(kind: Kind) -> Vec<(Write, Vec<Vec<Step>>)> {
     let deleted = one(Write::DeleteRoom);
     let of_list_and_room = [vec![deleted.clone()], of_list.to_vec()].concat();
     vec![
-        (mute(&[U, W], 5_000), with(&[one(owned.clone()), brief(mute(&[W], 1)), one(unmute(&[U])), ended()])),
+        (
+            mute(&[U, W], 5_000),
+            with(&[one(owned.clone()), brief(mute(&[W], 1)), one(unmute(&[U])), ended()]),
+        ),
         (unmute(&[U, W]), with(&[one(unmute(&[U])), brief(mute(&[U], 1)), ended()])),
-        (Write::Ban { ms: Some(5_000) }, with(&[brief(Write::Ban { ms: Some(1) }), one(Write::Unban), ended()])),
+        (
+            Write::Ban { ms: Some(5_000) },
+            with(&[brief(Write::Ban { ms: Some(1) }), one(Write::Unban), ended()]),
+        ),
         (Write::Unban, with(&[brief(Write::Ban { ms: Some(1) }), one(Write::Unban), ended()])),
         (allow(&[U, W]), with(&[one(allow(&[W])), one(disallow(&[U]))])),
         (disallow(&[U, W]), with(&[one(disallow(&[U]))])),
@@ -42,9 +50,15 @@ fn pairs(kind: Kind) -> Vec<(Write, Vec<Vec<Step>>)> {
         (Write::Unsilence, of_list_and_room),
         (Write::MuteUser { ms: Some(5_000) }, of_user.to_vec()),
         (Write::UnmuteUser, of_user.to_vec()),
-        (Write::Client { nickname: "new" }, vec![one(Write::DeleteClient), one(Write::Client { nickname: "new" })]),
+        (
+            Write::Client { nickname: "new" },
+            vec![one(Write::DeleteClient), one(Write::Client { nickname: "new" })],
+        ),
         (Write::DeleteClient, of_list[..6].to_vec()),
-        (Write::Room { name: Some("new"), owner: None, admins: None }, vec![one(owned), deleted.clone()]),
+        (
+            Write::Room { name: Some("new"), owner: None, admins: None },
+            vec![one(owned), deleted.clone()],
+        ),
         (Write::DeleteRoom, vec![deleted, of_room[1].clone()]),
     ]
 }
@@ -82,10 +96,13 @@ async fn a_write_that_is_overtaken_is_as_if_it_had_come_second() {
         for (call, rivals) in pairs(kind) {
             for rival in rivals {
                 count += 1;
-                let second = World::new(kind, &access).await.one_after_the_other(&rival, &call).await;
+                let second =
+                    World::new(kind, &access).await.one_after_the_other(&rival, &call).await;
                 let overtaken = World::new(kind, &access).await.overtaken(&rival, &call).await;
                 if overtaken != second {
-                    failures.push(format!("{kind:?} {call:?}\nbehind {rival:?}\ncame to {overtaken}\nand not {second}"));
+                    failures.push(format!(
+                        "{kind:?} {call:?}\nbehind {rival:?}\ncame to {overtaken}\nand not {second}"
+                    ));
                 }
             }
         }
@@ -101,7 +118,8 @@ async fn a_write_is_overtaken_by_another_with_its_request_id() {
         let named = Write::Named(Box::new(call));
         let other = Write::Named(Box::new(Write::Client { nickname: "other" }));
         for rival in [one(named.clone()), one(other)] {
-            let second = World::new(Kind::Strict, &access).await.one_after_the_other(&rival, &named).await;
+            let second =
+                World::new(Kind::Strict, &access).await.one_after_the_other(&rival, &named).await;
             let overtaken = World::new(Kind::Strict, &access).await.overtaken(&rival, &named).await;
             assert_eq!(overtaken, second, "{named:?} behind {rival:?}");
         }

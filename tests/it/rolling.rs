@@ -1,5 +1,6 @@
-//! Replicas that are restarted, one by one, under load. `tests/python/callers.py` says what callers with the shipped service config hold, and what
-//! those without. `MUTE_TEST_ROLLS` sets how many times each replica is restarted, `MUTE_TEST_CALLERS` how many of them call at a time.
+//! Replicas that are restarted, one by one, under load. `tests/python/callers.py` says what callers
+//! with the shipped service config hold, and what those without. `MUTE_TEST_ROLLS` sets how many
+//! times each replica is restarted, `MUTE_TEST_CALLERS` how many of them call at a time.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -38,7 +39,11 @@ impl Replica {
     async fn start(addr: &str, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data").to_str().unwrap().to_owned();
-        let arguments = ["--data-dir", &data].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+        let arguments = ["--data-dir", &data]
+            .iter()
+            .chain(arguments)
+            .map(|argument| (*argument).to_owned())
+            .collect();
         let mut replica = Self { directory, addr: addr.to_owned(), arguments, process: None };
         replica.launch().await;
         replica
@@ -79,7 +84,10 @@ impl Callers {
         let how = if how == How::Stopped { "stopped" } else { "killed" };
         let callers = setting("MUTE_TEST_CALLERS").unwrap_or(8_u32).to_string();
         let mut command = Command::new("python3");
-        command.args([script, how, &addrs.join(","), &callers]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args([script, how, &addrs.join(","), &callers])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let told = BufReader::new(child.stdout.take().unwrap());
         let mut callers = Self { child, told };
@@ -103,19 +111,22 @@ impl Callers {
     }
 }
 
-/// An address for each replica that no connection has as its own end: where nobody listens for a while, a client might take the port.
+/// An address for each replica that no connection has as its own end: where nobody listens for a
+/// while, a client might take the port.
 fn addrs(replicas: usize) -> Vec<String> {
     let mut random = rand::rng();
     let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
     (1..=replicas).map(|replica| format!("127.{a}.{b}.{replica}:50051")).collect()
 }
 
-/// Restarts each replica in turn, again and again, while callers call. Answers what these have counted.
+/// Restarts each replica in turn, again and again, while callers call. Answers what these have
+/// counted.
 async fn roll(how: How, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>) -> Value {
     let rolls = setting("MUTE_TEST_ROLLS").unwrap_or(3);
     let addrs: Vec<_> = replicas.iter().map(|replica| replica.addr.clone()).collect();
     let callers = Callers::start(how, &addrs);
-    let pause = || tokio::time::sleep(Duration::from_millis(rand::rng().random_range(pause_ms.clone())));
+    let pause =
+        || tokio::time::sleep(Duration::from_millis(rand::rng().random_range(pause_ms.clone())));
     let mut gaps = Vec::new();
     for _ in 0..rolls {
         for replica in &mut *replicas {
@@ -127,7 +138,10 @@ async fn roll(how: How, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>
     println!("from end to ready: {gaps:?}");
     let counted = callers.end();
     assert!(how == How::Killed || counted["failed"] == json!({}), "{counted}");
-    assert!(counted["calls"].as_u64().unwrap() > 50 * gaps.len() as u64, "hardly anybody has called");
+    assert!(
+        counted["calls"].as_u64().unwrap() > 50 * gaps.len() as u64,
+        "hardly anybody has called"
+    );
     assert!(counted["resumed"].as_u64().unwrap() >= rolls, "hardly a watch has ended");
     counted
 }
@@ -140,8 +154,10 @@ async fn roll_over_etcd(how: How) {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (urls, addrs) = (etcd.urls(), addrs(2));
     let arguments = ["--store", "etcd", "--etcd-endpoints", &urls, "--stop-delay-seconds", "1"];
-    let mut replicas = [Replica::start(&addrs[0], &arguments).await, Replica::start(&addrs[1], &arguments).await];
-    // Now and then the next one ends before clients have come back to the one before, which they do after about a second.
+    let mut replicas =
+        [Replica::start(&addrs[0], &arguments).await, Replica::start(&addrs[1], &arguments).await];
+    // Now and then the next one ends before clients have come back to the one before, which they do
+    // after about a second.
     roll(how, &mut replicas, 200..2_000).await;
 }
 
@@ -156,7 +172,8 @@ async fn replicas_over_etcd_are_killed_one_by_one_and_every_write_is_there_once(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_over_sled_refuses_calls_and_takes_none_of_them_and_the_shipped_service_config_hides_it() {
+async fn a_restart_over_sled_refuses_calls_and_takes_none_of_them_and_the_shipped_service_config_hides_it()
+ {
     if !has_python() {
         return;
     }
@@ -164,5 +181,8 @@ async fn a_restart_over_sled_refuses_calls_and_takes_none_of_them_and_the_shippe
     let mut replicas = [Replica::start(&addrs(1)[0], &["--stop-delay-seconds", "0"]).await];
     // Until clients have come back, and call.
     let counted = roll(How::Stopped, &mut replicas, 1_500..2_500).await;
-    assert!(counted["bare_writes_failed"].as_u64().unwrap() > 0, "nobody has called while there was none");
+    assert!(
+        counted["bare_writes_failed"].as_u64().unwrap() > 0,
+        "nobody has called while there was none"
+    );
 }

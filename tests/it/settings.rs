@@ -1,4 +1,5 @@
-//! What people read about settings is true: `--help`, the README and the sample file have the default that is in force; and what comes before what.
+//! What people read about settings is true: `--help`, the README and the sample file have the
+//! default that is in force; and what comes before what.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,14 +18,17 @@ const SAMPLE: &str = include_str!("../../deploy/mute-service.toml");
 /// The variables of tests and benchmarks that a text has.
 fn knobs(text: &str) -> BTreeSet<String> {
     let is_of_name = |at: char| at.is_ascii_uppercase() || at == '_';
-    let words = text.split(|at| !is_of_name(at)).filter(|word| word.starts_with("MUTE_TEST_") || word.starts_with("MUTE_BENCH_"));
+    let words = text
+        .split(|at| !is_of_name(at))
+        .filter(|word| word.starts_with("MUTE_TEST_") || word.starts_with("MUTE_BENCH_"));
     words.chain(text.contains("MUTE_BLESS").then_some("MUTE_BLESS")).map(str::to_owned).collect()
 }
 
 #[test]
 fn the_page_of_tests_has_every_knob_and_none_that_is_not() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut pending: Vec<PathBuf> = ["it", "bench", "skips"].map(|directory| root.join(directory)).into();
+    let mut pending: Vec<PathBuf> =
+        ["it", "bench", "skips"].map(|directory| root.join(directory)).into();
     let mut found = BTreeSet::new();
     while let Some(path) = pending.pop() {
         if path.is_dir() {
@@ -44,7 +48,9 @@ fn settings() -> BTreeMap<String, Option<String>> {
     let setting = |argument: &clap::Arg| {
         let name = argument.get_long()?.replace('-', "_");
         let help = argument.get_help()?.to_string();
-        let default = help.split_once("[default: ").map(|(_, default)| default.trim_end_matches(']').to_owned());
+        let default = help
+            .split_once("[default: ")
+            .map(|(_, default)| default.trim_end_matches(']').to_owned());
         Some((name, default))
     };
     command.get_arguments().filter_map(setting).collect()
@@ -59,7 +65,11 @@ fn default_of(name: &str, names: &[&str], cell: &str) -> String {
     };
     let each: Vec<_> = cell.split(", ").collect();
     let place = names.iter().position(|other| *other == name).unwrap();
-    if names.len() > 1 && each.len() == names.len() { each[place].to_owned() } else { of_all.to_owned() }
+    if names.len() > 1 && each.len() == names.len() {
+        each[place].to_owned()
+    } else {
+        of_all.to_owned()
+    }
 }
 
 #[test]
@@ -74,7 +84,11 @@ fn the_readme_has_every_setting_with_its_default_and_none_that_is_not() {
         for &name in &names_of {
             let default = known.remove(name).unwrap_or_else(|| panic!("{name} is no setting"));
             let told = default.unwrap_or_else(|| "none".to_owned());
-            assert_eq!(default_of(name, &names_of, defaults), told, "{name} in the README, and in --help");
+            assert_eq!(
+                default_of(name, &names_of, defaults),
+                told,
+                "{name} in the README, and in --help"
+            );
         }
     }
     assert_eq!(known, BTreeMap::new(), "not in the README");
@@ -107,7 +121,8 @@ fn the_sample_file_has_every_setting_with_its_default() {
 
 /// The configuration of these flags and this file.
 fn load(flags: &[(&str, &str)], file: Option<&Path>) -> String {
-    let flags: Vec<_> = flags.iter().map(|(name, value)| format!("--{}={value}", name.replace('_', "-"))).collect();
+    let flags: Vec<_> =
+        flags.iter().map(|(name, value)| format!("--{}={value}", name.replace('_', "-"))).collect();
     let command = Settings::augment_args(Command::new("serve").no_binary_name(true));
     let flags = Settings::from_arg_matches(&command.try_get_matches_from(flags).unwrap()).unwrap();
     format!("{:?}", Config::load(flags, file, false).unwrap())
@@ -116,9 +131,15 @@ fn load(flags: &[(&str, &str)], file: Option<&Path>) -> String {
 #[test]
 fn the_defaults_in_the_help_are_those_in_force() {
     for (name, default) in settings() {
-        let default = default.filter(|default| default != "none" && name != "data_dir" && !name.starts_with("etcd_"));
+        let default = default.filter(|default| {
+            default != "none" && name != "data_dir" && !name.starts_with("etcd_")
+        });
         if let Some(default) = default {
-            assert_eq!(load(&[(&name, default.split(',').next().unwrap())], None), load(&[], None), "{name}");
+            assert_eq!(
+                load(&[(&name, default.split(',').next().unwrap())], None),
+                load(&[], None),
+                "{name}"
+            );
         }
     }
 }
@@ -151,7 +172,10 @@ fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
     for (name, one, other) in TYPES {
         fs::write(&path, line(name, one)).unwrap();
         let of_file = load(&[], Some(&path));
-        assert!(of_file == load(&[(name, one)], None) && of_file != load(&[], None), "{name}: the file");
+        assert!(
+            of_file == load(&[(name, one)], None) && of_file != load(&[], None),
+            "{name}: the file"
+        );
         let of_both = load(&[(name, other)], Some(&path));
         assert!(of_both == load(&[(name, other)], None) && of_both != of_file, "{name}: the flag");
     }

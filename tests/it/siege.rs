@@ -1,7 +1,9 @@
-//! A known service and a moderator at their work, while hostile callers attack the real process: what they see of it, and what it costs.
+//! A known service and a moderator at their work, while hostile callers attack the real process:
+//! what they see of it, and what it costs.
 //!
-//! `MUTE_TEST_SIEGE_SECONDS` says for how long all attack at once; in a release build, others are served meanwhile. `MUTE_TEST_SIEGE_EACH`, in seconds, has each attack for itself too, and prints a
-//! table. `MUTE_TEST_PROGRAM` names the build that is attacked.
+//! `MUTE_TEST_SIEGE_SECONDS` says for how long all attack at once; in a release build, others are
+//! served meanwhile. `MUTE_TEST_SIEGE_EACH`, in seconds, has each attack for itself too, and prints
+//! a table. `MUTE_TEST_PROGRAM` names the build that is attacked.
 
 use std::{
     fmt,
@@ -77,7 +79,14 @@ impl fmt::Display for Seen {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} | {} | {:.0} % | {} MiB", self.checks, self.mutes, self.cpu * 100.0, self.peak_mib)
+        write!(
+            f,
+            "{} | {} | {:.0} % | {} MiB",
+            self.checks,
+            self.mutes,
+            self.cpu * 100.0,
+            self.peak_mib
+        )
     }
 }
 
@@ -93,10 +102,13 @@ impl Scene {
     async fn set() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let arguments = ["--rate-limit", "100", "--max-connections", "1000"];
-        let process = Process::spawn_with(directory.path(), directory.path(), &arguments, HOSTILE).ready();
+        let process =
+            Process::spawn_with(directory.path(), directory.path(), &arguments, HOSTILE).ready();
         let config = directory.path().join("config.toml");
         let token = |arguments: &[&str]| {
-            let minted = run(&[&["token", "--config", config.to_str().unwrap(), "--app"], arguments].concat());
+            let minted =
+                run(&[&["token", "--config", config.to_str().unwrap(), "--app"], arguments]
+                    .concat());
             format!("Bearer {}", text(&minted.stdout).trim())
         };
         let rest = process.rest().trim_start_matches("http://").to_owned();
@@ -112,8 +124,12 @@ impl Scene {
         let behind = || {
             rustix::process::nice(19).unwrap();
         };
-        let attackers =
-            runtime::Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(behind).build().unwrap();
+        let attackers = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .on_thread_start(behind)
+            .build()
+            .unwrap();
         for attack in attacks {
             attackers.spawn(attack(self.target.clone()));
         }
@@ -145,7 +161,9 @@ async fn others(grpc: &str, moderator: &str, time: Duration) -> (Seen, Seen) {
         calls.spawn(async move { (true, check(client).await.is_ok(), due.elapsed()) });
         if number % each == 0 {
             let (client, moderator) = (clients[0].clone(), moderator.to_owned());
-            calls.spawn(async move { (false, mute(client, &moderator, number).await.is_ok(), due.elapsed()) });
+            calls.spawn(async move {
+                (false, mute(client, &moderator, number).await.is_ok(), due.elapsed())
+            });
         }
         number += 1;
     }
@@ -162,13 +180,27 @@ async fn others(grpc: &str, moderator: &str, time: Duration) -> (Seen, Seen) {
 }
 
 async fn check(mut client: MuteServiceClient<Channel>) -> Result<(), Status> {
-    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
     client.check_send(patient(message, SERVICE.1)).await.map(drop)
 }
 
-async fn mute(mut client: MuteServiceClient<Channel>, token: &str, number: u32) -> Result<(), Status> {
+async fn mute(
+    mut client: MuteServiceClient<Channel>,
+    token: &str,
+    number: u32,
+) -> Result<(), Status> {
     let users = vec![format!("user{}", number % 1_000)];
-    let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users,
+        ..Default::default()
+    };
     client.mute_members(patient(message, token)).await.map(drop)
 }
 

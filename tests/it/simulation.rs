@@ -1,8 +1,11 @@
-//! The cluster in one process, in virtual time: replicas over a double of etcd, callers, and trouble, all by the numbers of one seed; then what was
-//! acknowledged, told and answered is held against the promises.
+//! The cluster in one process, in virtual time: replicas over a double of etcd, callers, and
+//! trouble, all by the numbers of one seed; then what was acknowledged, told and answered is held
+//! against the promises.
 //!
-//! `MUTE_TEST_SIMULATIONS=1000` runs so many seeds, `MUTE_TEST_SEED` is the first of them, and `MUTE_TEST_ALL_FAULTS=1` tells the known faults too. A seed
-//! repeats as far as the service lets it: ids of transactions, the member it asks first and the pauses between two tries are random in itself.
+//! `MUTE_TEST_SIMULATIONS=1000` runs so many seeds, `MUTE_TEST_SEED` is the first of them, and
+//! `MUTE_TEST_ALL_FAULTS=1` tells the known faults too. A seed repeats as far as the service lets
+//! it: ids of transactions, the member it asks first and the pauses between two tries are random in
+//! itself.
 
 use std::{
     collections::BTreeMap,
@@ -47,7 +50,8 @@ pub enum Fault {
     RightGone,
     /// A watch that meets an import ends.
     ImportPassedOver,
-    /// A replica that was cut off sees what was deleted at the revision that was compacted to meanwhile.
+    /// A replica that was cut off sees what was deleted at the revision that was compacted to
+    /// meanwhile.
     CompactedDeletion,
     /// After another state was put in the place of the cluster a replica ends, or has that state.
     Hangs,
@@ -85,14 +89,23 @@ fn what_is_muted_after_a_deletion_outlives_the_sweep_of_what_was_before_it() {
     simulate(1, 10, deleted::run);
 }
 
-/// Runs so many seeds, or one in `every` of those that are asked for from outside, each in a runtime of its own.
-fn simulate<F: Future<Output = Vec<(Fault, String)>>>(seeds: u64, every: u64, run: impl Fn(StdRng) -> F) {
+/// Runs so many seeds, or one in `every` of those that are asked for from outside, each in a
+/// runtime of its own.
+fn simulate<F: Future<Output = Vec<(Fault, String)>>>(
+    seeds: u64,
+    every: u64,
+    run: impl Fn(StdRng) -> F,
+) {
     let first = setting("MUTE_TEST_SEED").unwrap_or(1);
     let count = setting("MUTE_TEST_SIMULATIONS").map_or(seeds, |asked: u64| asked.div_ceil(every));
     let started = Instant::now();
     let mut found = BTreeMap::<Fault, Vec<u64>>::new();
     for seed in first..first + count {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let begun = Instant::now();
         let faults = runtime.block_on(run(StdRng::seed_from_u64(seed)));
         if begun.elapsed() > Duration::from_secs(20) {
@@ -126,7 +139,8 @@ async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     trouble::heal(&world).await;
     world.stop_callers();
     let operations = callers.end().await;
-    // What ends soon has ended; a replica that is gone has no say any more about the clocks of the others; and what has ended is swept.
+    // What ends soon has ended; a replica that is gone has no say any more about the clocks of the
+    // others; and what has ended is swept.
     sleep(Duration::from_secs(18)).await;
     if let Err(what) = judge(&world, operations).await {
         world.fault(Fault::History, format!("what there is cannot be read: {what}"));
@@ -147,15 +161,20 @@ struct Callers {
 impl Callers {
     fn begin(world: &Arc<World>, random: &mut StdRng) -> Self {
         let mut own = || StdRng::seed_from_u64(random.random());
-        let writers = (0..3).map(|number| tokio::spawn(callers::writer(world.clone(), own(), number))).collect();
+        let writers = (0..3)
+            .map(|number| tokio::spawn(callers::writer(world.clone(), own(), number)))
+            .collect();
         let mut others = vec![
             tokio::spawn(callers::owner(world.clone(), own())),
             tokio::spawn(callers::keeper(world.clone(), own())),
             tokio::spawn(callers::banner(world.clone(), own())),
         ];
-        others.extend(CLIENTS.map(|user| tokio::spawn(callers::client(world.clone(), own(), user))));
+        others
+            .extend(CLIENTS.map(|user| tokio::spawn(callers::client(world.clone(), own(), user))));
         for machine in 0..world.machines() {
-            others.extend(["", "m0"].map(|room| tokio::spawn(callers::watcher(world.clone(), machine, room))));
+            others.extend(
+                ["", "m0"].map(|room| tokio::spawn(callers::watcher(world.clone(), machine, room))),
+            );
         }
         Self { writers, others }
     }
@@ -172,7 +191,8 @@ impl Callers {
     }
 }
 
-/// Holds everything against the history, when all has been quiet for a while. Errors: what cannot be read.
+/// Holds everything against the history, when all has been quiet for a while. Errors: what cannot
+/// be read.
 async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), String> {
     let replicas = world.replicas();
     for replica in &replicas {
@@ -184,7 +204,8 @@ async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), Str
     let after_ms = world.now_ms() + 5_000;
     let store = facts::of_store(&replicas[0], after_ms).await?;
     for replica in &replicas {
-        let found = facts::of_replica(replica, after_ms).await.map_err(|status| status.to_string())?;
+        let found =
+            facts::of_replica(replica, after_ms).await.map_err(|status| status.to_string())?;
         let what = verdict::difference(&format!("replica {}", replica.number), &found, &store);
         what.into_iter().for_each(|what| world.fault(Fault::Stale, what));
     }
@@ -195,7 +216,8 @@ async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), Str
     faults.extend(verdict::rights(&history, &world.log()));
     faults.extend(verdict::watches(&history, &world.log()));
     faults.extend(of_app(world, OPEN, &history));
-    let history = facts::history(&replicas[0], STRICT).await.map_err(|status| status.to_string())?;
+    let history =
+        facts::history(&replicas[0], STRICT).await.map_err(|status| status.to_string())?;
     faults.extend(of_app(world, STRICT, &history));
     world.log().faults.extend(faults);
     Ok(())
@@ -209,7 +231,8 @@ fn of_app(world: &World, app: &str, history: &[pb::Change]) -> Vec<(Fault, Strin
     faults
 }
 
-/// Puts an older state in the place of the cluster, its revision raised by so much, under replicas that run.
+/// Puts an older state in the place of the cluster, its revision raised by so much, under replicas
+/// that run.
 async fn restore(world: &World, mut state: Mvcc, by: i64) {
     if by > 0 {
         state.bump(by);
@@ -222,7 +245,12 @@ async fn restore(world: &World, mut state: Mvcc, by: i64) {
     for replica in world.replicas() {
         let ended = timeout(Duration::from_secs(20), replica.service.store.fatal_error()).await;
         let user = format!("restored{}", replica.number);
-        let message = pb::MuteMembersRequest { app: OPEN.into(), room: "m0".into(), users: vec![user], ..Default::default() };
+        let message = pb::MuteMembersRequest {
+            app: OPEN.into(),
+            room: "m0".into(),
+            users: vec![user],
+            ..Default::default()
+        };
         let written = ask(replica.api.mute_members(as_admin(OPEN, message))).await;
         // Only one that has not ended is to go on; and with what there is now.
         if ended.is_ok() {
@@ -232,11 +260,18 @@ async fn restore(world: &World, mut state: Mvcc, by: i64) {
         let store = facts::of_store(&replica, after_ms).await;
         let found = facts::of_replica(&replica, after_ms).await;
         if !matches!(written, Answer::Done(_)) {
-            world.fault(Fault::Hangs, format!("replica {} goes on, and does not write", replica.number));
+            world.fault(
+                Fault::Hangs,
+                format!("replica {} goes on, and does not write", replica.number),
+            );
         }
         let Ok(store) = store else { continue };
         let Ok(found) = found else { continue };
-        let what = verdict::difference(&format!("replica {}, which goes on,", replica.number), &found, &store);
+        let what = verdict::difference(
+            &format!("replica {}, which goes on,", replica.number),
+            &found,
+            &store,
+        );
         what.into_iter().for_each(|what| world.fault(Fault::Hangs, what));
     }
 }

@@ -1,4 +1,5 @@
-//! A TCP link of a bandwidth, which can be cut: what stands between a replica and its cluster in tests.
+//! A TCP link of a bandwidth, which can be cut: what stands between a replica and its cluster in
+//! tests.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +40,8 @@ impl SlowLink {
         let (subscribe, counter) = (number.clone(), received.clone());
         task.spawn(async move {
             let pieces_per_second = (bytes_per_second / PIECE as u64).max(1);
-            let ways = [(); 2].map(|()| Arc::new(tokio::sync::Mutex::new(tokio::time::Instant::now())));
+            let ways =
+                [(); 2].map(|()| Arc::new(tokio::sync::Mutex::new(tokio::time::Instant::now())));
             let mut connections = JoinSet::new();
             loop {
                 let Ok((caller, _)) = listener.accept().await else { continue };
@@ -94,7 +96,9 @@ async fn pass(
         counter.fetch_add(read as u64, Ordering::Relaxed);
         let free_at = {
             let mut free_at = way.lock().await;
-            let took = Duration::from_nanos(1_000_000_000 / pieces_per_second * read as u64 / PIECE as u64);
+            let took = Duration::from_nanos(
+                1_000_000_000 / pieces_per_second * read as u64 / PIECE as u64,
+            );
             *free_at = (*free_at).max(tokio::time::Instant::now()) + took;
             *free_at
         };

@@ -1,4 +1,5 @@
-//! Snapshots of the embedded engine while it is written to: nobody waits for who reads one, and each is of one revision.
+//! Snapshots of the embedded engine while it is written to: nobody waits for who reads one, and
+//! each is of one revision.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,8 +28,16 @@ async fn commit(store: &dyn Store, records: &mut Records, numbers: &[u32]) {
         _ => Operation::Put { key: key(*number), value: value.clone() },
     };
     let operations: Vec<_> = numbers.iter().map(operation).collect();
-    let batch = Batch { operations: operations.clone(), event: b"event".to_vec(), at_ms: 1, ..Batch::default() };
-    let revision = tokio::time::timeout(TIMEOUT, store.commit(batch)).await.expect("a commit waits for a reader").unwrap();
+    let batch = Batch {
+        operations: operations.clone(),
+        event: b"event".to_vec(),
+        at_ms: 1,
+        ..Batch::default()
+    };
+    let revision = tokio::time::timeout(TIMEOUT, store.commit(batch))
+        .await
+        .expect("a commit waits for a reader")
+        .unwrap();
     for operation in operations {
         match operation {
             Operation::Put { key, value } => drop(records.insert(key, (revision, value))),
@@ -37,7 +46,12 @@ async fn commit(store: &dyn Store, records: &mut Records, numbers: &[u32]) {
     }
 }
 
-async fn commit_at_random(store: &dyn Store, records: &mut Records, random: &mut StdRng, count: usize) {
+async fn commit_at_random(
+    store: &dyn Store,
+    records: &mut Records,
+    random: &mut StdRng,
+    count: usize,
+) {
     for _ in 0..count {
         // Keys that were there, and some behind them.
         let numbers: Vec<_> = (0..10).map(|_| random.random_range(0..KEYS + 1_000)).collect();
@@ -54,7 +68,8 @@ async fn read(snapshot: store::Snapshot) -> Records {
 async fn a_reader_that_reads_nothing_holds_up_nobody_and_gets_one_revision() {
     let directory = tempfile::tempdir().unwrap();
     let place = Location::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
-    let store: Arc<dyn Store> = store::open(&place, Retention { events: 1_000, age_ms: u64::MAX }).await.unwrap();
+    let store: Arc<dyn Store> =
+        store::open(&place, Retention { events: 1_000, age_ms: u64::MAX }).await.unwrap();
     let (mut random, mut records) = (random(), Records::new());
     for first in (0..KEYS).step_by(500) {
         commit(&*store, &mut records, &(first..first + 500).collect::<Vec<_>>()).await;
@@ -73,17 +88,25 @@ async fn a_reader_that_reads_nothing_holds_up_nobody_and_gets_one_revision() {
         part.push(page);
         commit_at_random(&*store, &mut records, &mut random, 20).await;
     }
-    let part: Records = part.concat().into_iter().map(|entry| (entry.key, (entry.revision, entry.value))).collect();
+    let part: Records =
+        part.concat().into_iter().map(|entry| (entry.key, (entry.revision, entry.value))).collect();
     assert!(part == expected, "a part of the snapshot of {revision} is of another revision");
-    tokio::time::timeout(TIMEOUT, store.close()).await.expect("a close waits for a reader").unwrap();
+    tokio::time::timeout(TIMEOUT, store.close())
+        .await
+        .expect("a close waits for a reader")
+        .unwrap();
     for (snapshot, expected) in snapshots {
         let revision = snapshot.revision;
-        assert!(read(snapshot).await == expected, "a part of the snapshot of {revision} is of another revision");
+        assert!(
+            read(snapshot).await == expected,
+            "a part of the snapshot of {revision} is of another revision"
+        );
     }
     assert!(read(store.snapshot().await.unwrap()).await == records);
     let late = store.snapshot().await.unwrap();
     drop(store);
     // Whoever has one holds the directory no longer than a piece takes.
-    let reopened = join_all([store::open(&place, Retention { events: 1_000, age_ms: u64::MAX })]).await;
+    let reopened =
+        join_all([store::open(&place, Retention { events: 1_000, age_ms: u64::MAX })]).await;
     assert!(reopened[0].is_ok() && late.pages.try_collect::<Vec<_>>().await.is_err());
 }

@@ -18,7 +18,8 @@ use crate::process::{Process, connect, mute, muted, was_not_taken};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_it_has_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::spawn(directory.path(), directory.path(), &["--stop-delay-seconds", "2"]).ready();
+    let mut process =
+        Process::spawn(directory.path(), directory.path(), &["--stop-delay-seconds", "2"]).ready();
     let has_refused = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..8)
         .map(|caller| {
@@ -32,7 +33,8 @@ async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_
                         Ok(_) => acknowledged.push(user),
                         Err(status) => {
                             // What was not taken was told so, and may be sent elsewhere.
-                            let is_told = status.code() == tonic::Code::Unavailable || was_not_taken(&status);
+                            let is_told =
+                                status.code() == tonic::Code::Unavailable || was_not_taken(&status);
                             assert!(is_told, "{status:?}");
                             has_refused.store(true, Ordering::SeqCst);
                             break;
@@ -46,14 +48,20 @@ async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_
     tokio::time::sleep(Duration::from_millis(300)).await;
     let told = Instant::now();
     process.signal("-TERM");
-    let ready = || async { reqwest::get(format!("{}/readyz", process.admin())).await.unwrap().status().as_u16() };
+    let ready = || async {
+        reqwest::get(format!("{}/readyz", process.admin())).await.unwrap().status().as_u16()
+    };
     while ready().await == 200 {
         assert!(told.elapsed() < Duration::from_secs(1), "still ready");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
     while told.elapsed() < Duration::from_millis(1_500) {
-        assert!(!has_refused.load(Ordering::SeqCst), "a call was refused before its time, after {:?}", told.elapsed());
+        assert!(
+            !has_refused.load(Ordering::SeqCst),
+            "a call was refused before its time, after {:?}",
+            told.elapsed()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut acknowledged = Vec::new();
@@ -65,14 +73,19 @@ async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_
     let process = Process::start(directory.path());
     let found = muted(&mut process.mutes().await, "room").await;
     acknowledged.sort_unstable();
-    assert!(acknowledged.iter().all(|user| found.binary_search(user).is_ok()) && acknowledged.len() > 50);
+    assert!(
+        acknowledged.iter().all(|user| found.binary_search(user).is_ok())
+            && acknowledged.len() > 50
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_without_end_is_cut_after_drain_seconds() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::spawn(directory.path(), directory.path(), &["--drain-seconds", "2"]).ready();
-    let mut stream = TcpStream::connect(process.rest().trim_start_matches("http://")).await.unwrap();
+    let mut process =
+        Process::spawn(directory.path(), directory.path(), &["--drain-seconds", "2"]).ready();
+    let mut stream =
+        TcpStream::connect(process.rest().trim_start_matches("http://")).await.unwrap();
     let head = "POST /app-id/Open/chatrooms/room/mute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev-service-token\r\n";
     let begun = format!("{head}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n");
     stream.write_all(begun.as_bytes()).await.unwrap();

@@ -14,11 +14,15 @@ async fn the_same_ids_in_two_apps_are_different_rooms_and_users() {
     let server = Server::start().await;
     let mut directory = server.directory().await;
     for app in [AGORA, IMKIT] {
-        let room = pb::UpsertRoomRequest { app: app.into(), room: "shared".into(), ..Default::default() };
+        let room =
+            pb::UpsertRoomRequest { app: app.into(), room: "shared".into(), ..Default::default() };
         directory.upsert_room(with(room, &[SERVICE])).await.unwrap();
         let client = Some(pb::Client { user: "same".into(), ..Default::default() });
         directory
-            .upsert_client(with(pb::UpsertClientRequest { app: app.into(), client, ..Default::default() }, &[SERVICE]))
+            .upsert_client(with(
+                pb::UpsertClientRequest { app: app.into(), client, ..Default::default() },
+                &[SERVICE],
+            ))
             .await
             .unwrap();
     }
@@ -39,16 +43,30 @@ async fn an_app_token_is_issued_for_the_right_secret_only_and_good_in_its_app_on
     };
     let issued = tokens.issue_token(ask(AGORA, "dev-secret")).await.unwrap().into_inner();
     assert_eq!(issued.ttl.unwrap().seconds, 604_800);
-    assert_eq!(reason(&tokens.issue_token(ask(AGORA, "wrong")).await.unwrap_err()), "INVALID_CREDENTIALS");
-    assert_eq!(reason(&tokens.issue_token(ask(IMKIT, "dev-secret")).await.unwrap_err()), "INVALID_CREDENTIALS");
-    assert_eq!(reason(&tokens.issue_token(ask("nobody#here", "dev-secret")).await.unwrap_err()), "INVALID_CREDENTIALS");
+    assert_eq!(
+        reason(&tokens.issue_token(ask(AGORA, "wrong")).await.unwrap_err()),
+        "INVALID_CREDENTIALS"
+    );
+    assert_eq!(
+        reason(&tokens.issue_token(ask(IMKIT, "dev-secret")).await.unwrap_err()),
+        "INVALID_CREDENTIALS"
+    );
+    assert_eq!(
+        reason(&tokens.issue_token(ask("nobody#here", "dev-secret")).await.unwrap_err()),
+        "INVALID_CREDENTIALS"
+    );
     let bearer = format!("Bearer {}", issued.access_token);
     let headers = [("authorization", bearer.as_str())];
-    let list = |app: &str| with(pb::ListRoomsRequest { app: app.into(), ..Default::default() }, &headers);
+    let list =
+        |app: &str| with(pb::ListRoomsRequest { app: app.into(), ..Default::default() }, &headers);
     let mut directory = server.directory().await;
     assert_eq!(directory.list_rooms(list(AGORA)).await.unwrap().into_inner().total_size, 1);
     for other in [IMKIT, "nobody#here"] {
-        assert_eq!(reason(&directory.list_rooms(list(other)).await.unwrap_err()), "INVALID_TOKEN", "{other}");
+        assert_eq!(
+            reason(&directory.list_rooms(list(other)).await.unwrap_err()),
+            "INVALID_TOKEN",
+            "{other}"
+        );
     }
 }
 
@@ -60,19 +78,39 @@ async fn a_user_acts_for_itself_only() {
     let bearer = format!("Bearer {}", server.user_token(AGORA, "user1"));
     let headers = [("authorization", bearer.as_str())];
     let mut mutes = server.mutes().await;
-    let check =
-        |user: &str| pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: user.into(), ..Default::default() };
+    let check = |user: &str| pb::CheckSendRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        user: user.into(),
+        ..Default::default()
+    };
     assert!(mutes.check_send(with(check("user1"), &headers)).await.unwrap().into_inner().allowed);
-    assert_eq!(reason(&mutes.check_send(with(check("user2"), &headers)).await.unwrap_err()), "PERMISSION_DENIED");
-    let mute = pb::MuteMembersRequest { app: AGORA.into(), room: ROOM.into(), users: strings(&["user2"]), ..Default::default() };
-    assert_eq!(reason(&mutes.mute_members(with(mute.clone(), &headers)).await.unwrap_err()), "PERMISSION_DENIED");
+    assert_eq!(
+        reason(&mutes.check_send(with(check("user2"), &headers)).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
+    let mute = pb::MuteMembersRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        users: strings(&["user2"]),
+        ..Default::default()
+    };
+    assert_eq!(
+        reason(&mutes.mute_members(with(mute.clone(), &headers)).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
     let bearer = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     assert!(mutes.mute_members(with(mute, &[("authorization", &bearer)])).await.is_ok());
     assert_eq!(server.check(AGORA, ROOM, "user2").await.actor, "user:owner1");
 }
 
-/// Calls every RPC but the token endpoint for an app, with these headers, and answers the reason of each refusal by the RPC's name.
-async fn refusals(server: &Server, app: &str, headers: &[(&str, &str)]) -> BTreeMap<&'static str, String> {
+/// Calls every RPC but the token endpoint for an app, with these headers, and answers the reason of
+/// each refusal by the RPC's name.
+async fn refusals(
+    server: &Server,
+    app: &str,
+    headers: &[(&str, &str)],
+) -> BTreeMap<&'static str, String> {
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
     let mut refusals = BTreeMap::new();
     macro_rules! call {
@@ -124,12 +162,19 @@ type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
 #[tokio::test]
 async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
     let server = Server::start().await;
-    let files = prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
-    let services = files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.service);
-    let rpcs: BTreeSet<_> = services.flat_map(|service| service.method).map(|method| method.name().to_owned()).collect();
+    let files =
+        prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
+    let services =
+        files.into_iter().filter(|file| file.package() == "mute.v1").flat_map(|file| file.service);
+    let rpcs: BTreeSet<_> = services
+        .flat_map(|service| service.method)
+        .map(|method| method.name().to_owned())
+        .collect();
     let bearer = |token: String| format!("Bearer {token}");
-    let (imkit_app, imkit_user) = (bearer(server.app_token(IMKIT)), bearer(server.user_token(IMKIT, "aaa")));
-    let (agora_app, agora_user) = (bearer(server.app_token(AGORA)), bearer(server.user_token(AGORA, "user1")));
+    let (imkit_app, imkit_user) =
+        (bearer(server.app_token(IMKIT)), bearer(server.user_token(IMKIT, "aaa")));
+    let (agora_app, agora_user) =
+        (bearer(server.app_token(AGORA)), bearer(server.user_token(AGORA, "user1")));
     let agora_user_raw = server.user_token(AGORA, "user1");
     let cases: [Case<'_>; 8] = [
         (AGORA, vec![], "MISSING_TOKEN"),
@@ -143,9 +188,16 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
     ];
     for (app, headers, expected) in cases {
         let refusals = refusals(&server, app, &headers).await;
-        let walked: BTreeSet<_> = refusals.keys().map(|name| (*name).to_owned()).chain(["IssueToken".to_owned()]).collect();
+        let walked: BTreeSet<_> = refusals
+            .keys()
+            .map(|name| (*name).to_owned())
+            .chain(["IssueToken".to_owned()])
+            .collect();
         assert_eq!(walked, rpcs, "the walk leaves out an RPC");
-        assert!(refusals.values().all(|reason| reason == expected), "{app} {expected}: {refusals:?}");
+        assert!(
+            refusals.values().all(|reason| reason == expected),
+            "{app} {expected}: {refusals:?}"
+        );
     }
     // A service that may call for all apps it is configured for is told nothing of others.
     let others = refusals(&server, "nobody#here", &[SERVICE]).await;
@@ -175,13 +227,22 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
         (Method::GET, "/mutes/user1"),
         (Method::POST, "/users"),
     ];
-    let body = r#"{"usernames":["user1"],"mute_duration":-1,"username":"user1","name":"n","chatroom":-1}"#;
+    let body =
+        r#"{"usernames":["user1"],"mute_duration":-1,"username":"user1","name":"n","chatroom":-1}"#;
     let foreign = format!("Bearer {}", server.app_token(IMKIT));
     for (method, path) in agora {
         for app in ["easemob-demo/testapp", "no/app"] {
-            let request = server.rest(method.clone(), &format!("/{app}{path}"), &[("authorization", &foreign)]);
+            let request = server.rest(
+                method.clone(),
+                &format!("/{app}{path}"),
+                &[("authorization", &foreign)],
+            );
             let (status, answer) = sent(request.body(body)).await;
-            assert_eq!((status, &answer["error"]), (401, &"unauthorized".into()), "{method} {app}{path}");
+            assert_eq!(
+                (status, &answer["error"]),
+                (401, &"unauthorized".into()),
+                "{method} {app}{path}"
+            );
         }
     }
     let imkit = [
@@ -213,18 +274,30 @@ async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
     let upsert = pb::UpsertClientRequest { app: AGORA.into(), client, ..Default::default() };
     assert!(directory.upsert_client(with(upsert.clone(), &[KEEPER])).await.is_ok());
     let with_token = pb::UpsertClientRequest { issue_access_token: true, ..upsert };
-    assert_eq!(reason(&directory.upsert_client(with(with_token.clone(), &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
+    assert_eq!(
+        reason(&directory.upsert_client(with(with_token.clone(), &[KEEPER])).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
     let answer = directory.upsert_client(with(with_token, &[SERVICE])).await.unwrap().into_inner();
     assert!(!answer.access_token.is_empty() && answer.token_expire_time.is_some());
-    let check = pb::CheckSendRequest { app: AGORA.into(), room: ROOM.into(), user: "user1".into(), ..Default::default() };
-    assert_eq!(reason(&server.mutes().await.check_send(with(check, &[KEEPER])).await.unwrap_err()), "PERMISSION_DENIED");
+    let check = pb::CheckSendRequest {
+        app: AGORA.into(),
+        room: ROOM.into(),
+        user: "user1".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        reason(&server.mutes().await.check_send(with(check, &[KEEPER])).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
 }
 
 #[tokio::test]
 async fn an_apps_admin_is_rate_limited_and_a_service_is_not() {
     let server = Server::with(Settings { rate_limit: Some(3), ..unlimited() }).await;
     let mut mutes = server.mutes().await;
-    let list = pb::ListMutedMembersRequest { app: OPEN.into(), room: "r".into(), ..Default::default() };
+    let list =
+        pb::ListMutedMembersRequest { app: OPEN.into(), room: "r".into(), ..Default::default() };
     for _ in 0..3 {
         mutes.list_muted_members(server.as_admin(OPEN, list.clone())).await.unwrap();
     }
@@ -232,12 +305,17 @@ async fn an_apps_admin_is_rate_limited_and_a_service_is_not() {
         mutes.list_muted_members(with(list.clone(), &[SERVICE])).await.unwrap();
     }
     let refused = mutes.list_muted_members(server.as_admin(OPEN, list.clone())).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::ResourceExhausted, "RATE_LIMITED"));
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::ResourceExhausted, "RATE_LIMITED")
+    );
 }
 
 #[tokio::test]
 async fn each_app_has_its_own_share_of_calls_and_of_tokens() {
-    let server = Server::with(Settings { rate_limit: Some(2), token_rate_limit: Some(2), ..unlimited() }).await;
+    let server =
+        Server::with(Settings { rate_limit: Some(2), token_rate_limit: Some(2), ..unlimited() })
+            .await;
     let mut mutes = server.mutes().await;
     let mut tokens = server.tokens().await;
     for app in [AGORA, OPEN] {

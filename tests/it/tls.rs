@@ -1,4 +1,5 @@
-//! Both listeners over TLS: who a client's certificate makes it, and certificates that are replaced while calls run.
+//! Both listeners over TLS: who a client's certificate makes it, and certificates that are replaced
+//! while calls run.
 
 use std::{
     fs,
@@ -48,8 +49,14 @@ apps = [\"*\"]
 
 fn start(files: &Path) -> Process {
     let path = |name: &str| files.join(name).to_str().unwrap().to_owned();
-    let arguments =
-        ["--tls-cert", &path("server.pem"), "--tls-key", &path("server.key"), "--tls-client-ca", &path("clients.pem")];
+    let arguments = [
+        "--tls-cert",
+        &path("server.pem"),
+        "--tls-key",
+        &path("server.key"),
+        "--tls-client-ca",
+        &path("clients.pem"),
+    ];
     Process::spawn_with(files, files, &arguments, BY_CERTIFICATE).ready()
 }
 
@@ -60,20 +67,37 @@ async fn connect(
     identity: Option<&str>,
 ) -> Result<MuteServiceClient<Channel>, String> {
     let read = |name: String| fs::read(files.join(name)).unwrap();
-    let mut tls =
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(format!("{ca}.pem")))).domain_name("localhost");
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read(format!("{ca}.pem"))))
+        .domain_name("localhost");
     if let Some(name) = identity {
-        tls = tls.identity(Identity::from_pem(read(format!("{name}.pem")), read(format!("{name}.key"))));
+        tls = tls
+            .identity(Identity::from_pem(read(format!("{name}.pem")), read(format!("{name}.key"))));
     }
-    let endpoint = Channel::from_shared(format!("https://{}", process.grpc())).unwrap().tls_config(tls).unwrap();
+    let endpoint = Channel::from_shared(format!("https://{}", process.grpc()))
+        .unwrap()
+        .tls_config(tls)
+        .unwrap();
     endpoint.connect().await.map(MuteServiceClient::new).map_err(|error| error.to_string())
 }
 
-async fn mute(client: &mut MuteServiceClient<Channel>, headers: &[(&str, &str)]) -> Result<String, Status> {
-    let message =
-        pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["u".into()], ..Default::default() };
+async fn mute(
+    client: &mut MuteServiceClient<Channel>,
+    headers: &[(&str, &str)],
+) -> Result<String, Status> {
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users: vec!["u".into()],
+        ..Default::default()
+    };
     client.mute_members(with(message, headers)).await?;
-    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
     client.check_send(with(message, headers)).await.map(|answer| answer.into_inner().actor)
 }
 
@@ -91,17 +115,28 @@ async fn a_clients_certificate_makes_it_a_service_where_it_sends_no_other_creden
     assert_eq!(mute(&mut chat, &[]).await.unwrap(), "service:chat");
     assert_eq!(mute(&mut chat, &[SERVICE]).await.unwrap(), "service:dev");
     let wrong = mute(&mut chat, &[("authorization", "Bearer wrong")]).await.unwrap_err();
-    assert_eq!(wrong.code(), Code::Unauthenticated, "a credential that is wrong is not made up for by a certificate");
+    assert_eq!(
+        wrong.code(),
+        Code::Unauthenticated,
+        "a credential that is wrong is not made up for by a certificate"
+    );
     for identity in [None, Some("unknown")] {
         let mut client = connect(&process, files, "servers", identity).await.unwrap();
-        assert_eq!(reason(&mute(&mut client, &[]).await.unwrap_err()), "MISSING_TOKEN", "{identity:?}");
+        assert_eq!(
+            reason(&mute(&mut client, &[]).await.unwrap_err()),
+            "MISSING_TOKEN",
+            "{identity:?}"
+        );
         assert_eq!(mute(&mut client, &[SERVICE]).await.unwrap(), "service:dev");
     }
     // In TLS 1.3 a client learns only with its first answer that its certificate was refused.
     if let Ok(mut client) = connect(&process, files, "servers", Some("stranger")).await {
         assert!(mute(&mut client, &[SERVICE]).await.is_err());
     }
-    assert!(connect(&process, files, "clients", None).await.is_err(), "a server that another authority vouches for");
+    assert!(
+        connect(&process, files, "clients", None).await.is_err(),
+        "a server that another authority vouches for"
+    );
     // REST on the same certificates; the admin listener has none.
     let rest = process.rest().trim_start_matches("http://").to_owned();
     let answer = get_over_tls(&rest, &files.join("servers.pem")).await;
@@ -121,11 +156,13 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
     let addr = format!("https://localhost:{}", process.grpc().rsplit_once(':').unwrap().1);
     let path = |name: &str| files.join(name).to_str().unwrap().to_owned();
     let ctl = |options: &[&str]| {
-        let command = [&["ctl", "--addr", &addr, "--app", "Open"], options, &["mute", "room", "u"]].concat();
+        let command =
+            [&["ctl", "--addr", &addr, "--app", "Open"], options, &["mute", "room", "u"]].concat();
         let done = run(&command);
         (done.status.code(), text(&done.stdout) + &text(&done.stderr))
     };
-    let (ca, other, cert, key) = (path("servers.pem"), path("clients.pem"), path("chat.pem"), path("chat.key"));
+    let (ca, other, cert, key) =
+        (path("servers.pem"), path("clients.pem"), path("chat.pem"), path("chat.key"));
     let (code, said) = ctl(&["--ca", &ca, "--cert", &cert, "--key", &key]);
     assert!(code == Some(0) && said.contains("service:chat"), "{said}");
     let (code, said) = ctl(&["--ca", &ca, "--token", "dev-service-token"]);
@@ -164,7 +201,11 @@ async fn a_common_name_counts_where_the_certificate_is_for_nothing_else() {
         clients.issue_named(&name, "chat-server", subjects);
         let mut client = connect(&process, files, "servers", Some(&name)).await.unwrap();
         let found = mute(&mut client, &[]).await.map_err(|status| reason(&status));
-        assert_eq!(found, if is_service { Ok("service:chat".into()) } else { Err("MISSING_TOKEN".into()) }, "{subjects:?}");
+        assert_eq!(
+            found,
+            if is_service { Ok("service:chat".into()) } else { Err("MISSING_TOKEN".into()) },
+            "{subjects:?}"
+        );
     }
 }
 
@@ -178,7 +219,11 @@ async fn the_port_of_grpc_speaks_http_2_alone_and_that_of_rest_both() {
     let rest = process.rest().trim_start_matches("http://").to_owned();
     let agreed = async |addr: &str, offered: &[&str]| {
         let stream = over_tls(addr, &files.join("servers.pem"), offered).await.ok()?;
-        let agreed = stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8(name.to_vec()).unwrap());
+        let agreed = stream
+            .get_ref()
+            .1
+            .alpn_protocol()
+            .map(|name| String::from_utf8(name.to_vec()).unwrap());
         Some(agreed.unwrap_or_else(|| "none".into()))
     };
     for (offered, grpc, both) in [
@@ -194,11 +239,19 @@ async fn the_port_of_grpc_speaks_http_2_alone_and_that_of_rest_both() {
 }
 
 /// To a server that this authority vouches for.
-async fn over_tls(addr: &str, ca: &Path, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+async fn over_tls(
+    addr: &str,
+    ca: &Path,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let mut config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let mut config = config
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(addr).await?;
     TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
@@ -207,7 +260,10 @@ async fn over_tls(addr: &str, ca: &Path, protocols: &[&str]) -> std::io::Result<
 /// GET /me.
 async fn get_over_tls(addr: &str, ca: &Path) -> String {
     let mut stream = over_tls(addr, ca, &[]).await.unwrap();
-    stream.write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -237,7 +293,10 @@ async fn certificates_are_replaced_without_a_failed_call_and_a_bad_one_changes_n
     tokio::time::sleep(Duration::from_secs(6)).await;
     connect(&process, files, "old", None).await.unwrap();
     let log = fs::read_to_string(files.join("log")).unwrap();
-    assert!(log.contains("the certificate was not read again") && log.contains("server.key"), "{log}");
+    assert!(
+        log.contains("the certificate was not read again") && log.contains("server.key"),
+        "{log}"
+    );
     new.issue("server", "localhost");
     let mut waited = 0;
     while connect(&process, files, "new", None).await.is_err() {

@@ -1,4 +1,5 @@
-//! Traces: what goes to a collector, that a caller's trace goes on here and in the cluster, and that its ids are in the log.
+//! Traces: what goes to a collector, that a caller's trace goes on here and in the cluster, and
+//! that its ids are in the log.
 
 use std::{
     fs,
@@ -34,8 +35,10 @@ use crate::{
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
-const TRACED: (&str, &str) = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-const NOT_TRACED: (&str, &str) = ("traceparent", "00-aaf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+const TRACED: (&str, &str) =
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+const NOT_TRACED: (&str, &str) =
+    ("traceparent", "00-aaf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
 
 /// Keeps what it is sent.
 #[derive(Clone, Default)]
@@ -49,10 +52,19 @@ impl TraceService for Collector {
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
         for of_process in request.into_inner().resource_spans {
             let resource = of_process.resource.unwrap();
-            let name = resource.attributes.iter().find(|attribute| attribute.key == "service.name").unwrap();
-            let Some(Attribute::StringValue(name)) = name.value.clone().unwrap().value else { panic!("{name:?}") };
+            let name = resource
+                .attributes
+                .iter()
+                .find(|attribute| attribute.key == "service.name")
+                .unwrap();
+            let Some(Attribute::StringValue(name)) = name.value.clone().unwrap().value else {
+                panic!("{name:?}")
+            };
             assert_eq!(name, "mute-service");
-            self.0.lock().unwrap().extend(of_process.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans));
+            self.0
+                .lock()
+                .unwrap()
+                .extend(of_process.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans));
         }
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
@@ -63,13 +75,15 @@ impl Collector {
     async fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
+        let server =
+            tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         format!("http://{addr}")
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.0.lock().unwrap().iter().map(|span| span.name.clone()).collect();
+        let mut names: Vec<_> =
+            self.0.lock().unwrap().iter().map(|span| span.name.clone()).collect();
         names.sort();
         names
     }
@@ -94,18 +108,40 @@ fn attribute(span: &Span, key: &str) -> Option<i64> {
 fn start(directory: &Path, collector: &str, share: &str, arguments: &[&str]) -> Process {
     let mut command: Command = program();
     command.env("MUTE_LOG", "mute_service=debug");
-    let arguments = [&["--otlp-endpoint", collector, "--trace-share", share, "--log-format", "json"], arguments].concat();
+    let arguments = [
+        &["--otlp-endpoint", collector, "--trace-share", share, "--log-format", "json"],
+        arguments,
+    ]
+    .concat();
     Process::launch(command, directory, ["127.0.0.1:0"; 3], &arguments).ready()
 }
 
-async fn check(process: &Process, app: &str, headers: &[(&str, &str)]) -> Result<bool, tonic::Status> {
-    let message = pb::CheckSendRequest { app: app.into(), room: "room".into(), user: "u".into(), min_revision: 0 };
-    process.mutes().await.check_send(with(message, headers)).await.map(|answer| answer.into_inner().allowed)
+async fn check(
+    process: &Process,
+    app: &str,
+    headers: &[(&str, &str)],
+) -> Result<bool, tonic::Status> {
+    let message = pb::CheckSendRequest {
+        app: app.into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
+    process
+        .mutes()
+        .await
+        .check_send(with(message, headers))
+        .await
+        .map(|answer| answer.into_inner().allowed)
 }
 
 async fn traced_mute(process: &Process) {
-    let message =
-        pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users: vec!["u".into()], ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users: vec!["u".into()],
+        ..Default::default()
+    };
     let headers = [SERVICE, TRACED, ("x-request-id", "req-17")];
     process.mutes().await.mute_members(with(message, &headers)).await.unwrap();
 }
@@ -114,15 +150,22 @@ async fn traced_mute(process: &Process) {
 async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
     let data = directory.path().join("data");
-    let mut process = start(directory.path(), &collector.start().await, "0", &["--data-dir", data.to_str().unwrap()]);
+    let mut process = start(
+        directory.path(),
+        &collector.start().await,
+        "0",
+        &["--data-dir", data.to_str().unwrap()],
+    );
     traced_mute(&process).await;
-    // Not to be traced, by what the caller says or by the share; a header that is none changes nothing.
+    // Not to be traced, by what the caller says or by the share; a header that is none changes
+    // nothing.
     assert!(!check(&process, "Open", &[SERVICE, NOT_TRACED]).await.unwrap());
     assert!(!check(&process, "Open", &[SERVICE]).await.unwrap());
     assert!(!check(&process, "Open", &[SERVICE, ("traceparent", "00-nonsense")]).await.unwrap());
     check(&process, "None", &[SERVICE, TRACED]).await.unwrap_err();
     let client = reqwest::Client::new();
-    let ask = || client.get(format!("{}/admin/clients/u17", process.rest())).header(TRACED.0, TRACED.1);
+    let ask =
+        || client.get(format!("{}/admin/clients/u17", process.rest())).header(TRACED.0, TRACED.1);
     let answered = ask().header(SERVICE.0, SERVICE.1).send().await.unwrap().status().as_u16();
     // Whoever is no service does not say what is followed.
     assert_eq!(ask().send().await.unwrap().status(), 401);
@@ -130,25 +173,45 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
 
-    let (muting, checking, rest) =
-        ("mute.v1.MuteService/MuteMembers", "mute.v1.MuteService/CheckSend", "GET /admin/clients/{uid}");
+    let (muting, checking, rest) = (
+        "mute.v1.MuteService/MuteMembers",
+        "mute.v1.MuteService/CheckSend",
+        "GET /admin/clients/{uid}",
+    );
     assert_eq!(collector.names(), [rest, "commit", checking, muting]);
     let (call, commit) = (collector.span(muting), collector.span("commit"));
-    assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.to_owned(), CALLER.to_owned()));
-    assert_eq!((call.kind(), attribute(&call, "rpc.grpc.status_code")), (SpanKind::Server, Some(0)));
+    assert_eq!(
+        (hex(&call.trace_id), hex(&call.parent_span_id)),
+        (TRACE.to_owned(), CALLER.to_owned())
+    );
+    assert_eq!(
+        (call.kind(), attribute(&call, "rpc.grpc.status_code")),
+        (SpanKind::Server, Some(0))
+    );
     assert_eq!((hex(&commit.trace_id), &commit.parent_span_id), (TRACE.to_owned(), &call.span_id));
-    assert!(commit.start_time_unix_nano >= call.start_time_unix_nano && commit.end_time_unix_nano <= call.end_time_unix_nano);
+    assert!(
+        commit.start_time_unix_nano >= call.start_time_unix_nano
+            && commit.end_time_unix_nano <= call.end_time_unix_nano
+    );
     // What a caller has done wrong is no failure of the service.
     let checked = collector.span(checking);
     assert_eq!(attribute(&checked, "rpc.grpc.status_code"), Some(tonic::Code::NotFound as i64));
     assert_ne!(checked.status.unwrap_or_default().code(), StatusCode::Error);
-    assert_eq!(attribute(&collector.span(rest), "http.response.status_code"), Some(i64::from(answered)));
+    assert_eq!(
+        attribute(&collector.span(rest), "http.response.status_code"),
+        Some(i64::from(answered))
+    );
 
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let calls: Vec<_> = lines.iter().filter(|line| line["message"] == "a call was answered").collect();
+    let calls: Vec<_> =
+        lines.iter().filter(|line| line["message"] == "a call was answered").collect();
     let of_call = calls.iter().find(|line| line["span"]["request_id"] == "req-17").unwrap();
-    assert_eq!((&of_call["span"]["method"], &of_call["span"]["trace_id"]), (&muting.into(), &TRACE.into()), "{of_call}");
+    assert_eq!(
+        (&of_call["span"]["method"], &of_call["span"]["trace_id"]),
+        (&muting.into(), &TRACE.into()),
+        "{of_call}"
+    );
     assert_eq!(calls.len(), 7, "one line a call: {log}");
     assert!(!log.contains("dev-service-token") && !log.contains("u17"), "{log}");
 }
@@ -158,17 +221,29 @@ async fn between(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let traces = Arc::new(Mutex::new(Vec::new()));
-    let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
-    let hand_on = async |State((client, member, traces)): State<(Client<_, _>, String, Arc<Mutex<Vec<_>>>)>,
+    let client: Client<HttpConnector, Body> =
+        Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let hand_on = async |State((client, member, traces)): State<(
+        Client<_, _>,
+        String,
+        Arc<Mutex<Vec<_>>>,
+    )>,
                          mut request: Request<Body>| {
         let path = request.uri().path().to_owned();
         if let Some(trace) = request.headers().get("traceparent") {
             traces.lock().unwrap().push(format!("{path} {}", trace.to_str().unwrap()));
         }
         *request.uri_mut() = format!("{member}{path}").parse().unwrap();
-        client.request(request).await.map(Response::into_body).map(Body::new).map(Response::new).unwrap()
+        client
+            .request(request)
+            .await
+            .map(Response::into_body)
+            .map(Body::new)
+            .map(Response::new)
+            .unwrap()
     };
-    let router = Router::new().fallback(hand_on).with_state((client, member.to_owned(), traces.clone()));
+    let router =
+        Router::new().fallback(hand_on).with_state((client, member.to_owned(), traces.clone()));
     tokio::spawn(async move { axum::serve(listener, router).await });
     (format!("http://{addr}"), traces)
 }
@@ -177,7 +252,12 @@ async fn between(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
 async fn the_trace_of_one_who_is_no_service_is_linked() {
     let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
     let data = directory.path().join("data");
-    let mut process = start(directory.path(), &collector.start().await, "1", &["--data-dir", data.to_str().unwrap()]);
+    let mut process = start(
+        directory.path(),
+        &collector.start().await,
+        "1",
+        &["--data-dir", data.to_str().unwrap()],
+    );
     for caller in [TRACED, NOT_TRACED] {
         check(&process, "Open", &[caller]).await.unwrap_err();
     }

@@ -1,4 +1,5 @@
-//! User mutes: in every room of an app, over both doors. Whole REST answers are in `tests/golden/agora`.
+//! User mutes: in every room of an app, over both doors. Whole REST answers are in
+//! `tests/golden/agora`.
 
 use futures_util::future::join_all;
 use mute_service::{
@@ -16,32 +17,64 @@ use crate::{
     harness::*,
 };
 
-async fn mute(server: &Server, app: &str, user: &str, duration_ms: Option<u64>) -> Result<pb::MutedUser, Status> {
+async fn mute(
+    server: &Server,
+    app: &str,
+    user: &str,
+    duration_ms: Option<u64>,
+) -> Result<pb::MutedUser, Status> {
     let (user, reason) = (user.to_owned(), "spam".to_owned());
-    let message =
-        pb::MuteUserRequest { app: app.to_owned(), user, duration: duration_ms.map(duration), reason, ..Default::default() };
+    let message = pb::MuteUserRequest {
+        app: app.to_owned(),
+        user,
+        duration: duration_ms.map(duration),
+        reason,
+        ..Default::default()
+    };
     let muted = server.mutes().await.mute_user(server.as_admin(app, message)).await?;
     Ok(muted.into_inner().user.unwrap())
 }
 
 async fn unmute(server: &Server, app: &str, user: &str) -> bool {
-    let message = pb::UnmuteUserRequest { app: app.to_owned(), user: user.to_owned(), ..Default::default() };
-    server.mutes().await.unmute_user(server.as_admin(app, message)).await.unwrap().into_inner().was_muted
+    let message =
+        pb::UnmuteUserRequest { app: app.to_owned(), user: user.to_owned(), ..Default::default() };
+    server
+        .mutes()
+        .await
+        .unmute_user(server.as_admin(app, message))
+        .await
+        .unwrap()
+        .into_inner()
+        .was_muted
 }
 
 async fn list(server: &Server, message: pb::ListMutedUsersRequest) -> pb::ListMutedUsersResponse {
     let app = message.app.clone();
-    server.mutes().await.list_muted_users(server.as_admin(&app, message)).await.unwrap().into_inner()
+    server
+        .mutes()
+        .await
+        .list_muted_users(server.as_admin(&app, message))
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 async fn rule(server: &Server, app: &str, room: &str, user: &str) -> pb::Rule {
     let (room, user) = (room.to_owned(), user.to_owned());
     let message = pb::CheckSendRequest { app: app.to_owned(), room, user, min_revision: 0 };
-    server.mutes().await.check_send(server.as_admin(app, message)).await.unwrap().into_inner().rule()
+    server
+        .mutes()
+        .await
+        .check_send(server.as_admin(app, message))
+        .await
+        .unwrap()
+        .into_inner()
+        .rule()
 }
 
 async fn muted(server: &Server, app: &str) -> Vec<String> {
-    let list = list(server, pb::ListMutedUsersRequest { app: app.to_owned(), ..Default::default() }).await;
+    let list =
+        list(server, pb::ListMutedUsersRequest { app: app.to_owned(), ..Default::default() }).await;
     list.users.into_iter().map(|mute| mute.user).collect()
 }
 
@@ -65,21 +98,37 @@ async fn a_user_mute_is_told_first_with_its_end_reason_and_actor_in_every_room()
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], None).await;
     let mute = mute(&server, AGORA, "USER1", Some(60_000)).await.unwrap();
-    assert_eq!((mute.user.as_str(), mute.actor.as_str(), mute.reason.as_str()), ("user1", "app", "spam"));
+    assert_eq!(
+        (mute.user.as_str(), mute.actor.as_str(), mute.reason.as_str()),
+        ("user1", "app", "spam")
+    );
     assert_eq!(ms(&mute.expire_time.unwrap()), START_MS + 60_000);
     assert_eq!(ms(&mute.mute_time.unwrap()), START_MS);
-    let (_, other) = server.agora(Method::POST, "/chatrooms", Some(json!({"name": "other", "owner": "user1"}))).await;
+    let (_, other) = server
+        .agora(Method::POST, "/chatrooms", Some(json!({"name": "other", "owner": "user1"})))
+        .await;
     for room in [ROOM, other["data"]["id"].as_str().unwrap()] {
         let check = server.check(AGORA, room, "user1").await;
         assert_eq!((check.allowed, check.rule()), (false, pb::Rule::UserMute), "{room}");
         assert_eq!(ms(&check.expire_time.unwrap()), START_MS + 60_000);
         assert_eq!((check.actor.as_str(), check.reason.as_str()), ("app", "spam"));
     }
-    let pairs = ["user1", "user2", "nobody"].map(|user| pb::RoomUser { room: ROOM.into(), user: user.into() }).to_vec();
+    let pairs = ["user1", "user2", "nobody"]
+        .map(|user| pb::RoomUser { room: ROOM.into(), user: user.into() })
+        .to_vec();
     let message = pb::BatchCheckSendRequest { app: AGORA.into(), pairs, ..Default::default() };
-    let answer = server.mutes().await.batch_check_send(with(message, &[SERVICE])).await.unwrap().into_inner();
+    let answer = server
+        .mutes()
+        .await
+        .batch_check_send(with(message, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner();
     let pb::BatchCheckSendResponse { results: batch, revision } = answer;
-    assert_eq!(pb::CheckSendResponse { revision, ..batch[0].clone() }, server.check(AGORA, ROOM, "user1").await);
+    assert_eq!(
+        pb::CheckSendResponse { revision, ..batch[0].clone() },
+        server.check(AGORA, ROOM, "user1").await
+    );
     assert_eq!((batch[1].rule(), batch[2].rule()), (pb::Rule::None, pb::Rule::NotRegistered));
     assert!(unmute(&server, AGORA, "User1").await);
     assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::MemberMute);
@@ -135,8 +184,15 @@ async fn deleting_the_client_does_not_lift_it_over_a_restart_either() {
     mute(&server, AGORA, "user1", Some(60_000)).await.unwrap();
     mute(&server, AGORA, "user2", None).await.unwrap();
     assert_eq!(records(&server), before + 2);
-    let delete = pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
-    let was = server.directory().await.delete_client(with(delete, &[SERVICE])).await.unwrap().into_inner();
+    let delete =
+        pb::DeleteClientRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
+    let was = server
+        .directory()
+        .await
+        .delete_client(with(delete, &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(was.client.is_some());
     assert_eq!(records(&server), before + 1);
     assert_eq!(muted(&server, AGORA).await, ["user1", "user2"]);
@@ -146,7 +202,10 @@ async fn deleting_the_client_does_not_lift_it_over_a_restart_either() {
     let server = Server::on(directory.path(), Clock::manual(START_MS + 59_999), unlimited()).await;
     assert_eq!(muted(&server, AGORA).await, ["user1", "user2"]);
     let check = server.check(AGORA, ROOM, "user1").await;
-    assert_eq!((check.rule(), ms(&check.expire_time.unwrap())), (pb::Rule::UserMute, START_MS + 60_000));
+    assert_eq!(
+        (check.rule(), ms(&check.expire_time.unwrap())),
+        (pb::Rule::UserMute, START_MS + 60_000)
+    );
     server.advance(1);
     assert_eq!(muted(&server, AGORA).await, ["user2"]);
     server.sweep().await;
@@ -168,8 +227,15 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
     let client = Some(pb::Client { user: "gone".into(), ..Default::default() });
     let upsert = pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() };
     server.directory().await.upsert_client(server.as_admin(OPEN, upsert)).await.unwrap();
-    let delete = pb::DeleteClientRequest { app: OPEN.into(), user: "gone".into(), ..Default::default() };
-    let deleted = server.directory().await.delete_client(server.as_admin(OPEN, delete)).await.unwrap().into_inner();
+    let delete =
+        pb::DeleteClientRequest { app: OPEN.into(), user: "gone".into(), ..Default::default() };
+    let deleted = server
+        .directory()
+        .await
+        .delete_client(server.as_admin(OPEN, delete))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(deleted.client.is_some());
     server.advance(1_000);
     server.sweep().await;
@@ -177,7 +243,13 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
     assert_eq!(records(&server), before + 1);
     let events = events(&server, start).await;
     assert!(events.iter().all(|event| event.0 != EventKind::UserMuted || event.2 == "spam"));
-    let of = |kind| events.iter().filter(|event| event.0 == kind).map(|event| event.1.concat()).collect::<Vec<_>>();
+    let of = |kind| {
+        events
+            .iter()
+            .filter(|event| event.0 == kind)
+            .map(|event| event.1.concat())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of(EventKind::UserMuted), ["user1", "user2", "user2", "user2", "gone"]);
     assert_eq!(of(EventKind::UserUnmuted), ["user2"]);
     let mut expired = of(EventKind::UserMuteExpired);
@@ -192,7 +264,8 @@ async fn removing_the_records_of_a_user_takes_its_mute_out_of_the_view() {
     mute(&server, AGORA, "user1", None).await.unwrap();
     let key = codec::encode_key(Key::UserMute { app: AGORA, user: "user1" });
     let operations = vec![mute_service::store::Operation::Delete { key }];
-    let revision = server.service.store.commit(Batch { operations, ..Batch::default() }).await.unwrap();
+    let revision =
+        server.service.store.commit(Batch { operations, ..Batch::default() }).await.unwrap();
     assert!(server.service.view.wait_for(revision).await);
     assert_eq!(muted(&server, AGORA).await, [""; 0]);
     assert!(server.check(AGORA, ROOM, "user1").await.allowed);
@@ -205,7 +278,12 @@ async fn the_list_is_ordered_and_paged_and_leaves_none_out_while_others_change()
     join_all(users.iter().map(|user| mute(&server, OPEN, user, None))).await;
     let (mut seen, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let message = pb::ListMutedUsersRequest { app: OPEN.into(), page_size: 7, page_token, ..Default::default() };
+        let message = pb::ListMutedUsersRequest {
+            app: OPEN.into(),
+            page_size: 7,
+            page_token,
+            ..Default::default()
+        };
         let page = list(&server, message).await;
         seen.extend(page.users.into_iter().map(|mute| mute.user));
         // The last of the page goes, one before it comes, and one behind it goes.
@@ -218,9 +296,22 @@ async fn the_list_is_ordered_and_paged_and_leaves_none_out_while_others_change()
         }
     }
     assert_eq!((seen.as_slice(), pages), (&users[..29], 5));
-    let skip = |skip| list(&server, pb::ListMutedUsersRequest { app: OPEN.into(), page_size: 2, skip, ..Default::default() });
+    let skip = |skip| {
+        list(
+            &server,
+            pb::ListMutedUsersRequest {
+                app: OPEN.into(),
+                page_size: 2,
+                skip,
+                ..Default::default()
+            },
+        )
+    };
     let page = skip(5).await;
-    assert_eq!(page.users.iter().map(|mute| mute.user.as_str()).collect::<Vec<_>>(), ["u00", "u01"]);
+    assert_eq!(
+        page.users.iter().map(|mute| mute.user.as_str()).collect::<Vec<_>>(),
+        ["u00", "u01"]
+    );
     assert!(!page.next_page_token.is_empty() && skip(100).await.users.is_empty());
 }
 
@@ -231,9 +322,13 @@ async fn those_of_some_users_who_are_muted_are_told_in_one_page() {
         mute(&server, AGORA, user, Some(1_000)).await.unwrap();
     }
     let users = strings(&["user3", "user5", "nobody", "USER1"]);
-    let message = pb::ListMutedUsersRequest { app: AGORA.into(), page_size: 1, users, ..Default::default() };
+    let message =
+        pb::ListMutedUsersRequest { app: AGORA.into(), page_size: 1, users, ..Default::default() };
     let page = list(&server, message.clone()).await;
-    assert_eq!(page.users.iter().map(|mute| mute.user.as_str()).collect::<Vec<_>>(), ["user3", "user1"]);
+    assert_eq!(
+        page.users.iter().map(|mute| mute.user.as_str()).collect::<Vec<_>>(),
+        ["user3", "user1"]
+    );
     assert_eq!(page.next_page_token, "");
     server.advance(1_000);
     assert!(list(&server, message).await.users.is_empty());
@@ -245,15 +340,27 @@ async fn a_user_not_even_the_owner_of_a_room_mutes_or_lists_in_the_whole_app() {
     let bearer = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     let headers = [("authorization", bearer.as_str())];
     let mut mutes = server.mutes().await;
-    let message = pb::MuteUserRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
-    assert_eq!(reason(&mutes.mute_user(with(message, &headers)).await.unwrap_err()), "PERMISSION_DENIED");
-    let message = pb::UnmuteUserRequest { app: AGORA.into(), user: "owner1".into(), ..Default::default() };
-    assert_eq!(reason(&mutes.unmute_user(with(message, &headers)).await.unwrap_err()), "PERMISSION_DENIED");
+    let message =
+        pb::MuteUserRequest { app: AGORA.into(), user: "user1".into(), ..Default::default() };
+    assert_eq!(
+        reason(&mutes.mute_user(with(message, &headers)).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
+    let message =
+        pb::UnmuteUserRequest { app: AGORA.into(), user: "owner1".into(), ..Default::default() };
+    assert_eq!(
+        reason(&mutes.unmute_user(with(message, &headers)).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
     let users = strings(&["owner1"]);
     let message = pb::ListMutedUsersRequest { app: AGORA.into(), users, ..Default::default() };
-    assert_eq!(reason(&mutes.list_muted_users(with(message, &headers)).await.unwrap_err()), "PERMISSION_DENIED");
+    assert_eq!(
+        reason(&mutes.list_muted_users(with(message, &headers)).await.unwrap_err()),
+        "PERMISSION_DENIED"
+    );
     let request = server.rest(Method::POST, "/easemob-demo/testapp/mutes", &headers);
-    let (status, body) = sent(request.body(json!({"username": "user1", "chatroom": 0}).to_string())).await;
+    let (status, body) =
+        sent(request.body(json!({"username": "user1", "chatroom": 0}).to_string())).await;
     golden("agora", "error_forbidden", status, body);
 }
 
@@ -283,9 +390,17 @@ async fn rest_mutes_for_seconds_tells_what_is_left_and_takes_the_mute_away() {
         server.advance(ms);
         assert_eq!(left(&server, "user1").await, expected);
     }
-    assert_eq!(post(&server, json!({"username": "USER1", "chatroom": -1, "chat": 0, "groupchat": 0})).await.0, 200);
+    assert_eq!(
+        post(&server, json!({"username": "USER1", "chatroom": -1, "chat": 0, "groupchat": 0}))
+            .await
+            .0,
+        200
+    );
     is("mutes_get_for_good", server.agora(Method::GET, "/mutes/User1", None).await);
-    assert_eq!(post(&server, json!({"username": "user1", "chatroom": 0})).await.1["data"], json!({"result": "ok"}));
+    assert_eq!(
+        post(&server, json!({"username": "user1", "chatroom": 0})).await.1["data"],
+        json!({"result": "ok"})
+    );
     assert_eq!(left(&server, "user1").await, 0);
     assert_eq!(post(&server, json!({"username": "nobody", "chatroom": 0})).await.0, 200);
     assert_eq!(left(&server, "nobody").await, 0);
@@ -294,7 +409,9 @@ async fn rest_mutes_for_seconds_tells_what_is_left_and_takes_the_mute_away() {
 #[tokio::test]
 async fn rest_holds_ends_to_what_the_vendor_has_numbers_for() {
     let server = Server::start().await;
-    for (seconds, expected) in [(i64::from(i32::MAX), i64::from(i32::MAX)), (4_000_000_000, -1), (i64::MAX, -1)] {
+    for (seconds, expected) in
+        [(i64::from(i32::MAX), i64::from(i32::MAX)), (4_000_000_000, -1), (i64::MAX, -1)]
+    {
         assert_eq!(post(&server, json!({"username": "user1", "chatroom": seconds})).await.0, 200);
         assert_eq!(left(&server, "user1").await, expected, "{seconds}");
     }
@@ -313,28 +430,49 @@ async fn rest_lists_the_muted_in_pages() {
     let page = async |query: &str| {
         let (_, body) = server.agora(Method::GET, &format!("/mutes?{query}"), None).await;
         let users = body["data"]["data"].as_array().unwrap().iter();
-        users.map(|element| element["username"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(",")
+        users
+            .map(|element| element["username"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join(",")
     };
     assert_eq!(page("pageNum=1&pageSize=2&version=3").await, "user1,user2");
     assert_eq!(page("pageNum=2&pageSize=2").await, "user3");
     assert_eq!(page("pageNum=2147483647&pageSize=50").await, "");
     assert_eq!(page("pageSize=1").await, "user1");
     assert_eq!(page("pageNum=1").await, "user1,user2,user3");
-    is("error_mutes_page_size", server.agora(Method::GET, "/mutes?pageNum=1&pageSize=51", None).await);
+    is(
+        "error_mutes_page_size",
+        server.agora(Method::GET, "/mutes?pageNum=1&pageSize=51", None).await,
+    );
     for query in ["pageSize=0", "pageSize=-1", "pageSize=x", "pageSize="] {
-        is("error_mutes_page_size", server.agora(Method::GET, &format!("/mutes?{query}"), None).await);
+        is(
+            "error_mutes_page_size",
+            server.agora(Method::GET, &format!("/mutes?{query}"), None).await,
+        );
     }
-    is("error_mutes_page_num", server.agora(Method::GET, "/mutes?pageNum=0&pageSize=10", None).await);
+    is(
+        "error_mutes_page_num",
+        server.agora(Method::GET, "/mutes?pageNum=0&pageSize=10", None).await,
+    );
 }
 
 #[tokio::test]
 async fn rest_refuses_what_it_would_not_keep_and_nobody_is_muted() {
     let server = Server::start().await;
-    is("error_mutes_chat", post(&server, json!({"username": "user1", "chatroom": 60, "chat": 60})).await);
-    is("error_mutes_groupchat", post(&server, json!({"username": "user1", "chatroom": 60, "groupchat": -1})).await);
+    is(
+        "error_mutes_chat",
+        post(&server, json!({"username": "user1", "chatroom": 60, "chat": 60})).await,
+    );
+    is(
+        "error_mutes_groupchat",
+        post(&server, json!({"username": "user1", "chatroom": 60, "groupchat": -1})).await,
+    );
     is("error_mutes_chatroom", post(&server, json!({"username": "user1", "chat": 0})).await);
     for wrong in [json!(-2), json!("60"), json!(null), json!(true), json!(0.5), json!(i64::MIN)] {
-        is("error_mutes_chatroom", post(&server, json!({"username": "user1", "chatroom": wrong})).await);
+        is(
+            "error_mutes_chatroom",
+            post(&server, json!({"username": "user1", "chatroom": wrong})).await,
+        );
     }
     is("error_mutes_no_name", post(&server, json!({"chatroom": 60})).await);
     is("error_mutes_name", post(&server, json!({"username": "a b", "chatroom": 60})).await);
@@ -360,11 +498,17 @@ async fn the_101st_call_within_a_second_is_refused() {
     let server = Server::with(limited()).await;
     let bearer = format!("Bearer {}", server.agora_token());
     let body = |seconds: i64| json!({"username": "user1", "chatroom": seconds}).to_string();
-    for (method, path, body) in
-        [(Method::POST, "/mutes", body(60)), (Method::POST, "/mutes", body(0)), (Method::GET, "/mutes/user1", String::new())]
-    {
+    for (method, path, body) in [
+        (Method::POST, "/mutes", body(60)),
+        (Method::POST, "/mutes", body(0)),
+        (Method::GET, "/mutes/user1", String::new()),
+    ] {
         let ask = || {
-            let request = server.rest(method.clone(), &format!("/easemob-demo/testapp{path}"), &[("authorization", &bearer)]);
+            let request = server.rest(
+                method.clone(),
+                &format!("/easemob-demo/testapp{path}"),
+                &[("authorization", &bearer)],
+            );
             request.body(body.clone())
         };
         for _ in 0..100 {

@@ -1,11 +1,14 @@
-//! The change feed: each change once and in order, over restarts and kills; what ends by itself is told once; who is slow is cut, and nobody else.
+//! The change feed: each change once and in order, over restarts and kills; what ends by itself is
+//! told once; who is slow is cut, and nobody else.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use mute_service::{
     clock::Clock,
-    proto::v1::{self as pb, ChangeKind, mute_service_client::MuteServiceClient, watch_response::Event},
+    proto::v1::{
+        self as pb, ChangeKind, mute_service_client::MuteServiceClient, watch_response::Event,
+    },
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -32,7 +35,12 @@ impl Watch {
     }
 
     /// A watch that has begun, and the revision it began at.
-    pub async fn begun(mutes: MuteServiceClient<Channel>, app: &str, room: &str, after: Option<i64>) -> (Self, i64) {
+    pub async fn begun(
+        mutes: MuteServiceClient<Channel>,
+        app: &str,
+        room: &str,
+        after: Option<i64>,
+    ) -> (Self, i64) {
         let mut watch = Self::start(mutes, app, room, after).await.unwrap();
         match watch.next().await.unwrap() {
             Event::Heartbeat(heartbeat) => (watch, heartbeat.revision),
@@ -86,7 +94,10 @@ fn revisions(changes: &[pb::Change]) -> Vec<i64> {
 
 /// Kind and users of each.
 fn told(changes: &[pb::Change]) -> Vec<(ChangeKind, Vec<&str>)> {
-    changes.iter().map(|change| (change.kind(), change.users.iter().map(String::as_str).collect())).collect()
+    changes
+        .iter()
+        .map(|change| (change.kind(), change.users.iter().map(String::as_str).collect()))
+        .collect()
 }
 
 /// Mutes users of a writer's own, one a call; answers the revisions.
@@ -94,15 +105,24 @@ async fn write(mut mutes: MuteServiceClient<Channel>, writer: usize, calls: usiz
     let mut revisions = Vec::new();
     for call in 0..calls {
         let users = vec![format!("w{writer}c{call}")];
-        let message = pb::MuteMembersRequest { app: OPEN.into(), room: format!("r{writer}"), users, ..Default::default() };
-        revisions.push(mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision);
+        let message = pb::MuteMembersRequest {
+            app: OPEN.into(),
+            room: format!("r{writer}"),
+            users,
+            ..Default::default()
+        };
+        revisions.push(
+            mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision,
+        );
     }
     revisions
 }
 
 async fn write_together(server: &Server, writers: usize, calls: usize) -> BTreeSet<i64> {
     let mutes = server.mutes().await;
-    let written = join_all((0..writers).map(|writer| tokio::spawn(write(mutes.clone(), writer, calls)))).await;
+    let written =
+        join_all((0..writers).map(|writer| tokio::spawn(write(mutes.clone(), writer, calls))))
+            .await;
     written.into_iter().flat_map(Result::unwrap).collect()
 }
 
@@ -120,7 +140,8 @@ async fn every_change_comes_once_and_in_order_while_many_write() {
         assert_eq!(from, begun);
         late.up_to(last + 200).await
     });
-    let all: Vec<_> = written.union(&more).copied().filter(|revision| *revision <= last + 200).collect();
+    let all: Vec<_> =
+        written.union(&more).copied().filter(|revision| *revision <= last + 200).collect();
     assert_eq!((revisions(&late), &late[..changes.len()]), (all, &changes[..]));
 }
 
@@ -177,7 +198,8 @@ async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
     let server = Server::start().await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, IMKIT, "", None).await;
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
-    let (app, room, user, users) = (IMKIT.to_owned(), "demo".to_owned(), "aaa".to_owned(), strings(&["aaa"]));
+    let (app, room, user, users) =
+        (IMKIT.to_owned(), "demo".to_owned(), "aaa".to_owned(), strings(&["aaa"]));
     macro_rules! call {
         ($client:ident.$rpc:ident $request:ident { $($field:ident: $value:expr),* }) => {
             $client.$rpc(with(pb::$request { app: app.clone(), $($field: $value,)* ..Default::default() }, &[SERVICE])).await.unwrap();
@@ -209,7 +231,8 @@ async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
     call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
     call!(directory.upsert_room UpsertRoomRequest { room: "new".into() });
     call!(directory.delete_room DeleteRoomRequest { room: room.clone() });
-    // Removes the notification mute of the deleted room, and then its tombstone: commits that are told to nobody.
+    // Removes the notification mute of the deleted room, and then its tombstone: commits that are
+    // told to nobody.
     server.sweep().await;
     let client = Some(pb::Client { user: "new".into(), ..Default::default() });
     call!(directory.upsert_client UpsertClientRequest { client: client });
@@ -246,7 +269,10 @@ async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
     assert_eq!(kinds, expected);
     assert!(last >= begun + expected.len() as i64 + 2);
     let ended = &changes[3];
-    assert_eq!((ended.actor.as_str(), &ended.users, &ended.expire_time), ("service", &users, &None));
+    assert_eq!(
+        (ended.actor.as_str(), &ended.users, &ended.expire_time),
+        ("service", &users, &None)
+    );
     let ended = &changes[17];
     assert_eq!((ended.actor.as_str(), ended.room.as_str(), &ended.users), ("service", "", &users));
     // In history it is the same.
@@ -273,7 +299,11 @@ async fn a_watch_of_a_room_is_told_of_that_room_only_and_one_of_an_app_of_that_a
 
 #[tokio::test]
 async fn a_heartbeat_carries_the_newest_revision_that_was_passed() {
-    let server = Server::with(mute_service::config::Settings { watch_heartbeat_seconds: Some(1), ..unlimited() }).await;
+    let server = Server::with(mute_service::config::Settings {
+        watch_heartbeat_seconds: Some(1),
+        ..unlimited()
+    })
+    .await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, OPEN, "quiet", None).await;
     let newest = server.mute(OPEN, "loud", &["u"], None).await.revision;
     assert!(newest > begun);
@@ -343,8 +373,15 @@ async fn what_is_no_longer_kept_and_what_was_never_there_is_refused() {
     }
     let server = Server::on(directory.path(), Clock::manual(START_MS), settings).await;
     for after in [0, gone - 1, last + 1, i64::MAX] {
-        let refused = Watch::start(server.mutes().await, OPEN, "", Some(after)).await.err().expect("a refusal");
-        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::OutOfRange, "REVISION_COMPACTED"), "{after}");
+        let refused = Watch::start(server.mutes().await, OPEN, "", Some(after))
+            .await
+            .err()
+            .expect("a refusal");
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (Code::OutOfRange, "REVISION_COMPACTED"),
+            "{after}"
+        );
     }
     let refused = Watch::start(server.mutes().await, OPEN, "", Some(-1)).await.err().unwrap();
     assert_eq!(reason(&refused), "INVALID_ARGUMENT");
@@ -357,19 +394,31 @@ async fn a_slow_reader_is_cut_with_its_last_revision_and_nobody_waits_for_it() {
     let server = Server::start().await;
     // As little as HTTP/2 allows is on the way to it.
     let narrow = Channel::from_shared(format!("http://{}", server.addresses.grpc)).unwrap();
-    let narrow = narrow.initial_stream_window_size(65_535).initial_connection_window_size(65_535).connect().await.unwrap();
+    let narrow = narrow
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(65_535)
+        .connect()
+        .await
+        .unwrap();
     let (mut slow, begun) = Watch::begun(MuteServiceClient::new(narrow), OPEN, "r", None).await;
     let (mut quick, _) = Watch::begun(server.mutes().await, OPEN, "r", None).await;
     let users: Vec<_> = (0..100).map(|user| format!("{user:064}")).collect();
-    let message = pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users, ..Default::default() };
+    let message =
+        pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users, ..Default::default() };
     let mut mutes = server.mutes().await;
     while server.service.hub.cut() == 0 {
         server.advance(100);
-        let written = mutes.mute_members(with(message.clone(), &[SERVICE])).await.unwrap().into_inner().revision;
+        let written = mutes
+            .mute_members(with(message.clone(), &[SERVICE]))
+            .await
+            .unwrap()
+            .into_inner()
+            .revision;
         assert_eq!(quick.change().await.unwrap().revision, written);
         assert!(written - begun < 2_000, "it is not cut");
     }
-    let written = mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision;
+    let written =
+        mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision;
     assert_eq!(quick.change().await.unwrap().revision, written);
     let (status, last) = slow.end().await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "WATCHER_TOO_SLOW"));
@@ -378,7 +427,8 @@ async fn a_slow_reader_is_cut_with_its_last_revision_and_nobody_waits_for_it() {
     assert!(last > begun && last < written && server.clock.now_ms() - START_MS >= 5_000);
     let (mut resumed, _) = Watch::begun(server.mutes().await, OPEN, "r", Some(last)).await;
     assert_eq!(revisions(&resumed.up_to(written).await), (last + 1..=written).collect::<Vec<_>>());
-    let metrics = server.http.get(format!("http://{}/metrics", server.addresses.admin)).send().await.unwrap();
+    let metrics =
+        server.http.get(format!("http://{}/metrics", server.addresses.admin)).send().await.unwrap();
     assert!(metrics.text().await.unwrap().contains("mute_watchers_cut_total 1"));
 }
 
@@ -391,7 +441,10 @@ async fn a_stop_ends_the_watches_and_says_where_to_go_on() {
     assert_eq!(busy.change().await.unwrap().revision, last);
     let (idle_end, busy_end, ()) = tokio::join!(idle.end(), busy.end(), server.stop());
     for (status, told) in [&idle_end, &busy_end] {
-        assert_eq!((status.code(), reason(status).as_str(), *told), (Code::Unavailable, "STOPPING", None));
+        assert_eq!(
+            (status.code(), reason(status).as_str(), *told),
+            (Code::Unavailable, "STOPPING", None)
+        );
     }
     assert_eq!(last_revision(&busy_end.0), last);
     assert!((begun..=last).contains(&last_revision(&idle_end.0)));
@@ -419,11 +472,19 @@ async fn a_watcher_that_goes_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mute_reaches_all_who_watch_its_room() {
     let server = Server::start().await;
-    let count: usize = std::env::var("MUTE_TEST_WATCHERS").ok().and_then(|count| count.parse().ok()).unwrap_or(500);
+    let count: usize = std::env::var("MUTE_TEST_WATCHERS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(500);
     let mut watches = Vec::new();
     for at in (0..count).step_by(100) {
         let mutes = server.mutes().await;
-        watches.extend(join_all((at..count.min(at + 100)).map(|_| Watch::begun(mutes.clone(), OPEN, "r", None))).await);
+        watches.extend(
+            join_all(
+                (at..count.min(at + 100)).map(|_| Watch::begun(mutes.clone(), OPEN, "r", None)),
+            )
+            .await,
+        );
     }
     let revision = server.mute(OPEN, "r", &["u"], None).await.revision;
     let started = std::time::Instant::now();
@@ -437,7 +498,8 @@ async fn users_and_services_without_the_scope_may_not_watch() {
     let server = Server::start().await;
     let owner = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     for headers in [[("authorization", owner.as_str())], [KEEPER]] {
-        let message = pb::WatchRequest { app: AGORA.into(), room: ROOM.into(), after_revision: None };
+        let message =
+            pb::WatchRequest { app: AGORA.into(), room: ROOM.into(), after_revision: None };
         let refused = server.mutes().await.watch(with(message, &headers)).await.unwrap_err();
         assert_eq!(reason(&refused), "PERMISSION_DENIED");
     }

@@ -1,4 +1,5 @@
-//! What ends a watch: an import, live and in history, here and in a cluster; and what does not: a burst.
+//! What ends a watch: an import, live and in history, here and in a cluster; and what does not: a
+//! burst.
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
@@ -20,12 +21,16 @@ async fn import_one(server: &Server, app: &str) -> i64 {
         set_ms: START_MS,
         provenance: Provenance { actor: "app".into(), reason: "".into() }.into(),
     };
-    batch.put(Key::MemberMute { app, room: "r", user: "imported" }, &Value::Restriction(restriction));
+    batch.put(
+        Key::MemberMute { app, room: "r", user: "imported" },
+        &Value::Restriction(restriction),
+    );
     server.service.store.commit(batch).await.unwrap().try_into().unwrap()
 }
 
 async fn ends_compacted(watch: &mut Watch) {
-    let (status, _) = timeout(Duration::from_secs(10), watch.end()).await.expect("the watch goes on");
+    let (status, _) =
+        timeout(Duration::from_secs(10), watch.end()).await.expect("the watch goes on");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "REVISION_COMPACTED"));
 }
 
@@ -72,7 +77,8 @@ async fn an_import_into_a_running_cluster_ends_the_watches_of_it() {
     let line = r#"{"kind":"member_mute","app":"Open","room":"room","user":"v","set":"2022-01-13T07:59:10Z"}"#;
     let file = directory.path().join("export");
     fs::write(&file, crate::export::framed(&[line])).unwrap();
-    let import = ["import", "--store", "etcd", "--etcd-endpoints", &etcd.urls(), file.to_str().unwrap()];
+    let import =
+        ["import", "--store", "etcd", "--etcd-endpoints", &etcd.urls(), file.to_str().unwrap()];
     let imported = Command::new(env!("CARGO_BIN_EXE_mute-service")).args(import).output().unwrap();
     assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
     for watch in &mut live {
@@ -88,8 +94,13 @@ async fn mute_rooms(server: &Server, rooms: usize) {
             let mut mutes = mutes.clone();
             let users = strings(&["u"]);
             let duration = Some(duration(60_000));
-            let message =
-                pb::MuteMembersRequest { app: OPEN.into(), room: format!("r{room}"), users, duration, ..Default::default() };
+            let message = pb::MuteMembersRequest {
+                app: OPEN.into(),
+                room: format!("r{room}"),
+                users,
+                duration,
+                ..Default::default()
+            };
             async move { mutes.mute_members(with(message, &[SERVICE])).await.unwrap() }
         });
         futures_util::future::join_all(calls).await;

@@ -24,7 +24,8 @@ fn frames(mut body: &[u8]) -> (Option<Vec<u8>>, String) {
     let mut message = None;
     loop {
         let (head, rest) = body.split_at(5);
-        let (frame, rest) = rest.split_at(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize);
+        let (frame, rest) =
+            rest.split_at(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize);
         if head[0] & 0x80 != 0 {
             assert!(rest.is_empty(), "something after the trailers");
             return (message, String::from_utf8(frame.to_vec()).unwrap());
@@ -36,12 +37,18 @@ fn frames(mut body: &[u8]) -> (Option<Vec<u8>>, String) {
 async fn check(process: &Process, origin: &str, kind: &str, body: Vec<u8>) -> Response {
     let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
     let request = Client::new().post(url).header("content-type", kind).header("accept", kind);
-    let request = request.header("origin", origin).header("x-grpc-web", "1").header(SERVICE.0, SERVICE.1);
+    let request =
+        request.header("origin", origin).header("x-grpc-web", "1").header(SERVICE.0, SERVICE.1);
     request.body(body).send().await.unwrap()
 }
 
 fn question() -> pb::CheckSendRequest {
-    pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 }
+    pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    }
 }
 
 fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
@@ -57,34 +64,61 @@ async fn pages_of_these_origins_may_call_and_others_are_not_told_the_answer() {
     mute(&mut process.mutes().await, "room", vec!["u".to_owned()]).await.unwrap();
 
     let answer = check(&process, PAGE, "application/grpc-web+proto", framed(&question())).await;
-    assert_eq!((answer.status().as_u16(), header(&answer, "access-control-allow-origin")), (200, Some(PAGE)));
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "access-control-allow-origin")),
+        (200, Some(PAGE))
+    );
     let (message, trailers) = frames(&answer.bytes().await.unwrap());
     let checked = pb::CheckSendResponse::decode(&*message.unwrap()).unwrap();
     assert!(!checked.allowed && checked.actor == "service:dev", "{checked:?}");
     assert!(trailers.contains("grpc-status:0"), "{trailers}");
     // As text, for browsers that stream no bytes.
-    let answer = check(&process, PAGE, "application/grpc-web-text", BASE64.encode(framed(&question())).into()).await;
+    let answer = check(
+        &process,
+        PAGE,
+        "application/grpc-web-text",
+        BASE64.encode(framed(&question())).into(),
+    )
+    .await;
     // Each piece is padded for itself.
-    let body: Vec<_> = answer.bytes().await.unwrap().chunks(4).flat_map(|four| BASE64.decode(four).unwrap()).collect();
+    let body: Vec<_> = answer
+        .bytes()
+        .await
+        .unwrap()
+        .chunks(4)
+        .flat_map(|four| BASE64.decode(four).unwrap())
+        .collect();
     assert!(frames(&body).0.is_some());
     // An error can be read too.
     let unknown = pb::CheckSendRequest { app: "None".into(), ..question() };
     let answer = check(&process, PAGE, "application/grpc-web+proto", framed(&unknown)).await;
     assert_eq!(header(&answer, "grpc-status"), Some("5"));
-    assert!(header(&answer, "access-control-expose-headers").unwrap().contains("grpc-status-details-bin"));
+    assert!(
+        header(&answer, "access-control-expose-headers")
+            .unwrap()
+            .contains("grpc-status-details-bin")
+    );
 
     let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
     let ask = async |origin: &str| {
         let request = Client::new().request(Method::OPTIONS, &url).header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
-        request.header("access-control-request-headers", "authorization,content-type,x-grpc-web").send().await.unwrap()
+        request
+            .header("access-control-request-headers", "authorization,content-type,x-grpc-web")
+            .send()
+            .await
+            .unwrap()
     };
     let answer = ask(PAGE).await;
-    assert_eq!((answer.status().as_u16(), header(&answer, "access-control-allow-origin")), (200, Some(PAGE)));
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "access-control-allow-origin")),
+        (200, Some(PAGE))
+    );
     assert!(header(&answer, "access-control-allow-headers").unwrap().contains("authorization"));
     for other in ["https://evil.example", "http://console.example", "null"] {
         assert_eq!(header(&ask(other).await, "access-control-allow-origin"), None, "{other}");
-        let answer = check(&process, other, "application/grpc-web+proto", framed(&question())).await;
+        let answer =
+            check(&process, other, "application/grpc-web+proto", framed(&question())).await;
         assert_eq!(header(&answer, "access-control-allow-origin"), None, "{other}");
     }
     // What is neither is refused at once.
@@ -96,5 +130,12 @@ async fn no_page_may_call_where_nobody_has_said_so() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
-    assert!(Client::new().post(url).header("content-type", "application/grpc-web").send().await.is_err());
+    assert!(
+        Client::new()
+            .post(url)
+            .header("content-type", "application/grpc-web")
+            .send()
+            .await
+            .is_err()
+    );
 }

@@ -1,4 +1,5 @@
-//! The last target of `cargo test`, as targets run in the order of their names: shows which tests have said that they cannot run here.
+//! The last target of `cargo test`, as targets run in the order of their names: shows which tests
+//! have said that they cannot run here.
 #![allow(clippy::print_stdout)]
 
 use std::{collections::BTreeSet, fs};
@@ -16,6 +17,9 @@ fn main() {
     if skips.is_empty() {
         println!("0 skipped");
     } else {
-        println!("{} skipped, which are among the passed above; with MUTE_TEST_REQUIRE=1 they fail", skips.len());
+        println!(
+            "{} skipped, which are among the passed above; with MUTE_TEST_REQUIRE=1 they fail",
+            skips.len()
+        );
     }
 }

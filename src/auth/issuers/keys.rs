@@ -25,10 +25,11 @@ struct Set {
 }
 
 impl Keys {
-    /// Reads a set. A key that cannot be used is left out: one for encryption, a secret one, a kind that is not known. Errors: a sentence, where no key is
-    /// left.
+    /// Reads a set. A key that cannot be used is left out: one for encryption, a secret one, a kind
+    /// that is not known. Errors: a sentence, where no key is left.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        let set: Set = serde_json::from_slice(text).map_err(|error| format!("it is no JWK set: {error}"))?;
+        let set: Set =
+            serde_json::from_slice(text).map_err(|error| format!("it is no JWK set: {error}"))?;
         let mut by_id = HashMap::new();
         for key in set.keys {
             match usable(key) {
@@ -55,10 +56,13 @@ impl Keys {
         self.by_id.contains_key(id)
     }
 
-    /// Whether the signature of the token is that of the key it names. The key says which algorithm that is; a token that names another, or demands what
-    /// is not known here (`crit`), is not believed.
+    /// Whether the signature of the token is that of the key it names. The key says which algorithm
+    /// that is; a token that names another, or demands what is not known here (`crit`), is not
+    /// believed.
     pub(super) fn have_signed(&self, token: &str, header: &Header) -> bool {
-        let Some((algorithm, key)) = header.kid.as_ref().and_then(|id| self.by_id.get(id)) else { return false };
+        let Some((algorithm, key)) = header.kid.as_ref().and_then(|id| self.by_id.get(id)) else {
+            return false;
+        };
         if header.alg != *algorithm || header.crit.is_some() {
             return false;
         }
@@ -83,7 +87,8 @@ fn usable(key: Value) -> Result<(String, Algorithm, DecodingKey), String> {
     if !matches!(key.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
         return Err(format!("{id}: it is not for signatures"));
     }
-    let algorithm = algorithm(&key).ok_or_else(|| format!("{id}: its kind or algorithm is not one that is taken"))?;
+    let algorithm = algorithm(&key)
+        .ok_or_else(|| format!("{id}: its kind or algorithm is not one that is taken"))?;
     let key = DecodingKey::from_jwk(&key).map_err(|error| format!("{id}: {error}"))?;
     if let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
         && n.len() * 8 < MIN_RSA_BITS

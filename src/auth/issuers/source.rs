@@ -34,7 +34,9 @@ impl Source {
     pub(super) fn new(config: &IssuerConfig) -> Result<Self, String> {
         let IssuerConfig { jwks_file, jwks_url, jwks_ca, jwks_token_file, .. } = config;
         let url = match (jwks_file, jwks_url) {
-            (Some(file), None) if jwks_ca.is_none() && jwks_token_file.is_none() => return Ok(Self::File(file.clone())),
+            (Some(file), None) if jwks_ca.is_none() && jwks_token_file.is_none() => {
+                return Ok(Self::File(file.clone()));
+            }
             (None, Some(url)) => url,
             _ => {
                 return Err(
@@ -55,7 +57,11 @@ impl Source {
             Some("http") if is_loopback => {}
             _ => return Err("jwks_url: it is https://..., or http:// to this machine".to_owned()),
         }
-        Ok(Self::Url { client: fetch::client(jwks_ca.as_deref())?, uri, token_file: jwks_token_file.clone() })
+        Ok(Self::Url {
+            client: fetch::client(jwks_ca.as_deref())?,
+            uri,
+            token_file: jwks_token_file.clone(),
+        })
     }
 
     /// Errors: a sentence that names the file or the URL.
@@ -64,8 +70,12 @@ impl Source {
             Self::File(path) => of_file(path),
             Self::Url { client, uri, token_file } => {
                 let fetched = timeout(FETCH_TIMEOUT, get(client, uri, token_file.as_ref())).await;
-                let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())));
-                fetched.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{uri}: {error}"))
+                let fetched = fetched.unwrap_or_else(|_| {
+                    Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs()))
+                });
+                fetched
+                    .and_then(|text| Keys::parse(&text))
+                    .map_err(|error| format!("{uri}: {error}"))
             }
         }
     }
@@ -77,10 +87,16 @@ pub(super) fn of_file(path: &Path) -> Result<Keys, String> {
     read.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-async fn get(client: &HttpClient, uri: &Uri, token_file: Option<&PathBuf>) -> Result<Vec<u8>, String> {
-    let mut request = Request::get(uri).header(header::ACCEPT, "application/jwk-set+json, application/json");
+async fn get(
+    client: &HttpClient,
+    uri: &Uri,
+    token_file: Option<&PathBuf>,
+) -> Result<Vec<u8>, String> {
+    let mut request =
+        Request::get(uri).header(header::ACCEPT, "application/jwk-set+json, application/json");
     if let Some(path) = token_file {
-        let token = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let token =
+            fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
     }
     let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
@@ -89,5 +105,7 @@ async fn get(client: &HttpClient, uri: &Uri, token_file: Option<&PathBuf>) -> Re
         return Err(format!("the answer is {}", answer.status()));
     }
     let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_BYTES).await;
-    body.map(Vec::from).map_err(|error| format!("its body of at most {MAX_BYTES} bytes: {}", fetch::describe(&error)))
+    body.map(Vec::from).map_err(|error| {
+        format!("its body of at most {MAX_BYTES} bytes: {}", fetch::describe(&error))
+    })
 }

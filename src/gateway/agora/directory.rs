@@ -10,10 +10,17 @@ use super::{
 use crate::{
     gateway::wire::{self, Gateway, rpc},
     grpc::{Api, MAX_TEXT_BYTES},
-    proto::v1::{self as pb, directory_service_server::DirectoryService as _, token_service_server::TokenService as _},
+    proto::v1::{
+        self as pb, directory_service_server::DirectoryService as _,
+        token_service_server::TokenService as _,
+    },
 };
 
-pub(super) async fn create_room(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn create_room(
+    request: VendorRequest,
+    State(api): State<Api>,
+    body: Body,
+) -> Outcome {
     let body = object(body)?;
     let owner = string(&body, "owner")?;
     owner.as_deref().map(check_name).transpose()?;
@@ -26,13 +33,18 @@ pub(super) async fn create_room(request: VendorRequest, State(api): State<Api>, 
         ..Default::default()
     };
     let written = into_message(api.upsert_room(rpc(&request.caller, message)).await, "");
-    let written = written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
+    let written =
+        written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
     Ok(request.data("post", json!({"id": written.room.unwrap_or_default().room})))
 }
 
 pub(super) async fn delete_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let room = request.segment("room");
-    let message = pb::DeleteRoomRequest { app: request.app.clone(), room: room.clone(), request_id: request.request_id.clone() };
+    let message = pb::DeleteRoomRequest {
+        app: request.app.clone(),
+        room: room.clone(),
+        request_id: request.request_id.clone(),
+    };
     let deleted = into_message(api.delete_room(rpc(&request.caller, message)).await, &room)?;
     if deleted.was_registered {
         Ok(request.data("delete", json!({"success": true, "id": room})))
@@ -41,7 +53,11 @@ pub(super) async fn delete_room(request: VendorRequest, State(api): State<Api>) 
     }
 }
 
-pub(super) async fn create_users(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
+pub(super) async fn create_users(
+    request: VendorRequest,
+    State(gateway): State<Gateway>,
+    body: Body,
+) -> Outcome {
     let users = match wire::json(body)? {
         Value::Array(users) => users,
         user => vec![user],
@@ -50,10 +66,16 @@ pub(super) async fn create_users(request: VendorRequest, State(gateway): State<G
         return Err(Failure::argument("the body names no user"));
     }
     if users.len() > gateway.max_users {
-        return Err(Failure::too_many(format!("users size is more than max limit : {}", gateway.max_users)));
+        return Err(Failure::too_many(format!(
+            "users size is more than max limit : {}",
+            gateway.max_users
+        )));
     }
-    let messages =
-        users.iter().enumerate().map(|(part, user)| user_message(&request, part, user)).collect::<Result<Vec<_>, _>>()?;
+    let messages = users
+        .iter()
+        .enumerate()
+        .map(|(part, user)| user_message(&request, part, user))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut caller = request.caller.counting(u32::try_from(messages.len()).unwrap_or(u32::MAX));
     let mut entities = Vec::with_capacity(messages.len());
     for message in messages {
@@ -65,7 +87,11 @@ pub(super) async fn create_users(request: VendorRequest, State(gateway): State<G
     Ok(request.entities("post", &entities))
 }
 
-fn user_message(request: &VendorRequest, part: usize, user: &Value) -> Result<pb::UpsertClientRequest, Failure> {
+fn user_message(
+    request: &VendorRequest,
+    part: usize,
+    user: &Value,
+) -> Result<pb::UpsertClientRequest, Failure> {
     let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
     let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
@@ -76,7 +102,12 @@ fn user_message(request: &VendorRequest, part: usize, user: &Value) -> Result<pb
     }
     let client = pb::Client { user: name, nickname, ..Default::default() };
     let request_id = wire::request_id_of(part, &request.request_id);
-    Ok(pb::UpsertClientRequest { app: request.app.clone(), client: Some(client), issue_access_token: false, request_id })
+    Ok(pb::UpsertClientRequest {
+        app: request.app.clone(),
+        client: Some(client),
+        issue_access_token: false,
+        request_id,
+    })
 }
 
 fn user_entity(request: &VendorRequest, name: &str, client: pb::Client) -> Value {
@@ -91,7 +122,11 @@ fn user_entity(request: &VendorRequest, name: &str, client: pb::Client) -> Value
     entity
 }
 
-pub(super) async fn issue_token(Unauthenticated(request): Unauthenticated, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn issue_token(
+    Unauthenticated(request): Unauthenticated,
+    State(api): State<Api>,
+    body: Body,
+) -> Outcome {
     let body = object(body)?;
     if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
         return Err(Failure::argument("grant_type is client_credentials"));

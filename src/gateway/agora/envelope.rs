@@ -77,7 +77,17 @@ impl FromRequestParts<Gateway> for Unauthenticated {
         let organization = organization.unwrap_or_default();
         let (caller, uri) = (wire::caller(parts), full_uri(gateway, parts));
         let (clock, request_id) = (gateway.clock.clone(), wire::request_id(&parts.headers));
-        Ok(Self(VendorRequest { app, caller, request_id, organization, application_name, segments, uri, clock, started_ms }))
+        Ok(Self(VendorRequest {
+            app,
+            caller,
+            request_id,
+            organization,
+            application_name,
+            segments,
+            uri,
+            clock,
+            started_ms,
+        }))
     }
 }
 
@@ -88,10 +98,16 @@ fn first_of(list: &str) -> Option<&str> {
 /// Scheme and host as the caller sees them, without the query.
 fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
     // Each proxy adds itself to such a list; the first is what the caller has asked.
-    let forwarded = |name| wire::forwarded(gateway, parts).and_then(|headers| wire::text(headers, name)).and_then(first_of);
+    let forwarded = |name| {
+        wire::forwarded(gateway, parts)
+            .and_then(|headers| wire::text(headers, name))
+            .and_then(first_of)
+    };
     let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
     let host = forwarded("x-forwarded-host").or_else(|| wire::text(&parts.headers, header::HOST));
-    let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("localhost");
+    let host = host
+        .or_else(|| parts.uri.authority().map(|authority| authority.as_str()))
+        .unwrap_or("localhost");
     format!("{scheme}://{host}{}", parts.uri.path())
 }
 
@@ -141,7 +157,12 @@ impl VendorRequest {
         self.envelope(action, entities, None::<()>)
     }
 
-    fn envelope<T: Serialize>(&self, action: &str, entities: &[Value], data: Option<T>) -> Response {
+    fn envelope<T: Serialize>(
+        &self,
+        action: &str,
+        entities: &[Value],
+        data: Option<T>,
+    ) -> Response {
         let (timestamp, duration) = self.times();
         let envelope = Envelope { head: self.head(action, entities), data, timestamp, duration };
         wire::answer(StatusCode::OK, &envelope, None)
@@ -149,7 +170,14 @@ impl VendorRequest {
 
     fn head<'a>(&'a self, action: &'a str, entities: &'a [Value]) -> Head<'a> {
         let (organization, application_name) = (&self.organization, &self.application_name);
-        Head { action, application: self.application(), uri: &self.uri, entities, organization, application_name }
+        Head {
+            action,
+            application: self.application(),
+            uri: &self.uri,
+            entities,
+            organization,
+            application_name,
+        }
     }
 
     /// When the answer is made, and how long that took.
@@ -159,20 +187,27 @@ impl VendorRequest {
     }
 
     /// What comes before and after the elements of a streamed `data` array.
-    pub(super) fn around(&self, action: &str) -> (String, impl Fn(Option<usize>) -> String + Send + use<>) {
+    pub(super) fn around(
+        &self,
+        action: &str,
+    ) -> (String, impl Fn(Option<usize>) -> String + Send + use<>) {
         let head = serde_json::to_string(&self.head(action, &[])).unwrap_or_default();
         let head = format!("{},\"data\":[", head.trim_end_matches('}'));
         let (clock, started_ms) = (self.clock.clone(), self.started_ms);
         let tail = move |count: Option<usize>| {
             let now_ms = clock.now_ms();
             let count = count.map_or_else(String::new, |count| format!(",\"count\":{count}"));
-            format!("]{count},\"timestamp\":{now_ms},\"duration\":{}}}", now_ms.saturating_sub(started_ms))
+            format!(
+                "]{count},\"timestamp\":{now_ms},\"duration\":{}}}",
+                now_ms.saturating_sub(started_ms)
+            )
         };
         (head, tail)
     }
 }
 
-/// One error, as Agora's callers know it. [`render`] makes an answer of it, which tells when it was made and how long that took.
+/// One error, as Agora's callers know it. [`render`] makes an answer of it, which tells when it was
+/// made and how long that took.
 #[derive(Clone)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -194,9 +229,21 @@ struct ErrorBody<'a> {
 }
 
 impl Failure {
-    pub(super) fn new(status: u16, error: &'static str, exception: &'static str, description: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: u16,
+        error: &'static str,
+        exception: &'static str,
+        description: impl Into<String>,
+    ) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, error, exception, description: description.into(), retry_after: None, lacking: false }
+        Self {
+            status,
+            error,
+            exception,
+            description: description.into(),
+            retry_after: None,
+            lacking: false,
+        }
     }
 
     /// A field that is not as documented.
@@ -210,10 +257,16 @@ impl Failure {
     }
 
     pub(super) fn not_members(users: &[String]) -> Self {
-        Self::new(400, "forbidden_op", FORBIDDEN, format!("users [{}] are not members of this group!", users.join(", ")))
+        Self::new(
+            400,
+            "forbidden_op",
+            FORBIDDEN,
+            format!("users [{}] are not members of this group!", users.join(", ")),
+        )
     }
 
-    /// Names the one user that the directory lacks, where that is what is wrong, as the caller wrote it.
+    /// Names the one user that the directory lacks, where that is what is wrong, as the caller
+    /// wrote it.
     pub(super) fn naming(self, user: &str) -> Self {
         if self.lacking { Self::not_members(&[user.to_owned()]) } else { self }
     }
@@ -241,8 +294,12 @@ impl Failure {
                 "Unable to authenticate due to corrupt access token",
             ),
             Reason::PermissionDenied => Self::new(403, "forbidden_op", FORBIDDEN, message()),
-            Reason::OwnerNotMutable => Self::new(403, "forbidden_op", FORBIDDEN, "forbidden operation on group owner!"),
-            Reason::InvalidCredentials => Self::new(400, "invalid_grant", "InvalidGrantException", message()),
+            Reason::OwnerNotMutable => {
+                Self::new(403, "forbidden_op", FORBIDDEN, "forbidden operation on group owner!")
+            }
+            Reason::InvalidCredentials => {
+                Self::new(400, "invalid_grant", "InvalidGrantException", message())
+            }
             Reason::ClientNotFound => Self { lacking: true, ..Self::not_members(&error.users) },
             Reason::RoomNotFound => Self::no_room(room),
             Reason::AppNotFound => Self::new(
@@ -253,8 +310,15 @@ impl Failure {
             ),
             Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
-            Reason::QuotaExceeded => Self::new(403, "exceed_limit", "ExceedLimitException", message()),
-            Reason::RateLimited => Self::new(429, "reach_limit", "ReachLimitException", "This request has reached api limit"),
+            Reason::QuotaExceeded => {
+                Self::new(403, "exceed_limit", "ExceedLimitException", message())
+            }
+            Reason::RateLimited => Self::new(
+                429,
+                "reach_limit",
+                "ReachLimitException",
+                "This request has reached api limit",
+            ),
             Reason::Overloaded => Self::of_status(StatusCode::SERVICE_UNAVAILABLE),
             Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, "service_unavailable", UNAVAILABLE, message())
@@ -269,22 +333,38 @@ impl Failure {
     /// A status that comes of no handler.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (error, exception, description) = match status {
-            StatusCode::NOT_FOUND => {
-                ("service_resource_not_found", "ServiceResourceNotFoundException", "Service resource not found")
+            StatusCode::NOT_FOUND => (
+                "service_resource_not_found",
+                "ServiceResourceNotFoundException",
+                "Service resource not found",
+            ),
+            StatusCode::METHOD_NOT_ALLOWED => (
+                "method_not_allowed",
+                "MethodNotAllowedException",
+                "Method not allowed on this path",
+            ),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ("payload_too_large", "PayloadTooLargeException", "The body is larger than 64 KiB")
             }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                ("method_not_allowed", "MethodNotAllowedException", "Method not allowed on this path")
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+                "header_too_large",
+                "HeaderTooLargeException",
+                "The headers are larger than 16 KiB",
+            ),
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                ("internal_error", "InternalErrorException", "internal error")
             }
-            StatusCode::PAYLOAD_TOO_LARGE => ("payload_too_large", "PayloadTooLargeException", "The body is larger than 64 KiB"),
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                ("header_too_large", "HeaderTooLargeException", "The headers are larger than 16 KiB")
+            StatusCode::URI_TOO_LONG => {
+                ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB")
             }
-            StatusCode::INTERNAL_SERVER_ERROR => ("internal_error", "InternalErrorException", "internal error"),
-            StatusCode::URI_TOO_LONG => ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB"),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                ("overloaded", "OverloadedException", "The service has as many calls as it can take; try again")
+            StatusCode::SERVICE_UNAVAILABLE => (
+                "overloaded",
+                "OverloadedException",
+                "The service has as many calls as it can take; try again",
+            ),
+            StatusCode::REQUEST_TIMEOUT => {
+                ("request_timeout", "RequestTimeoutException", "The request took too long")
             }
-            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "RequestTimeoutException", "The request took too long"),
             _ => ("bad_request", "BadRequestException", "The request cannot be served"),
         };
         Self::new(status.as_u16(), error, exception, description)
@@ -320,15 +400,23 @@ impl From<BadBody> for Failure {
     fn from(body: BadBody) -> Self {
         match body {
             BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
-            BadBody::NoJson => {
-                Self::new(400, "json_parse", "com.fasterxml.jackson.core.JsonParseException", "The body is not valid JSON")
-            }
+            BadBody::NoJson => Self::new(
+                400,
+                "json_parse",
+                "com.fasterxml.jackson.core.JsonParseException",
+                "The body is not valid JSON",
+            ),
             BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
         }
     }
 }
 
 /// The answer of an RPC. Errors: what the vendor says in its place; of a room where one is named.
-pub(super) fn into_message<T>(reply: Result<tonic::Response<T>, Status>, room: &str) -> Result<T, Failure> {
-    reply.map(tonic::Response::into_inner).map_err(|status| Failure::of(DecodedError::from(status), room))
+pub(super) fn into_message<T>(
+    reply: Result<tonic::Response<T>, Status>,
+    room: &str,
+) -> Result<T, Failure> {
+    reply
+        .map(tonic::Response::into_inner)
+        .map_err(|status| Failure::of(DecodedError::from(status), room))
 }

@@ -1,4 +1,5 @@
-//! Lists that are told whole: page by page, so that their length costs the server no memory. Each page after the first waits for its turn.
+//! Lists that are told whole: page by page, so that their length costs the server no memory. Each
+//! page after the first waits for its turn.
 
 use std::time::Duration;
 
@@ -30,8 +31,15 @@ struct Listing<N, E> {
     end: Instant,
 }
 
-/// An envelope whose `data` are all elements, from the first page on, which is there before the answer begins, so that an error has its status; with their `count` after them where asked for.
-pub(super) fn stream<T, F, N>(request: &VendorRequest, action: &str, with_count: bool, first: Page<T>, next: N) -> Response
+/// An envelope whose `data` are all elements, from the first page on, which is there before the
+/// answer begins, so that an error has its status; with their `count` after them where asked for.
+pub(super) fn stream<T, F, N>(
+    request: &VendorRequest,
+    action: &str,
+    with_count: bool,
+    first: Page<T>,
+    next: N,
+) -> Response
 where
     T: Serialize + Send + 'static,
     N: Fn(String) -> F + Send + 'static,
@@ -39,7 +47,8 @@ where
 {
     let (head, tail) = request.around(action);
     let tail = move |count: usize| tail(with_count.then_some(count));
-    let mut listing = Listing { at: None, next, tail, count: 0, end: Instant::now() + PAGE_TIMEOUT };
+    let mut listing =
+        Listing { at: None, next, tail, count: 0, end: Instant::now() + PAGE_TIMEOUT };
     // In one piece with the head, so that it is counted with it.
     let first = Bytes::from(head + &listing.text(first));
     let pages = stream::try_unfold(listing, |mut listing| async move {
@@ -50,7 +59,8 @@ where
         Ok::<_, Status>(Some((Bytes::from(listing.text(page)), listing)))
     });
     let first = stream::once(std::future::ready(Ok(first)));
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(first.chain(pages))).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(first.chain(pages)))
+        .into_response()
 }
 
 fn late<E>(_: E) -> Status {

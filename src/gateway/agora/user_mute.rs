@@ -1,7 +1,7 @@
 //! User mutes, which the vendor calls global ones.
 //!
-//! Quirks that live here: durations and what is left of them are in seconds; the vendor mutes one-to-one chats, groups and rooms apart, and
-//! this service knows rooms: the others are always 0.
+//! Quirks that live here: durations and what is left of them are in seconds; the vendor mutes
+//! one-to-one chats, groups and rooms apart, and this service knows rooms: the others are always 0.
 
 use axum::extract::{Query, State, rejection::QueryRejection};
 use serde::{Deserialize, Serialize};
@@ -20,19 +20,31 @@ use crate::{
 /// Users in a page, at most, and where nobody says.
 const MAX_PAGE: i32 = 50;
 
-pub(super) async fn mute_user(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
+pub(super) async fn mute_user(
+    request: VendorRequest,
+    State(api): State<Api>,
+    body: Body,
+) -> Outcome {
     let body = object(body)?;
-    let user = string(&body, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
+    let user =
+        string(&body, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&user)?;
     refuse_others(&body)?;
-    let (app, caller, request_id) = (request.app.clone(), &request.caller, request.request_id.clone());
+    let (app, caller, request_id) =
+        (request.app.clone(), &request.caller, request.request_id.clone());
     match Span::of_seconds(body.get("chatroom"), request.now_ms())? {
         Span::Nothing => {
             let message = pb::UnmuteUserRequest { app, user, reason: String::new(), request_id };
             into_message(api.unmute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
         span => {
-            let message = pb::MuteUserRequest { app, user, duration: span.duration(), reason: String::new(), request_id };
+            let message = pb::MuteUserRequest {
+                app,
+                user,
+                duration: span.duration(),
+                reason: String::new(),
+                request_id,
+            };
             into_message(api.mute_user(rpc(caller, message)).await, "").map(|_| ())?;
         }
     }
@@ -42,9 +54,12 @@ pub(super) async fn mute_user(request: VendorRequest, State(api): State<Api>, bo
 /// A mute that would not be kept must not be answered with "ok".
 fn refuse_others(body: &Map<String, Value>) -> Result<(), Failure> {
     for name in ["chat", "groupchat"] {
-        let is_off = body.get(name).is_none_or(|value| value.is_null() || value.as_f64() == Some(0.0));
+        let is_off =
+            body.get(name).is_none_or(|value| value.is_null() || value.as_f64() == Some(0.0));
         if !is_off {
-            return Err(Failure::argument(format!("{name} can only be 0: users are muted in chat rooms here")));
+            return Err(Failure::argument(format!(
+                "{name} can only be 0: users are muted in chat rooms here"
+            )));
         }
     }
     Ok(())
@@ -53,7 +68,11 @@ fn refuse_others(body: &Map<String, Value>) -> Result<(), Failure> {
 pub(super) async fn muted_user(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let user = request.segment("user");
     check_name(&user)?;
-    let message = pb::ListMutedUsersRequest { app: request.app.clone(), users: vec![user.clone()], ..Default::default() };
+    let message = pb::ListMutedUsersRequest {
+        app: request.app.clone(),
+        users: vec![user.clone()],
+        ..Default::default()
+    };
     let found = into_message(api.list_muted_users(rpc(&request.caller, message)).await, "")?;
     let now_ms = request.now_ms();
     let left = found.users.into_iter().next().map_or(0, |mute| left_s(mute.expire_time, now_ms));
@@ -94,10 +113,18 @@ pub(super) async fn list_muted_users(
 ) -> Outcome {
     let Query(paging) = paging.map_err(|_| Failure::argument("the query is not well-formed"))?;
     let (skip, page_size) = paging.window()?;
-    let message = pb::ListMutedUsersRequest { app: request.app.clone(), page_size, skip, ..Default::default() };
+    let message = pb::ListMutedUsersRequest {
+        app: request.app.clone(),
+        page_size,
+        skip,
+        ..Default::default()
+    };
     let list = into_message(api.list_muted_users(rpc(&request.caller, message)).await, "")?;
     let now_ms = request.now_ms();
-    let element = |mute: pb::MutedUser| MutedElement { username: mute.user, chatroom: left_s(mute.expire_time, now_ms) };
+    let element = |mute: pb::MutedUser| MutedElement {
+        username: mute.user,
+        chatroom: left_s(mute.expire_time, now_ms),
+    };
     let data: Vec<_> = list.users.into_iter().map(element).collect();
     Ok(request.data("get", json!({"data": data, "unixtime": now_ms / 1_000})))
 }

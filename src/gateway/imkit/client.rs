@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::envelope::{Address, Failure, Me};
 use crate::proto::v1 as pb;
 
-/// Fields that are the service's to say, or that have a field of their own, and are no custom fields.
+/// Fields that are the service's to say, or that have a field of their own, and are no custom
+/// fields.
 const OWN_FIELDS: [&str; 17] = [
     "_id",
     "id",
@@ -63,7 +64,9 @@ pub(super) struct AdminView {
 }
 
 pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
-    let address = |address: pb::ClientAddress| Address::new(address.address, &address.family, Some(address.port));
+    let address = |address: pb::ClientAddress| {
+        Address::new(address.address, &address.family, Some(address.port))
+    };
     AdminView {
         mute: client.muted_rooms,
         is_robot: client.is_robot,
@@ -78,7 +81,9 @@ pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
         user_agent: client.user_agent,
         updated_at: client.update_time.as_ref().map(rfc3339),
         id: client.user,
-        last_login_time_ms: client.last_login_time.map(|time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000),
+        last_login_time_ms: client
+            .last_login_time
+            .map(|time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000),
         custom: custom(serde_json::from_str(&client.custom_json).unwrap_or_default()),
     }
 }
@@ -128,7 +133,9 @@ fn custom(mut fields: Map<String, Value>) -> Map<String, Value> {
 
 /// The client of a body: known fields, and all others as custom ones.
 pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure> {
-    let user = string(&body, "_id")?.filter(|id| !id.is_empty()).ok_or_else(|| Failure::invalid("_id is missing"))?;
+    let user = string(&body, "_id")?
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Failure::invalid("_id is missing"))?;
     let client = pb::Client {
         user,
         nickname: string(&body, "nickname")?,

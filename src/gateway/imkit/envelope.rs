@@ -69,7 +69,9 @@ impl FromRequestParts<Gateway> for Me {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
         let caller = wire::caller(parts);
         let (app, user) = match &caller.principal {
-            _ if !parts.headers.contains_key("im-client-key") => return Err(Failure::of_reason(Reason::InvalidClientKey)),
+            _ if !parts.headers.contains_key("im-client-key") => {
+                return Err(Failure::of_reason(Reason::InvalidClientKey));
+            }
             Ok(Principal::User { app, user }) => (app.to_string(), user.clone()),
             Err(error) => return Err(Failure::of_reason(error.reason)),
             Ok(_) => return Err(Failure::of_reason(Reason::InvalidToken)),
@@ -77,7 +79,16 @@ impl FromRequestParts<Gateway> for Me {
         let user_agent = wire::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
         let (peer, started_ms) = (peer(parts), gateway.clock.now_ms());
         let request_id = wire::request_id(&parts.headers);
-        Ok(Self { app, user, caller, request_id, user_agent, started_ms, segments: segments(parts, gateway).await?, peer })
+        Ok(Self {
+            app,
+            user,
+            caller,
+            request_id,
+            user_agent,
+            started_ms,
+            segments: segments(parts, gateway).await?,
+            peer,
+        })
     }
 }
 
@@ -131,7 +142,12 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(status: u16, line: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(
+        status: u16,
+        line: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, line, code, message: message.into(), retry_after: None }
     }
@@ -143,7 +159,12 @@ impl Failure {
 
     /// An admin has unmuted a room that was not muted.
     pub(super) fn room_not_muted() -> Self {
-        Self::new(400, "Room is not muted", "ROOM_NOT_MUTED", "The specified room is not in the mute list")
+        Self::new(
+            400,
+            "Room is not muted",
+            "ROOM_NOT_MUTED",
+            "The specified room is not in the mute list",
+        )
     }
 
     /// The directory lacks the client.
@@ -152,7 +173,12 @@ impl Failure {
     }
 
     fn of_reason(reason: Reason) -> Self {
-        Self::of(DecodedError { reason, message: String::new(), users: Vec::new(), retry_after: None })
+        Self::of(DecodedError {
+            reason,
+            message: String::new(),
+            users: Vec::new(),
+            retry_after: None,
+        })
     }
 
     /// The error table's IMKit column.
@@ -160,22 +186,42 @@ impl Failure {
         const UNAVAILABLE: &str = "Service Unavailable";
         let message = error.message;
         let failure = match error.reason {
-            Reason::InvalidApiKey => Self::new(401, "Unauthorized", "INVALID_API_KEY", "Invalid or missing API key"),
-            Reason::InvalidClientKey => Self::new(403, "Forbidden", "INVALID_CLIENT_KEY", "Invalid client key"),
-            Reason::InvalidToken | Reason::MalformedToken | Reason::MissingToken | Reason::InvalidCredentials => {
+            Reason::InvalidApiKey => {
+                Self::new(401, "Unauthorized", "INVALID_API_KEY", "Invalid or missing API key")
+            }
+            Reason::InvalidClientKey => {
+                Self::new(403, "Forbidden", "INVALID_CLIENT_KEY", "Invalid client key")
+            }
+            Reason::InvalidToken
+            | Reason::MalformedToken
+            | Reason::MissingToken
+            | Reason::InvalidCredentials => {
                 Self::new(401, "Unauthorized", "INVALID_TOKEN", "Invalid or expired token")
             }
-            Reason::PermissionDenied => Self::new(403, "Forbidden", "INSUFFICIENT_PERMISSIONS", message),
-            Reason::ClientNotFound => {
-                Self::new(404, "Client not found", "CLIENT_NOT_FOUND", "The specified client does not exist")
+            Reason::PermissionDenied => {
+                Self::new(403, "Forbidden", "INSUFFICIENT_PERMISSIONS", message)
             }
-            Reason::RoomNotFound => Self::new(404, "Room not found", "ROOM_NOT_FOUND", "The specified room does not exist"),
+            Reason::ClientNotFound => Self::new(
+                404,
+                "Client not found",
+                "CLIENT_NOT_FOUND",
+                "The specified client does not exist",
+            ),
+            Reason::RoomNotFound => Self::new(
+                404,
+                "Room not found",
+                "ROOM_NOT_FOUND",
+                "The specified room does not exist",
+            ),
             Reason::AppNotFound => Self::new(404, "Not Found", "NOT_FOUND", message),
-            Reason::OwnerNotMutable | Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
-                Self::invalid(message)
-            }
+            Reason::OwnerNotMutable
+            | Reason::InvalidArgument
+            | Reason::TooManyUsers
+            | Reason::RequestIdReused => Self::invalid(message),
             Reason::QuotaExceeded => Self::new(403, "Forbidden", "QUOTA_EXCEEDED", message),
-            Reason::RateLimited => Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message),
+            Reason::RateLimited => {
+                Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message)
+            }
             Reason::Overloaded => Self::of_status(StatusCode::SERVICE_UNAVAILABLE),
             Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
                 Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
@@ -191,17 +237,31 @@ impl Failure {
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (line, code, message) = match status {
             StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "There is no such path"),
-            StatusCode::METHOD_NOT_ALLOWED => ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method"),
-            StatusCode::PAYLOAD_TOO_LARGE => ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB"),
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                ("Request Header Fields Too Large", "HEADER_TOO_LARGE", "The headers are larger than 16 KiB")
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method")
             }
-            StatusCode::INTERNAL_SERVER_ERROR => ("Internal Server Error", "INTERNAL_ERROR", "internal error"),
-            StatusCode::URI_TOO_LONG => ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB"),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                ("Service Unavailable", "OVERLOADED", "The service has as many calls as it can take; try again")
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB")
             }
-            StatusCode::REQUEST_TIMEOUT => ("Request Timeout", "REQUEST_TIMEOUT", "The request took too long"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+                "Request Header Fields Too Large",
+                "HEADER_TOO_LARGE",
+                "The headers are larger than 16 KiB",
+            ),
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                ("Internal Server Error", "INTERNAL_ERROR", "internal error")
+            }
+            StatusCode::URI_TOO_LONG => {
+                ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB")
+            }
+            StatusCode::SERVICE_UNAVAILABLE => (
+                "Service Unavailable",
+                "OVERLOADED",
+                "The service has as many calls as it can take; try again",
+            ),
+            StatusCode::REQUEST_TIMEOUT => {
+                ("Request Timeout", "REQUEST_TIMEOUT", "The request took too long")
+            }
             _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
         };
         Self::new(status.as_u16(), line, code, message)

@@ -47,14 +47,16 @@ impl Alphabets {
         self.at(place).len() as u64
     }
 
-    /// The least digit that is not below the byte; that of a key which ends before the place is the first. Nothing where the byte is above all.
+    /// The least digit that is not below the byte; that of a key which ends before the place is the
+    /// first. Nothing where the byte is above all.
     fn digit(&self, key: &[u8], place: usize) -> Option<usize> {
         let byte = key.get(place).copied().unwrap_or(0);
         let digit = self.at(place).partition_point(|known| *known < byte);
         (digit < self.at(place).len()).then_some(digit)
     }
 
-    /// The first `depth` places of the key, and as much more as a number: it is above the key, whatever bytes that has. Nothing where there is no such number.
+    /// The first `depth` places of the key, and as much more as a number: it is above the key,
+    /// whatever bytes that has. Nothing where there is no such number.
     pub(super) fn above(&self, key: &[u8], depth: usize, more: u64) -> Option<Vec<u8>> {
         let (mut number, mut one_more) = (Vec::with_capacity(depth), None);
         for place in 0..depth {
@@ -76,14 +78,16 @@ impl Alphabets {
             number[place] = (carry % self.digits(place)) as usize;
             carry /= self.digits(place);
         }
-        let above = || number.iter().enumerate().map(|(place, digit)| self.at(place)[*digit]).collect();
+        let above =
+            || number.iter().enumerate().map(|(place, digit)| self.at(place)[*digit]).collect();
         (carry == 0 && depth > 0).then(above)
     }
 
     /// How far it is from one key to a later one in these places, which are few.
     pub(super) fn distance(&self, first: &[u8], last: &[u8], places: Range<usize>) -> u64 {
         let number = |key: &[u8]| {
-            let digit = |place| self.digit(key, place).map_or(self.digits(place), |digit| digit as u64);
+            let digit =
+                |place| self.digit(key, place).map_or(self.digits(place), |digit| digit as u64);
             places.clone().fold(0, |number, place| number * self.digits(place) + digit(place))
         };
         number(last).saturating_sub(number(first))
@@ -114,7 +118,9 @@ mod tests {
     #[test]
     fn after_nine_comes_ten() {
         let rooms = alphabets(&[b"r08\0", b"r17\0"]);
-        let above = |key: &[u8], depth, more| rooms.above(key, depth, more).map(|key| String::from_utf8(key).unwrap());
+        let above = |key: &[u8], depth, more| {
+            rooms.above(key, depth, more).map(|key| String::from_utf8(key).unwrap())
+        };
         assert_eq!(above(b"r08\0mu", 3, 1).as_deref(), Some("r09"));
         assert_eq!(above(b"r09\0mu", 3, 1).as_deref(), Some("r10"));
         assert_eq!(above(b"r99", 3, 1).as_deref(), Some("s00"));
@@ -135,7 +141,10 @@ mod tests {
                 for key in [&[a][..], &[a, b], &[a, b, b, 0], &[b, 0xff, a]] {
                     for (depth, more) in [(1, 1), (2, 3), (3, 1), (4, 200)] {
                         let above = some.above(key, depth, more);
-                        assert!(above.as_deref().is_none_or(|above| above > key), "{key:?} {depth} {more}: {above:?}");
+                        assert!(
+                            above.as_deref().is_none_or(|above| above > key),
+                            "{key:?} {depth} {more}: {above:?}"
+                        );
                     }
                 }
             }

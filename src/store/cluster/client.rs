@@ -1,7 +1,9 @@
-//! etcd as the cluster engine needs it: ranges, transactions and a watch, over the member that answers. Nothing else knows etcd's API.
+//! etcd as the cluster engine needs it: ranges, transactions and a watch, over the member that
+//! answers. Nothing else knows etcd's API.
 //!
-//! One member is asked; when it does not answer, or has no leader, the next one is, until the caller's patience ends. So a transaction may be sent
-//! more than once: each has to see to it that it takes effect at most once.
+//! One member is asked; when it does not answer, or has no leader, the next one is, until the
+//! caller's patience ends. So a transaction may be sent more than once: each has to see to it that
+//! it takes effect at most once.
 
 use std::{
     sync::{
@@ -21,17 +23,21 @@ use tonic::{
 };
 
 use crate::{
-    proto::etcd::{self as pb, auth_client::AuthClient, kv_client::KvClient, watch_client::WatchClient},
+    proto::etcd::{
+        self as pb, auth_client::AuthClient, kv_client::KvClient, watch_client::WatchClient,
+    },
     store::{ClusterConfig, StoreError},
     telemetry::traces,
 };
 
-/// How long a member may take to be reached, and to answer, before the next one is asked. Who is patient gives each a quarter of the time.
+/// How long a member may take to be reached, and to answer, before the next one is asked. Who is
+/// patient gives each a quarter of the time.
 const CONNECT: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_millis(1_500);
 /// Between two tries, at least and at most.
 const PAUSE_MS: std::ops::Range<u64> = 20..120;
-/// The largest answer that is read: above all that etcd puts into one, a thousand revisions of a watch that has to catch up.
+/// The largest answer that is read: above all that etcd puts into one, a thousand revisions of a
+/// watch that has to catch up.
 const MESSAGE_BYTES: usize = 1 << 30;
 
 /// A cluster, by the addresses of its members.
@@ -134,11 +140,16 @@ pub(super) struct Watch {
 }
 
 impl Etcd {
-    /// Asks nobody yet. Errors: [`StoreError::Unavailable`] on addresses and certificates that are none.
+    /// Asks nobody yet. Errors: [`StoreError::Unavailable`] on addresses and certificates that are
+    /// none.
     pub(super) fn new(config: &ClusterConfig) -> Result<Self, StoreError> {
         let member = |url: &String| {
-            let wrong = |error: tonic::transport::Error| StoreError::Unavailable(format!("{url}: {error}"));
-            let mut endpoint = Endpoint::from_shared(url.clone()).map_err(wrong)?.connect_timeout(CONNECT).tcp_nodelay(true);
+            let wrong =
+                |error: tonic::transport::Error| StoreError::Unavailable(format!("{url}: {error}"));
+            let mut endpoint = Endpoint::from_shared(url.clone())
+                .map_err(wrong)?
+                .connect_timeout(CONNECT)
+                .tcp_nodelay(true);
             if let Some(tls) = tls(config) {
                 endpoint = endpoint.tls_config(tls).map_err(wrong)?;
             }
@@ -149,15 +160,22 @@ impl Etcd {
             Ok(Member { url: url.clone(), channel, token: RwLock::default() })
         };
         let members = config.endpoints.iter().map(member).collect::<Result<Vec<_>, _>>()?;
-        let login =
-            config.user.as_ref().map(|user| pb::AuthenticateRequest { name: user.name.clone(), password: user.password.clone() });
+        let login = config.user.as_ref().map(|user| pb::AuthenticateRequest {
+            name: user.name.clone(),
+            password: user.password.clone(),
+        });
         // Replicas begin with different members.
         let current = AtomicUsize::new(rand::rng().random_range(0..members.len().max(1)));
         Ok(Self { members, current, login })
     }
 
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn range(&self, span: &KeyRange, wanted: RangeOptions, timeout: Duration) -> Result<RangePage, StoreError> {
+    pub(super) async fn range(
+        &self,
+        span: &KeyRange,
+        wanted: RangeOptions,
+        timeout: Duration,
+    ) -> Result<RangePage, StoreError> {
         let KeyRange { from, until } = span;
         let request = pb::RangeRequest {
             key: from.clone(),
@@ -179,8 +197,13 @@ impl Etcd {
         })
     }
 
-    /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take effect, [`StoreError::Full`].
-    pub(super) async fn transact(&self, attempt: &Txn, timeout: Duration) -> Result<Transacted, StoreError> {
+    /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take
+    /// effect, [`StoreError::Full`].
+    pub(super) async fn transact(
+        &self,
+        attempt: &Txn,
+        timeout: Duration,
+    ) -> Result<Transacted, StoreError> {
         let (request, tries) = (transaction(attempt), AtomicUsize::new(0));
         let answer = self.call(timeout, |member| {
             tries.fetch_add(1, Ordering::Relaxed);
@@ -201,13 +224,19 @@ impl Etcd {
     }
 
     /// Watches from this revision on, itself included. Errors: [`StoreError::Unavailable`].
-    pub(super) async fn watch(&self, span: &KeyRange, from_revision: u64) -> Result<Watch, StoreError> {
+    pub(super) async fn watch(
+        &self,
+        span: &KeyRange,
+        from_revision: u64,
+    ) -> Result<Watch, StoreError> {
         let create = pb::WatchCreateRequest {
             key: span.from.clone(),
             range_end: span.until.clone(),
             start_revision: signed(from_revision),
         };
-        let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+        let request = pb::WatchRequest {
+            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
+        };
         let number = self.current.load(Ordering::Relaxed);
         let member = &self.members[number];
         let opening = async {
@@ -216,7 +245,8 @@ impl Etcd {
             }
             // The stream of requests stays open: its end would be that of the watch.
             let requests = stream::iter([request]).chain(stream::pending());
-            let mut client = WatchClient::new(member.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+            let mut client =
+                WatchClient::new(member.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
             client.watch(member.request(requests)).await
         };
         match timeout(TRY, opening).await {
@@ -242,7 +272,11 @@ impl Etcd {
     }
 
     /// Asks one member after the other until one answers.
-    async fn call<T, F>(&self, timeout: Duration, call: impl Fn(&Member) -> F) -> Result<T, StoreError>
+    async fn call<T, F>(
+        &self,
+        timeout: Duration,
+        call: impl Fn(&Member) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
@@ -263,7 +297,11 @@ impl Etcd {
                 if let Some(error) = of_every_member(&status) {
                     return Err(error);
                 }
-                tracing::debug!(member = member.url, error = status.message(), "asking another member of the cluster");
+                tracing::debug!(
+                    member = member.url,
+                    error = status.message(),
+                    "asking another member of the cluster"
+                );
                 self.leave(number);
                 last = status.message().to_owned();
             }
@@ -276,10 +314,13 @@ impl Etcd {
 
     /// Gets a new token.
     async fn log_in(&self, member: &Member) -> Result<(), Status> {
-        let Some(login) = &self.login else { return Err(Status::permission_denied("it wants one: see --etcd-user")) };
+        let Some(login) = &self.login else {
+            return Err(Status::permission_denied("it wants one: see --etcd-user"));
+        };
         let mut client = AuthClient::new(member.channel.clone());
         let answer = timeout(TRY, client.authenticate(login.clone())).await;
-        let answer = answer.map_err(|_| Status::deadline_exceeded("no answer to a login"))??.into_inner();
+        let answer =
+            answer.map_err(|_| Status::deadline_exceeded("no answer to a login"))??.into_inner();
         let token = answer.token.parse().map_err(|_| Status::internal("a token that is none"))?;
         *member.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
@@ -304,15 +345,24 @@ impl Member {
 }
 
 impl Watch {
-    /// The next changes, of one revision or several. Errors: [`StoreError::Compacted`], [`StoreError::Unavailable`].
+    /// The next changes, of one revision or several. Errors: [`StoreError::Compacted`],
+    /// [`StoreError::Unavailable`].
     pub(super) async fn next(&mut self) -> Result<Vec<KeyChange>, StoreError> {
-        let answer = self.changes.message().await.map_err(|status| StoreError::Unavailable(status.message().to_owned()))?;
-        let answer = answer.ok_or_else(|| StoreError::Unavailable("the watch has ended".to_owned()))?;
+        let answer = self
+            .changes
+            .message()
+            .await
+            .map_err(|status| StoreError::Unavailable(status.message().to_owned()))?;
+        let answer =
+            answer.ok_or_else(|| StoreError::Unavailable("the watch has ended".to_owned()))?;
         if answer.compact_revision > 0 {
             return Err(StoreError::Compacted { oldest: unsigned(answer.compact_revision) });
         }
         if answer.canceled {
-            return Err(StoreError::Unavailable(format!("the watch was ended: {}", answer.cancel_reason)));
+            return Err(StoreError::Unavailable(format!(
+                "the watch was ended: {}",
+                answer.cancel_reason
+            )));
         }
         Ok(answer.events.into_iter().filter_map(change).collect())
     }
@@ -340,20 +390,29 @@ fn transaction(attempt: &Txn) -> pb::TxnRequest {
             Some(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(signed(*revision))),
             None => (CompareTarget::Version, TargetUnion::Version(0)),
         };
-        pb::Compare { result: 0, target: target.into(), key: key.clone(), target_union: Some(union) }
+        pb::Compare {
+            result: 0,
+            target: target.into(),
+            key: key.clone(),
+            target_union: Some(union),
+        }
     };
     let deletes = attempt.deletes.iter().map(|KeyRange { from, until }| {
         let request = pb::DeleteRangeRequest { key: from.clone(), range_end: until.clone() };
         pb::request_op::Request::RequestDeleteRange(request)
     });
-    let puts = attempt
-        .puts
-        .iter()
-        .map(|(key, value)| pb::request_op::Request::RequestPut(pb::PutRequest { key: key.clone(), value: value.clone() }));
-    let looks = attempt
-        .looks
-        .iter()
-        .map(|key| pb::request_op::Request::RequestRange(pb::RangeRequest { key: key.clone(), ..Default::default() }));
+    let puts = attempt.puts.iter().map(|(key, value)| {
+        pb::request_op::Request::RequestPut(pb::PutRequest {
+            key: key.clone(),
+            value: value.clone(),
+        })
+    });
+    let looks = attempt.looks.iter().map(|key| {
+        pb::request_op::Request::RequestRange(pb::RangeRequest {
+            key: key.clone(),
+            ..Default::default()
+        })
+    });
     let operation = |request| pb::RequestOp { request: Some(request) };
     pb::TxnRequest {
         compare: attempt.preconditions.iter().map(compare).collect(),
@@ -367,7 +426,9 @@ fn outcome(answer: pb::TxnResponse) -> TxnOutcome {
         return TxnOutcome::Done;
     }
     let found = |answer: pb::ResponseOp| match answer.response {
-        Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next().map(KeyValue::from),
+        Some(pb::response_op::Response::ResponseRange(range)) => {
+            range.kvs.into_iter().next().map(KeyValue::from)
+        }
         _ => None,
     };
     TxnOutcome::CompareFailed(answer.responses.into_iter().map(found).collect())
@@ -393,11 +454,16 @@ fn of_every_member(status: &Status) -> Option<StoreError> {
         }
         Code::OutOfRange if message.contains("compacted") => StoreError::Compacted { oldest: 0 },
         Code::PermissionDenied => StoreError::Unavailable(format!("the cluster's user: {message}")),
-        Code::InvalidArgument if message.contains("too many operations") || message.contains("too large") => {
-            let hint = "start etcd with --max-txn-ops of 128 and --max-request-bytes of 1572864, or more";
+        Code::InvalidArgument
+            if message.contains("too many operations") || message.contains("too large") =>
+        {
+            let hint =
+                "start etcd with --max-txn-ops of 128 and --max-request-bytes of 1572864, or more";
             StoreError::Unavailable(format!("{message}: {hint}"))
         }
-        Code::InvalidArgument if !wants_login(status) => StoreError::Unavailable(message.to_owned()),
+        Code::InvalidArgument if !wants_login(status) => {
+            StoreError::Unavailable(message.to_owned())
+        }
         _ => return None,
     })
 }
@@ -405,7 +471,8 @@ fn of_every_member(status: &Status) -> Option<StoreError> {
 /// The token is missing, has ended, or is older than the cluster's users.
 fn wants_login(status: &Status) -> bool {
     let message = status.message();
-    let old = message.contains("user name is empty") || message.contains("revision of auth store is old");
+    let old =
+        message.contains("user name is empty") || message.contains("revision of auth store is old");
     status.code() == Code::Unauthenticated || status.code() == Code::InvalidArgument && old
 }
 

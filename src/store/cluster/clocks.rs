@@ -1,7 +1,9 @@
-//! How far the wall clock of this replica is from those of the others, by the ticks that all of them write and all of them meet in one order.
+//! How far the wall clock of this replica is from those of the others, by the ticks that all of
+//! them write and all of them meet in one order.
 //!
-//! A tick says what its writer's wall clock was. What it shows later than that when the tick comes is its way here and the difference of the two
-//! clocks; of our own ticks it is the way alone. Of several ticks the one with the shortest way tells most.
+//! A tick says what its writer's wall clock was. What it shows later than that when the tick comes
+//! is its way here and the difference of the two clocks; of our own ticks it is the way alone. Of
+//! several ticks the one with the shortest way tells most.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -54,7 +56,10 @@ impl Clocks {
         let Some(now_ms) = state.now_ms() else { return };
         let now = Instant::now();
         state.replicas.retain(|_, ticks| now - ticks.last < GONE);
-        let ticks = state.replicas.entry(replica).or_insert_with(|| Ticks { last: now, lags_ms: VecDeque::new() });
+        let ticks = state
+            .replicas
+            .entry(replica)
+            .or_insert_with(|| Ticks { last: now, lags_ms: VecDeque::new() });
         ticks.last = now;
         ticks.lags_ms.push_back(now_ms.cast_signed().saturating_sub(wall_ms.cast_signed()));
         if ticks.lags_ms.len() > TICKS {
@@ -62,24 +67,33 @@ impl Clocks {
         }
     }
 
-    /// By how much the clock of this replica is ahead of the median of the others, in milliseconds. Nothing where there are no others, or they had no time
-    /// to tick yet.
+    /// By how much the clock of this replica is ahead of the median of the others, in milliseconds.
+    /// Nothing where there are no others, or they had no time to tick yet.
     pub(super) fn skew_ms(&self, own: ReplicaId) -> Option<i64> {
         let state = self.state();
         let now = Instant::now();
-        let shortest = |ticks: &Ticks| ticks.lags_ms.iter().min().copied().filter(|_| now - ticks.last < GONE);
-        let way = state.replicas.get(&own).filter(|ticks| ticks.lags_ms.len() >= COMPARED).and_then(shortest)?;
+        let shortest =
+            |ticks: &Ticks| ticks.lags_ms.iter().min().copied().filter(|_| now - ticks.last < GONE);
+        let way = state
+            .replicas
+            .get(&own)
+            .filter(|ticks| ticks.lags_ms.len() >= COMPARED)
+            .and_then(shortest)?;
         let others = state.replicas.iter().filter(|(replica, _)| **replica != own);
-        let mut skews: Vec<_> = others.filter_map(|(_, ticks)| Some(shortest(ticks)?.saturating_sub(way))).collect();
+        let mut skews: Vec<_> =
+            others.filter_map(|(_, ticks)| Some(shortest(ticks)?.saturating_sub(way))).collect();
         skews.sort_unstable();
         // Of two in the middle the nearer one: it is right, or nobody knows.
-        let middle = [skews.len().saturating_sub(1) / 2, skews.len() / 2].map(|at| skews.get(at).copied());
+        let middle =
+            [skews.len().saturating_sub(1) / 2, skews.len() / 2].map(|at| skews.get(at).copied());
         middle.into_iter().flatten().min_by_key(|skew_ms| skew_ms.unsigned_abs())
     }
 
-    /// The wall clock, in Unix milliseconds, where the others were met and theirs are not far from it.
+    /// The wall clock, in Unix milliseconds, where the others were met and theirs are not far from
+    /// it.
     pub(super) fn certain_ms(&self, own: ReplicaId) -> Option<u64> {
-        let is_near = self.has_compared(own) && self.skew_ms(own).is_none_or(|skew_ms| skew_ms.unsigned_abs() <= MAX_SKEW_MS);
+        let is_near = self.has_compared(own)
+            && self.skew_ms(own).is_none_or(|skew_ms| skew_ms.unsigned_abs() <= MAX_SKEW_MS);
         self.state().now_ms().filter(|_| is_near)
     }
 

@@ -40,20 +40,34 @@ impl Shared {
                 }
             }
         };
-        let late = |_| StoreError::Unavailable("history was compacted faster than it was read".to_owned());
+        let late =
+            |_| StoreError::Unavailable("history was compacted faster than it was read".to_owned());
         tokio::time::timeout(RETRY_DELAY, read).await.map_err(late)?
     }
 
-    async fn read_events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn read_events(
+        &self,
+        range: EventRange,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         let (mut segments, as_of) = self.segments().await?;
         // Nothing has gone before the first segment of all.
-        let oldest = segments.first().filter(|oldest| oldest.number > 1).map_or(0, |oldest| layout::end_of(oldest.opened));
+        let oldest = segments
+            .first()
+            .filter(|oldest| oldest.number > 1)
+            .map_or(0, |oldest| layout::end_of(oldest.opened));
         if range.after.is_some_and(|after| after < oldest) {
             return Err(StoreError::Compacted { oldest: oldest + 1 });
         }
         let (after, before) = (range.after.unwrap_or(0), range.before.unwrap_or(Revision::MAX));
         // The next segment begins where one ends; the last has no end.
-        let ends: Vec<_> = segments.iter().skip(1).map(|next| layout::revision(next.opened, 0)).chain([Revision::MAX]).collect();
+        let ends: Vec<_> = segments
+            .iter()
+            .skip(1)
+            .map(|next| layout::revision(next.opened, 0))
+            .chain([Revision::MAX])
+            .collect();
         let mut wanted: Vec<_> = segments
             .drain(..)
             .zip(ends)
@@ -80,10 +94,13 @@ impl Shared {
 
     /// The segments that are kept, the oldest first, and as of which revision of the cluster.
     pub(super) async fn segments(&self) -> Result<(Vec<Kept>, u64), StoreError> {
-        let page = self.etcd.range(&self.layout.headers(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let page = self
+            .etcd
+            .range(&self.layout.headers(), RangeOptions::default(), REQUEST_TIMEOUT)
+            .await?;
         let read = |record: KeyValue| {
-            let segment =
-                pb::ClusterSegment::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+            let segment = pb::ClusterSegment::decode(&*record.value)
+                .map_err(|_| corrupt(&record.key, "no segment of history"))?;
             let pb::ClusterSegment { number, at_ms, commits_before } = segment;
             Ok(Kept { number, opened: record.revision, at_ms, commits_before })
         };
@@ -96,7 +113,8 @@ impl Shared {
         let page = self.etcd.range(&self.layout.events(number), wanted, REQUEST_TIMEOUT).await?;
         let mut events = Vec::new();
         for KeyValue { key, value, revision } in page.records {
-            let stored = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&key, "no events of commits"))?;
+            let stored = pb::ClusterCommits::decode(&*value)
+                .map_err(|_| corrupt(&key, "no events of commits"))?;
             events.extend(stored.commits.into_iter().enumerate().map(|(place, commit)| {
                 let revision = layout::revision(revision, place as u64);
                 StoredEvent { revision, at_ms: commit.at_ms, event: commit.event }

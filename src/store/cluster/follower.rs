@@ -57,7 +57,8 @@ impl Follower {
     async fn follow(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         self.require_what_was_seen().await?;
-        // From what was seen already, because a member that was compacted to the very next revision would leave its deletions out, and not say so (etcd 3.4.23).
+        // From what was seen already, because a member that was compacted to the very next revision
+        // would leave its deletions out, and not say so (etcd 3.4.23).
         let mut watch = shared.etcd.watch(&shared.layout.all(), self.at).await?;
         loop {
             tokio::select! {
@@ -70,17 +71,27 @@ impl Follower {
         }
     }
 
-    /// Finds out whether the cluster still has what was seen. A watch is begun again after any failure, and that may have been a restore.
-    /// Errors: [`StoreError::RevisionRegressed`], and those of the cluster.
+    /// Finds out whether the cluster still has what was seen. A watch is begun again after any
+    /// failure, and that may have been a restore. Errors: [`StoreError::RevisionRegressed`], and
+    /// those of the cluster.
     async fn require_what_was_seen(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let now = shared.etcd.range(&shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let now =
+            shared.etcd.range(&shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         if now.revision < self.at {
             return Err(shared.went_back(layout::end_of(self.at)));
         }
-        now.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| shared.turn_to(segment))?;
+        now.records
+            .first()
+            .map(Segment::read)
+            .transpose()?
+            .into_iter()
+            .try_for_each(|segment| shared.turn_to(segment))?;
         let Some((key, segment, revision)) = &self.last_event else { return Ok(()) };
-        let found = shared.etcd.range(&KeyRange::of(key.clone()), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let found = shared
+            .etcd
+            .range(&KeyRange::of(key.clone()), RangeOptions::default(), REQUEST_TIMEOUT)
+            .await?;
         if found.records.first().is_some_and(|record| record.revision == *revision) {
             return Ok(());
         }
@@ -91,9 +102,18 @@ impl Follower {
 
     /// Some of what was missed is gone: whoever follows has to take a snapshot.
     async fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let page = self.shared.etcd.range(&self.shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let page = self
+            .shared
+            .etcd
+            .range(&self.shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT)
+            .await?;
         tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
-        page.records.first().map(Segment::read).transpose()?.into_iter().try_for_each(|segment| self.shared.turn_to(segment))?;
+        page.records
+            .first()
+            .map(Segment::read)
+            .transpose()?
+            .into_iter()
+            .try_for_each(|segment| self.shared.turn_to(segment))?;
         self.at = page.revision;
         self.shared.recent.begin_after(layout::end_of(self.at));
         Ok(())
@@ -101,7 +121,8 @@ impl Follower {
 
     /// Changes of whole revisions of the cluster, as commits.
     fn take(&mut self, mut changes: Vec<KeyChange>) -> Result<(), StoreError> {
-        // A member that is behind may send what came before the beginning of the watch (etcd's issue 20221).
+        // A member that is behind may send what came before the beginning of the watch (etcd's
+        // issue 20221).
         changes.retain(|change| change.revision > self.at);
         let Some(newest) = changes.last().map(|change| change.revision) else { return Ok(()) };
         let (mut commits, mut operations, mut at) = (Vec::new(), Vec::new(), self.at);
@@ -111,8 +132,12 @@ impl Follower {
             }
             at = revision;
             match (self.shared.layout.kind(&key), value) {
-                (Kind::Record(key), Some(value)) => operations.push(Operation::Put { key: key.to_vec(), value }),
-                (Kind::Record(key), None) => operations.push(Operation::Delete { key: key.to_vec() }),
+                (Kind::Record(key), Some(value)) => {
+                    operations.push(Operation::Put { key: key.to_vec(), value })
+                }
+                (Kind::Record(key), None) => {
+                    operations.push(Operation::Delete { key: key.to_vec() })
+                }
                 (Kind::Event(segment), Some(value)) => {
                     self.last_event = Some((key.clone(), segment, revision));
                     for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
@@ -120,10 +145,14 @@ impl Follower {
                         commits.push(Arc::new(commit));
                     }
                 }
-                (Kind::Now, Some(value)) => self.shared.turn_to(Segment::read(&KeyValue { key, value, revision })?)?,
+                (Kind::Now, Some(value)) => {
+                    self.shared.turn_to(Segment::read(&KeyValue { key, value, revision })?)?
+                }
                 (Kind::Tick(replica), Some(value)) => {
                     let wall_ms = value.try_into().map(u64::from_be_bytes);
-                    wall_ms.into_iter().for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
+                    wall_ms
+                        .into_iter()
+                        .for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
                 }
                 (Kind::Event(_) | Kind::Now | Kind::Header | Kind::Tick(_), _) => {}
                 (Kind::Foreign, _) => self.pass_over(&key),
@@ -143,7 +172,8 @@ impl Follower {
         }
     }
 
-    /// Counts a commit of this segment, where it is still the one that is being written: whoever has begun the next one has counted the others.
+    /// Counts a commit of this segment, where it is still the one that is being written: whoever
+    /// has begun the next one has counted the others.
     fn count(&self, number: u64, commit: &Commit) {
         let mut segment = self.shared.segment();
         if segment.number != number {
@@ -162,20 +192,32 @@ impl Follower {
     }
 }
 
-/// Changes that came with no event are nobody's commit: somebody has reached around the service. The view has them all the same.
+/// Changes that came with no event are nobody's commit: somebody has reached around the service.
+/// The view has them all the same.
 fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, cluster: u64) {
     if !operations.is_empty() {
         tracing::warn!(cluster, "records were changed beside the service");
         let revision = layout::end_of(cluster);
-        commits.push(Arc::new(Commit { operations: std::mem::take(operations), ..Commit::nothing(revision) }));
+        commits.push(Arc::new(Commit {
+            operations: std::mem::take(operations),
+            ..Commit::nothing(revision)
+        }));
     }
 }
 
-/// The commits whose events these are. What they have changed comes with the first of them: they came together, and none touches what another does.
-fn read(key: &[u8], value: &[u8], cluster: u64, mut operations: Vec<Operation>) -> Result<Vec<Commit>, StoreError> {
-    let stored = pb::ClusterCommits::decode(value).map_err(|_| corrupt(key, "no events of commits"))?;
+/// The commits whose events these are. What they have changed comes with the first of them: they
+/// came together, and none touches what another does.
+fn read(
+    key: &[u8],
+    value: &[u8],
+    cluster: u64,
+    mut operations: Vec<Operation>,
+) -> Result<Vec<Commit>, StoreError> {
+    let stored =
+        pb::ClusterCommits::decode(value).map_err(|_| corrupt(key, "no events of commits"))?;
     let commit = |(place, commit): (usize, pb::ClusterCommit)| {
-        let (revision, operations) = (layout::revision(cluster, place as u64), std::mem::take(&mut operations));
+        let (revision, operations) =
+            (layout::revision(cluster, place as u64), std::mem::take(&mut operations));
         Commit { revision, operations, event: commit.event, at_ms: commit.at_ms }
     };
     Ok(stored.commits.into_iter().enumerate().map(commit).collect())
@@ -192,7 +234,8 @@ mod tests {
         cluster::{client::Etcd, layout::Layout},
     };
 
-    /// A follower of nobody, which has seen all up to this revision of the cluster, and where its keys are.
+    /// A follower of nobody, which has seen all up to this revision of the cluster, and where its
+    /// keys are.
     fn follower(cluster: u64) -> (Follower, Layout) {
         let config = ClusterConfig {
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
@@ -203,14 +246,22 @@ mod tests {
         };
         let layout = || Layout::below(&config.prefix);
         let (etcd, retention) = (Etcd::new(&config).unwrap(), Retention { events: 1, age_ms: 1 });
-        let shared = Shared::new(etcd, layout(), retention, Segment::default(), (layout::end_of(cluster), Instant::now()));
+        let shared = Shared::new(
+            etcd,
+            layout(),
+            retention,
+            Segment::default(),
+            (layout::end_of(cluster), Instant::now()),
+        );
         (Follower::after(shared, cluster), layout())
     }
 
     #[tokio::test]
     async fn commits_of_a_segment_that_has_ended_are_not_counted_again_for_the_next() {
         let (mut follower, layout) = follower(7);
-        let commits = |count: u64| pb::ClusterCommits { commits: vec![pb::ClusterCommit::default(); count as usize] };
+        let commits = |count: u64| pb::ClusterCommits {
+            commits: vec![pb::ClusterCommit::default(); count as usize],
+        };
         let event = |segment, revision| KeyChange {
             key: layout.event(segment, &[0; 16]),
             value: Some(commits(revision).encode_to_vec()),
@@ -220,7 +271,8 @@ mod tests {
         follower.shared.turn_to(turn_to(1, 7)).unwrap();
         follower.take(vec![event(1, 8)]).unwrap();
         assert_eq!(follower.shared.segment().commits, 8);
-        // The writer was told of the next segment before the watch has brought the rest of this one.
+        // The writer was told of the next segment before the watch has brought the rest of this
+        // one.
         follower.shared.turn_to(turn_to(2, 10)).unwrap();
         follower.take(vec![event(1, 9), event(2, 11)]).unwrap();
         assert_eq!(follower.shared.segment().commits, 11);
@@ -230,12 +282,19 @@ mod tests {
     async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
         let (mut follower, layout) = follower(7);
         let (shared, key) = (follower.shared.clone(), layout.record(b"key"));
-        let change = |revision: u64| KeyChange { key: key.clone(), value: Some(revision.to_string().into_bytes()), revision };
+        let change = |revision: u64| KeyChange {
+            key: key.clone(),
+            value: Some(revision.to_string().into_bytes()),
+            revision,
+        };
         follower.take(vec![change(6), change(7)]).unwrap();
         assert_eq!((follower.at, shared.recent.latest_revision()), (7, layout::end_of(7)));
         follower.take(vec![change(7), change(8)]).unwrap();
         assert_eq!((follower.at, shared.recent.latest_revision()), (8, layout::end_of(8)));
         let commit = shared.recent.follow(layout::end_of(7)).next().await.unwrap().unwrap();
-        assert_eq!(commit.operations, [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]);
+        assert_eq!(
+            commit.operations,
+            [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]
+        );
     }
 }

@@ -1,15 +1,18 @@
-//! Where the cluster engine keeps what, below its prefix: after it stands a NUL, which no prefix has, so that no service's keys lie among those of
-//! another, whatever their prefixes; then a letter that says of which kind a key is.
+//! Where the cluster engine keeps what, below its prefix: after it stands a NUL, which no prefix
+//! has, so that no service's keys lie among those of another, whatever their prefixes; then a
+//! letter that says of which kind a key is.
 //!
 //! - `d KEY`: the record of this key.
 //! - `n`: the segment of history that is being written. Each commit expects that it still is.
 //! - `h SEGMENT`: when a segment that is kept was begun.
-//! - `e SEGMENT ID`: the events of the commits of one transaction, by the segment it was written in; the id is random.
-//! - `t REPLICA`: written by that replica from time to time, to know that what it has seen is all there is. Its value is the wall clock then.
+//! - `e SEGMENT ID`: the events of the commits of one transaction, by the segment it was written
+//!   in; the id is random.
+//! - `t REPLICA`: written by that replica from time to time, to know that what it has seen is all
+//!   there is. Its value is the wall clock then.
 //!
 //! # Revisions
-//! The commits of one transaction are one revision of the cluster. So our revisions are those of the cluster times 128, with the place of the commit
-//! among them.
+//! The commits of one transaction are one revision of the cluster. So our revisions are those of
+//! the cluster times 128, with the place of the commit among them.
 
 use super::client::KeyRange;
 use crate::store::Revision;
@@ -104,9 +107,9 @@ impl Layout {
             Some((&RECORD, key)) => Kind::Record(key),
             Some((&NOW, [])) => Kind::Now,
             Some((&HEADER, segment)) if segment.len() == size_of::<u64>() => Kind::Header,
-            Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<Id>() => {
-                rest.first_chunk().map_or(Kind::Foreign, |segment| Kind::Event(u64::from_be_bytes(*segment)))
-            }
+            Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<Id>() => rest
+                .first_chunk()
+                .map_or(Kind::Foreign, |segment| Kind::Event(u64::from_be_bytes(*segment))),
             Some((&TICK, replica)) => replica.try_into().map_or(Kind::Foreign, Kind::Tick),
             _ => Kind::Foreign,
         }

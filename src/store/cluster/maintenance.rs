@@ -1,4 +1,5 @@
-//! What every replica does from time to time: know that it has seen everything, begin segments of history, and let go of old ones.
+//! What every replica does from time to time: know that it has seen everything, begin segments of
+//! history, and let go of old ones.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,8 +21,8 @@ const TRY: Duration = Duration::from_millis(1_500);
 const STUCK: Duration = Duration::from_secs(2);
 /// A tick that has not changed for so long is that of a replica that has gone.
 const OLD: Duration = Duration::from_secs(600);
-/// A segment is long enough with this many commits or bytes of events, because it is read at once; or with this part of what is kept, by number or
-/// age, because it goes at once.
+/// A segment is long enough with this many commits or bytes of events, because it is read at once;
+/// or with this part of what is kept, by number or age, because it goes at once.
 const COMMITS: u64 = 2_000;
 const BYTES: usize = 1 << 20;
 const PART: u64 = 16;
@@ -32,7 +33,9 @@ pub(super) struct Maintenance(pub(super) Arc<Shared>);
 impl Segment {
     pub(super) fn is_full(&self, kept: Retention) -> bool {
         let commits = COMMITS.min(kept.events / PART).max(1);
-        self.commits >= commits || self.bytes >= BYTES || self.newest_ms - self.at_ms > kept.age_ms / PART
+        self.commits >= commits
+            || self.bytes >= BYTES
+            || self.newest_ms - self.at_ms > kept.age_ms / PART
     }
 }
 
@@ -59,14 +62,20 @@ impl Maintenance {
         }
     }
 
-    /// Writes something, and waits until the feed brings it: then it has brought all that was committed before this was begun.
+    /// Writes something, and waits until the feed brings it: then it has brought all that was
+    /// committed before this was begun.
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
         let (asked, seen) = (Instant::now(), shared.recent.latest_revision());
         let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
-        let tick = Txn { puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())], ..Txn::default() };
+        let tick = Txn {
+            puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())],
+            ..Txn::default()
+        };
         let revision = match shared.etcd.transact(&tick, TRY).await {
-            Ok(Transacted { revision, .. }) => self.require_newer(layout::end_of(revision), seen)?,
+            Ok(Transacted { revision, .. }) => {
+                self.require_newer(layout::end_of(revision), seen)?
+            }
             // Where nothing can be written there is nothing to miss.
             Err(StoreError::Full(_)) => {
                 shared.etcd.range(&shared.now_span(), RangeOptions::default(), TRY).await?;
@@ -97,8 +106,10 @@ impl Maintenance {
                 Ok(found) => {
                     for (key, revision) in &found {
                         if known.get(key) == Some(revision) {
-                            let gone = Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
-                            let gone = Txn { preconditions: vec![(key.clone(), Some(*revision))], ..gone };
+                            let gone =
+                                Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
+                            let gone =
+                                Txn { preconditions: vec![(key.clone(), Some(*revision))], ..gone };
                             // Where it fails, the next time comes.
                             let _ = self.0.etcd.transact(&gone, REQUEST_TIMEOUT).await;
                         }
@@ -129,7 +140,8 @@ impl Shared {
 
     /// Keys of ticks, with the revision of the cluster that each was written at.
     async fn ticks(&self) -> Result<HashMap<Vec<u8>, u64>, StoreError> {
-        let page = self.etcd.range(&self.layout.ticks(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
+        let page =
+            self.etcd.range(&self.layout.ticks(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
         Ok(page.records.into_iter().map(|record| (record.key, record.revision)).collect())
     }
 
@@ -139,9 +151,14 @@ impl Shared {
             return Ok(());
         }
         let commits_before = segment.commits_before + segment.commits;
-        let next = pb::ClusterSegment { number: segment.number + 1, at_ms: segment.newest_ms, commits_before };
+        let next = pb::ClusterSegment {
+            number: segment.number + 1,
+            at_ms: segment.newest_ms,
+            commits_before,
+        };
         let begun = begin_segment(&self.layout, Some(segment.opened), &next);
-        let Transacted { revision, outcome, .. } = self.etcd.transact(&begun, REQUEST_TIMEOUT).await?;
+        let Transacted { revision, outcome, .. } =
+            self.etcd.transact(&begun, REQUEST_TIMEOUT).await?;
         // Where another replica was faster, the feed tells.
         if let TxnOutcome::Done = outcome {
             self.turn_to(Segment::begun(&next, revision))?;
@@ -150,8 +167,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets go of segments that are too old, or too many. Any replica may: a segment that is gone is gone; so one whose clock says nothing for certain
-    /// finds none too old.
+    /// Lets go of segments that are too old, or too many. Any replica may: a segment that is gone
+    /// is gone; so one whose clock says nothing for certain finds none too old.
     async fn trim(&self) -> Result<(), StoreError> {
         let (segments, _) = self.segments().await?;
         let now = *self.segment();
@@ -160,12 +177,14 @@ impl Shared {
         for pair in segments.windows(2) {
             let (oldest, next) = (&pair[0], &pair[1]);
             let too_many = all.saturating_sub(next.commits_before) >= self.retention.events;
-            let too_old = certain_ms.is_some_and(|now_ms| next.at_ms.saturating_add(self.retention.age_ms) < now_ms);
+            let too_old = certain_ms
+                .is_some_and(|now_ms| next.at_ms.saturating_add(self.retention.age_ms) < now_ms);
             if !too_many && !too_old {
                 break;
             }
             let header = KeyRange::of(self.layout.header(oldest.number));
-            let gone = Txn { deletes: vec![self.layout.events(oldest.number), header], ..Txn::default() };
+            let gone =
+                Txn { deletes: vec![self.layout.events(oldest.number), header], ..Txn::default() };
             self.etcd.transact(&gone, REQUEST_TIMEOUT).await?;
         }
         Ok(())

@@ -1,7 +1,9 @@
-//! Reads the keys of a large range in pages. A member counts every key up to the end of what it is asked for, whatever the limit is: asked for page
-//! after page up to the end of all, it would count all keys for each. So each question ends near: about as far from its first key as the last page has
-//! come. Keys are numbers for that, whose digits are the bytes that keys are seen to use at each place (`alphabet.rs`): with those of all bytes a step
-//! of one room would be as wide as one of a hundred. Where a question brings few keys, the next one reaches further.
+//! Reads the keys of a large range in pages. A member counts every key up to the end of what it is
+//! asked for, whatever the limit is: asked for page after page up to the end of all, it would count
+//! all keys for each. So each question ends near: about as far from its first key as the last page
+//! has come. Keys are numbers for that, whose digits are the bytes that keys are seen to use at
+//! each place (`alphabet.rs`): with those of all bytes a step of one room would be as wide as one
+//! of a hundred. Where a question brings few keys, the next one reaches further.
 
 use std::time::Duration;
 
@@ -30,7 +32,8 @@ pub(super) struct Scan {
     /// The end of the range.
     end: Vec<u8>,
     alphabets: Alphabets,
-    /// How many bytes of a key the end of a question is made of, and by how much it is above the first key in them.
+    /// How many bytes of a key the end of a question is made of, and by how much it is above the
+    /// first key in them.
     depth: usize,
     reach: u64,
     /// The end of the last question, where its keys are not all read.
@@ -54,7 +57,15 @@ impl ScanRequest {
 impl Scan {
     pub(super) fn of(span: KeyRange) -> Self {
         let depth = span.from.len() + 1;
-        Self { from: span.from, end: span.until, alphabets: Alphabets::default(), depth, reach: 1, until: None, limit: FIRST }
+        Self {
+            from: span.from,
+            end: span.until,
+            alphabets: Alphabets::default(),
+            depth,
+            reach: 1,
+            until: None,
+            limit: FIRST,
+        }
     }
 
     /// All keys before this one are read.
@@ -62,9 +73,14 @@ impl Scan {
         &self.from
     }
 
-    /// The next page, which may have no records; nothing at the end. `revision` 0 is the newest there is, with each page. After an error it may be asked
-    /// for again. Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
-    pub(super) async fn next(&mut self, etcd: &Etcd, revision: u64) -> Result<Option<RangePage>, StoreError> {
+    /// The next page, which may have no records; nothing at the end. `revision` 0 is the newest
+    /// there is, with each page. After an error it may be asked for again. Errors:
+    /// [`StoreError::Unavailable`], [`StoreError::Compacted`].
+    pub(super) async fn next(
+        &mut self,
+        etcd: &Etcd,
+        revision: u64,
+    ) -> Result<Option<RangePage>, StoreError> {
         let Some(request) = self.request(revision) else { return Ok(None) };
         let page = request.send(etcd).await?;
         self.turn_page(&page);
@@ -79,7 +95,11 @@ impl Scan {
     }
 
     fn until(&self) -> Vec<u8> {
-        let until = || self.alphabets.above(&self.from, self.depth, self.reach).filter(|until| *until < self.end);
+        let until = || {
+            self.alphabets
+                .above(&self.from, self.depth, self.reach)
+                .filter(|until| *until < self.end)
+        };
         self.until.clone().or_else(until).unwrap_or_else(|| self.end.clone())
     }
 
@@ -87,7 +107,8 @@ impl Scan {
     pub(super) fn turn_page(&mut self, page: &RangePage) {
         let until = self.until();
         let read = page.records.len() as u64;
-        let bytes: usize = page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
+        let bytes: usize =
+            page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
         self.alphabets.learn(page.records.iter().map(|record| &*record.key));
         match (page.records.first(), page.records.last()) {
             (Some(first), Some(last)) if page.more => {
@@ -111,7 +132,8 @@ impl Scan {
         }
     }
 
-    /// As far as from one key to the other, or somewhat less, so that a page is rarely cut short of the end of its question.
+    /// As far as from one key to the other, or somewhat less, so that a page is rarely cut short of
+    /// the end of its question.
     fn reach_as_far(&mut self, first: &[u8], last: &[u8]) {
         let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
         self.depth = shared + DIGITS;
@@ -132,14 +154,20 @@ mod tests {
     use super::*;
     use crate::store::cluster::client::KeyValue;
 
-    /// Reads these keys as a member would give them, and answers how many questions there were, and how many keys were counted for them.
+    /// Reads these keys as a member would give them, and answers how many questions there were, and
+    /// how many keys were counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {
         let mut scan = Scan::of(KeyRange { from: b"p".to_vec(), until: b"q".to_vec() });
         let (mut read, mut questions, mut counted) = (Vec::new(), 0, 0);
         while let Some(ScanRequest { span, wanted }) = scan.request(0) {
-            let in_span = &keys[keys.partition_point(|key| *key < span.from)..keys.partition_point(|key| *key < span.until)];
+            let in_span = &keys[keys.partition_point(|key| *key < span.from)
+                ..keys.partition_point(|key| *key < span.until)];
             let taken = &in_span[..in_span.len().min(wanted.limit as usize)];
-            let record = |key: &Vec<u8>| KeyValue { key: key.clone(), value: vec![0; value_bytes], revision: 1 };
+            let record = |key: &Vec<u8>| KeyValue {
+                key: key.clone(),
+                value: vec![0; value_bytes],
+                revision: 1,
+            };
             let page = RangePage {
                 revision: 1,
                 records: taken.iter().map(record).collect(),
@@ -158,7 +186,8 @@ mod tests {
     #[test]
     fn every_key_is_read_once_and_few_are_counted_often() {
         type Id = fn(usize) -> String;
-        let hex: Id = |number| format!("{:016x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let hex: Id =
+            |number| format!("{:016x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let decimal: Id = |number| format!("{number:09}");
         let short: Id = |number| number.to_string();
         let shapes = [
@@ -174,22 +203,28 @@ mod tests {
         ];
         for (id, apps, rooms, users) in shapes {
             let keys = (0..apps).flat_map(|app| {
-                (0..rooms)
-                    .flat_map(move |room| (0..users).map(move |user| format!("pR{}\0{}\0mu{}", id(app), id(room), id(user))))
+                (0..rooms).flat_map(move |room| {
+                    (0..users)
+                        .map(move |user| format!("pR{}\0{}\0mu{}", id(app), id(room), id(user)))
+                })
             });
             let mut keys: Vec<_> = keys.map(String::into_bytes).collect();
             keys.sort();
             let (questions, counted) = scan(&keys, 100);
             let pages = keys.len() * 120 / PAGE_BYTES + 1;
             let what = format!("{} keys of {apps} x {rooms} x {users} like {}", keys.len(), id(7));
-            assert!(questions <= 100 + 3 * pages + 40 * apps, "{questions} questions for {pages} pages: {what}");
+            assert!(
+                questions <= 100 + 3 * pages + 40 * apps,
+                "{questions} questions for {pages} pages: {what}"
+            );
             assert!(counted <= 3 * keys.len() + 1_000, "{counted} counted: {what}");
         }
     }
 
     #[test]
     fn keys_of_any_bytes_are_read() {
-        let mut keys: Vec<Vec<u8>> = (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| vec![b'p', a, b])).collect();
+        let mut keys: Vec<Vec<u8>> =
+            (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| vec![b'p', a, b])).collect();
         keys.extend([b"p".to_vec(), b"p\xff\xff\xff\xff".to_vec()]);
         keys.sort();
         scan(&keys, 2_000);

@@ -21,9 +21,11 @@ use crate::{
     store::{Retention, Revision, StoreError, feed_buffer::FeedBuffer},
 };
 
-/// For how long a member is looked for that answers: over the election of a leader, which takes one to two seconds.
+/// For how long a member is looked for that answers: over the election of a leader, which takes one
+/// to two seconds.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// While the cluster has not answered for this long, a commit waits for so much less: callers are not to be held up by what does not come.
+/// While the cluster has not answered for this long, a commit waits for so much less: callers are
+/// not to be held up by what does not come.
 pub(super) const LOST: Duration = Duration::from_secs(5);
 pub(super) const TIMEOUT_WHEN_LOST: Duration = Duration::from_millis(300);
 
@@ -95,8 +97,9 @@ impl Shared {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns which segment is being written. One that is known already is left as it is, with what was counted.
-    /// Errors: [`StoreError::RevisionRegressed`] where it was begun before the one that is known, with which the process ends.
+    /// Learns which segment is being written. One that is known already is left as it is, with what
+    /// was counted. Errors: [`StoreError::RevisionRegressed`] where it was begun before the one
+    /// that is known, with which the process ends.
     pub(super) fn turn_to(&self, found: Segment) -> Result<(), StoreError> {
         let mut segment = self.segment();
         if found.opened < segment.opened {
@@ -120,7 +123,11 @@ impl Shared {
 }
 
 /// Begins a segment, where the one that is being written is still that of this revision.
-pub(super) fn begin_segment(layout: &Layout, opened: Option<u64>, segment: &pb::ClusterSegment) -> Txn {
+pub(super) fn begin_segment(
+    layout: &Layout,
+    opened: Option<u64>,
+    segment: &pb::ClusterSegment,
+) -> Txn {
     let value = segment.encode_to_vec();
     Txn {
         preconditions: vec![(layout.now(), opened)],
@@ -136,7 +143,8 @@ impl Segment {
     }
 
     pub(super) fn read(record: &KeyValue) -> Result<Self, StoreError> {
-        let segment = pb::ClusterSegment::decode(&*record.value).map_err(|_| corrupt(&record.key, "no segment of history"))?;
+        let segment = pb::ClusterSegment::decode(&*record.value)
+            .map_err(|_| corrupt(&record.key, "no segment of history"))?;
         Ok(Self::begun(&segment, record.revision))
     }
 }

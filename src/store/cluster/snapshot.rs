@@ -14,11 +14,16 @@ use crate::store::{Entry, Revision, StoreError};
 
 type Pages = mpsc::Sender<Result<Vec<Entry>, StoreError>>;
 
-/// Sends the pages, the next while one is read. Answers which revision they are of. Ends early where nobody reads on.
+/// Sends the pages, the next while one is read. Answers which revision they are of. Ends early
+/// where nobody reads on.
 pub(super) async fn begin(shared: Arc<Shared>, pages: Pages) -> Result<Revision, StoreError> {
     let revision = shared
         .etcd
-        .range(&shared.now_span(), RangeOptions { count_only: true, ..RangeOptions::default() }, REQUEST_TIMEOUT)
+        .range(
+            &shared.now_span(),
+            RangeOptions { count_only: true, ..RangeOptions::default() },
+            REQUEST_TIMEOUT,
+        )
         .await?
         .revision;
     tokio::spawn(async move {
@@ -46,5 +51,9 @@ pub(super) fn entries(shared: &Shared, records: Vec<KeyValue>) -> Vec<Entry> {
 
 fn entry(shared: &Shared, record: KeyValue) -> Option<Entry> {
     let layout::Kind::Record(key) = shared.layout.kind(&record.key) else { return None };
-    Some(Entry { key: key.to_vec(), value: record.value, revision: layout::revision(record.revision, 0) })
+    Some(Entry {
+        key: key.to_vec(),
+        value: record.value,
+        revision: layout::revision(record.revision, 0),
+    })
 }

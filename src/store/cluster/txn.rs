@@ -1,5 +1,6 @@
-//! A batch as a transaction of the cluster takes it: no key may be put twice in one, or put and deleted, so only what is left of the operations in
-//! the end is sent. And which batches can be sent in one.
+//! A batch as a transaction of the cluster takes it: no key may be put twice in one, or put and
+//! deleted, so only what is left of the operations in the end is sent. And which batches can be
+//! sent in one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -90,11 +91,13 @@ impl TouchedKeys {
         self.has_one_alone |= plan.is_alone;
     }
 
-    /// Whether the batch changes what one of them changes or expects, or expects what one of them changes, or something else than one of them. One
-    /// that goes alone meets every other.
+    /// Whether the batch changes what one of them changes or expects, or expects what one of them
+    /// changes, or something else than one of them. One that goes alone meets every other.
     pub(super) fn meets(&self, plan: &CommitPlan) -> bool {
         let changed = |key: &Vec<u8>| self.changed.contains(key) || self.expected.contains_key(key);
-        let differs = |(key, revision): (&Vec<u8>, &Option<u64>)| self.expected.get(key).is_some_and(|other| other != revision);
+        let differs = |(key, revision): (&Vec<u8>, &Option<u64>)| {
+            self.expected.get(key).is_some_and(|other| other != revision)
+        };
         self.has_one_alone
             || plan.is_alone && !self.is_empty
             || plan.puts.keys().chain(&plan.deletes).any(changed)
@@ -116,15 +119,27 @@ mod tests {
     }
 
     fn plan(operations: &[Operation], expected: &[&str], is_alone: bool) -> CommitPlan {
-        let preconditions: Vec<_> =
-            expected.iter().map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None }).collect();
-        CommitPlan::of(Batch { operations: operations.to_vec(), preconditions, is_alone, ..Batch::default() })
+        let preconditions: Vec<_> = expected
+            .iter()
+            .map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None })
+            .collect();
+        CommitPlan::of(Batch {
+            operations: operations.to_vec(),
+            preconditions,
+            is_alone,
+            ..Batch::default()
+        })
     }
 
     #[test]
     fn only_what_is_left_in_the_end_is_sent() {
-        let plan = plan(&[put("b", "1"), put("a", "1"), delete("c"), put("b", "2"), delete("a"), put("c", "1")], &[], false);
-        let puts: Vec<_> = plan.puts.iter().map(|(key, (_, value))| (&key[..], &value[..])).collect();
+        let plan = plan(
+            &[put("b", "1"), put("a", "1"), delete("c"), put("b", "2"), delete("a"), put("c", "1")],
+            &[],
+            false,
+        );
+        let puts: Vec<_> =
+            plan.puts.iter().map(|(key, (_, value))| (&key[..], &value[..])).collect();
         assert_eq!(puts, [(&b"b"[..], &b"2"[..]), (b"c", b"1")]);
         assert_eq!((plan.deletes, plan.expected.len()), (BTreeSet::from([b"a".to_vec()]), 0));
     }
@@ -146,7 +161,10 @@ mod tests {
             assert_eq!(touched.meets(&other), meets, "{operations:?} {expected:?} {is_alone}");
         }
         let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
-        assert!(touched.meets(&CommitPlan::of(Batch { preconditions: vec![other_revision], ..Batch::default() })));
+        assert!(touched.meets(&CommitPlan::of(Batch {
+            preconditions: vec![other_revision],
+            ..Batch::default()
+        })));
         touched = TouchedKeys::nothing();
         assert!(!touched.meets(&plan(&[put("s/1", "x")], &[], true)));
         touched.add(&plan(&[put("r/1", "x")], &[], true));

@@ -1,10 +1,13 @@
-//! Clause 9: a copy of all records, built while others write and whatever the cluster forgets meanwhile.
+//! Clause 9: a copy of all records, built while others write and whatever the cluster forgets
+//! meanwhile.
 //!
-//! No page has to be as of the revision of another, so nothing old is ever asked for. The feed begins first. Then pages are read, each as of the
-//! newest revision there is, and after each the commits that have come meanwhile are handed on, but for their changes of keys that are still to be
-//! read. No commit is looked at while a page is on its way, and no member answers with less than what the cluster has acknowledged: so a change that
-//! is passed over is in a page that is still to be asked for. A page may be newer than a commit that comes after it; then those that made it so come
-//! too. The copy is complete when the feed has come past the newest page.
+//! No page has to be as of the revision of another, so nothing old is ever asked for. The feed
+//! begins first. Then pages are read, each as of the newest revision there is, and after each the
+//! commits that have come meanwhile are handed on, but for their changes of keys that are still to
+//! be read. No commit is looked at while a page is on its way, and no member answers with less than
+//! what the cluster has acknowledged: so a change that is passed over is in a page that is still to
+//! be asked for. A page may be newer than a commit that comes after it; then those that made it so
+//! come too. The copy is complete when the feed has come past the newest page.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

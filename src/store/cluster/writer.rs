@@ -1,5 +1,5 @@
-//! The way of a commit: many of them in one transaction, which takes effect whole or not at all. Where it does not, because an expectation of one does
-//! not hold, each half is tried for itself.
+//! The way of a commit: many of them in one transaction, which takes effect whole or not at all.
+//! Where it does not, because an expectation of one does not hold, each half is tried for itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,7 +32,8 @@ const OPERATIONS: usize = 128;
 const GROUP_BYTES: usize = 512 << 10;
 /// Commits that are looked at for one transaction.
 const SCAN_MAX: usize = 256;
-/// How long at most a transaction waits for as many callers as there were lately: little beside what a quorum takes.
+/// How long at most a transaction waits for as many callers as there were lately: little beside
+/// what a quorum takes.
 const GATHER: Duration = Duration::from_millis(2);
 
 pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
@@ -59,11 +60,18 @@ impl Job {
         let mut batch = batch;
         let event = std::mem::take(&mut batch.event);
         let at_ms = batch.at_ms;
-        Self::Commit(Box::new(QueuedCommit { plan: CommitPlan::of(batch), event, at_ms, call: Context::current(), answer }))
+        Self::Commit(Box::new(QueuedCommit {
+            plan: CommitPlan::of(batch),
+            event,
+            at_ms,
+            call: Context::current(),
+            answer,
+        }))
     }
 }
 
-/// The task that sends a replica's commits, one transaction at a time: what comes meanwhile goes together.
+/// The task that sends a replica's commits, one transaction at a time: what comes meanwhile goes
+/// together.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
@@ -94,8 +102,8 @@ impl Writer {
         }
     }
 
-    /// Waits for a commit, and a little for as many as there were lately: those whose callers were answered just now are likely to come again.
-    /// False: there is nothing more to send.
+    /// Waits for a commit, and a little for as many as there were lately: those whose callers were
+    /// answered just now are likely to come again. False: there is nothing more to send.
     async fn wait_for(&mut self, commits: usize) -> bool {
         if self.next.is_empty() && self.closing.is_none() {
             let job = self.jobs.recv().await;
@@ -123,10 +131,13 @@ impl Writer {
 
     /// The commits that can go together. Nothing overtakes what it touches.
     fn group(&mut self) -> Group {
-        let (mut group, mut touched, mut passed_over) = (Group::default(), TouchedKeys::nothing(), VecDeque::new());
+        let (mut group, mut touched, mut passed_over) =
+            (Group::default(), TouchedKeys::nothing(), VecDeque::new());
         while let Some(waiting) = self.next.pop_front() {
             if waiting.plan.cannot_hold {
-                let _ = waiting.answer.send(Err(StoreError::Conflict { revision: self.shared.recent.latest_revision() }));
+                let _ = waiting.answer.send(Err(StoreError::Conflict {
+                    revision: self.shared.recent.latest_revision(),
+                }));
             } else if touched.meets(&waiting.plan) {
                 touched.add(&waiting.plan);
                 passed_over.push_back(waiting);
@@ -162,7 +173,8 @@ impl Group {
 
     fn has_room_for(&self, waiting: &QueuedCommit) -> bool {
         let plan = &waiting.plan;
-        let expected = self.expected.len() + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
+        let expected = self.expected.len()
+            + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
         // The events are one more; that they are not there yet, and the segment, are expected.
         let fits = self.waiting.len() < layout::SLOTS - 1
             && self.changes + plan.changes() < OPERATIONS
@@ -174,15 +186,20 @@ impl Group {
     fn add(&mut self, waiting: QueuedCommit) {
         self.changes += waiting.plan.changes();
         self.bytes += waiting.bytes();
-        self.expected.extend(waiting.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
+        self.expected
+            .extend(waiting.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
         self.waiting.push(waiting);
     }
 
     fn attempt(&self, layout: &layout::Layout, segment: &Segment, event: &[u8]) -> Txn {
-        let mut preconditions: Vec<_> = self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
+        let mut preconditions: Vec<_> =
+            self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
         preconditions.extend([(layout.now(), Some(segment.opened)), (event.to_vec(), None)]);
         let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
-        let commit = |waiting: &QueuedCommit| pb::ClusterCommit { at_ms: waiting.at_ms, event: waiting.event.clone() };
+        let commit = |waiting: &QueuedCommit| pb::ClusterCommit {
+            at_ms: waiting.at_ms,
+            event: waiting.event.clone(),
+        };
         let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
         // The events are the last: they tell a follower that the commits are whole.
         let events = (event.to_vec(), commits.encode_to_vec());
@@ -231,7 +248,9 @@ impl Shared {
                 Ok(Sent::Conflict(cluster)) if group.waiting.len() == 1 => {
                     // What it has met may be a deletion, after which nothing need come for a while.
                     self.confirm.notify_one();
-                    group.answer(|_| Err(StoreError::Conflict { revision: layout::end_of(cluster) }));
+                    group.answer(|_| {
+                        Err(StoreError::Conflict { revision: layout::end_of(cluster) })
+                    });
                 }
                 Ok(Sent::Conflict(_)) => {
                     let mut lower = group.waiting;
@@ -252,13 +271,18 @@ impl Shared {
             let segment = *self.segment();
             let event = self.layout.event(segment.number, &id);
             let attempt = group.attempt(&self.layout, &segment, &event);
-            let Transacted { revision, outcome, was_sent_before } = self.etcd.transact(&attempt, self.timeout()).await?;
-            let TxnOutcome::CompareFailed(mut found) = outcome else { return Ok(Sent::Done(revision)) };
+            let Transacted { revision, outcome, was_sent_before } =
+                self.etcd.transact(&attempt, self.timeout()).await?;
+            let TxnOutcome::CompareFailed(mut found) = outcome else {
+                return Ok(Sent::Done(revision));
+            };
             let (events, now) = (found.pop().flatten(), found.pop().flatten());
             if let Some(events) = events {
                 return Ok(Sent::Done(events.revision));
             }
-            let Some(now) = now else { return Err(StoreError::Unavailable("the cluster has lost its history".to_owned())) };
+            let Some(now) = now else {
+                return Err(StoreError::Unavailable("the cluster has lost its history".to_owned()));
+            };
             if now.revision != segment.opened {
                 // What was sent for the old segment can have no effect any more.
                 self.turn_to(Segment::read(&now)?)?;
@@ -270,8 +294,9 @@ impl Shared {
         }
     }
 
-    /// What was sent and not answered may still take effect, after others have changed what it expects and changed it back. It cannot once there
-    /// are events under its id, though of no commit.
+    /// What was sent and not answered may still take effect, after others have changed what it
+    /// expects and changed it back. It cannot once there are events under its id, though of no
+    /// commit.
     async fn fence(&self, event: Vec<u8>, newest: u64) -> Result<Sent, StoreError> {
         let nothing = pb::ClusterCommits::default().encode_to_vec();
         let fence = Txn {
@@ -280,13 +305,19 @@ impl Shared {
             looks: vec![event.clone()],
             ..Txn::default()
         };
-        let fenced =
-            self.etcd.transact(&fence, self.timeout()).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let fenced = self
+            .etcd
+            .transact(&fence, self.timeout())
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let TxnOutcome::CompareFailed(mut found) = fenced.outcome else {
             return Ok(Sent::Conflict(newest));
         };
-        let Some(Some(KeyValue { value, revision, .. })) = found.pop() else { return Ok(Sent::Conflict(newest)) };
-        let found = pb::ClusterCommits::decode(&*value).map_err(|_| corrupt(&event, "no events of commits"))?;
+        let Some(Some(KeyValue { value, revision, .. })) = found.pop() else {
+            return Ok(Sent::Conflict(newest));
+        };
+        let found = pb::ClusterCommits::decode(&*value)
+            .map_err(|_| corrupt(&event, "no events of commits"))?;
         Ok(if found.commits.is_empty() { Sent::Conflict(newest) } else { Sent::Done(revision) })
     }
 

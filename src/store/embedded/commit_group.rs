@@ -1,4 +1,5 @@
-//! Commits that become durable together, and what they change; also those that an open reads back from the journal.
+//! Commits that become durable together, and what they change; also those that an open reads back
+//! from the journal.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -30,7 +31,14 @@ impl Group {
         Self { after: revision, revision, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, tree: &Tree, pending: &Memtables, absent: &mut Absent, batch: Batch, answer: CommitReply) {
+    pub(super) fn add(
+        &mut self,
+        tree: &Tree,
+        pending: &Memtables,
+        absent: &mut Absent,
+        batch: Batch,
+        answer: CommitReply,
+    ) {
         let added = match self.holds(tree, pending, absent, &batch.preconditions) {
             Ok(true) => {
                 absent.forget(&batch.operations);
@@ -80,16 +88,19 @@ impl Group {
         }
         let Batch { operations, event, at_ms, .. } = batch;
         self.bytes += event.len();
-        self.bytes +=
-            changes.iter().map(|(key, change)| key.len() + change.as_ref().map_or(0, |(_, value)| value.len())).sum::<usize>();
+        self.bytes += changes
+            .iter()
+            .map(|(key, change)| key.len() + change.as_ref().map_or(0, |(_, value)| value.len()))
+            .sum::<usize>();
         self.commits.push(Arc::new(Commit { revision, operations, event, at_ms }));
         self.changes.extend(changes);
         self.revision = revision;
     }
 }
 
-/// Keys that were looked for in the tree and not found. Each write expects of its room that it is neither registered nor deleted, and to look into the
-/// tree costs more than all else that is done for the write here. The one who writes them all knows when a key is there.
+/// Keys that were looked for in the tree and not found. Each write expects of its room that it is
+/// neither registered nor deleted, and to look into the tree costs more than all else that is done
+/// for the write here. The one who writes them all knows when a key is there.
 #[derive(Default)]
 pub(super) struct Absent(HashSet<Vec<u8>>);
 

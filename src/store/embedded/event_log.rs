@@ -1,4 +1,5 @@
-//! Events of an embedded engine in chunks: some that follow each other are one value of the tree, under the revision of the first.
+//! Events of an embedded engine in chunks: some that follow each other are one value of the tree,
+//! under the revision of the first.
 
 use std::ops::Range;
 
@@ -31,22 +32,37 @@ pub(super) fn chunks(events: &[StoredEvent]) -> Vec<(Revision, &[StoredEvent])> 
 }
 
 impl EventRange {
-    /// Which of the events that are kept, which have no gaps, are asked for: at most `limit`. Errors: [`StoreError::Compacted`].
-    pub(super) fn among(self, kept: Range<Revision>, newest_first: bool, limit: usize) -> Result<Range<Revision>, StoreError> {
+    /// Which of the events that are kept, which have no gaps, are asked for: at most `limit`.
+    /// Errors: [`StoreError::Compacted`].
+    pub(super) fn among(
+        self,
+        kept: Range<Revision>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Range<Revision>, StoreError> {
         let from = self.after.map_or(kept.start, |after| after.saturating_add(1));
         if from < kept.start {
             return Err(StoreError::Compacted { oldest: kept.start });
         }
-        let (to, limit) = (self.before.map_or(kept.end, |before| before.min(kept.end)), limit as Revision);
+        let (to, limit) =
+            (self.before.map_or(kept.end, |before| before.min(kept.end)), limit as Revision);
         let from = from.min(to);
-        Ok(if newest_first { from.max(to.saturating_sub(limit))..to } else { from..to.min(from.saturating_add(limit)) })
+        Ok(if newest_first {
+            from.max(to.saturating_sub(limit))..to
+        } else {
+            from..to.min(from.saturating_add(limit))
+        })
     }
 }
 
 /// The bytes of a chunk under this key of the tree.
 pub(super) fn encode(key: &[u8], first_revision: Revision, events: &[StoredEvent]) -> Vec<u8> {
-    let event = |logged: &StoredEvent| pb::StoredEvent { event: logged.event.clone(), at_ms: logged.at_ms };
-    codec::frame(key, &pb::EventChunk { first_revision, events: events.iter().map(event).collect() })
+    let event =
+        |logged: &StoredEvent| pb::StoredEvent { event: logged.event.clone(), at_ms: logged.at_ms };
+    codec::frame(
+        key,
+        &pb::EventChunk { first_revision, events: events.iter().map(event).collect() },
+    )
 }
 
 /// The events under this key of the tree; at least one. Errors: [`StoreError::Corrupt`].
@@ -56,5 +72,7 @@ pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Result<Vec<StoredEvent>, Store
         return Err(corrupt(key, "a chunk without events"));
     }
     let events = chunk.events.into_iter().zip(chunk.first_revision..);
-    Ok(events.map(|(event, revision)| StoredEvent { revision, at_ms: event.at_ms, event: event.event }).collect())
+    Ok(events
+        .map(|(event, revision)| StoredEvent { revision, at_ms: event.at_ms, event: event.event })
+        .collect())
 }

@@ -1,4 +1,5 @@
-//! The way into the tree: takes one full memtable after the other, and opens a tree anew that has failed.
+//! The way into the tree: takes one full memtable after the other, and opens a tree anew that has
+//! failed.
 
 use std::{
     path::PathBuf,
@@ -38,7 +39,11 @@ impl Flusher {
     /// The oldest full memtable; nothing when this is dropped.
     fn next(&self) -> Option<Arc<Memtable>> {
         let idle = |pending: &mut Memtables| pending.full.is_empty() && !pending.abandoned;
-        let pending = self.shared.state_changed.wait_while(self.shared.pending(), idle).unwrap_or_else(PoisonError::into_inner);
+        let pending = self
+            .shared
+            .state_changed
+            .wait_while(self.shared.pending(), idle)
+            .unwrap_or_else(PoisonError::into_inner);
         pending.full.front().filter(|_| !pending.abandoned).cloned()
     }
 
@@ -50,7 +55,8 @@ impl Flusher {
         })
     }
 
-    /// Forgets what the tree has up to this commit; its files first, because who closes the store waits until it is forgotten.
+    /// Forgets what the tree has up to this commit; its files first, because who closes the store
+    /// waits until it is forgotten.
     fn truncate(&self, revision: Revision) {
         let Some(after) = self.shared.pending().in_tree(revision) else { return };
         if let Err(error) = Journal::remove_before(&self.shared.journal, after) {
@@ -60,9 +66,11 @@ impl Flusher {
         self.shared.state_changed.notify_all();
     }
 
-    /// A tree that has failed says nothing true until it is opened anew, which has to find at least what it had before this memtable.
+    /// A tree that has failed says nothing true until it is opened anew, which has to find at least
+    /// what it had before this memtable.
     fn open_anew(&self, mut error: StoreError, memtable: &Memtable) {
-        // A disk that is full has written nothing. After anything else, what the kernel holds for synced may not be on the disk.
+        // A disk that is full has written nothing. After anything else, what the kernel holds for
+        // synced may not be on the disk.
         let mut is_suspect = false;
         self.shared.snapshots.end(&error);
         loop {
@@ -78,7 +86,9 @@ impl Flusher {
             let (pending, _) = self
                 .shared
                 .state_changed
-                .wait_timeout_while(self.shared.pending(), RETRY_DELAY, |pending| !pending.abandoned)
+                .wait_timeout_while(self.shared.pending(), RETRY_DELAY, |pending| {
+                    !pending.abandoned
+                })
                 .unwrap_or_else(PoisonError::into_inner);
             if pending.abandoned {
                 return;
@@ -98,7 +108,11 @@ impl Flusher {
         }
     }
 
-    fn open(&self, acknowledged: Revision, is_suspect: bool) -> Result<(Tree, Revision), StoreError> {
+    fn open(
+        &self,
+        acknowledged: Revision,
+        is_suspect: bool,
+    ) -> Result<(Tree, Revision), StoreError> {
         let tree = Tree::open(&self.store, self.cache_bytes, is_suspect)?;
         let (revision, _) = tree.latest()?;
         if revision >= acknowledged {

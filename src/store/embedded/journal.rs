@@ -1,13 +1,17 @@
-//! The journal of an embedded engine: every commit is in it, and synced, before it is answered, and stays until the tree has it.
+//! The journal of an embedded engine: every commit is in it, and synced, before it is answered, and
+//! stays until the tree has it.
 //!
-//! A file holds the commits of one memtable and is named after the commit before the first of them. An entry is its length (4 bytes,
-//! little-endian) and a sealed `JournalEntry`; a length of 0 ends a file. Files are written with zeros ahead, because a sync that has to change
-//! the size of a file takes twice as long.
+//! A file holds the commits of one memtable and is named after the commit before the first of them.
+//! An entry is its length (4 bytes, little-endian) and a sealed `JournalEntry`; a length of 0 ends
+//! a file. Files are written with zeros ahead, because a sync that has to change the size of a file
+//! takes twice as long.
 //!
-//! Replay of a file stops at the first entry that is truncated, damaged or out of order. A group is one write and one sync, and a power cut may keep
-//! any of the pages that were not synced, so that whole entries may follow a damaged one of the last group, which was not answered. Each entry says
-//! up to which commit everything was synced before its group was written. So one that says this of a commit which cannot be read proves that the
-//! file was damaged: [`StoreError::Corrupt`]. Where nothing follows the damage, whoever opens the journal knows what was acknowledged.
+//! Replay of a file stops at the first entry that is truncated, damaged or out of order. A group is
+//! one write and one sync, and a power cut may keep any of the pages that were not synced, so that
+//! whole entries may follow a damaged one of the last group, which was not answered. Each entry
+//! says up to which commit everything was synced before its group was written. So one that says
+//! this of a commit which cannot be read proves that the file was damaged: [`StoreError::Corrupt`].
+//! Where nothing follows the damage, whoever opens the journal knows what was acknowledged.
 
 use std::{
     fs::{self, File},
@@ -47,13 +51,22 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A journal whose file is for the commits after this one. Errors: [`StoreError::Full`], [`StoreError::Unavailable`].
+    /// A journal whose file is for the commits after this one. Errors: [`StoreError::Full`],
+    /// [`StoreError::Unavailable`].
     pub(super) fn create(directory: &Path, after: Revision) -> Result<Self, StoreError> {
         data_dir::create(directory)?;
         let entries = File::open(directory).map_err(|error| failed(directory, &error))?;
         let (path, file) = new_file(directory, after)?;
         entries.sync_all().map_err(|error| failed(directory, &error))?;
-        Ok(Self { directory: directory.to_path_buf(), entries, path, file, length: 0, ahead: 0, buffer: Vec::new() })
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            entries,
+            path,
+            file,
+            length: 0,
+            ahead: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Goes on in a new file, for the commits after this one.
@@ -70,20 +83,27 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts commits on stable storage; all up to `synced` are there already. Errors: [`StoreError::Full`], after which none of them is there and it
-    /// may be tried again; [`StoreError::Unavailable`], after which nobody knows what is there.
-    pub(super) fn append(&mut self, commits: &[Arc<Commit>], synced: Revision) -> Result<(), StoreError> {
+    /// Puts commits on stable storage; all up to `synced` are there already. Errors:
+    /// [`StoreError::Full`], after which none of them is there and it may be tried again;
+    /// [`StoreError::Unavailable`], after which nobody knows what is there.
+    pub(super) fn append(
+        &mut self,
+        commits: &[Arc<Commit>],
+        synced: Revision,
+    ) -> Result<(), StoreError> {
         self.buffer.clear();
         for commit in commits {
             let entry = codec::frame(FRAME_KEY, &entry(commit, synced));
-            let length = u32::try_from(entry.len()).map_err(|_| StoreError::Unavailable("a commit of 4 GiB".to_owned()))?;
+            let length = u32::try_from(entry.len())
+                .map_err(|_| StoreError::Unavailable("a commit of 4 GiB".to_owned()))?;
             self.buffer.extend_from_slice(&length.to_le_bytes());
             self.buffer.extend_from_slice(&entry);
         }
         if let Err(error) = self.file.write_all_at(&self.buffer, self.length) {
             let error = failed(&self.path, &error);
             self.truncate()?;
-            // Whoever is refused is refused for good: the first of several may have been written whole.
+            // Whoever is refused is refused for good: the first of several may have been written
+            // whole.
             self.sync()?;
             return Err(error);
         }
@@ -94,9 +114,12 @@ impl Journal {
         self.sync()
     }
 
-    /// Whatever the reason, even a full disk: what a failed sync leaves in the page cache may never reach the disk.
+    /// Whatever the reason, even a full disk: what a failed sync leaves in the page cache may never
+    /// reach the disk.
     fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
+        self.file
+            .sync_data()
+            .map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
     }
 
     /// Where there is no room for zeros there may be room for the next entry.
@@ -111,24 +134,34 @@ impl Journal {
     /// Cuts off what was written by half.
     fn truncate(&mut self) -> Result<(), StoreError> {
         self.ahead = self.length;
-        self.file.set_len(self.length).map_err(|error| StoreError::Unavailable(format!("{}: {error}", self.path.display())))
+        self.file
+            .set_len(self.length)
+            .map_err(|error| StoreError::Unavailable(format!("{}: {error}", self.path.display())))
     }
 
-    /// Removes the files before the one of the commits after this one. What a file holds at most is not seen from the name of the next, which may
-    /// have been left behind empty.
+    /// Removes the files before the one of the commits after this one. What a file holds at most is
+    /// not seen from the name of the next, which may have been left behind empty.
     pub(super) fn remove_before(directory: &Path, after: Revision) -> Result<(), StoreError> {
-        let mut files = files(directory)?.into_iter().filter(|(first_after, _)| *first_after < after);
-        files.try_for_each(|(_, path)| fs::remove_file(&path).map_err(|error| failed(&path, &error)))
+        let mut files =
+            files(directory)?.into_iter().filter(|(first_after, _)| *first_after < after);
+        files
+            .try_for_each(|(_, path)| fs::remove_file(&path).map_err(|error| failed(&path, &error)))
     }
 
     /// Removes all files: the tree has everything.
     pub(super) fn remove_all(directory: &Path) -> Result<(), StoreError> {
-        files(directory)?.iter().try_for_each(|(_, path)| fs::remove_file(path).map_err(|error| failed(path, &error)))
+        files(directory)?
+            .iter()
+            .try_for_each(|(_, path)| fs::remove_file(path).map_err(|error| failed(path, &error)))
     }
 
-    /// The commits of each file that holds more than what is up to this one. Errors: [`StoreError::Corrupt`] where a file is missing between two others,
-    /// or damaged before its last group.
-    pub(super) fn replay(directory: &Path, newest: Revision) -> Result<Vec<Vec<Commit>>, StoreError> {
+    /// The commits of each file that holds more than what is up to this one. Errors:
+    /// [`StoreError::Corrupt`] where a file is missing between two others, or damaged before its
+    /// last group.
+    pub(super) fn replay(
+        directory: &Path,
+        newest: Revision,
+    ) -> Result<Vec<Vec<Commit>>, StoreError> {
         let (mut newest, mut replayed) = (newest, Vec::new());
         for (after, path) in files(directory)? {
             if after > newest {
@@ -141,7 +174,11 @@ impl Journal {
             let (commits, rest) = commits(&bytes, after).ok_or_else(|| earlier_version(&path))?;
             let last = commits.last().map_or(after, |commit| commit.revision);
             if says_was_synced(rest, last + 1) {
-                let what = format!("commit {} was synced, and cannot be read at byte {}", last + 1, bytes.len() - rest.len());
+                let what = format!(
+                    "commit {} was synced, and cannot be read at byte {}",
+                    last + 1,
+                    bytes.len() - rest.len()
+                );
                 return Err(StoreError::Corrupt { place: path.display().to_string(), what });
             }
             if last > newest {
@@ -176,14 +213,19 @@ fn files(directory: &Path) -> Result<Vec<(Revision, PathBuf)>, StoreError> {
     for entry in fs::read_dir(directory).map_err(|error| failed(directory, &error))? {
         let path = entry.map_err(|error| failed(directory, &error))?.path();
         let after = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        files.push((after.ok_or_else(|| corrupt(path.as_os_str().as_encoded_bytes(), "no file of the journal"))?, path));
+        files.push((
+            after.ok_or_else(|| {
+                corrupt(path.as_os_str().as_encoded_bytes(), "no file of the journal")
+            })?,
+            path,
+        ));
     }
     files.sort();
     Ok(files)
 }
 
-/// What is read is on the disk before it counts. Written again, because after a sync that has failed the kernel holds pages for synced that never came
-/// to the disk.
+/// What is read is on the disk before it counts. Written again, because after a sync that has
+/// failed the kernel holds pages for synced that never came to the disk.
 fn read_synced(path: &Path) -> io::Result<Vec<u8>> {
     let (mut file, mut bytes) = (File::options().read(true).write(true).open(path)?, Vec::new());
     file.read_to_end(&mut bytes)?;
@@ -197,11 +239,13 @@ fn earlier_version(path: &Path) -> StoreError {
     StoreError::Unavailable(format!("{}: {what}", path.display()))
 }
 
-/// The commits from the beginning up to the first entry that is not whole or not the next, and the bytes from there on. Nothing where one is of a version
-/// before tombstones.
+/// The commits from the beginning up to the first entry that is not whole or not the next, and the
+/// bytes from there on. Nothing where one is of a version before tombstones.
 fn commits(mut bytes: &[u8], mut after: Revision) -> Option<(Vec<Commit>, &[u8])> {
     let mut commits = Vec::new();
-    while let Some((entry, rest)) = first_entry(bytes).filter(|(entry, _)| entry.revision == after + 1) {
+    while let Some((entry, rest)) =
+        first_entry(bytes).filter(|(entry, _)| entry.revision == after + 1)
+    {
         if entry.operations.iter().any(|operation| operation.is_prefix) {
             return None;
         }
@@ -230,8 +274,12 @@ fn says_was_synced(bytes: &[u8], revision: Revision) -> bool {
 
 fn entry(commit: &Commit, synced: Revision) -> pb::JournalEntry {
     let operation = |operation: &Operation| match operation {
-        Operation::Put { key, value } => pb::Operation { key: key.clone(), value: Some(value.clone()), is_prefix: false },
-        Operation::Delete { key } => pb::Operation { key: key.clone(), value: None, is_prefix: false },
+        Operation::Put { key, value } => {
+            pb::Operation { key: key.clone(), value: Some(value.clone()), is_prefix: false }
+        }
+        Operation::Delete { key } => {
+            pb::Operation { key: key.clone(), value: None, is_prefix: false }
+        }
     };
     pb::JournalEntry {
         revision: commit.revision,
@@ -273,7 +321,11 @@ mod tests {
     }
 
     fn replay(directory: &Path) -> Result<Revision, StoreError> {
-        Ok(Journal::replay(directory, 0)?.iter().flatten().last().map_or(0, |commit| commit.revision))
+        Ok(Journal::replay(directory, 0)?
+            .iter()
+            .flatten()
+            .last()
+            .map_or(0, |commit| commit.revision))
     }
 
     #[test]
@@ -287,7 +339,9 @@ mod tests {
             damaged[at] ^= 0x40;
             fs::write(&path, damaged).unwrap();
             match replay(directory.path()) {
-                Err(StoreError::Corrupt { place, .. }) => assert_eq!(place, path.display().to_string()),
+                Err(StoreError::Corrupt { place, .. }) => {
+                    assert_eq!(place, path.display().to_string())
+                }
                 other => panic!("damaged at {at}: {other:?}"),
             }
         }
@@ -313,8 +367,12 @@ mod tests {
         let (path, groups) = three_groups(directory.path());
         let bytes = fs::read(&path).unwrap();
         let entry_bytes = groups[2].len() / 3;
-        fs::write(&path, [&bytes[..groups[2].start + entry_bytes], &bytes[groups[2].start + 2 * entry_bytes..]].concat())
-            .unwrap();
+        fs::write(
+            &path,
+            [&bytes[..groups[2].start + entry_bytes], &bytes[groups[2].start + 2 * entry_bytes..]]
+                .concat(),
+        )
+        .unwrap();
         assert_eq!(replay(directory.path()).unwrap(), 7);
         fs::write(&path, [&bytes[..groups[1].start], &bytes[groups[2].start..]].concat()).unwrap();
         assert!(matches!(replay(directory.path()), Err(StoreError::Corrupt { .. })));
@@ -333,6 +391,9 @@ mod tests {
         assert_eq!(replay(directory.path()).unwrap(), 6);
         assert!(journal.rotate(6).is_ok());
         Journal::remove_before(directory.path(), 6).unwrap();
-        assert_eq!(files(directory.path()).unwrap().iter().map(|(after, _)| *after).collect::<Vec<_>>(), [6]);
+        assert_eq!(
+            files(directory.path()).unwrap().iter().map(|(after, _)| *after).collect::<Vec<_>>(),
+            [6]
+        );
     }
 }

@@ -45,10 +45,15 @@ impl Memtable {
         for commit in commits {
             self.revision = commit.revision;
             self.bytes += commit.event.len() + size_of::<StoredEvent>();
-            self.events.push(StoredEvent { revision: commit.revision, at_ms: commit.at_ms, event: commit.event.clone() });
+            self.events.push(StoredEvent {
+                revision: commit.revision,
+                at_ms: commit.at_ms,
+                event: commit.event.clone(),
+            });
         }
         for (key, change) in changes {
-            self.bytes += key.len() + ENTRY_BYTES + change.as_ref().map_or(0, |(_, value)| value.len());
+            self.bytes +=
+                key.len() + ENTRY_BYTES + change.as_ref().map_or(0, |(_, value)| value.len());
             self.changes.insert(key, change);
         }
     }
@@ -92,9 +97,14 @@ impl Memtables {
         }
     }
 
-    /// The newest commit of those that the tree has whole, where it has all commits up to this one; nothing where it has none of them whole.
+    /// The newest commit of those that the tree has whole, where it has all commits up to this one;
+    /// nothing where it has none of them whole.
     pub(super) fn in_tree(&self, revision: Revision) -> Option<Revision> {
-        self.full.iter().map(|memtable| memtable.revision).take_while(|newest| *newest <= revision).last()
+        self.full
+            .iter()
+            .map(|memtable| memtable.revision)
+            .take_while(|newest| *newest <= revision)
+            .last()
     }
 
     /// Forgets those up to this commit.

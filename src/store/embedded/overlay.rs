@@ -1,11 +1,14 @@
-//! All records as of one revision, read piece by piece while commits go on: neither the writer nor the tree waits for who reads.
+//! All records as of one revision, read piece by piece while commits go on: neither the writer nor
+//! the tree waits for who reads.
 //!
-//! The tree stands still while a piece is read, and is written between two. So a snapshot keeps what keys that it has not read yet said at its
-//! revision, where the tree says something else: to begin with what the memtables have changed; and before the tree takes a memtable, the records that
-//! it is about to change (copy-on-write). What it has read is added up, with what has been changed in it since, so that at the end the sum is that
-//! of the tree.
+//! The tree stands still while a piece is read, and is written between two. So a snapshot keeps
+//! what keys that it has not read yet said at its revision, where the tree says something else: to
+//! begin with what the memtables have changed; and before the tree takes a memtable, the records
+//! that it is about to change (copy-on-write). What it has read is added up, with what has been
+//! changed in it since, so that at the end the sum is that of the tree.
 //!
-//! A reader that is slow while much is written makes it keep more and more; beyond [`KEPT_BYTES`] it ends with an error.
+//! A reader that is slow while much is written makes it keep more and more; beyond [`KEPT_BYTES`]
+//! it ends with an error.
 
 use std::{
     collections::BTreeMap,
@@ -73,7 +76,14 @@ impl Overlay {
     pub(super) fn new(kept: Mutations, more_bytes: usize) -> Self {
         let bytes = kept.iter().map(|(key, change)| size(key, change)).sum();
         let max_bytes = more_bytes.saturating_add(bytes);
-        Self { next: Some(Vec::new()), kept, bytes, max_bytes, tally: RecordChecksum::default(), error: None }
+        Self {
+            next: Some(Vec::new()),
+            kept,
+            bytes,
+            max_bytes,
+            tally: RecordChecksum::default(),
+            error: None,
+        }
     }
 
     fn keep(&mut self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
@@ -84,7 +94,11 @@ impl Overlay {
             let is_read = self.next.as_ref().is_none_or(|next| key < next);
             if is_read {
                 tree.record(key)?.iter().for_each(|old| self.tally.remove(old));
-                let new = change.clone().map(|(revision, value)| Record { key: key.clone(), revision, value });
+                let new = change.clone().map(|(revision, value)| Record {
+                    key: key.clone(),
+                    revision,
+                    value,
+                });
                 new.iter().for_each(|new| self.tally.add(new));
             } else if !self.kept.contains_key(key) {
                 let old = tree.record(key)?.map(|old| (old.revision, old.value));
@@ -93,7 +107,9 @@ impl Overlay {
             }
             if self.bytes > self.max_bytes {
                 self.kept.clear();
-                self.error = Some(StoreError::Unavailable("a snapshot was read too slowly while much was written".to_owned()));
+                self.error = Some(StoreError::Unavailable(
+                    "a snapshot was read too slowly while much was written".to_owned(),
+                ));
             }
         }
         Ok(())
@@ -117,9 +133,15 @@ impl Overlay {
     /// The records of the tree up to the next ones, with what is kept of their keys.
     fn merge(&mut self, records: Vec<Record>) -> Vec<Entry> {
         if !self.keeps_any_before_next() {
-            return records.into_iter().map(|Record { key, value, revision }| Entry { key, value, revision }).collect();
+            return records
+                .into_iter()
+                .map(|Record { key, value, revision }| Entry { key, value, revision })
+                .collect();
         }
-        let mut page: BTreeMap<_, _> = records.into_iter().map(|record| (record.key, (record.revision, record.value))).collect();
+        let mut page: BTreeMap<_, _> = records
+            .into_iter()
+            .map(|record| (record.key, (record.revision, record.value)))
+            .collect();
         while self.keeps_any_before_next()
             && let Some((key, change)) = self.kept.pop_first()
         {
@@ -153,7 +175,8 @@ mod tests {
     fn a_snapshot_keeps_old_records_up_to_a_bound() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree::open(&directory.path().join("store"), 1 << 20, false).unwrap();
-        let changes: Mutations = (0..100_u8).map(|key| (vec![key], Some((1, vec![0; 100])))).collect();
+        let changes: Mutations =
+            (0..100_u8).map(|key| (vec![key], Some((1, vec![0; 100])))).collect();
         // The tree has none of them, so that of each the key is kept.
         let enough = 100 * (ENTRY_BYTES + 1);
         let mut overlay = Overlay::new(Mutations::new(), enough);
@@ -163,6 +186,9 @@ mod tests {
         assert_eq!((overlay.kept.len(), overlay.bytes), (0, 0));
         let mut overlay = Overlay::new(Mutations::new(), enough - 1);
         overlay.keep(&tree, &changes).unwrap();
-        assert!(overlay.kept.is_empty() && matches!(overlay.read(&tree), Err(StoreError::Unavailable(_))));
+        assert!(
+            overlay.kept.is_empty()
+                && matches!(overlay.read(&tree), Err(StoreError::Unavailable(_)))
+        );
     }
 }

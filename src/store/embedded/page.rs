@@ -1,5 +1,6 @@
-//! Records of an embedded engine in pages: some that follow each other in the order of keys are one value of the tree, because a tree that holds
-//! fewer and larger values takes less memory and is read faster.
+//! Records of an embedded engine in pages: some that follow each other in the order of keys are one
+//! value of the tree, because a tree that holds fewer and larger values takes less memory and is
+//! read faster.
 
 use super::memtable::Mutation;
 use crate::{
@@ -10,7 +11,8 @@ use crate::{
     },
 };
 
-/// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double what a single change has to write.
+/// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double
+/// what a single change has to write.
 pub(super) const FULL_BYTES: usize = 1_024;
 /// What a record takes beside its bytes.
 const RECORD_BYTES: usize = 12;
@@ -28,8 +30,10 @@ pub(in crate::store) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>
     let page: pb::Page = codec::unframe(fence, bytes)?;
     let mut records: Vec<Record> = Vec::with_capacity(page.records.len());
     for pb::PageRecord { shared_bytes, key_rest, revision, value } in page.records {
-        let shared = records.last().map_or(&[][..], |before| &before.key).get(..shared_bytes as usize);
-        let shared = shared.ok_or_else(|| codec::corrupt(fence, "a page whose keys do not fit together"))?;
+        let shared =
+            records.last().map_or(&[][..], |before| &before.key).get(..shared_bytes as usize);
+        let shared =
+            shared.ok_or_else(|| codec::corrupt(fence, "a page whose keys do not fit together"))?;
         records.push(Record { key: [shared, &key_rest].concat(), revision, value });
     }
     Ok(records)
@@ -55,7 +59,11 @@ pub(in crate::store) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
 }
 
 /// Makes the changes, which are in the order of keys, and keeps the tally.
-pub(super) fn merge(old: Vec<Record>, changes: &[(&Vec<u8>, &Mutation)], tally: &mut RecordChecksum) -> Vec<Record> {
+pub(super) fn merge(
+    old: Vec<Record>,
+    changes: &[(&Vec<u8>, &Mutation)],
+    tally: &mut RecordChecksum,
+) -> Vec<Record> {
     let mut merged = Vec::with_capacity(old.len() + changes.len());
     let mut changes = changes.iter().peekable();
     for record in old {
@@ -101,7 +109,8 @@ pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
     pages
 }
 
-/// What all records add up to, in any order. It is kept with the newest revision, and finds what an engine leaves out, or has an older value of.
+/// What all records add up to, in any order. It is kept with the newest revision, and finds what an
+/// engine leaves out, or has an older value of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RecordChecksum {
     pub(super) records: u64,

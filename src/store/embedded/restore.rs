@@ -5,8 +5,9 @@ use std::path::Path;
 use super::{data_dir::Directory, memtable::Memtable, tree::Tree};
 use crate::store::{Entry, Memory, Retention, Revision, StoreError};
 
-/// Makes a store of these records, which are in the order of keys, in an empty directory. It has no events, and its newest revision is this one: who
-/// watches from an older one is told that it is compacted. Whatever stops it, what is there is refused or empty, and never a part of a store.
+/// Makes a store of these records, which are in the order of keys, in an empty directory. It has no
+/// events, and its newest revision is this one: who watches from an older one is told that it is
+/// compacted. Whatever stops it, what is there is refused or empty, and never a part of a store.
 /// Errors: [`StoreError::NotEmpty`], those of the records, and those of an open.
 pub(in crate::store) fn restore<E: From<StoreError>>(
     directory: &Path,
@@ -34,7 +35,13 @@ fn fill<E: From<StoreError>>(
     let no_events = Retention { events: u64::MAX, age_ms: u64::MAX };
     let mut some = Memtable::after(revision);
     for page in records {
-        some.extend(&[], page?.into_iter().map(|entry| (entry.key, Some((entry.revision, entry.value)))).collect());
+        some.extend(
+            &[],
+            page?
+                .into_iter()
+                .map(|entry| (entry.key, Some((entry.revision, entry.value))))
+                .collect(),
+        );
         if some.bytes as u64 >= memory.journal_bytes {
             tree.take(&some, no_events)?;
             some = Memtable::after(revision);

@@ -22,7 +22,8 @@ pub(super) fn begin(shared: &Shared) -> (Revision, Arc<Mutex<Overlay>>) {
     (revision, overlay)
 }
 
-/// Sends the records of a snapshot, as long as somebody reads them. Holds nothing of the store while it waits for the reader.
+/// Sends the records of a snapshot, as long as somebody reads them. Holds nothing of the store
+/// while it waits for the reader.
 pub(super) fn send_pages(
     store: &Weak<Shared>,
     overlay: &Mutex<Overlay>,

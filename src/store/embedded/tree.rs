@@ -1,20 +1,24 @@
-//! The tree of the embedded engine, on sled 0.34: what the journal has handed over. The only file that knows the word.
+//! The tree of the embedded engine, on sled 0.34: what the journal has handed over. The only file
+//! that knows the word.
 //!
 //! # Layout
-//! One tree, because only within one is a sled batch atomic:
-//! `p FENCE` -> a page of records: those from this key on, up to the next fence; `e REVISION` -> a chunk of events, from this commit on;
-//! `n` -> the newest revision, and the tally of all records: their number and the sum of their checksums. Whoever reads all records is compared with
-//! it at the end, because sled may leave out what it cannot read.
+//! One tree, because only within one is a sled batch atomic: `p FENCE` -> a page of records: those
+//! from this key on, up to the next fence; `e REVISION` -> a chunk of events, from this commit on;
+//! `n` -> the newest revision, and the tally of all records: their number and the sum of their
+//! checksums. Whoever reads all records is compared with it at the end, because sled may leave out
+//! what it cannot read.
 //!
 //! # Durability
-//! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut may take back what it flushed. So after each
-//! flush our own handle of the database file is synced, and the files beside it, and only then the journal lets go of what was written. sled's own
-//! flush timer is off.
+//! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut
+//! may take back what it flushed. So after each flush our own handle of the database file is
+//! synced, and the files beside it, and only then the journal lets go of what was written. sled's
+//! own flush timer is off.
 //!
-//! But sled builds on what it believes to be durable. It writes a segment over as soon as what was in it has been written elsewhere; and the header
-//! of a segment tells how far those before it are whole, which a start does not check again. Both are two segments behind what is being written. So
-//! that they are true after a power cut, less than one segment is ever written between two syncs: the tree is written in batches that are small,
-//! each with a sync of its own.
+//! But sled builds on what it believes to be durable. It writes a segment over as soon as what was
+//! in it has been written elsewhere; and the header of a segment tells how far those before it are
+//! whole, which a start does not check again. Both are two segments behind what is being written.
+//! So that they are true after a power cut, less than one segment is ever written between two
+//! syncs: the tree is written in batches that are small, each with a sync of its own.
 
 use std::{
     collections::VecDeque,
@@ -36,8 +40,9 @@ use super::{
 };
 use crate::store::{Retention, Revision, StoreError, StoredEvent, codec::corrupt};
 
-/// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which costs a sync of its own. It holds at most 17 of our
-/// values, and few are longer than a chunk that ends with the event of a hundred users with the longest ids, 43 KiB.
+/// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which
+/// costs a sync of its own. It holds at most 17 of our values, and few are longer than a chunk that
+/// ends with the event of a hundred users with the longest ids, 43 KiB.
 const SEGMENT_BYTES: usize = 4 << 20;
 /// After how long another flush is begun, and then after twice as long.
 const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -47,12 +52,15 @@ const READ_RECORDS: usize = 1_024;
 const REWRITTEN_BYTES: usize = 1 << 20;
 /// For how long sled's own lock is waited for, under ours.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may write a page of its own, and move another one
-/// out of a segment that it wants to use again, with up to 17 of ours each: all in all half a segment.
+/// A batch of records is closed beyond this many bytes, which are some 64 pages. For each sled may
+/// write a page of its own, and move another one out of a segment that it wants to use again, with
+/// up to 17 of ours each: all in all half a segment.
 const BATCH_BYTES: usize = 64 << 10;
-/// Chunks of events that are written in one batch. A chunk has up to 43 KiB, and sled writes a page of its own for every tenth.
+/// Chunks of events that are written in one batch. A chunk has up to 43 KiB, and sled writes a page
+/// of its own for every tenth.
 const CHUNKS: usize = 8;
-/// Old chunks of events that go with one batch, beside as many as come with it: so that none pays for many.
+/// Old chunks of events that go with one batch, beside as many as come with it: so that none pays
+/// for many.
 const PRUNED: usize = 2;
 
 const PAGE: u8 = b'p';
@@ -71,21 +79,30 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens the tree, creating it where there is none, and puts on the disk what is not there yet. A file that `is_suspect`, because a sync of it has
-    /// failed, is written again as it is read: the kernel holds pages for synced that may not be on the disk.
-    /// Errors: [`StoreError::Full`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-    pub(super) fn open(path: &Path, cache_bytes: u64, is_suspect: bool) -> Result<Self, StoreError> {
+    /// Opens the tree, creating it where there is none, and puts on the disk what is not there yet.
+    /// A file that `is_suspect`, because a sync of it has failed, is written again as it is read:
+    /// the kernel holds pages for synced that may not be on the disk. Errors: [`StoreError::Full`],
+    /// [`StoreError::Corrupt`], [`StoreError::Unavailable`].
+    pub(super) fn open(
+        path: &Path,
+        cache_bytes: u64,
+        is_suspect: bool,
+    ) -> Result<Self, StoreError> {
         intact(|| {
             remove_unfinished(path).map_err(|error| failed(path, &error))?;
             if is_suspect {
                 rewrite(path).map_err(|error| failed(path, &error))?;
             }
-            let config = sled::Config::new().path(path).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
+            let config = sled::Config::new()
+                .path(path)
+                .segment_size(SEGMENT_BYTES)
+                .cache_capacity(cache_bytes);
             let sync = |place: &Path| {
                 let synced = File::open(place).and_then(|handle| handle.sync_all());
                 synced.map_err(|error| failed(place, &error))
             };
-            // What a process that was killed has written and not synced is on the disk before sled builds on it.
+            // What a process that was killed has written and not synced is on the disk before sled
+            // builds on it.
             if path.join("db").exists() {
                 sync(&path.join("db"))?;
             }
@@ -93,10 +110,16 @@ impl Tree {
             flush(&db)?;
             let file = File::open(path.join("db")).map_err(|error| failed(path, &error))?;
             // And what sled has made of it, or created, before it counts.
-            for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)] {
+            for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)]
+            {
                 sync(place)?;
             }
-            Ok(Self { db, file: Arc::new(file), blobs: path.join("blobs"), touched: Arc::default() })
+            Ok(Self {
+                db,
+                file: Arc::new(file),
+                blobs: path.join("blobs"),
+                touched: Arc::default(),
+            })
         })
     }
 
@@ -114,10 +137,15 @@ impl Tree {
     /// The newest commit that the tree has, and what its records add up to.
     pub(super) fn latest(&self) -> Result<(Revision, RecordChecksum), StoreError> {
         intact(|| {
-            let Some(value) = self.db.get(LATEST).map_err(failure)? else { return Ok((0, RecordChecksum::default())) };
+            let Some(value) = self.db.get(LATEST).map_err(failure)? else {
+                return Ok((0, RecordChecksum::default()));
+            };
             match value.as_chunks::<8>() {
                 ([revision, records, sum], []) => {
-                    let tally = RecordChecksum { records: u64::from_be_bytes(*records), sum: u64::from_be_bytes(*sum) };
+                    let tally = RecordChecksum {
+                        records: u64::from_be_bytes(*records),
+                        sum: u64::from_be_bytes(*sum),
+                    };
                     Ok((Revision::from_be_bytes(*revision), tally))
                 }
                 _ => Err(corrupt(LATEST, "no newest revision of this version")),
@@ -138,9 +166,13 @@ impl Tree {
         Ok(self.record(key)?.map(|record| record.revision))
     }
 
-    /// The records from this key on, at least so many where there are, and the key from which on to read the next; nothing after the last.
-    /// Nothing may be written meanwhile.
-    pub(super) fn read(&self, from: &[u8], count: usize) -> Result<(Vec<Record>, Option<Vec<u8>>), StoreError> {
+    /// The records from this key on, at least so many where there are, and the key from which on to
+    /// read the next; nothing after the last. Nothing may be written meanwhile.
+    pub(super) fn read(
+        &self,
+        from: &[u8],
+        count: usize,
+    ) -> Result<(Vec<Record>, Option<Vec<u8>>), StoreError> {
         intact(|| {
             let mut touched = self.touched();
             let (first, mut records) = self.page_of(from)?;
@@ -170,17 +202,22 @@ impl Tree {
         self.compare(tally)
     }
 
-    /// Whether this is what all records add up to. Errors: [`StoreError::Corrupt`], something is missing.
+    /// Whether this is what all records add up to. Errors: [`StoreError::Corrupt`], something is
+    /// missing.
     pub(super) fn compare(&self, tally: RecordChecksum) -> Result<(), StoreError> {
         let (_, expected) = self.latest()?;
         if tally == expected {
             return Ok(());
         }
-        Err(corrupt(LATEST, &format!("{} records can be read, and there were {}", tally.records, expected.records)))
+        Err(corrupt(
+            LATEST,
+            &format!("{} records can be read, and there were {}", tally.records, expected.records),
+        ))
     }
 
-    /// Takes in a memtable, and has it on stable storage when it returns. Whatever a stop leaves of it is written again by the next attempt: the
-    /// newest revision stays where it was until the records are there, and then goes with the events.
+    /// Takes in a memtable, and has it on stable storage when it returns. Whatever a stop leaves of
+    /// it is written again by the next attempt: the newest revision stays where it was until the
+    /// records are there, and then goes with the events.
     pub(super) fn take(&self, memtable: &Memtable, kept: Retention) -> Result<(), StoreError> {
         intact(|| {
             let (revision, mut tally) = self.latest()?;
@@ -237,7 +274,8 @@ impl Tree {
             let (fence, records) = self.page_of(key)?;
             touched.add(&self.db, &fence)?;
             let end = self.fence_after(&fence)?;
-            let here = end.map_or(rest.len(), |end| rest.partition_point(|(key, _)| key[..] < end[1..]));
+            let here =
+                end.map_or(rest.len(), |end| rest.partition_point(|(key, _)| key[..] < end[1..]));
             let fitting = fitting(&rest[..here]);
             let (changes, after) = rest.split_at(fitting);
             bytes += put_pages(batch, &fence, records, changes, tally);
@@ -253,7 +291,9 @@ impl Tree {
     /// Puts the database file on the disk, and the blobs, which sled never syncs.
     fn sync(&self) -> Result<(), StoreError> {
         let blobs = || {
-            let places = fs::read_dir(&self.blobs)?.map(|blob| Ok(blob?.path())).collect::<io::Result<Vec<_>>>()?;
+            let places = fs::read_dir(&self.blobs)?
+                .map(|blob| Ok(blob?.path()))
+                .collect::<io::Result<Vec<_>>>()?;
             let more = if places.is_empty() { None } else { Some(&self.blobs) };
             places.iter().chain(more).try_for_each(|place| File::open(place)?.sync_all())
         };
@@ -271,21 +311,29 @@ impl Tree {
     }
 
     /// The events of these commits, at least one. Those that go meanwhile may be there or not.
-    pub(super) fn events(&self, revisions: &Range<Revision>) -> Result<Vec<StoredEvent>, StoreError> {
+    pub(super) fn events(
+        &self,
+        revisions: &Range<Revision>,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         intact(|| {
             let mut events = Vec::new();
             // A walk has it for long, and looks after the cache itself.
             let mut touched = self.touched.try_lock().ok();
             // The first of them may stand in the middle of a chunk.
             let start = events_key(revisions.start);
-            let first = self.db.range(events_key(0)..=start).next_back().transpose().map_err(failure)?;
+            let first =
+                self.db.range(events_key(0)..=start).next_back().transpose().map_err(failure)?;
             let first = first.map_or(start.as_slice().into(), |(key, _)| key);
             for pair in self.db.range(first..events_key(revisions.end).as_slice().into()) {
                 let (key, value) = pair.map_err(failure)?;
                 if let Some(touched) = &mut touched {
                     touched.add(&self.db, &key)?;
                 }
-                events.extend(event_log::decode(&key, &value)?.into_iter().filter(|event| revisions.contains(&event.revision)));
+                events.extend(
+                    event_log::decode(&key, &value)?
+                        .into_iter()
+                        .filter(|event| revisions.contains(&event.revision)),
+                );
             }
             Ok(events)
         })
@@ -298,7 +346,9 @@ impl Tree {
             for pair in self.db.scan_prefix([EVENTS]) {
                 let (key, value) = pair.map_err(failure)?;
                 let events = event_log::decode(&key, &value)?;
-                if last.is_some_and(|last| events.first().is_some_and(|first| first.revision != last + 1)) {
+                if last.is_some_and(|last| {
+                    events.first().is_some_and(|first| first.revision != last + 1)
+                }) {
                     return Err(corrupt(&key, "a gap in the log of events"));
                 }
                 last = events.last().map(|event| event.revision);
@@ -311,7 +361,8 @@ impl Tree {
         })
     }
 
-    /// The page that a key belongs to: its key in the tree, and its records. The first page has no key of its own where there is none yet.
+    /// The page that a key belongs to: its key in the tree, and its records. The first page has no
+    /// key of its own where there is none yet.
     fn page_of(&self, key: &[u8]) -> Result<(Vec<u8>, Vec<Record>), StoreError> {
         let key = [&[PAGE], key].concat();
         match self.db.range(vec![PAGE]..=key).next_back() {
@@ -329,12 +380,21 @@ impl Tree {
     }
 
     fn fence_after(&self, fence: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        let next = self.db.range::<&[u8], _>((Bound::Excluded(fence), Bound::Excluded(&[PAGE + 1][..]))).next();
+        let next = self
+            .db
+            .range::<&[u8], _>((Bound::Excluded(fence), Bound::Excluded(&[PAGE + 1][..])))
+            .next();
         next.map(|pair| pair.map(|(fence, _)| fence).map_err(failure)).transpose()
     }
 
     /// Cuts the log of events where it is too long or too old, by whole chunks.
-    fn prune(&self, batch: &mut sled::Batch, kept: Retention, memtable: &Memtable, most: usize) -> Result<(), StoreError> {
+    fn prune(
+        &self,
+        batch: &mut sled::Batch,
+        kept: Retention,
+        memtable: &Memtable,
+        most: usize,
+    ) -> Result<(), StoreError> {
         for pair in self.db.scan_prefix([EVENTS]).take(most) {
             let (key, value) = pair.map_err(failure)?;
             let events = event_log::decode(&key, &value)?;
@@ -353,8 +413,9 @@ impl Tree {
 
 /// Which values of the tree were looked at, so that sled's cache is held to its bound.
 ///
-/// sled notes accesses in 256 queues, by page, and looks whether a queue's pages are to go only when 64 accesses are in it. So up to 16,384 pages stay
-/// in memory whatever the bound: with ours, 100 MiB and more. Looking 64 times at some of the pages of each queue makes it look.
+/// sled notes accesses in 256 queues, by page, and looks whether a queue's pages are to go only
+/// when 64 accesses are in it. So up to 16,384 pages stay in memory whatever the bound: with ours,
+/// 100 MiB and more. Looking 64 times at some of the pages of each queue makes it look.
 #[derive(Default)]
 struct TouchedPages {
     /// The newest of them, and those before, so that all queues are met.
@@ -378,7 +439,11 @@ impl TouchedPages {
         if self.keys.len() > Self::PAGES {
             self.keys.pop_front();
         }
-        if self.count.is_multiple_of(Self::VALUES * Self::PAGES) { self.collect(db) } else { Ok(()) }
+        if self.count.is_multiple_of(Self::VALUES * Self::PAGES) {
+            self.collect(db)
+        } else {
+            Ok(())
+        }
     }
 
     fn collect(&self, db: &sled::Db) -> Result<(), StoreError> {
@@ -429,8 +494,9 @@ fn put_pages(
     bytes
 }
 
-/// Writes all that sled has in its buffers. A write of one of sled's own threads that fails notes its error and wakes nobody, so that a flush may wait
-/// for it for ever; whoever flushes after that wakes all. So while a flush takes long, others are begun.
+/// Writes all that sled has in its buffers. A write of one of sled's own threads that fails notes
+/// its error and wakes nobody, so that a flush may wait for it for ever; whoever flushes after that
+/// wakes all. So while a flush takes long, others are begun.
 fn flush(db: &sled::Db) -> Result<(), StoreError> {
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
@@ -439,7 +505,9 @@ fn flush(db: &sled::Db) -> Result<(), StoreError> {
             let tell = tell.clone();
             let flush = move || drop(tell.send(intact(|| db.flush().map(drop).map_err(failure))));
             // Where no thread can be made now, the next turn tries again.
-            let _ = std::thread::Builder::new().name("store-flush".to_owned()).spawn_scoped(scope, flush);
+            let _ = std::thread::Builder::new()
+                .name("store-flush".to_owned())
+                .spawn_scoped(scope, flush);
             if let Ok(flushed) = told.recv_timeout(retry_delay) {
                 return flushed;
             }
@@ -448,8 +516,8 @@ fn flush(db: &sled::Db) -> Result<(), StoreError> {
     })
 }
 
-/// Removes what an open that was broken off has left half written, and sled takes for damage: a file of its own snapshot that was not renamed yet, and
-/// its settings, which are always the same.
+/// Removes what an open that was broken off has left half written, and sled takes for damage: a
+/// file of its own snapshot that was not renamed yet, and its settings, which are always the same.
 fn remove_unfinished(path: &Path) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
@@ -458,10 +526,14 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let is_unfinished = match name.to_str() {
-            Some("conf") => fs::read(entry.path())?
-                .split_last_chunk()
-                .is_none_or(|(settings, sum)| crc32fast::hash(settings) != u32::from_le_bytes(*sum)),
-            name => name.is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")),
+            Some("conf") => {
+                fs::read(entry.path())?.split_last_chunk().is_none_or(|(settings, sum)| {
+                    crc32fast::hash(settings) != u32::from_le_bytes(*sum)
+                })
+            }
+            name => {
+                name.is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating"))
+            }
         };
         if is_unfinished {
             fs::remove_file(entry.path())?;
@@ -502,20 +574,25 @@ fn events_key(revision: Revision) -> [u8; 9] {
     key
 }
 
-/// Frees the pages that a batch has replaced. sled leaves them to crossbeam's epochs, which collect a little with every 128th batch, so that
-/// large batches leave gigabytes behind; each flush here frees about 500 pages, and a change replaces one or two.
+/// Frees the pages that a batch has replaced. sled leaves them to crossbeam's epochs, which collect
+/// a little with every 128th batch, so that large batches leave gigabytes behind; each flush here
+/// frees about 500 pages, and a change replaces one or two.
 fn collect_garbage(changes: usize) {
     for _ in 0..changes / 128 + 1 {
         crossbeam_epoch::pin().flush();
     }
 }
 
-/// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this process has dropped are still letting it go.
+/// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this
+/// process has dropped are still letting it go.
 fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let started = Instant::now();
     loop {
         match config.open() {
-            Err(error) if started.elapsed() < LOCK_TIMEOUT && error.to_string().contains("could not acquire lock") => {
+            Err(error)
+                if started.elapsed() < LOCK_TIMEOUT
+                    && error.to_string().contains("could not acquire lock") =>
+            {
                 std::thread::sleep(Duration::from_millis(5));
             }
             opened => return opened.map_err(failure),
@@ -526,17 +603,26 @@ fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
 /// sled panics where it meets a damaged page.
 fn intact<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     std::panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(StoreError::Corrupt { place: "the database file".to_owned(), what: what.unwrap_or("it cannot be read").to_owned() })
+        let what = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(panic.downcast_ref::<&str>().copied());
+        Err(StoreError::Corrupt {
+            place: "the database file".to_owned(),
+            what: what.unwrap_or("it cannot be read").to_owned(),
+        })
     })
 }
 
 fn failure(error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => StoreError::Full(error.to_string()),
-        sled::Error::Corruption { at, .. } => {
-            StoreError::Corrupt { place: format!("{at:?} of the database file"), what: "sled found a damaged page".to_owned() }
+        sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full(error.to_string())
         }
+        sled::Error::Corruption { at, .. } => StoreError::Corrupt {
+            place: format!("{at:?} of the database file"),
+            what: "sled found a damaged page".to_owned(),
+        },
         other => StoreError::Unavailable(other.to_string()),
     }
 }

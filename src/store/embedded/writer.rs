@@ -1,8 +1,12 @@
-//! The way of a commit: group commit to the journal. Every step that can fail is undone, or stops the writer:
+//! The way of a commit: group commit to the journal. Every step that can fail is undone, or stops
+//! the writer:
 //!
-//! - A write to the journal that finds the disk full is cut off again; whatever else fails in it, or in its sync, stops the writer.
-//! - A revision that was synced and cannot be noted is acknowledged; nothing more is written before it is noted.
-//! - A new file of the journal that cannot be created is tried again, while the old one grows up to a bound; one that cannot be synced stops the writer.
+//! - A write to the journal that finds the disk full is cut off again; whatever else fails in it,
+//!   or in its sync, stops the writer.
+//! - A revision that was synced and cannot be noted is acknowledged; nothing more is written before
+//!   it is noted.
+//! - A new file of the journal that cannot be created is tried again, while the old one grows up to
+//!   a bound; one that cannot be synced stops the writer.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -21,7 +25,8 @@ use super::{
 use crate::store::{Commit, Revision, StoreError};
 use crate::telemetry::metrics::METRICS;
 
-/// A group is closed at this many commits or bytes, so that the first of them does not wait for the last for ever.
+/// A group is closed at this many commits or bytes, so that the first of them does not wait for the
+/// last for ever.
 const GROUP_COMMITS: usize = 1_024;
 const GROUP_BYTES: usize = 4 << 20;
 /// Commits are refused while so many full memtables, by their bytes, wait for the tree.
@@ -46,7 +51,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, file: Journal, jobs: mpsc::Receiver<Job>, memtable_bytes: usize) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        file: Journal,
+        jobs: mpsc::Receiver<Job>,
+        memtable_bytes: usize,
+    ) -> Self {
         let absent = Absent::default();
         Self {
             shared,
@@ -75,13 +85,20 @@ impl Writer {
                 while let Some(job) = next {
                     match job {
                         Job::Commit(batch, answer) => match (self.refusal(&pending), &*tree) {
-                            (None, Some(tree)) => group.add(tree, &pending, &mut self.absent, batch, answer),
+                            (None, Some(tree)) => {
+                                group.add(tree, &pending, &mut self.absent, batch, answer)
+                            }
                             (Some(refusal), _) => drop(answer.send(Err(refusal))),
-                            (None, None) => drop(answer.send(Err(pending.flush_error.clone().unwrap_or_else(closed)))),
+                            (None, None) => drop(
+                                answer
+                                    .send(Err(pending.flush_error.clone().unwrap_or_else(closed))),
+                            ),
                         },
                         Job::Close(answer) => closing = Some(answer),
                     }
-                    let more = closing.is_none() && group.answers.len() < GROUP_COMMITS && group.bytes < GROUP_BYTES;
+                    let more = closing.is_none()
+                        && group.answers.len() < GROUP_COMMITS
+                        && group.bytes < GROUP_BYTES;
                     next = if more { self.jobs.try_recv().ok() } else { None };
                 }
                 group
@@ -110,13 +127,20 @@ impl Writer {
     /// Why no commit can be taken now.
     fn refusal(&self, pending: &Memtables) -> Option<StoreError> {
         let flush_error = || pending.flush_error.clone().filter(|_| self.waits_too_much(pending));
-        let too_long = || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
-        self.stopped.clone().or_else(|| self.durable_revision_error.clone()).or_else(flush_error).or_else(too_long)
+        let too_long =
+            || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
+        self.stopped
+            .clone()
+            .or_else(|| self.durable_revision_error.clone())
+            .or_else(flush_error)
+            .or_else(too_long)
     }
 
     /// Waits while too much waits for a tree that is at work.
     fn wait_for_the_tree(&self) {
-        let busy = |pending: &mut Memtables| self.waits_too_much(pending) && pending.flush_error.is_none() && !pending.abandoned;
+        let busy = |pending: &mut Memtables| {
+            self.waits_too_much(pending) && pending.flush_error.is_none() && !pending.abandoned
+        };
         drop(self.shared.state_changed.wait_while(self.shared.pending(), busy));
     }
 
@@ -143,7 +167,9 @@ impl Writer {
                 METRICS.committed(commits.len(), begun.elapsed());
                 self.publish(revision, commits, changes);
             }
-            Err(error @ StoreError::Full(_)) if self.full => tracing::debug!(%error, "the disk is still full"),
+            Err(error @ StoreError::Full(_)) if self.full => {
+                tracing::debug!(%error, "the disk is still full")
+            }
             Err(error @ StoreError::Full(_)) => {
                 tracing::error!(%error, "the disk is full; commits are refused until there is room")
             }
@@ -214,8 +240,14 @@ impl Writer {
         let mut pending = self.shared.pending();
         pending.rotate();
         self.shared.state_changed.notify_all();
-        let busy = |pending: &mut Memtables| !pending.full.is_empty() && pending.flush_error.is_none() && !pending.abandoned;
-        let pending = self.shared.state_changed.wait_while(pending, busy).unwrap_or_else(PoisonError::into_inner);
+        let busy = |pending: &mut Memtables| {
+            !pending.full.is_empty() && pending.flush_error.is_none() && !pending.abandoned
+        };
+        let pending = self
+            .shared
+            .state_changed
+            .wait_while(pending, busy)
+            .unwrap_or_else(PoisonError::into_inner);
         self.stopped = Some(closed());
         if let Some(error) = pending.flush_error.clone().filter(|_| !pending.full.is_empty()) {
             return Err(error);

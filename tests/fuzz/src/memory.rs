@@ -1,4 +1,5 @@
-//! A store in memory that keeps the contract of `store.rs`, but for history: an input may need a new one, and there are thousands of inputs a second.
+//! A store in memory that keeps the contract of `store.rs`, but for history: an input may need a
+//! new one, and there are thousands of inputs a second.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mute_service::store::{
-    Batch, Commit, Entry, EventRange, Feed, Operation, Revision, Snapshot, Store, StoreError, StoredEvent, Update, Updates,
+    Batch, Commit, Entry, EventRange, Feed, Operation, Revision, Snapshot, Store, StoreError,
+    StoredEvent, Update, Updates,
 };
 use tokio::sync::watch;
 
@@ -23,12 +25,18 @@ pub struct Records {
 impl Records {
     /// In the order of keys.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.by_key.iter().map(|(key, (revision, value))| Entry { key: key.clone(), value: value.clone(), revision: *revision })
+        self.by_key.iter().map(|(key, (revision, value))| Entry {
+            key: key.clone(),
+            value: value.clone(),
+            revision: *revision,
+        })
     }
 
     fn apply(&mut self, operation: &Operation) {
         match operation {
-            Operation::Put { key, value } => drop(self.by_key.insert(key.clone(), (self.revision, value.clone()))),
+            Operation::Put { key, value } => {
+                drop(self.by_key.insert(key.clone(), (self.revision, value.clone())))
+            }
             Operation::Delete { key } => drop(self.by_key.remove(key)),
         }
     }
@@ -51,7 +59,10 @@ impl Memory {
     #[must_use]
     pub fn of(records: Records) -> Arc<Self> {
         let newest = watch::Sender::new(records.revision);
-        Arc::new(Self { kept: Arc::new(Mutex::new(Kept { records, commits: BTreeMap::new() })), newest })
+        Arc::new(Self {
+            kept: Arc::new(Mutex::new(Kept { records, commits: BTreeMap::new() })),
+            newest,
+        })
     }
 
     /// What it holds now.
@@ -77,7 +88,11 @@ impl Store for Memory {
         let mut kept = self.kept();
         let Kept { records, commits } = &mut *kept;
         let revision_of = |key: &Vec<u8>| records.by_key.get(key).map(|(revision, _)| *revision);
-        if batch.preconditions.iter().any(|expected| revision_of(&expected.key) != expected.revision) {
+        if batch
+            .preconditions
+            .iter()
+            .any(|expected| revision_of(&expected.key) != expected.revision)
+        {
             return Err(StoreError::Conflict { revision: records.revision });
         }
         records.revision += 1;
@@ -99,7 +114,14 @@ impl Store for Memory {
         let begin = (self.kept.clone(), self.newest.subscribe(), after);
         let feed = stream::unfold(begin, async |(kept, mut newest, after)| {
             newest.wait_for(|newest| *newest > after).await.ok()?;
-            let next = kept.lock().unwrap().commits.range((Bound::Excluded(after), Bound::Unbounded)).next()?.1.clone();
+            let next = kept
+                .lock()
+                .unwrap()
+                .commits
+                .range((Bound::Excluded(after), Bound::Unbounded))
+                .next()?
+                .1
+                .clone();
             let revision = next.revision;
             Some((Ok(next), (kept, newest, revision)))
         });
@@ -109,7 +131,11 @@ impl Store for Memory {
     async fn follow(&self) -> Result<Updates, StoreError> {
         let records = self.records();
         let revision = records.revision;
-        let begun = [Update::Reset, Update::Records(records.entries().collect()), Update::Complete(revision)];
+        let begun = [
+            Update::Reset,
+            Update::Records(records.entries().collect()),
+            Update::Complete(revision),
+        ];
         let later = self.watch(revision).await?.map_ok(Update::Commit);
         Ok(stream::iter(begun.map(Ok)).chain(later).boxed())
     }
@@ -118,7 +144,12 @@ impl Store for Memory {
         Ok(self.kept().records.revision)
     }
 
-    async fn events(&self, _: EventRange, _: bool, _: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(
+        &self,
+        _: EventRange,
+        _: bool,
+        _: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         Ok(Vec::new())
     }
 

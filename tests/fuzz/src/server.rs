@@ -1,5 +1,6 @@
-//! The service in this process, in dev mode, as `app.rs` puts it together, but for listeners and a disk: REST requests are handed to its routes. Its
-//! clock is set by hand, and nothing runs behind a request but the view, so that an input does the same each time.
+//! The service in this process, in dev mode, as `app.rs` puts it together, but for listeners and a
+//! disk: REST requests are handed to its routes. Its clock is set by hand, and nothing runs behind
+//! a request but the view, so that an input does the same each time.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -36,7 +37,8 @@ pub const OPEN: &str = "Open";
 /// Where the clock starts.
 pub const START_MS: u64 = 1_642_060_750_410;
 /// Where requests come from: a proxy that is trusted.
-const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50_000);
+const PEER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50_000);
 
 /// A service, as long as an input needs it.
 pub struct Server {
@@ -86,7 +88,8 @@ impl Server {
     /// A service over these records.
     pub async fn start(records: Records, clock: Clock) -> Self {
         let (apps, services) = (apps(), services());
-        let access = Access::new(Credentials::new(&apps, &services, &[], clock.clone()).unwrap()).await;
+        let access =
+            Access::new(Credentials::new(&apps, &services, &[], clock.clone()).unwrap()).await;
         let store = Memory::of(records);
         let filled = View::load(&*store).await.unwrap();
         let view = filled.view.clone();
@@ -114,7 +117,8 @@ impl Server {
             trusted_proxies: Arc::new([PEER.ip().into()]),
             load: service.load.clone(),
         };
-        let routes = BoxCloneSyncService::new(credentials::layer(access).layer(gateway::router(gateway)));
+        let routes =
+            BoxCloneSyncService::new(credentials::layer(access).layer(gateway::router(gateway)));
         Self { clock, store, service, routes, _view: following }
     }
 

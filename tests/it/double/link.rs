@@ -1,4 +1,5 @@
-//! The network between one replica and one member: a connection is a pair of pipes in memory, and the link says how fast they are, and whether they are.
+//! The network between one replica and one member: a connection is a pair of pipes in memory, and
+//! the link says how fast they are, and whether they are.
 
 use std::{
     io,
@@ -57,8 +58,18 @@ pub struct Link {
 
 impl Link {
     pub fn new(member: usize) -> Arc<Self> {
-        let condition = Condition { latency: Duration::from_micros(200), bytes_per_s: None, state: State::Up, age: 0 };
-        Arc::new(Self { member, condition: watch::Sender::new(condition), silent: AtomicU32::new(0), reset: AtomicU32::new(0) })
+        let condition = Condition {
+            latency: Duration::from_micros(200),
+            bytes_per_s: None,
+            state: State::Up,
+            age: 0,
+        };
+        Arc::new(Self {
+            member,
+            condition: watch::Sender::new(condition),
+            silent: AtomicU32::new(0),
+            reset: AtomicU32::new(0),
+        })
     }
 
     pub fn set(&self, state: State) {
@@ -69,7 +80,9 @@ impl Link {
     }
 
     pub fn pace(&self, latency: Duration, bytes_per_s: Option<u64>) {
-        self.condition.send_modify(|condition| (condition.latency, condition.bytes_per_s) = (latency, bytes_per_s));
+        self.condition.send_modify(|condition| {
+            (condition.latency, condition.bytes_per_s) = (latency, bytes_per_s)
+        });
     }
 
     /// Resets the connections there are.
@@ -85,7 +98,9 @@ impl Link {
     /// Whether this answer is to be lost, and how.
     pub fn loses(&self) -> Option<Loss> {
         let take = |loss| {
-            let taken = self.counter(loss).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            let taken =
+                self.counter(loss)
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             taken.ok().map(|_| loss)
         };
         take(Loss::Silent).or_else(|| take(Loss::Reset))
@@ -102,7 +117,8 @@ impl Link {
     pub async fn connect(&self) -> io::Result<(DuplexStream, DuplexStream)> {
         let mut condition = self.condition.subscribe();
         let up = condition.wait_for(|condition| condition.state != State::Stalled).await;
-        let Condition { latency, state, age, .. } = *up.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        let Condition { latency, state, age, .. } =
+            *up.map_err(|_| io::ErrorKind::ConnectionRefused)?;
         sleep(latency).await;
         if state == State::Cut {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -115,7 +131,12 @@ impl Link {
 }
 
 /// Carries both ways until the connection is reset, or both sides are done.
-async fn carry(near: DuplexStream, far: DuplexStream, condition: watch::Receiver<Condition>, age: u64) {
+async fn carry(
+    near: DuplexStream,
+    far: DuplexStream,
+    condition: watch::Receiver<Condition>,
+    age: u64,
+) {
     let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(far);
     let there = carry_one_way(near_read, far_write, condition.clone());

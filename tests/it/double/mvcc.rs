@@ -1,4 +1,5 @@
-//! The records of the double: every version of every key since the last compaction, by revision, as etcd has them.
+//! The records of the double: every version of every key since the last compaction, by revision, as
+//! etcd has them.
 //!
 //! It is plain data, changed by one call at a time. What it refuses, it refuses in etcd's words.
 
@@ -43,7 +44,13 @@ pub enum Told {
 
 impl Default for Mvcc {
     fn default() -> Self {
-        Self { revision: 1, compacted: 0, keys: BTreeMap::new(), changes: BTreeMap::new(), is_full: false }
+        Self {
+            revision: 1,
+            compacted: 0,
+            keys: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            is_full: false,
+        }
     }
 }
 
@@ -64,10 +71,14 @@ impl Mvcc {
 
     fn require_kept(&self, revision: i64) -> Result<(), Status> {
         if revision > self.revision {
-            return Err(Status::out_of_range("etcdserver: mvcc: required revision is a future revision"));
+            return Err(Status::out_of_range(
+                "etcdserver: mvcc: required revision is a future revision",
+            ));
         }
         if revision > 0 && revision < self.compacted {
-            return Err(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"));
+            return Err(Status::out_of_range(
+                "etcdserver: mvcc: required revision has been compacted",
+            ));
         }
         Ok(())
     }
@@ -80,16 +91,27 @@ impl Mvcc {
             let Some(version) = live(versions, as_of) else { continue };
             count += 1;
             if !request.count_only && (request.limit <= 0 || count <= request.limit) {
-                kvs.push(pb::KeyValue { key: key.clone(), mod_revision: version.revision, value: version.value.clone() });
+                kvs.push(pb::KeyValue {
+                    key: key.clone(),
+                    mod_revision: version.revision,
+                    value: version.value.clone(),
+                });
             }
         }
         let more = !request.count_only && request.limit > 0 && count > request.limit;
-        pb::RangeResponse { header: Some(pb::ResponseHeader { revision: newest }), kvs, more, count }
+        pb::RangeResponse {
+            header: Some(pb::ResponseHeader { revision: newest }),
+            kvs,
+            more,
+            count,
+        }
     }
 
     pub fn transact(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         check(request)?;
-        let puts = |request: &pb::RequestOp| matches!(request.request, Some(pb::request_op::Request::RequestPut(_)));
+        let puts = |request: &pb::RequestOp| {
+            matches!(request.request, Some(pb::request_op::Request::RequestPut(_)))
+        };
         if self.is_full && request.success.iter().chain(&request.failure).any(puts) {
             return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
         }
@@ -115,25 +137,39 @@ impl Mvcc {
 
     fn holds(&self, compare: &pb::Compare) -> bool {
         use pb::compare::TargetUnion::{ModRevision, Version as Number};
-        let version = self.keys.get(&compare.key).and_then(|versions| live(versions, self.revision));
+        let version =
+            self.keys.get(&compare.key).and_then(|versions| live(versions, self.revision));
         match compare.target_union {
-            Some(ModRevision(revision)) => version.map_or(0, |version| version.revision) == revision,
+            Some(ModRevision(revision)) => {
+                version.map_or(0, |version| version.revision) == revision
+            }
             Some(Number(number)) => version.map_or(0, |version| version.number) == number,
             None => version.is_none(),
         }
     }
 
-    fn apply(&mut self, operation: &pb::RequestOp, next: i64, changes: &mut Vec<pb::Event>) -> Option<pb::response_op::Response> {
+    fn apply(
+        &mut self,
+        operation: &pb::RequestOp,
+        next: i64,
+        changes: &mut Vec<pb::Event>,
+    ) -> Option<pb::response_op::Response> {
         use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange};
         match &operation.request {
             Some(RequestRange(request)) => {
                 let newest = if changes.is_empty() { self.revision } else { next };
-                return Some(pb::response_op::Response::ResponseRange(self.range_as_of(request, newest)));
+                return Some(pb::response_op::Response::ResponseRange(
+                    self.range_as_of(request, newest),
+                ));
             }
-            Some(RequestPut(put)) => self.write(put.key.clone(), Some(put.value.clone()), next, changes),
+            Some(RequestPut(put)) => {
+                self.write(put.key.clone(), Some(put.value.clone()), next, changes)
+            }
             Some(RequestDeleteRange(request)) => {
                 let range = self.keys.range(bounds(&request.key, &request.range_end));
-                let gone = range.filter(|(_, versions)| live(versions, next).is_some()).map(|(key, _)| key.clone());
+                let gone = range
+                    .filter(|(_, versions)| live(versions, next).is_some())
+                    .map(|(key, _)| key.clone());
                 for key in gone.collect::<Vec<_>>() {
                     self.write(key, None, next, changes);
                 }
@@ -143,16 +179,28 @@ impl Mvcc {
         None
     }
 
-    fn write(&mut self, key: Vec<u8>, value: Option<Vec<u8>>, revision: i64, changes: &mut Vec<pb::Event>) {
+    fn write(
+        &mut self,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        revision: i64,
+        changes: &mut Vec<pb::Event>,
+    ) {
         let versions = self.keys.entry(key.clone()).or_default();
-        let number = if value.is_some() { versions.last().map_or(0, |last| last.number) + 1 } else { 0 };
-        let kind = if value.is_some() { pb::event::EventType::Put } else { pb::event::EventType::Delete };
+        let number =
+            if value.is_some() { versions.last().map_or(0, |last| last.number) + 1 } else { 0 };
+        let kind =
+            if value.is_some() { pb::event::EventType::Put } else { pb::event::EventType::Delete };
         let value = value.unwrap_or_default();
         versions.push(Version { revision, number, value: value.clone() });
-        changes.push(pb::Event { r#type: kind.into(), kv: Some(pb::KeyValue { key, mod_revision: revision, value }) });
+        changes.push(pb::Event {
+            r#type: kind.into(),
+            kv: Some(pb::KeyValue { key, mod_revision: revision, value }),
+        });
     }
 
-    /// Forgets what was before this revision. Of the revision itself deletions go too, as they do in etcd before 3.4.36 and 3.5.19.
+    /// Forgets what was before this revision. Of the revision itself deletions go too, as they do
+    /// in etcd before 3.4.36 and 3.5.19.
     pub fn compact(&mut self, revision: i64) {
         if revision <= self.compacted || revision > self.revision {
             return;
@@ -168,14 +216,19 @@ impl Mvcc {
         self.changes = self.changes.split_off(&revision);
         // What is left of it is what can still be read.
         let Some(mut changes) = self.changes.remove(&revision) else { return };
-        let is_there = |kv: &pb::KeyValue| self.keys.get(&kv.key).is_some_and(|versions| versions[0].revision == revision);
-        changes.retain(|change| change.r#type() == pb::event::EventType::Put && change.kv.as_ref().is_some_and(is_there));
+        let is_there = |kv: &pb::KeyValue| {
+            self.keys.get(&kv.key).is_some_and(|versions| versions[0].revision == revision)
+        };
+        changes.retain(|change| {
+            change.r#type() == pb::event::EventType::Put && change.kv.as_ref().is_some_and(is_there)
+        });
         if !changes.is_empty() {
             self.changes.insert(revision, changes);
         }
     }
 
-    /// As `etcdctl snapshot restore --bump-revision --restriction-compacted` leaves it: nothing of its past can be read.
+    /// As `etcdctl snapshot restore --bump-revision --restriction-compacted` leaves it: nothing of
+    /// its past can be read.
     pub fn bump(&mut self, by: i64) {
         self.revision += by;
         self.compact(self.revision);
@@ -186,7 +239,9 @@ impl Mvcc {
         if from < self.compacted {
             return Told::Compacted(self.compacted);
         }
-        let is_watched = |change: &&pb::Event| change.kv.as_ref().is_some_and(|kv| is_within(&kv.key, key, range_end));
+        let is_watched = |change: &&pb::Event| {
+            change.kv.as_ref().is_some_and(|kv| is_within(&kv.key, key, range_end))
+        };
         let mut told = Vec::new();
         let mut taken = 0;
         let mut next = from.max(self.revision + 1);
@@ -231,7 +286,11 @@ fn is_within(key: &[u8], from: &[u8], range_end: &[u8]) -> bool {
 }
 
 fn require_key(key: &[u8]) -> Result<(), Status> {
-    if key.is_empty() { Err(Status::invalid_argument("etcdserver: key is not provided")) } else { Ok(()) }
+    if key.is_empty() {
+        Err(Status::invalid_argument("etcdserver: key is not provided"))
+    } else {
+        Ok(())
+    }
 }
 
 fn check(request: &pb::TxnRequest) -> Result<(), Status> {
@@ -248,7 +307,8 @@ fn check(request: &pb::TxnRequest) -> Result<(), Status> {
     Ok(())
 }
 
-/// No key is put twice, or put and deleted. Of a deletion of everything from a key on etcd 3.4 does not see it.
+/// No key is put twice, or put and deleted. Of a deletion of everything from a key on etcd 3.4 does
+/// not see it.
 fn check_operations(operations: &[pb::RequestOp]) -> Result<(), Status> {
     use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange};
     let mut puts = Vec::new();
@@ -265,8 +325,11 @@ fn check_operations(operations: &[pb::RequestOp]) -> Result<(), Status> {
     deletes.iter().try_for_each(|delete| require_key(&delete.key))?;
     puts.sort_unstable();
     let is_twice = puts.windows(2).any(|pair| pair[0] == pair[1]);
-    let is_deleted =
-        |key: &&Vec<u8>| deletes.iter().any(|delete| delete.range_end != [0] && is_within(key, &delete.key, &delete.range_end));
+    let is_deleted = |key: &&Vec<u8>| {
+        deletes
+            .iter()
+            .any(|delete| delete.range_end != [0] && is_within(key, &delete.key, &delete.range_end))
+    };
     if is_twice || puts.iter().any(is_deleted) {
         return Err(Status::invalid_argument("etcdserver: duplicate key given in txn request"));
     }

@@ -38,8 +38,10 @@ impl Door {
     pub async fn serve(self, connection: DuplexStream) {
         let connections = stream::once(async { Ok::<_, std::io::Error>(connection) });
         let kv = KvServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        let router =
-            Server::builder().add_service(kv).add_service(WatchServer::new(self.clone())).add_service(AuthServer::new(self));
+        let router = Server::builder()
+            .add_service(kv)
+            .add_service(WatchServer::new(self.clone()))
+            .add_service(AuthServer::new(self));
         let _ = router.serve_with_incoming(connections).await;
     }
 
@@ -55,13 +57,19 @@ impl Door {
 
 #[async_trait]
 impl Kv for Door {
-    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+    async fn range(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<pb::RangeResponse>, Status> {
         self.require_leader()?;
         let answer = self.shared.read(|mvcc| mvcc.range(request.get_ref()));
         answer.map(Response::new)
     }
 
-    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+    async fn txn(
+        &self,
+        request: Request<pb::TxnRequest>,
+    ) -> Result<Response<pb::TxnResponse>, Status> {
         self.require_leader()?;
         let answer = self.shared.write(|mvcc| mvcc.transact(request.get_ref()))?;
         match self.link.loses() {
@@ -80,7 +88,10 @@ impl Kv for Door {
 impl Watch for Door {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 
-    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<Streaming<pb::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader()?;
         let (answers, answered) = mpsc::channel(1);
         let door = self.clone();
@@ -100,7 +111,10 @@ type Answers = mpsc::Sender<Result<pb::WatchResponse, Status>>;
 impl Door {
     /// One watch a stream, as the service asks for; the stream ends with its requests.
     async fn watch_all(&self, mut requests: Streaming<pb::WatchRequest>, answers: Answers) {
-        let Ok(Some(pb::WatchRequest { request_union: Some(create) })) = requests.message().await else { return };
+        let Ok(Some(pb::WatchRequest { request_union: Some(create) })) = requests.message().await
+        else {
+            return;
+        };
         let pb::watch_request::RequestUnion::CreateRequest(create) = create;
         let mut ended = self.member().ended.subscribe();
         tokio::select! {
@@ -115,8 +129,10 @@ impl Door {
     async fn watch_one(&self, create: pb::WatchCreateRequest, answers: &Answers) {
         let mut news = self.shared.news.subscribe();
         let header = self.shared.read(|mvcc| mvcc.header());
-        let mut next = if create.start_revision > 0 { create.start_revision } else { header.revision + 1 };
-        let created = pb::WatchResponse { header: Some(header), created: true, ..Default::default() };
+        let mut next =
+            if create.start_revision > 0 { create.start_revision } else { header.revision + 1 };
+        let created =
+            pb::WatchResponse { header: Some(header), created: true, ..Default::default() };
         if answers.send(Ok(created)).await.is_err() {
             return;
         }
@@ -126,14 +142,19 @@ impl Door {
             if !lag.is_zero() {
                 sleep(lag).await;
             }
-            let (told, header) =
-                self.shared.read(|mvcc| (mvcc.changes(&create.key, &create.range_end, next, REVISIONS), mvcc.header()));
+            let (told, header) = self.shared.read(|mvcc| {
+                (mvcc.changes(&create.key, &create.range_end, next, REVISIONS), mvcc.header())
+            });
             let answer = match told {
                 Told::Changes(events, after) => {
                     let is_behind = after <= header.revision;
                     next = after;
                     if !events.is_empty() {
-                        let answer = pb::WatchResponse { header: Some(header), events, ..Default::default() };
+                        let answer = pb::WatchResponse {
+                            header: Some(header),
+                            events,
+                            ..Default::default()
+                        };
                         if answers.send(Ok(answer)).await.is_err() {
                             return;
                         }
@@ -143,9 +164,12 @@ impl Door {
                     }
                     continue;
                 }
-                Told::Compacted(compact_revision) => {
-                    pb::WatchResponse { header: Some(header), canceled: true, compact_revision, ..Default::default() }
-                }
+                Told::Compacted(compact_revision) => pb::WatchResponse {
+                    header: Some(header),
+                    canceled: true,
+                    compact_revision,
+                    ..Default::default()
+                },
             };
             let _ = answers.send(Ok(answer)).await;
             // The stream stays open, with no watch on it.
@@ -156,7 +180,10 @@ impl Door {
 
 #[async_trait]
 impl Auth for Door {
-    async fn authenticate(&self, _: Request<pb::AuthenticateRequest>) -> Result<Response<pb::AuthenticateResponse>, Status> {
+    async fn authenticate(
+        &self,
+        _: Request<pb::AuthenticateRequest>,
+    ) -> Result<Response<pb::AuthenticateResponse>, Status> {
         Err(Status::failed_precondition("etcdserver: authentication is not enabled"))
     }
 }

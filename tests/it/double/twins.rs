@@ -1,4 +1,5 @@
-//! The double beside a real etcd: both are asked the same, and have to answer the same to the last field.
+//! The double beside a real etcd: both are asked the same, and have to answer the same to the last
+//! field.
 
 use std::time::Duration;
 
@@ -93,14 +94,18 @@ impl Twins {
         let value = vec![self.random.random(); self.random.random_range(0..3)];
         let request = match self.random.random_range(0..6) {
             0 | 1 => Op::RequestRange(self.range()),
-            2 => Op::RequestDeleteRange(pb::DeleteRangeRequest { key: self.key(), range_end: self.range_end() }),
+            2 => Op::RequestDeleteRange(pb::DeleteRangeRequest {
+                key: self.key(),
+                range_end: self.range_end(),
+            }),
             _ => Op::RequestPut(pb::PutRequest { key: self.key(), value }),
         };
         pb::RequestOp { request: Some(request) }
     }
 
     fn transaction(&mut self) -> pb::TxnRequest {
-        let [compares, successes, failures] = [2, 4, 4].map(|most| self.random.random_range(0..most));
+        let [compares, successes, failures] =
+            [2, 4, 4].map(|most| self.random.random_range(0..most));
         pb::TxnRequest {
             compare: (0..compares).map(|_| self.compare()).collect(),
             success: (0..successes).map(|_| self.operation()).collect(),
@@ -112,7 +117,9 @@ impl Twins {
     async fn transact(&self, request: &pb::TxnRequest) -> Answer<pb::TxnResponse> {
         let [real, double] = self.channels.clone().map(|channel| async {
             let answer = KvClient::new(channel).txn(request.clone()).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| (status.code(), status.message().to_owned()))
+            answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| (status.code(), status.message().to_owned()))
         });
         let real = real.await;
         assert_eq!(double.await, real, "{request:?}");
@@ -122,19 +129,25 @@ impl Twins {
     async fn read(&self, request: &pb::RangeRequest) {
         let [real, double] = self.channels.clone().map(|channel| async {
             let answer = KvClient::new(channel).range(request.clone()).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| (status.code(), status.message().to_owned()))
+            answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| (status.code(), status.message().to_owned()))
         });
         assert_eq!(double.await, real.await, "{request:?}");
     }
 
     async fn put(&self, keys: &[Vec<u8>], value: &[u8]) -> Answer<pb::TxnResponse> {
-        let put = |key: &Vec<u8>| Op::RequestPut(pb::PutRequest { key: key.clone(), value: value.to_vec() });
+        let put = |key: &Vec<u8>| {
+            Op::RequestPut(pb::PutRequest { key: key.clone(), value: value.to_vec() })
+        };
         let success = keys.iter().map(|key| pb::RequestOp { request: Some(put(key)) }).collect();
         self.transact(&pb::TxnRequest { success, ..Default::default() }).await
     }
 
     async fn compact(&mut self, revision: i64) {
-        let asked = self.real.members[0].call("kv/compaction", json!({"revision": revision, "physical": true})).await;
+        let asked = self.real.members[0]
+            .call("kv/compaction", json!({"revision": revision, "physical": true}))
+            .await;
         assert!(asked.is_some());
         self.double.compact(revision);
         self.compacted = revision;
@@ -158,16 +171,27 @@ struct Watched {
 }
 
 async fn watched(channel: Channel, create: pb::WatchCreateRequest, until: i64) -> Watched {
-    let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
-    let requests = futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+    let request = pb::WatchRequest {
+        request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
+    };
+    let requests =
+        futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
     let mut answers = WatchClient::new(channel).watch(requests).await.unwrap().into_inner();
     let mut watched = Watched::default();
     let mut told = 0;
     loop {
-        let answer = tokio::time::timeout(Duration::from_secs(5), answers.message()).await.unwrap().unwrap().unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(5), answers.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         watched.created |= answer.created && watched.events.is_empty();
         if answer.canceled {
-            return Watched { compacted: Some(answer.compact_revision), cancel_reason: answer.cancel_reason, ..watched };
+            return Watched {
+                compacted: Some(answer.compact_revision),
+                cancel_reason: answer.cancel_reason,
+                ..watched
+            };
         }
         // What is of one revision comes together.
         let revision = |event: &pb::Event| event.kv.as_ref().unwrap().mod_revision;
@@ -213,12 +237,21 @@ async fn the_double_answers_as_etcd_does() {
 #[tokio::test]
 async fn the_double_has_the_limits_of_etcd() {
     let Some(twins) = Twins::start().await else { return };
-    let keys = |count: usize| (0..count).map(|number| format!("k/{number}").into_bytes()).collect::<Vec<_>>();
+    let keys = |count: usize| {
+        (0..count).map(|number| format!("k/{number}").into_bytes()).collect::<Vec<_>>()
+    };
     assert!(twins.put(&keys(128), b"v").await.is_ok());
     assert!(twins.put(&keys(129), b"v").await.unwrap_err().1.contains("too many operations"));
     assert!(twins.put(&[Vec::new()], b"v").await.is_err());
     assert!(twins.put(&keys(1), &vec![0; 1_600_000]).await.unwrap_err().1.contains("too large"));
-    assert!(twins.put(&[b"k".to_vec(), b"k".to_vec()], b"v").await.unwrap_err().1.contains("duplicate key"));
+    assert!(
+        twins
+            .put(&[b"k".to_vec(), b"k".to_vec()], b"v")
+            .await
+            .unwrap_err()
+            .1
+            .contains("duplicate key")
+    );
     let none = pb::TxnRequest::default();
     assert!(twins.transact(&none).await.is_ok());
 }

@@ -1,9 +1,12 @@
-//! What the network and the members of the double can do to a store: each fault on its own, so that a simulation is known to meet it.
+//! What the network and the members of the double can do to a store: each fault on its own, so that
+//! a simulation is known to meet it.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use mute_service::store::{self, Batch, Operation, Precondition, Retention, Revision, Store, StoreError, Update};
+use mute_service::store::{
+    self, Batch, Operation, Precondition, Retention, Revision, Store, StoreError, Update,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -50,17 +53,24 @@ async fn a_commit_takes_effect_once_whatever_the_network_does() {
     let store = open(&network).await;
     let links = &network.links;
     let faults: [(&str, &dyn Fn()); 7] = [
-        ("answers lost in silence", &|| links[..2].iter().for_each(|link| link.lose_answers(1, Loss::Silent))),
-        ("answers lost with their connections", &|| links.iter().for_each(|link| link.lose_answers(1, Loss::Reset))),
+        ("answers lost in silence", &|| {
+            links[..2].iter().for_each(|link| link.lose_answers(1, Loss::Silent))
+        }),
+        ("answers lost with their connections", &|| {
+            links.iter().for_each(|link| link.lose_answers(1, Loss::Reset))
+        }),
         ("two members cut off", &|| links[..2].iter().for_each(|link| link.set(State::Cut))),
         ("two members silent", &|| links[1..].iter().for_each(|link| link.set(State::Stalled))),
         ("members begun anew", &|| (0..3).for_each(|member| double.restart(member))),
         ("members without a leader", &|| (0..2).for_each(|member| double.part(member, false))),
-        ("a slow network", &|| links.iter().for_each(|link| link.pace(Duration::from_millis(50), Some(20_000)))),
+        ("a slow network", &|| {
+            links.iter().for_each(|link| link.pace(Duration::from_millis(50), Some(20_000)))
+        }),
     ];
     for (name, begin) in faults {
         begin();
-        let revision = timeout(Duration::from_secs(10), store.commit(new(name))).await.unwrap().unwrap();
+        let revision =
+            timeout(Duration::from_secs(10), store.commit(new(name))).await.unwrap().unwrap();
         for link in links {
             link.set(State::Up);
         }
@@ -140,12 +150,17 @@ async fn a_copy_is_complete_when_its_feed_has_come_past_all_that_it_has_read() {
     let mut has_read = false;
     let revision = loop {
         match updates.next().await.unwrap().unwrap() {
-            Update::Records(entries) => has_read = entries.iter().any(|entry| entry.key == b"written"),
+            Update::Records(entries) => {
+                has_read = entries.iter().any(|entry| entry.key == b"written")
+            }
             Update::Complete(revision) => break revision,
             Update::Reset | Update::Commit(_) => {}
         }
     };
-    assert!(has_read && revision >= written, "complete at {revision} with what was written at {written}: {has_read}");
+    assert!(
+        has_read && revision >= written,
+        "complete at {revision} with what was written at {written}: {has_read}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 use std::pin::Pin;
 
 use mute_service::proto::v1::{
-    self as pb, directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
-    token_service_client::TokenServiceClient,
+    self as pb, directory_service_client::DirectoryServiceClient,
+    mute_service_client::MuteServiceClient, token_service_client::TokenServiceClient,
 };
 use tonic::transport::Channel;
 

@@ -91,7 +91,10 @@ impl Model {
             Step::UnmuteNotifications { room, user } => {
                 self.require_client(*user)?;
                 self.require_room(*room)?;
-                self.push_muted.entry(USERS[*user]).or_default().retain(|(known, _)| *known != ROOMS[*room]);
+                self.push_muted
+                    .entry(USERS[*user])
+                    .or_default()
+                    .retain(|(known, _)| *known != ROOMS[*room]);
             }
             Step::MuteUser { user, duration_ms } => {
                 self.require_client(*user)?;
@@ -105,7 +108,9 @@ impl Model {
             }
             Step::DeleteRoom { room } => {
                 self.rooms[*room] = Room::default();
-                self.push_muted.values_mut().for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
+                self.push_muted
+                    .values_mut()
+                    .for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
             }
             Step::CreateClient { user } => drop(self.clients.insert(USERS[*user])),
             Step::DeleteClient { user } => {
@@ -133,7 +138,9 @@ impl Model {
         }
         self.require_room(*room)?;
         match step {
-            Step::Mute { users, .. } => users.iter().try_for_each(|user| self.require_client(*user))?,
+            Step::Mute { users, .. } => {
+                users.iter().try_for_each(|user| self.require_client(*user))?
+            }
             Step::Allow { user, .. } => self.require_client(*user)?,
             _ => {}
         }
@@ -169,11 +176,19 @@ impl Model {
     }
 
     fn require_room(&self, room: usize) -> Result<(), &'static str> {
-        if self.is_strict && !self.rooms[room].is_registered { Err("ROOM_NOT_FOUND") } else { Ok(()) }
+        if self.is_strict && !self.rooms[room].is_registered {
+            Err("ROOM_NOT_FOUND")
+        } else {
+            Ok(())
+        }
     }
 
     fn require_client(&self, user: usize) -> Result<(), &'static str> {
-        if self.is_strict && !self.clients.contains(USERS[user]) { Err("CLIENT_NOT_FOUND") } else { Ok(()) }
+        if self.is_strict && !self.clients.contains(USERS[user]) {
+            Err("CLIENT_NOT_FOUND")
+        } else {
+            Ok(())
+        }
     }
 
     fn end(&self, duration_ms: Option<u64>) -> End {
@@ -192,11 +207,14 @@ impl Model {
         for (room, id) in self.rooms.iter().zip(ROOMS) {
             let muted = room.muted.iter().filter(|(_, end)| has_ended(end));
             ended.extend(muted.map(|(user, _)| (pb::ChangeKind::Expired, id, *user)));
-            ended.extend(room.ban.filter(|end| has_ended(end)).map(|_| (pb::ChangeKind::BanExpired, id, "")));
+            ended.extend(
+                room.ban.filter(|end| has_ended(end)).map(|_| (pb::ChangeKind::BanExpired, id, "")),
+            );
         }
         for (user, list) in &self.push_muted {
             let list = list.iter().filter(|(_, end)| has_ended(end));
-            ended.extend(list.map(|(room, _)| (pb::ChangeKind::NotificationsExpired, *room, *user)));
+            ended
+                .extend(list.map(|(room, _)| (pb::ChangeKind::NotificationsExpired, *room, *user)));
         }
         let muted_users = self.muted_users.iter().filter(|(_, end)| has_ended(end));
         ended.extend(muted_users.map(|(user, _)| (pb::ChangeKind::UserMuteExpired, "", *user)));
@@ -220,7 +238,11 @@ impl Model {
     }
 
     fn those_in_force(&self, mutes: &BTreeMap<&'static str, End>) -> Vec<(String, End)> {
-        mutes.iter().filter(|(_, end)| self.in_force(**end)).map(|(user, end)| ((*user).to_owned(), *end)).collect()
+        mutes
+            .iter()
+            .filter(|(_, end)| self.in_force(**end))
+            .map(|(user, end)| ((*user).to_owned(), *end))
+            .collect()
     }
 
     /// Those of the users who may be pushed to.
@@ -235,7 +257,8 @@ impl Model {
     fn room_facts(&self, number: usize) -> Option<RoomFacts> {
         self.require_room(number).ok()?;
         let room = &self.rooms[number];
-        let rule = |user: usize| self.require_client(user).ok().map(|()| self.rule(room, USERS[user]));
+        let rule =
+            |user: usize| self.require_client(user).ok().map(|()| self.rule(room, USERS[user]));
         Some(RoomFacts {
             rules: (0..USERS.len()).map(rule).collect(),
             muted: self.those_in_force(&room.muted),
@@ -249,7 +272,11 @@ impl Model {
         let push_muted = |user: usize| {
             self.require_client(user).ok()?;
             let list = self.push_muted.get(USERS[user]).into_iter().flatten();
-            Some(list.filter(|(_, end)| self.in_force(*end)).map(|(room, end)| ((*room).to_owned(), *end)).collect())
+            Some(
+                list.filter(|(_, end)| self.in_force(*end))
+                    .map(|(room, end)| ((*room).to_owned(), *end))
+                    .collect(),
+            )
         };
         Facts {
             rooms: [self.room_facts(0), self.room_facts(1)],

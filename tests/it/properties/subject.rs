@@ -59,7 +59,13 @@ impl Subject {
     /// As an internal service, or as the moderator.
     fn by<T>(&self, message: T, by_user: bool) -> Request<T> {
         if by_user {
-            with(message, &[("authorization", &format!("Bearer {}", self.server.user_token(self.app, MODERATOR)))])
+            with(
+                message,
+                &[(
+                    "authorization",
+                    &format!("Bearer {}", self.server.user_token(self.app, MODERATOR)),
+                )],
+            )
         } else {
             with(message, &[SERVICE])
         }
@@ -72,16 +78,28 @@ impl Subject {
         match step {
             Step::Mute { room: id, users, duration_ms, .. } => {
                 let duration = duration_ms.map(duration);
-                let message = pb::MuteMembersRequest { app, room: room(id), users: names(users), duration, ..Default::default() };
+                let message = pb::MuteMembersRequest {
+                    app,
+                    room: room(id),
+                    users: names(users),
+                    duration,
+                    ..Default::default()
+                };
                 self.mutes.mute_members(self.by(message, by_user)).await.map(drop)
             }
             Step::Unmute { room: id, users, .. } => {
-                let message = pb::UnmuteMembersRequest { app, room: room(id), users: names(users), ..Default::default() };
+                let message = pb::UnmuteMembersRequest {
+                    app,
+                    room: room(id),
+                    users: names(users),
+                    ..Default::default()
+                };
                 self.mutes.unmute_members(self.by(message, by_user)).await.map(drop)
             }
             Step::Ban { room: id, duration_ms, .. } => {
                 let duration = duration_ms.map(duration);
-                let message = pb::BanRoomRequest { app, room: room(id), duration, ..Default::default() };
+                let message =
+                    pb::BanRoomRequest { app, room: room(id), duration, ..Default::default() };
                 self.mutes.ban_room(self.by(message, by_user)).await.map(drop)
             }
             Step::Unban { room: id, .. } => {
@@ -89,11 +107,21 @@ impl Subject {
                 self.mutes.unban_room(self.by(message, by_user)).await.map(drop)
             }
             Step::Allow { room: id, user, .. } => {
-                let message = pb::AllowMembersRequest { app, room: room(id), users: names(&[*user]), ..Default::default() };
+                let message = pb::AllowMembersRequest {
+                    app,
+                    room: room(id),
+                    users: names(&[*user]),
+                    ..Default::default()
+                };
                 self.mutes.allow_members(self.by(message, by_user)).await.map(drop)
             }
             Step::Disallow { room: id, user, .. } => {
-                let message = pb::DisallowMembersRequest { app, room: room(id), users: names(&[*user]), ..Default::default() };
+                let message = pb::DisallowMembersRequest {
+                    app,
+                    room: room(id),
+                    users: names(&[*user]),
+                    ..Default::default()
+                };
                 self.mutes.disallow_members(self.by(message, by_user)).await.map(drop)
             }
             other => unreachable!("{other:?} moderates nothing"),
@@ -107,17 +135,29 @@ impl Subject {
             Step::MuteNotifications { room, user, duration_ms } => {
                 let room = ROOMS[*room].to_owned();
                 let duration = duration_ms.map(duration);
-                let message = pb::MuteRoomNotificationsRequest { app, user: name(user), room, duration, ..Default::default() };
+                let message = pb::MuteRoomNotificationsRequest {
+                    app,
+                    user: name(user),
+                    room,
+                    duration,
+                    ..Default::default()
+                };
                 self.mutes.mute_room_notifications(with(message, &[SERVICE])).await.map(drop)
             }
             Step::UnmuteNotifications { room, user } => {
                 let room = ROOMS[*room].to_owned();
-                let message = pb::UnmuteRoomNotificationsRequest { app, user: name(user), room, ..Default::default() };
+                let message = pb::UnmuteRoomNotificationsRequest {
+                    app,
+                    user: name(user),
+                    room,
+                    ..Default::default()
+                };
                 self.mutes.unmute_room_notifications(with(message, &[SERVICE])).await.map(drop)
             }
             Step::MuteUser { user, duration_ms } => {
                 let duration = duration_ms.map(duration);
-                let message = pb::MuteUserRequest { app, user: name(user), duration, ..Default::default() };
+                let message =
+                    pb::MuteUserRequest { app, user: name(user), duration, ..Default::default() };
                 self.mutes.mute_user(with(message, &[SERVICE])).await.map(drop)
             }
             Step::UnmuteUser { user } => {
@@ -137,12 +177,20 @@ impl Subject {
                 self.create_room(*room, Some(pb::RoomAdmins { users })).await
             }
             Step::DeleteRoom { room } => {
-                let message = pb::DeleteRoomRequest { app, room: ROOMS[*room].to_owned(), ..Default::default() };
+                let message = pb::DeleteRoomRequest {
+                    app,
+                    room: ROOMS[*room].to_owned(),
+                    ..Default::default()
+                };
                 self.directory.delete_room(with(message, &[SERVICE])).await.map(drop)
             }
             Step::CreateClient { user } => self.create_client(USERS[*user]).await,
             Step::DeleteClient { user } => {
-                let message = pb::DeleteClientRequest { app, user: USERS[*user].to_owned(), ..Default::default() };
+                let message = pb::DeleteClientRequest {
+                    app,
+                    user: USERS[*user].to_owned(),
+                    ..Default::default()
+                };
                 match self.directory.delete_client(with(message, &[SERVICE])).await {
                     // One that is gone already is as good as deleted.
                     Err(status) if reason(&status) != "CLIENT_NOT_FOUND" => Err(status),
@@ -153,15 +201,24 @@ impl Subject {
         }
     }
 
-    async fn create_room(&mut self, room: usize, admins: Option<pb::RoomAdmins>) -> Result<(), Status> {
-        let message =
-            pb::UpsertRoomRequest { app: self.app.to_owned(), room: ROOMS[room].to_owned(), admins, ..Default::default() };
+    async fn create_room(
+        &mut self,
+        room: usize,
+        admins: Option<pb::RoomAdmins>,
+    ) -> Result<(), Status> {
+        let message = pb::UpsertRoomRequest {
+            app: self.app.to_owned(),
+            room: ROOMS[room].to_owned(),
+            admins,
+            ..Default::default()
+        };
         self.directory.upsert_room(with(message, &[SERVICE])).await.map(drop)
     }
 
     async fn create_client(&mut self, user: &str) -> Result<(), Status> {
         let client = Some(pb::Client { user: user.to_owned(), ..Default::default() });
-        let message = pb::UpsertClientRequest { app: self.app.to_owned(), client, ..Default::default() };
+        let message =
+            pb::UpsertClientRequest { app: self.app.to_owned(), client, ..Default::default() };
         self.directory.upsert_client(with(message, &[SERVICE])).await.map(drop)
     }
 
@@ -187,11 +244,20 @@ impl Subject {
     /// The ends that history tells.
     pub async fn ended(&mut self) -> Ends {
         use pb::ChangeKind::{BanExpired, Expired, NotificationsExpired, UserMuteExpired};
-        let kinds = [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
-        let message = pb::ListEventsRequest { app: self.app.to_owned(), kinds, page_size: 1_000, ..Default::default() };
+        let kinds =
+            [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
+        let message = pb::ListEventsRequest {
+            app: self.app.to_owned(),
+            kinds,
+            page_size: 1_000,
+            ..Default::default()
+        };
         let mut ended = Ends::new();
-        for event in self.mutes.list_events(with(message, &[SERVICE])).await.unwrap().into_inner().events {
-            let users = if event.users.is_empty() { vec![String::new()] } else { event.users.clone() };
+        for event in
+            self.mutes.list_events(with(message, &[SERVICE])).await.unwrap().into_inner().events
+        {
+            let users =
+                if event.users.is_empty() { vec![String::new()] } else { event.users.clone() };
             for user in users {
                 *ended.entry((event.kind(), event.room.clone(), user)).or_default() += 1;
             }
@@ -203,14 +269,27 @@ impl Subject {
         let rooms = [self.room_facts(ROOMS[0]).await, self.room_facts(ROOMS[1]).await];
         let mut push_muted = Vec::new();
         for user in USERS {
-            let message = pb::ListMutedRoomsRequest { app: self.app.to_owned(), user: user.to_owned(), ..Default::default() };
+            let message = pb::ListMutedRoomsRequest {
+                app: self.app.to_owned(),
+                user: user.to_owned(),
+                ..Default::default()
+            };
             let list = found(self.mutes.list_muted_rooms(with(message, &[SERVICE])).await);
             let end = |muted: pb::MutedRoom| (muted.room, muted.expire_time.as_ref().map(ms));
             push_muted.push(list.map(|list| list.rooms.into_iter().map(end).collect()));
         }
         let message = pb::ListMutedUsersRequest { app: self.app.to_owned(), ..Default::default() };
-        let muted_users = self.mutes.list_muted_users(with(message, &[SERVICE])).await.unwrap().into_inner().users;
-        let muted_users = muted_users.into_iter().map(|mute| (mute.user, mute.expire_time.as_ref().map(ms))).collect();
+        let muted_users = self
+            .mutes
+            .list_muted_users(with(message, &[SERVICE]))
+            .await
+            .unwrap()
+            .into_inner()
+            .users;
+        let muted_users = muted_users
+            .into_iter()
+            .map(|mute| (mute.user, mute.expire_time.as_ref().map(ms)))
+            .collect();
         Facts { rooms, push_muted, muted_users }
     }
 
@@ -219,26 +298,56 @@ impl Subject {
         let room = room.to_owned();
         let message = pb::GetRoomRequest { app: app.clone(), room: room.clone(), min_revision: 0 };
         let seen = found(self.mutes.get_room(with(message, &[SERVICE])).await);
-        let message = pb::ListMutedMembersRequest { app: app.clone(), room: room.clone(), ..Default::default() };
+        let message = pb::ListMutedMembersRequest {
+            app: app.clone(),
+            room: room.clone(),
+            ..Default::default()
+        };
         let muted = found(self.mutes.list_muted_members(with(message, &[SERVICE])).await);
-        let message = pb::ListAllowedMembersRequest { app: app.clone(), room: room.clone(), ..Default::default() };
+        let message = pb::ListAllowedMembersRequest {
+            app: app.clone(),
+            room: room.clone(),
+            ..Default::default()
+        };
         let allowed = found(self.mutes.list_allowed_members(with(message, &[SERVICE])).await);
         let users = strings(&USERS);
-        let message = pb::FilterRecipientsRequest { app: app.clone(), room: room.clone(), users, min_revision: 0 };
+        let message = pb::FilterRecipientsRequest {
+            app: app.clone(),
+            room: room.clone(),
+            users,
+            min_revision: 0,
+        };
         let recipients = found(self.mutes.filter_recipients(with(message, &[SERVICE])).await);
         let mut rules = Vec::new();
         for user in strings(&USERS) {
-            let message = pb::CheckSendRequest { app: app.clone(), room: room.clone(), user, ..Default::default() };
-            rules.push(found(self.mutes.check_send(with(message, &[SERVICE])).await).map(|answer| answer.rule()));
+            let message = pb::CheckSendRequest {
+                app: app.clone(),
+                room: room.clone(),
+                user,
+                ..Default::default()
+            };
+            rules.push(
+                found(self.mutes.check_send(with(message, &[SERVICE])).await)
+                    .map(|answer| answer.rule()),
+            );
         }
         // All of them find the room, or none.
         let Some(seen) = seen else {
-            assert!(muted.is_none() && allowed.is_none() && recipients.is_none() && rules.iter().all(Option::is_none));
+            assert!(
+                muted.is_none()
+                    && allowed.is_none()
+                    && recipients.is_none()
+                    && rules.iter().all(Option::is_none)
+            );
             return None;
         };
         Some(RoomFacts {
             rules,
-            muted: muted?.members.into_iter().map(|member| (member.user, member.expire_time.as_ref().map(ms))).collect(),
+            muted: muted?
+                .members
+                .into_iter()
+                .map(|member| (member.user, member.expire_time.as_ref().map(ms)))
+                .collect(),
             banned: seen.ban.map(|ban| ban.expire_time.as_ref().map(ms)),
             allowed: allowed?.members.into_iter().map(|member| member.user).collect(),
             recipients: recipients?.users,
@@ -251,7 +360,10 @@ fn found<T>(answer: Result<tonic::Response<T>, Status>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer.into_inner()),
         Err(status) => {
-            assert!(["ROOM_NOT_FOUND", "CLIENT_NOT_FOUND"].contains(&&*reason(&status)), "{status:?}");
+            assert!(
+                ["ROOM_NOT_FOUND", "CLIENT_NOT_FOUND"].contains(&&*reason(&status)),
+                "{status:?}"
+            );
             None
         }
     }

@@ -1,4 +1,5 @@
-//! A service over a store of its own, through which a rival passes once: after the plan of a write, and before its commit.
+//! A service over a store of its own, through which a rival passes once: after the plan of a write,
+//! and before its commit.
 
 use std::{
     fmt::Write as _,
@@ -18,10 +19,14 @@ use mute_service::{
     limits::concurrency::ConcurrencyLimit,
     limits::rate::{Limits, Rates},
     model::{AppKey, EventKind},
-    proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
+    proto::v1::{
+        self as pb, directory_service_server::DirectoryService as _,
+        mute_service_server::MuteService as _,
+    },
     service::{Quotas, Service},
     store::{
-        self, Batch, EventRange, Feed, Location, Retention, Revision, Snapshot, Store, StoreError, StoredEvent, Updates, codec,
+        self, Batch, EventRange, Feed, Location, Retention, Revision, Snapshot, Store, StoreError,
+        StoredEvent, Updates, codec,
     },
     sweep::Sweeper,
     view::{KnownClient, Room, View},
@@ -122,7 +127,12 @@ impl Store for Overtaking {
         self.store.follow().await
     }
 
-    async fn events(&self, range: EventRange, newest_first: bool, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+    async fn events(
+        &self,
+        range: EventRange,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
         self.store.events(range, newest_first, limit).await
     }
 
@@ -177,11 +187,25 @@ impl World {
         let door = |through: Arc<dyn Store>| {
             let service = service(access.clone(), through.clone(), view.clone(), clock.clone());
             let sweeper = Sweeper { store: through, view: view.clone(), clock: clock.clone() };
-            Door { app, api: Arc::new(Api::new(Arc::new(service))), clock: clock.clone(), sweeper: Arc::new(sweeper) }
+            Door {
+                app,
+                api: Arc::new(Api::new(Arc::new(service))),
+                clock: clock.clone(),
+                sweeper: Arc::new(sweeper),
+            }
         };
         let overtaken = door(rival.clone());
         let door = door(store.clone());
-        let world = Self { kind, door, overtaken, rival, store, view, _follower: follower, _directory: directory };
+        let world = Self {
+            kind,
+            door,
+            overtaken,
+            rival,
+            store,
+            view,
+            _follower: follower,
+            _directory: directory,
+        };
         world.begin().await;
         world
     }
@@ -196,7 +220,11 @@ impl World {
             steps.push(Write::Room { name: None, owner: Some("o"), admins: Some(&["m"]) });
         }
         let ms = Some(10_000);
-        steps.extend([Write::Mute { users: vec!["u"], ms }, Write::Ban { ms }, Write::Allow { users: vec!["u"] }]);
+        steps.extend([
+            Write::Mute { users: vec!["u"], ms },
+            Write::Ban { ms },
+            Write::Allow { users: vec!["u"] },
+        ]);
         steps.extend([Write::Silence { ms }, Write::MuteUser { ms }]);
         for write in steps {
             let answer = self.door.write(&write, None).await;
@@ -209,7 +237,8 @@ impl World {
         (self.kind == Kind::Strict).then_some("m")
     }
 
-    /// What the answer is, and all that is known then, where the rival is done before the write begins.
+    /// What the answer is, and all that is known then, where the rival is done before the write
+    /// begins.
     pub async fn one_after_the_other(self, rival: &[Step], call: &Write) -> String {
         self.door.clone().take(rival.to_vec()).await;
         let answer = self.door.write(call, self.moderator()).await;
@@ -231,7 +260,12 @@ impl World {
         for logged in self.store.events(EventRange::default(), false, 1_000).await.unwrap() {
             let event = codec::decode_event(&logged.event).unwrap();
             if event.kind != EventKind::Swept {
-                writeln!(text, "  {:?} {:?} by {} {:?}", event.kind, event.users, event.actor, event.expire).unwrap();
+                writeln!(
+                    text,
+                    "  {:?} {:?} by {} {:?}",
+                    event.kind, event.users, event.actor, event.expire
+                )
+                .unwrap();
             }
         }
         text
@@ -242,17 +276,24 @@ fn room_state(text: &mut String, room: Option<&Room>) {
     let Some(room) = room.filter(|room| room.has_records()) else { return };
     writeln!(text, "  {:?}", room.profile.as_ref().map(|profile| &profile.value)).unwrap();
     writeln!(text, "  banned {:?}", room.ban.as_ref().map(|ban| &ban.value)).unwrap();
-    room.muted.iter().for_each(|(user, mute)| writeln!(text, "  muted {user} {:?}", mute.value).unwrap());
-    room.allowed.iter().for_each(|(user, restriction)| writeln!(text, "  allowed {user} {:?}", restriction.value).unwrap());
-    room.push_muted.iter().for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
+    room.muted
+        .iter()
+        .for_each(|(user, mute)| writeln!(text, "  muted {user} {:?}", mute.value).unwrap());
+    room.allowed.iter().for_each(|(user, restriction)| {
+        writeln!(text, "  allowed {user} {:?}", restriction.value).unwrap()
+    });
+    room.push_muted
+        .iter()
+        .for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
 }
 
 fn client_state(text: &mut String, client: Option<KnownClient<'_>>) {
     let Some(client) = client else { return };
     writeln!(text, "  {:?}", client.profile.as_ref().map(|profile| &profile.value)).unwrap();
-    client
-        .muted()
-        .for_each(|muted| writeln!(text, "  no push {} {} {:?}", muted.room, muted.place, muted.restriction.value).unwrap());
+    client.muted().for_each(|muted| {
+        writeln!(text, "  no push {} {} {:?}", muted.room, muted.place, muted.restriction.value)
+            .unwrap()
+    });
     writeln!(text, "  {:?}", client.user_mute.as_ref().map(|mute| &mute.value)).unwrap();
 }
 
@@ -319,7 +360,9 @@ impl Door {
             write => (write, String::new()),
         };
         match write {
-            Write::Client { .. } | Write::DeleteClient | Write::Room { .. } | Write::DeleteRoom => self.direct(write, id).await,
+            Write::Client { .. } | Write::DeleteClient | Write::Room { .. } | Write::DeleteRoom => {
+                self.direct(write, id).await
+            }
             write => self.restriction(write, id, moderator).await,
         }
     }
@@ -339,7 +382,9 @@ impl Door {
             Write::Unmute { users } => {
                 send!(self, caller, id, unmute_members UnmuteMembersRequest { room, users: strings(users) })
             }
-            Write::Ban { ms } => send!(self, caller, id, ban_room BanRoomRequest { room, duration: duration(ms) }),
+            Write::Ban { ms } => {
+                send!(self, caller, id, ban_room BanRoomRequest { room, duration: duration(ms) })
+            }
             Write::Unban => send!(self, caller, id, unban_room UnbanRoomRequest { room }),
             Write::Allow { users } => {
                 send!(self, caller, id, allow_members AllowMembersRequest { room, users: strings(users) })
@@ -354,7 +399,9 @@ impl Door {
             Write::Unsilence => {
                 send!(self, admin, id, unmute_room_notifications UnmuteRoomNotificationsRequest { user, room })
             }
-            Write::MuteUser { ms } => send!(self, admin, id, mute_user MuteUserRequest { user, duration: duration(ms) }),
+            Write::MuteUser { ms } => {
+                send!(self, admin, id, mute_user MuteUserRequest { user, duration: duration(ms) })
+            }
             Write::UnmuteUser => send!(self, admin, id, unmute_user UnmuteUserRequest { user }),
             other => unreachable!("{other:?} marks nobody"),
         }
@@ -367,10 +414,16 @@ impl Door {
         let user = "u".to_owned();
         match write {
             Write::Client { nickname } => {
-                let client = Some(pb::Client { user, nickname: Some((*nickname).to_owned()), ..Default::default() });
+                let client = Some(pb::Client {
+                    user,
+                    nickname: Some((*nickname).to_owned()),
+                    ..Default::default()
+                });
                 send!(self, admin, id, upsert_client UpsertClientRequest { client })
             }
-            Write::DeleteClient => send!(self, admin, id, delete_client DeleteClientRequest { user }),
+            Write::DeleteClient => {
+                send!(self, admin, id, delete_client DeleteClientRequest { user })
+            }
             Write::Room { name, owner, admins } => {
                 let name = name.map(str::to_owned);
                 let owner = owner.map(str::to_owned);

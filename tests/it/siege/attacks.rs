@@ -20,7 +20,8 @@ use tokio::{
 
 use crate::hostile::{call, connect_from, framed, reading_nothing};
 
-/// What the attackers know: where the doors are, the token of an app of theirs, and one of a user of the app that is attacked.
+/// What the attackers know: where the doors are, the token of an app of theirs, and one of a user
+/// of the app that is attacked.
 pub struct Target {
     pub grpc: String,
     pub rest: String,
@@ -29,7 +30,8 @@ pub struct Target {
 }
 
 const TOKEN: &str = "/evil/tenant/token";
-const WRONG: &str = r#"{"grant_type":"client_credentials","client_id":"known to all","client_secret":"wrong"}"#;
+const WRONG: &str =
+    r#"{"grant_type":"client_credentials","client_id":"known to all","client_secret":"wrong"}"#;
 const LIST: &str = "/evil/tenant/chatrooms/room/mute";
 
 pub type Attack = fn(Arc<Target>) -> BoxFuture<'static, ()>;
@@ -37,7 +39,9 @@ pub type Attack = fn(Arc<Target>) -> BoxFuture<'static, ()>;
 pub const ATTACKS: [(&str, Attack); 9] = [
     ("heads without a message, 10 x 1,024", |target| heads(target).boxed()),
     ("messages that are nearly sent, 4 x 50 of 2 MiB", |target| nearly_sent(target).boxed()),
-    ("connections that ask once and are silent, of 4 addresses", |target| connections(target).boxed()),
+    ("connections that ask once and are silent, of 4 addresses", |target| {
+        connections(target).boxed()
+    }),
     ("wrong secrets, 100/s", |target| guesses(target).boxed()),
     ("calls that a user may not make, 200/s", |target| forbidden(target).boxed()),
     ("tokens that are forged, 500/s", |target| forged(target).boxed()),
@@ -53,23 +57,33 @@ impl Target {
         for call in 0..200 {
             let users = (0..100).map(|user| format!("u{call:03}{user:02}")).collect();
             let reason = "x".repeat(500);
-            let message =
-                pb::MuteMembersRequest { app: "evil#tenant".into(), room: "room".into(), users, reason, ..Default::default() };
+            let message = pb::MuteMembersRequest {
+                app: "evil#tenant".into(),
+                room: "room".into(),
+                users,
+                reason,
+                ..Default::default()
+            };
             // As many a second as it may.
             sleep(Duration::from_millis(12)).await;
-            let answer = ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await.unwrap();
+            let answer =
+                ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await.unwrap();
             assert!(!answer.headers().contains_key("grpc-status"), "{:?}", answer.headers());
         }
         // What these attacks ask for is looked at, and not refused before.
         assert_eq!(rest(self, 29, Method::GET, LIST, &self.tenant, "").await, Some(StatusCode::OK));
-        assert_eq!(rest(self, 24, Method::POST, TOKEN, "", WRONG).await, Some(StatusCode::BAD_REQUEST));
+        assert_eq!(
+            rest(self, 24, Method::POST, TOKEN, "", WRONG).await,
+            Some(StatusCode::BAD_REQUEST)
+        );
     }
 }
 
 /// A connection of this address; nothing where it is not let in.
 async fn http2(from: u8, to: &str) -> Option<SendRequest<Body>> {
     let stream = TokioIo::new(connect_from(from, to).await);
-    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.ok()?;
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.ok()?;
     tokio::spawn(connection);
     Some(client)
 }
@@ -98,7 +112,11 @@ async fn heads(target: Arc<Target>) {
                 if client.ready().now_or_never().is_none_or(|ready| ready.is_err()) {
                     break;
                 }
-                held.spawn(client.send_request(call(&target.grpc, "CheckSend", token).body(never).unwrap()).map(drop));
+                held.spawn(
+                    client
+                        .send_request(call(&target.grpc, "CheckSend", token).body(never).unwrap())
+                        .map(drop),
+                );
             }
         }
         sleep(Duration::from_secs(1)).await;
@@ -112,8 +130,11 @@ async fn nearly_sent(target: Arc<Target>) {
         for from in 15..19 {
             let Some(mut client) = http2(from, &target.grpc).await else { continue };
             for _ in 0..50 {
-                let body = stream::iter([Ok::<_, std::io::Error>(most.clone())]).chain(stream::pending());
-                let request = call(&target.grpc, "FilterRecipients", &target.tenant).body(Body::from_stream(body)).unwrap();
+                let body =
+                    stream::iter([Ok::<_, std::io::Error>(most.clone())]).chain(stream::pending());
+                let request = call(&target.grpc, "FilterRecipients", &target.tenant)
+                    .body(Body::from_stream(body))
+                    .unwrap();
                 held.spawn(client.send_request(request).map(drop));
             }
         }
@@ -142,11 +163,24 @@ async fn connections(target: Arc<Target>) {
 }
 
 /// A request over a connection of its own, whose answer is read.
-async fn rest(target: &Target, from: u8, method: Method, path: &str, token: &str, body: &'static str) -> Option<StatusCode> {
+async fn rest(
+    target: &Target,
+    from: u8,
+    method: Method,
+    path: &str,
+    token: &str,
+    body: &'static str,
+) -> Option<StatusCode> {
     let stream = TokioIo::new(connect_from(from, &target.rest).await);
-    let Ok((mut client, connection)) = hyper::client::conn::http1::handshake(stream).await else { return None };
+    let Ok((mut client, connection)) = hyper::client::conn::http1::handshake(stream).await else {
+        return None;
+    };
     let connection = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", &target.rest).header("authorization", token);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", &target.rest)
+        .header("authorization", token);
     let answer = client.send_request(request.body(Body::from(body)).unwrap()).await.ok()?;
     let status = answer.status();
     let _ = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await;
@@ -171,14 +205,18 @@ async fn calls(
     token: impl Fn(u32) -> String,
     message: impl prost::Message + Clone + 'static,
 ) {
-    let (mut calls, mut due, mut number) = (JoinSet::new(), interval(Duration::from_secs(1) / per_s), 0);
+    let (mut calls, mut due, mut number) =
+        (JoinSet::new(), interval(Duration::from_secs(1) / per_s), 0);
     while let Some(client) = http2(from, &target.grpc).await {
         while !client.is_closed() {
             due.tick().await;
             number += 1;
             if calls.len() < 60 {
-                let (client, target, token, message) = (client.clone(), target.clone(), token(number), message.clone());
-                calls.spawn(async move { ask(&client, &target.grpc, method, &token, &message).await.is_ok() });
+                let (client, target, token, message) =
+                    (client.clone(), target.clone(), token(number), message.clone());
+                calls.spawn(async move {
+                    ask(&client, &target.grpc, method, &token, &message).await.is_ok()
+                });
             }
             while calls.try_join_next().is_some() {}
         }
@@ -187,26 +225,49 @@ async fn calls(
 
 async fn forbidden(target: Arc<Target>) {
     let users = vec!["victim".to_owned()];
-    let message = pb::MuteMembersRequest { app: "Open".into(), room: "room".into(), users, ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        users,
+        ..Default::default()
+    };
     let token = target.user.clone();
     calls(target, 25, 200, "MuteMembers", move |_| token.clone(), message).await;
 }
 
 async fn forged(target: Arc<Target>) {
-    let message = pb::CheckSendRequest { app: "Open".into(), room: "room".into(), user: "u".into(), min_revision: 0 };
+    let message = pb::CheckSendRequest {
+        app: "Open".into(),
+        room: "room".into(),
+        user: "u".into(),
+        min_revision: 0,
+    };
     let good = target.user.clone();
-    calls(target, 26, 500, "CheckSend", move |number| format!("{}{number:08}", &good[..good.len() - 8]), message).await;
+    calls(
+        target,
+        26,
+        500,
+        "CheckSend",
+        move |number| format!("{}{number:08}", &good[..good.len() - 8]),
+        message,
+    )
+    .await;
 }
 
 async fn unread(target: Arc<Target>) {
-    let message =
-        pb::ListMutedMembersRequest { app: "evil#tenant".into(), room: "room".into(), page_size: 1_000, ..Default::default() };
+    let message = pb::ListMutedMembersRequest {
+        app: "evil#tenant".into(),
+        room: "room".into(),
+        page_size: 1_000,
+        ..Default::default()
+    };
     loop {
         let mut held = JoinSet::new();
         if let Ok((client, _)) = reading_nothing(27, &target.grpc).await {
             for _ in 0..50 {
                 let body = Body::from(framed(&message.encode_to_vec()));
-                let request = call(&target.grpc, "ListMutedMembers", &target.tenant).body(body).unwrap();
+                let request =
+                    call(&target.grpc, "ListMutedMembers", &target.tenant).body(body).unwrap();
                 let answer = client.clone().send_request(request);
                 held.spawn(async move {
                     let _answer = answer.await;
@@ -220,8 +281,12 @@ async fn unread(target: Arc<Target>) {
 }
 
 async fn history(target: Arc<Target>) {
-    let message =
-        pb::ListEventsRequest { app: "evil#tenant".into(), room: "none".into(), page_size: 1_000, ..Default::default() };
+    let message = pb::ListEventsRequest {
+        app: "evil#tenant".into(),
+        room: "none".into(),
+        page_size: 1_000,
+        ..Default::default()
+    };
     let token = target.tenant.clone();
     calls(target, 28, 60, "ListEvents", move |_| token.clone(), message).await;
 }
@@ -233,7 +298,9 @@ async fn lists(target: Arc<Target>) {
         due.tick().await;
         if lists.len() < 20 {
             let target = target.clone();
-            lists.spawn(async move { rest(&target, 29, Method::GET, LIST, &target.tenant, "").await });
+            lists.spawn(
+                async move { rest(&target, 29, Method::GET, LIST, &target.tenant, "").await },
+            );
         }
         while lists.try_join_next().is_some() {}
     }

@@ -1,10 +1,12 @@
-//! Who calls while the cluster is at odds with itself. Each caller goes its own way, by random numbers of its own, and asks whichever replica it gets.
+//! Who calls while the cluster is at odds with itself. Each caller goes its own way, by random
+//! numbers of its own, and asks whichever replica it gets.
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, future::join_all};
 use mute_service::proto::v1::{
-    self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _,
+    self as pb, directory_service_server::DirectoryService as _,
+    mute_service_server::MuteService as _,
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::{sleep, timeout};
@@ -12,7 +14,9 @@ use tonic::Status;
 
 use super::{
     Fault,
-    world::{Answer, OPEN, Observation, Replica, STRICT, Watched, World, as_admin, as_user, ask, pause},
+    world::{
+        Answer, OPEN, Observation, Replica, STRICT, Watched, World, as_admin, as_user, ask, pause,
+    },
 };
 use crate::{
     checker::{Operation, Outcome},
@@ -50,7 +54,8 @@ pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec
             reason: name.clone(),
             request_id: if random.random_bool(0.5) { name } else { String::new() },
         };
-        let kind = if random.random_bool(0.7) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted };
+        let kind =
+            if random.random_bool(0.7) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted };
         let outcome = write(&world, &mut random, kind, &message).await;
         let pb::MuteMembersRequest { room, users, reason, .. } = message;
         operations.push(Operation { reason, room, users, kind, outcome });
@@ -58,8 +63,14 @@ pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec
     operations
 }
 
-/// What got no answer is sent again where it has an id; and what got one too, at another replica, which has to answer the same.
-async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message: &pb::MuteMembersRequest) -> Outcome {
+/// What got no answer is sent again where it has an id; and what got one too, at another replica,
+/// which has to answer the same.
+async fn write(
+    world: &World,
+    random: &mut StdRng,
+    kind: pb::ChangeKind,
+    message: &pb::MuteMembersRequest,
+) -> Outcome {
     let mut first = Outcome::Unknown;
     for number in 0..4 {
         let Some(replica) = world.any_replica(random) else { return first };
@@ -69,7 +80,10 @@ async fn write(world: &World, random: &mut StdRng, kind: pb::ChangeKind, message
         };
         match outcome {
             Outcome::Done(_) if first != Outcome::Unknown && first != outcome => {
-                let what = format!("{} was answered with {first:?}, and its repeat with {outcome:?}", message.reason);
+                let what = format!(
+                    "{} was answered with {first:?}, and its repeat with {outcome:?}",
+                    message.reason
+                );
                 world.fault(Fault::History, what);
                 return first;
             }
@@ -92,7 +106,10 @@ async fn mute(world: &World, replica: &Replica, message: &pb::MuteMembersRequest
         Answer::Done(answer) => {
             let is_long = message.duration.as_ref().is_none_or(|duration| duration.seconds > 60);
             if is_long && may_speak(replica, message) {
-                world.fault(Fault::History, format!("{} was answered, and is not in force", message.reason));
+                world.fault(
+                    Fault::History,
+                    format!("{} was answered, and is not in force", message.reason),
+                );
             }
             Outcome::Done(answer.revision)
         }
@@ -113,7 +130,9 @@ async fn unmute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome 
     let pb::MuteMembersRequest { app, room, users, reason, request_id, .. } = message.clone();
     let message = pb::UnmuteMembersRequest { app, room, users, reason, request_id };
     match ask(replica.api.unmute_members(as_admin(OPEN, message))).await {
-        Answer::Done(answer) if answer.members.iter().any(|member| member.was_muted) => Outcome::Done(answer.revision),
+        Answer::Done(answer) if answer.members.iter().any(|member| member.was_muted) => {
+            Outcome::Done(answer.revision)
+        }
         Answer::Done(_) | Answer::Refused => Outcome::Nothing,
         Answer::Unknown => Outcome::Unknown,
     }
@@ -127,7 +146,11 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
         let Some(replica) = world.any_replica(&mut random) else { continue };
         number += 1;
         if number % 9 == 0 {
-            let message = pb::DeleteRoomRequest { app: OPEN.into(), room: STAFFED_ROOM.into(), ..Default::default() };
+            let message = pb::DeleteRoomRequest {
+                app: OPEN.into(),
+                room: STAFFED_ROOM.into(),
+                ..Default::default()
+            };
             ask(replica.api.delete_room(as_admin(OPEN, message))).await;
             continue;
         }
@@ -150,7 +173,8 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
             ask(replica.api.upsert_room(as_admin(OPEN, message))).await;
         };
         let replicas = world.replicas();
-        let moderated = replicas.iter().flat_map(|replica| (0..2).map(move |user| moderate(replica, user)));
+        let moderated =
+            replicas.iter().flat_map(|replica| (0..2).map(move |user| moderate(replica, user)));
         futures_util::join!(change, join_all(moderated));
     }
 }
@@ -176,11 +200,21 @@ pub async fn client(world: Arc<World>, mut random: StdRng, user: &'static str) {
         let user = user.to_owned();
         let room = room.to_owned();
         if random.random_bool(0.75) {
-            let message =
-                pb::MuteRoomNotificationsRequest { app: app.into(), user, room: room.clone(), duration, ..Default::default() };
+            let message = pb::MuteRoomNotificationsRequest {
+                app: app.into(),
+                user,
+                room: room.clone(),
+                duration,
+                ..Default::default()
+            };
             ask(replica.api.mute_room_notifications(as_admin(app, message))).await;
         } else {
-            let message = pb::UnmuteRoomNotificationsRequest { app: app.into(), user, room: room.clone(), ..Default::default() };
+            let message = pb::UnmuteRoomNotificationsRequest {
+                app: app.into(),
+                user,
+                room: room.clone(),
+                ..Default::default()
+            };
             ask(replica.api.unmute_room_notifications(as_admin(app, message))).await;
         }
         observe(&world, &replica, app, &room);
@@ -195,10 +229,15 @@ pub async fn keeper(world: Arc<World>, mut random: StdRng) {
         let Some(replica) = world.any_replica(&mut random) else { continue };
         if random.random_bool(0.2) {
             let user = CLIENTS[random.random_range(0..CLIENTS.len())];
-            let message = pb::DeleteClientRequest { app: app.into(), user: user.into(), ..Default::default() };
+            let message = pb::DeleteClientRequest {
+                app: app.into(),
+                user: user.into(),
+                ..Default::default()
+            };
             ask(replica.api.delete_client(as_admin(app, message))).await;
         } else {
-            let message = pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
+            let message =
+                pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
             ask(replica.api.delete_room(as_admin(app, message))).await;
         }
         observe(&world, &replica, app, room);
@@ -213,11 +252,17 @@ pub async fn keeper(world: Arc<World>, mut random: StdRng) {
 
 /// The room, and all clients.
 pub async fn register(replica: &Replica, app: &'static str, room: &str) {
-    let message = pb::UpsertRoomRequest { app: app.into(), room: room.into(), name: Some("room".into()), ..Default::default() };
+    let message = pb::UpsertRoomRequest {
+        app: app.into(),
+        room: room.into(),
+        name: Some("room".into()),
+        ..Default::default()
+    };
     ask(replica.api.upsert_room(as_admin(app, message))).await;
     for user in CLIENTS {
         let client = pb::Client { user: user.into(), ..Default::default() };
-        let message = pb::UpsertClientRequest { app: app.into(), client: Some(client), ..Default::default() };
+        let message =
+            pb::UpsertClientRequest { app: app.into(), client: Some(client), ..Default::default() };
         ask(replica.api.upsert_client(as_admin(app, message))).await;
     }
 }
@@ -235,11 +280,17 @@ pub async fn banner(world: Arc<World>, mut random: StdRng) {
                 ask(replica.api.unban_room(as_admin(OPEN, message))).await;
             }
             1 => {
-                let message = pb::MuteUserRequest { app, user: "everywhere".into(), duration, ..Default::default() };
+                let message = pb::MuteUserRequest {
+                    app,
+                    user: "everywhere".into(),
+                    duration,
+                    ..Default::default()
+                };
                 ask(replica.api.mute_user(as_admin(OPEN, message))).await;
             }
             _ => {
-                let message = pb::BanRoomRequest { app, room: "b0".into(), duration, ..Default::default() };
+                let message =
+                    pb::BanRoomRequest { app, room: "b0".into(), duration, ..Default::default() };
                 ask(replica.api.ban_room(as_admin(OPEN, message))).await;
             }
         }
@@ -249,10 +300,18 @@ pub async fn banner(world: Arc<World>, mut random: StdRng) {
 /// Asks who wants no push, at one moment of the view.
 pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) {
     let users: Vec<_> = CLIENTS.iter().map(|user| (*user).to_owned()).collect();
-    let message = pb::FilterRecipientsRequest { app: app.into(), room: room.into(), users: users.clone(), min_revision: 0 };
+    let message = pb::FilterRecipientsRequest {
+        app: app.into(),
+        room: room.into(),
+        users: users.clone(),
+        min_revision: 0,
+    };
     let revision = replica.service.view.revision();
     // A room that is not registered is not asked about.
-    let Some(Ok(answer)) = replica.api.filter_recipients(as_admin(app, message)).now_or_never() else { return };
+    let Some(Ok(answer)) = replica.api.filter_recipients(as_admin(app, message)).now_or_never()
+    else {
+        return;
+    };
     let pushed = answer.into_inner().users;
     world.log().observations.push(Observation {
         app,
@@ -263,13 +322,15 @@ pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) 
     });
 }
 
-/// Watches an app, or a room of it, at one machine, for as long as there are callers; begins anew whenever it is ended.
+/// Watches an app, or a room of it, at one machine, for as long as there are callers; begins anew
+/// whenever it is ended.
 pub async fn watcher(world: Arc<World>, machine: usize, room: &'static str) {
     let mut after = None;
     while world.goes_on() {
         sleep(Duration::from_millis(50)).await;
         let Some(replica) = world.replica(machine) else { continue };
-        let message = pb::WatchRequest { app: OPEN.into(), room: room.into(), after_revision: after };
+        let message =
+            pb::WatchRequest { app: OPEN.into(), room: room.into(), after_revision: after };
         let Answer::Done(stream) = ask(replica.api.watch(as_admin(OPEN, message))).await else {
             after = None;
             continue;
@@ -290,7 +351,9 @@ async fn listen(
 ) -> Watched {
     let mut watched = Watched { room: room.to_owned(), ..Watched::default() };
     let begun = world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize);
-    while world.goes_on() && world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize) == begun {
+    while world.goes_on()
+        && world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize) == begun
+    {
         let told = match timeout(Duration::from_millis(200), stream.next()).await {
             Err(_) => continue,
             Ok(Some(Ok(pb::WatchResponse { event: Some(told) }))) => told,
@@ -302,10 +365,14 @@ async fn listen(
         };
         match told {
             // The first of all says where it begins.
-            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision }) if watched.last == 0 => {
+            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision })
+                if watched.last == 0 =>
+            {
                 (watched.after, watched.last) = (revision, revision);
             }
-            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision }) => watched.last = revision,
+            pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision }) => {
+                watched.last = revision
+            }
             pb::watch_response::Event::Change(change) => {
                 watched.last = change.revision;
                 watched.changes.push(change.revision);

@@ -1,4 +1,5 @@
-//! etcd before 3.4.36 and 3.5.19 forgets the deletions of the very revision that it is compacted to: a watch that goes on there is not told of them.
+//! etcd before 3.4.36 and 3.5.19 forgets the deletions of the very revision that it is compacted
+//! to: a watch that goes on there is not told of them.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::double::link::State;
 
 const ROUNDS: usize = 5;
 
-/// One replica is cut off for a moment, in which the other unmutes somebody and the cluster is compacted.
+/// One replica is cut off for a moment, in which the other unmutes somebody and the cluster is
+/// compacted.
 pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     if !is_told(Fault::CompactedDeletion) {
         return Vec::new();
@@ -24,26 +26,42 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     let reader = world.replica(1).unwrap();
     for round in 0..ROUNDS {
         let user = format!("u{round}");
-        let message =
-            pb::MuteMembersRequest { app: OPEN.into(), room: "m0".into(), users: vec![user.clone()], ..Default::default() };
+        let message = pb::MuteMembersRequest {
+            app: OPEN.into(),
+            room: "m0".into(),
+            users: vec![user.clone()],
+            ..Default::default()
+        };
         ask(writer.api.mute_members(as_admin(OPEN, message))).await;
         sleep(Duration::from_millis(random.random_range(1_000..2_000))).await;
         let link = &reader.network.links[0];
         link.set(State::Cut);
-        let message =
-            pb::UnmuteMembersRequest { app: OPEN.into(), room: "m0".into(), users: vec![user.clone()], ..Default::default() };
+        let message = pb::UnmuteMembersRequest {
+            app: OPEN.into(),
+            room: "m0".into(),
+            users: vec![user.clone()],
+            ..Default::default()
+        };
         ask(writer.api.unmute_members(as_admin(OPEN, message))).await;
         world.double.compact(world.double.revision());
         link.set(State::Up);
         sleep(Duration::from_secs(4)).await;
         if is_muted(&reader, &user).await {
-            world.fault(Fault::CompactedDeletion, format!("{user} is muted at a replica that was cut off when it was unmuted"));
+            world.fault(
+                Fault::CompactedDeletion,
+                format!("{user} is muted at a replica that was cut off when it was unmuted"),
+            );
         }
     }
     std::mem::take(&mut world.log().faults)
 }
 
 async fn is_muted(replica: &Replica, user: &str) -> bool {
-    let check = pb::CheckSendRequest { app: OPEN.into(), room: "m0".into(), user: user.into(), min_revision: 0 };
+    let check = pb::CheckSendRequest {
+        app: OPEN.into(),
+        room: "m0".into(),
+        user: user.into(),
+        min_revision: 0,
+    };
     !replica.api.check_send(as_admin(OPEN, check)).await.unwrap().into_inner().allowed
 }

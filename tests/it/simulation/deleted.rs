@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mute_service::proto::v1::{
-    self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _,
+    self as pb, directory_service_server::DirectoryService as _,
+    mute_service_server::MuteService as _,
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::sleep;
@@ -49,11 +50,13 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
 async fn mute(replica: &Replica, app: &'static str, room: &str) {
     for user in CLIENTS {
         let (user, room) = (user.to_owned(), room.to_owned());
-        let message = pb::MuteRoomNotificationsRequest { app: app.into(), user, room, ..Default::default() };
+        let message =
+            pb::MuteRoomNotificationsRequest { app: app.into(), user, room, ..Default::default() };
         ask(replica.api.mute_room_notifications(as_admin(app, message))).await;
     }
     let users = vec![CLIENTS[0].to_owned()];
-    let message = pb::MuteMembersRequest { app: app.into(), room: room.into(), users, ..Default::default() };
+    let message =
+        pb::MuteMembersRequest { app: app.into(), room: room.into(), users, ..Default::default() };
     ask(replica.api.mute_members(as_admin(app, message))).await;
     let message = pb::BanRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
     ask(replica.api.ban_room(as_admin(app, message))).await;
@@ -61,10 +64,15 @@ async fn mute(replica: &Replica, app: &'static str, room: &str) {
 
 async fn delete(replica: &Replica, random: &mut StdRng, app: &'static str, room: &str) {
     if random.random_bool(0.3) {
-        let message = pb::DeleteClientRequest { app: app.into(), user: CLIENTS[0].into(), ..Default::default() };
+        let message = pb::DeleteClientRequest {
+            app: app.into(),
+            user: CLIENTS[0].into(),
+            ..Default::default()
+        };
         ask(replica.api.delete_client(as_admin(app, message))).await;
     } else {
-        let message = pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
+        let message =
+            pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
         ask(replica.api.delete_room(as_admin(app, message))).await;
     }
 }
@@ -80,7 +88,10 @@ async fn look(world: &World, replica: &Replica) {
         let member = format!("mute {app} {room} {} for good", CLIENTS[0]);
         let expected = silences.into_iter().chain([member, format!("ban {app} {room} for good")]);
         for lost in expected.filter(|fact| !found.contains(fact)) {
-            world.fault(Fault::AfterDeletion, format!("replica {} lacks {lost:?}, of after a deletion", replica.number));
+            world.fault(
+                Fault::AfterDeletion,
+                format!("replica {} lacks {lost:?}, of after a deletion", replica.number),
+            );
         }
     }
 }

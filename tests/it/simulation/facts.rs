@@ -1,11 +1,15 @@
-//! What is so in the end: the history of all, what the records of the store say, and what each replica answers, in one form each.
+//! What is so in the end: the history of all, what the records of the store say, and what each
+//! replica answers, in one form each.
 
 use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt as _;
 use mute_service::{
     model::{Expire, Key, Restriction, Value},
-    proto::v1::{self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _},
+    proto::v1::{
+        self as pb, directory_service_server::DirectoryService as _,
+        mute_service_server::MuteService as _,
+    },
     store::codec,
     transfer::stored::{Stored, Tombstones},
 };
@@ -27,7 +31,12 @@ pub async fn history(replica: &Replica, app: &str) -> Result<Vec<pb::Change>, St
     let mut changes = Vec::new();
     let mut page_token = String::new();
     loop {
-        let message = pb::ListEventsRequest { app: app.to_owned(), page_size: 1_000, page_token, ..Default::default() };
+        let message = pb::ListEventsRequest {
+            app: app.to_owned(),
+            page_size: 1_000,
+            page_token,
+            ..Default::default()
+        };
         let page = replica.api.list_events(as_admin(app, message)).await?.into_inner();
         changes.extend(page.events);
         page_token = page.next_page_token;
@@ -47,9 +56,13 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
     entries.retain(|entry| !matches!(tombstones.look_at(entry), Ok(Stored::Deleted)));
     let records = entries.iter().map(|entry| codec::decode(&entry.key, &entry.value));
     let records: Vec<_> = records.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    let is_registered = |app: &str, room: &str| app == OPEN || records.iter().any(|(key, _)| *key == Key::Room { app, room });
+    let is_registered = |app: &str, room: &str| {
+        app == OPEN || records.iter().any(|(key, _)| *key == Key::Room { app, room })
+    };
     let fact = |(key, value): &(Key<'_>, Value)| match (key, value) {
-        (Key::Room { app, room }, Value::Room(profile)) => Some(format!("room {app} {room} {:?}", profile.admins)),
+        (Key::Room { app, room }, Value::Room(profile)) => {
+            Some(format!("room {app} {room} {:?}", profile.admins))
+        }
         (Key::Client { app, user }, _) => Some(format!("client {app} {user}")),
         (Key::Ban { app, room }, Value::Restriction(restriction)) => {
             Some(format!("ban {app} {room} {}", end(restriction, after_ms)?))
@@ -61,7 +74,9 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
             Some(format!("user mute {app} {user} {}", end(restriction, after_ms)?))
         }
         // Nobody can ask about a room that is not registered and has to be.
-        (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, _)) if is_registered(app, room) => {
+        (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, _))
+            if is_registered(app, room) =>
+        {
             Some(format!("silence {app} {room} {user} {}", end(restriction, after_ms)?))
         }
         _ => None,
@@ -89,23 +104,38 @@ pub async fn of_replica(replica: &Replica, after_ms: u64) -> Result<Facts, Statu
     for app in [OPEN, STRICT] {
         let list = pb::ListRoomsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
         let rooms = replica.api.list_rooms(as_admin(app, list)).await?.into_inner().rooms;
-        facts.extend(rooms.iter().map(|room| format!("room {app} {} {:?}", room.room, room.admins)));
-        let list = pb::ListClientsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
+        facts
+            .extend(rooms.iter().map(|room| format!("room {app} {} {:?}", room.room, room.admins)));
+        let list =
+            pb::ListClientsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
         let clients = replica.api.list_clients(as_admin(app, list)).await?.into_inner().clients;
         facts.extend(clients.iter().map(|client| format!("client {app} {}", client.user)));
-        let list = pb::ListMutedUsersRequest { app: app.into(), page_size: 1_000, ..Default::default() };
+        let list =
+            pb::ListMutedUsersRequest { app: app.into(), page_size: 1_000, ..Default::default() };
         for muted in replica.api.list_muted_users(as_admin(app, list)).await?.into_inner().users {
             let end = told_end(muted.expire_time.as_ref(), after_ms);
             facts.extend(end.map(|end| format!("user mute {app} {} {end}", muted.user)));
         }
-        for room in ROOMS.iter().filter(|room| app == OPEN || rooms.iter().any(|known| known.room == **room)) {
+        for room in ROOMS
+            .iter()
+            .filter(|room| app == OPEN || rooms.iter().any(|known| known.room == **room))
+        {
             of_room(replica, app, room, after_ms, &mut facts).await?;
         }
-        for user in CLIENTS.iter().filter(|user| app == OPEN || clients.iter().any(|known| known.user == **user)) {
-            let list =
-                pb::ListMutedRoomsRequest { app: app.into(), user: (*user).into(), page_size: 1_000, ..Default::default() };
-            for muted in replica.api.list_muted_rooms(as_admin(app, list)).await?.into_inner().rooms {
-                let is_registered = app == OPEN || rooms.iter().any(|known| known.room == muted.room);
+        for user in CLIENTS
+            .iter()
+            .filter(|user| app == OPEN || clients.iter().any(|known| known.user == **user))
+        {
+            let list = pb::ListMutedRoomsRequest {
+                app: app.into(),
+                user: (*user).into(),
+                page_size: 1_000,
+                ..Default::default()
+            };
+            for muted in replica.api.list_muted_rooms(as_admin(app, list)).await?.into_inner().rooms
+            {
+                let is_registered =
+                    app == OPEN || rooms.iter().any(|known| known.room == muted.room);
                 let end = told_end(muted.expire_time.as_ref(), after_ms).filter(|_| is_registered);
                 facts.extend(end.map(|end| format!("silence {app} {} {user} {end}", muted.room)));
             }
@@ -114,12 +144,26 @@ pub async fn of_replica(replica: &Replica, after_ms: u64) -> Result<Facts, Statu
     Ok(facts)
 }
 
-async fn of_room(replica: &Replica, app: &str, room: &str, after_ms: u64, facts: &mut Facts) -> Result<(), Status> {
+async fn of_room(
+    replica: &Replica,
+    app: &str,
+    room: &str,
+    after_ms: u64,
+    facts: &mut Facts,
+) -> Result<(), Status> {
     let get = pb::GetRoomRequest { app: app.into(), room: room.into(), min_revision: 0 };
     if let Some(ban) = replica.api.get_room(as_admin(app, get)).await?.into_inner().ban {
-        facts.extend(told_end(ban.expire_time.as_ref(), after_ms).map(|end| format!("ban {app} {room} {end}")));
+        facts.extend(
+            told_end(ban.expire_time.as_ref(), after_ms)
+                .map(|end| format!("ban {app} {room} {end}")),
+        );
     }
-    let list = pb::ListMutedMembersRequest { app: app.into(), room: room.into(), page_size: 1_000, ..Default::default() };
+    let list = pb::ListMutedMembersRequest {
+        app: app.into(),
+        room: room.into(),
+        page_size: 1_000,
+        ..Default::default()
+    };
     for muted in replica.api.list_muted_members(as_admin(app, list)).await?.into_inner().members {
         let end = told_end(muted.expire_time.as_ref(), after_ms);
         facts.extend(end.map(|end| format!("mute {app} {room} {} {end}", muted.user)));

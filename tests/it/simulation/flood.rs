@@ -1,9 +1,11 @@
-//! A replica that has fallen behind, under writes that do not stop: it has to catch up while they go on.
+//! A replica that has fallen behind, under writes that do not stop: it has to catch up while they
+//! go on.
 
 use std::{sync::Arc, time::Duration};
 
 use mute_service::proto::v1::{
-    self as pb, directory_service_server::DirectoryService as _, mute_service_server::MuteService as _,
+    self as pb, directory_service_server::DirectoryService as _,
+    mute_service_server::MuteService as _,
 };
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::{Instant, interval, sleep};
@@ -14,7 +16,8 @@ use super::{
 };
 use crate::double::link::State;
 
-/// Each write is of one of these clients, and has so many bytes: some seconds of it are all that an engine keeps in memory.
+/// Each write is of one of these clients, and has so many bytes: some seconds of it are all that an
+/// engine keeps in memory.
 const CLIENTS: usize = 20;
 const CLIENT_BYTES: usize = 15 << 10;
 /// So many calls of a hundred mutes are what a snapshot has beside them: five megabytes.
@@ -26,7 +29,8 @@ const CATCH_UP: Duration = Duration::from_secs(9);
 /// How late it may see what another has acknowledged, once it has.
 const LATE: Duration = Duration::from_secs(2);
 
-/// Two replicas: one writes, the other loses its link for a while, in which the cluster is compacted, and has a slow one from then on.
+/// Two replicas: one writes, the other loses its link for a while, in which the cluster is
+/// compacted, and has a slow one from then on.
 pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
     // Of nothing else.
     if !is_told(Fault::Stale) {
@@ -60,29 +64,47 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
 /// What the one acknowledges the other answers with, in a while.
 async fn catches_up(writer: &Replica, behind: &Replica) -> Result<(), String> {
     let room = "m0".to_owned();
-    let message =
-        pb::MuteMembersRequest { app: OPEN.into(), room: room.clone(), users: vec!["seen".into()], ..Default::default() };
+    let message = pb::MuteMembersRequest {
+        app: OPEN.into(),
+        room: room.clone(),
+        users: vec!["seen".into()],
+        ..Default::default()
+    };
     let Answer::Done(muted) = ask(writer.api.mute_members(as_admin(OPEN, message))).await else {
         return Err("nothing is muted".to_owned());
     };
     let started = Instant::now();
     while started.elapsed() < LATE {
-        let check = pb::CheckSendRequest { app: OPEN.into(), room: room.clone(), user: "seen".into(), min_revision: 0 };
-        let answer = behind.api.check_send(as_admin(OPEN, check)).await.map_err(|status| status.to_string())?.into_inner();
+        let check = pb::CheckSendRequest {
+            app: OPEN.into(),
+            room: room.clone(),
+            user: "seen".into(),
+            min_revision: 0,
+        };
+        let answer = behind
+            .api
+            .check_send(as_admin(OPEN, check))
+            .await
+            .map_err(|status| status.to_string())?
+            .into_inner();
         if !answer.allowed {
             return Ok(());
         }
         sleep(Duration::from_millis(50)).await;
     }
     let is_at = behind.service.view.revision();
-    Err(format!("a mute at {} is not seen within {LATE:?} by a replica that is at {is_at}", muted.revision))
+    Err(format!(
+        "a mute at {} is not seen within {LATE:?} by a replica that is at {is_at}",
+        muted.revision
+    ))
 }
 
 async fn fill(replica: &Replica, call: usize) {
     let users = (0..100).map(|user| format!("c{call}u{user}")).collect();
     let room = "full".to_owned();
     let reason = "x".repeat(500);
-    let message = pb::MuteMembersRequest { app: OPEN.into(), room, users, reason, ..Default::default() };
+    let message =
+        pb::MuteMembersRequest { app: OPEN.into(), room, users, reason, ..Default::default() };
     ask(replica.api.mute_members(as_admin(OPEN, message))).await;
 }
 
@@ -98,8 +120,10 @@ async fn flood(world: Arc<World>, writes_per_s: usize) {
 }
 
 async fn write(replica: &Replica, client: usize) {
-    let custom_json = format!("{{\"filler\":\"{:x<1$}\"}}", replica.service.view.revision(), CLIENT_BYTES);
+    let custom_json =
+        format!("{{\"filler\":\"{:x<1$}\"}}", replica.service.view.revision(), CLIENT_BYTES);
     let client = pb::Client { user: format!("flooded{client}"), custom_json, ..Default::default() };
-    let message = pb::UpsertClientRequest { app: OPEN.into(), client: Some(client), ..Default::default() };
+    let message =
+        pb::UpsertClientRequest { app: OPEN.into(), client: Some(client), ..Default::default() };
     ask(replica.api.upsert_client(as_admin(OPEN, message))).await;
 }

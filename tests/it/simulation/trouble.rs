@@ -25,7 +25,8 @@ const AHEAD: Duration = Duration::from_millis(1_200);
 /// Who is muted by imports, and where.
 pub const IMPORTED_ROOM: &str = "imported";
 
-/// Does what happens, one thing after the other, and answers the older state of the cluster that was kept.
+/// Does what happens, one thing after the other, and answers the older state of the cluster that
+/// was kept.
 pub async fn trouble(world: &Arc<World>, random: &mut StdRng, steps: usize) -> Mvcc {
     let mut kept = world.double.backup();
     for step in 0..steps {
@@ -83,7 +84,9 @@ fn network(world: &World, random: &mut StdRng) {
         3 => {
             let latency = random.random_range(1..120);
             let bytes_per_s = random.random_range(20_000..500_000);
-            links.iter().for_each(|link| link.pace(Duration::from_millis(latency), Some(bytes_per_s)));
+            links
+                .iter()
+                .for_each(|link| link.pace(Duration::from_millis(latency), Some(bytes_per_s)));
         }
         4 => links.iter().for_each(|link| link.lose_answers(1, Loss::Silent)),
         5 => links.iter().for_each(|link| link.lose_answers(1, Loss::Reset)),
@@ -128,17 +131,33 @@ fn clock(world: &Arc<World>, random: &mut StdRng) {
 async fn import(world: &World, random: &mut StdRng, number: usize) {
     let Some(replica) = world.any_replica(random) else { return };
     let why = Provenance { actor: "app".into(), reason: "import".into() };
-    let value = Value::Restriction(Restriction { expire: Expire::NEVER, set_ms: world.now_ms(), provenance: Arc::new(why) });
+    let value = Value::Restriction(Restriction {
+        expire: Expire::NEVER,
+        set_ms: world.now_ms(),
+        provenance: Arc::new(why),
+    });
     let record = |user: usize| {
-        let key = codec::encode_key(Key::MemberMute { app: OPEN, room: IMPORTED_ROOM, user: &format!("i{number}-{user}") });
+        let key = codec::encode_key(Key::MemberMute {
+            app: OPEN,
+            room: IMPORTED_ROOM,
+            user: &format!("i{number}-{user}"),
+        });
         let value = codec::encode_value(&key, &value);
         (key, (1, value))
     };
-    let incoming = Incoming { app: Some(OPEN.to_owned()), records: (0..5).map(record).collect::<BTreeMap<_, _>>() };
+    let incoming = Incoming {
+        app: Some(OPEN.to_owned()),
+        records: (0..5).map(record).collect::<BTreeMap<_, _>>(),
+    };
     let store = &*replica.service.store;
     let imported = async {
         let snapshot = store.snapshot().await.ok()?;
-        MergePlan::of(incoming, Some(snapshot), Mode::Merge).await.ok()?.commit(store, world.now_ms(), |_| {}).await.ok()
+        MergePlan::of(incoming, Some(snapshot), Mode::Merge)
+            .await
+            .ok()?
+            .commit(store, world.now_ms(), |_| {})
+            .await
+            .ok()
     };
     // What it comes to, the history tells.
     let _ = timeout(Duration::from_secs(5), imported).await;

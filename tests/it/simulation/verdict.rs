@@ -1,4 +1,5 @@
-//! Whether what was seen can be of a service that keeps its promises. Each function holds one of them against the history.
+//! Whether what was seen can be of a service that keeps its promises. Each function holds one of
+//! them against the history.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,11 +33,16 @@ fn is_of(change: &pb::Change, kinds: &[ChangeKind]) -> bool {
 }
 
 /// The writers' calls, by the checker that processes are held to too.
-pub fn writers(history: &[pb::Change], mut operations: Vec<Vec<Operation>>, until_ms: u64) -> Faults {
+pub fn writers(
+    history: &[pb::Change],
+    mut operations: Vec<Vec<Operation>>,
+    until_ms: u64,
+) -> Faults {
     let kinds = [ChangeKind::Muted, ChangeKind::Unmuted, ChangeKind::Expired];
     let is_theirs = |change: &&pb::Change| is_of(change, &kinds) && change.room.starts_with('m');
     let history: Vec<_> = history.iter().filter(is_theirs).cloned().collect();
-    // A call with an id is answered with the revision of its record, which is the first of those that came together.
+    // A call with an id is answered with the revision of its record, which is the first of those
+    // that came together.
     for operation in operations.iter_mut().flatten() {
         let change = history.iter().find(|change| change.reason == operation.reason);
         if let Outcome::Done(revision) = operation.outcome
@@ -63,17 +69,24 @@ pub fn ends(world: &World, app: &str, history: &[pb::Change]) -> Faults {
             UserMuted | UserUnmuted | UserMuteExpired => "user mute",
             _ => continue,
         };
-        let users = if change.users.is_empty() { vec![String::new()] } else { change.users.clone() };
+        let users =
+            if change.users.is_empty() { vec![String::new()] } else { change.users.clone() };
         for key in users.into_iter().map(|user| (class, change.room.clone(), user)) {
             match change.kind() {
                 Muted | Banned | NotificationsMuted | UserMuted => {
                     ends.insert(key, change.expire_time.as_ref().map_or(u64::MAX, ms));
                 }
                 Expired | BanExpired | NotificationsExpired | UserMuteExpired => {
-                    let now_ms = world.double.time_of(group(change.revision)).map_or(0, |time| world.ms_of(time));
+                    let now_ms = world
+                        .double
+                        .time_of(group(change.revision))
+                        .map_or(0, |time| world.ms_of(time));
                     let early_ms = ends.remove(&key).unwrap_or(0).saturating_sub(now_ms);
                     if early_ms > CLOCKS_MS {
-                        let what = format!("{app}: the {key:?} has ended {early_ms} ms early, at {}", change.revision);
+                        let what = format!(
+                            "{app}: the {key:?} has ended {early_ms} ms early, at {}",
+                            change.revision
+                        );
                         faults.push((Fault::EarlyEnd, what));
                     }
                 }
@@ -102,7 +115,10 @@ pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
                 since = change.revision;
             }
             _ if change.actor == format!("user:{MODERATOR}") && !has_right => {
-                let what = format!("the moderator wrote at {}, and was removed at {since}", change.revision);
+                let what = format!(
+                    "the moderator wrote at {}, and was removed at {since}",
+                    change.revision
+                );
                 faults.push((Fault::RightGone, what));
             }
             _ => {}
@@ -111,8 +127,13 @@ pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
     faults
 }
 
-/// Who wanted no push from a room up to a revision, until when; and whose mute of it has gone with the room or the client.
-fn push_muted(history: &[pb::Change], room: &str, revision: i64) -> (BTreeMap<String, u64>, BTreeSet<String>) {
+/// Who wanted no push from a room up to a revision, until when; and whose mute of it has gone with
+/// the room or the client.
+fn push_muted(
+    history: &[pb::Change],
+    room: &str,
+    revision: i64,
+) -> (BTreeMap<String, u64>, BTreeSet<String>) {
     let mut push_muted = BTreeMap::new();
     let mut voided = BTreeSet::new();
     for change in history.iter().take_while(|change| change.revision <= revision) {
@@ -121,12 +142,19 @@ fn push_muted(history: &[pb::Change], room: &str, revision: i64) -> (BTreeMap<St
                 voided.extend(std::mem::take(&mut push_muted).into_keys());
             }
             ChangeKind::ClientDeleted => {
-                voided.extend(change.users.iter().filter(|user| push_muted.remove(*user).is_some()).cloned());
+                voided.extend(
+                    change.users.iter().filter(|user| push_muted.remove(*user).is_some()).cloned(),
+                );
             }
             ChangeKind::NotificationsMuted if change.room == room => {
-                push_muted.insert(change.users[0].clone(), change.expire_time.as_ref().map_or(u64::MAX, ms));
+                push_muted.insert(
+                    change.users[0].clone(),
+                    change.expire_time.as_ref().map_or(u64::MAX, ms),
+                );
             }
-            ChangeKind::NotificationsUnmuted | ChangeKind::NotificationsExpired if change.room == room => {
+            ChangeKind::NotificationsUnmuted | ChangeKind::NotificationsExpired
+                if change.room == room =>
+            {
                 push_muted.remove(&change.users[0]);
             }
             _ => {}
@@ -135,7 +163,8 @@ fn push_muted(history: &[pb::Change], room: &str, revision: i64) -> (BTreeMap<St
     (push_muted, voided)
 }
 
-/// A notification mute is in force from its commit on until it is removed or ends, and never after its room or client has gone.
+/// A notification mute is in force from its commit on until it is removed or ends, and never after
+/// its room or client has gone.
 pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
     let (expected, voided) = push_muted(history, &seen.room, seen.revision | (PLACES - 1));
     let mut faults = Faults::new();
@@ -145,9 +174,14 @@ pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
             faults.push((fault, format!("{user} is not to be silent in {seen:?}")));
         }
     }
-    for (user, _) in expected.iter().filter(|(user, end_ms)| **end_ms > seen.now_ms && !seen.push_muted.contains(*user)) {
+    for (user, _) in expected
+        .iter()
+        .filter(|(user, end_ms)| **end_ms > seen.now_ms && !seen.push_muted.contains(*user))
+    {
         let was_deleted = history.iter().any(|change| {
-            change.room == seen.room && change.kind() == ChangeKind::RoomDeleted && change.revision <= seen.revision
+            change.room == seen.room
+                && change.kind() == ChangeKind::RoomDeleted
+                && change.revision <= seen.revision
         });
         let fault = if was_deleted { Fault::AfterDeletion } else { Fault::History };
         faults.push((fault, format!("{user}, who has muted, is not silent in {seen:?}")));
@@ -159,22 +193,32 @@ pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
 pub fn watches(history: &[pb::Change], log: &Log) -> Faults {
     let mut faults = Faults::new();
     for watched in &log.watches {
-        let is_covered = |change: &&pb::Change| change.revision > watched.after && change.revision <= watched.last;
+        let is_covered = |change: &&pb::Change| {
+            change.revision > watched.after && change.revision <= watched.last
+        };
         let covered: Vec<_> = history.iter().filter(is_covered).collect();
-        let imports: Vec<_> = covered.iter().filter(|change| change.kind() == ChangeKind::Imported).collect();
+        let imports: Vec<_> =
+            covered.iter().filter(|change| change.kind() == ChangeKind::Imported).collect();
         if let Some(import) = imports.first() {
-            let what =
-                format!("a watch of \"{}\" passed over the import at {} to {}", watched.room, import.revision, watched.last);
+            let what = format!(
+                "a watch of \"{}\" passed over the import at {} to {}",
+                watched.room, import.revision, watched.last
+            );
             faults.push((Fault::ImportPassedOver, what));
         }
         let is_told = |change: &&&pb::Change| {
-            change.kind() != ChangeKind::Imported && (watched.room.is_empty() || watched.room == change.room)
+            change.kind() != ChangeKind::Imported
+                && (watched.room.is_empty() || watched.room == change.room)
         };
-        let expected: Vec<_> = covered.iter().filter(is_told).map(|change| change.revision).collect();
+        let expected: Vec<_> =
+            covered.iter().filter(is_told).map(|change| change.revision).collect();
         let mut told = watched.changes.clone();
         told.retain(|revision| !imports.iter().any(|import| import.revision == *revision));
         if told != expected {
-            faults.push((Fault::History, format!("a watch has told {watched:?}, and there was {expected:?}")));
+            faults.push((
+                Fault::History,
+                format!("a watch has told {watched:?}, and there was {expected:?}"),
+            ));
         }
     }
     faults
@@ -187,8 +231,15 @@ pub fn records(history: &[pb::Change], store: &Facts, after_ms: u64) -> Faults {
     for change in history {
         match change.kind() {
             RoomDeleted => muted.retain(|(room, _), _| *room != change.room),
-            Muted => muted.extend(change.users.iter().map(|user| ((change.room.clone(), user.clone()), &change.expire_time))),
-            Unmuted | Expired => muted.retain(|(room, user), _| *room != change.room || !change.users.contains(user)),
+            Muted => muted.extend(
+                change
+                    .users
+                    .iter()
+                    .map(|user| ((change.room.clone(), user.clone()), &change.expire_time)),
+            ),
+            Unmuted | Expired => {
+                muted.retain(|(room, user), _| *room != change.room || !change.users.contains(user))
+            }
             _ => {}
         }
     }
@@ -196,11 +247,20 @@ pub fn records(history: &[pb::Change], store: &Facts, after_ms: u64) -> Faults {
         None => Some("for good"),
         Some(end) => (ms(end) > after_ms).then_some("for long"),
     };
-    let line = |((room, user), time): (&(String, String), &&Option<_>)| Some(format!("mute {OPEN} {room} {user} {}", end(time)?));
+    let line = |((room, user), time): (&(String, String), &&Option<_>)| {
+        Some(format!("mute {OPEN} {room} {user} {}", end(time)?))
+    };
     let expected: Facts = muted.iter().filter_map(line).collect();
     let imported = format!("mute {OPEN} {IMPORTED_ROOM} ");
-    let found: Facts = store.iter().filter(|fact| fact.starts_with("mute ") && !fact.starts_with(&imported)).cloned().collect();
-    difference("the store", &found, &expected).into_iter().map(|what| (Fault::History, what)).collect()
+    let found: Facts = store
+        .iter()
+        .filter(|fact| fact.starts_with("mute ") && !fact.starts_with(&imported))
+        .cloned()
+        .collect();
+    difference("the store", &found, &expected)
+        .into_iter()
+        .map(|what| (Fault::History, what))
+        .collect()
 }
 
 /// Nothing where both are the same.

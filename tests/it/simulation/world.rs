@@ -1,4 +1,5 @@
-//! What a simulation is made of: a double of etcd, replicas as the program starts them, their clocks, and what is written down of it all.
+//! What a simulation is made of: a double of etcd, replicas as the program starts them, their
+//! clocks, and what is written down of it all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -118,9 +119,14 @@ pub enum Answer<T> {
 impl World {
     /// With a machine for each offset of a clock, in milliseconds; none of them runs anything yet.
     pub fn new(members: usize, offsets_ms: &[i64]) -> Arc<Self> {
-        let clocks: Vec<_> =
-            offsets_ms.iter().map(|offset_ms| Clock::manual(START_MS.saturating_add_signed(*offset_ms))).collect();
-        let slots = clocks.iter().map(|clock| Slot { clock: clock.clone(), running: Mutex::default() }).collect();
+        let clocks: Vec<_> = offsets_ms
+            .iter()
+            .map(|offset_ms| Clock::manual(START_MS.saturating_add_signed(*offset_ms)))
+            .collect();
+        let slots = clocks
+            .iter()
+            .map(|clock| Slot { clock: clock.clone(), running: Mutex::default() })
+            .collect();
         let mut ticking = JoinSet::new();
         ticking.spawn(async move {
             let mut ticks = interval(TICK);
@@ -196,13 +202,15 @@ impl World {
         (!replicas.is_empty()).then(|| replicas[random.random_range(0..replicas.len())].clone())
     }
 
-    /// Starts a replica on a machine that has none, as the program does. Errors: the cluster does not answer.
+    /// Starts a replica on a machine that has none, as the program does. Errors: the cluster does
+    /// not answer.
     pub async fn start(&self, machine: usize) -> Result<(), Failure> {
         let network = self.double.network();
         let clock = self.slots[machine].clock.clone();
         let app = App::start(&config(network.place()), clock.clone()).await?;
         let service = app.service.clone();
-        let replica = Replica { number: machine, api: Api::new(service.clone()), service, network, clock };
+        let replica =
+            Replica { number: machine, api: Api::new(service.clone()), service, network, clock };
         *self.slots[machine].running() = Some((app, replica));
         Ok(())
     }
@@ -241,7 +249,11 @@ pub async fn ask<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
     match timeout(TIMEOUT, call).await {
         Ok(Ok(answer)) => Answer::Done(answer.into_inner()),
         Ok(Err(status)) => match status.code() {
-            Code::Unavailable | Code::Internal | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => Answer::Unknown,
+            Code::Unavailable
+            | Code::Internal
+            | Code::DeadlineExceeded
+            | Code::Unknown
+            | Code::Cancelled => Answer::Unknown,
             _ => Answer::Refused,
         },
         Err(_) => Answer::Unknown,
@@ -250,12 +262,18 @@ pub async fn ask<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
 
 /// A message of the app's admin.
 pub fn as_admin<T>(app: &str, message: T) -> Request<T> {
-    with_caller(Principal::AppAdmin { app: AppKey::parse(app.to_owned()).unwrap(), by: Credential::Token }, message)
+    with_caller(
+        Principal::AppAdmin { app: AppKey::parse(app.to_owned()).unwrap(), by: Credential::Token },
+        message,
+    )
 }
 
 /// A message of a user.
 pub fn as_user<T>(app: &str, user: &str, message: T) -> Request<T> {
-    with_caller(Principal::User { app: AppKey::parse(app.to_owned()).unwrap(), user: user.to_owned() }, message)
+    with_caller(
+        Principal::User { app: AppKey::parse(app.to_owned()).unwrap(), user: user.to_owned() },
+        message,
+    )
 }
 
 /// As the layer of credentials leaves it.
@@ -267,8 +285,13 @@ fn with_caller<T>(principal: Principal, message: T) -> Request<T> {
 
 fn config(place: Location) -> Config {
     let free = "127.0.0.1:0".parse().ok();
-    let settings =
-        Settings { grpc_addr: free, rest_addr: free, admin_addr: free, watch_heartbeat_seconds: Some(1), ..unlimited() };
+    let settings = Settings {
+        grpc_addr: free,
+        rest_addr: free,
+        admin_addr: free,
+        watch_heartbeat_seconds: Some(1),
+        ..unlimited()
+    };
     let mut config = Config::load(settings, None, true).unwrap();
     config.dev = false;
     config.place = place;

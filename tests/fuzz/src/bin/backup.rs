@@ -1,10 +1,11 @@
 //! Backups: frames of records.
 //!
-//! An input is a backup, as in `tests/golden/transfer`. It is read as it is, and then with its checksums, its number of records and its end put right, as
-//! far as it has frames at all.
+//! An input is a backup, as in `tests/golden/transfer`. It is read as it is, and then with its
+//! checksums, its number of records and its end put right, as far as it has frames at all.
 //!
-//! What is read to its end has its records in the order of keys, and no more and no fewer of them than frames before the end have told; the same records
-//! are written as a backup that is read as the same. One byte that has changed there, is missing or follows is found.
+//! What is read to its end has its records in the order of keys, and no more and no fewer of them
+//! than frames before the end have told; the same records are written as a backup that is read as
+//! the same. One byte that has changed there, is missing or follows is found.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -42,7 +43,11 @@ fuzz_target!(|input: &[u8]| {
     assert!(read(&backup, &mut before).is_err(), "there is no end yet");
     let number = frames(&backup[FIRST_LINE.len()..]).count() as u64;
     let sha256 = Sha256::digest(&backup).to_vec();
-    backup.extend(frame(b'e', number, &End { records: before.len() as u64, sha256 }.encode_to_vec()));
+    backup.extend(frame(
+        b'e',
+        number,
+        &End { records: before.len() as u64, sha256 }.encode_to_vec(),
+    ));
     match read(&backup, &mut entries) {
         Ok(header) => {
             assert_eq!(entries, before);
@@ -66,7 +71,8 @@ fn read(backup: &[u8], entries: &mut Vec<Entry>) -> Result<Header, BackupError> 
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (&[tag, a, b, c, d], rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let (sealed, rest) = rest.split_at(rest.len().min(u32::from_le_bytes([a, b, c, d]) as usize));
+        let (sealed, rest) =
+            rest.split_at(rest.len().min(u32::from_le_bytes([a, b, c, d]) as usize));
         bytes = rest;
         Some((tag, sealed.get(HEAD_BYTES..).unwrap_or_default()))
     })
@@ -77,7 +83,8 @@ fn frame(tag: u8, number: u64, message: &[u8]) -> Vec<u8> {
     [&[tag], &(sealed.len() as u32).to_le_bytes()[..], &sealed].concat()
 }
 
-/// The same frames up to the end, with lengths and checksums that fit. Nothing where there are none.
+/// The same frames up to the end, with lengths and checksums that fit. Nothing where there are
+/// none.
 fn repaired(input: &[u8]) -> Option<Vec<u8>> {
     let frames = frames(input.get(FIRST_LINE.len()..)?).take_while(|(tag, _)| *tag != b'e');
     let frames = frames.zip(0..).map(|((tag, message), number)| frame(tag, number, message));

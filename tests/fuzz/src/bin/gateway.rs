@@ -1,11 +1,14 @@
-//! The REST gateway: targets with their percent codes and queries, headers, and bodies of both vendors.
+//! The REST gateway: targets with their percent codes and queries, headers, and bodies of both
+//! vendors.
 //!
-//! An input is text, as in `seeds/gateway`: requests with a line `###` between them, each of a line `WHO METHOD TARGET`, headers, an empty line and a
-//! body. WHO is a letter that stands for credentials ([`credentials`]); `t MS` lets time pass.
+//! An input is text, as in `seeds/gateway`: requests with a line `###` between them, each of a line
+//! `WHO METHOD TARGET`, headers, an empty line and a body. WHO is a letter that stands for
+//! credentials ([`credentials`]); `t MS` lets time pass.
 //!
-//! Every answer is a JSON object in the envelope of the vendor, never a 5xx, and of an app that the caller may call. A refusal changes nothing; what was
-//! done can be seen; a repeat under the same `Idempotency-Key` is answered the same and changes nothing. In the end neither a sweep nor a restart changes
-//! any answer, and every record can be exported and imported.
+//! Every answer is a JSON object in the envelope of the vendor, never a 5xx, and of an app that the
+//! caller may call. A refusal changes nothing; what was done can be seen; a repeat under the same
+//! `Idempotency-Key` is answered the same and changes nothing. In the end neither a sweep nor a
+//! restart changes any answer, and every record can be exported and imported.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -37,8 +40,15 @@ const LONGEST_MS: u64 = 90 * 24 * 3_600_000;
 /// Headers that only [`credentials`] may set.
 const SECRETS: [&str; 4] = ["authorization", "im-api-key", "im-client-key", "im-authorization"];
 /// What is served to people.
-const PAGES: [&str; 7] =
-    ["/docs", "/docs/page.css", "/docs/page.js", "/docs/call.js", "/docs/schema.js", "/docs/dom.js", "/docs/icon.svg"];
+const PAGES: [&str; 7] = [
+    "/docs",
+    "/docs/page.css",
+    "/docs/page.js",
+    "/docs/call.js",
+    "/docs/schema.js",
+    "/docs/dom.js",
+    "/docs/icon.svg",
+];
 
 thread_local! {
     static FIXTURE: RefCell<Fixture> = RefCell::new(Fixture::build());
@@ -97,7 +107,8 @@ fn blocks(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(input);
     std::iter::from_fn(move || {
         let all = rest?;
-        let (block, after) = split(all, b"\n###\n").map_or((all, None), |(block, after)| (block, Some(after)));
+        let (block, after) =
+            split(all, b"\n###\n").map_or((all, None), |(block, after)| (block, Some(after)));
         rest = after;
         Some(block)
     })
@@ -116,13 +127,16 @@ impl<'a> Step<'a> {
         let mut words = lines.next()?.splitn(3, |byte| *byte == b' ');
         let (&[who], word) = (words.next()?, words.next()?) else { return None };
         if who == b't' {
-            return Some(Self::Wait(str::from_utf8(word).ok()?.parse().ok().filter(|ms| *ms <= LONGEST_MS)?));
+            return Some(Self::Wait(
+                str::from_utf8(word).ok()?.parse().ok().filter(|ms| *ms <= LONGEST_MS)?,
+            ));
         }
         let (method, uri) = (Method::from_bytes(word).ok()?, Uri::try_from(words.next()?).ok()?);
         let mut headers = HeaderMap::new();
         for line in lines.filter(|line| !line.is_empty()) {
             let (name, value) = split(line, b": ")?;
-            headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+            headers
+                .append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
         }
         SECRETS.iter().for_each(|name| drop(headers.remove(*name)));
         Some(Self::Call(Box::new(Call { who, method, uri, headers, body })))
@@ -188,7 +202,10 @@ struct Subject<'a> {
 }
 
 /// The headers of this letter, and the apps that they are good for.
-fn credentials<'a>(who: u8, tokens: &'a Tokens) -> (Vec<(&'static str, &'a str)>, &'static [&'static str]) {
+fn credentials<'a>(
+    who: u8,
+    tokens: &'a Tokens,
+) -> (Vec<(&'static str, &'a str)>, &'static [&'static str]) {
     let bearer = |token: &'a str| vec![("authorization", token)];
     match who {
         b'a' => (bearer(&tokens.agora), &[AGORA_APP]),
@@ -196,7 +213,10 @@ fn credentials<'a>(who: u8, tokens: &'a Tokens) -> (Vec<(&'static str, &'a str)>
         b'o' => (bearer(&tokens.owner), &[AGORA_APP]),
         b's' => (bearer(&tokens.imkit), &[IMKIT_APP]),
         b'k' => (vec![("im-api-key", "dev-api-key")], &[IMKIT_APP]),
-        b'u' => (vec![("im-client-key", "dev-client-key"), ("im-authorization", &tokens.client)], &[IMKIT_APP]),
+        b'u' => (
+            vec![("im-client-key", "dev-client-key"), ("im-authorization", &tokens.client)],
+            &[IMKIT_APP],
+        ),
         b'p' => (bearer(&tokens.open), &[OPEN]),
         b'i' => (bearer("Bearer dev-service-token"), &[AGORA_APP, IMKIT_APP, OPEN]),
         _ => (Vec::new(), &[]),
@@ -251,7 +271,8 @@ impl Subject<'_> {
     /// What a path of this is answered to the internal service.
     async fn see(&self, path: &str) -> (u16, Value) {
         let uri = Uri::try_from(path).unwrap();
-        let call = Call { who: b'i', method: Method::GET, uri, headers: HeaderMap::new(), body: &[] };
+        let call =
+            Call { who: b'i', method: Method::GET, uri, headers: HeaderMap::new(), body: &[] };
         let answer = self.send(&call).await;
         (answer.status, value(&answer.body))
     }
@@ -264,7 +285,10 @@ impl Subject<'_> {
         let writes = matches!(call.method, Method::POST | Method::DELETE);
         assert!(writes || after == before, "{} has changed something", call.method);
         if answer.status != 200 {
-            assert!(after == before || content(&after) == content(&before), "a refusal has changed something: {answer:?}");
+            assert!(
+                after == before || content(&after) == content(&before),
+                "a refusal has changed something: {answer:?}"
+            );
         }
         if writes && call.headers.contains_key("idempotency-key") {
             assert_eq!(self.send(call).await, answer, "a repeat");
@@ -292,7 +316,12 @@ impl Subject<'_> {
         }
         let of_imkit = match segments.as_slice() {
             // No organization has such a name: either vendor may refuse it.
-            ["admin" | "me" | "rooms", _, "chatrooms" | "mutes" | "users" | "token" | "sdk", ..] => body.get("RC").is_some(),
+            [
+                "admin" | "me" | "rooms",
+                _,
+                "chatrooms" | "mutes" | "users" | "token" | "sdk",
+                ..,
+            ] => body.get("RC").is_some(),
             ["admin" | "me" | "rooms", ..] => true,
             _ => false,
         };
@@ -314,16 +343,39 @@ impl Subject<'_> {
         }
         assert_eq!((&body["timestamp"], &body["duration"]), (&json!(now_ms), &json!(0)), "{body}");
         if status != 200 {
-            assert_eq!(keys(body), ["duration", "error", "error_description", "exception", "timestamp"]);
-            return assert!(["error", "error_description", "exception"].iter().all(|name| body[name].is_string()), "{body}");
+            assert_eq!(
+                keys(body),
+                ["duration", "error", "error_description", "exception", "timestamp"]
+            );
+            return assert!(
+                ["error", "error_description", "exception"]
+                    .iter()
+                    .all(|name| body[name].is_string()),
+                "{body}"
+            );
         }
-        let head = ["action", "application", "applicationName", "entities", "organization", "timestamp", "uri"];
+        let head = [
+            "action",
+            "application",
+            "applicationName",
+            "entities",
+            "organization",
+            "timestamp",
+            "uri",
+        ];
         assert!(head.iter().all(|name| body.get(name).is_some()), "{body}");
-        assert!(keys(body).iter().all(|name| head.contains(name) || ["count", "data", "duration"].contains(name)), "{body}");
+        assert!(
+            keys(body)
+                .iter()
+                .all(|name| head.contains(name) || ["count", "data", "duration"].contains(name)),
+            "{body}"
+        );
         assert!(body["uri"].as_str().unwrap().ends_with(call.uri.path()), "{body}");
         let app = match segments.as_slice() {
             ["app-id", app, ..] => decoded(app).unwrap(),
-            [organization, app, ..] => format!("{}#{}", decoded(organization).unwrap(), decoded(app).unwrap()),
+            [organization, app, ..] => {
+                format!("{}#{}", decoded(organization).unwrap(), decoded(app).unwrap())
+            }
             _ => panic!("{body}"),
         };
         assert!(allowed.contains(&app.as_str()), "{app} is none of {allowed:?}: {body}");
@@ -340,22 +392,39 @@ impl Subject<'_> {
         let asked = value(call.body);
         let named = match &asked["usernames"] {
             Value::String(user) => vec![user.clone()],
-            users => users.as_array().into_iter().flatten().map(|user| user.as_str().unwrap().to_owned()).collect(),
+            users => users
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|user| user.as_str().unwrap().to_owned())
+                .collect(),
         };
-        let in_path = |users| decoded(users).unwrap().split(',').filter(|user| !user.is_empty()).map(str::to_owned).collect();
+        let in_path = |users| {
+            decoded(users)
+                .unwrap()
+                .split(',')
+                .filter(|user| !user.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
         let data = &body["data"];
         let is_post = call.method == Method::POST;
         match rest {
             ["chatrooms", room, "mute", users @ ..] => {
                 let named: Vec<_> = if is_post { named } else { in_path(users[0]) };
                 assert_eq!(texts(data, "user"), named, "{body}");
-                let is_muted = is_post && data[0]["expire"].as_u64().unwrap() > self.server.clock.now_ms();
+                let is_muted =
+                    is_post && data[0]["expire"].as_u64().unwrap() > self.server.clock.now_ms();
                 for user in named.iter().take(3) {
-                    let (status, seen) = self.see(&format!("{prefix}/sdk/chatrooms/{room}/mute/{user}")).await;
+                    let (status, seen) =
+                        self.see(&format!("{prefix}/sdk/chatrooms/{room}/mute/{user}")).await;
                     let (_, everywhere) = self.see(&format!("{prefix}/mutes/{user}")).await;
                     let expected = is_muted || everywhere["data"]["chatroom"] != 0;
                     // An unmute does not ask whether there is such a user.
-                    assert!(seen["data"] == expected || (status == 400 && !is_muted), "{user}: {seen}, {everywhere}");
+                    assert!(
+                        seen["data"] == expected || (status == 400 && !is_muted),
+                        "{user}: {seen}, {everywhere}"
+                    );
                 }
             }
             ["chatrooms", room, "ban"] => {
@@ -364,20 +433,32 @@ impl Subject<'_> {
             }
             ["chatrooms", room, "white", "users", users @ ..] => {
                 let named: Vec<_> = if users.is_empty() { named } else { in_path(users[0]) };
-                let told = if data.is_array() { texts(data, "user") } else { texts(&json!([data]), "user") };
+                let told = if data.is_array() {
+                    texts(data, "user")
+                } else {
+                    texts(&json!([data]), "user")
+                };
                 assert_eq!(told, named, "{body}");
                 for user in named.iter().take(3) {
-                    let (_, seen) = self.see(&format!("{prefix}/chatrooms/{room}/white/users/{user}")).await;
+                    let (_, seen) =
+                        self.see(&format!("{prefix}/chatrooms/{room}/white/users/{user}")).await;
                     assert_eq!(seen["data"]["white"], is_post, "{user}: {seen}");
                 }
             }
             ["chatrooms"] => {
-                let (status, seen) = self.see(&format!("{prefix}/chatrooms/{}", data["id"].as_str().unwrap())).await;
+                let (status, seen) =
+                    self.see(&format!("{prefix}/chatrooms/{}", data["id"].as_str().unwrap())).await;
                 assert_eq!((status, &seen["data"][0]["id"]), (200, &data["id"]), "{seen}");
             }
             ["mutes"] => {
-                let (_, seen) = self.see(&format!("{prefix}/mutes/{}", asked["username"].as_str().unwrap())).await;
-                assert_eq!(seen["data"]["chatroom"] == 0, asked["chatroom"].as_f64() == Some(0.0), "{seen}");
+                let (_, seen) = self
+                    .see(&format!("{prefix}/mutes/{}", asked["username"].as_str().unwrap()))
+                    .await;
+                assert_eq!(
+                    seen["data"]["chatroom"] == 0,
+                    asked["chatroom"].as_f64() == Some(0.0),
+                    "{seen}"
+                );
             }
             _ => {}
         }
@@ -411,7 +492,10 @@ impl Subject<'_> {
 fn check_imkit(status: u16, body: &Value) {
     if status == 200 {
         assert_eq!(keys(body), ["RC", "RM", "result"]);
-        return assert!(body["RC"] == 0 && body["RM"] == "OK" && body["result"].is_object(), "{body}");
+        return assert!(
+            body["RC"] == 0 && body["RM"] == "OK" && body["result"].is_object(),
+            "{body}"
+        );
     }
     assert_eq!(keys(body), ["RC", "RM", "error"]);
     assert!(body["RC"] == status && body["RM"].is_string(), "{body}");
@@ -432,7 +516,9 @@ fn check_imkit_effect(call: &Call<'_>, segments: &[&str], body: &Value) {
             let is_muted = result["mute"].as_array().unwrap().contains(&room);
             assert_eq!(is_muted, call.method == Method::POST, "{body}");
         }
-        ["admin", "clients"] => has(&["_id", "nickname", "avatarUrl", "description", "email", "isRobot"]),
+        ["admin", "clients"] => {
+            has(&["_id", "nickname", "avatarUrl", "description", "email", "isRobot"])
+        }
         ["rooms"] => has(&["_id", "name"]),
         _ => {}
     }

@@ -1,11 +1,14 @@
 //! Tokens, and credentials in headers.
 //!
-//! The first byte of an input says what the rest is. `=`: a token. `u`, `a`, `o`: header and claims, with a line feed between them, that are signed with the
-//! key of an app's users, with that of the app itself, with the key of another app. `t`: a user, with an end and a change of its token. `h`: headers, a line
-//! each, in which `{user}`, `{app}` and `{other}` stand for good tokens.
+//! The first byte of an input says what the rest is. `=`: a token. `u`, `a`, `o`: header and
+//! claims, with a line feed between them, that are signed with the key of an app's users, with that
+//! of the app itself, with the key of another app. `t`: a user, with an end and a change of its
+//! token. `h`: headers, a line each, in which `{user}`, `{app}` and `{other}` stand for good
+//! tokens.
 //!
-//! Nothing is good that was not signed with the one right key, by a checksum of our own; of what was signed only what the claims allow; and one byte that
-//! has changed is enough. A good token is taken for what it says.
+//! Nothing is good that was not signed with the one right key, by a checksum of our own; of what
+//! was signed only what the claims allow; and one byte that has changed is enough. A good token is
+//! taken for what it says.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -84,23 +87,32 @@ fn sign(header: &str, claims: &str, key: &[u8]) -> String {
 /// Whether a token was signed with this key.
 fn is_signed(token: &str, key: &[u8]) -> bool {
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| signature == hmac(key, signed.as_bytes()))
+    URL_SAFE_NO_PAD
+        .decode(signature)
+        .is_ok_and(|signature| signature == hmac(key, signed.as_bytes()))
 }
 
-/// Header and claims of a token that was found good. Nothing for one with a number that is too large for us, or half a character, in what nobody
-/// reads: the service passes over that without a look at its value.
+/// Header and claims of a token that was found good. Nothing for one with a number that is too
+/// large for us, or half a character, in what nobody reads: the service passes over that without a
+/// look at its value.
 fn parts(token: &str) -> [Option<Map<String, Value>>; 2] {
     let parts: Vec<_> = token.split('.').collect();
     let &[header, claims, _] = parts.as_slice() else { panic!("{token}") };
-    [header, claims].map(|part| match serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()) {
-        Err(error)
-            if ["number out of range", "unexpected end of hex escape", "lone leading surrogate"]
+    [header, claims].map(|part| {
+        match serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()) {
+            Err(error)
+                if [
+                    "number out of range",
+                    "unexpected end of hex escape",
+                    "lone leading surrogate",
+                ]
                 .iter()
                 .any(|of| error.to_string().starts_with(of)) =>
-        {
-            None
+            {
+                None
+            }
+            parsed => Some(parsed.unwrap()),
         }
-        parsed => Some(parsed.unwrap()),
     })
 }
 
@@ -117,8 +129,10 @@ fn user_of(claims: &Map<String, Value>, app: &str, now_ms: u64) -> Option<String
         Some(begins) => begins.as_f64()?,
     };
     let now_s = now_ms as f64 / 1_000.0;
-    let is_good =
-        kind != Some("app") && of.is_none_or(|of| of == app) && begins <= now_s && now_s < claims.get("exp")?.as_f64()?;
+    let is_good = kind != Some("app")
+        && of.is_none_or(|of| of == app)
+        && begins <= now_s
+        && now_s < claims.get("exp")?.as_f64()?;
     id.or(sub).filter(|_| is_good).map(str::to_owned)
 }
 
@@ -139,16 +153,19 @@ impl Fixture {
         let [agora, imkit] = [AGORA_APP, IMKIT_APP].map(|key| {
             let config = configs.iter().find(|config| config.key == key).unwrap();
             let secret = config.token_secret[0].expose();
-            let app = Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
+            let app =
+                Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
             (known.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
         });
-        let credentials = Credentials::new(&configs, &services(), &[], Clock::manual(START_MS)).unwrap();
+        let credentials =
+            Credentials::new(&configs, &services(), &[], Clock::manual(START_MS)).unwrap();
         // Without an issuer there is nothing to wait for.
         let access = Access::new(credentials).now_or_never().unwrap();
         Self { access, apps: [agora.0, imkit.0], keys: [agora.1, imkit.1] }
     }
 
-    /// A token of any origin: good only where it was signed, and for nothing but what its claims say.
+    /// A token of any origin: good only where it was signed, and for nothing but what its claims
+    /// say.
     fn hold(&self, token: &str) {
         let read = Unverified::read(token);
         for (app, keys) in self.apps.iter().zip(&self.keys) {
@@ -161,12 +178,17 @@ impl Fixture {
                     assert!(header.is_none_or(|header| header["alg"] == "HS256"));
                     let Some(claims) = claims else { continue };
                     match bearer {
-                        Bearer::App => assert!(is_of_app(&claims, app.key.as_str(), START_MS), "{claims:?}"),
-                        Bearer::User(user) => assert_eq!(user_of(&claims, app.key.as_str(), START_MS), Some(user)),
+                        Bearer::App => {
+                            assert!(is_of_app(&claims, app.key.as_str(), START_MS), "{claims:?}")
+                        }
+                        Bearer::User(user) => {
+                            assert_eq!(user_of(&claims, app.key.as_str(), START_MS), Some(user))
+                        }
                     }
                 }
                 Err(error) => {
-                    let reason = if read.is_ok() { Reason::InvalidToken } else { Reason::MalformedToken };
+                    let reason =
+                        if read.is_ok() { Reason::InvalidToken } else { Reason::MalformedToken };
                     assert_eq!(error.reason, reason);
                 }
             }
@@ -177,13 +199,17 @@ impl Fixture {
     fn hold_signed(&self, text: &str, key: &[u8]) {
         let (header, claims) = text.split_once('\n').unwrap_or((HEADER, text));
         self.hold(&sign(header, claims, key));
-        // Written again, no claim is there twice: which of two counts is not for us to say, so long as it is one of them.
+        // Written again, no claim is there twice: which of two counts is not for us to say, so long
+        // as it is one of them.
         let Ok(claims) = serde_json::from_str::<Map<String, Value>>(claims) else { return };
         let token = sign(HEADER, &Value::Object(claims.clone()).to_string(), key);
         self.hold(&token);
         let (app, keys) = (&self.apps[0], &self.keys[0]);
         let verified = app.tokens.as_ref().unwrap().verify(&app.key, &token, START_MS).ok();
-        let expected = match (user_of(&claims, app.key.as_str(), START_MS), is_of_app(&claims, app.key.as_str(), START_MS)) {
+        let expected = match (
+            user_of(&claims, app.key.as_str(), START_MS),
+            is_of_app(&claims, app.key.as_str(), START_MS),
+        ) {
             (Some(user), _) if key == keys.user => Some(Bearer::User(user)),
             (_, true) if key == keys.app => Some(Bearer::App),
             _ => None,
@@ -191,7 +217,8 @@ impl Fixture {
         assert_eq!(verified, expected, "{claims:?}");
     }
 
-    /// `END AT BYTE USER`: a token of this user until that second, and what is left of it when the byte there is another.
+    /// `END AT BYTE USER`: a token of this user until that second, and what is left of it when the
+    /// byte there is another.
     fn hold_changed(&self, text: &str) {
         let mut words = text.splitn(4, ' ');
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
@@ -216,20 +243,37 @@ impl Fixture {
     }
 
     fn hold_headers(&self, text: &str) {
-        let mint =
-            |app: &App| app.tokens.as_ref().unwrap().mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10).unwrap();
+        let mint = |app: &App| {
+            app.tokens
+                .as_ref()
+                .unwrap()
+                .mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10)
+                .unwrap()
+        };
         let (user, other) = (mint(&self.apps[0]), mint(&self.apps[1]));
-        let app = self.apps[0].tokens.as_ref().unwrap().mint_app(&self.apps[0].key, START_MS, None).unwrap();
+        let app = self.apps[0]
+            .tokens
+            .as_ref()
+            .unwrap()
+            .mint_app(&self.apps[0].key, START_MS, None)
+            .unwrap();
         let mut headers = HeaderMap::new();
         for line in text.lines() {
             let Some((name, value)) = line.split_once(": ") else { continue };
-            let value = value.replace("{user}", &user).replace("{app}", &app).replace("{other}", &other);
-            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) else { continue };
+            let value =
+                value.replace("{user}", &user).replace("{app}", &app).replace("{other}", &other);
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value))
+            else {
+                continue;
+            };
             headers.append(name, value);
         }
         // The first of its name counts, without what may stand around and before it.
-        let first = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
-        let token = |name: &str| first(name).map(|value| value.rsplit(char::is_whitespace).next().unwrap_or(value));
+        let first =
+            |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+        let token = |name: &str| {
+            first(name).map(|value| value.rsplit(char::is_whitespace).next().unwrap_or(value))
+        };
         match self.access.principal(&headers, None) {
             Ok(Principal::AppAdmin { app, by: Credential::ApiKey }) => {
                 assert_eq!((app.as_str(), first("im-api-key")), (IMKIT_APP, Some("dev-api-key")));
@@ -238,19 +282,32 @@ impl Fixture {
                 assert!(!headers.contains_key("im-api-key"));
                 let of_client = headers.contains_key("im-client-key");
                 assert!(!of_client || first("im-client-key") == Some("dev-client-key"));
-                let token = bare(token(if of_client { "im-authorization" } else { "authorization" }).unwrap());
+                let token = bare(
+                    token(if of_client { "im-authorization" } else { "authorization" }).unwrap(),
+                );
                 match principal {
                     Principal::Service(service) => {
-                        assert_eq!((service.name.as_str(), token, of_client), ("dev", "dev-service-token", false));
+                        assert_eq!(
+                            (service.name.as_str(), token, of_client),
+                            ("dev", "dev-service-token", false)
+                        );
                     }
                     Principal::AppAdmin { app, .. } => {
                         let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
-                        assert!(is_signed(token, &keys.app) && (!of_client || app.as_str() == IMKIT_APP));
+                        assert!(
+                            is_signed(token, &keys.app)
+                                && (!of_client || app.as_str() == IMKIT_APP)
+                        );
                     }
                     Principal::User { app, user } => {
                         let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
-                        assert!(is_signed(token, &keys.user) && (!of_client || app.as_str() == IMKIT_APP));
-                        assert!(parts(token)[1].as_ref().is_some_and(|claims| claims["id"] == user));
+                        assert!(
+                            is_signed(token, &keys.user)
+                                && (!of_client || app.as_str() == IMKIT_APP)
+                        );
+                        assert!(
+                            parts(token)[1].as_ref().is_some_and(|claims| claims["id"] == user)
+                        );
                     }
                 }
             }
