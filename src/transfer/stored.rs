@@ -36,10 +36,10 @@ impl Tombstones {
         };
         match key {
             Key::DeletedRoom { app, room } => {
-                drop(self.rooms.insert(names(app, room), entry.revision))
+                self.rooms.insert(names(app, room), entry.revision);
             }
             Key::DeletedClient { app, user } => {
-                drop(self.clients.insert(names(app, user), entry.revision))
+                self.clients.insert(names(app, user), entry.revision);
             }
             _ if self.ends(key, entry.revision) => return Ok(Stored::Deleted),
             _ => {}
