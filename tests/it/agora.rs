@@ -134,7 +134,7 @@ async fn the_documented_mute_is_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn users_are_answered_in_the_order_asked_and_muting_again_replaces_the_end() {
+async fn users_keep_their_order_and_muting_again_replaces_the_end() {
     let server = Server::start().await;
     mute(&server, json!(["user2"]), json!(60_000)).await;
     server.advance(1_000);
@@ -150,7 +150,7 @@ async fn users_are_answered_in_the_order_asked_and_muting_again_replaces_the_end
 }
 
 #[tokio::test]
-async fn one_member_or_several_are_unmuted_with_a_comma_or_its_percent_code() {
+async fn members_are_unmuted_with_a_comma_or_its_percent_code() {
     let server = Server::start().await;
     mute(&server, json!(["user1", "user2", "user3", "user4", "user5"]), json!(60_000)).await;
     is("unmute_one", room(&server, Method::DELETE, "/mute/user1", None).await);
@@ -176,7 +176,7 @@ async fn taking_a_mute_away_that_is_not_there_is_no_error() {
 }
 
 #[tokio::test]
-async fn the_list_of_the_muted_is_told_whole_and_names_post_as_its_action() {
+async fn the_muted_list_is_whole_and_names_post_as_its_action() {
     let server = Server::start().await;
     is("list_muted_empty", room(&server, Method::GET, "/mute", None).await);
     mute(&server, json!(["user2"]), json!(86_400_000)).await;
@@ -185,7 +185,7 @@ async fn the_list_of_the_muted_is_told_whole_and_names_post_as_its_action() {
 }
 
 #[tokio::test]
-async fn the_list_has_pages_only_where_number_and_size_are_both_more_than_0() {
+async fn the_list_is_paged_only_if_number_and_size_are_positive() {
     let server = Server::start().await;
     let all = ["user1", "user2", "user3", "user4", "user5"];
     mute(&server, json!(all), json!(60_000)).await;
@@ -233,7 +233,7 @@ async fn unknown_query_parameters_are_ignored_and_are_not_in_the_uri() {
 }
 
 #[tokio::test]
-async fn a_list_longer_than_a_page_of_the_rpc_is_told_whole_and_in_order() {
+async fn a_list_longer_than_an_rpc_page_is_whole_and_in_order() {
     let server = Server::start().await;
     let users = names(1_020);
     let create = async |chunk: &[String]| {
@@ -252,7 +252,7 @@ async fn a_list_longer_than_a_page_of_the_rpc_is_told_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_room_is_banned_without_a_body_for_good_or_for_a_time_and_not_for_0() {
+async fn a_ban_is_for_good_or_for_a_time_but_not_for_0() {
     let server = Server::start().await;
     is("ban", room(&server, Method::POST, "/ban", None).await);
     is("get_room_banned", room(&server, Method::GET, "", None).await);
@@ -280,7 +280,7 @@ async fn a_room_is_banned_without_a_body_for_good_or_for_a_time_and_not_for_0() 
 }
 
 #[tokio::test]
-async fn a_ban_ends_when_it_is_taken_away_and_taking_it_away_twice_is_no_error() {
+async fn unbanning_ends_a_ban_and_repeating_it_is_no_error() {
     let server = Server::start().await;
     room(&server, Method::POST, "/ban", None).await;
     is("unban", room(&server, Method::DELETE, "/ban", None).await);
@@ -307,7 +307,7 @@ async fn the_allow_list_is_filled_asked_and_emptied() {
 }
 
 #[tokio::test]
-async fn adding_to_the_allow_list_twice_or_taking_unknown_users_away_is_no_error() {
+async fn allowing_twice_or_disallowing_strangers_is_no_error() {
     let server = Server::start().await;
     for users in [json!(["user1"]), json!(["user1", "user1", "USER1"]), json!("user1")] {
         let (status, body) =
@@ -373,7 +373,7 @@ async fn a_room_of_an_unknown_owner_is_refused() {
 }
 
 #[tokio::test]
-async fn users_are_created_one_or_several_at_a_time_and_can_be_muted_then() {
+async fn users_are_created_singly_or_together_and_can_be_muted() {
     let server = Server::start().await;
     is(
         "create_user",
@@ -391,7 +391,7 @@ async fn users_are_created_one_or_several_at_a_time_and_can_be_muted_then() {
 }
 
 #[tokio::test]
-async fn users_without_a_well_formed_name_are_refused_and_none_of_the_call_is_created() {
+async fn a_malformed_user_name_creates_no_user_of_the_call() {
     let server = Server::start().await;
     for wrong in [
         json!({}),
@@ -408,7 +408,7 @@ async fn users_without_a_well_formed_name_are_refused_and_none_of_the_call_is_cr
 }
 
 #[tokio::test]
-async fn users_of_whom_one_has_too_long_a_nickname_are_refused_and_none_of_the_call_is_created() {
+async fn a_too_long_nickname_creates_no_user_of_the_call() {
     let server = Server::start().await;
     let users = json!([{"username": "new1"}, {"username": "new2", "nickname": "x".repeat(1_025)}]);
     let (status, body) = server.agora(Method::POST, "/users", Some(users)).await;
@@ -433,7 +433,7 @@ async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
 }
 
 #[tokio::test]
-async fn an_issued_token_is_good_until_its_end_and_one_without_end_for_ever() {
+async fn an_issued_token_is_good_until_its_end_or_for_ever() {
     let server = Server::start().await;
     let issue = async |ttl: u64| {
         let (_, body) = token(&server, "/easemob-demo/testapp", json!({"ttl": ttl})).await;
@@ -449,7 +449,7 @@ async fn an_issued_token_is_good_until_its_end_and_one_without_end_for_ever() {
 }
 
 #[tokio::test]
-async fn no_token_is_issued_for_a_wrong_secret_a_wrong_app_or_another_grant() {
+async fn no_token_is_issued_for_a_wrong_secret_app_or_grant() {
     let server = Server::start().await;
     let app = "/easemob-demo/testapp";
     is("error_secret", token(&server, app, json!({"client_secret": "wrong"})).await);
@@ -506,7 +506,7 @@ async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
 }
 
 #[tokio::test]
-async fn an_app_that_tells_upper_from_lower_case_names_only_the_users_it_lacks() {
+async fn a_case_sensitive_app_names_only_the_users_it_lacks() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
     let request = server.rest(
@@ -600,7 +600,7 @@ async fn an_end_past_what_the_vendor_has_a_number_for_is_for_good() {
 }
 
 #[tokio::test]
-async fn a_duration_that_is_missing_negative_or_no_number_is_refused_and_nobody_is_muted() {
+async fn a_bad_duration_is_refused_and_mutes_no_one() {
     let server = Server::start().await;
     is("error_mute_duration", mute(&server, json!(["user1"]), json!(-2)).await);
     is(
@@ -616,7 +616,7 @@ async fn a_duration_that_is_missing_negative_or_no_number_is_refused_and_nobody_
 }
 
 #[tokio::test]
-async fn names_are_echoed_as_the_caller_wrote_them_and_are_the_same_users() {
+async fn names_are_echoed_as_written_and_mean_the_same_users() {
     let server = Server::start().await;
     is("mute_upper_case", mute(&server, json!(["USER1", "User2"]), json!(86_400_000)).await);
     assert_eq!(muted(&server).await, ["user1", "user2"]);
@@ -659,7 +659,7 @@ async fn an_empty_list_of_users_is_refused() {
 }
 
 #[tokio::test]
-async fn sixty_one_users_are_refused_in_the_documented_words_and_nobody_is_muted() {
+async fn muting_61_users_is_refused_as_documented() {
     let server = Server::start().await;
     let mut users = names(60);
     users.push("user1".to_owned());
@@ -672,7 +672,7 @@ async fn sixty_one_users_are_refused_in_the_documented_words_and_nobody_is_muted
 }
 
 #[tokio::test]
-async fn sixty_one_users_are_refused_in_the_documented_words_and_everybody_stays_as_they_were() {
+async fn unmuting_61_users_is_refused_as_documented() {
     let server = Server::start().await;
     mute(&server, json!(["user1"]), json!(60_000)).await;
     room(&server, Method::POST, "/white/users/user1", None).await;
@@ -708,7 +708,7 @@ async fn sixty_users_are_within_the_limit() {
 }
 
 #[tokio::test]
-async fn unknown_users_fail_the_whole_call_and_nobody_is_muted_or_allowed() {
+async fn unknown_users_fail_the_whole_call() {
     let server = Server::start().await;
     let users = json!(["user1", "Nobody", "user2", "noone"]);
     is("error_not_members", mute(&server, users.clone(), json!(60_000)).await);
@@ -726,7 +726,7 @@ async fn unknown_users_fail_the_whole_call_and_nobody_is_muted_or_allowed() {
 }
 
 #[tokio::test]
-async fn the_owner_of_a_room_cannot_be_muted_and_nobody_is_muted_beside_it() {
+async fn naming_a_rooms_owner_mutes_no_one() {
     let server = Server::start().await;
     is("error_owner", mute(&server, json!(["user1", "owner1"]), json!(60_000)).await);
     is("error_owner", mute(&server, json!("OWNER1"), json!(-1)).await);
@@ -761,8 +761,7 @@ async fn a_missing_room_is_told_by_its_id_on_every_path() {
 }
 
 #[tokio::test]
-async fn no_token_a_malformed_an_expired_one_and_one_of_another_app_are_refused_each_in_its_words()
-{
+async fn bad_tokens_are_refused_each_in_its_documented_words() {
     let server = Server::start().await;
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
     is("error_no_token", sent(server.rest(Method::GET, &path, &[])).await);
@@ -790,7 +789,7 @@ async fn no_token_a_malformed_an_expired_one_and_one_of_another_app_are_refused_
 }
 
 #[tokio::test]
-async fn nothing_is_done_for_a_caller_without_a_good_token_on_any_path() {
+async fn no_path_does_anything_without_a_good_token() {
     let server = Server::start().await;
     let room = format!("/chatrooms/{ROOM}");
     for (method, path, body) in [
@@ -837,7 +836,7 @@ async fn a_user_may_moderate_only_the_rooms_it_owns() {
 }
 
 #[tokio::test]
-async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
+async fn unknown_paths_and_methods_get_the_error_envelope() {
     let server = Server::start().await;
     for path in [
         "/chatgroups",
@@ -890,7 +889,7 @@ async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors() {
+async fn too_long_bodies_and_uris_get_the_error_envelope() {
     let server = Server::start().await;
     let long = "x".repeat(64 << 10);
     is("error_too_large", mute(&server, json!([long]), json!(60_000)).await);
@@ -907,7 +906,7 @@ async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors()
 }
 
 #[tokio::test]
-async fn the_101st_call_of_a_method_within_a_second_is_refused_and_no_other_method_is() {
+async fn the_101st_call_of_a_method_in_a_second_is_refused() {
     let server = Server::with(limited()).await;
     let token = server.agora_token();
     let list = || bearing(&server, Method::GET, "/mute", &token);
@@ -924,7 +923,7 @@ async fn the_101st_call_of_a_method_within_a_second_is_refused_and_no_other_meth
 }
 
 #[tokio::test]
-async fn a_call_counts_for_each_user_that_it_creates_and_creates_all_or_none() {
+async fn creating_users_counts_each_and_creates_all_or_none() {
     let server = Server::with(limited()).await;
     let create = async |names: &[String]| {
         let users = names.iter().map(|name| json!({"username": name})).collect();
@@ -953,7 +952,7 @@ async fn a_page_counts_for_what_the_list_passes_over_before_it() {
 }
 
 #[tokio::test]
-async fn each_page_of_a_list_that_is_told_whole_counts_and_waits_for_its_turn() {
+async fn each_rpc_page_of_a_whole_list_counts_and_waits() {
     let server = Server::with(Settings { rate_limit: Some(2), ..Settings::default() }).await;
     let create = async |user: String| {
         let client = Some(pb::Client { user, ..Default::default() });

@@ -86,7 +86,7 @@ fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_among_64_writers_has_exactly_what_was_acknowledged_up_to_its_revision() {
+async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
     let (lost, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let process = Process::start(lost.path());
     let channels = join_all((0..4).map(|_| process.mutes())).await;
@@ -218,7 +218,7 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_that_was_cut_or_changed_anywhere_is_refused_and_nothing_is_created() {
+async fn a_damaged_backup_is_refused_and_creates_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (data, good, bad) = (
         directory.path().join("data"),
@@ -270,7 +270,7 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
 }
 
 #[tokio::test]
-async fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_leaves_nothing() {
+async fn a_killed_restore_is_refused_and_a_failed_one_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (data, killed) = (directory.path().join("data"), directory.path().join("killed"));
     let page = |at: u8| {
@@ -303,7 +303,7 @@ async fn a_restore_that_is_stopped_leaves_what_is_refused_and_one_that_fails_lea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_position_from_before_a_restore_is_refused_however_often_it_is_restored() {
+async fn watch_positions_from_before_a_restore_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (data, file) = (directory.path().join("data"), directory.path().join("file"));
     let old = every_kind(&data).await;
@@ -349,7 +349,7 @@ async fn get(server: &Server, headers: &[(&str, &str)]) -> (StatusCode, Vec<u8>)
 }
 
 #[tokio::test]
-async fn a_backup_of_a_running_service_is_for_a_service_with_the_scope_admin_in_all_apps() {
+async fn only_an_admin_service_of_all_apps_may_back_up() {
     let server = Server::start().await;
     let bearer = |token: &str| format!("Bearer {token}");
     let (app, user) = (bearer(&server.app_token(OPEN)), bearer(&server.user_token(OPEN, "u")));
@@ -377,7 +377,7 @@ async fn a_backup_of_a_running_service_is_for_a_service_with_the_scope_admin_in_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_reader_at_a_time_and_one_that_hangs_up_makes_room_for_the_next() {
+async fn one_backup_runs_at_a_time_and_a_hang_up_frees_the_place() {
     let server = Server::start().await;
     // More than the buffers of a connection hold.
     fill(&*server.service.store, 0..400).await;

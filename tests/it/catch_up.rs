@@ -180,7 +180,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_left_behind_catches_up_while_others_write_and_the_cluster_forgets() {
+async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     let Some(scene) = Scene::set().await else { return };
     let begun = Instant::now();
     println!("a mute is seen after {:?} at first", scene.seen_after().await);

@@ -73,7 +73,7 @@ async fn a_clock_that_is_ahead_for_a_second_ends_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_written_while_the_clock_is_ahead_is_no_end_of_what_was_there() {
+async fn writes_under_a_fast_clock_end_no_existing_mute() {
     let server = Server::start().await;
     mute_all(&server).await;
     let now_ms = server.clock.now_ms();
@@ -149,7 +149,7 @@ async fn readiness(server: &Server) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_clock_is_far_from_the_others_says_so_and_sweeps_nothing() {
+async fn a_replica_with_a_skewed_clock_says_so_and_never_sweeps() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     // The clocks stand, so what the wall says is what was set.
     let (one, _one) = replica(&etcd, START_MS).await;

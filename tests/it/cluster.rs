@@ -92,7 +92,7 @@ async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once() {
+async fn one_request_at_two_replicas_at_once_takes_effect_once() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
     let (mut one, mut other) = (one.mutes().await, other.mutes().await);
@@ -123,8 +123,7 @@ async fn the_same_request_at_two_replicas_at_the_same_moment_takes_effect_once()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_is_answered_as_the_first_at_every_replica_whatever_was_written_at_the_same_moment()
- {
+async fn a_repeat_gets_the_first_answer_at_every_replica() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
     let request = |number: usize| {
@@ -157,7 +156,7 @@ async fn a_repeat_is_answered_as_the_first_at_every_replica_whatever_was_written
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of_them() {
+async fn writes_survive_any_dead_or_hung_member_on_all_replicas() {
     let Some(mut etcd) = Etcd::start(3, &[]) else { return };
     let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
     let mut writers = [one.mutes().await, other.mutes().await];
@@ -205,8 +204,7 @@ async fn writes_go_on_when_any_member_dies_or_hangs_and_every_replica_has_all_of
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_has_lost_its_cluster_says_so_answers_as_it_is_told_to_and_refuses_writes_soon()
- {
+async fn a_replica_without_its_cluster_says_so_and_refuses_writes() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((lenient, _lenient), (strict, _strict)) = (
         replica_with(&etcd, &["--max-view-age-seconds", "3"]),

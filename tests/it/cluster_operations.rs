@@ -16,8 +16,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_once_there_is_room()
-{
+async fn a_full_etcd_quota_refuses_only_writes_until_there_is_room() {
     let Some(etcd) = Etcd::start(1, &["--quota-backend-bytes", "4194304"]) else { return };
     let (replica, _replica) =
         replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
@@ -67,8 +66,7 @@ async fn a_full_quota_refuses_writes_and_nothing_else_and_they_are_taken_again_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_and_its_watchers_are_told_it()
- {
+async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((slept, directory), (awake, _awake)) = (replica(&etcd), replica(&etcd));
     let mut writer = awake.mutes().await;
@@ -120,8 +118,7 @@ async fn a_replica_that_the_cluster_was_compacted_behind_has_all_that_it_missed_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_anew_with_that_state()
- {
+async fn a_cluster_put_back_to_an_older_state_restarts_its_replicas() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let ((mut behind, directory), (writer, _writer)) = (replica(&etcd), replica(&etcd));
     mute(&mut writer.mutes().await, "room", vec!["before".into()]).await.unwrap();
@@ -156,7 +153,7 @@ async fn a_replica_whose_cluster_is_put_back_to_an_older_state_stops_and_begins_
 /// As `etcdutl snapshot restore --bump-revision` leaves a cluster: older records, and revisions
 /// above all that were ever given out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too() {
+async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let (mut behind, directory) = replica(&etcd);
     mute(&mut behind.mutes().await, "room", vec!["before".into()]).await.unwrap();
@@ -199,7 +196,7 @@ async fn a_replica_whose_cluster_is_put_back_with_its_revision_bumped_stops_too(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_has_ended_is_made_again_and_one_that_is_refused_is_told() {
+async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
     // A token that is not used for a second has ended.
     let Some(mut etcd) = Etcd::start(1, &["--auth-token-ttl", "1"]) else { return };
     let member = &etcd.members[0];
@@ -332,7 +329,7 @@ async fn over_tls_both_sides_show_their_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn members_are_replaced_one_by_one_under_a_replica_that_knows_the_old_ones() {
+async fn members_are_replaced_one_by_one_under_a_running_replica() {
     let Some(mut etcd) = Etcd::start(3, &[]) else { return };
     let (replica, _replica) = replica(&etcd);
     let mut mutes = replica.mutes().await;

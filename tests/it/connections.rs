@@ -34,7 +34,7 @@ async fn metrics(process: &Process) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_given_up_is_taken() {
+async fn connections_over_the_limit_are_closed_until_one_ends() {
     let (process, _directory) = start(&["--max-connections", "20"]);
     let rest = process.rest().trim_start_matches("http://").to_owned();
     // Of many addresses, none of which has more than the one that comes would have.
@@ -52,7 +52,7 @@ async fn connections_beyond_what_may_be_are_closed_at_once_and_a_place_that_is_g
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_beyond_what_may_run_are_refused_at_once_over_both_doors() {
+async fn calls_over_the_limit_are_refused_over_grpc_and_rest() {
     let (process, _directory) = start(&["--max-calls", "1"]);
     // A call that waits: for a revision that is not there yet.
     let waiting = {
@@ -119,7 +119,7 @@ async fn a_call_ends_at_its_own_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_has_come_of_age_is_told_to_go_and_no_call_that_was_taken_fails() {
+async fn an_aged_connection_is_asked_to_go_and_fails_no_call() {
     let (process, _directory) = start(&["--max-connection-age-seconds", "1"]);
     let mut mutes = process.mutes().await;
     let started = Instant::now();
@@ -213,7 +213,7 @@ async fn dribble(addr: &str, pieces: impl Iterator<Item = &str>) -> (Duration, S
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_heads_and_bodies_have_an_end_and_others_are_served_meanwhile() {
+async fn slow_heads_and_bodies_time_out_and_delay_no_others() {
     let (process, _directory) = start(&[]);
     let (rest, grpc) =
         (process.rest().trim_start_matches("http://").to_owned(), process.grpc().to_owned());
@@ -257,7 +257,7 @@ async fn slow_heads_and_bodies_have_an_end_and_others_are_served_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobody_elses() {
+async fn rapid_resets_end_their_own_connection_only() {
     let (process, _directory) = start(&[]);
     let mut honest = process.mutes().await;
     let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
@@ -283,7 +283,7 @@ async fn streams_that_are_opened_and_reset_in_haste_end_the_connection_and_nobod
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_that_http_2_does_not_have_end_their_connection_and_nobody_elses() {
+async fn invalid_http_2_frames_end_their_own_connection_only() {
     let (process, _directory) = start(&[]);
     let mut honest = process.mutes().await;
     // The head of a call that never ends, in frames that go on for ever; GET / by the static table.
@@ -376,7 +376,7 @@ async fn bodies_that_are_deep_or_huge_are_refused_in_the_envelope() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_runs_is_finished_whatever_comes_too_late_on_its_connection() {
+async fn late_frames_do_not_end_a_running_call() {
     let (mut process, _directory) = start(&[]);
     let mut stream = TcpStream::connect(process.grpc()).await.unwrap();
     let mut head = vec![0x83, 0x86];
@@ -487,8 +487,7 @@ async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_place_of_a_caller_whose_machine_is_gone_is_given_up_in_a_minute_whether_anything_is_sent_to_it_or_not()
- {
+async fn a_vanished_callers_place_is_free_within_a_minute() {
     let (silent, spoken_to) =
         tokio::join!(place_of_one_that_is_gone("3600"), place_of_one_that_is_gone("1"));
     let (Some(silent), Some(spoken_to)) = (silent, spoken_to) else { return };

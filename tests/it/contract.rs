@@ -64,7 +64,7 @@ async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Com
     feed.take(count).try_collect().await.unwrap()
 }
 
-async fn clause_1_a_commit_is_all_and_its_operations_are_applied_in_order(place: &Location) {
+async fn clause_1_a_commit_is_atomic_and_applied_in_order(place: &Location) {
     let store = open(place).await;
     store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
     store
@@ -108,7 +108,7 @@ async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Location) {
     assert!(entries.iter().all(|entry| entry.key.ends_with(b"/last")));
 }
 
-async fn clause_2_revisions_increase_over_restarts_and_records_keep_theirs(place: &Location) {
+async fn clause_2_revisions_increase_and_survive_restarts(place: &Location) {
     let store = open(place).await;
     assert_eq!(entries(&*store).await.1, Vec::new());
     let first = store.commit(batch([put("a", "1")])).await.unwrap();
@@ -249,7 +249,7 @@ impl Copy {
     }
 }
 
-async fn clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile(place: &Location) {
+async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
     let store = open(place).await;
     let key = |number: u32| format!("k{number:05}");
     let mut commits = Vec::new();
@@ -341,9 +341,7 @@ async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location
     );
 }
 
-async fn clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too(
-    place: &Location,
-) {
+async fn clause_4_snapshot_and_feed_are_everything(place: &Location) {
     let store = open(place).await;
     store.commit(batch([put("a", "1")])).await.unwrap();
     store.close().await.unwrap();
@@ -471,9 +469,7 @@ fn counted(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
     numbers.collect()
 }
 
-async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too(
-    place: &Location,
-) {
+async fn clause_7_history_has_every_event_once_in_both_orders(place: &Location) {
     let store = open(place).await;
     let all = EventRange::default();
     assert!(history(&*store, all, false, 10).await.is_empty());
@@ -511,7 +507,7 @@ async fn clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_t
     assert_eq!(numbers(&history(&*store, beyond, true, 1).await), [40]);
 }
 
-async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &Location) {
+async fn clause_7_history_survives_a_crash(place: &Location) {
     for round in 0..3 {
         let store = open(place).await;
         make_history(&*store, round * 20 + 1, 20).await;
@@ -525,7 +521,7 @@ async fn clause_7_history_is_there_after_a_stop_that_was_no_orderly_one(place: &
     assert_eq!(numbers(&history(&*store, all, true, 50).await), counted((11..=60).rev()));
 }
 
-async fn clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole(place: &Location) {
+async fn clause_7_dropped_history_is_reported_without_holes(place: &Location) {
     // Engines let go of old events many at a time: one of them when it is closed, the other beside
     // its commits.
     let (mut made, mut kept, mut store) = (0, Vec::new(), open(place).await);
@@ -583,7 +579,7 @@ async fn clause_7_history_is_read_while_others_write(place: &Location) {
     assert_eq!(numbers(&read), counted(1..=300));
 }
 
-async fn clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes(place: &Location) {
+async fn clause_8_the_latest_revision_is_linearizable(place: &Location) {
     let store = open(place).await;
     for number in 0..20 {
         let answered = store.commit(batch([put("key", &number.to_string())])).await.unwrap();
@@ -629,21 +625,21 @@ macro_rules! contract {
 }
 
 contract!(
-    clause_1_a_commit_is_all_and_its_operations_are_applied_in_order,
+    clause_1_a_commit_is_atomic_and_applied_in_order,
     clause_1_commits_at_the_same_moment_are_each_whole,
-    clause_2_revisions_increase_over_restarts_and_records_keep_theirs,
+    clause_2_revisions_increase_and_survive_restarts,
     clause_3_a_snapshot_is_of_one_revision_while_others_write,
     clause_3_a_snapshot_has_every_key_whatever_keys_are_like,
     clause_4_a_watcher_gets_every_commit_once_and_in_order,
-    clause_4_a_snapshot_and_the_feed_after_it_are_everything_over_a_restart_too,
+    clause_4_snapshot_and_feed_are_everything,
     clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so,
     clause_5_an_expectation_that_does_not_hold_changes_nothing,
     clause_5_of_many_with_the_same_expectation_one_gets_through,
     clause_6_keys_and_values_are_any_bytes,
-    clause_7_history_tells_every_event_once_in_both_orders_over_a_restart_too,
-    clause_7_history_is_there_after_a_stop_that_was_no_orderly_one,
-    clause_7_history_that_is_no_longer_kept_is_told_and_never_has_a_hole,
+    clause_7_history_has_every_event_once_in_both_orders,
+    clause_7_history_survives_a_crash,
+    clause_7_dropped_history_is_reported_without_holes,
     clause_7_history_is_read_while_others_write,
-    clause_8_the_newest_is_all_that_was_answered_and_nothing_that_comes,
-    clause_9_a_copy_is_that_of_the_store_however_much_is_written_meanwhile,
+    clause_8_the_latest_revision_is_linearizable,
+    clause_9_a_copy_equals_the_store_under_any_writes,
 );

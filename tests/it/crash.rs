@@ -12,8 +12,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_process_is_killed()
-{
+async fn a_kill_loses_no_acknowledged_write_and_halves_none() {
     let kills = setting("MUTE_TEST_KILLS").unwrap_or(50);
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();

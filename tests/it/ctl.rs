@@ -461,7 +461,7 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
 }
 
 #[tokio::test]
-async fn the_token_is_taken_from_a_file_before_the_environment_and_is_not_in_the_help() {
+async fn a_token_file_wins_over_the_environment_and_stays_hidden() {
     let server = Server::start().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{}\n", server.agora_token())).unwrap();

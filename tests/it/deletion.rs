@@ -84,7 +84,7 @@ async fn commit(store: &dyn Store, view: &View, batch: Batch) -> Revision {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_room_is_empty_from_that_commit_on_and_after_a_restart() {
+async fn a_deleted_room_is_empty_at_once_and_after_a_restart() {
     for is_registered in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let (store, filled) = open(directory.path()).await;
@@ -136,7 +136,7 @@ async fn open_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_client_has_no_notification_mutes_and_keeps_its_member_mutes() {
+async fn a_deleted_client_keeps_only_its_member_mutes() {
     let directory = tempfile::tempdir().unwrap();
     let (store, filled) = open(directory.path()).await;
     let view = filled.view.clone();
@@ -231,8 +231,7 @@ async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_leaves_out_what_is_deleted_and_an_import_writes_over_it()
--> Result<(), StoreError> {
+async fn exports_skip_deleted_records_and_imports_replace_them() -> Result<(), StoreError> {
     let directory = tempfile::tempdir().unwrap();
     let (store, filled) = open(directory.path()).await;
     drop(filled);

@@ -77,7 +77,7 @@ async fn a_read_only_directory_stops_the_start_and_is_named() {
     }
 }
 
-async fn a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(health: Health) {
+async fn a_failing_disk_refuses_writes_and_answers_checks(health: Health) {
     let Some(disk) = Disk::mount() else { return skipped("run as root with /dev/fuse") };
     let directory = tempfile::tempdir().unwrap();
     let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
@@ -114,21 +114,21 @@ async fn a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(health:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_becomes_read_only_stops_writes_and_not_checks() {
-    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::ReadOnly).await;
+    a_failing_disk_refuses_writes_and_answers_checks(Health::ReadOnly).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_writes_stops_writes_and_not_checks() {
-    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::FailsWrites).await;
+    a_failing_disk_refuses_writes_and_answers_checks(Health::FailsWrites).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_syncs_stops_writes_and_not_checks() {
-    a_disk_that_fails_in_this_way_refuses_writes_and_answers_checks(Health::FailsSyncs).await;
+    a_failing_disk_refuses_writes_and_answers_checks(Health::FailsSyncs).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_told_to_callers_and_writes_go_on_once_there_is_room() {
+async fn a_full_disk_is_reported_and_writes_resume_with_room() {
     let Some(disk) = SmallDisk::mount(20) else {
         return skipped("run as root, who may mount a tmpfs");
     };
@@ -246,7 +246,7 @@ async fn a_journal_that_was_cut_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_that_lacks_a_file_or_the_end_of_one_between_two_is_refused_by_name() {
+async fn a_journal_with_a_gap_is_refused_by_file_name() {
     let cases: [fn(&Path); 2] = [
         |oldest| fs::remove_file(oldest).unwrap(),
         |oldest| {

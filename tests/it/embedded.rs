@@ -74,7 +74,7 @@ async fn the_directory_tells_whether_the_last_stop_was_an_orderly_one() {
 }
 
 #[tokio::test]
-async fn a_directory_in_use_is_refused_and_free_again_after_its_store_is_dropped() {
+async fn a_directory_in_use_is_refused_until_its_store_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path()).await.unwrap();
     assert!(matches!(open(directory.path()).await.err(), Some(StoreError::InUse { .. })));
@@ -110,7 +110,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_file_is_refused_or_harmless_and_never_opens_with_less_than_was_acknowledged() {
+async fn a_damaged_file_never_opens_with_acknowledged_writes_lost() {
     let original = tempfile::tempdir().unwrap();
     let store = open(original.path()).await.unwrap();
     for round in 0..40 {
@@ -183,7 +183,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_loses_nothing_and_takes_writes_again_once_there_is_room() {
+async fn a_full_disk_loses_nothing_and_recovers_with_room() {
     let Some(disk) = SmallDisk::mount(20) else {
         return skipped("run as root, who may mount a tmpfs");
     };

@@ -155,7 +155,7 @@ async fn pages_hold_what_they_held_whatever_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn staff_sees_the_history_of_its_own_room_and_not_who_wants_no_push() {
+async fn staff_sees_its_rooms_history_without_notification_mutes() {
     let server = Server::start().await;
     let silence = pb::MuteRoomNotificationsRequest {
         app: AGORA.into(),
@@ -203,7 +203,7 @@ async fn fill(server: &Server, count: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_call_looks_through_a_part_of_a_long_history_and_the_pages_through_all() {
+async fn a_call_scans_part_of_a_long_history_and_its_pages_all() {
     let count: u64 = std::env::var("MUTE_TEST_EVENTS")
         .ok()
         .and_then(|count| count.parse().ok())
@@ -240,7 +240,7 @@ async fn one_call_looks_through_a_part_of_a_long_history_and_the_pages_through_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_with_few_events_passes_over_those_of_others_once_they_were_read() {
+async fn events_of_other_apps_are_skipped_once_they_were_read() {
     let server = Server::start().await;
     let first = server.mute(AGORA, ROOM, &["user1"], None).await.revision;
     fill(&server, 60_000).await;

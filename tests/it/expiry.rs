@@ -49,7 +49,7 @@ async fn a_mute_expires_once_at_its_end_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_mute_that_is_renewed_or_taken_back_before_its_end_does_not_expire() {
+async fn a_renewed_or_removed_mute_does_not_expire() {
     let server = Server::start().await;
     server.mute(OPEN, "r", &["renewed"], Some(1_000)).await;
     server.mute(OPEN, "r", &["unmuted"], Some(1_000)).await;
@@ -80,7 +80,7 @@ async fn a_mute_that_is_renewed_or_taken_back_before_its_end_does_not_expire() {
 }
 
 #[tokio::test]
-async fn what_takes_the_place_of_a_mute_that_has_ended_comes_after_its_expiry() {
+async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
     let server = Server::start().await;
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
     let (app, room, user) = (OPEN.to_owned(), "r".to_owned(), "u".to_owned());
@@ -164,7 +164,7 @@ async fn what_takes_the_place_of_a_mute_that_has_ended_comes_after_its_expiry() 
 }
 
 #[tokio::test]
-async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
+async fn deletions_come_after_the_expiries_they_would_hide() {
     let server = Server::start().await;
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
     for _ in 0..20 {
@@ -235,7 +235,7 @@ async fn deleting_a_room_or_a_client_comes_after_what_has_expired_there() {
 }
 
 #[tokio::test]
-async fn what_ended_while_the_service_was_down_expires_once_after_the_start() {
+async fn mutes_that_ended_during_downtime_expire_once() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
     let message = pb::MuteUserRequest {

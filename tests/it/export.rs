@@ -121,7 +121,7 @@ pub fn framed(lines: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
+async fn every_record_kind_is_written_and_read_as_version_1() {
     let (directory, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     every_kind(directory.path()).await;
     let written = export_text(&*open(directory.path()).await, None)
@@ -160,7 +160,7 @@ async fn every_kind_of_record_is_written_as_version_1_and_read_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn export_into_import_makes_the_same_store_and_a_second_import_makes_no_commit() {
+async fn an_import_of_an_export_is_the_same_store_and_idempotent() {
     let directory = tempfile::tempdir().unwrap();
     let (data, again, file) = (
         directory.path().join("data"),
@@ -311,8 +311,7 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_the_app_of_the_file()
- {
+async fn merge_keeps_other_records_and_replace_removes_the_apps() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let key = |app, user| Key::UserMute { app, user };
@@ -363,7 +362,7 @@ async fn merge_leaves_what_the_file_does_not_have_and_replace_removes_it_within_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_commits_at_most_100_records_of_one_app_at_a_time_and_says_so_in_the_history() {
+async fn an_import_commits_100_records_of_an_app_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let line = |app: &str, user: usize| {
         format!(

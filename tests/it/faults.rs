@@ -358,8 +358,7 @@ fn now_ms() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_and_everybody_sees_the_same_whatever_dies_hangs_or_is_cut_off()
- {
+async fn faults_lose_no_acknowledged_write_and_replicas_agree() {
     let length = Duration::from_secs(setting("MUTE_TEST_FAULT_SECONDS").unwrap_or(25));
     let Some(mut cluster) = Cluster::start() else { return };
     let mut random = random();

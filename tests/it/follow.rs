@@ -9,7 +9,7 @@ use crate::harness::has_python;
 const LENGTH: &str = "12";
 
 #[test]
-fn a_client_in_python_keeps_its_own_copy_through_kills_and_sees_every_expiry_once() {
+fn a_python_follower_survives_kills_and_sees_each_expiry_once() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/follow.py");
     if !has_python() {
         return;

@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::*;
 
 #[tokio::test]
-async fn a_mute_made_over_rest_is_seen_over_grpc_at_once_and_the_other_way_round() {
+async fn a_mute_over_rest_is_in_force_over_grpc_and_vice_versa() {
     let server = Server::start().await;
     let mute = json!({"usernames": ["user1"], "mute_duration": 60_000});
     assert_eq!(
@@ -37,7 +37,7 @@ async fn a_mute_made_over_rest_is_seen_over_grpc_at_once_and_the_other_way_round
 }
 
 #[tokio::test]
-async fn a_mute_of_1500_ms_has_no_effect_from_its_end_on_and_nothing_has_to_sweep_it() {
+async fn a_mute_of_1500_ms_ends_without_a_sweep() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], Some(1_500)).await;
     server.advance(1_499);
@@ -51,7 +51,7 @@ async fn a_mute_of_1500_ms_has_no_effect_from_its_end_on_and_nothing_has_to_swee
 }
 
 #[tokio::test]
-async fn a_room_ban_spares_allow_list_owner_and_admins_and_leaves_the_mutes_as_they_were() {
+async fn a_room_ban_spares_staff_and_allow_list_and_keeps_mutes() {
     let server = Server::start().await;
     let mut directory = server.directory().await;
     let admins = Some(pb::RoomAdmins { users: strings(&["user5"]) });
@@ -104,7 +104,7 @@ async fn a_timed_ban_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn case_is_folded_in_the_agora_style_app_and_kept_in_the_imkit_style_app() {
+async fn case_is_folded_for_agora_apps_and_kept_for_imkit_apps() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["USER1"], None).await;
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
@@ -119,7 +119,7 @@ async fn case_is_folded_in_the_agora_style_app_and_kept_in_the_imkit_style_app()
 }
 
 #[tokio::test]
-async fn muting_again_replaces_the_end_and_a_mute_survives_the_client_but_not_the_room() {
+async fn muting_again_replaces_the_end_and_a_room_takes_its_mutes() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], Some(1_000)).await;
     server.mute(AGORA, ROOM, &["user1"], Some(9_000)).await;
@@ -227,7 +227,7 @@ async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
 }
 
 #[tokio::test]
-async fn a_batch_of_checks_answers_each_pair_in_order_and_one_unknown_does_not_fail_the_others() {
+async fn a_batch_answers_in_order_and_unknown_pairs_fail_no_others() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], Some(60_000)).await;
     let pair = |room: &str, user: &str| pb::RoomUser { room: room.into(), user: user.into() };

@@ -168,7 +168,7 @@ async fn heads_without_messages_take_no_place_of_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_are_nearly_sent_take_no_more_memory_than_there_is_for_messages() {
+async fn unfinished_messages_stay_within_the_memory_for_messages() {
     const MIB: u64 = 1 << 20;
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     checks(&process).await;
@@ -189,7 +189,7 @@ async fn messages_that_are_nearly_sent_take_no_more_memory_than_there_is_for_mes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_of_millions_of_parts_is_refused_before_it_is_decoded() {
+async fn a_message_of_millions_of_fields_is_refused_undecoded() {
     let (process, _directory) = start(&[]);
     let mut client = http2(connect_from(2, process.grpc()).await).await;
     // Field 2, of no bytes, a hundred and twenty thousand times; and as field 3 of the other.
@@ -407,7 +407,7 @@ async fn answers_that_nobody_reads_are_held_whatever_their_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_are_held_on_account_and_end_their_connection() {
+async fn unread_answers_are_counted_and_close_their_connection() {
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     for page in 0..10 {
         let users = (0..100).map(|user| format!("u{page}{user:02}")).collect();

@@ -208,7 +208,7 @@ async fn commits(server: &Server) -> usize {
 }
 
 #[tokio::test]
-async fn a_repeat_of_every_write_is_answered_byte_for_byte_over_a_restart_too() {
+async fn repeats_of_every_write_get_equal_bytes_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
     let before = commits(&server).await;
@@ -231,7 +231,7 @@ async fn a_repeat_of_every_write_is_answered_byte_for_byte_over_a_restart_too() 
 }
 
 #[tokio::test]
-async fn a_repeat_changes_nothing_also_where_others_have_changed_something_meanwhile() {
+async fn a_repeat_changes_nothing_that_others_changed_since() {
     let server = Server::start().await;
     let muted = mute(&server, "user1", "1").await.unwrap();
     assert!(unmute(&server, "user1", "").await.unwrap().members[0].was_muted);
@@ -252,7 +252,7 @@ async fn a_repeat_changes_nothing_also_where_others_have_changed_something_meanw
 }
 
 #[tokio::test]
-async fn the_event_of_every_write_carries_the_id_of_its_request_and_no_other_does() {
+async fn only_a_writes_event_carries_its_request_id() {
     let server = Server::start().await;
     let mut feed = server.service.store.watch(revision(&server)).await.unwrap();
     for (rpc, _) in call_all(&server).await {
@@ -289,7 +289,7 @@ async fn next_event(feed: &mut Feed) -> Event {
 }
 
 #[tokio::test]
-async fn another_request_with_the_same_id_is_refused_and_another_app_has_ids_of_its_own() {
+async fn a_reused_id_is_refused_and_apps_have_ids_of_their_own() {
     let server = Server::start().await;
     let muted = mute(&server, "user1", "1").await.unwrap();
     let app_token = format!("Bearer {}", server.agora_token());
@@ -351,7 +351,7 @@ async fn an_id_is_at_most_36_printable_ascii_characters() {
 }
 
 #[tokio::test]
-async fn an_id_is_free_again_from_the_very_millisecond_of_its_end_swept_or_not() {
+async fn an_id_is_free_from_the_millisecond_of_its_end() {
     let server = Server::start().await;
     let ids: Vec<_> = (0..20).map(|number| format!("id {number}")).collect();
     let mut first = Vec::new();
@@ -381,7 +381,7 @@ async fn an_id_is_free_again_from_the_very_millisecond_of_its_end_swept_or_not()
 }
 
 #[tokio::test]
-async fn an_id_that_has_ended_is_taken_again_over_an_answer_that_nobody_sweeps() {
+async fn an_ended_id_is_reused_over_an_unswept_answer() {
     let server = Server::start().await;
     let first = mute(&server, "user1", "1").await.unwrap();
     // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to
@@ -459,7 +459,7 @@ async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_with_the_same_id_at_the_same_moment_have_one_effect_and_one_answer() {
+async fn simultaneous_calls_with_one_id_have_one_effect() {
     let server = Server::start().await;
     let clients = join_all((0..4).map(|_| server.directory())).await;
     for round in 0..200 {
@@ -516,7 +516,7 @@ fn creation(writer: usize, call: usize) -> Request<pb::UpsertRoomRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_a_kill_has_left_without_an_answer_is_done_once_whoever_repeats_it() {
+async fn a_call_cut_by_a_kill_is_done_once_by_its_repeats() {
     let place = tempfile::tempdir().unwrap();
     let mut writers = vec![Vec::new(); 4];
     let mut unanswered = 0;
@@ -609,7 +609,7 @@ async fn repeats_do_nothing(
 }
 
 #[tokio::test]
-async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_path_of_agora() {
+async fn repeats_do_nothing_on_every_writing_agora_path() {
     let server = Server::start().await;
     let token = format!("Bearer {}", server.agora_token());
     let headers = [("authorization", token.as_str())];
@@ -666,7 +666,7 @@ async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_pa
 }
 
 #[tokio::test]
-async fn a_repeat_with_the_same_idempotency_key_does_nothing_on_every_writing_path_of_imkit() {
+async fn repeats_do_nothing_on_every_writing_imkit_path() {
     let server = Server::start().await;
     let requests = [
         (Method::POST, "/admin/clients/aaa/mute/demo".to_owned(), json!({})),

@@ -120,7 +120,7 @@ async fn a_user_may_unmute_a_room_that_is_not_muted() {
 }
 
 #[tokio::test]
-async fn what_an_admin_mutes_the_user_sees_and_unmutes_and_the_other_way_round() {
+async fn admins_and_users_see_and_undo_each_others_mutes() {
     let server = Server::start().await;
     mute(&server, &format!("{ME}/mute/demo")).await;
     assert_eq!(own(&server, Method::GET, "/me").await.1["result"]["mute"], json!(["demo"]));
@@ -175,7 +175,7 @@ async fn queries_are_ignored_where_they_mean_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_is_created_with_what_is_given_and_custom_fields_are_kept() {
+async fn a_client_is_created_as_given_with_custom_fields() {
     let server = Server::start().await;
     let new = json!({
         "_id": "new", "nickname": "N", "avatarUrl": "http://example.com/a", "description": "d", "email": "e@example.com",
@@ -215,7 +215,7 @@ async fn what_is_the_services_to_say_cannot_be_set() {
 }
 
 #[tokio::test]
-async fn an_access_token_is_issued_on_an_admins_word_and_is_good_until_its_date() {
+async fn an_admin_issues_a_token_that_is_good_until_its_date() {
     let server = Server::start().await;
     let (status, body) =
         upsert(&server, json!({"_id": "new", "nickname": "N", "issueAccessToken": true})).await;
@@ -270,7 +270,7 @@ async fn pages_of_clients_follow_each_other() {
 }
 
 #[tokio::test]
-async fn a_deleted_client_is_answered_as_it_was_and_its_notification_mutes_go_with_it() {
+async fn deleting_a_client_returns_it_and_ends_its_room_mutes() {
     let server = Server::start().await;
     is("get_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
     mute(&server, "aaa/mute/demo").await;
@@ -296,7 +296,7 @@ async fn a_room_is_created_and_updated_and_can_be_muted_then() {
 }
 
 #[tokio::test]
-async fn an_api_key_that_is_missing_or_of_no_app_is_refused_on_every_admin_path() {
+async fn every_admin_path_refuses_a_missing_or_unknown_api_key() {
     let server = Server::start().await;
     let user = server.user_token(IMKIT, ME);
     for (method, path, body) in ADMIN_PATHS {
@@ -328,7 +328,7 @@ async fn an_app_token_does_not_stand_in_for_an_api_key() {
 }
 
 #[tokio::test]
-async fn a_client_key_that_is_missing_or_of_no_app_is_refused_on_every_path_of_a_user() {
+async fn every_user_path_refuses_a_missing_or_unknown_client_key() {
     let server = Server::start().await;
     let token = server.user_token(IMKIT, ME);
     for (method, path) in OWN_PATHS {
@@ -347,7 +347,7 @@ async fn a_client_key_that_is_missing_or_of_no_app_is_refused_on_every_path_of_a
 }
 
 #[tokio::test]
-async fn a_token_that_is_missing_bad_or_of_another_app_is_refused_on_every_path_of_a_user() {
+async fn every_user_path_refuses_a_missing_bad_or_foreign_token() {
     let server = Server::start().await;
     let exp = START_MS / 1_000 + 60;
     let other = server.user_token(AGORA, "user1");
@@ -374,7 +374,7 @@ async fn an_expired_token_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_apps_own_back_end_names_the_user_in_id_or_sub_with_or_without_bearer() {
+async fn a_back_ends_token_names_its_user_in_id_or_sub() {
     let server = Server::start().await;
     let exp = START_MS / 1_000 + 60;
     for claims in [json!({"id": ME, "exp": exp}), json!({"sub": ME, "exp": exp, "iat": 1})] {
@@ -387,7 +387,7 @@ async fn a_token_of_the_apps_own_back_end_names_the_user_in_id_or_sub_with_or_wi
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_exist_is_told_before_a_room_that_does_not() {
+async fn an_unknown_client_is_reported_before_an_unknown_room() {
     let server = Server::start().await;
     for method in [Method::POST, Method::DELETE] {
         for path in ["nobody/mute/demo", "nobody/mute/nowhere"] {
@@ -427,7 +427,7 @@ async fn a_body_that_is_no_json_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_without_an_id_or_with_fields_of_another_type_is_refused() {
+async fn bodies_without_an_id_or_with_wrong_types_are_refused() {
     let server = Server::start().await;
     for path in ["/admin/clients", "/rooms"] {
         for body in [json!({}), json!({"_id": null}), json!({"_id": ""})] {
@@ -448,7 +448,7 @@ async fn a_body_without_an_id_or_with_fields_of_another_type_is_refused() {
 }
 
 #[tokio::test]
-async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_errors() {
+async fn unknown_paths_and_methods_get_the_error_envelope() {
     let server = Server::start().await;
     for path in [
         "/admin",
@@ -474,7 +474,7 @@ async fn a_path_or_a_method_that_does_not_exist_is_answered_in_the_envelope_of_e
 }
 
 #[tokio::test]
-async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors() {
+async fn too_long_bodies_and_uris_get_the_error_envelope() {
     let server = Server::start().await;
     let long = "x".repeat(64 << 10);
     is("error_too_large", upsert(&server, json!({"_id": "new", "note": long})).await);
@@ -487,7 +487,7 @@ async fn a_body_or_a_uri_that_is_too_long_is_refused_in_the_envelope_of_errors()
 }
 
 #[tokio::test]
-async fn the_101st_call_of_a_method_within_a_second_is_told_when_to_try_again() {
+async fn the_101st_call_in_a_second_learns_when_to_retry() {
     let server = Server::with(limited()).await;
     let get = || server.rest(Method::GET, "/admin/clients/aaa", &[API_KEY]);
     for _ in 0..100 {
@@ -539,7 +539,7 @@ async fn a_path_that_is_no_utf_8_is_refused() {
 }
 
 #[tokio::test]
-async fn ids_that_hold_a_control_character_or_are_too_long_are_refused() {
+async fn ids_with_control_characters_or_too_long_are_refused() {
     let server = Server::start().await;
     let long = "x".repeat(129);
     for path in [
@@ -554,7 +554,7 @@ async fn ids_that_hold_a_control_character_or_are_too_long_are_refused() {
 }
 
 #[tokio::test]
-async fn a_user_is_shown_the_address_that_a_trusted_proxy_tells_and_no_other() {
+async fn only_a_trusted_proxy_sets_the_address_a_user_is_shown() {
     let headers = [CLIENT_KEY, ("x-forwarded-for", "203.0.113.9, 2001:db8::7")];
     for (settings, expected) in [
         (unlimited(), "127.0.0.1"),

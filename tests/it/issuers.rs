@@ -160,7 +160,7 @@ fn spawn(directory: &Path, keys: &str) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_of_an_issuer_makes_a_service_and_a_forged_one_makes_nobody() {
+async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (rsa, ec, stranger) = (Signer::rsa("one"), Signer::ec("two"), Signer::ec("three"));
     let keys = directory.path().join("jwks.json");

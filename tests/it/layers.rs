@@ -315,7 +315,7 @@ fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn an_engine_is_known_to_its_own_file_and_named_where_it_is_chosen() {
+fn engines_are_named_only_where_one_is_chosen() {
     let sources = sources();
     let named = |word: &str| -> BTreeMap<String, Vec<String>> {
         let lines = |code: &str| -> Vec<_> {

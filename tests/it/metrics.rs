@@ -35,7 +35,7 @@ fn value(metrics: &str, name: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_checks_commits_ends_and_refusals_are_counted_where_they_happen() {
+async fn calls_checks_commits_and_refusals_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let mut mutes = process.mutes().await;

@@ -57,7 +57,7 @@ async fn reads(
 }
 
 #[tokio::test]
-async fn every_read_takes_a_min_revision_and_every_list_tells_the_revision_it_is_no_older_than() {
+async fn every_read_takes_a_min_revision_and_lists_return_theirs() {
     let server = Server::start().await;
     let files =
         prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
@@ -97,7 +97,7 @@ async fn a_negative_one_is_refused_on_every_read() {
 }
 
 #[tokio::test]
-async fn a_commit_that_does_not_come_is_told_before_the_caller_stops_to_listen() {
+async fn a_missing_revision_is_reported_before_the_deadline() {
     let server = Server::start().await;
     let (started, timeout) = (Instant::now(), Duration::from_secs(2));
     let answers = reads(&server, i64::MAX, timeout).await;

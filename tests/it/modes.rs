@@ -71,7 +71,7 @@ async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
 }
 
 #[test]
-fn a_file_that_is_written_is_a_new_one_where_somebody_has_put_a_link() {
+fn written_files_replace_links_instead_of_following_them() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("victim"), "precious").unwrap();

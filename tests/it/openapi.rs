@@ -191,7 +191,7 @@ impl Operation {
 }
 
 #[tokio::test]
-async fn every_route_is_described_and_every_described_operation_is_a_route() {
+async fn routes_and_described_operations_are_the_same() {
     let server = Server::start().await;
     let agora = routes("agora.rs", &["/{org_name}/{app_name}", "/app-id/{app_name}"]);
     let found: Routes = agora.into_iter().chain(routes("imkit.rs", &[""])).collect();
@@ -255,7 +255,7 @@ async fn every_operation_is_answered_as_described_with_its_examples() {
 }
 
 #[tokio::test]
-async fn every_operation_that_needs_credentials_is_refused_as_described_without_them() {
+async fn operations_without_credentials_fail_as_described() {
     let server = Server::start().await;
     let document = document(&server).await;
     for operation in operations(&document)
@@ -268,7 +268,7 @@ async fn every_operation_that_needs_credentials_is_refused_as_described_without_
 }
 
 #[tokio::test]
-async fn operations_have_names_of_their_own_and_a_tag_that_is_described() {
+async fn operations_have_unique_names_and_described_tags() {
     let document = document(&Server::start().await).await;
     let operations = operations(&document);
     let names: BTreeSet<_> = operations.iter().map(Operation::name).collect();
@@ -287,7 +287,7 @@ async fn operations_have_names_of_their_own_and_a_tag_that_is_described() {
 }
 
 #[tokio::test]
-async fn the_page_is_served_to_anybody_and_asks_no_other_host_for_anything() {
+async fn the_docs_page_is_public_and_loads_nothing_external() {
     let server = Server::start().await;
     let mut pending = vec!["/docs".to_owned()];
     let mut seen = BTreeSet::new();

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_and_nothing_is_there_by_half_whenever_the_power_fails() {
+async fn a_power_cut_loses_no_acknowledged_write_and_halves_none() {
     let Some(disk) = Disk::mount() else { return skipped("run as root with /dev/fuse") };
     let cuts = setting("MUTE_TEST_CUTS").unwrap_or(20);
     let mut random = random();

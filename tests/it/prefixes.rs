@@ -111,7 +111,7 @@ async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_earlier_version_has_written_is_refused_with_what_to_do() {
+async fn data_of_earlier_versions_is_refused_with_what_to_do() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     // Its chapter of history: number 1.
     let put = json!({"key": STANDARD.encode("mute/n"), "value": STANDARD.encode([0x08, 0x01])});

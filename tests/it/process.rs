@@ -329,7 +329,7 @@ fn a_certificate_that_cannot_be_used_is_told_before_the_start() {
 }
 
 #[test]
-fn usage_and_configuration_errors_leave_with_64_and_say_what_to_do() {
+fn usage_errors_exit_with_64_and_say_what_to_do() {
     let cases: [(&[&str], &str); 7] = [
         (&["serve", "--colour"], "--colour"),
         (&["serve", "--store", "paper"], "possible values: sled, etcd"),
@@ -464,7 +464,7 @@ fn a_second_start_on_the_same_directory_is_a_clear_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_of_100_000_is_paged_without_gap_or_double_and_streamed_without_growth() {
+async fn a_list_of_100_000_pages_without_gaps_and_streams_flat() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     // Those with even numbers stay; those with odd ones come and go.

@@ -123,7 +123,7 @@ async fn ids_of_a_users_requests_are_its_own() {
 }
 
 #[tokio::test]
-async fn an_id_that_cannot_be_kept_is_refused_and_another_apps_are_kept() {
+async fn an_id_over_quota_is_refused_without_harm_to_other_apps() {
     let server = Server::with(Settings { keep_requests: Some(10), ..unlimited() }).await;
     let mut mutes = server.mutes().await;
     let named = |app: &str, number: usize| pb::MuteMembersRequest {
@@ -157,7 +157,7 @@ async fn an_id_that_cannot_be_kept_is_refused_and_another_apps_are_kept() {
 }
 
 #[tokio::test]
-async fn an_app_has_no_more_than_its_quotas_and_may_change_and_remove_what_it_has() {
+async fn an_app_at_its_quota_may_still_change_and_remove() {
     let quotas = Settings {
         quota_rooms: Some(5),
         quota_clients: Some(20),

@@ -39,8 +39,7 @@ async fn silence(server: &Server, app: &str, user: &str, room: &str, duration_ms
 }
 
 #[tokio::test]
-async fn those_who_have_not_muted_the_room_are_answered_in_the_order_asked_and_as_they_were_written()
- {
+async fn recipients_keep_the_callers_order_and_spelling() {
     let server = Server::start().await;
     silence(&server, AGORA, "user2", ROOM, None).await;
     silence(&server, AGORA, "user4", ROOM, Some(1_000)).await;
@@ -58,7 +57,7 @@ async fn those_who_have_not_muted_the_room_are_answered_in_the_order_asked_and_a
 }
 
 #[tokio::test]
-async fn a_notification_mute_has_no_effect_on_pushes_from_its_very_end_on() {
+async fn an_ended_notification_mute_stops_no_push() {
     let server = Server::start().await;
     silence(&server, AGORA, "user1", ROOM, Some(1_500)).await;
     server.advance(1_499);
@@ -68,7 +67,7 @@ async fn a_notification_mute_has_no_effect_on_pushes_from_its_very_end_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_room_is_an_error_in_a_strict_app_and_silent_for_nobody_in_an_open_one() {
+async fn an_unknown_room_is_an_error_only_in_a_strict_app() {
     let server = Server::start().await;
     assert_eq!(
         reason(&filter(&server, AGORA, "nowhere", strings(&["user1"])).await.unwrap_err()),
@@ -97,7 +96,7 @@ async fn a_call_asks_for_none_to_ten_thousand_users() {
 }
 
 #[tokio::test]
-async fn who_is_to_be_pushed_to_is_told_to_services_and_app_admins_only() {
+async fn only_services_and_app_admins_may_filter_recipients() {
     let server = Server::start().await;
     let bearer = |token: String| format!("Bearer {token}");
     let (user, owner) =

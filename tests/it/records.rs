@@ -170,7 +170,7 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
 }
 
 #[test]
-fn a_byte_that_has_changed_or_a_value_under_another_key_is_found_out() {
+fn a_changed_byte_or_a_moved_value_is_detected() {
     for (name, key, value) in records() {
         let key = codec::encode_key(key);
         let value = codec::encode_value(&key, &value);

@@ -31,7 +31,7 @@ fn more(directory: &Path, config: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_changes_nothing() {
+async fn new_apps_and_services_may_call_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     assert_eq!(code(&process, "New", "dev-service-token").await, Code::NotFound);
@@ -64,7 +64,7 @@ async fn an_app_and_a_service_that_are_new_may_call_at_once_and_a_bad_file_chang
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_ends() {
+async fn every_key_is_rotated_without_a_refused_call() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let path = directory.path().join("config.toml");
@@ -164,7 +164,7 @@ async fn every_key_is_changed_without_a_call_that_is_refused_and_the_old_one_end
 }
 
 #[tokio::test]
-async fn a_file_that_changes_before_anyone_waits_for_it_counts_as_changed() {
+async fn a_change_before_the_first_wait_is_seen() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, "a").unwrap();

@@ -162,18 +162,17 @@ async fn roll_over_etcd(how: How) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_over_etcd_are_restarted_one_by_one_and_no_call_fails() {
+async fn a_rolling_restart_over_etcd_fails_no_call() {
     roll_over_etcd(How::Stopped).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_over_etcd_are_killed_one_by_one_and_every_write_is_there_once() {
+async fn rolling_kills_over_etcd_keep_every_write_once() {
     roll_over_etcd(How::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_over_sled_refuses_calls_and_takes_none_of_them_and_the_shipped_service_config_hides_it()
- {
+async fn the_shipped_service_config_hides_a_restart_over_sled() {
     if !has_python() {
         return;
     }

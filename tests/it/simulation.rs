@@ -85,7 +85,7 @@ fn a_deletion_at_the_compacted_revision_is_seen() {
 }
 
 #[test]
-fn what_is_muted_after_a_deletion_outlives_the_sweep_of_what_was_before_it() {
+fn mutes_after_a_deletion_survive_the_sweep_of_older_ones() {
     simulate(1, 10, deleted::run);
 }
 

@@ -65,7 +65,7 @@ async fn read(snapshot: store::Snapshot) -> Records {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_reads_nothing_holds_up_nobody_and_gets_one_revision() {
+async fn a_stalled_snapshot_reader_blocks_no_writer() {
     let directory = tempfile::tempdir().unwrap();
     let place = Location::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
     let store: Arc<dyn Store> =

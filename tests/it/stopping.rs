@@ -16,7 +16,7 @@ use tokio::{
 use crate::process::{Process, connect, mute, muted, was_not_taken};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_serves_on_while_it_says_that_it_is_not_ready_and_then_finishes_what_it_has_taken() {
+async fn a_stop_serves_while_not_ready_then_finishes_open_calls() {
     let directory = tempfile::tempdir().unwrap();
     let mut process =
         Process::spawn(directory.path(), directory.path(), &["--stop-delay-seconds", "2"]).ready();

@@ -32,7 +32,7 @@ async fn the_same_ids_in_two_apps_are_different_rooms_and_users() {
 }
 
 #[tokio::test]
-async fn an_app_token_is_issued_for_the_right_secret_only_and_good_in_its_app_only() {
+async fn an_app_token_needs_the_secret_and_is_good_in_its_app() {
     let server = Server::start().await;
     let mut tokens = server.tokens().await;
     let ask = |app: &str, secret: &str| pb::IssueTokenRequest {
@@ -205,7 +205,7 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
 }
 
 #[tokio::test]
-async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
+async fn every_path_refuses_a_credential_of_another_app() {
     let server = Server::start().await;
     let agora = [
         (Method::POST, "/chatrooms"),
@@ -267,7 +267,7 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_path() {
 }
 
 #[tokio::test]
-async fn a_service_that_keeps_the_directory_cannot_make_itself_a_moderator() {
+async fn a_directory_service_cannot_make_itself_a_moderator() {
     let server = Server::start().await;
     let mut directory = server.directory().await;
     let client = Some(pb::Client { user: "owner1".into(), ..Default::default() });

@@ -102,7 +102,7 @@ async fn mute(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clients_certificate_makes_it_a_service_where_it_sends_no_other_credential() {
+async fn a_client_certificate_is_a_service_without_a_credential() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
     let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
@@ -182,7 +182,7 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_common_name_counts_where_the_certificate_is_for_nothing_else() {
+async fn a_common_name_counts_only_without_other_names() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
     let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
@@ -270,7 +270,7 @@ async fn get_over_tls(addr: &str, ca: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_are_replaced_without_a_failed_call_and_a_bad_one_changes_nothing() {
+async fn certificates_are_replaced_live_and_a_bad_one_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
     let (old, new) = (Authority::new(files, "old"), Authority::new(files, "new"));

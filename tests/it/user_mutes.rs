@@ -94,7 +94,7 @@ async fn events(server: &Server, after: u64) -> Vec<(EventKind, Vec<String>, Str
 }
 
 #[tokio::test]
-async fn a_user_mute_is_told_first_with_its_end_reason_and_actor_in_every_room() {
+async fn a_user_mute_is_the_first_rule_in_every_room() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], None).await;
     let mute = mute(&server, AGORA, "USER1", Some(60_000)).await.unwrap();
@@ -135,7 +135,7 @@ async fn a_user_mute_is_told_first_with_its_end_reason_and_actor_in_every_room()
 }
 
 #[tokio::test]
-async fn a_user_mute_has_no_effect_from_its_end_on_and_nothing_has_to_sweep_it() {
+async fn a_user_mute_ends_without_a_sweep() {
     let server = Server::start().await;
     for (app, room, user) in [(AGORA, ROOM, "user1"), (OPEN, "any", "u")] {
         mute(&server, app, user, Some(1_500)).await.unwrap();
@@ -164,7 +164,7 @@ async fn muting_again_replaces_the_end_and_unmuting_twice_is_no_error() {
 }
 
 #[tokio::test]
-async fn an_unknown_client_cannot_be_muted_in_a_strict_app_and_can_be_in_an_open_one() {
+async fn an_unknown_client_can_be_muted_only_in_an_open_app() {
     let server = Server::start().await;
     let refused = mute(&server, AGORA, "Nobody", None).await.unwrap_err();
     assert_eq!(reason(&refused), "CLIENT_NOT_FOUND");
@@ -259,7 +259,7 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
 }
 
 #[tokio::test]
-async fn removing_the_records_of_a_user_takes_its_mute_out_of_the_view() {
+async fn removing_a_users_records_removes_its_mute_from_the_view() {
     let server = Server::start().await;
     mute(&server, AGORA, "user1", None).await.unwrap();
     let key = codec::encode_key(Key::UserMute { app: AGORA, user: "user1" });
@@ -272,7 +272,7 @@ async fn removing_the_records_of_a_user_takes_its_mute_out_of_the_view() {
 }
 
 #[tokio::test]
-async fn the_list_is_ordered_and_paged_and_leaves_none_out_while_others_change() {
+async fn the_list_is_paged_in_order_without_gaps_under_changes() {
     let server = Server::start().await;
     let users: Vec<_> = (0..30).map(|number| format!("u{number:02}")).collect();
     join_all(users.iter().map(|user| mute(&server, OPEN, user, None))).await;
@@ -335,7 +335,7 @@ async fn those_of_some_users_who_are_muted_are_told_in_one_page() {
 }
 
 #[tokio::test]
-async fn a_user_not_even_the_owner_of_a_room_mutes_or_lists_in_the_whole_app() {
+async fn no_user_mutes_or_lists_in_the_whole_app() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     let headers = [("authorization", bearer.as_str())];
@@ -379,7 +379,7 @@ async fn left(server: &Server, user: &str) -> Value {
 }
 
 #[tokio::test]
-async fn rest_mutes_for_seconds_tells_what_is_left_and_takes_the_mute_away() {
+async fn rest_user_mutes_are_in_seconds_and_can_be_removed() {
     let server = Server::start().await;
     is("mutes_not_muted", server.agora(Method::GET, "/mutes/user1", None).await);
     is("mutes_set", post(&server, json!({"username": "user1", "chatroom": 100})).await);

@@ -146,7 +146,7 @@ async fn every_change_comes_once_and_in_order_while_many_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_from_any_revision_goes_on_right_after_it_while_others_write() {
+async fn a_watch_resumes_after_any_revision_while_others_write() {
     let server = Server::start().await;
     let writer = tokio::spawn(write(server.mutes().await, 0, 300));
     let mutes = server.mutes().await;
@@ -194,7 +194,7 @@ async fn a_change_tells_who_did_what_to_whom_when_why_and_until_when() {
 
 #[tokio::test]
 #[allow(clippy::needless_update)]
-async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
+async fn every_kind_of_change_is_watched_except_internal_ones() {
     let server = Server::start().await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, IMKIT, "", None).await;
     let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
@@ -281,7 +281,7 @@ async fn every_kind_of_change_is_told_and_our_own_matters_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_watch_of_a_room_is_told_of_that_room_only_and_one_of_an_app_of_that_app_only() {
+async fn a_watch_is_limited_to_its_room_or_app() {
     let server = Server::start().await;
     let (mut room, begun) = Watch::begun(server.mutes().await, OPEN, "r", None).await;
     let (mut app, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
@@ -336,7 +336,7 @@ async fn a_watch_goes_on_after_a_restart_where_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_goes_on_after_a_kill_with_everything_that_was_acknowledged() {
+async fn a_watch_resumes_after_a_kill_with_all_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let (mut after, mut seen, mut acknowledged) = (0, Vec::new(), Vec::new());
     for round in 0..3 {
@@ -390,7 +390,7 @@ async fn what_is_no_longer_kept_and_what_was_never_there_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_is_cut_with_its_last_revision_and_nobody_waits_for_it() {
+async fn a_slow_watcher_is_cut_with_its_last_revision() {
     let server = Server::start().await;
     // As little as HTTP/2 allows is on the way to it.
     let narrow = Channel::from_shared(format!("http://{}", server.addresses.grpc)).unwrap();

@@ -56,7 +56,7 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_these_origins_may_call_and_others_are_not_told_the_answer() {
+async fn only_pages_of_configured_origins_may_read_answers() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--grpc-web-origins", "https://console.example,http://localhost:3000"];
     let process = Process::spawn(directory.path(), directory.path(), &arguments).ready();

@@ -124,7 +124,7 @@ async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_starts_after_a_restore_that_was_bumped_has_what_was_restored() {
+async fn a_start_after_a_bumped_restore_has_the_restored_state() {
     let double = Double::new(1);
     let store = open(&double.network()).await;
     let revision = store.commit(new("kept")).await.unwrap();
@@ -139,7 +139,7 @@ async fn who_starts_after_a_restore_that_was_bumped_has_what_was_restored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_is_complete_when_its_feed_has_come_past_all_that_it_has_read() {
+async fn a_copy_is_complete_once_its_feed_passed_what_it_read() {
     let double = Double::new(1);
     let networks = [double.network(), double.network()];
     let writer = open(&networks[0]).await;
@@ -164,7 +164,7 @@ async fn a_copy_is_complete_when_its_feed_has_come_past_all_that_it_has_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_are_forgotten_by_age_when_a_time_that_is_certain_says_so() {
+async fn events_are_dropped_by_age_by_a_certain_time() {
     const NOW_MS: u64 = 1_000_000;
     let double = Double::new(1);
     // A chapter is full with a second.
