@@ -22,15 +22,28 @@ macro_rules! refuse {
         impl MuteService for Bare {
             type WatchStream = futures_util::stream::Pending<Result<pb::WatchResponse, Status>>;
 
-            async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+            async fn watch(
+                &self,
+                _: Request<pb::WatchRequest>,
+            ) -> Result<Response<Self::WatchStream>, Status> {
                 Err(Status::unimplemented("this service answers CheckSend only"))
             }
 
-            async fn check_send(&self, _: Request<pb::CheckSendRequest>) -> Result<Response<pb::CheckSendResponse>, Status> {
-                Ok(Response::new(pb::CheckSendResponse { allowed: true, rule: pb::Rule::None.into(), ..Default::default() }))
+            async fn check_send(
+                &self,
+                _: Request<pb::CheckSendRequest>,
+            ) -> Result<Response<pb::CheckSendResponse>, Status> {
+                Ok(Response::new(pb::CheckSendResponse {
+                    allowed: true,
+                    rule: pb::Rule::None.into(),
+                    ..Default::default()
+                }))
             }
 
-            $(async fn $rpc(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
+            $(async fn $rpc(
+                &self,
+                _: Request<pb::$request>,
+            ) -> Result<Response<pb::$response>, Status> {
                 Err(Status::unimplemented("this service answers CheckSend only"))
             })+
         }

@@ -597,7 +597,8 @@ macro_rules! contract {
                 async fn $clause() {
                     let directory = tempfile::tempdir().unwrap();
                     let memory = super::Memory { cache_bytes: 1 << 20, ..super::Memory::default() };
-                    super::$clause(&super::Location::Directory { path: directory.path().to_path_buf(), memory }).await;
+                    let path = directory.path().to_path_buf();
+                    super::$clause(&super::Location::Directory { path, memory }).await;
                 }
             )+
         }

@@ -88,7 +88,15 @@ async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
     macro_rules! send {
         ($client:ident.$rpc:ident $request:ident { $($field:ident $(: $value:expr)?),+ }) => {
             $client
-                .$rpc(with(pb::$request { app, request_id, $($field $(: $value)?,)+ ..Default::default() }, &[SERVICE]))
+                .$rpc(with(
+                    pb::$request {
+                        app,
+                        request_id,
+                        $($field $(: $value)?,)+
+                        ..Default::default()
+                    },
+                    &[SERVICE],
+                ))
                 .await
                 .unwrap()
                 .into_inner()
@@ -97,7 +105,8 @@ async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
     }
     match rpc {
         "MuteMembers" => {
-            send!(mutes.mute_members MuteMembersRequest { room, users, reason, duration: Some(duration(9_000)) })
+            let duration = Some(duration(9_000));
+            send!(mutes.mute_members MuteMembersRequest { room, users, reason, duration })
         }
         "UnmuteMembers" => send!(mutes.unmute_members UnmuteMembersRequest { room, users, reason }),
         "BanRoom" => send!(mutes.ban_room BanRoomRequest { room, reason }),

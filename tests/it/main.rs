@@ -61,6 +61,7 @@ mod simulation;
 mod slow_link;
 mod snapshots;
 mod stopping;
+mod style;
 mod tenants;
 mod tls;
 mod traces;

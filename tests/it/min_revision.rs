@@ -25,15 +25,25 @@ async fn reads(
     let (mutes, directory) = (server.mutes().await, server.directory().await);
     let mut answers: Vec<BoxFuture<'_, _>> = Vec::new();
     macro_rules! ask {
-        ($($client:ident.$rpc:ident $name:literal $request:ident { $($field:ident: $value:expr),* } $(, $revision:ident)?);+ $(;)?) => {
+        ($(
+            $client:ident.$rpc:ident $name:literal
+            $request:ident { $($field:ident: $value:expr),* } $(, $revision:ident)?
+        );+ $(;)?) => {
             $(
-                let message = pb::$request { app: AGORA.into(), min_revision, $($field: $value,)* ..Default::default() };
+                let message = pb::$request {
+                    app: AGORA.into(),
+                    min_revision,
+                    $($field: $value,)*
+                    ..Default::default()
+                };
                 let mut request = with(message, &[SERVICE]);
                 request.set_timeout(timeout);
                 let mut client = $client.clone();
                 answers.push(Box::pin(async move {
                     let answer = client.$rpc(request).await;
-                    ($name, answer.map(|_answer| None $(.or(Some(_answer.into_inner().$revision)))?))
+                    ($name, answer.map(|_answer| {
+                        None $(.or(Some(_answer.into_inner().$revision)))?
+                    }))
                 }));
             )+
         };

@@ -75,7 +75,7 @@ const CALLERS: [Caller; 14] = [
 /// because the key itself names the app, and the request would be one of that app.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str)] = &[
-    //                                     nobody | users:    | the app's: | services:    | of another app
+    //                                     nobody | users:    | the app's: | services:    | foreign app
     //                                            | an itself | token      | check        | service admin
     //                                            | staff own | key        |  write admin | user key
     ("MuteMembers",                         "m      n n y y     y y          n y n          n t t k"),

@@ -110,16 +110,30 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let by_user = || prop::bool::weighted(0.3);
     let step = prop_oneof![
         4 => (room(), users(), duration_ms(), by_user())
-            .prop_map(|(room, users, duration_ms, by_user)| Step::Mute { room, users, duration_ms, by_user }),
-        2 => (room(), users(), by_user()).prop_map(|(room, users, by_user)| Step::Unmute { room, users, by_user }),
-        1 => (room(), duration_ms(), by_user()).prop_map(|(room, duration_ms, by_user)| Step::Ban { room, duration_ms, by_user }),
+            .prop_map(|(room, users, duration_ms, by_user)| Step::Mute {
+                room,
+                users,
+                duration_ms,
+                by_user,
+            }),
+        2 => (room(), users(), by_user())
+            .prop_map(|(room, users, by_user)| Step::Unmute { room, users, by_user }),
+        1 => (room(), duration_ms(), by_user())
+            .prop_map(|(room, duration_ms, by_user)| Step::Ban { room, duration_ms, by_user }),
         1 => (room(), by_user()).prop_map(|(room, by_user)| Step::Unban { room, by_user }),
-        2 => (room(), user(), by_user()).prop_map(|(room, user, by_user)| Step::Allow { room, user, by_user }),
-        1 => (room(), user(), by_user()).prop_map(|(room, user, by_user)| Step::Disallow { room, user, by_user }),
+        2 => (room(), user(), by_user())
+            .prop_map(|(room, user, by_user)| Step::Allow { room, user, by_user }),
+        1 => (room(), user(), by_user())
+            .prop_map(|(room, user, by_user)| Step::Disallow { room, user, by_user }),
         3 => (room(), user(), duration_ms())
-            .prop_map(|(room, user, duration_ms)| Step::MuteNotifications { room, user, duration_ms }),
+            .prop_map(|(room, user, duration_ms)| Step::MuteNotifications {
+                room,
+                user,
+                duration_ms,
+            }),
         1 => (room(), user()).prop_map(|(room, user)| Step::UnmuteNotifications { room, user }),
-        1 => (user(), duration_ms()).prop_map(|(user, duration_ms)| Step::MuteUser { user, duration_ms }),
+        1 => (user(), duration_ms())
+            .prop_map(|(user, duration_ms)| Step::MuteUser { user, duration_ms }),
         1 => user().prop_map(|user| Step::UnmuteUser { user }),
         2 => room().prop_map(|room| Step::CreateRoom { room }),
         1 => room().prop_map(|room| Step::DeleteRoom { room }),
@@ -127,7 +141,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => user().prop_map(|user| Step::CreateClient { user }),
         1 => user().prop_map(|user| Step::DeleteClient { user }),
         3 => (1_u64..2_000).prop_map(|ms| Step::Advance { ms }),
-        1 => prop_oneof![-100_000_i64..-2_001, 2_001_i64..100_000].prop_map(|by_ms| Step::Jump { by_ms }),
+        1 => prop_oneof![-100_000_i64..-2_001, 2_001_i64..100_000]
+            .prop_map(|by_ms| Step::Jump { by_ms }),
         1 => Just(Step::Sweep),
         1 => Just(Step::SweepDeleted),
         1 => Just(Step::Restart),

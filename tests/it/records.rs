@@ -190,7 +190,10 @@ fn a_changed_byte_or_a_moved_value_is_detected() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_codec_panic(key in proptest::collection::vec(any::<u8>(), 0..64), value in proptest::collection::vec(any::<u8>(), 0..64)) {
+    fn no_bytes_make_the_codec_panic(
+        key in proptest::collection::vec(any::<u8>(), 0..64),
+        value in proptest::collection::vec(any::<u8>(), 0..64),
+    ) {
         let _ = codec::decode(&key, &value);
         let _ = codec::decode_event(&value);
     }

@@ -117,7 +117,8 @@ async fn refusals(
         ($client:ident: $($rpc:ident $name:literal $request:ident),+ $(,)?) => {
             $(
                 let message = pb::$request { app: app.to_owned(), ..Default::default() };
-                let refused = $client.$rpc(with(message, headers)).await.err().map(|status| reason(&status));
+                let answer = $client.$rpc(with(message, headers)).await;
+                let refused = answer.err().map(|status| reason(&status));
                 refusals.insert($name, refused.unwrap_or_else(|| "let in".to_owned()));
             )+
         };

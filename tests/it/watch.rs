@@ -202,13 +202,22 @@ async fn every_kind_of_change_is_watched_except_internal_ones() {
         (IMKIT.to_owned(), "demo".to_owned(), "aaa".to_owned(), strings(&["aaa"]));
     macro_rules! call {
         ($client:ident.$rpc:ident $request:ident { $($field:ident: $value:expr),* }) => {
-            $client.$rpc(with(pb::$request { app: app.clone(), $($field: $value,)* ..Default::default() }, &[SERVICE])).await.unwrap();
+            let message = pb::$request {
+                app: app.clone(),
+                $($field: $value,)*
+                ..Default::default()
+            };
+            $client.$rpc(with(message, &[SERVICE])).await.unwrap();
         };
     }
     let short = Some(duration(1_000));
     call!(mutes.mute_members MuteMembersRequest { room: room.clone(), users: users.clone() });
     call!(mutes.unmute_members UnmuteMembersRequest { room: room.clone(), users: users.clone() });
-    call!(mutes.mute_members MuteMembersRequest { room: room.clone(), users: users.clone(), duration: short });
+    call!(mutes.mute_members MuteMembersRequest {
+        room: room.clone(),
+        users: users.clone(),
+        duration: short
+    });
     server.advance(1_000);
     server.sweep().await;
     call!(mutes.ban_room BanRoomRequest { room: room.clone() });
@@ -217,10 +226,23 @@ async fn every_kind_of_change_is_watched_except_internal_ones() {
     server.advance(1_000);
     server.sweep().await;
     call!(mutes.allow_members AllowMembersRequest { room: room.clone(), users: users.clone() });
-    call!(mutes.disallow_members DisallowMembersRequest { room: room.clone(), users: users.clone() });
-    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
-    call!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
-    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone(), duration: short });
+    call!(mutes.disallow_members DisallowMembersRequest {
+        room: room.clone(),
+        users: users.clone()
+    });
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest {
+        room: room.clone(),
+        user: user.clone()
+    });
+    call!(mutes.unmute_room_notifications UnmuteRoomNotificationsRequest {
+        room: room.clone(),
+        user: user.clone()
+    });
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest {
+        room: room.clone(),
+        user: user.clone(),
+        duration: short
+    });
     server.advance(1_000);
     server.sweep().await;
     call!(mutes.mute_user MuteUserRequest { user: user.clone() });
@@ -228,7 +250,10 @@ async fn every_kind_of_change_is_watched_except_internal_ones() {
     call!(mutes.mute_user MuteUserRequest { user: user.clone(), duration: short });
     server.advance(1_000);
     server.sweep().await;
-    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest { room: room.clone(), user: user.clone() });
+    call!(mutes.mute_room_notifications MuteRoomNotificationsRequest {
+        room: room.clone(),
+        user: user.clone()
+    });
     call!(directory.upsert_room UpsertRoomRequest { room: "new".into() });
     call!(directory.delete_room DeleteRoomRequest { room: room.clone() });
     // Removes the notification mute of the deleted room, and then its tombstone: commits that are

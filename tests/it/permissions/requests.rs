@@ -21,13 +21,21 @@ type Outcome = Pin<Box<dyn Future<Output = String>>>;
 pub(super) type Rpc = (&'static str, Box<dyn Fn(Channel, Headers) -> Outcome>);
 
 macro_rules! rpcs {
-    ($stage:ident; $($client:ident.$rpc:ident $name:literal $request:ident { $($field:ident: $value:expr),* $(,)? })+) => {
+    ($stage:ident; $(
+        $client:ident.$rpc:ident $name:literal
+        $request:ident { $($field:ident: $value:expr),* $(,)? }
+    )+) => {
         vec![$(
             ($name, Box::new(move |channel: Channel, headers: Headers| -> Outcome {
                 #[allow(clippy::needless_update)]
-                let message = pb::$request { app: $stage.app.into(), $($field: $value,)* ..Default::default() };
+                let message = pb::$request {
+                    app: $stage.app.into(),
+                    $($field: $value,)*
+                    ..Default::default()
+                };
                 Box::pin(async move {
-                    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                    let headers: Vec<_> =
+                        headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
                     let sent = $client::new(channel).$rpc(with(message, &headers)).await;
                     sent.err().map_or_else(|| "let through".to_owned(), |status| reason(&status))
                 })

@@ -317,7 +317,10 @@ fn service(access: Arc<Access>, store: Arc<dyn Store>, view: View, clock: Clock)
 
 /// Calls an RPC, and answers what it said but for the revision.
 macro_rules! send {
-    ($door:ident, $caller:expr, $id:expr, $rpc:ident $request:ident { $($field:ident $(: $value:expr)?),* }) => {{
+    (
+        $door:ident, $caller:expr, $id:expr,
+        $rpc:ident $request:ident { $($field:ident $(: $value:expr)?),* }
+    ) => {{
         let mut message = Request::new(pb::$request {
             app: $door.app.to_owned(),
             request_id: $id,
@@ -377,27 +380,49 @@ impl Door {
         let duration = |ms: &Option<u64>| ms.map(duration);
         match write {
             Write::Mute { users, ms } => {
-                send!(self, caller, id, mute_members MuteMembersRequest { room, users: strings(users), duration: duration(ms) })
+                send!(
+                    self, caller, id,
+                    mute_members MuteMembersRequest {
+                        room,
+                        users: strings(users),
+                        duration: duration(ms)
+                    }
+                )
             }
             Write::Unmute { users } => {
-                send!(self, caller, id, unmute_members UnmuteMembersRequest { room, users: strings(users) })
+                send!(
+                    self, caller, id,
+                    unmute_members UnmuteMembersRequest { room, users: strings(users) }
+                )
             }
             Write::Ban { ms } => {
                 send!(self, caller, id, ban_room BanRoomRequest { room, duration: duration(ms) })
             }
             Write::Unban => send!(self, caller, id, unban_room UnbanRoomRequest { room }),
             Write::Allow { users } => {
-                send!(self, caller, id, allow_members AllowMembersRequest { room, users: strings(users) })
+                send!(
+                    self, caller, id,
+                    allow_members AllowMembersRequest { room, users: strings(users) }
+                )
             }
             Write::Disallow { users } => {
-                send!(self, caller, id, disallow_members DisallowMembersRequest { room, users: strings(users) })
+                send!(
+                    self, caller, id,
+                    disallow_members DisallowMembersRequest { room, users: strings(users) }
+                )
             }
             Write::Silence { ms } => {
                 let duration = duration(ms);
-                send!(self, admin, id, mute_room_notifications MuteRoomNotificationsRequest { user, room, duration })
+                send!(
+                    self, admin, id,
+                    mute_room_notifications MuteRoomNotificationsRequest { user, room, duration }
+                )
             }
             Write::Unsilence => {
-                send!(self, admin, id, unmute_room_notifications UnmuteRoomNotificationsRequest { user, room })
+                send!(
+                    self, admin, id,
+                    unmute_room_notifications UnmuteRoomNotificationsRequest { user, room }
+                )
             }
             Write::MuteUser { ms } => {
                 send!(self, admin, id, mute_user MuteUserRequest { user, duration: duration(ms) })

@@ -35,7 +35,8 @@ const HEADER: &str = r#"{"kind":"header","format":"mute-service export","version
 const TIMES: [&str; 5] = ["expire", "set", "created", "updated", "last_login"];
 
 thread_local! {
-    static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| Builder::new_current_thread().enable_time().build().unwrap());
+    static RUNTIME: LazyCell<Runtime> =
+        LazyCell::new(|| Builder::new_current_thread().enable_time().build().unwrap());
 }
 
 fuzz_target!(|input: &[u8]| {
