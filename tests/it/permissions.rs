@@ -75,9 +75,9 @@ const CALLERS: [Caller; 14] = [
 /// because the key itself names the app, and the request would be one of that app.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str)] = &[
-    //                                     nobody | users:    | the app's: | services:    | foreign app
-    //                                            | an itself | token      | check        | service admin
-    //                                            | staff own | key        |  write admin | user key
+    //                                     nobody | users:    | the app's: | services:    | foreign
+    //                                            | an itself | token      | check        | service
+    //                                            | staff own | key        |  write admin | key
     ("MuteMembers",                         "m      n n y y     y y          n y n          n t t k"),
     ("UnmuteMembers",                       "m      n n y y     y y          n y n          n t t k"),
     ("ListMutedMembers",                    "m      n n y y     y y          y n n          n t t k"),
