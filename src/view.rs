@@ -6,7 +6,7 @@
 //! to one room or client happen under one lock, so a reader sees all of them or none. Whether a
 //! record is in force is decided by the reader's clock; an expired record may lie here until the
 //! sweeper ([`View::due`] tells it what) has removed it. What was deleted with its room or client
-//! lies beside the others (`remains.rs`), where no reader sees it, until it is removed from the
+//! lies beside the others (`tombstone.rs`), where no reader sees it, until it is removed from the
 //! store too.
 
 mod age;
@@ -15,14 +15,14 @@ mod client;
 mod expired;
 mod expiry_queue;
 mod feed;
+mod idempotency;
 mod index;
 mod leftovers;
 mod muted_users;
 mod page;
-mod remains;
-mod request;
 mod room;
 mod state;
+mod tombstone;
 mod user_map;
 mod versioned;
 
@@ -45,9 +45,9 @@ pub use self::{
     client::{Client, KnownClient},
     expired::{Expired, ExpiredRestrictions},
     feed::Filled,
+    idempotency::ExpiredRequest,
     leftovers::Leftover,
     page::Page,
-    request::ExpiredRequest,
     room::{Decision, Room, Rule, may_speak},
     state::Usage,
     versioned::{MutedRoom, Versioned},

@@ -20,13 +20,13 @@ use crate::{
 
 mod change;
 mod hub;
-mod seat;
 mod spans;
+mod subscription;
 
 pub use change::{Change, Subject};
 use hub::Subscription;
 pub use hub::{Admitted, Hub};
-use seat::{End, Found};
+use subscription::{End, Found};
 
 /// Events of history read at once, at most and at least.
 const PAGE: usize = 256;

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc};
 
 use super::{
     index::Entity,
-    remains::{ClientRemains, DeletedRooms},
+    tombstone::{ClientRemains, DeletedRooms},
     versioned::{MutedRoom, Versioned},
 };
 use crate::{

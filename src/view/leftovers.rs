@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{client::Client, remains::Owner, room::Room, state::State};
+use super::{client::Client, room::Room, state::State, tombstone::Owner};
 use crate::store::Revision;
 
 /// Records that are to be removed, by the revision that each has.

@@ -1,6 +1,6 @@
 //! One room, and the pure function that the service exists for: may this user speak?
 
-use super::{index::Entity, remains::RoomRemains, user_map::UserMap, versioned::Versioned};
+use super::{index::Entity, tombstone::RoomRemains, user_map::UserMap, versioned::Versioned};
 use crate::{
     model::{Expire, Key, Restriction, RoomProfile, Value},
     store::Revision,

@@ -11,11 +11,11 @@ use std::{
 use super::{
     client::{Client, KnownClient},
     expiry_queue::{Place, Schedule},
+    idempotency::Requests,
     index::{Entity as _, Index},
     muted_users::MutedUsers,
-    remains::{DeletedRooms, Owners},
-    request::Requests,
     room::Room,
+    tombstone::{DeletedRooms, Owners},
     versioned::Versioned,
 };
 use crate::{

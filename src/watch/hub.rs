@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     change::{Change, Subject},
-    seat::{End, Queue},
     spans::Spans,
+    subscription::{End, Queue},
 };
 use crate::{
     clock::Clock,
