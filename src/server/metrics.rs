@@ -81,7 +81,7 @@ fn of_now(service: &Service, data_dir: Option<&Path>) -> Registry {
         gauge(service.hub.watchers() as u64),
     );
     let cut = Counter::<u64>::default();
-    cut.inc_by(service.hub.cut());
+    cut.inc_by(service.hub.slow_watchers());
     registry.register("watchers_cut", "Watches that were cut because they did not read", cut);
     let jumps = Counter::<u64>::default();
     jumps.inc_by(service.clock.jumps());

@@ -96,14 +96,14 @@ impl Service {
             if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
                 // What the caller names may not have been given out yet.
                 let end = if read == 0 { newest.revision + 1 } else { before };
-                self.hub.spans.note(oldest.revision, end, &apps);
+                self.hub.spans.insert(oldest.revision, end, &apps);
             }
             for (logged, app) in page.into_iter().zip(apps) {
                 if app != call.key() {
                     before = logged.revision;
                     continue;
                 }
-                let change = Change::read(logged.revision, &logged.event)?;
+                let change = Change::decode(logged.revision, &logged.event)?;
                 let wanted = change
                     .filter(|change| filter.lets_through(&change.event) && is_told(&change.event));
                 bytes += wanted.as_ref().map_or(0, Change::bytes);

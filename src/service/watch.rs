@@ -52,7 +52,7 @@ impl Service {
         .await?;
         let (limits, app, principal) =
             (self.limits.clone(), call.app.number, call.principal.clone());
-        Ok(watching.admitted(admitted, Box::new(move || limits.watched(app, principal.rated()))))
+        Ok(watching.with_permit(admitted, Box::new(move || limits.watched(app, principal.rated()))))
     }
 
     /// Ends when who watches may do so no longer.

@@ -1,11 +1,11 @@
-//! A change as callers are told of it, and what they watch.
+//! A change as watchers receive it, and what they watch.
 
 use crate::{
     model::{Event, EventKind},
     store::{Revision, StoreError, codec},
 };
 
-/// One commit, as callers are told of it.
+/// One commit, as watchers receive it.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Change {
@@ -14,8 +14,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Nothing where the commit is our own matter. Errors: [`StoreError::Corrupt`].
-    pub fn read(revision: Revision, event: &[u8]) -> Result<Option<Self>, StoreError> {
+    /// None: the commit is internal, and no watcher receives it. Errors: [`StoreError::Corrupt`].
+    pub fn decode(revision: Revision, event: &[u8]) -> Result<Option<Self>, StoreError> {
         if event.is_empty() {
             return Ok(None);
         }
@@ -23,7 +23,7 @@ impl Change {
         Ok((!event.kind.is_internal()).then_some(Self { revision, event }))
     }
 
-    /// About as much memory as it takes.
+    /// Approximate size in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let Event { app, room, users, actor, reason, request_id, .. } = &self.event;
@@ -43,8 +43,9 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Whether the event stands for changes that nobody can be told one by one.
-    pub(super) fn lost_to(&self, event: &Event) -> bool {
+    /// Whether the event is an import of the app: its changes are not listed one by one, so the
+    /// watcher must read a snapshot again.
+    pub(super) fn is_reset_by(&self, event: &Event) -> bool {
         event.kind == EventKind::Imported && self.app == event.app
     }
 

@@ -1,4 +1,4 @@
-//! What the tests of a watch share: a store, and a hub that broadcasts when a test says so.
+//! What the tests of watches share: a store, and a hub that broadcasts when a test calls for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,6 @@ use crate::{
     view::View,
 };
 
-/// A store, and a hub that hands out what it is told to, when it is told to.
 pub(super) struct Fixture {
     store: Arc<dyn Store>,
     pub(super) hub: Arc<Hub>,
@@ -32,25 +31,36 @@ impl Fixture {
 
     pub(super) async fn watch(&self, room: Option<&str>, after: Revision) -> WatchStream {
         let subject = Subject { app: "a".to_owned(), room: room.map(str::to_owned) };
-        let (hub, store) = (self.hub.clone(), self.store.clone());
-        WatchStream::start(hub, store, subject, after, Duration::from_secs(3_600)).await.unwrap()
+        WatchStream::start(
+            self.hub.clone(),
+            self.store.clone(),
+            subject,
+            after,
+            Duration::from_secs(3_600),
+        )
+        .await
+        .unwrap()
     }
 
-    /// Commits so many changes of the room, which the hub does not know of yet.
+    /// Commits changes of the room without a broadcast.
     pub(super) async fn commit(&self, room: &str, count: usize) -> Vec<Commit> {
         let mut commits = Vec::new();
         for _ in 0..count {
-            let (room, users) = (room.to_owned(), vec!["u".to_owned()]);
-            let event = Event { room, users, ..Event::new(EventKind::Muted, "a", "", 1) };
+            let event = Event {
+                room: room.to_owned(),
+                users: vec!["u".to_owned()],
+                ..Event::new(EventKind::Muted, "a", "", 1)
+            };
             let batch = Batch::of(&event);
-            let (event, at_ms) = (batch.event.clone(), batch.at_ms);
+            let event = batch.event.clone();
+            let at_ms = batch.at_ms;
             let revision = self.store.commit(batch).await.unwrap();
             commits.push(Commit { revision, operations: Vec::new(), event, at_ms });
         }
         commits
     }
 
-    pub(super) async fn commit_and_hand_out(&self, room: &str, count: usize) {
+    pub(super) async fn commit_and_broadcast(&self, room: &str, count: usize) {
         self.commit(room, count)
             .await
             .iter()
@@ -69,11 +79,11 @@ impl WatchStream {
         revisions
     }
 
-    /// Takes a seat, without a look at what is there to be told.
-    pub(super) async fn be_seated(&mut self) {
+    /// Subscribes without delivering anything.
+    pub(super) async fn subscribe(&mut self) {
         self.next_heartbeat = Instant::now() + self.heartbeat;
         while self.subscription.is_none() {
-            self.wait_for_the_next().await;
+            self.wait_or_subscribe().await;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Who watches what, and how a change gets to all of them: decoded once, and by nobody who is not
-//! about it.
+//! Who watches what, and the broadcast of each change to them. A change is decoded once, and only
+//! its watchers receive it.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
 use super::{
     change::{Change, Subject},
     spans::Spans,
-    subscription::{End, Queue},
+    subscription::{EndReason, Queue},
 };
 use crate::{
     clock::Clock,
@@ -23,143 +23,143 @@ use crate::{
 };
 use futures_util::StreamExt as _;
 
-/// How long after a failure of the feed it is followed again.
+/// The delay before a failed feed is followed again.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The live end of the feed, for all watchers of this process.
 pub struct Hub {
-    /// The newest commit that is handed out, or passed over because it is nobody's; never one that
-    /// the view has not applied.
-    newest: AtomicU64,
-    /// Watchers that were cut because they did not read.
-    cut: AtomicU64,
-    /// No more changes will come. Set under the lock of the seats.
-    closed: AtomicBool,
+    /// The latest commit that was broadcast, or skipped because no watcher receives it. The view
+    /// has always applied it.
+    latest_revision: AtomicU64,
+    slow_watchers: AtomicU64,
+    /// No more changes will come. Set under the lock of `subscriptions`.
+    is_closed: AtomicBool,
     clock: Clock,
-    /// Whose events are where in the history.
+    /// Which apps have events in which part of the history.
     pub spans: Spans,
     subscriptions: Mutex<Subscriptions>,
-    /// Watches of each app, those among them that have no seat yet.
-    by_app: Mutex<HashMap<String, usize>>,
+    /// Watches of each app, including those that have no subscription yet.
+    watches_by_app: Mutex<HashMap<String, usize>>,
 }
 
 #[derive(Default)]
 struct Subscriptions {
-    /// The number of the next seat.
-    next: u64,
+    /// The id of the next subscription.
+    next_id: u64,
     by_subject: HashMap<String, HashMap<u64, Arc<Queue>>>,
 }
 
-/// A watcher's place in the hub; given up when it is dropped.
+/// The subscription of one watcher to a subject. Dropping it ends it.
 pub(super) struct Subscription {
     hub: Arc<Hub>,
-    subject: String,
-    number: u64,
+    subject_key: String,
+    id: u64,
     pub(super) queue: Arc<Queue>,
-    /// All changes after this revision come.
+    /// The queue receives all changes after this revision.
     pub(super) base: Revision,
 }
 
-/// One of the watches that an app may have; given up when it is dropped.
-pub struct Admitted {
+/// One of the watches that an app may have. Dropping it gives it back.
+pub struct WatchPermit {
     hub: Arc<Hub>,
     app: String,
 }
 
 impl Hub {
-    /// Stands where the view stands.
+    /// Starts at the view's revision.
     #[must_use]
     pub fn new(view: &View, clock: Clock) -> Arc<Self> {
-        let newest = AtomicU64::new(view.revision());
         Arc::new(Self {
-            newest,
-            cut: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
+            latest_revision: AtomicU64::new(view.revision()),
+            slow_watchers: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
             clock,
             spans: Spans::default(),
             subscriptions: Mutex::default(),
-            by_app: Mutex::default(),
+            watches_by_app: Mutex::default(),
         })
     }
 
-    /// The newest commit that was handed out.
+    /// The latest commit that was broadcast or skipped.
     #[must_use]
     pub fn latest_revision(&self) -> Revision {
-        self.newest.load(Ordering::Acquire)
+        self.latest_revision.load(Ordering::Acquire)
     }
 
-    /// How many watch, with a seat.
+    /// Number of watches that have a subscription.
     #[must_use]
     pub fn watchers(&self) -> usize {
         self.subscriptions().by_subject.values().map(HashMap::len).sum()
     }
 
-    /// Lets one more of this app watch; nothing where it has as many watches as this already.
+    /// Admits one more watch of this app. None: it has `max` watches already.
     #[must_use]
-    pub fn admit(self: &Arc<Self>, app: &str, most: u64) -> Option<Admitted> {
-        let mut by_app = self.by_app();
-        let count = by_app.get(app).copied().unwrap_or(0);
-        if count as u64 >= most {
+    pub fn admit(self: &Arc<Self>, app: &str, max: u64) -> Option<WatchPermit> {
+        let mut watches_by_app = self.watches_by_app();
+        let count = watches_by_app.get(app).copied().unwrap_or(0);
+        if count as u64 >= max {
             return None;
         }
-        by_app.insert(app.to_owned(), count + 1);
-        Some(Admitted { hub: self.clone(), app: app.to_owned() })
+        watches_by_app.insert(app.to_owned(), count + 1);
+        Some(WatchPermit { hub: self.clone(), app: app.to_owned() })
     }
 
-    /// How many watches the app has that has most.
+    /// Number of watches of the app that has the most.
     #[must_use]
     pub fn most_watchers(&self) -> usize {
-        self.by_app().values().copied().max().unwrap_or(0)
+        self.watches_by_app().values().copied().max().unwrap_or(0)
     }
 
-    fn by_app(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.by_app.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watches_by_app(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.watches_by_app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many have been cut because they did not read.
+    /// Number of watchers that were disconnected because they did not read, since the start.
     #[must_use]
-    pub fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
+    pub fn slow_watchers(&self) -> u64 {
+        self.slow_watchers.load(Ordering::Relaxed)
     }
 
-    /// Ends all watches, for good.
+    /// Ends all watches, and admits no subscription any more.
     pub fn close(&self) {
         let mut subscriptions = self.subscriptions();
-        self.closed.store(true, Ordering::Release);
+        self.is_closed.store(true, Ordering::Release);
         subscriptions.end_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.is_closed.load(Ordering::Acquire)
     }
 
-    /// A seat for this subject; nothing where the hub is closed.
-    pub(super) fn join(self: &Arc<Self>, subject: &Subject) -> Option<Subscription> {
+    /// Subscribes to a subject. None: the hub is closed.
+    pub(super) fn subscribe(self: &Arc<Self>, subject: &Subject) -> Option<Subscription> {
         let mut subscriptions = self.subscriptions();
         if self.is_closed() {
             return None;
         }
         let queue = Queue::new(self.now());
-        let number = subscriptions.next;
-        let subject = key(&subject.app, subject.room.as_deref());
-        subscriptions.next += 1;
-        subscriptions.by_subject.entry(subject.clone()).or_default().insert(number, queue.clone());
+        let id = subscriptions.next_id;
+        let subject_key = subject_key(&subject.app, subject.room.as_deref());
+        subscriptions.next_id += 1;
+        subscriptions.by_subject.entry(subject_key.clone()).or_default().insert(id, queue.clone());
         Some(Subscription {
             hub: self.clone(),
-            subject,
-            number,
+            subject_key,
+            id,
             queue,
             base: self.latest_revision(),
         })
     }
 
-    /// Hands out the commits of the store, each when the view has applied it. Never ends by itself.
+    /// Broadcasts each commit of the store when the view has applied it. Never returns.
     pub async fn follow(self: Arc<Self>, store: Arc<dyn Store>, view: View) {
         loop {
             match self.follow_once(&*store, &view).await {
                 Err(StoreError::Compacted { .. }) => {
-                    tracing::warn!("the feed was cut behind the watchers; they read history");
-                    // There is nothing to go on from before the view has come further.
+                    tracing::warn!(
+                        "the change feed has skipped commits; watchers read them from history"
+                    );
+                    // The feed can resume only from a later revision of the view.
                     while !view.wait_for(self.latest_revision() + 1).await {}
                 }
                 Ok(()) => tracing::error!("the change feed has ended; trying again"),
@@ -170,7 +170,7 @@ impl Hub {
     }
 
     async fn follow_once(&self, store: &dyn Store, view: &View) -> Result<(), StoreError> {
-        self.go_on_from(view.revision());
+        self.skip_to(view.revision());
         let mut feed = store.watch(self.latest_revision()).await?;
         while let Some(commit) = feed.next().await {
             let commit = commit?;
@@ -180,13 +180,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Leaves out the commits up to this one: whoever has a seat loses it, and reads them from
-    /// history.
-    pub(super) fn go_on_from(&self, revision: Revision) {
+    /// Skips the commits up to this one. Subscriptions end, and their watchers read history.
+    pub(super) fn skip_to(&self, revision: Revision) {
         let mut subscriptions = self.subscriptions();
         if revision > self.latest_revision() {
             subscriptions.end_all();
-            self.newest.store(revision, Ordering::Release);
+            self.latest_revision.store(revision, Ordering::Release);
         }
     }
 
@@ -195,7 +194,7 @@ impl Hub {
         let change = if subscriptions.by_subject.is_empty() {
             None
         } else {
-            Change::read(commit.revision, &commit.event)?
+            Change::decode(commit.revision, &commit.event)?
         };
         match change.map(Arc::new) {
             Some(change) if change.event.kind == EventKind::Imported => {
@@ -203,25 +202,26 @@ impl Hub {
             }
             Some(change) => {
                 let now = self.now();
-                let mut cut = subscriptions.broadcast(&key(&change.event.app, None), &change, now);
+                let mut slow =
+                    subscriptions.broadcast(&subject_key(&change.event.app, None), &change, now);
                 if !change.event.room.is_empty() {
-                    cut += subscriptions.broadcast(
-                        &key(&change.event.app, Some(&change.event.room)),
+                    slow += subscriptions.broadcast(
+                        &subject_key(&change.event.app, Some(&change.event.room)),
                         &change,
                         now,
                     );
                 }
-                self.cut.fetch_add(cut, Ordering::Relaxed);
+                self.slow_watchers.fetch_add(slow, Ordering::Relaxed);
             }
             None => {}
         }
-        // After the seats have it, and under their lock: a seat that has nothing waiting has been
-        // told all up to here.
-        self.newest.store(commit.revision, Ordering::Release);
+        // After the queues are filled, and under the lock of the subscriptions: a watcher with an
+        // empty queue has received all changes up to this revision.
+        self.latest_revision.store(commit.revision, Ordering::Release);
         Ok(())
     }
 
-    /// As watchers are held to it.
+    /// The time for stalls of watchers.
     pub(super) fn now(&self) -> Duration {
         self.clock.monotonic()
     }
@@ -232,46 +232,46 @@ impl Hub {
 }
 
 impl Subscriptions {
-    /// Answers how many were cut.
-    fn broadcast(&mut self, subject: &str, change: &Arc<Change>, now: Duration) -> u64 {
-        let Some(subscriptions) = self.by_subject.get_mut(subject) else { return 0 };
-        let before = subscriptions.len();
-        subscriptions.retain(|_, queue| !queue.offer(change, now));
-        let cut = before - subscriptions.len();
-        if subscriptions.is_empty() {
-            self.by_subject.remove(subject);
+    /// Returns the number of watchers that were disconnected.
+    fn broadcast(&mut self, subject_key: &str, change: &Arc<Change>, now: Duration) -> u64 {
+        let Some(queues) = self.by_subject.get_mut(subject_key) else { return 0 };
+        let count_before = queues.len();
+        queues.retain(|_, queue| !queue.offer(change, now));
+        let slow = count_before - queues.len();
+        if queues.is_empty() {
+            self.by_subject.remove(subject_key);
         }
-        cut as u64
+        slow as u64
     }
 
-    /// Ends all seats of an app and of its rooms, at an import.
+    /// Ends the subscriptions to an app and to its rooms, at an import.
     fn end_app(&mut self, app: &str, revision: Revision) {
-        let of_rooms = key(app, Some(""));
-        self.by_subject.retain(|subject, subscriptions| {
-            let is_of_app = subject == app || subject.starts_with(&of_rooms);
-            if is_of_app {
-                subscriptions.values().for_each(|queue| queue.end(End::Imported(revision)));
+        let room_prefix = subject_key(app, Some(""));
+        self.by_subject.retain(|subject_key, queues| {
+            let is_in_app = subject_key == app || subject_key.starts_with(&room_prefix);
+            if is_in_app {
+                queues.values().for_each(|queue| queue.end(EndReason::Imported(revision)));
             }
-            !is_of_app
+            !is_in_app
         });
     }
 
-    /// Ends all seats: what comes next is in history.
+    /// Ends all subscriptions. Their watchers read history next.
     fn end_all(&mut self) {
         self.by_subject
             .drain()
-            .flat_map(|(_, subscriptions)| subscriptions)
-            .for_each(|(_, queue)| queue.end(End::LeftOut));
+            .flat_map(|(_, queues)| queues)
+            .for_each(|(_, queue)| queue.end(EndReason::Skipped));
     }
 }
 
-impl Drop for Admitted {
+impl Drop for WatchPermit {
     fn drop(&mut self) {
-        let mut by_app = self.hub.by_app();
-        if let Some(count) = by_app.get_mut(&self.app) {
+        let mut watches_by_app = self.hub.watches_by_app();
+        if let Some(count) = watches_by_app.get_mut(&self.app) {
             *count -= 1;
             if *count == 0 {
-                by_app.remove(&self.app);
+                watches_by_app.remove(&self.app);
             }
         }
     }
@@ -280,16 +280,17 @@ impl Drop for Admitted {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut subscriptions = self.hub.subscriptions();
-        if let Some(same) = subscriptions.by_subject.get_mut(&self.subject) {
-            same.remove(&self.number);
-            if same.is_empty() {
-                subscriptions.by_subject.remove(&self.subject);
+        if let Some(queues) = subscriptions.by_subject.get_mut(&self.subject_key) {
+            queues.remove(&self.id);
+            if queues.is_empty() {
+                subscriptions.by_subject.remove(&self.subject_key);
             }
         }
     }
 }
 
-/// Ids hold no control characters, so none of them ends in the other.
-fn key(app: &str, room: Option<&str>) -> String {
+/// Ids hold no control characters, so the key of a room never equals that of an app or of another
+/// room.
+fn subject_key(app: &str, room: Option<&str>) -> String {
     room.map_or_else(|| app.to_owned(), |room| format!("{app}\0{room}"))
 }

@@ -1,6 +1,6 @@
-//! Which apps have events where in the history, as far as it was read: whoever has none there
-//! passes it over. So an app that has few, or none, costs a walk over those of all others once, and
-//! then nothing.
+//! Which apps have events in which spans of the history, as far as it was read. A reader skips the
+//! spans without events of its app. So an app with few events costs one walk over the events of all
+//! apps, and then next to nothing.
 
 use std::{
     collections::BTreeMap,
@@ -10,58 +10,59 @@ use std::{
 
 use crate::store::Revision;
 
-/// Kept at most; beyond that all are forgotten, and found again. A million events are 4,000 of
-/// them.
-const MOST: usize = 16_384;
+/// Spans in memory, at most. Beyond it all are dropped, and learnt again. A million events make
+/// 4,000 spans.
+const SPANS_MAX: usize = 16_384;
 
-/// Spans of the history that were read.
+/// The spans of the history that were read, by their first revision.
 #[derive(Default)]
 pub struct Spans(Mutex<BTreeMap<Revision, Span>>);
 
-/// From one revision, its key, to before another: whose events are there. Nothing is ever added to
-/// it.
+/// The apps that have events from the first revision, the key, to before `end`. History does not
+/// change, so neither does this.
 struct Span {
     end: Revision,
-    /// Hashes of app keys, in order. Two that are the same cost a look at what could be passed
-    /// over.
-    apps: Box<[u64]>,
+    /// Hashes of app keys, sorted. A collision only makes a reader read a span that it could skip.
+    app_hashes: Box<[u64]>,
 }
 
 impl Spans {
-    /// Notes of which apps the events are that there are from one revision to before another, which
-    /// has been given out already.
-    pub fn note(&self, first: Revision, end: Revision, apps: &[String]) {
-        let mut apps: Vec<_> = apps.iter().map(|app| hash(app)).collect();
-        apps.sort_unstable();
-        apps.dedup();
+    /// Records the apps that have events from `first` to before `end`. All those revisions must be
+    /// committed already.
+    pub fn insert(&self, first: Revision, end: Revision, apps: &[String]) {
+        let mut app_hashes: Vec<_> = apps.iter().map(|app| hash(app)).collect();
+        app_hashes.sort_unstable();
+        app_hashes.dedup();
         let mut spans = self.spans();
-        if spans.len() >= MOST {
+        if spans.len() >= SPANS_MAX {
             spans.clear();
         }
-        let is_longer = spans.get(&first).is_none_or(|known| known.end < end);
+        let is_longer = spans.get(&first).is_none_or(|span| span.end < end);
         if first < end && is_longer {
-            spans.insert(first, Span { end, apps: apps.into() });
+            spans.insert(first, Span { end, app_hashes: app_hashes.into() });
         }
     }
 
-    /// Before which revision events of the app may be, of those before this one.
+    /// The lowest revision before which, going back from `before`, an event of the app may lie.
     #[must_use]
     pub fn before(&self, app: &str, mut before: Revision) -> Revision {
-        let (app, spans) = (hash(app), self.spans());
+        let app_hash = hash(app);
+        let spans = self.spans();
         while let Some((first, span)) = spans.range(..before).next_back()
-            && span.is_passed_over(app, before.saturating_sub(1))
+            && span.skips(app_hash, before.saturating_sub(1))
         {
             before = *first;
         }
         before
     }
 
-    /// After which revision events of the app may be, of those after this one.
+    /// The highest revision after which, going on from `after`, an event of the app may lie.
     #[must_use]
     pub fn after(&self, app: &str, mut after: Revision) -> Revision {
-        let (app, spans) = (hash(app), self.spans());
+        let app_hash = hash(app);
+        let spans = self.spans();
         while let Some((_, span)) = spans.range(..=after + 1).next_back()
-            && span.is_passed_over(app, after + 1)
+            && span.skips(app_hash, after + 1)
         {
             after = span.end - 1;
         }
@@ -74,8 +75,9 @@ impl Spans {
 }
 
 impl Span {
-    fn is_passed_over(&self, app: u64, revision: Revision) -> bool {
-        revision < self.end && self.apps.binary_search(&app).is_err()
+    /// Whether the revision is in the span, and no event of the app is.
+    fn skips(&self, app_hash: u64, revision: Revision) -> bool {
+        revision < self.end && self.app_hashes.binary_search(&app_hash).is_err()
     }
 }
 
@@ -94,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_events_of_an_app_is_passed_over_and_nothing_else() {
+    fn only_spans_without_events_of_the_app_are_skipped() {
         let spans = Spans::default();
         assert_eq!((spans.before("a", 100), spans.after("a", 0)), (100, 0), "nothing was read");
-        spans.note(10, 20, &apps(&["b", "c", "", "b"]));
-        spans.note(20, 30, &apps(&["a"]));
-        spans.note(30, 40, &apps(&["b"]));
-        // Of those two that overlap, as pages of two readers do.
-        spans.note(35, 50, &apps(&["b"]));
+        spans.insert(10, 20, &apps(&["b", "c", "", "b"]));
+        spans.insert(20, 30, &apps(&["a"]));
+        spans.insert(30, 40, &apps(&["b"]));
+        // It overlaps the one before, as pages of two readers do.
+        spans.insert(35, 50, &apps(&["b"]));
         for (before, of_a, of_b, of_c) in [
             (50, 30, 50, 20),
             (45, 30, 45, 20),
@@ -131,15 +133,15 @@ mod tests {
                 "after {after}"
             );
         }
-        // A shorter one takes the place of none.
-        spans.note(20, 21, &[]);
+        // A shorter span does not replace a longer one.
+        spans.insert(20, 21, &[]);
         assert_eq!(spans.before("b", 30), 20);
     }
 
     #[test]
-    fn no_more_are_kept_than_there_is_room_for() {
+    fn the_number_of_spans_is_bounded() {
         let spans = Spans::default();
-        (0..MOST as u64 + 5).for_each(|at| spans.note(at * 2, at * 2 + 1, &[]));
+        (0..SPANS_MAX as u64 + 5).for_each(|at| spans.insert(at * 2, at * 2 + 1, &[]));
         assert_eq!(spans.spans().len(), 5);
     }
 }

@@ -1,9 +1,9 @@
-//! What waits for one watcher: changes in the order of commits, bounded by their bytes, and why no
-//! more will come.
+//! The queue of one subscription: changes in commit order, bounded by their bytes, and the reason
+//! why it ended.
 //!
-//! A burst cuts nobody. Where more than [`BUDGET_BYTES`] would wait, nothing more is kept for the
-//! watcher, and it reads history when it has taken what waits; it is cut only if by then it has
-//! taken nothing for [`STALL_TIMEOUT`].
+//! A burst alone disconnects no watcher. When more than [`BUDGET_BYTES`] would wait, the queue ends
+//! as skipped: the watcher takes what is queued and then reads history. It is disconnected only if
+//! by then it has taken nothing for [`STALL_TIMEOUT`].
 
 use std::{
     collections::VecDeque,
@@ -16,94 +16,92 @@ use tokio::sync::Notify;
 use super::change::Change;
 use crate::store::Revision;
 
-/// Bytes of changes that wait for one watcher, at most: some thousand mutes of one user each.
+/// Bytes of changes in one queue, at most: a few thousand mutes of one user each.
 const BUDGET_BYTES: usize = 1 << 20;
-/// A watcher that takes nothing for so long, and for which more than the budget has come, does not
-/// read.
+/// A watcher that takes nothing for this long, while its queue is over budget, does not read.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why nothing more comes to a seat.
+/// Why a queue receives no more changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Some commits were left out: they are in history.
-    LeftOut,
+pub(super) enum EndReason {
+    /// Some commits were skipped. They are in history.
+    Skipped,
     /// The changes were not taken in time.
     TooSlow,
-    /// Records were imported in this commit, which nobody can be told one by one.
+    /// This commit is an import. Its changes are not listed one by one.
     Imported(Revision),
 }
 
-/// What a watcher finds at its seat.
-pub(super) enum Found {
+/// The head of a queue.
+pub(super) enum QueueItem {
     Change(Arc<Change>),
-    End(End),
-    Nothing,
+    End(EndReason),
+    Empty,
 }
 
-/// Of one seat; the hub fills it, its watcher empties it.
+/// The queue of one subscription. The hub fills it, the watcher empties it.
 pub(super) struct Queue {
-    waiting: Mutex<QueueState>,
+    state: Mutex<QueueState>,
     arrived: Notify,
 }
 
 struct QueueState {
     changes: VecDeque<Arc<Change>>,
     bytes: usize,
-    /// When the watcher has taken something, or found nothing to take.
-    taken: Duration,
-    end: Option<End>,
+    /// When the watcher last took a change or found the queue empty, by the hub's clock.
+    last_take: Duration,
+    end: Option<EndReason>,
 }
 
 impl Queue {
     pub(super) fn new(now: Duration) -> Arc<Self> {
-        let waiting = QueueState { changes: VecDeque::new(), bytes: 0, taken: now, end: None };
-        Arc::new(Self { waiting: Mutex::new(waiting), arrived: Notify::new() })
+        let state = QueueState { changes: VecDeque::new(), bytes: 0, last_take: now, end: None };
+        Arc::new(Self { state: Mutex::new(state), arrived: Notify::new() })
     }
 
-    /// Puts a change at the end. Answers whether the watcher was cut, for which there is then no
-    /// place any more.
+    /// Appends a change. True: the watcher has stalled, and the hub must drop its queue.
     pub(super) fn offer(&self, change: &Arc<Change>, now: Duration) -> bool {
-        let mut waiting = self.waiting();
+        let mut state = self.state();
         let bytes = change.bytes();
-        if waiting.end.is_none() && waiting.has_room_for(bytes) {
-            waiting.bytes += bytes;
-            waiting.changes.push_back(change.clone());
-            drop(waiting);
+        if state.end.is_none() && state.has_room_for(bytes) {
+            state.bytes += bytes;
+            state.changes.push_back(change.clone());
+            drop(state);
             self.arrived.notify_one();
             return false;
         }
-        let is_stalled = now.saturating_sub(waiting.taken) >= STALL_TIMEOUT;
-        waiting.end = Some(if is_stalled { End::TooSlow } else { End::LeftOut });
+        let is_stalled = now.saturating_sub(state.last_take) >= STALL_TIMEOUT;
+        state.end = Some(if is_stalled { EndReason::TooSlow } else { EndReason::Skipped });
         is_stalled
     }
 
-    /// Nothing more will come, unless that was said already.
-    pub(super) fn end(&self, end: End) {
-        self.waiting().end.get_or_insert(end);
+    /// Ends the queue. The first reason stays.
+    pub(super) fn end(&self, reason: EndReason) {
+        self.state().end.get_or_insert(reason);
         self.arrived.notify_one();
     }
 
-    /// The next change; after the last one the end, where there is one.
-    pub(super) fn take(&self, now: Duration) -> Found {
-        let mut waiting = self.waiting();
-        waiting.taken = now;
-        match (waiting.changes.pop_front(), waiting.end) {
+    /// The next change; after the last change, the reason why the queue ended.
+    pub(super) fn take(&self, now: Duration) -> QueueItem {
+        let mut state = self.state();
+        state.last_take = now;
+        match (state.changes.pop_front(), state.end) {
             (Some(change), _) => {
-                waiting.bytes = waiting.bytes.saturating_sub(change.bytes());
-                Found::Change(change)
+                state.bytes = state.bytes.saturating_sub(change.bytes());
+                QueueItem::Change(change)
             }
-            (None, Some(end)) => Found::End(end),
-            (None, None) => Found::Nothing,
+            (None, Some(reason)) => QueueItem::End(reason),
+            (None, None) => QueueItem::Empty,
         }
     }
 
-    /// Ends when something may have come. May end for nothing.
+    /// Waits until a change or an end may have arrived. Wakes spuriously.
     pub(super) async fn arrival(&self) {
         self.arrived.notified().await;
     }
 
-    fn waiting(&self) -> MutexGuard<'_, QueueState> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -381,7 +381,7 @@ async fn something_changed(server: &Server, after: Revision) -> bool {
         .events(EventRange { after: Some(after), before: None }, false, 100)
         .await
         .unwrap();
-    events.iter().any(|logged| Change::read(logged.revision, &logged.event).unwrap().is_some())
+    events.iter().any(|logged| Change::decode(logged.revision, &logged.event).unwrap().is_some())
 }
 
 /// An operation of the document for this caller: sent with what its path takes, and held against

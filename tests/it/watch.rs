@@ -431,7 +431,7 @@ async fn a_slow_watcher_is_cut_with_its_last_revision() {
     let message =
         pb::MuteMembersRequest { app: OPEN.into(), room: "r".into(), users, ..Default::default() };
     let mut mutes = server.mutes().await;
-    while server.service.hub.cut() == 0 {
+    while server.service.hub.slow_watchers() == 0 {
         server.advance(100);
         let written = mutes
             .mute_members(with(message.clone(), &[SERVICE]))

@@ -122,6 +122,6 @@ async fn many_mutes_that_end_at_once_are_all_told_to_a_prompt_reader() {
         while ended.len() < rooms {
             ended.insert(watch.change().await.unwrap().room);
         }
-        assert_eq!(server.service.hub.cut(), 0);
+        assert_eq!(server.service.hub.slow_watchers(), 0);
     }
 }
