@@ -28,7 +28,7 @@ use crate::{
     store::{self, Location, Store, StoreError},
     sweep::Sweeper,
     transfer::{self, output::Output},
-    view::{Filled, View},
+    view::{LoadedView, View},
     watch::Hub,
 };
 
@@ -120,7 +120,7 @@ impl App {
         });
         let mut background = JoinSet::new();
         background.spawn(filled.follow(store.clone()));
-        background.spawn(view.clone().keep_age(store.clone()));
+        background.spawn(view.clone().track_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
         if let Some(tls) = tls.clone() {
@@ -268,7 +268,7 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
     }
 }
 
-async fn load(config: &Config) -> Result<(Arc<dyn Store>, Filled), Failure> {
+async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> {
     let started = Instant::now();
     tracing::info!(place = %config.place, "opening the store");
     let store = store::open(&config.place, config.retention).await?;

@@ -80,8 +80,12 @@ impl Sweeper {
                 return Ok(0);
             }
             let certain_ms = self.clock.certain_ms();
-            let swept =
-                expire(&*self.store, &self.view.due(certain_ms, BATCH_MAX), certain_ms).await?;
+            let swept = expire(
+                &*self.store,
+                &self.view.expired_restrictions(certain_ms, BATCH_MAX),
+                certain_ms,
+            )
+            .await?;
             self.view.wait_for(swept.revision).await;
             if !swept.again {
                 return Ok(swept.restrictions + self.sweep_requests(certain_ms).await?);
@@ -143,7 +147,8 @@ pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<S
         let revision = match committed {
             Ok(revision) => {
                 swept.restrictions += restrictions;
-                let lag_ms = due.ended_ms.map(|ended_ms| now_ms.saturating_sub(ended_ms));
+                let lag_ms =
+                    due.expired_at_ms.map(|expired_at_ms| now_ms.saturating_sub(expired_at_ms));
                 METRICS.expired(restrictions, lag_ms.map(Duration::from_millis));
                 revision
             }

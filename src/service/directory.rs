@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
     store::Batch,
-    view::{KnownClient, Page, Room, Versioned},
+    view::{ClientRef, Page, Room, Versioned},
 };
 
 /// A JSON object of custom fields is at most this long.
@@ -232,7 +232,7 @@ impl Service {
 }
 
 impl ClientInfo {
-    pub(super) fn of(user: &str, client: Option<KnownClient<'_>>, now_ms: u64) -> Self {
+    pub(super) fn of(user: &str, client: Option<ClientRef<'_>>, now_ms: u64) -> Self {
         Self {
             user: user.to_owned(),
             profile: client

@@ -43,8 +43,8 @@ impl Service {
         for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
             let key = codec::decode_key(key)?;
             if let Key::DeletedRoom { .. } | Key::DeletedClient { .. } = key {
-                due.extend(self.view.due_of(key.owner(), now_ms, BATCH_MAX));
-            } else if let Some(revision) = self.view.ended(key, now_ms) {
+                due.extend(self.view.expired_restrictions_of(key.owner(), now_ms, BATCH_MAX));
+            } else if let Some(revision) = self.view.expired_revision(key, now_ms) {
                 add(&mut due, key, revision);
             }
         }

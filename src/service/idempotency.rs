@@ -101,12 +101,14 @@ impl Service {
         let IdempotencyKey { id, key, fingerprint } = call.request.as_ref()?;
         let earlier = || {
             // Before users had ids of their own, their answers were kept as those of everybody.
-            let record =
-                self.view.answered(call.key(), id.as_str()).filter(|_| key != id.as_str())?;
+            let record = self
+                .view
+                .idempotency_record(call.key(), id.as_str())
+                .filter(|_| key != id.as_str())?;
             let is_its = record.value.fingerprint == *fingerprint
                 && record.value.expire.in_force(self.clock.now_ms());
             is_its.then_some(record)
         };
-        self.view.answered(call.key(), key).or_else(earlier)
+        self.view.idempotency_record(call.key(), key).or_else(earlier)
     }
 }

@@ -1,4 +1,4 @@
-//! How old the view may be: when it last had everything that was committed anywhere.
+//! The age of the view: the time since it last contained every commit of the whole cluster.
 
 use std::{
     sync::{
@@ -12,34 +12,36 @@ use tokio::time::{Instant, sleep};
 
 use crate::store::{Revision, Store};
 
-/// How often it is looked at.
+/// How often the age is brought up to date.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) struct Age {
     started: Instant,
-    /// Milliseconds after the start.
-    as_of_ms: AtomicU64,
+    /// When the view was last complete, in milliseconds since `started`.
+    complete_at_ms: AtomicU64,
 }
 
 impl Age {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), as_of_ms: AtomicU64::new(0) }
+        Self { started: Instant::now(), complete_at_ms: AtomicU64::new(0) }
     }
 
-    /// How long ago that was.
+    /// The time since the view was last complete.
     pub(super) fn now(&self) -> Duration {
         self.started
             .elapsed()
-            .saturating_sub(Duration::from_millis(self.as_of_ms.load(Ordering::Relaxed)))
+            .saturating_sub(Duration::from_millis(self.complete_at_ms.load(Ordering::Relaxed)))
     }
 
-    /// Keeps it, of a view that is at this revision. Never ends by itself.
-    pub(super) async fn keep(&self, store: Arc<dyn Store>, at: impl Fn() -> Revision) {
+    /// Keeps the age up to date, of a view with this revision. Never returns.
+    pub(super) async fn track(&self, store: Arc<dyn Store>, view_revision: impl Fn() -> Revision) {
         loop {
-            let (revision, heard) = store.confirmed_revision();
-            if at() >= revision {
-                let as_of_ms = heard.saturating_duration_since(self.started).as_millis();
-                self.as_of_ms.store(u64::try_from(as_of_ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let (revision, confirmed_at) = store.confirmed_revision();
+            if view_revision() >= revision {
+                let complete_at_ms =
+                    confirmed_at.saturating_duration_since(self.started).as_millis();
+                self.complete_at_ms
+                    .store(u64::try_from(complete_at_ms).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
             sleep(POLL_INTERVAL).await;
         }

@@ -1,7 +1,7 @@
-//! Which commit the view has applied, and who waits for one.
+//! The latest commit that the view has applied, and the tasks that wait for one.
 //!
-//! Each waiter is woken once, when its own commit is there: with one signal for all, every commit
-//! would wake every writer. Whoever stops waiting is forgotten: a reader may ask for a commit that
+//! Each waiter is woken once, by its own commit. With one signal for all, every commit would wake
+//! every writer. A waiter that gives up is removed, because a reader may ask for a revision that
 //! never comes.
 
 use std::{
@@ -18,19 +18,19 @@ use crate::store::Revision;
 
 pub(super) struct AppliedRevision {
     revision: AtomicU64,
-    waiting: Mutex<Waiters>,
+    waiters: Mutex<Waiters>,
 }
 
-/// By commit; the second number tells those apart who wait for the same.
+/// The revision, and a number that separates waiters for the same revision.
 type Ticket = (Revision, u64);
 
 #[derive(Default)]
 struct Waiters {
-    next: u64,
-    waiters: BTreeMap<Ticket, oneshot::Sender<()>>,
+    next_number: u64,
+    by_ticket: BTreeMap<Ticket, oneshot::Sender<()>>,
 }
 
-/// One who waits; gone from the list when it is dropped.
+/// One waiter. Dropping it removes it from the list.
 struct Waiter<'a> {
     applied: &'a AppliedRevision,
     ticket: Ticket,
@@ -38,55 +38,53 @@ struct Waiter<'a> {
 
 impl AppliedRevision {
     pub(super) fn at(revision: Revision) -> Self {
-        Self { revision: AtomicU64::new(revision), waiting: Mutex::default() }
+        Self { revision: AtomicU64::new(revision), waiters: Mutex::default() }
     }
 
     pub(super) fn revision(&self) -> Revision {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Notes that the view has come so far, and wakes whoever waited for it. Called by the feed
-    /// only.
+    /// Raises the revision, and wakes the waiters up to it. Called by the feed only.
     pub(super) fn advance(&self, revision: Revision) {
-        let mut waiting = self.waiting();
+        let mut waiters = self.waiters();
         self.revision.store(revision, Ordering::Release);
-        let later = waiting.waiters.split_off(&(revision + 1, 0));
-        let there = std::mem::replace(&mut waiting.waiters, later);
-        drop(waiting);
-        for waiter in there.into_values() {
-            let _ = waiter.send(());
+        let later = waiters.by_ticket.split_off(&(revision + 1, 0));
+        let reached = std::mem::replace(&mut waiters.by_ticket, later);
+        drop(waiters);
+        for sender in reached.into_values() {
+            let _ = sender.send(());
         }
     }
 
-    /// Ends when the view has come so far.
+    /// Returns when the view has applied this revision.
     pub(super) async fn reach(&self, revision: Revision) {
-        let (told, _waiter) = {
-            let mut waiting = self.waiting();
-            // Looked at under the lock, so that an advance between the look and the wait is not
-            // missed.
+        let (receiver, _waiter) = {
+            let mut waiters = self.waiters();
+            // Checked under the lock, so that no advance is missed between the check and the wait.
             if self.revision() >= revision {
                 return;
             }
-            let (tell, told) = oneshot::channel();
-            let ticket = (revision, waiting.next);
-            waiting.next += 1;
-            waiting.waiters.insert(ticket, tell);
-            (told, Waiter { applied: self, ticket })
+            let (sender, receiver) = oneshot::channel();
+            let ticket = (revision, waiters.next_number);
+            waiters.next_number += 1;
+            waiters.by_ticket.insert(ticket, sender);
+            (receiver, Waiter { applied: self, ticket })
         };
-        // The sender is dropped with the view only.
-        let _ = told.await;
+        // The sender is dropped unused only with the view.
+        let _ = receiver.await;
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiters> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        // Whoever was told is no longer in the list.
+        // A waiter that was woken is no longer in the list.
         if self.applied.revision() < self.ticket.0 {
-            self.applied.waiting().waiters.remove(&self.ticket);
+            self.applied.waiters().by_ticket.remove(&self.ticket);
         }
     }
 }
@@ -98,23 +96,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_is_woken_by_its_commit_and_whoever_gives_up_is_forgotten() {
+    async fn a_waiter_wakes_with_its_commit_or_gives_up_for_good() {
         let applied = AppliedRevision::at(7);
         applied.reach(7).await;
         {
             let mut first = Box::pin(applied.reach(8));
             let mut second = Box::pin(applied.reach(8));
             let mut never = Box::pin(applied.reach(u64::MAX));
-            let waits =
+            let both_wait =
                 [&mut first, &mut second].into_iter().all(|wait| wait.now_or_never().is_none());
-            assert!(waits && (&mut never).now_or_never().is_none());
+            assert!(both_wait && (&mut never).now_or_never().is_none());
             drop(first);
-            assert_eq!(applied.waiting().waiters.len(), 2);
+            assert_eq!(applied.waiters().by_ticket.len(), 2);
             applied.advance(8);
             assert!(
                 (&mut second).now_or_never().is_some() && (&mut never).now_or_never().is_none()
             );
         }
-        assert!(applied.waiting().waiters.is_empty());
+        assert!(applied.waiters().by_ticket.is_empty());
     }
 }

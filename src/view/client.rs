@@ -1,11 +1,10 @@
-//! One client: its profile, the rooms whose notifications it has muted, in the order of muting, and
-//! its user mute.
+//! One client: its profile, its notification mutes in the order of muting, and its user mute.
 
 use std::{ops::Deref, sync::Arc};
 
 use super::{
     index::Entity,
-    tombstone::{ClientRemains, DeletedRooms},
+    tombstone::{ClientTombstone, DeletedRooms},
     versioned::{MutedRoom, Versioned},
 };
 use crate::{
@@ -13,26 +12,25 @@ use crate::{
     store::Revision,
 };
 
-/// Everything known of one client.
+/// All records of one client.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Client {
-    /// Nothing where the directory does not have it.
+    /// None: the directory does not contain the client.
     pub profile: Option<Box<Versioned<ClientProfile>>>,
-    /// In the order of `place`, then of `room`; some may have ended, or be of rooms that were
-    /// deleted since. Few enough to be looked through.
+    /// Sorted by `place`, then by `room`. Some may have expired, or be of rooms that were deleted
+    /// since. Few enough for a linear search.
     pub(super) muted: Vec<MutedRoom>,
-    /// May have ended. Shared with the app's list of them.
+    /// May have expired. Shared with the app's list of user mutes.
     pub user_mute: Option<Arc<Versioned<Restriction>>>,
-    /// Its tombstone, with the notification mutes it had when it was deleted and that are still
-    /// stored.
-    pub(super) remains: Option<Box<ClientRemains>>,
-    /// When the sweeper is to look at it, in Unix milliseconds.
+    /// Its tombstone, with the deleted notification mutes that are still stored.
+    pub(super) tombstone: Option<Box<ClientTombstone>>,
+    /// When the sweeper visits it next, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
 }
 
-/// A client as a reader sees it: without the notification mutes of rooms that were deleted since.
+/// A borrowed client, without the notification mutes of rooms that were deleted since.
 #[derive(Clone, Copy)]
-pub struct KnownClient<'a> {
+pub struct ClientRef<'a> {
     client: &'a Client,
     deleted_rooms: &'a DeletedRooms,
 }
@@ -46,24 +44,24 @@ impl Entity for Client {
         self.profile.is_none()
             && self.muted.is_empty()
             && self.user_mute.is_none()
-            && self.remains.is_none()
+            && self.tombstone.is_none()
     }
 }
 
 impl Client {
-    /// Whether the directory has it.
+    /// Whether the directory contains it.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.profile.is_some()
     }
 
-    /// The user mute, where one is in force.
+    /// The user mute, if it is in force.
     #[must_use]
     pub fn user_mute_in_force(&self, now_ms: u64) -> Option<&Arc<Versioned<Restriction>>> {
         self.user_mute.as_ref().filter(|mute| mute.value.expire.in_force(now_ms))
     }
 
-    /// Applies one change of the feed; nothing as value is a removal.
+    /// Applies one change of the feed. `None` removes the record.
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
         match (key, value) {
             (Key::Client { .. }, Some(Value::Client(value))) => {
@@ -77,13 +75,15 @@ impl Client {
                     place,
                     restriction: Versioned { value, revision },
                 };
-                match &mut self.remains {
-                    Some(remains) if revision <= remains.revision => remains.muted.push(muted),
+                match &mut self.tombstone {
+                    Some(tombstone) if revision <= tombstone.revision => {
+                        tombstone.muted.push(muted)
+                    }
                     _ => {
-                        let at = self.muted.partition_point(|other| {
+                        let index = self.muted.partition_point(|other| {
                             (other.place, other.room.as_str()) < (place, room)
                         });
-                        self.muted.insert(at, muted);
+                        self.muted.insert(index, muted);
                     }
                 }
             }
@@ -93,7 +93,7 @@ impl Client {
             }
             (Key::UserMute { .. }, _) => self.user_mute = None,
             (Key::DeletedClient { .. }, Some(_)) => self.delete(revision),
-            (Key::DeletedClient { .. }, None) => self.remains = None,
+            (Key::DeletedClient { .. }, None) => self.tombstone = None,
             (
                 Key::Room { .. }
                 | Key::Ban { .. }
@@ -106,37 +106,37 @@ impl Client {
         }
     }
 
-    /// Whether a notification mute of this revision was deleted with the client.
+    /// Whether the tombstone covers a notification mute of this revision.
     pub(super) fn has_deleted(&self, revision: Revision) -> bool {
-        self.remains.as_ref().is_some_and(|remains| revision <= remains.revision)
+        self.tombstone.as_ref().is_some_and(|tombstone| revision <= tombstone.revision)
     }
 
-    /// Forgets all records up to this commit but the user mute, but for where they are stored.
+    /// Moves all records up to this revision under the tombstone, except the user mute.
     fn delete(&mut self, revision: Revision) {
         if self.profile.as_ref().is_some_and(|profile| profile.revision <= revision) {
             self.profile = None;
         }
-        let remains = self.remains.get_or_insert_default();
-        remains.revision = revision;
-        remains
+        let tombstone = self.tombstone.get_or_insert_default();
+        tombstone.revision = revision;
+        tombstone
             .muted
             .extend(self.muted.extract_if(.., |muted| muted.restriction.revision <= revision));
     }
 
     fn remove(&mut self, room: &str) {
         self.muted.retain(|muted| muted.room != room);
-        if let Some(remains) = &mut self.remains {
-            remains.muted.retain(|muted| muted.room != room);
+        if let Some(tombstone) = &mut self.tombstone {
+            tombstone.muted.retain(|muted| muted.room != room);
         }
     }
 }
 
-impl<'a> KnownClient<'a> {
+impl<'a> ClientRef<'a> {
     pub(super) fn of(client: &'a Client, deleted_rooms: &'a DeletedRooms) -> Self {
         Self { client, deleted_rooms }
     }
 
-    /// The notification mutes, in the order of muting; some may have ended.
+    /// The notification mutes, in the order of muting. Some may have expired.
     pub fn muted(self) -> impl Iterator<Item = &'a MutedRoom> {
         self.client.muted.iter().filter(move |muted| self.deleted_rooms.outlives(muted))
     }
@@ -152,27 +152,27 @@ impl<'a> KnownClient<'a> {
         self.muted().find(|muted| muted.room == room)
     }
 
-    /// The revision of what is stored under the key of this room's notification mute: also of one
-    /// that has ended or was deleted.
+    /// The revision of the stored notification mute of this room, even if it has expired or was
+    /// deleted.
     #[must_use]
     pub fn stored_muted_room(self, room: &str) -> Option<Revision> {
-        let remains = self.client.remains.iter().flat_map(|remains| &remains.muted);
+        let tombstoned = self.client.tombstone.iter().flat_map(|tombstone| &tombstone.muted);
         self.client
             .muted
             .iter()
-            .chain(remains)
+            .chain(tombstoned)
             .find(|muted| muted.room == room)
             .map(|muted| muted.restriction.revision)
     }
 
-    /// The place of the next room to be muted: after all others.
+    /// The place of the next notification mute: after all others.
     #[must_use]
     pub fn next_place(self) -> u64 {
         self.client.muted.last().map_or(1, |muted| muted.place.saturating_add(1))
     }
 }
 
-impl Deref for KnownClient<'_> {
+impl Deref for ClientRef<'_> {
     type Target = Client;
 
     fn deref(&self) -> &Client {

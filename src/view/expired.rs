@@ -1,24 +1,24 @@
-//! What has ended and is not swept yet.
+//! Expired mutes and bans that the sweeper has not removed yet.
 
 use std::sync::Arc;
 
-use super::{View, client::KnownClient, room::Room, state::State, versioned::Versioned};
+use super::{View, client::ClientRef, room::Room, state::State};
 use crate::{
     model::{Expire, Key, Owner},
     store::Revision,
 };
 
-/// What has ended in one room, or for one client.
+/// Expired records of one kind, of one room or client.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Expired {
     pub app: Arc<str>,
-    /// When the first of them has ended, where that is known.
-    pub ended_ms: Option<u64>,
+    /// When the first of them expired, in Unix milliseconds, if it is known.
+    pub expired_at_ms: Option<u64>,
     pub restrictions: ExpiredRestrictions,
 }
 
-/// Which marks have ended, with the revisions they had.
+/// The expired records, with their revisions.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum ExpiredRestrictions {
@@ -39,58 +39,63 @@ impl ExpiredRestrictions {
 }
 
 impl View {
-    /// Marks that have ended: at most about `limit` of them.
+    /// Expired mutes and bans of all apps, the earliest first, at most about `limit`.
     #[must_use]
-    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<Expired> {
-        due(&self.inner.state.load(), now_ms, limit)
+    pub fn expired_restrictions(&self, now_ms: u64, limit: usize) -> Vec<Expired> {
+        expired_restrictions(&self.inner.state.load(), now_ms, limit)
     }
 
-    /// Marks that have ended and are about to go with this room or client; an answer to a request
-    /// is told to nobody when it ends: at most about `limit` of them.
+    /// Expired mutes and bans that a deletion of this room or client would delete, at most about
+    /// `limit`. None of a request: the expiry of an idempotency record has no event.
     #[must_use]
-    pub fn due_of(&self, owner: Owner<'_>, now_ms: u64, limit: usize) -> Vec<Expired> {
+    pub fn expired_restrictions_of(
+        &self,
+        owner: Owner<'_>,
+        now_ms: u64,
+        limit: usize,
+    ) -> Vec<Expired> {
         let (app, restrictions) = match owner {
             Owner::Room { app, room: id } => {
-                let ended = |room: &Room| {
-                    let mut due = ended_in_room(&id.into(), room, now_ms, limit);
-                    due.extend(ended_notifications(id, room, now_ms).take(limit));
-                    due
+                let expired = |room: &Room| {
+                    let mut expired = expired_in_room(&id.into(), room, now_ms, limit);
+                    expired.extend(expired_notification_mutes(id, room, now_ms).take(limit));
+                    expired
                 };
-                (app, self.room(app, id, |room| room.map(ended).unwrap_or_default()))
+                (app, self.room(app, id, |room| room.map(expired).unwrap_or_default()))
             }
             Owner::Client { app, user } | Owner::User { app, user } => {
-                let ended =
-                    |client: KnownClient<'_>| ended_of_client(&user.into(), client, now_ms, limit);
-                (app, self.client(app, user, |client| client.map(ended).unwrap_or_default()))
+                let expired =
+                    |client: ClientRef<'_>| expired_of_client(&user.into(), client, now_ms, limit);
+                (app, self.client(app, user, |client| client.map(expired).unwrap_or_default()))
             }
             Owner::Request { app, .. } => (app, Vec::new()),
         };
         restrictions
             .into_iter()
-            .map(|restrictions| Expired { app: app.into(), ended_ms: None, restrictions })
+            .map(|restrictions| Expired { app: app.into(), expired_at_ms: None, restrictions })
             .collect()
     }
 
-    /// The revision of the mark under this key, where it has ended and is not swept yet.
+    /// The revision of the mute or ban with this key, if it has expired and is not removed yet.
     #[must_use]
-    pub fn ended(&self, key: Key<'_>, now_ms: u64) -> Option<Revision> {
-        let ended = |end: Expire, revision| (!end.in_force(now_ms)).then_some(revision);
+    pub fn expired_revision(&self, key: Key<'_>, now_ms: u64) -> Option<Revision> {
+        let expired = |expire: Expire, revision| (!expire.in_force(now_ms)).then_some(revision);
         match key {
             Key::MemberMute { app, room, user } => self.room(app, room, |room| {
                 let mute = room?.muted.get(user)?;
-                ended(mute.value.expire, mute.revision)
+                expired(mute.value.expire, mute.revision)
             }),
             Key::Ban { app, room } => self.room(app, room, |room| {
                 let ban = room?.ban.as_ref()?;
-                ended(ban.value.expire, ban.revision)
+                expired(ban.value.expire, ban.revision)
             }),
             Key::NotificationMute { app, user, room } => self.client(app, user, |client| {
                 let restriction = &client?.muted_room(room)?.restriction;
-                ended(restriction.value.expire, restriction.revision)
+                expired(restriction.value.expire, restriction.revision)
             }),
             Key::UserMute { app, user } => self.client(app, user, |client| {
                 let mute = client?.user_mute.clone()?;
-                ended(mute.value.expire, mute.revision)
+                expired(mute.value.expire, mute.revision)
             }),
             Key::Room { .. }
             | Key::Client { .. }
@@ -103,7 +108,7 @@ impl View {
 }
 
 impl Expired {
-    /// The mark under this key; nothing where the key is of no mark that can end.
+    /// The mute or ban with this key. None: records with such a key never expire.
     #[must_use]
     pub fn of(key: Key<'_>, revision: Revision) -> Option<Self> {
         let (app, restrictions) = match key {
@@ -134,23 +139,23 @@ impl Expired {
             | Key::DeletedRoom { .. }
             | Key::DeletedClient { .. } => return None,
         };
-        Some(Self { app: app.into(), ended_ms: None, restrictions })
+        Some(Self { app: app.into(), expired_at_ms: None, restrictions })
     }
 }
 
 impl Room {
-    /// When the sweeper is to look here next.
-    fn next_end_ms(&self) -> Option<u64> {
+    /// When the sweeper has to visit the room next.
+    fn next_expire_ms(&self) -> Option<u64> {
         self.muted
-            .next_end_ms()
+            .next_expire_ms()
             .into_iter()
             .chain(self.ban.as_ref().and_then(|ban| ban.value.expire.ms()))
             .min()
     }
 }
 
-impl KnownClient<'_> {
-    fn next_end_ms(self) -> Option<u64> {
+impl ClientRef<'_> {
+    fn next_expire_ms(self) -> Option<u64> {
         let user_mute = self.user_mute.iter().map(|mute| mute.value.expire);
         self.muted()
             .map(|muted| muted.restriction.value.expire)
@@ -160,96 +165,98 @@ impl KnownClient<'_> {
     }
 }
 
-fn ended_in_room(
+fn expired_in_room(
     id: &Arc<str>,
     room: &Room,
     now_ms: u64,
     limit: usize,
 ) -> Vec<ExpiredRestrictions> {
-    let mut due = Vec::new();
-    let ended = room.muted.ended(now_ms).take(limit);
-    let users: Vec<_> = ended.map(|(user, mute)| (user.into(), mute.revision)).collect();
+    let mut restrictions = Vec::new();
+    let expired = room.muted.expired(now_ms).take(limit);
+    let users: Vec<_> = expired.map(|(user, mute)| (user.into(), mute.revision)).collect();
     if !users.is_empty() {
-        due.push(ExpiredRestrictions::MemberMutes { room: id.clone(), users });
+        restrictions.push(ExpiredRestrictions::MemberMutes { room: id.clone(), users });
     }
     if let Some(ban) = room.ban.as_ref().filter(|ban| !ban.value.expire.in_force(now_ms)) {
-        due.push(ExpiredRestrictions::Ban { room: id.clone(), revision: ban.revision });
+        restrictions.push(ExpiredRestrictions::Ban { room: id.clone(), revision: ban.revision });
     }
-    due
+    restrictions
 }
 
-/// Notification mutes of a room that is about to be deleted.
-fn ended_notifications<'a>(
+/// For the deletion of a room. The sweeper itself finds notification mutes through their clients.
+fn expired_notification_mutes<'a>(
     id: &'a str,
     room: &'a Room,
     now_ms: u64,
 ) -> impl Iterator<Item = ExpiredRestrictions> + 'a {
-    let due = |(user, until): (&str, &Versioned<Expire>)| ExpiredRestrictions::NotificationMutes {
+    room.push_muted.expired(now_ms).map(|(user, until)| ExpiredRestrictions::NotificationMutes {
         user: user.into(),
         rooms: vec![(id.into(), until.revision)],
-    };
-    room.push_muted.ended(now_ms).map(due)
+    })
 }
 
-fn ended_of_client(
+fn expired_of_client(
     id: &Arc<str>,
-    client: KnownClient<'_>,
+    client: ClientRef<'_>,
     now_ms: u64,
     limit: usize,
 ) -> Vec<ExpiredRestrictions> {
-    let ended = client.muted().filter(|muted| !muted.restriction.value.expire.in_force(now_ms));
-    let rooms: Vec<_> = ended
+    let expired = client.muted().filter(|muted| !muted.restriction.value.expire.in_force(now_ms));
+    let rooms: Vec<_> = expired
         .take(limit)
         .map(|muted| (muted.room.as_str().into(), muted.restriction.revision))
         .collect();
-    let mut due = Vec::new();
+    let mut restrictions = Vec::new();
     if !rooms.is_empty() {
-        due.push(ExpiredRestrictions::NotificationMutes { user: id.clone(), rooms });
+        restrictions.push(ExpiredRestrictions::NotificationMutes { user: id.clone(), rooms });
     }
     if let Some(mute) = client.user_mute.as_ref().filter(|mute| !mute.value.expire.in_force(now_ms))
     {
-        due.push(ExpiredRestrictions::UserMute { user: id.clone(), revision: mute.revision });
+        restrictions
+            .push(ExpiredRestrictions::UserMute { user: id.clone(), revision: mute.revision });
     }
-    due
+    restrictions
 }
 
-/// What has ended is looked for under a read lock; only a place where nothing has is locked to plan
-/// its next visit.
-fn due(state: &State, now_ms: u64, limit: usize) -> Vec<Expired> {
-    let mut due = Vec::new();
-    let mut found = 0;
+/// Searches under read locks. Takes the write lock only of an entity without expired records, to
+/// schedule its next visit.
+fn expired_restrictions(state: &State, now_ms: u64, limit: usize) -> Vec<Expired> {
+    let mut all = Vec::new();
+    let mut count = 0;
     let mut after = None;
-    while found < limit {
-        let Some(entry) = state.schedule.next(after.as_ref(), now_ms) else { break };
+    while count < limit {
+        let Some(entry) = state.expiry_queue.next(after.as_ref(), now_ms) else { break };
         let Some(app) = state.app(&entry.app) else { break };
-        let (id, limit) = (&entry.id, limit - found);
+        let id = &entry.id;
+        let limit = limit - count;
         let restrictions = if entry.is_room {
             app.rooms.read(id, |room| {
-                room.map(|room| ended_in_room(id, room, now_ms, limit)).unwrap_or_default()
+                room.map(|room| expired_in_room(id, room, now_ms, limit)).unwrap_or_default()
             })
         } else {
             app.client(id, |client| {
-                client.map(|client| ended_of_client(id, client, now_ms, limit)).unwrap_or_default()
+                client
+                    .map(|client| expired_of_client(id, client, now_ms, limit))
+                    .unwrap_or_default()
             })
         };
         if restrictions.is_empty() && entry.is_room {
             app.rooms.update(id, |room| {
-                state.schedule.reschedule(&entry, room.next_end_ms(), &mut room.scheduled_ms)
+                state.expiry_queue.reschedule(&entry, room.next_expire_ms(), &mut room.scheduled_ms)
             });
         } else if restrictions.is_empty() {
             app.clients.update(id, |client| {
-                let next_ms = KnownClient::of(client, &app.deleted_rooms).next_end_ms();
-                state.schedule.reschedule(&entry, next_ms, &mut client.scheduled_ms);
+                let next_ms = ClientRef::of(client, &app.deleted_rooms).next_expire_ms();
+                state.expiry_queue.reschedule(&entry, next_ms, &mut client.scheduled_ms);
             });
         }
-        found += restrictions.iter().map(ExpiredRestrictions::len).sum::<usize>();
-        let ended_ms = Some(entry.at_ms);
-        due.extend(restrictions.into_iter().map(|restrictions| Expired {
+        count += restrictions.iter().map(ExpiredRestrictions::len).sum::<usize>();
+        all.extend(restrictions.into_iter().map(|restrictions| Expired {
             app: entry.app.clone(),
-            ended_ms,
+            expired_at_ms: Some(entry.at_ms),
             restrictions,
         }));
         after = Some(entry);
     }
-    due
+    all
 }

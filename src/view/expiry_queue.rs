@@ -1,15 +1,17 @@
-//! Which rooms and clients the sweeper is to look at, and when.
+//! The rooms and clients that the sweeper visits, sorted by time.
 //!
-//! The schedule holds rooms and clients, not marks: one entry for the earliest end of each, so that
-//! it costs next to nothing beside the marks themselves. An entry whose time is no longer that of
-//! its place is stale and dropped when it comes up.
+//! An entity has one entry, for the earliest expiry of all its records, so the queue is small
+//! beside the records. An entry whose time is no longer `scheduled_ms` of its entity is stale, and
+//! is dropped when its time comes.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-pub(super) enum Place<'a> {
+/// The id of a room or a client in its app.
+#[derive(Clone, Copy)]
+pub(super) enum EntityId<'a> {
     Room(&'a str),
     Client(&'a str),
 }
@@ -23,17 +25,17 @@ pub(super) struct QueueEntry {
 }
 
 #[derive(Default)]
-pub(super) struct Schedule {
+pub(super) struct ExpiryQueue {
     entries: Mutex<BTreeSet<QueueEntry>>,
 }
 
-impl Schedule {
-    /// Has the place visited at that time, if it is not to be visited earlier anyway.
-    pub(super) fn at(
+impl ExpiryQueue {
+    /// Schedules a visit of the entity, unless an earlier one is scheduled.
+    pub(super) fn schedule(
         &self,
         at_ms: Option<u64>,
         app: &str,
-        place: Place<'_>,
+        entity: EntityId<'_>,
         scheduled_ms: &mut Option<u64>,
     ) {
         let Some(at_ms) =
@@ -42,27 +44,27 @@ impl Schedule {
             return;
         };
         let mut entries = self.entries();
-        if let Some(later_ms) = scheduled_ms.replace(at_ms) {
-            entries.remove(&place.entry(app, later_ms));
+        if let Some(old_ms) = scheduled_ms.replace(at_ms) {
+            entries.remove(&entity.entry(app, old_ms));
         }
-        entries.insert(place.entry(app, at_ms));
+        entries.insert(entity.entry(app, at_ms));
     }
 
-    /// Drops the visit of a place that is no more.
-    pub(super) fn forget_if(
+    /// Cancels the visit of an entity that the index drops.
+    pub(super) fn cancel_if(
         &self,
-        gone: bool,
+        is_empty: bool,
         app: &str,
-        place: Place<'_>,
+        entity: EntityId<'_>,
         scheduled_ms: &mut Option<u64>,
     ) {
-        if gone && let Some(at_ms) = scheduled_ms.take() {
-            self.entries().remove(&place.entry(app, at_ms));
+        if is_empty && let Some(at_ms) = scheduled_ms.take() {
+            self.entries().remove(&entity.entry(app, at_ms));
         }
     }
 
-    /// Plans the visit after one that found nothing. One that did is kept until then, because the
-    /// sweep of what it found may fail.
+    /// Replaces an entry whose visit found nothing by the next one. A visit that found something
+    /// keeps its entry, because the sweep may fail.
     pub(super) fn reschedule(
         &self,
         entry: &QueueEntry,
@@ -77,6 +79,7 @@ impl Schedule {
         }
     }
 
+    /// The entry after this one, if its time has come.
     pub(super) fn next(&self, after: Option<&QueueEntry>, now_ms: u64) -> Option<QueueEntry> {
         use std::ops::Bound::{Excluded, Unbounded};
         let entries = self.entries();
@@ -89,7 +92,7 @@ impl Schedule {
     }
 }
 
-impl Place<'_> {
+impl EntityId<'_> {
     fn entry(&self, app: &str, at_ms: u64) -> QueueEntry {
         let (is_room, id) = match self {
             Self::Room(id) => (true, *id),

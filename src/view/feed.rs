@@ -1,6 +1,6 @@
-//! The view's one writer: fills it from the store, then applies every commit of the change feed.
-//! Where the store says that commits were missed, the view is built anew, aside, and swapped when
-//! it is complete; until then the old one answers, and tells its age.
+//! The view's only writer. It loads the view from the store, then applies every commit of the
+//! change feed. If the store reports missed commits, it builds a second view, and swaps it in when
+//! it is complete. Until then the old view answers, and its age grows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,34 +18,34 @@ use crate::{
     telemetry::metrics::METRICS,
 };
 
-/// How long after a failure of the feed it is begun again.
+/// The delay before a failed feed is started again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Progress is told after this many records.
-const PROGRESS: u64 = 500_000;
+/// Records between two log lines while loading.
+const PROGRESS_INTERVAL: u64 = 500_000;
 
-/// A view that was filled, and what keeps it up.
-pub struct Filled {
-    /// As of the moment when it was complete.
+/// A complete view, and the updates that follow.
+pub struct LoadedView {
+    /// The view as it was when loading finished.
     pub view: View,
     updates: Updates,
 }
 
-/// A view that is being built.
+/// A view that is not complete yet.
 struct Building {
     state: State,
     next_progress: u64,
 }
 
-impl Filled {
-    /// Keeps the view at the store's newest commit. Never ends by itself.
+impl LoadedView {
+    /// Applies the store's commits to the view. Never returns.
     pub async fn follow(self, store: Arc<dyn Store>) {
         let Self { view, mut updates } = self;
         loop {
             let Err(error) = view.follow_once(&mut updates).await;
-            tracing::error!(%error, "the change feed has failed; reading all records again");
+            tracing::error!(%error, "the change feed failed; reading all records again");
             tokio::time::sleep(RETRY_DELAY).await;
             match store.follow().await {
-                Ok(again) => updates = again,
+                Ok(new) => updates = new,
                 Err(error) => tracing::error!(%error, "records could not be read; trying again"),
             }
         }
@@ -53,20 +53,20 @@ impl Filled {
 }
 
 impl View {
-    /// Fills a view from the store. Errors: whatever the store has, [`StoreError::Corrupt`] among
-    /// it.
-    pub async fn load(store: &dyn Store) -> Result<Filled, StoreError> {
+    /// Builds a view from all records of the store. Errors: those of the store, including
+    /// [`StoreError::Corrupt`].
+    pub async fn load(store: &dyn Store) -> Result<LoadedView, StoreError> {
         let mut updates = store.follow().await?;
         let mut building = Building::new();
         loop {
             let update = updates.next().await.ok_or_else(ended)??;
-            if let Some((state, revision)) = building.take(update)? {
+            if let Some((state, revision)) = building.apply(update)? {
                 let inner = Inner {
                     state: ArcSwap::from_pointee(state),
                     applied: AppliedRevision::at(revision),
                     age: Age::new(),
                 };
-                return Ok(Filled { view: Self { inner: Arc::new(inner) }, updates });
+                return Ok(LoadedView { view: Self { inner: Arc::new(inner) }, updates });
             }
         }
     }
@@ -83,17 +83,17 @@ impl View {
                 (Update::Reset, None) => {
                     tracing::warn!(
                         revision = self.revision(),
-                        "commits were missed; building the view anew, beside this one"
+                        "commits were missed; rebuilding the view beside this one"
                     );
                     building = Some(Building::new());
                 }
                 (update, None) => {
-                    let what = format!("an update that nothing was begun for: {update:?}");
+                    let what = format!("an update of a snapshot that was not started: {update:?}");
                     return Err(StoreError::Unavailable(what));
                 }
-                (update, Some(new)) => {
-                    if let Some((state, revision)) = new.take(update)? {
-                        tracing::info!(revision, "the view was built anew");
+                (update, Some(building_view)) => {
+                    if let Some((state, revision)) = building_view.apply(update)? {
+                        tracing::info!(revision, "the view was rebuilt");
                         self.inner.state.store(Arc::new(state));
                         self.inner.applied.advance(revision);
                         building = None;
@@ -104,7 +104,7 @@ impl View {
     }
 
     fn apply(&self, commit: &Commit) -> Result<(), StoreError> {
-        apply(&self.inner.state.load(), commit)?;
+        apply_commit(&self.inner.state.load(), commit)?;
         self.inner.applied.advance(commit.revision);
         Ok(())
     }
@@ -112,15 +112,15 @@ impl View {
 
 impl Building {
     fn new() -> Self {
-        Self { state: State::default(), next_progress: PROGRESS }
+        Self { state: State::default(), next_progress: PROGRESS_INTERVAL }
     }
 
-    /// Answers what was built, once it is complete.
-    fn take(&mut self, update: Update) -> Result<Option<(State, Revision)>, StoreError> {
+    /// Returns the state and its revision when it is complete.
+    fn apply(&mut self, update: Update) -> Result<Option<(State, Revision)>, StoreError> {
         match update {
             Update::Reset => *self = Self::new(),
             Update::Records(entries) => self.add(&entries)?,
-            Update::Commit(commit) => apply(&self.state, &commit)?,
+            Update::Commit(commit) => apply_commit(&self.state, &commit)?,
             Update::Complete(revision) => {
                 return Ok(Some((std::mem::take(&mut self.state), revision)));
             }
@@ -129,41 +129,41 @@ impl Building {
     }
 
     fn add(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        let changes = entries
+        let updates = entries
             .iter()
-            .map(|Entry { key, value, revision }| change(key, Some(value), *revision));
-        self.state.apply(changes.filter_map(Result::transpose).collect::<Result<_, _>>()?);
+            .map(|Entry { key, value, revision }| decode(key, Some(value), *revision));
+        self.state.apply(updates.filter_map(Result::transpose).collect::<Result<_, _>>()?);
         let records: u64 = self.state.records().map(|(_, records)| records).sum();
         if records >= self.next_progress {
             tracing::info!(records, "loading");
-            self.next_progress += PROGRESS;
+            self.next_progress += PROGRESS_INTERVAL;
         }
         Ok(())
     }
 }
 
-fn apply(state: &State, commit: &Commit) -> Result<(), StoreError> {
-    let mut changes = Vec::with_capacity(commit.operations.len());
+fn apply_commit(state: &State, commit: &Commit) -> Result<(), StoreError> {
+    let mut updates = Vec::with_capacity(commit.operations.len());
     for operation in &commit.operations {
-        changes.extend(match operation {
-            Operation::Put { key, value } => change(key, Some(value), commit.revision)?,
-            Operation::Delete { key } => change(key, None, commit.revision)?,
+        updates.extend(match operation {
+            Operation::Put { key, value } => decode(key, Some(value), commit.revision)?,
+            Operation::Delete { key } => decode(key, None, commit.revision)?,
         });
     }
-    state.apply(changes);
+    state.apply(updates);
     Ok(())
 }
 
-/// Nothing where the key is none of ours: others may write to a cluster too. Errors:
-/// [`StoreError::Corrupt`] where the value is none of its key.
-fn change<'a>(
+/// None: the key is not of this service; another program may write to the same cluster. Errors:
+/// [`StoreError::Corrupt`] if the value does not fit the key.
+fn decode<'a>(
     key: &'a [u8],
     value: Option<&[u8]>,
     revision: Revision,
 ) -> Result<Option<RecordUpdate<'a>>, StoreError> {
     let Ok(decoded) = codec::decode_key(key) else {
         METRICS.foreign_key();
-        tracing::warn!(key = %key.escape_ascii(), "a record whose key is none of this service's is passed over");
+        tracing::warn!(key = %key.escape_ascii(), "ignoring a record whose key is not of this service");
         return Ok(None);
     };
     let value = value.map(|value| codec::decode_value(key, decoded, value)).transpose()?;
@@ -171,5 +171,5 @@ fn change<'a>(
 }
 
 fn ended() -> StoreError {
-    StoreError::Unavailable("the change feed has ended".to_owned())
+    StoreError::Unavailable("the change feed ended".to_owned())
 }

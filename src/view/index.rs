@@ -1,5 +1,5 @@
-//! A sharded map of the rooms, or of the clients, of one app, with the ids of those that are
-//! registered in order.
+//! A sharded map of the rooms, or of the clients, of one app, and the sorted ids of those that are
+//! registered.
 
 use std::{
     collections::BTreeSet,
@@ -17,16 +17,16 @@ const SHARDS: usize = 32;
 
 /// A room or a client.
 pub(super) trait Entity: Default {
-    /// Whether the directory has it.
+    /// Whether the directory contains it.
     fn is_registered(&self) -> bool;
-    /// Whether nothing at all is known of it.
+    /// Whether it has no records, so that the index drops it.
     fn is_empty(&self) -> bool;
 }
 
-/// Some of the ids, each with what is known of it.
+/// Some of the ids, each with its entity.
 type Shard<T> = RwLock<HashTable<(Arc<str>, T)>>;
 
-/// An id is hashed once, for its shard and for its place there.
+/// A map from ids to entities. One hash of an id selects both the shard and the bucket in it.
 pub(super) struct Index<T> {
     hasher: RandomState,
     shards: [Shard<T>; SHARDS],
@@ -83,7 +83,7 @@ impl<T: Entity> Index<T> {
         (after.skip(page.skip).take(page.size).cloned().collect(), ids.len())
     }
 
-    /// By bits that the table does not look at first.
+    /// Selected by bits of the hash that the table does not use for its buckets.
     fn shard(&self, hash: u64) -> &Shard<T> {
         &self.shards[(hash >> 40) as usize % SHARDS]
     }

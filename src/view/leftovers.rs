@@ -1,36 +1,39 @@
-//! Records of deleted rooms and clients that the sweeper is to remove next.
+//! The stored records of deleted rooms and clients, which the sweeper removes next.
 
 use std::sync::Arc;
 
-use super::{client::Client, room::Room, state::State, tombstone::Owner};
+use super::{client::Client, room::Room, state::State, tombstone::Tombstoned};
 use crate::store::Revision;
 
-/// Records that are to be removed, by the revision that each has.
+/// Records of one app that were deleted and are still stored.
 #[derive(Debug)]
 pub struct Leftover {
-    /// Their app.
+    /// The app.
     pub app: Arc<str>,
-    /// Keys as bytes.
+    /// The key of each record in bytes, and its revision as a precondition.
     pub keys: Vec<(Vec<u8>, Revision)>,
 }
 
-/// What is to be removed, at most about `limit` keys: those of one app that follow each other
-/// together.
+/// At most about `limit` keys. Adjacent entities of one app share a leftover.
 pub(super) fn leftovers(state: &State, limit: usize) -> Vec<Leftover> {
     let mut leftovers: Vec<Leftover> = Vec::new();
-    let mut left = limit;
-    for Owner { app: key, is_room, id } in state.deleted.first(limit) {
-        let Some(app) = state.app(&key).filter(|_| left > 0) else { continue };
-        let of_room = |room: Option<&Room>| Some(room?.remains.as_ref()?.keys(&key, &id, left));
-        let of_client =
-            |client: Option<&Client>| Some(client?.remains.as_ref()?.keys(&key, &id, left));
-        let keys =
-            if is_room { app.rooms.read(&id, of_room) } else { app.clients.read(&id, of_client) };
+    let mut remaining = limit;
+    for Tombstoned { app: app_key, is_room, id } in state.tombstoned.first(limit) {
+        let Some(app) = state.app(&app_key).filter(|_| remaining > 0) else { continue };
+        let keys = if is_room {
+            app.rooms.read(&id, |room: Option<&Room>| {
+                Some(room?.tombstone.as_ref()?.keys(&app_key, &id, remaining))
+            })
+        } else {
+            app.clients.read(&id, |client: Option<&Client>| {
+                Some(client?.tombstone.as_ref()?.keys(&app_key, &id, remaining))
+            })
+        };
         let keys = keys.unwrap_or_default();
-        left = left.saturating_sub(keys.len());
-        match leftovers.last_mut().filter(|last| last.app == key) {
+        remaining = remaining.saturating_sub(keys.len());
+        match leftovers.last_mut().filter(|last| last.app == app_key) {
             Some(last) => last.keys.extend(keys),
-            None => leftovers.push(Leftover { app: key, keys }),
+            None => leftovers.push(Leftover { app: app_key, keys }),
         }
     }
     leftovers

@@ -1,6 +1,6 @@
-//! The users of one app who may not speak in any of its rooms, in order: the list that is asked for
-//! by pages. The marks are the clients', where a check finds them, and only shared here. Written by
-//! the feed while it holds the client.
+//! The users of one app that have a user mute, sorted, for the list by pages. The mutes belong to
+//! the clients, where a check reads them, and are only shared here. The feed writes both under the
+//! lock of the client.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -13,12 +13,12 @@ use crate::model::Restriction;
 #[derive(Default)]
 pub(super) struct MutedUsers {
     users: RwLock<UserMap<Arc<Versioned<Restriction>>>>,
-    /// How many, so that a check in an app without any need not look for a client.
+    /// Kept outside the lock: a check in an app without user mutes need not read the client.
     len: AtomicUsize,
 }
 
 impl MutedUsers {
-    /// Notes the user's mute, or that there is none.
+    /// Sets or removes the mute of a user.
     pub(super) fn set(&self, user: &str, mute: Option<Arc<Versioned<Restriction>>>) {
         let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
         match mute {
@@ -28,12 +28,12 @@ impl MutedUsers {
         self.len.store(users.len(), Ordering::Release);
     }
 
-    /// Whether there is none, in force or not.
+    /// Whether there is no user mute, in force or not.
     pub(super) fn is_empty(&self) -> bool {
         self.len.load(Ordering::Acquire) == 0
     }
 
-    /// Those whose mute is in force.
+    /// The users whose mute is in force, sorted.
     pub(super) fn in_force(&self, page: Page<'_>, now_ms: u64) -> Vec<(String, Restriction)> {
         let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
         let in_force =

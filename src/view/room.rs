@@ -1,29 +1,29 @@
-//! One room, and the pure function that the service exists for: may this user speak?
+//! One room, and the pure function at the heart of the service: may this user speak?
 
-use super::{index::Entity, tombstone::RoomRemains, user_map::UserMap, versioned::Versioned};
+use super::{index::Entity, tombstone::RoomTombstone, user_map::UserMap, versioned::Versioned};
 use crate::{
     model::{Expire, Key, Restriction, RoomProfile, Value},
     store::Revision,
 };
 
-/// Everything known of one room.
+/// All records of one room.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Nothing where the directory does not have it.
+    /// None: the directory does not contain the room.
     pub profile: Option<Box<Versioned<RoomProfile>>>,
-    /// May have ended.
+    /// May have expired.
     pub ban: Option<Versioned<Restriction>>,
-    /// By user; some may have ended.
+    /// Member mutes by user. Some may have expired.
     pub muted: UserMap<Versioned<Restriction>>,
-    /// By user.
+    /// The allow list, by user.
     pub allowed: UserMap<Versioned<Restriction>>,
-    /// Who wants no push from this room, until when; some may have ended.
+    /// Notification mutes of this room by user. Some may have expired.
     pub push_muted: UserMap<Versioned<Expire>>,
-    /// Its tombstone, with what it had when it was deleted and is still stored.
-    pub(super) remains: Option<Box<RoomRemains>>,
-    /// No record of it is newer.
-    pub(super) newest: Revision,
-    /// When the sweeper is to look at it, in Unix milliseconds.
+    /// Its tombstone, with the deleted records that are still stored.
+    pub(super) tombstone: Option<Box<RoomTombstone>>,
+    /// An upper bound of the revisions of its records that are not deleted.
+    pub(super) latest_revision: Revision,
+    /// When the sweeper visits it next, in Unix milliseconds.
     pub(super) scheduled_ms: Option<u64>,
 }
 
@@ -33,41 +33,40 @@ impl Entity for Room {
     }
 
     fn is_empty(&self) -> bool {
-        !self.has_records() && self.remains.is_none()
+        !self.has_records() && self.tombstone.is_none()
     }
 }
 
 impl Room {
-    /// Whether the directory has it.
+    /// Whether the directory contains it.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.profile.is_some()
     }
 
-    /// Whether anything is known of it but what was deleted.
+    /// Whether it has records that are not deleted.
     #[must_use]
     pub fn has_records(&self) -> bool {
-        let push_muted = self.push_muted.is_empty();
         self.profile.is_some()
             || self.ban.is_some()
             || !self.muted.is_empty()
             || !self.allowed.is_empty()
-            || !push_muted
+            || !self.push_muted.is_empty()
     }
 
-    /// The mute of this user, where one is in force.
+    /// The member mute of this user, if it is in force.
     #[must_use]
     pub fn mute_in_force(&self, user: &str, now_ms: u64) -> Option<&Versioned<Restriction>> {
         self.muted.get(user).filter(|mute| mute.value.expire.in_force(now_ms))
     }
 
-    /// The ban, where one is in force.
+    /// The ban, if it is in force.
     #[must_use]
     pub fn ban_in_force(&self, now_ms: u64) -> Option<&Versioned<Restriction>> {
         self.ban.as_ref().filter(|ban| ban.value.expire.in_force(now_ms))
     }
 
-    /// The mutes in force of users after this one, in order.
+    /// The member mutes in force, sorted by user, from after `after` on.
     pub fn mutes_after<'a>(
         &'a self,
         after: Option<&'a str>,
@@ -79,7 +78,7 @@ impl Room {
             .filter(move |(_, mute)| mute.expire.in_force(now_ms))
     }
 
-    /// The allow list after this user, in order.
+    /// The allow list, sorted by user, from after `after` on.
     pub fn allowed_after<'a>(
         &'a self,
         after: Option<&'a str>,
@@ -87,55 +86,56 @@ impl Room {
         self.allowed.after(after).map(|(user, restriction)| (user, &restriction.value))
     }
 
-    /// Whether this user wants no push from here at this moment.
+    /// Whether a notification mute of this user is in force.
     #[must_use]
     pub fn is_push_muted(&self, user: &str, now_ms: u64) -> bool {
         self.push_muted.get(user).is_some_and(|until| until.value.in_force(now_ms))
     }
 
-    /// The revision of what is stored under the key of this user's mute: also of one that has
-    /// ended, or was deleted with the room.
+    /// The revision of this user's stored member mute, even if it has expired or was deleted with
+    /// the room.
     #[must_use]
     pub fn stored_mute(&self, user: &str) -> Option<Revision> {
-        let remains = || self.remains.as_ref()?.muted.get(user);
-        self.muted.get(user).or_else(remains).map(|held| held.revision)
+        let tombstoned = || self.tombstone.as_ref()?.muted.get(user);
+        self.muted.get(user).or_else(tombstoned).map(|record| record.revision)
     }
 
-    /// The revision of what is stored under the key of this user's place on the allow list.
+    /// The revision of this user's stored entry of the allow list, even if it was deleted with the
+    /// room.
     #[must_use]
     pub fn stored_allowed(&self, user: &str) -> Option<Revision> {
-        let remains = || self.remains.as_ref()?.allowed.get(user);
-        self.allowed.get(user).or_else(remains).map(|held| held.revision)
+        let tombstoned = || self.tombstone.as_ref()?.allowed.get(user);
+        self.allowed.get(user).or_else(tombstoned).map(|record| record.revision)
     }
 
-    /// The revision of its tombstone, as long as that is stored.
+    /// The revision of its tombstone, as long as it is stored.
     #[must_use]
     pub fn tombstone(&self) -> Option<Revision> {
-        self.remains.as_ref().map(|remains| remains.revision)
+        self.tombstone.as_ref().map(|tombstone| tombstone.revision)
     }
 
-    /// The revision of what is stored under the key of the ban.
+    /// The revision of the stored ban, even if it has expired or was deleted with the room.
     #[must_use]
     pub fn stored_ban(&self) -> Option<Revision> {
-        let remains = || self.remains.as_ref()?.ban.as_ref();
-        self.ban.as_ref().or_else(remains).map(|held| held.revision)
+        let tombstoned = || self.tombstone.as_ref()?.ban.as_ref();
+        self.ban.as_ref().or_else(tombstoned).map(|record| record.revision)
     }
 
-    /// Applies one change of the feed; nothing as value is a removal. A notification mute is noted
-    /// by [`Room::set_push_mute`]. A record that is no newer than the room's tombstone, as a copy
-    /// of all records may bring it, belongs to the remains.
+    /// Applies one change of the feed. `None` removes the record. A record up to the revision of
+    /// the tombstone, as a full copy of all records may bring it, goes under the tombstone.
+    /// Notification mutes come through [`Room::set_push_mute`].
     pub(super) fn apply(&mut self, key: Key<'_>, value: Option<Value>, revision: Revision) {
-        if let Some(remains) = &mut self.remains {
-            if revision <= remains.revision
+        if let Some(tombstone) = &mut self.tombstone {
+            if revision <= tombstone.revision
                 && value.is_some()
-                && remains.apply(key, value.as_ref(), revision)
+                && tombstone.apply(key, value.as_ref(), revision)
             {
                 return;
             }
-            remains.remove(key);
+            tombstone.remove(key);
         }
         if value.is_some() {
-            self.newest = self.newest.max(revision);
+            self.latest_revision = self.latest_revision.max(revision);
         }
         match (key, value) {
             (Key::Room { .. }, Some(Value::Room(value))) => {
@@ -155,7 +155,7 @@ impl Room {
             }
             (Key::Allowed { user, .. }, _) => drop(self.allowed.remove(user)),
             (Key::DeletedRoom { .. }, Some(_)) => self.delete(revision),
-            (Key::DeletedRoom { .. }, None) => self.remains = None,
+            (Key::DeletedRoom { .. }, None) => self.tombstone = None,
             (
                 Key::Client { .. }
                 | Key::NotificationMute { .. }
@@ -167,50 +167,53 @@ impl Room {
         }
     }
 
-    /// Notes who wants no push from here.
+    /// Sets or removes the notification mute of a user.
     pub(super) fn set_push_mute(&mut self, user: &str, until: Option<Versioned<Expire>>) {
-        if let Some(remains) = &mut self.remains {
-            remains.push_muted.remove(user);
-            if let Some(until) = until.as_ref().filter(|until| until.revision <= remains.revision) {
-                remains.push_muted.insert(user, until.clone());
+        if let Some(tombstone) = &mut self.tombstone {
+            tombstone.push_muted.remove(user);
+            if let Some(until) = until.as_ref().filter(|until| until.revision <= tombstone.revision)
+            {
+                tombstone.push_muted.insert(user, until.clone());
                 self.push_muted.remove(user);
                 return;
             }
         }
         match until {
             Some(until) => {
-                self.newest = self.newest.max(until.revision);
+                self.latest_revision = self.latest_revision.max(until.revision);
                 self.push_muted.insert(user, until);
             }
             None => drop(self.push_muted.remove(user)),
         }
     }
 
-    /// Forgets all records up to this commit, but for where they are stored.
+    /// Moves all records up to this revision under the tombstone.
     fn delete(&mut self, revision: Revision) {
-        let mut remains = self.remains.take().unwrap_or_default();
-        remains.revision = revision;
-        let is_old = |held: Revision| held <= revision;
-        if self.profile.as_ref().is_some_and(|profile| is_old(profile.revision)) {
+        let mut tombstone = self.tombstone.take().unwrap_or_default();
+        tombstone.revision = revision;
+        let is_covered = |record_revision: Revision| record_revision <= revision;
+        if self.profile.as_ref().is_some_and(|profile| is_covered(profile.revision)) {
             self.profile = None;
         }
-        remains.ban = self.ban.take_if(|ban| is_old(ban.revision)).or(remains.ban);
-        if is_old(self.newest) {
-            remains.muted.absorb(std::mem::take(&mut self.muted));
-            remains.allowed.absorb(std::mem::take(&mut self.allowed));
-            remains.push_muted.absorb(std::mem::take(&mut self.push_muted));
+        tombstone.ban = self.ban.take_if(|ban| is_covered(ban.revision)).or(tombstone.ban);
+        if is_covered(self.latest_revision) {
+            tombstone.muted.merge(std::mem::take(&mut self.muted));
+            tombstone.allowed.merge(std::mem::take(&mut self.allowed));
+            tombstone.push_muted.merge(std::mem::take(&mut self.push_muted));
         } else {
-            remains.muted.absorb(self.muted.take_if(|mute| is_old(mute.revision)));
-            remains
+            tombstone.muted.merge(self.muted.extract_if(|mute| is_covered(mute.revision)));
+            tombstone
                 .allowed
-                .absorb(self.allowed.take_if(|restriction| is_old(restriction.revision)));
-            remains.push_muted.absorb(self.push_muted.take_if(|until| is_old(until.revision)));
+                .merge(self.allowed.extract_if(|restriction| is_covered(restriction.revision)));
+            tombstone
+                .push_muted
+                .merge(self.push_muted.extract_if(|until| is_covered(until.revision)));
         }
-        self.remains = Some(remains);
+        self.tombstone = Some(tombstone);
     }
 }
 
-/// What decided whether a user may speak.
+/// The rule that decided whether a user may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Rule {
@@ -224,19 +227,19 @@ pub enum Rule {
     AllowList,
 }
 
-/// May the user speak, and what decided it.
+/// Whether the user may speak, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Decision<'a> {
     pub allowed: bool,
     pub rule: Rule,
-    /// The mute or the ban that decided.
+    /// The mute or the ban that the rule refers to.
     pub restriction: Option<&'a Restriction>,
 }
 
-/// May this user speak in this room at this moment? The first that matches decides: a user mute in
-/// force says no; a member mute in force says no; during a ban in force staff and allow list may,
-/// everybody else may not; otherwise yes. `user_mute` is that of the user, in force or not.
+/// Decides whether a user may speak in a room now. The first match decides: a user mute in force
+/// denies; a member mute in force denies; a ban in force allows only staff and the allow list;
+/// otherwise the user may speak. `user_mute` is the mute of this user, in force or not.
 #[must_use]
 pub fn may_speak<'a>(
     room: Option<&'a Room>,
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn without_mute_and_ban_everybody_may_speak() {
+    fn without_mute_and_ban_every_user_may_speak() {
         assert_eq!(rule(&room(&[], false, &[]), "u"), (true, Rule::None));
         assert!(may_speak(None, None, "u", NOW).allowed);
     }
@@ -316,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mute_is_stronger_than_the_allow_list_and_the_staff() {
+    fn a_member_mute_overrides_allow_list_and_staff() {
         let room = room(&["guest", "admin"], true, &["guest"]);
         assert_eq!(rule(&room, "guest"), (false, Rule::MemberMute));
         assert_eq!(rule(&room, "admin"), (false, Rule::MemberMute));
     }
 
     #[test]
-    fn a_user_mute_is_stronger_than_all_else_in_every_room_until_its_very_millisecond() {
+    fn a_user_mute_overrides_all_rules_until_it_expires() {
         let room = room(&["u"], true, &["guest"]);
         for user in ["u", "guest", "owner", "admin"] {
             let mute = restriction(Expire::at_ms(NOW + 1)).value;
@@ -335,16 +338,16 @@ mod tests {
                     "{user}"
                 );
             }
-            let ended = restriction(Expire::at_ms(NOW)).value;
+            let expired = restriction(Expire::at_ms(NOW)).value;
             assert_eq!(
-                may_speak(Some(&room), Some(&ended), user, NOW),
+                may_speak(Some(&room), Some(&expired), user, NOW),
                 may_speak(Some(&room), None, user, NOW)
             );
         }
     }
 
     #[test]
-    fn what_has_ended_forbids_nothing_from_that_very_millisecond() {
+    fn expired_mutes_and_bans_forbid_nothing() {
         let mut room = room(&[], false, &[]);
         room.muted.insert("u", restriction(Expire::at_ms(NOW)));
         room.ban = Some(restriction(Expire::at_ms(NOW)));

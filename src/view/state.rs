@@ -1,4 +1,4 @@
-//! All apps of the view, and how one commit changes them.
+//! The contents of the view: all apps, and how a commit changes them.
 
 use std::{
     collections::HashSet,
@@ -9,13 +9,13 @@ use std::{
 };
 
 use super::{
-    client::{Client, KnownClient},
-    expiry_queue::{Place, Schedule},
-    idempotency::Requests,
+    client::{Client, ClientRef},
+    expiry_queue::{EntityId, ExpiryQueue},
+    idempotency::IdempotencyRecords,
     index::{Entity as _, Index},
     muted_users::MutedUsers,
     room::Room,
-    tombstone::{DeletedRooms, Owners},
+    tombstone::{DeletedRooms, TombstonedSet},
     versioned::Versioned,
 };
 use crate::{
@@ -24,24 +24,23 @@ use crate::{
 };
 use foldhash::HashMap;
 
-/// Pairs of actor and reason that are kept to be shared; beyond it, those that nothing uses are
-/// dropped.
-const SHARED_PROVENANCES: usize = 65_536;
+/// Pairs of actor and reason that restrictions share, at most. Beyond it, unused pairs are dropped.
+const SHARED_PROVENANCES_MAX: usize = 65_536;
 
-/// The kinds of records, as they are counted.
+/// The kinds of records that are counted for each app.
 pub(super) const KINDS: [&str; 7] =
     ["room", "ban", "member_mute", "allowed_member", "client", "notification_mute", "user_mute"];
 
-/// How many records there are, by kind.
+/// Numbers of records, in the order of [`KINDS`].
 pub(super) type Counts = [u64; KINDS.len()];
 
 #[derive(Default)]
 pub(super) struct State {
     apps: RwLock<HashMap<Box<str>, Arc<App>>>,
-    pub(super) schedule: Schedule,
-    /// Whose records are to be removed because they were deleted.
-    pub(super) deleted: Owners,
-    pub(super) requests: Requests,
+    pub(super) expiry_queue: ExpiryQueue,
+    /// Rooms and clients with deleted records that are still stored.
+    pub(super) tombstoned: TombstonedSet,
+    pub(super) idempotency_records: IdempotencyRecords,
     provenances: Mutex<HashSet<Arc<Provenance>>>,
 }
 
@@ -55,15 +54,15 @@ pub(super) struct App {
     profile_bytes: AtomicU64,
 }
 
-/// What an app has.
+/// What an app uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Usage {
     pub rooms: u64,
     pub clients: u64,
-    /// Of every kind, with bans and members of allow lists.
+    /// Member, notification and user mutes, bans, and entries of allow lists.
     pub mutes: u64,
-    /// Of the profiles of rooms and clients.
+    /// Bytes of text in the profiles of rooms and clients.
     pub profile_bytes: u64,
 }
 
@@ -79,7 +78,8 @@ impl App {
         Usage { rooms, clients, mutes, profile_bytes: self.profile_bytes.load(Ordering::Relaxed) }
     }
 
-    fn count(&self, before: (Counts, u64), after: (Counts, u64)) {
+    /// Adds the difference of two pairs of record counts and profile bytes.
+    fn adjust_usage(&self, before: (Counts, u64), after: (Counts, u64)) {
         for (records, (before, after)) in self.records.iter().zip(before.0.into_iter().zip(after.0))
         {
             if before != after {
@@ -91,23 +91,20 @@ impl App {
         }
     }
 
-    /// Reads one client; nothing is known of it where there is none.
-    pub(super) fn client<T>(
-        &self,
-        user: &str,
-        read: impl FnOnce(Option<KnownClient<'_>>) -> T,
-    ) -> T {
+    /// Reads one client. None: it has no records.
+    pub(super) fn client<T>(&self, user: &str, read: impl FnOnce(Option<ClientRef<'_>>) -> T) -> T {
         self.clients.read(user, |client| {
-            read(client.map(|client| KnownClient::of(client, &self.deleted_rooms)))
+            read(client.map(|client| ClientRef::of(client, &self.deleted_rooms)))
         })
     }
 }
 
-/// One change of the feed: what a key now says, or that it is gone.
+/// The write or the deletion of one record.
 pub(super) struct RecordUpdate<'a> {
     pub(super) key: Key<'a>,
+    /// None: the record is deleted.
     pub(super) value: Option<Value>,
-    /// Of the commit.
+    /// The revision of the commit.
     pub(super) revision: Revision,
 }
 
@@ -131,16 +128,16 @@ impl State {
     pub(super) fn records(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let mut records = Counts::default();
         for app in self.apps() {
-            records.iter_mut().zip(app.records()).for_each(|(sum, of_app)| *sum += of_app);
+            records.iter_mut().zip(app.records()).for_each(|(sum, count)| *sum += count);
         }
-        KINDS.into_iter().zip(records).chain([("request", self.requests.len())])
+        KINDS.into_iter().zip(records).chain([("request", self.idempotency_records.len())])
     }
 
     pub(super) fn apps(&self) -> Vec<Arc<App>> {
         self.apps.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Applies changes in their order; those of one owner that follow each other, under one lock.
+    /// Applies changes in order. A run of changes of one owner is applied under one lock.
     pub(super) fn apply(&self, mut changes: Vec<RecordUpdate<'_>>) {
         for run in changes.chunk_by_mut(|a, b| a.key.owner() == b.key.owner()) {
             let Some(first) = run.first() else { continue };
@@ -154,105 +151,98 @@ impl State {
         }
     }
 
-    fn apply_to_room(&self, app: &str, id: &str, run: &mut [RecordUpdate<'_>]) {
-        let known = self.app_or_new(app);
-        known.rooms.update(id, |room| {
+    fn apply_to_room(&self, app_key: &str, id: &str, run: &mut [RecordUpdate<'_>]) {
+        let app = self.app_or_new(app_key);
+        let entity = EntityId::Room(id);
+        app.rooms.update(id, |room| {
             let before = (room.records(), room.profile_bytes());
             for RecordUpdate { key, value, revision } in run {
-                let (key, revision) = (*key, *revision);
+                let key = *key;
+                let revision = *revision;
                 let value = value.take().map(|value| self.share(value));
-                self.schedule.at(
-                    value.as_ref().and_then(end_ms),
-                    app,
-                    Place::Room(id),
-                    &mut room.scheduled_ms,
-                );
+                let expire_ms = value.as_ref().and_then(expire_ms);
+                self.expiry_queue.schedule(expire_ms, app_key, entity, &mut room.scheduled_ms);
                 room.apply(key, value, revision);
                 if matches!(key, Key::DeletedRoom { .. }) {
-                    known
-                        .deleted_rooms
-                        .set(id, room.remains.as_ref().map(|remains| remains.revision));
-                    self.deleted.set(room.remains.is_some(), app, true, id);
+                    let tombstone = room.tombstone.as_ref();
+                    app.deleted_rooms.set(id, tombstone.map(|tombstone| tombstone.revision));
+                    self.tombstoned.set(tombstone.is_some(), app_key, true, id);
                 }
             }
-            known.count(before, (room.records(), room.profile_bytes()));
-            self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
+            app.adjust_usage(before, (room.records(), room.profile_bytes()));
+            self.expiry_queue.cancel_if(room.is_empty(), app_key, entity, &mut room.scheduled_ms);
         });
     }
 
-    fn apply_to_client(&self, app: &str, user: &str, run: &mut [RecordUpdate<'_>]) {
-        let known = self.app_or_new(app);
-        known.clients.update(user, |client| {
+    fn apply_to_client(&self, app_key: &str, user: &str, run: &mut [RecordUpdate<'_>]) {
+        let app = self.app_or_new(app_key);
+        let entity = EntityId::Client(user);
+        app.clients.update(user, |client| {
             let before = (client.records(), client.profile_bytes());
             for RecordUpdate { key, value, revision } in run {
-                let (key, revision) = (*key, *revision);
+                let key = *key;
+                let revision = *revision;
                 let value = value.take().map(|value| self.share(value));
-                self.schedule.at(
-                    value.as_ref().and_then(end_ms),
-                    app,
-                    Place::Client(user),
-                    &mut client.scheduled_ms,
-                );
+                let expire_ms = value.as_ref().and_then(expire_ms);
+                self.expiry_queue.schedule(expire_ms, app_key, entity, &mut client.scheduled_ms);
                 if let Key::NotificationMute { room, .. } = key {
-                    let until =
-                        value.as_ref().and_then(expire).map(|value| Versioned { value, revision });
-                    self.set_push_mute(
-                        &known,
-                        app,
-                        room,
-                        user,
-                        until.filter(|_| !client.has_deleted(revision)),
-                    );
+                    let until = value
+                        .as_ref()
+                        .and_then(expire)
+                        .map(|value| Versioned { value, revision })
+                        .filter(|_| !client.has_deleted(revision));
+                    self.set_push_mute(&app, app_key, room, user, until);
                 }
                 client.apply(key, value, revision);
                 match key {
-                    Key::UserMute { .. } => known.muted_users.set(user, client.user_mute.clone()),
-                    Key::DeletedClient { .. } => self.delete_client(&known, app, user, client),
+                    Key::UserMute { .. } => app.muted_users.set(user, client.user_mute.clone()),
+                    Key::DeletedClient { .. } => self.delete_client(&app, app_key, user, client),
                     _ => {}
                 }
             }
-            known.count(before, (client.records(), client.profile_bytes()));
-            self.schedule.forget_if(
+            app.adjust_usage(before, (client.records(), client.profile_bytes()));
+            self.expiry_queue.cancel_if(
                 client.is_empty(),
-                app,
-                Place::Client(user),
+                app_key,
+                entity,
                 &mut client.scheduled_ms,
             );
         });
     }
 
-    /// The rooms forget what has gone with the client.
-    fn delete_client(&self, known: &App, app: &str, user: &str, client: &Client) {
-        self.deleted.set(client.remains.is_some(), app, false, user);
-        let gone = client.remains.iter().flat_map(|remains| &remains.muted);
-        gone.for_each(|muted| self.set_push_mute(known, app, &muted.room, user, None));
+    /// Removes the client's deleted notification mutes from their rooms.
+    fn delete_client(&self, app: &App, app_key: &str, user: &str, client: &Client) {
+        self.tombstoned.set(client.tombstone.is_some(), app_key, false, user);
+        let deleted = client.tombstone.iter().flat_map(|tombstone| &tombstone.muted);
+        deleted.for_each(|muted| self.set_push_mute(app, app_key, &muted.room, user, None));
     }
 
     fn apply_to_request(&self, app: &str, id: &str, run: &mut [RecordUpdate<'_>]) {
         for change in run {
-            let answered = match change.value.take() {
-                Some(Value::Request(answered)) => Some(answered),
+            let record = match change.value.take() {
+                Some(Value::Request(record)) => Some(record),
                 _ => None,
             };
-            self.requests.apply(app, id, answered, change.revision);
+            self.idempotency_records.apply(app, id, record, change.revision);
         }
     }
 
     fn set_push_mute(
         &self,
-        known: &App,
-        app: &str,
+        app: &App,
+        app_key: &str,
         id: &str,
         user: &str,
         until: Option<Versioned<Expire>>,
     ) {
-        known.rooms.update(id, |room| {
+        app.rooms.update(id, |room| {
             room.set_push_mute(user, until);
-            self.schedule.forget_if(room.is_empty(), app, Place::Room(id), &mut room.scheduled_ms);
+            let entity = EntityId::Room(id);
+            self.expiry_queue.cancel_if(room.is_empty(), app_key, entity, &mut room.scheduled_ms);
         });
     }
 
-    /// Lets marks with the same actor and reason share one copy of them.
+    /// Lets restrictions with the same actor and reason share one copy of both.
     fn share(&self, value: Value) -> Value {
         match value {
             Value::Restriction(restriction) => Value::Restriction(Restriction {
@@ -274,13 +264,13 @@ impl State {
 
     fn share_provenance(&self, provenance: Arc<Provenance>) -> Arc<Provenance> {
         let mut provenances = self.provenances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = provenances.get(&provenance) {
-            return known.clone();
+        if let Some(shared) = provenances.get(&provenance) {
+            return shared.clone();
         }
-        if provenances.len() >= SHARED_PROVENANCES {
+        if provenances.len() >= SHARED_PROVENANCES_MAX {
             provenances.retain(|provenance| Arc::strong_count(provenance) > 1);
         }
-        if provenances.len() < SHARED_PROVENANCES {
+        if provenances.len() < SHARED_PROVENANCES_MAX {
             provenances.insert(provenance.clone());
         }
         provenance
@@ -289,12 +279,12 @@ impl State {
 
 impl Room {
     fn records(&self) -> Counts {
-        let is_there = |there: bool| u64::from(there);
-        let (muted, allowed) = (self.muted.len() as u64, self.allowed.len() as u64);
-        [is_there(self.profile.is_some()), is_there(self.ban.is_some()), muted, allowed, 0, 0, 0]
+        let room = u64::from(self.profile.is_some());
+        let ban = u64::from(self.ban.is_some());
+        [room, ban, self.muted.len() as u64, self.allowed.len() as u64, 0, 0, 0]
     }
 
-    /// What the texts of its profile take.
+    /// Bytes of text in its profile.
     #[must_use]
     pub fn profile_bytes(&self) -> u64 {
         self.profile.as_ref().map_or(0, |profile| profile.value.text_bytes())
@@ -303,19 +293,12 @@ impl Room {
 
 impl Client {
     fn records(&self) -> Counts {
-        let is_there = |there: bool| u64::from(there);
-        [
-            0,
-            0,
-            0,
-            0,
-            is_there(self.profile.is_some()),
-            self.muted.len() as u64,
-            is_there(self.user_mute.is_some()),
-        ]
+        let client = u64::from(self.profile.is_some());
+        let user_mute = u64::from(self.user_mute.is_some());
+        [0, 0, 0, 0, client, self.muted.len() as u64, user_mute]
     }
 
-    /// What the texts of its profile take.
+    /// Bytes of text in its profile.
     #[must_use]
     pub fn profile_bytes(&self) -> u64 {
         self.profile.as_ref().map_or(0, |profile| profile.value.text_bytes())
@@ -331,6 +314,6 @@ fn expire(value: &Value) -> Option<Expire> {
     }
 }
 
-fn end_ms(value: &Value) -> Option<u64> {
+fn expire_ms(value: &Value) -> Option<u64> {
     expire(value).and_then(Expire::ms)
 }

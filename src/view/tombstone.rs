@@ -1,7 +1,7 @@
-//! What was deleted and is still stored: the records of a room, and the notification mutes of a
-//! client, up to the revision of a tombstone. They count for nothing from the commit of the
-//! tombstone on, on every replica and after every restart, because the tombstone is a record like
-//! the others. The sweeper removes them a few at a time, and then the tombstone.
+//! Tombstones: the records of a deleted room, and the notification mutes of a deleted client, up to
+//! the revision of the deletion. These records are still stored, but have no effect from the
+//! tombstone's commit on, on every replica and after every restart, because the tombstone is a
+//! record itself. The sweeper removes them in batches, and the tombstone last.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,44 +17,45 @@ use crate::{
     store::{Revision, codec},
 };
 
-/// What a room had.
+/// The tombstone of a room, and the room's records that it covers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct RoomRemains {
-    /// Of the tombstone.
+pub(super) struct RoomTombstone {
+    /// The commit of the deletion: records up to it are covered.
     pub(super) revision: Revision,
     pub(super) ban: Option<Versioned<Restriction>>,
     pub(super) muted: UserMap<Versioned<Restriction>>,
     pub(super) allowed: UserMap<Versioned<Restriction>>,
-    /// Who wanted no push from it. The records are the clients'.
+    /// Notification mutes of the room, by user. Their records belong to the clients.
     pub(super) push_muted: UserMap<Versioned<Expire>>,
 }
 
-/// The notification mutes that a client had.
+/// The tombstone of a client, and the notification mutes that it covers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ClientRemains {
-    /// Of the tombstone.
+pub(super) struct ClientTombstone {
+    /// The commit of the deletion: mutes up to it are covered.
     pub(super) revision: Revision,
     pub(super) muted: Vec<MutedRoom>,
 }
 
-/// The rooms and clients that have remains, in no order that matters.
+/// The rooms and clients that have a tombstone, in the order of their keys.
 #[derive(Default)]
-pub(super) struct Owners(Mutex<BTreeSet<Owner>>);
+pub(super) struct TombstonedSet(Mutex<BTreeSet<Tombstoned>>);
 
+/// A room or a client that has a tombstone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Owner {
+pub(super) struct Tombstoned {
     pub(super) app: Arc<str>,
     pub(super) is_room: bool,
     pub(super) id: Arc<str>,
 }
 
-/// The tombstones of one app's rooms: notification mutes of them that are no newer count for
-/// nothing.
+/// The tombstones of one app's rooms. Notification mutes of a room up to its tombstone have no
+/// effect.
 #[derive(Default)]
 pub(super) struct DeletedRooms(RwLock<HashMap<Box<str>, Revision>>);
 
-impl RoomRemains {
-    /// Notes a record of the room. False: a room has none under such a key that could remain.
+impl RoomTombstone {
+    /// Adds a covered record of the room. False: a tombstone covers no record with such a key.
     pub(super) fn apply(
         &mut self,
         key: Key<'_>,
@@ -62,7 +63,8 @@ impl RoomRemains {
         revision: Revision,
     ) -> bool {
         match (key, value) {
-            // A registration goes in the commit of its tombstone; what is read here is older.
+            // The commit of the tombstone deletes the registration itself: a stored one is a stale
+            // copy.
             (Key::Room { .. }, _) => {}
             (Key::Ban { .. }, Some(Value::Restriction(value))) => {
                 self.ban = Some(Versioned { value: value.clone(), revision })
@@ -78,7 +80,7 @@ impl RoomRemains {
         true
     }
 
-    /// Forgets what was stored under this key: it is gone, or something newer is stored there.
+    /// Drops the record with this key: it was deleted, or replaced by a newer one.
     pub(super) fn remove(&mut self, key: Key<'_>) {
         match key {
             Key::Ban { .. } => self.ban = None,
@@ -88,7 +90,8 @@ impl RoomRemains {
         }
     }
 
-    /// Keys of what is left, at most `limit`; the tombstone's where nothing is.
+    /// The keys of covered records, at most `limit`. The key of the tombstone when no record is
+    /// left.
     pub(super) fn keys(&self, app: &str, room: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let ban = self.ban.iter().map(|ban| (Key::Ban { app, room }, ban.revision));
         let muted = self
@@ -110,7 +113,8 @@ impl RoomRemains {
     }
 }
 
-impl ClientRemains {
+impl ClientTombstone {
+    /// As [`RoomTombstone::keys`].
     pub(super) fn keys(&self, app: &str, user: &str, limit: usize) -> Vec<(Vec<u8>, Revision)> {
         let muted = self.muted.iter().map(|muted| {
             let key = Key::NotificationMute { app, user, room: &muted.room };
@@ -120,8 +124,8 @@ impl ClientRemains {
     }
 }
 
-/// The tombstone goes in a commit of its own, after everything else: whatever fails, nothing comes
-/// back.
+/// The tombstone is deleted in a commit of its own, after the records it covers. So no failure in
+/// between brings a record back.
 fn encoded<'a>(
     keys: impl Iterator<Item = (Key<'a>, Revision)>,
     tombstone: (Key<'a>, Revision),
@@ -131,29 +135,29 @@ fn encoded<'a>(
     if keys.is_empty() { vec![encode(tombstone)] } else { keys }
 }
 
-impl Owners {
-    pub(super) fn set(&self, has_remains: bool, app: &str, is_room: bool, id: &str) {
-        let owner = Owner { app: app.into(), is_room, id: id.into() };
-        let mut owners = self.all();
-        if has_remains {
-            owners.insert(owner)
+impl TombstonedSet {
+    pub(super) fn set(&self, has_tombstone: bool, app: &str, is_room: bool, id: &str) {
+        let tombstoned = Tombstoned { app: app.into(), is_room, id: id.into() };
+        let mut all = self.all();
+        if has_tombstone {
+            all.insert(tombstoned)
         } else {
-            owners.remove(&owner)
+            all.remove(&tombstoned)
         };
     }
 
-    /// The first of them, at most so many.
-    pub(super) fn first(&self, limit: usize) -> Vec<Owner> {
+    /// At most `limit` of them, from the first on.
+    pub(super) fn first(&self, limit: usize) -> Vec<Tombstoned> {
         self.all().iter().take(limit).cloned().collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeSet<Owner>> {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<Tombstoned>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DeletedRooms {
-    /// Notes the tombstone of a room, or that it has none any more.
+    /// Sets or removes the tombstone of a room.
     pub(super) fn set(&self, room: &str, revision: Option<Revision>) {
         let mut rooms = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let _ = match revision {
@@ -162,7 +166,7 @@ impl DeletedRooms {
         };
     }
 
-    /// Whether the mute is of a room as it was before its deletion.
+    /// Whether no tombstone of its room covers the notification mute.
     pub(super) fn outlives(&self, muted: &MutedRoom) -> bool {
         let rooms = self.0.read().unwrap_or_else(PoisonError::into_inner);
         rooms.get(muted.room.as_str()).is_none_or(|revision| muted.restriction.revision > *revision)

@@ -1,38 +1,38 @@
-//! What a record says, with the revision it was written at.
+//! The value of a record, with the revision of its last write.
 
 use std::sync::Arc;
 
 use ecow::EcoString;
 
-use super::user_map::Ends;
+use super::user_map::Expires;
 use crate::{
     model::{Expire, Restriction},
     store::Revision,
 };
 
-/// A value and the revision it was written at.
+/// A value and the revision of the commit that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned<T> {
-    /// What it says.
+    /// The value.
     pub value: T,
-    /// For expectations.
+    /// For the preconditions of a write.
     pub revision: Revision,
 }
 
-impl Ends for Versioned<Restriction> {
-    fn end_ms(&self) -> Option<u64> {
+impl Expires for Versioned<Restriction> {
+    fn expire_ms(&self) -> Option<u64> {
         self.value.expire.ms()
     }
 }
 
-impl Ends for Arc<Versioned<Restriction>> {
-    fn end_ms(&self) -> Option<u64> {
+impl Expires for Arc<Versioned<Restriction>> {
+    fn expire_ms(&self) -> Option<u64> {
         self.value.expire.ms()
     }
 }
 
-impl Ends for Versioned<Expire> {
-    fn end_ms(&self) -> Option<u64> {
+impl Expires for Versioned<Expire> {
+    fn expire_ms(&self) -> Option<u64> {
         self.value.ms()
     }
 }
@@ -42,7 +42,7 @@ impl Ends for Versioned<Expire> {
 #[allow(missing_docs)]
 pub struct MutedRoom {
     pub room: EcoString,
-    /// Counts up with each mute of the client; two made at the same moment may share one.
+    /// Rises with each mute of the client. Two concurrent mutes may have the same place.
     pub place: u64,
     pub restriction: Versioned<Restriction>,
 }

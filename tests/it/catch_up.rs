@@ -218,7 +218,7 @@ async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     let took = woken.elapsed();
     let bytes = scene.link.received() - received;
     println!("caught up after {took:?}, {bytes} bytes over a link of {} a second", bandwidth());
-    assert_eq!(scene.log().matches("building the view anew").count(), 1, "{}", scene.log());
+    assert_eq!(scene.log().matches("rebuilding the view").count(), 1, "{}", scene.log());
     for _ in 0..3 {
         let seen = scene.seen_after().await;
         println!("a mute is seen after {seen:?}");
@@ -245,6 +245,6 @@ async fn a_replica_that_was_stopped_goes_on_where_it_was() {
     );
     let seen = scene.seen_after().await;
     assert!(seen < Duration::from_secs(2), "{seen:?}");
-    assert!(!scene.log().contains("building the view anew"), "{}", scene.log());
+    assert!(!scene.log().contains("rebuilding the view"), "{}", scene.log());
     scene.end().await;
 }

@@ -10,14 +10,14 @@ use mute_service::{
     store::{self, Batch, Location, Retention, Revision, Store, StoreError, codec},
     sweep::Sweeper,
     transfer::{export, import, merge},
-    view::{Filled, View},
+    view::{LoadedView, View},
 };
 
 use crate::harness::*;
 
 const APP: &str = "a";
 
-async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, Filled) {
+async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, LoadedView) {
     let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
     let store = store::open(&Location::directory(directory), retention).await.unwrap();
     let filled = View::load(&*store).await.unwrap();
@@ -69,7 +69,7 @@ fn found(view: &View) -> ([bool; 5], Vec<String>) {
             ]
         })
     });
-    let list = |client: Option<mute_service::view::KnownClient<'_>>| {
+    let list = |client: Option<mute_service::view::ClientRef<'_>>| {
         client.map(|client| client.muted_in_force(2).map(|muted| muted.room.to_string()).collect())
     };
     (of_room.unwrap_or_default(), view.client(APP, "u", list).unwrap_or_default())
@@ -123,7 +123,7 @@ async fn open_again(
     directory: &tempfile::TempDir,
     store: &std::sync::Arc<dyn Store>,
     is_orderly: bool,
-) -> (std::sync::Arc<dyn Store>, Filled) {
+) -> (std::sync::Arc<dyn Store>, LoadedView) {
     let elsewhere = tempfile::tempdir().unwrap().keep();
     crate::embedded::copy(directory.path(), &elsewhere);
     assert!(store.latest_revision().await.is_ok());

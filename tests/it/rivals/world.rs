@@ -29,7 +29,7 @@ use mute_service::{
         StoredEvent, Updates, codec,
     },
     sweep::Sweeper,
-    view::{KnownClient, Room, View},
+    view::{ClientRef, Room, View},
     watch::Hub,
 };
 use tempfile::TempDir;
@@ -287,7 +287,7 @@ fn room_state(text: &mut String, room: Option<&Room>) {
         .for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
 }
 
-fn client_state(text: &mut String, client: Option<KnownClient<'_>>) {
+fn client_state(text: &mut String, client: Option<ClientRef<'_>>) {
     let Some(client) = client else { return };
     writeln!(text, "  {:?}", client.profile.as_ref().map(|profile| &profile.value)).unwrap();
     client.muted().for_each(|muted| {
