@@ -1,5 +1,5 @@
-//! The words of the domain as types: ids that cannot be wrong, times, and the records that are
-//! stored. Knows no protocol and no engine.
+//! The types of the domain: valid ids, times, and the records of the store. Independent of
+//! protocols and storage engines.
 
 mod expire;
 mod ids;

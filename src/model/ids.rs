@@ -1,5 +1,5 @@
-//! Ids, parsed once at the door. None of them holds a control character, so codecs may use NUL
-//! between two of them.
+//! Ids, parsed once where a call enters. No id contains a control character, so codecs may separate
+//! ids by NUL.
 
 use std::{borrow::Cow, fmt};
 
@@ -56,13 +56,12 @@ id! {
     UserId
 }
 
-/// A user id of one of very many, borrowed from what the caller wrote where nothing of it has to be
-/// folded.
+/// A user id, borrowed from the call unless its case has to be folded. For calls with many users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRef<'a>(Cow<'a, str>);
 
 id! {
-    /// What a caller has named a request inside an app by: 1..36 printable ASCII characters
+    /// The id that a caller has given to a request in an app: 1..36 printable ASCII characters
     /// (AIP-155).
     RequestId
 }
@@ -70,7 +69,7 @@ id! {
 impl AppKey {
     /// Errors: INVALID_ARGUMENT on `app`.
     pub fn parse(raw: String) -> Result<Self, Error> {
-        let well_formed = |part: &str| {
+        let is_well_formed = |part: &str| {
             (1..=MAX_APP_PART_CHARS).contains(&part.len())
                 && part
                     .bytes()
@@ -78,12 +77,12 @@ impl AppKey {
         };
         let (first, second) =
             raw.split_once('#').map_or((raw.as_str(), None), |(a, b)| (a, Some(b)));
-        if well_formed(first) && second.is_none_or(well_formed) {
+        if is_well_formed(first) && second.is_none_or(is_well_formed) {
             Ok(Self(raw))
         } else {
             Err(Error::invalid(
                 "app",
-                "an app key is `name` or `org#name`, each 1 to 64 of A-Z a-z 0-9 _ . -",
+                "an app key is `name` or `org#name`, each part 1 to 64 characters of A-Z a-z 0-9 _ . -",
             ))
         }
     }
@@ -101,8 +100,8 @@ impl RoomId {
 }
 
 impl UserId {
-    /// Folds to lower case where `fold`, and what can be written in several ways to one of them
-    /// (NFC). Errors: INVALID_ARGUMENT on `user`.
+    /// With `fold`, changes it to lower case and to its composed form (NFC), so that all spellings
+    /// of a user are equal. Errors: INVALID_ARGUMENT on `user`.
     pub fn parse(mut raw: String, fold: bool) -> Result<Self, Error> {
         if fold {
             if raw.is_ascii() {
@@ -117,7 +116,7 @@ impl UserId {
 }
 
 impl<'a> UserRef<'a> {
-    /// As [`UserId::parse`], without a copy of what is lower case already.
+    /// As [`UserId::parse`]. Folding copies only a text that has capitals or is not ASCII.
     pub fn parse(raw: &'a str, fold: bool) -> Result<Self, Error> {
         let is_folded =
             !fold || (raw.is_ascii() && !raw.bytes().any(|byte| byte.is_ascii_uppercase()));
@@ -134,9 +133,9 @@ impl<'a> UserRef<'a> {
 }
 
 fn check_user(id: &str) -> Result<(), Error> {
-    // The count of characters is at most that of bytes, which is at hand.
-    let short = id.len() <= MAX_USER_CHARS || id.chars().count() <= MAX_USER_CHARS;
-    if !id.is_empty() && short && !has_control(id) {
+    // The cheap test first: there are at most as many characters as bytes.
+    let is_short = id.len() <= MAX_USER_CHARS || id.chars().count() <= MAX_USER_CHARS;
+    if !id.is_empty() && is_short && !has_control(id) {
         Ok(())
     } else {
         Err(Error::invalid("user", "a user id is 1 to 64 characters without control characters"))
@@ -153,18 +152,18 @@ impl RequestId {
         } else {
             Err(Error::invalid(
                 "request_id",
-                "a request id (Idempotency-Key) is at most 36 printable ASCII characters",
+                "a request id (Idempotency-Key) is 1 to 36 printable ASCII characters",
             ))
         }
     }
 }
 
-/// By the lower case of each character (Unicode, without a language), so that the sign for kelvin
-/// is a `k` and a dotted capital `İ` an `i` with its dot; and composed, before and after. `ß` stays
+/// Composes (NFC), maps each character to lower case (Unicode, without a language), and composes
+/// again. The kelvin sign becomes `k`, a dotted capital `İ` becomes `i` with its dot, `ß` stays
 /// `ß`.
 fn folded(text: &str) -> String {
     let lower = text.nfc().collect::<String>().to_lowercase();
-    // Lower case writes the last sigma of a word otherwise.
+    // Lower case has a form of sigma of its own at the end of a word.
     lower.nfc().map(|character| if character == 'ς' { 'σ' } else { character }).collect()
 }
 
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn room_and_user_ids_hold_their_limits() {
+    fn room_and_user_ids_have_limits() {
         assert!(RoomId::parse("ü".repeat(64)).is_ok());
         assert!(RoomId::parse("ü".repeat(64) + "x").is_err());
         assert!(UserId::parse("ü".repeat(64), false).is_ok());
@@ -228,16 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn case_is_folded_only_where_the_app_says_so() -> Result<(), Error> {
+    fn case_is_folded_only_on_request() -> Result<(), Error> {
         assert_eq!(UserId::parse("AaÄ".to_owned(), true)?.as_str(), "aaä");
         assert_eq!(UserId::parse("Aa".to_owned(), false)?.as_str(), "Aa");
         Ok(())
     }
 
     #[test]
-    fn what_unicode_writes_in_several_ways_is_one_user_where_case_is_folded() -> Result<(), Error> {
-        // A letter and its mark; the signs for kelvin and angstrom; Hangul by its parts; a dotted
-        // capital, which lower case writes as two.
+    fn folding_makes_all_unicode_spellings_one_user() -> Result<(), Error> {
+        // A letter with a combining mark; the kelvin and angstrom signs; Hangul in its parts; a
+        // dotted capital, whose lower case is two characters; two forms of sigma.
         for (raw, folded) in [
             ("Zoe\u{308}", "zoë"),
             ("\u{212a}\u{212b}", "kå"),

@@ -1,39 +1,39 @@
-//! What is stored: keys, values, and the event that goes with each commit. How they look as bytes
-//! is `store/codec.rs`'s matter.
+//! The contents of the store: keys, values, and the event of each commit. `store/codec.rs` encodes
+//! them.
 
 use std::sync::Arc;
 
 use super::Expire;
 
-/// Names one record. Borrowed, because a key is only ever looked at on the way to bytes or to the
-/// view.
+/// The key of one record. Borrowed, because it is only passed on to the codec or to the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Key<'a> {
-    /// The registration of a room.
+    /// The registration of a room in the directory.
     Room { app: &'a str, room: &'a str },
     /// The ban of a room.
     Ban { app: &'a str, room: &'a str },
     /// A member mute.
     MemberMute { app: &'a str, room: &'a str, user: &'a str },
-    /// A place on a room's allow list.
+    /// An entry of a room's allow list.
     Allowed { app: &'a str, room: &'a str, user: &'a str },
-    /// The registration of a client.
+    /// The registration of a client in the directory.
     Client { app: &'a str, user: &'a str },
     /// A notification mute.
     NotificationMute { app: &'a str, user: &'a str, room: &'a str },
     /// A user mute.
     UserMute { app: &'a str, user: &'a str },
-    /// The answer to a request with an id.
+    /// An idempotency record.
     Request { app: &'a str, id: &'a str },
-    /// The tombstone of a room: whatever the room had up to its revision is deleted, notification
-    /// mutes of it included.
+    /// The tombstone of a room. It deletes all records of the room up to its revision, including
+    /// notification mutes of the room.
     DeletedRoom { app: &'a str, room: &'a str },
-    /// The tombstone of a client: the notification mutes it had up to its revision are deleted.
+    /// The tombstone of a client. It deletes the client's notification mutes up to its revision.
     DeletedClient { app: &'a str, user: &'a str },
 }
 
-/// Whose record it is: the records of one owner share a prefix in the store and a lock in the view.
+/// The owner of a record. The records of one owner share a key prefix in the store and a lock in
+/// the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Owner<'a> {
@@ -45,7 +45,8 @@ pub enum Owner<'a> {
         app: &'a str,
         user: &'a str,
     },
-    /// Of its own, because what goes with a client must not take the user mute along.
+    /// The owner of a user mute. It is not the client, because deleting a client keeps the user
+    /// mute.
     User {
         app: &'a str,
         user: &'a str,
@@ -57,7 +58,7 @@ pub enum Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    /// The app it is in.
+    /// The app of the owner.
     #[must_use]
     pub const fn app(self) -> &'a str {
         match self {
@@ -70,7 +71,7 @@ impl<'a> Owner<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// Whose record it is.
+    /// The owner of the record.
     #[must_use]
     pub const fn owner(self) -> Owner<'a> {
         match self {
@@ -88,53 +89,53 @@ impl<'a> Key<'a> {
     }
 }
 
-/// What a record says. Which of them goes with which key is fixed: `Room`, `Client` and `Request`
-/// with theirs, `NotificationMute` with its own, `Deleted` with both tombstones, `Restriction` with
-/// the rest.
+/// The value of a record. The key determines the variant: `Room`, `Client`, `Request` and
+/// `NotificationMute` have the key of the same name, `Deleted` has both tombstones, and
+/// `Restriction` has all other keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A registered room.
     Room(RoomProfile),
     /// A registered client.
     Client(ClientProfile),
-    /// A member mute, a user mute, a ban, or a place on an allow list.
+    /// A member mute, a user mute, a ban, or an entry of an allow list.
     Restriction(Restriction),
-    /// A notification mute and its place in the client's list.
+    /// A notification mute, and its place in the order of the client's mutes.
     NotificationMute(Restriction, u64),
-    /// The answer to a request with an id.
+    /// An idempotency record.
     Request(IdempotencyRecord),
-    /// When it was deleted, in Unix milliseconds.
+    /// A tombstone: the time of the deletion, in Unix milliseconds.
     Deleted(u64),
 }
 
-/// Something set on a user or a room: until when, since when, by whom and why.
+/// A mute, a ban or an entry of an allow list: when it was set and expires, by whom and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restriction {
-    /// When it ends.
+    /// When it expires.
     pub expire: Expire,
     /// When it was set, in Unix milliseconds.
     pub set_ms: u64,
-    /// By whom and why; shared, because many marks have the same.
+    /// By whom and why. Shared, because many restrictions have the same.
     pub provenance: Arc<Provenance>,
 }
 
-/// Who set a mark, and why.
+/// Who set a restriction, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Provenance {
     /// `service:NAME`, `app`, or `user:ID`.
     pub actor: Box<str>,
-    /// In the words of who set it; may be empty.
+    /// Free text of the caller. May be empty.
     pub reason: Box<str>,
 }
 
-/// The first answer to a request with an id: what a repeat of it is answered.
+/// The first answer to a request with an id. A repeat of the request gets the same answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyRecord {
-    /// Tells the request from another with the same id.
+    /// A hash of the request. A different request with the same id has another one.
     pub fingerprint: [u8; 16],
-    /// A message that those who answer know.
+    /// The encoded answer. Only the service encodes and decodes it.
     pub answer: Box<[u8]>,
-    /// From when on the id is free again.
+    /// When the id may be used again.
     pub expire: Expire,
 }
 
@@ -162,7 +163,7 @@ impl RoomProfile {
         self.owner == user || self.admins.iter().any(|admin| admin == user)
     }
 
-    /// Bytes of its texts.
+    /// Bytes of all its texts.
     #[must_use]
     pub fn text_bytes(&self) -> u64 {
         let texts = [&self.name, &self.description, &self.owner].into_iter().chain(&self.admins);
@@ -170,7 +171,7 @@ impl RoomProfile {
     }
 }
 
-/// A registered client. A field that is not known is `None`.
+/// A registered client. A field without a value is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct ClientProfile {
@@ -192,7 +193,7 @@ pub struct ClientProfile {
 }
 
 impl ClientProfile {
-    /// Bytes of its texts.
+    /// Bytes of all its texts.
     #[must_use]
     pub fn text_bytes(&self) -> u64 {
         let Self { nickname, avatar_url, description, email, user_agent, custom_json, .. } = self;
@@ -213,28 +214,27 @@ pub struct Address {
     pub port: u16,
 }
 
-/// Who did what to whom, when and why: one with each commit.
+/// Who did what to whom, when and why. Every commit has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Event {
     pub kind: EventKind,
     pub app: String,
-    /// Empty where it is about no room.
+    /// Empty if the event has no room.
     pub room: String,
     pub users: Vec<String>,
     pub actor: String,
     pub reason: String,
     /// Unix milliseconds.
     pub at_ms: u64,
-    /// When what was set ends.
+    /// When the restriction that was set expires.
     pub expire: Expire,
-    /// What the caller has named its request by. Empty where it has not, or where nobody has
-    /// called.
+    /// Empty if the caller has given none, or the service itself has made the commit.
     pub request_id: String,
 }
 
 impl Event {
-    /// An event that says nothing more.
+    /// An event with all other fields empty, and without an expiry.
     #[must_use]
     pub fn new(kind: EventKind, app: &str, actor: &str, at_ms: u64) -> Self {
         Self {
@@ -251,7 +251,7 @@ impl Event {
     }
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum EventKind {
@@ -268,29 +268,27 @@ pub enum EventKind {
     ClientDeleted,
     RoomUpserted,
     RoomDeleted,
-    /// Records that a deletion had ended were removed.
+    /// Records under a tombstone were removed. Internal.
     Swept,
     UserMuted,
     UserUnmuted,
     UserMuteExpired,
     BanExpired,
     NotificationsExpired,
-    /// An answer to a request with an id was kept, or kept answers were removed, and nothing else
-    /// has changed. No part of the history.
+    /// Only idempotency records were written or removed. Internal, and not in the history.
     Request,
-    /// Records of any kind were imported, too many to be named: whoever follows the events of the
-    /// app has to take a snapshot again.
+    /// Records were imported, too many to list. A watcher of the app must read a snapshot again.
     Imported,
 }
 
 impl EventKind {
-    /// Whether it is our own matter, which neither `Watch` nor `ListEvents` tells.
+    /// Whether `Watch` and `ListEvents` leave it out.
     #[must_use]
     pub const fn is_internal(self) -> bool {
         matches!(self, Self::Swept | Self::Request)
     }
 
-    /// Whether it is about who wants no push, which is told to those only who may see clients.
+    /// Whether it is about notification mutes. Only callers that may read clients receive it.
     #[must_use]
     pub const fn is_about_notifications(self) -> bool {
         matches!(
