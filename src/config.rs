@@ -357,7 +357,7 @@ impl Config {
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
             clock_doubt: settings
                 .clock_doubt_seconds
-                .map_or(crate::clock::DOUBT, Duration::from_secs),
+                .map_or(crate::clock::DEFAULT_DOUBT, Duration::from_secs),
             refuse_skewed_clock: settings.refuse_skewed_clock.unwrap_or(false),
             tls,
             grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),

@@ -1,23 +1,23 @@
-//! What can go wrong for a caller: one vocabulary, one table. Every reason has a stable name;
-//! `grpc/status.rs` and the two vendors' gateway files give each its form on the wire, in a match
-//! without a wildcard.
+//! The errors of a call: one vocabulary, one table. Every reason has a stable name.
+//! `grpc/status.rs` and the gateway files of the two vendors map each reason to its form on the
+//! wire, in a match without a wildcard.
 
 use std::time::Duration;
 
-/// A reason of the error table. Its name on the wire is [`Reason::as_str`].
+/// The reason of an error. Its name on the wire is [`Reason::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The API key is missing or of no app.
+    /// The API key is missing or unknown.
     InvalidApiKey,
-    /// The client key is missing or of no app.
+    /// The client key is missing or unknown.
     InvalidClientKey,
-    /// The token is not valid: bad signature, expired, of another app.
+    /// The token is not valid: its signature is wrong, it has expired, or it is for another app.
     InvalidToken,
-    /// What was sent as a token is none.
+    /// The text sent as a token is not a token.
     MalformedToken,
     /// No credential was sent.
     MissingToken,
-    /// The caller is known and may not do this.
+    /// The caller is authenticated, but may not do this.
     PermissionDenied,
     /// The client id or secret is wrong.
     InvalidCredentials,
@@ -25,40 +25,40 @@ pub enum Reason {
     ClientNotFound,
     /// The directory has no such room.
     RoomNotFound,
-    /// There is no such app; told only to those who may know.
+    /// The app does not exist. Only for callers that may know which apps exist.
     AppNotFound,
     /// The owner of a room cannot be muted in it.
     OwnerNotMutable,
-    /// A field is not as the contract says.
+    /// A field violates the contract.
     InvalidArgument,
-    /// More users than one call may name.
+    /// The call has more users than allowed.
     TooManyUsers,
-    /// The request id is that of another request.
+    /// A different request has used this request id.
     RequestIdReused,
-    /// Too many calls of this method in this app.
+    /// The rate limit of this method in this app is reached.
     RateLimited,
-    /// The app has as much as it may.
+    /// A quota of the app is used up.
     QuotaExceeded,
-    /// What was asked for is no longer kept, or is of another store: read all again, and go on from
-    /// there.
+    /// The events after this revision are no longer kept, or belong to another store. Read a
+    /// snapshot, and resume from there.
     RevisionCompacted,
-    /// A watcher that does not read fast enough was cut off.
+    /// The watcher was disconnected because it did not read fast enough.
     WatcherTooSlow,
-    /// The service is being stopped.
+    /// The service is stopping.
     Stopping,
-    /// As many calls run as may.
+    /// `max_calls` is reached.
     Overloaded,
-    /// The store cannot take a write or tell history now, or the view does not have what the caller
-    /// wants to see.
+    /// The store cannot take a write or read history now, or the view has not reached the revision
+    /// that the caller needs.
     StoreUnavailable,
-    /// The store has no room for a write.
+    /// The store is full, and takes no write.
     StoreFull,
-    /// Ours to find in the log.
+    /// An internal error. The log has the cause.
     Internal,
 }
 
 impl Reason {
-    /// Every reason, in the order of the table.
+    /// All reasons, in the order of the table.
     pub const ALL: [Self; 23] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
@@ -85,7 +85,7 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The stable name.
+    /// The stable name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -115,48 +115,47 @@ impl Reason {
         }
     }
 
-    /// The reason of that name.
+    /// The reason with this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
-/// What has become of a write that was not answered.
+/// The outcome of a write that ended with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nobody knows: it may have been committed, or may still be. A repeat with the same request id
-    /// finds out.
+    /// It may have been committed, or may still be. A repeat with the same request id finds out.
     Unknown,
-    /// It was committed, and this replica does not have it yet.
+    /// It was committed, but this replica has not applied it yet.
     Committed,
 }
 
-/// One error, as the caller is told of it. What the log is told besides is in `cause`.
+/// The error of a call, as the caller receives it; `cause` goes to the log only.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// The row of the table.
     pub reason: Reason,
-    /// One sentence for the caller; never an internal matter, never a secret.
+    /// One sentence for the caller, without internals and secrets.
     pub message: String,
-    /// The field that is wrong.
+    /// The invalid field.
     pub field: Option<&'static str>,
-    /// The users it is about.
+    /// The users that the error is about.
     pub users: Vec<String>,
-    /// When trying again may help.
+    /// The delay after which a retry may succeed.
     pub retry_after: Option<Duration>,
-    /// The revision after which a watch that has ended is to be taken up again; of a write that was
-    /// committed all the same, its own.
+    /// The revision after which to resume a watch that has ended, or the revision of a write that
+    /// was committed in spite of the error.
     pub last_revision: Option<u64>,
-    /// What has become of the write all the same. Nothing where it has changed nothing.
+    /// The outcome of the write. None: it has changed nothing.
     pub outcome: Option<Outcome>,
-    /// For the log only.
+    /// For the log, never for the caller.
     pub cause: Option<Box<str>>,
 }
 
 impl Error {
-    /// An error of this reason.
+    /// An error with this reason, and all other fields empty.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -170,12 +169,12 @@ impl Error {
         }
     }
 
-    /// A field that is not as the contract says.
+    /// INVALID_ARGUMENT on this field.
     pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         Self { field: Some(field), ..Self::new(Reason::InvalidArgument, message) }
     }
 
-    /// An internal error: the caller is told nothing, the log is told `cause`.
+    /// An internal error. The caller receives no detail; `cause` goes to the log.
     pub fn internal(cause: impl ToString) -> Self {
         Self {
             cause: Some(cause.to_string().into()),
@@ -183,36 +182,36 @@ impl Error {
         }
     }
 
-    /// The directory lacks these clients.
+    /// These users are not in the directory.
     pub fn clients_not_found(users: Vec<String>) -> Self {
         Self { users, ..Self::new(Reason::ClientNotFound, "a user is not registered in this app") }
     }
 
-    /// The directory lacks the room.
+    /// The room is not in the directory.
     pub fn room_not_found() -> Self {
         Self::new(Reason::RoomNotFound, "the room is not registered in this app")
     }
 
-    /// What came after the revision is no longer kept, or was lost with it.
+    /// The events after the revision are no longer kept, or the store has lost them.
     pub fn compacted() -> Self {
         Self::new(
             Reason::RevisionCompacted,
-            "events from after this revision are no longer kept: list again, and go on from there",
+            "events after this revision are no longer kept; list again, and resume from there",
         )
     }
 
-    /// The store cannot take a write, or be read, now; `cause` goes to the log.
+    /// The store cannot be written or read now; `cause` goes to the log.
     pub fn unavailable(cause: impl ToString) -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
             cause: Some(cause.to_string().into()),
-            ..Self::new(Reason::StoreUnavailable, "the store is not available now; try again")
+            ..Self::new(Reason::StoreUnavailable, "the store is not available; try again")
         }
     }
 
     /// The write may have been committed, or may still be; `cause` goes to the log.
     pub fn outcome_unknown(cause: impl ToString) -> Self {
-        let message = "the store has not answered: the write may have been committed; repeat it with the same request_id to find out";
+        let message = "the store has not answered, and the write may have been committed; repeat it with the same request_id to find out";
         Self {
             message: message.to_owned(),
             outcome: Some(Outcome::Unknown),
@@ -220,10 +219,10 @@ impl Error {
         }
     }
 
-    /// The write is durable at this revision, and the view of this replica has not come so far.
-    pub fn committed_unseen(revision: u64) -> Self {
+    /// The write is durable at this revision, but the view of this replica has not reached it.
+    pub fn committed_not_applied(revision: u64) -> Self {
         let message = format!(
-            "the write was committed, at revision {revision}, and this replica is behind: read elsewhere, or with that min_revision"
+            "the write was committed at revision {revision}, but this replica is behind; read from another replica, or with this revision as min_revision"
         );
         let cause = format!("the view has not reached revision {revision}");
         Self {
@@ -234,27 +233,26 @@ impl Error {
         }
     }
 
-    /// As many calls run as may.
+    /// `max_calls` is reached.
     pub fn overloaded() -> Self {
-        let message = "the service has as many calls as it can take; try again";
+        let message = "the service has reached its limit of concurrent calls; try again";
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::Overloaded, message) }
     }
 
-    /// The view does not have this commit yet. Nothing goes to the log, because a caller may ask
-    /// for any number.
-    pub fn not_seen_yet(revision: u64) -> Self {
-        let message = format!("this replica has not seen revision {revision} yet; try again");
+    /// The view has not reached this revision. Nothing goes to the log, because a caller may send
+    /// any number.
+    pub fn not_yet_applied(revision: u64) -> Self {
+        let message = format!("this replica has not reached revision {revision} yet; try again");
         Self {
             retry_after: Some(Duration::from_secs(1)),
             ..Self::new(Reason::StoreUnavailable, message)
         }
     }
 
-    /// The view is older than it may be. Nothing goes to the log, which has been told what the
-    /// matter is.
+    /// The view is too old. Nothing goes to the log, which has the cause already.
     pub fn old_view(age: Duration) -> Self {
         let message = format!(
-            "this replica has not heard from the cluster for {} s; ask another one",
+            "this replica has had no contact with the cluster for {} s; call another replica",
             age.as_secs()
         );
         Self {

@@ -262,7 +262,7 @@ impl Service {
         {
             Ok(())
         } else {
-            Err(Error::not_seen_yet(revision))
+            Err(Error::not_yet_applied(revision))
         }
     }
 
@@ -382,7 +382,7 @@ impl Service {
             match traces::part("commit", self.store.commit(batch)).await {
                 Ok(revision) => {
                     if !self.view.wait_for(revision).await {
-                        return Err(Error::committed_unseen(revision));
+                        return Err(Error::committed_not_applied(revision));
                     }
                     // As a repeat will be answered: a cluster knows records by the first of those
                     // commits that it has kept together.

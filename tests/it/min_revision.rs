@@ -120,7 +120,7 @@ async fn a_missing_revision_is_reported_before_the_deadline() {
             "{rpc}"
         );
         assert!(
-            refused.message().contains("has not seen revision 9223372036854775807 yet"),
+            refused.message().contains("has not reached revision 9223372036854775807 yet"),
             "{rpc}: {}",
             refused.message()
         );
