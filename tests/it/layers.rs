@@ -334,7 +334,14 @@ fn engines_are_named_only_where_one_is_chosen() {
     let sled = named("sled");
     assert_eq!(
         files(&sled),
-        ["cli/transfer.rs", "config.rs", "store/contract.rs", "store/embedded/tree.rs"]
+        [
+            "cli/transfer.rs",
+            "config.rs",
+            "store/contract.rs",
+            "store/embedded/tree.rs",
+            "store/embedded/tree/cache.rs",
+            "store/embedded/tree/database.rs",
+        ]
     );
     assert_eq!(sled["store/contract.rs"], ["Sled,"]);
     // Above the store it is chosen by name, and its settings are read.
