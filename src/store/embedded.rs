@@ -1,31 +1,31 @@
 //! The embedded engine: one process, one directory.
 //!
-//! # The way of a commit
-//! One thread writes. It takes all commits that wait, appends them to the journal in one write,
-//! syncs that once, and only then answers all of them (group commit). What they have changed is
-//! kept in memory, as a memtable, until the tree has it. When a memtable is large enough the next
-//! one begins, with a journal file of its own; another thread puts the full one into the tree,
-//! syncs that, and lets go of the file. So a commit costs one sync of one file. It waits for the
-//! tree only where that is four memtables behind, or for one small batch where it looks for a key
-//! there.
+//! # The path of a commit
+//! One thread writes. It takes all queued commits, appends them to the journal in one write, syncs
+//! once, and then answers all of them (group commit). A memtable keeps their changes in memory
+//! until the tree has them. A memtable that reaches its size limit is sealed, and the next one
+//! begins, with a journal file of its own. Another thread writes the sealed memtable into the tree,
+//! syncs the tree, and removes the journal file. So a commit costs one sync of one file. It waits
+//! for the tree in two cases only: the tree is four memtables behind, or the commit looks up a key
+//! in the tree while a small batch is written there.
 //!
-//! Who looks for a key finds it in the newest memtable that knows it, else in the tree. An open
-//! reads the journal back into memtables. `data_dir.rs` says what is beside it; who opens after a
-//! stop that was not an orderly one checks the whole log of events before the first answer.
+//! A lookup takes the newest memtable that has the key, else the tree. An open replays the journal
+//! into memtables. `data_dir.rs` describes the other files of the directory. An open after an
+//! unclean stop checks the whole event log before it answers.
 //!
 //! # The change feed
-//! The newest commits are kept in memory, for all watchers together; each takes from there what is
-//! after its own place, never more than what is synced. One that has fallen behind what is kept, or
-//! asks for what was before the start, is told that it is compacted.
+//! All watchers share one buffer of the latest commits, which holds synced commits only. Each reads
+//! from its own position. A watcher that falls behind the buffer, or asks for commits from before
+//! the start, gets [`StoreError::Compacted`].
 //!
 //! # When the disk fails
-//! After a failed sync nothing is certain: a later sync that succeeds says nothing about pages that
-//! an earlier one has lost. So a failed sync of the journal is the last: commits are refused until
-//! a restart finds what is truly there, while reads go on from the view. A journal that is full has
-//! written nothing, so each commit simply tries again. A tree that fails is opened anew, again and
-//! again; the journal has all that it lacks. While it lacks too much, commits are refused. Whatever
-//! may have been through a failed sync, the journal or the tree, is written once more, as it is
-//! read, before it is built on.
+//! After a failed sync the state of the file is unknown: a later sync that succeeds does not cover
+//! pages that an earlier one has lost. So a failed sync of the journal stops the writer: commits
+//! are refused until a restart has read what is on the disk, and reads continue from the view. On a
+//! full disk the journal writes nothing, so each commit tries again. A tree that fails is reopened
+//! until that succeeds; the journal has all that the tree lacks. Commits are refused while it lacks
+//! too much. A file that may have been through a failed sync, of journal or tree, is rewritten as
+//! it is read, before anything builds on it.
 
 use std::{
     path::Path,
@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    commit_group::read_back,
+    commit_group::replay_journal,
     data_dir::Directory,
     flusher::Flusher,
     journal::Journal,
@@ -71,14 +71,14 @@ mod writer;
 
 pub(super) use self::{data_dir::is_store, restore::restore};
 
-/// Commits that may wait for the writer; those beyond wait for a place. 4,096 is several full
+/// Jobs in the queue of the writer; further callers wait for a free slot. 4,096 is several full
 /// groups.
-const QUEUE: usize = 4_096;
+const QUEUE_JOBS: usize = 4_096;
 
 /// An open data directory.
 pub(super) struct Embedded {
     shared: Arc<Shared>,
-    /// Taken only when this is dropped.
+    /// `None` only while this is dropped.
     queue: Option<mpsc::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -90,14 +90,15 @@ impl Embedded {
         retention: Retention,
     ) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
-        let (store, journal) = (directory.path().join("store"), directory.path().join("journal"));
+        let store = directory.path().join("store");
+        let journal = directory.path().join("journal");
         let tree = directory
             .while_suspect(|| Tree::open(&store, memory.cache_bytes, directory.was_suspect))?;
-        let pending = read_back(&tree, &journal)?;
-        let revision = pending.active.revision;
+        let memtables = replay_journal(&tree, &journal)?;
+        let revision = memtables.active.revision;
         if revision < directory.durable_revision {
             let what = format!(
-                "it ends with revision {revision}, and revision {} was acknowledged",
+                "its latest revision is {revision}, but revision {} was acknowledged",
                 directory.durable_revision
             );
             return Err(StoreError::Corrupt {
@@ -105,28 +106,25 @@ impl Embedded {
                 what,
             });
         }
-        if directory.unclean {
-            tracing::warn!(
-                revision,
-                "the last stop was not an orderly one; checking the log of events"
-            );
+        if directory.was_unclean {
+            tracing::warn!(revision, "the last stop was unclean; checking the event log");
             tree.check_events(tree.latest()?.0)?;
         }
-        let file = Journal::create(&journal, revision)?;
+        let journal_file = Journal::create(&journal, revision)?;
         directory.save_durable_revision(revision)?;
         let shared = Arc::new(Shared {
             tree: RwLock::new(Some(tree)),
             flush_lock: RwLock::default(),
             snapshots: Snapshots::default(),
-            pending: Mutex::new(pending),
+            memtables: Mutex::new(memtables),
             state_changed: Condvar::new(),
-            recent: Arc::new(FeedBuffer::after(revision)),
+            feed_buffer: Arc::new(FeedBuffer::after(revision)),
             journal,
             directory,
         });
-        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(QUEUE_JOBS);
         let memtable_bytes = usize::try_from(memory.journal_bytes).unwrap_or(usize::MAX);
-        let writer = Writer::new(shared.clone(), file, jobs, memtable_bytes);
+        let writer = Writer::new(shared.clone(), journal_file, jobs, memtable_bytes);
         let flusher =
             Flusher { shared: shared.clone(), store, cache_bytes: memory.cache_bytes, retention };
         let threads = vec![
@@ -137,23 +135,23 @@ impl Embedded {
     }
 
     async fn send(&self, job: impl FnOnce(CommitReply) -> Job) -> Result<Revision, StoreError> {
-        let (answer, answered) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(job(answer)).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        queue.send(job(reply)).await.map_err(|_| closed())?;
+        replied.await.map_err(|_| closed())?
     }
 }
 
 impl Drop for Embedded {
-    /// Lets the writer finish what is queued, so that whoever opens the directory next finds it
-    /// free.
+    /// Waits until the writer has finished all queued jobs, so that the next open finds the
+    /// directory unlocked.
     fn drop(&mut self) {
         self.queue.take();
-        self.shared.pending().abandoned = true;
+        self.shared.memtables().is_abandoned = true;
         self.shared.state_changed.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a thread of the store has panicked");
+                tracing::error!("a store thread panicked");
             }
         }
     }
@@ -162,29 +160,29 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
-        self.send(|answer| Job::Commit(batch, answer)).await
+        self.send(|reply| Job::Commit(batch, reply)).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let shared = self.shared.clone();
         let (revision, overlay) =
             tokio::task::spawn_blocking(move || begin(&shared)).await.map_err(|_| closed())?;
-        let (pages, read) = mpsc::channel(4);
-        let store = Arc::downgrade(&self.shared);
+        let (sender, receiver) = mpsc::channel(4);
+        let shared = Arc::downgrade(&self.shared);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = send_pages(&store, &overlay, &pages) {
-                let _ = pages.blocking_send(Err(error));
+            if let Err(error) = send_pages(&shared, &overlay, &sender) {
+                let _ = sender.blocking_send(Err(error));
             }
         });
-        Ok(Snapshot { revision, pages: ReceiverStream::new(read).boxed() })
+        Ok(Snapshot { revision, pages: ReceiverStream::new(receiver).boxed() })
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        Ok(self.shared.recent.follow(after))
+        Ok(self.shared.feed_buffer.follow(after))
     }
 
     async fn follow(&self) -> Result<Updates, StoreError> {
-        let (_, feed) = self.shared.recent.follow_paced();
+        let (_, feed) = self.shared.feed_buffer.follow_paced();
         let snapshot = self.snapshot().await?;
         Ok(updates(snapshot, feed))
     }
@@ -201,7 +199,7 @@ impl Store for Embedded {
     }
 
     async fn latest_revision(&self) -> Result<Revision, StoreError> {
-        Ok(self.shared.recent.latest_revision())
+        Ok(self.shared.feed_buffer.latest_revision())
     }
 
     async fn close(&self) -> Result<(), StoreError> {
@@ -210,7 +208,7 @@ impl Store for Embedded {
     }
 }
 
-/// Clause 9. The feed began before the snapshot, and never loses a commit.
+/// Clause 9. The feed must begin before the snapshot, and must never lose a commit.
 fn updates(snapshot: Snapshot, feed: Feed) -> Updates {
     let Snapshot { revision, pages } = snapshot;
     let begin = stream::iter([Ok(Update::Reset)]);

@@ -1,5 +1,5 @@
-//! Commits that become durable together, and what they change; also those that an open reads back
-//! from the journal.
+//! Group commit: commits that become durable together, and their changes. Also the replay of the
+//! journal on open.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
@@ -11,18 +11,19 @@ use super::{
 };
 use crate::store::{Batch, Commit, Operation, Precondition, Revision, StoreError};
 
-/// Keys that are known to be absent, at most.
-const ABSENT: usize = 16_384;
+/// The most keys that [`AbsentKeys`] remembers.
+const ABSENT_KEYS_MAX: usize = 16_384;
 
-/// Commits that become durable together. Each sees what those before it in the group have changed.
+/// Commits that become durable together. Each sees the changes of those before it in the group.
 #[derive(Default)]
 pub(super) struct Group {
-    /// The newest commit before it, which is on stable storage.
+    /// The last commit before the group. It is on stable storage.
     pub(super) after: Revision,
+    /// The last commit of the group.
     pub(super) revision: Revision,
     pub(super) changes: Mutations,
     pub(super) commits: Vec<Arc<Commit>>,
-    pub(super) answers: Vec<(CommitReply, Revision)>,
+    pub(super) replies: Vec<(CommitReply, Revision)>,
     pub(super) bytes: usize,
 }
 
@@ -31,40 +32,39 @@ impl Group {
         Self { after: revision, revision, ..Self::default() }
     }
 
+    /// Adds a commit if its preconditions hold; else answers it with an error.
     pub(super) fn add(
         &mut self,
         tree: &Tree,
-        pending: &Memtables,
-        absent: &mut Absent,
+        memtables: &Memtables,
+        absent_keys: &mut AbsentKeys,
         batch: Batch,
-        answer: CommitReply,
+        reply: CommitReply,
     ) {
-        let added = match self.holds(tree, pending, absent, &batch.preconditions) {
+        match self.preconditions_hold(tree, memtables, absent_keys, &batch.preconditions) {
             Ok(true) => {
-                absent.forget(&batch.operations);
-                self.change(batch);
-                Ok(())
+                absent_keys.forget(&batch.operations);
+                self.apply(batch);
+                self.replies.push((reply, self.revision));
             }
-            Ok(false) => Err(StoreError::Conflict { revision: self.revision }),
-            Err(error) => Err(error),
-        };
-        match added {
-            Ok(()) => self.answers.push((answer, self.revision)),
-            Err(error) => drop(answer.send(Err(error))),
+            Ok(false) => {
+                drop(reply.send(Err(StoreError::Conflict { revision: self.revision })));
+            }
+            Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    fn holds(
+    fn preconditions_hold(
         &self,
         tree: &Tree,
-        pending: &Memtables,
-        absent: &mut Absent,
+        memtables: &Memtables,
+        absent_keys: &mut AbsentKeys,
         preconditions: &[Precondition],
     ) -> Result<bool, StoreError> {
         for Precondition { key, revision } in preconditions {
-            let found = match self.changes.get(key).or_else(|| pending.get(key)) {
+            let found = match self.changes.get(key).or_else(|| memtables.get(key)) {
                 Some(change) => change.as_ref().map(|(revision, _)| *revision),
-                None => absent.revision_of(tree, key)?,
+                None => absent_keys.revision_of(tree, key)?,
             };
             if found != *revision {
                 return Ok(false);
@@ -73,7 +73,7 @@ impl Group {
         Ok(true)
     }
 
-    fn change(&mut self, batch: Batch) {
+    fn apply(&mut self, batch: Batch) {
         let revision = self.revision + 1;
         let mut changes = Mutations::new();
         for operation in &batch.operations {
@@ -98,20 +98,20 @@ impl Group {
     }
 }
 
-/// Keys that were looked for in the tree and not found. Each write expects of its room that it is
-/// neither registered nor deleted, and to look into the tree costs more than all else that is done
-/// for the write here. The one who writes them all knows when a key is there.
+/// A cache of keys that are not in the tree. A write to a room that is neither registered nor
+/// deleted has both as preconditions, and a lookup in the tree costs more than the rest of the
+/// writer's work for it. The cache stays correct because its owner, the writer, makes every change.
 #[derive(Default)]
-pub(super) struct Absent(HashSet<Vec<u8>>);
+pub(super) struct AbsentKeys(HashSet<Vec<u8>>);
 
-impl Absent {
+impl AbsentKeys {
     fn revision_of(&mut self, tree: &Tree, key: &[u8]) -> Result<Option<Revision>, StoreError> {
         if self.0.contains(key) {
             return Ok(None);
         }
         let found = tree.revision_of(key)?;
         if found.is_none() {
-            if self.0.len() >= ABSENT {
+            if self.0.len() >= ABSENT_KEYS_MAX {
                 self.0.clear();
             }
             self.0.insert(key.to_vec());
@@ -119,7 +119,7 @@ impl Absent {
         Ok(found)
     }
 
-    /// These are there from now on.
+    /// Removes the keys that these operations put.
     fn forget(&mut self, operations: &[Operation]) {
         for operation in operations {
             if let Operation::Put { key, .. } = operation {
@@ -129,19 +129,19 @@ impl Absent {
     }
 }
 
-/// What the journal holds beyond the tree.
-pub(super) fn read_back(tree: &Tree, journal: &Path) -> Result<Memtables, StoreError> {
-    let (newest, _) = tree.latest()?;
-    let mut pending = Memtables { active: Memtable::after(newest), ..Memtables::default() };
-    for commits in Journal::replay(journal, newest)? {
-        let mut group = Group::after(pending.active.revision);
+/// The commits of the journal that the tree does not have, as memtables.
+pub(super) fn replay_journal(tree: &Tree, journal: &Path) -> Result<Memtables, StoreError> {
+    let (in_tree, _) = tree.latest()?;
+    let mut memtables = Memtables { active: Memtable::after(in_tree), ..Memtables::default() };
+    for commits in Journal::replay(journal, in_tree)? {
+        let mut group = Group::after(memtables.active.revision);
         for Commit { revision, operations, event, at_ms } in commits {
             if revision > group.revision {
-                group.change(Batch { operations, event, at_ms, ..Batch::default() });
+                group.apply(Batch { operations, event, at_ms, ..Batch::default() });
             }
         }
-        pending.active.extend(&group.commits, group.changes);
-        pending.rotate();
+        memtables.active.extend(&group.commits, group.changes);
+        memtables.rotate();
     }
-    Ok(pending)
+    Ok(memtables)
 }

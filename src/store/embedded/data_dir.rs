@@ -1,15 +1,19 @@
-//! The data directory of an embedded engine, beside its database: who has it open, how the last
-//! stop was, and how far it was synced.
+//! The data directory of an embedded engine, except for its database and journal: the lock, how the
+//! last stop was, and which revision is durable.
 //!
-//! `LOCK` is held while a process has the directory open. `RUNNING` is there from an open to an
-//! orderly close. `DURABLE_REVISION` has the newest revision that was synced: written after each
-//! sync and not synced itself, so that it is never ahead of the database, and survives every stop
-//! of the process. A database that holds less than that was damaged, or is not the one that was
-//! here. It appears whole, under its name, or not at all. `RESTORING` is there while a backup is
-//! being put back: what it stands beside is no store yet.
+//! | file | meaning |
+//! | --- | --- |
+//! | `LOCK` | locked while a process has the directory open |
+//! | `RUNNING` | exists from an open to a clean close; says whether the database is suspect |
+//! | `SYNCED` | the durable revision: the latest one that was synced |
+//! | `RESTORING` | exists during a restore: the directory is not a store yet |
 //!
-//! `RUNNING` also says whether the database is suspect, because a sync of it has failed. That is
-//! not synced either: after a power cut the kernel has nothing that is not on the disk.
+//! `SYNCED` is written after each sync and not synced itself, so it is never ahead of the database,
+//! and it survives every stop of the process. A database with an older revision is damaged, or is
+//! not the one that was here. The file is created by a rename, so it is never half written.
+//!
+//! The database is suspect when a sync of it has failed. `RUNNING` need not be synced to record
+//! that: after a power cut the page cache is empty, and what is read is on the disk.
 
 use std::{
     fs::{self, File},
@@ -21,21 +25,22 @@ use std::{
 
 use crate::store::{Revision, StoreError};
 
-/// For how long a directory in use is waited for.
+/// How long an open waits for the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// An open data directory. Dropping it releases the lock.
 pub(super) struct Directory {
     path: PathBuf,
-    /// The last stop was not an orderly one.
-    pub(super) unclean: bool,
-    /// The newest revision that an earlier process has synced.
+    /// The last stop was unclean.
+    pub(super) was_unclean: bool,
+    /// The latest revision that an earlier process has synced.
     pub(super) durable_revision: Revision,
     /// An earlier process has left the database suspect.
     pub(super) was_suspect: bool,
-    synced: File,
-    running: File,
-    /// Held, not read: dropping it lets the next process in.
-    _lock: File,
+    durable_revision_file: File,
+    running_file: File,
+    /// Keeps the directory locked.
+    _lock_file: File,
 }
 
 const LOCK: &str = "LOCK";
@@ -43,51 +48,55 @@ const RUNNING: &str = "RUNNING";
 const DURABLE_REVISION: &str = "SYNCED";
 const DURABLE_REVISION_NEW: &str = "SYNCED.new";
 const RESTORING: &str = "RESTORING";
-/// What `RUNNING` says; as long as each other.
+/// The contents of `RUNNING`. They have the same length, so that one write in place replaces the
+/// other.
 const SOUND: &[u8] = b"sound\n";
 const SUSPECT: &[u8] = b"doubt\n";
-/// What a new file system has in its root.
+/// The root of a new file system has this directory.
 const LOST_AND_FOUND: &str = "lost+found";
 
 impl Directory {
-    /// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`] where `DURABLE_REVISION` is damaged
-    /// or a restore has not come to its end, [`StoreError::Unavailable`].
+    /// Opens and locks a directory, and creates it if it does not exist. Errors:
+    /// [`StoreError::InUse`]; [`StoreError::Corrupt`] if `SYNCED` is damaged or a restore was
+    /// interrupted; [`StoreError::Unavailable`].
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
-        // One that was there may be anybody's to read. Where it is another's, that one has seen to
-        // it.
+        // An existing directory may be readable by everyone. The call fails if another user owns
+        // it; then its permissions are that user's concern.
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-        let lock = lock(path)?;
+        let lock_file = lock(path)?;
         if path.join(RESTORING).exists() {
-            let what = "a restore into it has not come to its end; empty it first".to_owned();
+            let what = "a restore into it was interrupted; empty the directory and restore again"
+                .to_owned();
             return Err(StoreError::Corrupt { place: path.display().to_string(), what });
         }
-        Self::open_locked(path, lock)
+        Self::open_locked(path, lock_file)
     }
 
-    /// Takes an empty directory, or makes it, for a backup to be put in: it is no store before
+    /// Prepares an empty or new directory for a restore. It is not a store before
     /// [`Self::complete`], whatever happens. Errors: [`StoreError::NotEmpty`],
     /// [`StoreError::InUse`], [`StoreError::Full`], [`StoreError::Unavailable`].
     pub(super) fn begin_restore(path: &Path) -> Result<Self, StoreError> {
         create(path)?;
-        for entry in fs::read_dir(path).map_err(|error| failed(path, &error))? {
-            if entry.map_err(|error| failed(path, &error))?.file_name() != LOST_AND_FOUND {
+        for entry in fs::read_dir(path).map_err(|error| io_error(path, &error))? {
+            if entry.map_err(|error| io_error(path, &error))?.file_name() != LOST_AND_FOUND {
                 return Err(StoreError::NotEmpty { directory: path.display().to_string() });
             }
         }
-        // Of two that find it empty one makes this file.
+        // Two restores may find the directory empty; only one of them creates this file.
         let marker = path.join(RESTORING);
-        let file = File::create_new(&marker).map_err(|error| failed(&marker, &error))?;
+        let file = File::create_new(&marker).map_err(|error| io_error(&marker, &error))?;
         let marked = file
             .sync_all()
             .and_then(|()| sync_directory(path))
-            .map_err(|error| failed(&marker, &error));
-        let lock =
+            .map_err(|error| io_error(&marker, &error));
+        let lock_file =
             marked.and_then(|()| lock(path)).inspect_err(|_| drop(fs::remove_file(&marker)))?;
-        Self::open_locked(path, lock).inspect_err(|_| empty(path))
+        Self::open_locked(path, lock_file).inspect_err(|_| remove_restored(path))
     }
 
-    /// Makes it a store that ends with this revision, once all else is on the disk.
+    /// Makes the directory a store whose latest revision is this one. All other files must be on
+    /// the disk.
     pub(super) fn complete(&self, revision: Revision) -> Result<(), StoreError> {
         self.save_durable_revision(revision)?;
         self.close()?;
@@ -95,29 +104,29 @@ impl Directory {
             sync_directory(&self.path).and_then(|()| fs::remove_file(self.path.join(RESTORING)));
         completed
             .and_then(|()| sync_directory(&self.path))
-            .map_err(|error| failed(&self.path, &error))
+            .map_err(|error| io_error(&self.path, &error))
     }
 
-    /// Empties a directory that was not completed. Where that fails too, it stays marked, and is
-    /// refused.
+    /// Empties the directory after a failed restore. If that fails too, the marker stays, and an
+    /// open refuses the directory.
     pub(super) fn abandon(self) {
-        empty(&self.path);
+        remove_restored(&self.path);
     }
 
-    fn open_locked(path: &Path, lock: File) -> Result<Self, StoreError> {
+    fn open_locked(path: &Path, lock_file: File) -> Result<Self, StoreError> {
         let marker = path.join(RUNNING);
-        let unclean = marker.exists();
-        let (running, was_suspect) =
-            open_running(&marker).map_err(|error| failed(&marker, &error))?;
-        let (synced, durable_revision) = open_durable_revision(path)?;
+        let was_unclean = marker.exists();
+        let (running_file, was_suspect) =
+            open_running(&marker).map_err(|error| io_error(&marker, &error))?;
+        let (durable_revision_file, durable_revision) = open_durable_revision(path)?;
         Ok(Self {
             path: path.to_path_buf(),
-            unclean,
+            was_unclean,
             durable_revision,
             was_suspect,
-            synced,
-            running,
-            _lock: lock,
+            durable_revision_file,
+            running_file,
+            _lock_file: lock_file,
         })
     }
 
@@ -125,40 +134,45 @@ impl Directory {
         &self.path
     }
 
-    /// Notes a revision that was synced.
+    /// Records that everything up to this revision is synced.
     pub(super) fn save_durable_revision(&self, revision: Revision) -> Result<(), StoreError> {
-        self.synced.write_all_at(&digits(revision), 0).map_err(|error| failed(&self.path, &error))
+        self.durable_revision_file
+            .write_all_at(&digits(revision), 0)
+            .map_err(|error| io_error(&self.path, &error))
     }
 
-    /// Does what writes the database and syncs it. It is suspect from before until it was synced: a
-    /// process that is killed in between, after a sync has failed and before anybody knows, leaves
-    /// pages that the kernel holds for synced and the disk may not have.
+    /// Runs a function that writes and syncs the database, and marks the database as suspect from
+    /// before it until it succeeds. A process that is killed between a failed sync and its report
+    /// leaves pages that the kernel takes for synced and that may not be on the disk.
     pub(super) fn while_suspect<T>(
         &self,
-        sync: impl FnOnce() -> Result<T, StoreError>,
+        write_and_sync: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.set_suspect(true);
-        let synced = sync()?;
+        let written = write_and_sync()?;
         self.set_suspect(false);
-        Ok(synced)
+        Ok(written)
     }
 
-    /// Says whether the database is suspect; a process that starts after a kill is told. As good as
-    /// it goes: the disk is one that fails.
+    /// Records whether the database is suspect, for the next process. Best effort: this runs on a
+    /// disk that fails.
     pub(super) fn set_suspect(&self, is_suspect: bool) {
-        if let Err(error) = self.running.write_all_at(if is_suspect { SUSPECT } else { SOUND }, 0) {
-            tracing::warn!(%error, "the state of the database could not be noted");
+        let state = if is_suspect { SUSPECT } else { SOUND };
+        if let Err(error) = self.running_file.write_all_at(state, 0) {
+            tracing::warn!(%error, "the state of the database could not be recorded in RUNNING");
         }
     }
 
-    /// Marks the stop as an orderly one.
+    /// Marks the stop as clean.
     pub(super) fn close(&self) -> Result<(), StoreError> {
-        let closed = self.synced.sync_all().and_then(|()| fs::remove_file(self.path.join(RUNNING)));
-        closed.map_err(|error| failed(&self.path, &error))
+        self.durable_revision_file
+            .sync_all()
+            .and_then(|()| fs::remove_file(self.path.join(RUNNING)))
+            .map_err(|error| io_error(&self.path, &error))
     }
 }
 
-/// Whether a store was ever opened here.
+/// Whether the directory holds a store.
 pub(in crate::store) fn is_store(path: &Path) -> bool {
     path.join(DURABLE_REVISION).exists()
 }
@@ -167,12 +181,12 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Always as long, so that one write in place replaces the whole.
+/// Fixed length, so that one write in place replaces the whole.
 fn digits(revision: Revision) -> Vec<u8> {
     format!("{revision:020}\n").into_bytes()
 }
 
-/// Whether an earlier process has left it, and has found the database suspect.
+/// Opens or creates the file, and returns whether an earlier process left the database suspect.
 fn open_running(path: &Path) -> io::Result<(File, bool)> {
     let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
     let was_suspect = fs::read(path)? == SUSPECT;
@@ -186,17 +200,17 @@ fn open_running(path: &Path) -> io::Result<(File, bool)> {
 fn open_durable_revision(directory: &Path) -> Result<(File, Revision), StoreError> {
     let path = directory.join(DURABLE_REVISION);
     if !path.exists() {
-        create_durable_revision(directory).map_err(|error| failed(&path, &error))?;
+        create_durable_revision(directory).map_err(|error| io_error(&path, &error))?;
     }
     let file = File::options()
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(|error| failed(&path, &error))?;
-    let text = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
+        .map_err(|error| io_error(&path, &error))?;
+    let text = fs::read_to_string(&path).map_err(|error| io_error(&path, &error))?;
     let durable_revision = text.trim_end().parse().map_err(|_| StoreError::Corrupt {
         place: path.display().to_string(),
-        what: "it holds no revision".to_owned(),
+        what: "it does not contain a revision".to_owned(),
     })?;
     Ok((file, durable_revision))
 }
@@ -210,62 +224,68 @@ fn create_durable_revision(directory: &Path) -> io::Result<()> {
     sync_directory(directory)
 }
 
-/// Removes what an unfinished restore has made, the mark last. Where that fails the mark stays.
-fn empty(path: &Path) {
-    let gone = |removed: io::Result<()>| {
-        removed.or_else(
-            |error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) },
-        )
-    };
+/// Removes the files of an unfinished restore, the marker last, so that the marker stays if another
+/// file cannot be removed.
+fn remove_restored(path: &Path) {
     let files = [RUNNING, DURABLE_REVISION_NEW, DURABLE_REVISION, LOCK, RESTORING];
-    let emptied = gone(fs::remove_dir_all(path.join("store")))
-        .and_then(|()| files.iter().try_for_each(|name| gone(fs::remove_file(path.join(name)))));
-    if let Err(error) = emptied {
-        tracing::warn!(%error, directory = %path.display(), "what an unfinished restore has left could not be removed");
+    let removed = ignore_not_found(fs::remove_dir_all(path.join("store"))).and_then(|()| {
+        files.iter().try_for_each(|name| ignore_not_found(fs::remove_file(path.join(name))))
+    });
+    if let Err(error) = removed {
+        tracing::warn!(%error, directory = %path.display(), "the files of an unfinished restore could not be removed; empty the directory");
+    }
+}
+
+fn ignore_not_found(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
-    let file = file.map_err(|error| failed(path, &error))?;
+    let file = file.map_err(|error| io_error(path, &error))?;
     let started = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            // Whoever has just been told to stop may need a moment.
+            // The process that holds the lock may be about to stop.
             Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(5))
             }
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(StoreError::InUse { directory: path.display().to_string() });
             }
-            Err(fs::TryLockError::Error(error)) => return Err(failed(path, &error)),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(path, &error)),
         }
     }
 }
 
-/// Creates a directory where there is none, and those that lead to it, so that they are there after
-/// a power cut too.
+/// Creates a directory and its parents if they do not exist, and syncs them, so that they survive a
+/// power cut.
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.exists() {
         create(parent)?;
     }
-    let synced = || sync_directory(parent);
     let created = match fs::create_dir(path) {
-        // Whoever has created it may have been killed before this. Where its parent cannot be read,
-        // another user has created it.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => synced().or_else(|error| {
-            if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
-        }),
-        created => created.and_then(|()| synced()),
+        // The process that created it may have been killed before its sync. A parent that cannot be
+        // read means that another user created the directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match sync_directory(parent) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            }
+        }
+        created => created.and_then(|()| sync_directory(parent)),
     };
-    created.map_err(|error| failed(path, &error))
+    created.map_err(|error| io_error(path, &error))
 }
 
-/// An error of the file system at this path.
-pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
+/// The store's error for an error of the file system at this path.
+pub(super) fn io_error(path: &Path, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             StoreError::Full(format!("{}: {error}", path.display()))

@@ -1,5 +1,5 @@
-//! Events of an embedded engine in chunks: some that follow each other are one value of the tree,
-//! under the revision of the first.
+//! The event log of an embedded engine, in chunks: a chunk is a run of consecutive events, stored
+//! as one value of the tree under the revision of the first.
 
 use std::ops::Range;
 
@@ -11,12 +11,13 @@ use crate::{
     },
 };
 
-/// A chunk is closed beyond this many bytes.
+/// A chunk ends with the event that brings it to this size.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Cuts events, which have no gaps, into chunks: the revision of the first of each, and its events.
-pub(super) fn chunks(events: &[StoredEvent]) -> Vec<(Revision, &[StoredEvent])> {
-    let (mut chunks, mut rest) = (Vec::new(), events);
+/// Splits events, which have no gaps, into chunks, each with the revision of its first event.
+pub(super) fn split(events: &[StoredEvent]) -> Vec<(Revision, &[StoredEvent])> {
+    let mut chunks = Vec::new();
+    let mut rest = events;
     while let Some(first) = rest.first() {
         let mut bytes = 0;
         let fits = |event: &&StoredEvent| {
@@ -32,9 +33,9 @@ pub(super) fn chunks(events: &[StoredEvent]) -> Vec<(Revision, &[StoredEvent])> 
 }
 
 impl EventRange {
-    /// Which of the events that are kept, which have no gaps, are asked for: at most `limit`.
-    /// Errors: [`StoreError::Compacted`].
-    pub(super) fn among(
+    /// The revisions to read of those that are kept, which have no gaps: at most `limit`. Errors:
+    /// [`StoreError::Compacted`].
+    pub(super) fn select(
         self,
         kept: Range<Revision>,
         newest_first: bool,
@@ -44,8 +45,8 @@ impl EventRange {
         if from < kept.start {
             return Err(StoreError::Compacted { oldest: kept.start });
         }
-        let (to, limit) =
-            (self.before.map_or(kept.end, |before| before.min(kept.end)), limit as Revision);
+        let to = self.before.map_or(kept.end, |before| before.min(kept.end));
+        let limit = limit as Revision;
         let from = from.min(to);
         Ok(if newest_first {
             from.max(to.saturating_sub(limit))..to
@@ -55,17 +56,17 @@ impl EventRange {
     }
 }
 
-/// The bytes of a chunk under this key of the tree.
+/// Encodes the chunk under this key of the tree.
 pub(super) fn encode(key: &[u8], first_revision: Revision, events: &[StoredEvent]) -> Vec<u8> {
-    let event =
-        |logged: &StoredEvent| pb::StoredEvent { event: logged.event.clone(), at_ms: logged.at_ms };
-    codec::frame(
-        key,
-        &pb::EventChunk { first_revision, events: events.iter().map(event).collect() },
-    )
+    let events = events
+        .iter()
+        .map(|stored| pb::StoredEvent { event: stored.event.clone(), at_ms: stored.at_ms })
+        .collect();
+    codec::frame(key, &pb::EventChunk { first_revision, events })
 }
 
-/// The events under this key of the tree; at least one. Errors: [`StoreError::Corrupt`].
+/// Decodes the chunk under this key of the tree: at least one event. Errors:
+/// [`StoreError::Corrupt`].
 pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Result<Vec<StoredEvent>, StoreError> {
     let chunk: pb::EventChunk = codec::unframe(key, bytes)?;
     if chunk.events.is_empty() {

@@ -1,5 +1,5 @@
-//! The way into the tree: takes one full memtable after the other, and opens a tree anew that has
-//! failed.
+//! The flusher: writes sealed memtables into the tree, the oldest first, and reopens a tree that
+//! has failed.
 
 use std::{
     path::PathBuf,
@@ -15,12 +15,13 @@ use super::{
 };
 use crate::store::{Retention, Revision, StoreError};
 
-/// How often a tree that has failed is opened anew.
+/// Between two attempts to reopen a failed tree.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// The one thread that writes the tree.
+/// The only thread that writes the tree.
 pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
+    /// The directory of the database.
     pub(super) store: PathBuf,
     pub(super) cache_bytes: u64,
     pub(super) retention: Retention,
@@ -29,47 +30,48 @@ pub(super) struct Flusher {
 impl Flusher {
     pub(super) fn run(self) {
         while let Some(memtable) = self.next() {
-            match self.take(&memtable) {
+            match self.flush(&memtable) {
                 Ok(()) => self.truncate(memtable.revision),
-                Err(error) => self.open_anew(error, &memtable),
+                Err(error) => self.reopen(error, &memtable),
             }
         }
     }
 
-    /// The oldest full memtable; nothing when this is dropped.
+    /// Waits for the oldest sealed memtable; `None` when the store is dropped.
     fn next(&self) -> Option<Arc<Memtable>> {
-        let idle = |pending: &mut Memtables| pending.full.is_empty() && !pending.abandoned;
-        let pending = self
+        let is_idle =
+            |memtables: &mut Memtables| memtables.sealed.is_empty() && !memtables.is_abandoned;
+        let memtables = self
             .shared
             .state_changed
-            .wait_while(self.shared.pending(), idle)
+            .wait_while(self.shared.memtables(), is_idle)
             .unwrap_or_else(PoisonError::into_inner);
-        pending.full.front().filter(|_| !pending.abandoned).cloned()
+        memtables.sealed.front().filter(|_| !memtables.is_abandoned).cloned()
     }
 
-    fn take(&self, memtable: &Memtable) -> Result<(), StoreError> {
-        let _alone = self.shared.flush_lock.write().unwrap_or_else(PoisonError::into_inner);
+    fn flush(&self, memtable: &Memtable) -> Result<(), StoreError> {
+        let _exclusive = self.shared.flush_lock.write().unwrap_or_else(PoisonError::into_inner);
         self.shared.with_tree(|tree| {
-            self.shared.snapshots.keep(tree, &memtable.changes)?;
-            self.shared.directory.while_suspect(|| tree.take(memtable, self.retention))
+            self.shared.snapshots.preserve(tree, &memtable.changes)?;
+            self.shared.directory.while_suspect(|| tree.write(memtable, self.retention))
         })
     }
 
-    /// Forgets what the tree has up to this commit; its files first, because who closes the store
-    /// waits until it is forgotten.
+    /// Removes the memtables that the tree has, with all commits up to this one, and their journal
+    /// files. The files go first: a close waits until the memtables are removed.
     fn truncate(&self, revision: Revision) {
-        let Some(after) = self.shared.pending().in_tree(revision) else { return };
-        if let Err(error) = Journal::remove_before(&self.shared.journal, after) {
-            tracing::warn!(%error, "a file of the journal that is not needed any more could not be removed");
+        let Some(flushed) = self.shared.memtables().last_flushed(revision) else { return };
+        if let Err(error) = Journal::remove_before(&self.shared.journal, flushed) {
+            tracing::warn!(%error, "an obsolete journal file could not be removed");
         }
-        self.shared.pending().truncate(after);
+        self.shared.memtables().truncate(flushed);
         self.shared.state_changed.notify_all();
     }
 
-    /// A tree that has failed says nothing true until it is opened anew, which has to find at least
-    /// what it had before this memtable.
-    fn open_anew(&self, mut error: StoreError, memtable: &Memtable) {
-        // A disk that is full has written nothing. After anything else, what the kernel holds for
+    /// Reopens a failed tree, which cannot be read until then. It must have at least all commits
+    /// before this memtable.
+    fn reopen(&self, mut error: StoreError, memtable: &Memtable) {
+        // A full disk has written nothing. After any other error, pages that the kernel takes for
         // synced may not be on the disk.
         let mut is_suspect = false;
         self.shared.snapshots.end(&error);
@@ -78,47 +80,43 @@ impl Flusher {
             if is_suspect {
                 self.shared.directory.set_suspect(true);
             }
-            tracing::warn!(%error, "the tree of the store has failed; opening it anew");
-            self.shared.pending().flush_error = Some(error);
+            tracing::warn!(%error, "the tree of the store has failed; reopening it");
+            self.shared.memtables().flush_error = Some(error);
             self.shared.state_changed.notify_all();
-            // The old one has to be let go before its file can be opened again.
+            // The file cannot be opened while the old tree is open.
             self.shared.set_tree(None);
-            let (pending, _) = self
+            let (memtables, _) = self
                 .shared
                 .state_changed
-                .wait_timeout_while(self.shared.pending(), RETRY_DELAY, |pending| {
-                    !pending.abandoned
+                .wait_timeout_while(self.shared.memtables(), RETRY_DELAY, |memtables| {
+                    !memtables.is_abandoned
                 })
                 .unwrap_or_else(PoisonError::into_inner);
-            if pending.abandoned {
+            if memtables.is_abandoned {
                 return;
             }
-            drop(pending);
+            drop(memtables);
             match self.open(memtable.after, is_suspect) {
                 Ok((tree, revision)) => {
                     self.shared.directory.set_suspect(false);
                     tracing::info!(revision, "the tree of the store is open again");
                     self.shared.set_tree(Some(tree));
-                    self.shared.pending().flush_error = None;
+                    self.shared.memtables().flush_error = None;
                     self.truncate(revision);
                     return;
                 }
-                Err(again) => error = again,
+                Err(open_error) => error = open_error,
             }
         }
     }
 
-    fn open(
-        &self,
-        acknowledged: Revision,
-        is_suspect: bool,
-    ) -> Result<(Tree, Revision), StoreError> {
+    fn open(&self, expected: Revision, is_suspect: bool) -> Result<(Tree, Revision), StoreError> {
         let tree = Tree::open(&self.store, self.cache_bytes, is_suspect)?;
         let (revision, _) = tree.latest()?;
-        if revision >= acknowledged {
+        if revision >= expected {
             return Ok((tree, revision));
         }
-        let what = format!("it ends with revision {revision}, and had revision {acknowledged}");
+        let what = format!("its latest revision is {revision}, but it had revision {expected}");
         Err(StoreError::Corrupt { place: self.store.display().to_string(), what })
     }
 }

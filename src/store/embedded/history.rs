@@ -1,5 +1,5 @@
-//! The history of the embedded engine: the newest events are in memory, with the memtables; the
-//! older ones are in the tree.
+//! The history of the embedded engine: the latest events are in the memtables, older ones in the
+//! tree.
 
 use std::ops::Range;
 
@@ -7,8 +7,8 @@ use super::{shared::Shared, tree::Tree};
 use crate::store::{EventRange, Revision, StoreError, StoredEvent};
 
 impl Shared {
-    /// Clause 7. Nothing stands still for it: events that the tree takes in meanwhile are read from
-    /// memory, and where some have gone from the tree it looks again.
+    /// Clause 7. Takes no lock over the whole read: events that the flusher moves into the tree
+    /// meanwhile were already read from memory, and if some were pruned meanwhile it starts again.
     pub(super) fn events(
         &self,
         range: EventRange,
@@ -17,18 +17,19 @@ impl Shared {
     ) -> Result<Vec<StoredEvent>, StoreError> {
         loop {
             let kept = self.kept_events(range.after)?;
-            let wanted = range.among(kept.clone(), newest_first, limit)?;
-            let (recent, in_tree) = {
-                let pending = self.pending();
-                (pending.events(&wanted), wanted.start..wanted.end.min(pending.after() + 1))
+            let revisions = range.select(kept.clone(), newest_first, limit)?;
+            let (from_memory, in_tree) = {
+                let memtables = self.memtables();
+                let in_tree = revisions.start..revisions.end.min(memtables.after() + 1);
+                (memtables.events(&revisions), in_tree)
             };
             let mut events = if in_tree.is_empty() {
                 Vec::new()
             } else {
                 self.with_tree(|tree| tree.events(&in_tree))?
             };
-            events.extend(recent);
-            if events.iter().map(|event| event.revision).eq(wanted) {
+            events.extend(from_memory);
+            if events.iter().map(|event| event.revision).eq(revisions) {
                 if newest_first {
                     events.reverse();
                 }
@@ -38,20 +39,22 @@ impl Shared {
                 let place = self.directory.path().display().to_string();
                 return Err(StoreError::Corrupt {
                     place,
-                    what: "a gap in the log of events".to_owned(),
+                    what: "a gap in the event log".to_owned(),
                 });
             }
         }
     }
 
-    /// The commits whose events are kept; of those up to `up_to` nothing need be said.
-    fn kept_events(&self, up_to: Option<Revision>) -> Result<Range<Revision>, StoreError> {
-        let (after, newest) = {
-            let pending = self.pending();
-            (pending.after(), pending.active.revision)
+    /// The commits whose events are kept. A caller that needs only those after `needed_after` may
+    /// get a range without older ones, which saves reading the tree.
+    fn kept_events(&self, needed_after: Option<Revision>) -> Result<Range<Revision>, StoreError> {
+        let (after, latest) = {
+            let memtables = self.memtables();
+            (memtables.after(), memtables.active.revision)
         };
-        let in_tree = if up_to >= Some(after) { None } else { self.with_tree(Tree::oldest_event)? };
-        Ok(in_tree.map_or(after + 1, |oldest| oldest.min(after + 1))..newest + 1)
+        let oldest_in_tree =
+            if needed_after >= Some(after) { None } else { self.with_tree(Tree::oldest_event)? };
+        Ok(oldest_in_tree.map_or(after + 1, |oldest| oldest.min(after + 1))..latest + 1)
     }
 }
 
@@ -64,13 +67,12 @@ mod tests {
 
     const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
-    /// Commits this many small events, and a few large ones that fill the memtable where it is to
-    /// be full.
-    async fn make_history(store: &Embedded, small: usize, is_to_be_full: bool) {
-        let sizes = std::iter::repeat_n(1 << 10, small)
-            .chain(std::iter::repeat_n(1 << 20, if is_to_be_full { 4 } else { 0 }));
+    /// Commits this many small events, and to seal the memtable, a few large ones.
+    async fn make_history(store: &Embedded, small: usize, seal_memtable: bool) {
+        let large = if seal_memtable { 4 } else { 0 };
+        let sizes = std::iter::repeat_n(1 << 10, small).chain(std::iter::repeat_n(1 << 20, large));
         for bytes in sizes {
-            let at_ms = store.shared.recent.latest_revision() + 1;
+            let at_ms = store.shared.feed_buffer.latest_revision() + 1;
             let event = at_ms.to_be_bytes().into_iter().cycle().take(bytes).collect();
             assert_eq!(
                 store.commit(Batch { event, at_ms, ..Batch::default() }).await.unwrap(),
@@ -91,16 +93,18 @@ mod tests {
         events.into_iter().map(|event| event.revision).collect()
     }
 
-    /// Every stretch, in both directions, with limits that end it before, at and behind every
-    /// border.
-    async fn read_all_stretches(store: &Embedded, borders: &[Revision]) {
-        let newest = store.shared.recent.latest_revision();
-        let near = |border: &Revision| [border.saturating_sub(1), *border, border + 1];
-        for after in borders.iter().flat_map(near).filter(|after| *after <= newest) {
-            for limit in
-                borders.iter().flat_map(near).map(|border| border.saturating_sub(after) as usize)
+    /// Reads every range, in both directions, with limits that end it before, at and after every
+    /// boundary.
+    async fn check_all_ranges(store: &Embedded, boundaries: &[Revision]) {
+        let latest = store.shared.feed_buffer.latest_revision();
+        let near = |boundary: &Revision| [boundary.saturating_sub(1), *boundary, boundary + 1];
+        for after in boundaries.iter().flat_map(near).filter(|after| *after <= latest) {
+            for limit in boundaries
+                .iter()
+                .flat_map(near)
+                .map(|boundary| boundary.saturating_sub(after) as usize)
             {
-                let expected: Vec<_> = (after + 1..=newest).take(limit).collect();
+                let expected: Vec<_> = (after + 1..=latest).take(limit).collect();
                 let oldest_first =
                     revisions(store, EventRange { after: Some(after), before: None }, false, limit)
                         .await;
@@ -118,43 +122,43 @@ mod tests {
         }
         assert_eq!(
             revisions(store, EventRange::default(), false, usize::MAX).await,
-            (1..=newest).collect::<Vec<_>>()
+            (1..=latest).collect::<Vec<_>>()
         );
         assert_eq!(
             revisions(store, EventRange::default(), true, usize::MAX).await,
-            (1..=newest).rev().collect::<Vec<_>>()
+            (1..=latest).rev().collect::<Vec<_>>()
         );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn history_is_told_out_of_the_tree_the_full_memtables_and_the_active_one_at_once() {
+    async fn history_reads_span_tree_and_memtables() {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
         make_history(&store, 40, false).await;
         store.close().await.unwrap();
         drop(store);
         let store = Embedded::open(directory.path(), Memory::default(), KEEP_ALL).unwrap();
-        let borders = {
-            let flusher = hold(&store);
+        let boundaries = {
+            let resume_flusher = pause_flusher(&store);
             make_history(&store, 6, true).await;
             make_history(&store, 6, true).await;
             make_history(&store, 10, false).await;
-            let borders = {
-                let pending = store.shared.pending();
+            let boundaries = {
+                let memtables = store.shared.memtables();
                 [
-                    pending.after(),
-                    pending.full[1].after,
-                    pending.active.after,
-                    pending.active.revision,
+                    memtables.after(),
+                    memtables.sealed[1].after,
+                    memtables.active.after,
+                    memtables.active.revision,
                 ]
             };
-            assert_eq!(borders, [40, 50, 60, 70]);
-            read_all_stretches(&store, &borders).await;
-            flusher.send(()).unwrap();
-            borders
+            assert_eq!(boundaries, [40, 50, 60, 70]);
+            check_all_ranges(&store, &boundaries).await;
+            resume_flusher.send(()).unwrap();
+            boundaries
         };
-        // Once more while they move, and when they have.
-        while store.shared.pending().after() < 60 {
+        // Again during the flush, and after it.
+        while store.shared.memtables().after() < 60 {
             assert_eq!(
                 revisions(&store, EventRange::default(), false, 100).await,
                 (1..=70).collect::<Vec<_>>()
@@ -164,24 +168,25 @@ mod tests {
                 (1..=70).rev().collect::<Vec<_>>()
             );
         }
-        read_all_stretches(&store, &borders).await;
+        check_all_ranges(&store, &boundaries).await;
     }
 
-    /// Lets nothing come to the tree until it is told to.
-    fn hold(store: &Embedded) -> std::sync::mpsc::Sender<()> {
-        let (shared, (held, is_held), (go_on, told)) =
-            (store.shared.clone(), std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    /// Keeps the flusher from writing the tree until a message is sent.
+    fn pause_flusher(store: &Embedded) -> std::sync::mpsc::Sender<()> {
+        let shared = store.shared.clone();
+        let (paused_sender, paused) = std::sync::mpsc::channel();
+        let (resume_sender, resume) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let _still = shared.flush_lock.read().unwrap();
-            held.send(()).unwrap();
-            let _ = told.recv();
+            let _no_flush = shared.flush_lock.read().unwrap();
+            paused_sender.send(()).unwrap();
+            let _ = resume.recv();
         });
-        is_held.recv().unwrap();
-        go_on
+        paused.recv().unwrap();
+        resume_sender
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn history_that_goes_from_the_tree_while_it_is_read_has_no_hole() {
+    async fn history_that_is_pruned_during_a_read_has_no_gap() {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(
             Embedded::open(
@@ -199,15 +204,17 @@ mod tests {
                 }
             }
         });
-        let mut cuts = 0;
-        while !writer.is_finished() || cuts == 0 {
+        let mut compacted = 0;
+        while !writer.is_finished() || compacted == 0 {
             let oldest_first = revisions(&store, EventRange::default(), false, usize::MAX).await;
             assert!(oldest_first.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{oldest_first:?}");
             match store.events(EventRange { after: Some(0), before: None }, false, 3).await {
                 Ok(events) => {
-                    assert!(cuts == 0 && events.first().is_none_or(|event| event.revision == 1))
+                    assert!(
+                        compacted == 0 && events.first().is_none_or(|event| event.revision == 1)
+                    )
                 }
-                Err(StoreError::Compacted { .. }) => cuts += 1,
+                Err(StoreError::Compacted { .. }) => compacted += 1,
                 Err(other) => panic!("{other}"),
             }
         }

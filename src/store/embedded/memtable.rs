@@ -1,4 +1,5 @@
-//! What the commits of one journal file have changed: kept in memory until the tree has it.
+//! Memtables: the changes and events of commits, in memory until the tree has them. Each has the
+//! commits of one journal file.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,30 +9,30 @@ use std::{
 
 use crate::store::{Commit, Revision, StoreError, StoredEvent};
 
-/// What keys are to say; nothing where a key is to go.
+/// The last change of each key.
 pub(super) type Mutations = BTreeMap<Vec<u8>, Mutation>;
-/// A key's new value and the commit that wrote it, or its removal.
+/// A key's new value with the commit that wrote it; `None` removes the key.
 pub(super) type Mutation = Option<(Revision, Vec<u8>)>;
 
-/// What one entry of a map costs beside its bytes, roughly.
+/// Estimated memory of a map entry beside its key and value.
 const ENTRY_BYTES: usize = 128;
 
-/// The changes and the events of commits that follow each other.
+/// The changes and events of consecutive commits.
 #[derive(Clone, Default)]
 pub(super) struct Memtable {
-    /// The newest commit before the first of these.
+    /// The last commit before the first of these.
     pub(super) after: Revision,
-    /// The newest of these.
+    /// The last of these.
     pub(super) revision: Revision,
     pub(super) changes: Mutations,
     /// By revision, without gaps.
     pub(super) events: Vec<StoredEvent>,
-    /// Memory, roughly.
+    /// Estimated memory.
     pub(super) bytes: usize,
 }
 
 impl Memtable {
-    /// An empty one, of the commits that will follow this one.
+    /// An empty memtable for the commits after this one.
     pub(super) fn after(revision: Revision) -> Self {
         Self { after: revision, revision, ..Self::default() }
     }
@@ -40,7 +41,7 @@ impl Memtable {
         self.events.is_empty()
     }
 
-    /// Takes in commits, with what they have changed.
+    /// Adds commits and their changes.
     pub(super) fn extend(&mut self, commits: &[Arc<Commit>], changes: Mutations) {
         for commit in commits {
             self.revision = commit.revision;
@@ -60,12 +61,12 @@ impl Memtable {
 
     /// The events of these commits.
     fn events_of(&self, revisions: &Range<Revision>) -> &[StoredEvent] {
-        let at = |revision| self.events.partition_point(|event| event.revision < revision);
-        &self.events[at(revisions.start)..at(revisions.end)]
+        let index_of = |revision| self.events.partition_point(|event| event.revision < revision);
+        &self.events[index_of(revisions.start)..index_of(revisions.end)]
     }
 
-    /// When the newest of its events happened, in Unix milliseconds.
-    pub(super) fn newest_ms(&self) -> u64 {
+    /// The time of its last event, in Unix milliseconds.
+    pub(super) fn last_event_ms(&self) -> u64 {
         self.events.last().map_or(0, |event| event.at_ms)
     }
 }
@@ -73,74 +74,74 @@ impl Memtable {
 /// All commits that the tree does not have yet.
 #[derive(Default)]
 pub(super) struct Memtables {
-    /// The one that is being filled. Its revision is the newest that is on stable storage.
+    /// The memtable that new commits go to. Its revision is the durable revision.
     pub(super) active: Memtable,
-    /// Those that wait for the tree, the oldest first.
-    pub(super) full: VecDeque<Arc<Memtable>>,
-    /// Why the tree does not take them now.
+    /// Those that wait for the flusher, the oldest first.
+    pub(super) sealed: VecDeque<Arc<Memtable>>,
+    /// Why the tree cannot be written now.
     pub(super) flush_error: Option<StoreError>,
-    /// Nobody wants them any more: the store is being dropped.
-    pub(super) abandoned: bool,
+    /// The store is being dropped; its threads end.
+    pub(super) is_abandoned: bool,
 }
 
 impl Memtables {
-    /// What is known here of a key, the newest first.
+    /// The last change of a key, if a memtable has one.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Mutation> {
         self.newest_first().find_map(|memtable| memtable.changes.get(key))
     }
 
-    /// Closes the active memtable, if there is anything in it, and begins the next.
+    /// Seals the active memtable, unless it is empty, and begins the next.
     pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
             let next = Memtable::after(self.active.revision);
-            self.full.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
+            self.sealed.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
         }
     }
 
-    /// The newest commit of those that the tree has whole, where it has all commits up to this one;
-    /// nothing where it has none of them whole.
-    pub(super) fn in_tree(&self, revision: Revision) -> Option<Revision> {
-        self.full
+    /// The last commit of the sealed memtables that a tree with all commits up to `revision` has
+    /// completely.
+    pub(super) fn last_flushed(&self, revision: Revision) -> Option<Revision> {
+        self.sealed
             .iter()
             .map(|memtable| memtable.revision)
-            .take_while(|newest| *newest <= revision)
+            .take_while(|last| *last <= revision)
             .last()
     }
 
-    /// Forgets those up to this commit.
+    /// Removes the sealed memtables up to this commit.
     pub(super) fn truncate(&mut self, revision: Revision) {
-        while self.full.front().is_some_and(|memtable| memtable.revision <= revision) {
-            self.full.pop_front();
+        while self.sealed.front().is_some_and(|memtable| memtable.revision <= revision) {
+            self.sealed.pop_front();
         }
     }
 
-    /// Memory of all of them, roughly.
+    /// Estimated memory of all memtables.
     pub(super) fn bytes(&self) -> usize {
-        self.waiting_bytes() + self.active.bytes
+        self.sealed_bytes() + self.active.bytes
     }
 
-    /// Memory of those that wait, roughly.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.full.iter().map(|memtable| memtable.bytes).sum()
+    /// Estimated memory of the sealed memtables.
+    pub(super) fn sealed_bytes(&self) -> usize {
+        self.sealed.iter().map(|memtable| memtable.bytes).sum()
     }
 
-    /// All of them as of now, the oldest first. Copies the active one.
+    /// All memtables, the oldest first. Clones the contents of the active one.
     pub(super) fn copy(&self) -> Vec<Arc<Memtable>> {
-        self.full.iter().cloned().chain([Arc::new(self.active.clone())]).collect()
+        self.sealed.iter().cloned().chain([Arc::new(self.active.clone())]).collect()
     }
 
-    /// The newest commit before the first of these: the tree has all up to it.
+    /// The last commit before all memtables. The tree has all commits up to it.
     pub(super) fn after(&self) -> Revision {
-        self.full.front().map_or(self.active.after, |oldest| oldest.after)
+        self.sealed.front().map_or(self.active.after, |oldest| oldest.after)
     }
 
-    /// The events of these commits, as far as they are here.
+    /// The events of these commits that are in memtables.
     pub(super) fn events(&self, revisions: &Range<Revision>) -> Vec<StoredEvent> {
-        let memtables = self.full.iter().map(|memtable| &**memtable).chain([&self.active]);
+        let memtables = self.sealed.iter().map(|memtable| &**memtable).chain([&self.active]);
         memtables.flat_map(|memtable| memtable.events_of(revisions)).cloned().collect()
     }
 
     fn newest_first(&self) -> impl Iterator<Item = &Memtable> {
-        [&self.active].into_iter().chain(self.full.iter().rev().map(|memtable| &**memtable))
+        [&self.active].into_iter().chain(self.sealed.iter().rev().map(|memtable| &**memtable))
     }
 }

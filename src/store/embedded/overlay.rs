@@ -1,14 +1,15 @@
-//! All records as of one revision, read piece by piece while commits go on: neither the writer nor
-//! the tree waits for who reads.
+//! A snapshot: all records as of one revision, read in chunks while commits continue. Neither the
+//! writer nor the flusher waits for the reader.
 //!
-//! The tree stands still while a piece is read, and is written between two. So a snapshot keeps
-//! what keys that it has not read yet said at its revision, where the tree says something else: to
-//! begin with what the memtables have changed; and before the tree takes a memtable, the records
-//! that it is about to change (copy-on-write). What it has read is added up, with what has been
-//! changed in it since, so that at the end the sum is that of the tree.
+//! The tree does not change while a chunk is read; the flusher writes it between two. So a snapshot
+//! has an overlay: for each unread key whose record in the tree differs from that at the snapshot's
+//! revision, the record at that revision. It begins with the changes of the memtables. Before the
+//! flusher writes a memtable, the overlay gets the records that are about to change
+//! (copy-on-write). The snapshot keeps a checksum of the tree's records that it has read, updated
+//! with every later change of them, so that at the end it must be the checksum of the tree.
 //!
-//! A reader that is slow while much is written makes it keep more and more; beyond [`KEPT_BYTES`]
-//! it ends with an error.
+//! A slow reader and many writes make the overlay grow; beyond [`OVERLAY_MAX_BYTES`] the snapshot
+//! ends with an error.
 
 use std::{
     collections::BTreeMap,
@@ -23,38 +24,39 @@ use super::{
 use crate::store::{Entry, StoreError};
 
 /// Records in one page of a snapshot.
-pub(super) const PAGE: usize = 1_024;
-/// Memory of old records, roughly, beyond that of the memtables: 300,000 small ones.
-pub(super) const KEPT_BYTES: usize = 64 << 20;
-/// What one entry of a map costs beside its bytes, roughly.
+pub(super) const PAGE_RECORDS: usize = 1_024;
+/// Estimated memory of an overlay beyond that of the memtables: some 300,000 small records.
+pub(super) const OVERLAY_MAX_BYTES: usize = 64 << 20;
+/// Estimated memory of a map entry beside its key and value.
 const ENTRY_BYTES: usize = 128;
 
 /// The snapshots that are being read.
 #[derive(Default)]
 pub(super) struct Snapshots(Mutex<Vec<Weak<Mutex<Overlay>>>>);
 
-/// What a snapshot has beside the tree.
+/// The state of a snapshot that is being read.
 pub(super) struct Overlay {
-    /// Keys from this one on are still to be read; nothing where all are read.
+    /// The first unread key; `None` after the last.
     next: Option<Vec<u8>>,
-    /// What keys that are still to be read say, whatever the tree says.
-    kept: Mutations,
-    /// Memory of `kept`, and how much of it there may be.
+    /// The records of unread keys at the snapshot's revision, where those of the tree may differ.
+    records: Mutations,
+    /// Estimated memory of `records`.
     bytes: usize,
     max_bytes: usize,
-    /// The tree's records that were read, as they are now.
-    tally: RecordChecksum,
-    /// Why it cannot be read any further.
+    /// Of the tree's records that were read, as they are in the tree now.
+    checksum: RecordChecksum,
+    /// Why it cannot be read further.
     error: Option<StoreError>,
 }
 
 impl Snapshots {
-    /// Before the tree takes these changes. Nobody may read it. Errors: those of the tree.
-    pub(super) fn keep(&self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
-        self.open().iter().try_for_each(|overlay| lock(overlay).keep(tree, changes))
+    /// Preserves the records that these changes are about to replace in the tree. The caller holds
+    /// the flush lock for writing. Errors: those of the tree.
+    pub(super) fn preserve(&self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
+        self.open().iter().try_for_each(|overlay| lock(overlay).preserve(tree, changes))
     }
 
-    /// Ends all of them: what the tree was is not known any more.
+    /// Ends all snapshots with this error, because the old state of the tree is lost.
     pub(super) fn end(&self, error: &StoreError) {
         for overlay in self.open() {
             lock(&overlay).error = Some(error.clone());
@@ -73,66 +75,67 @@ impl Snapshots {
 }
 
 impl Overlay {
-    pub(super) fn new(kept: Mutations, more_bytes: usize) -> Self {
-        let bytes = kept.iter().map(|(key, change)| size(key, change)).sum();
-        let max_bytes = more_bytes.saturating_add(bytes);
+    /// Begins with the changes of the memtables, and may grow by `extra_bytes`.
+    pub(super) fn new(records: Mutations, extra_bytes: usize) -> Self {
+        let bytes = records.iter().map(|(key, change)| size(key, change)).sum();
+        let max_bytes = extra_bytes.saturating_add(bytes);
         Self {
             next: Some(Vec::new()),
-            kept,
+            records,
             bytes,
             max_bytes,
-            tally: RecordChecksum::default(),
+            checksum: RecordChecksum::default(),
             error: None,
         }
     }
 
-    fn keep(&mut self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
+    fn preserve(&mut self, tree: &Tree, changes: &Mutations) -> Result<(), StoreError> {
         for (key, change) in changes {
             if self.error.is_some() {
                 return Ok(());
             }
             let is_read = self.next.as_ref().is_none_or(|next| key < next);
             if is_read {
-                tree.record(key)?.iter().for_each(|old| self.tally.remove(old));
+                tree.record(key)?.iter().for_each(|old| self.checksum.remove(old));
                 let new = change.clone().map(|(revision, value)| Record {
                     key: key.clone(),
                     revision,
                     value,
                 });
-                new.iter().for_each(|new| self.tally.add(new));
-            } else if !self.kept.contains_key(key) {
+                new.iter().for_each(|new| self.checksum.add(new));
+            } else if !self.records.contains_key(key) {
                 let old = tree.record(key)?.map(|old| (old.revision, old.value));
                 self.bytes += size(key, &old);
-                self.kept.insert(key.clone(), old);
+                self.records.insert(key.clone(), old);
             }
             if self.bytes > self.max_bytes {
-                self.kept.clear();
+                self.records.clear();
                 self.error = Some(StoreError::Unavailable(
-                    "a snapshot was read too slowly while much was written".to_owned(),
+                    "the snapshot was read too slowly during many writes; try again".to_owned(),
                 ));
             }
         }
         Ok(())
     }
 
-    /// The next records, some or none; nothing after the last.
+    /// The next page, which may be empty; `None` after the last. The caller holds the flush lock.
     pub(super) fn read(&mut self, tree: &Tree) -> Result<Option<Vec<Entry>>, StoreError> {
         if let Some(error) = &self.error {
             return Err(error.clone());
         }
         let Some(from) = self.next.take() else { return Ok(None) };
-        let (records, next) = tree.read(&from, PAGE)?;
-        records.iter().for_each(|record| self.tally.add(record));
+        let (records, next) = tree.read(&from, PAGE_RECORDS)?;
+        records.iter().for_each(|record| self.checksum.add(record));
         self.next = next;
         if self.next.is_none() {
-            tree.compare(self.tally)?;
+            tree.verify_checksum(self.checksum)?;
         }
         Ok(Some(self.merge(records)))
     }
 
-    /// The records of the tree up to the next ones, with what is kept of their keys.
+    /// The tree's records of a page, with those of the overlay in their place.
     fn merge(&mut self, records: Vec<Record>) -> Vec<Entry> {
-        if !self.keeps_any_before_next() {
+        if !self.has_records_before_next() {
             return records
                 .into_iter()
                 .map(|Record { key, value, revision }| Entry { key, value, revision })
@@ -142,8 +145,8 @@ impl Overlay {
             .into_iter()
             .map(|record| (record.key, (record.revision, record.value)))
             .collect();
-        while self.keeps_any_before_next()
-            && let Some((key, change)) = self.kept.pop_first()
+        while self.has_records_before_next()
+            && let Some((key, change)) = self.records.pop_first()
         {
             self.bytes -= size(&key, &change);
             match change {
@@ -154,8 +157,9 @@ impl Overlay {
         page.into_iter().map(|(key, (revision, value))| Entry { key, value, revision }).collect()
     }
 
-    fn keeps_any_before_next(&self) -> bool {
-        self.kept.keys().next().is_some_and(|key| self.next.as_ref().is_none_or(|next| key < next))
+    fn has_records_before_next(&self) -> bool {
+        let first = self.records.keys().next();
+        first.is_some_and(|key| self.next.as_ref().is_none_or(|next| key < next))
     }
 }
 
@@ -172,22 +176,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_keeps_old_records_up_to_a_bound() {
+    fn an_overlay_beyond_its_bound_ends_the_snapshot() {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree::open(&directory.path().join("store"), 1 << 20, false).unwrap();
         let changes: Mutations =
             (0..100_u8).map(|key| (vec![key], Some((1, vec![0; 100])))).collect();
-        // The tree has none of them, so that of each the key is kept.
+        // The tree has none of them, so the overlay has only their keys.
         let enough = 100 * (ENTRY_BYTES + 1);
         let mut overlay = Overlay::new(Mutations::new(), enough);
-        overlay.keep(&tree, &changes).unwrap();
-        assert_eq!((overlay.kept.len(), overlay.bytes), (100, enough));
+        overlay.preserve(&tree, &changes).unwrap();
+        assert_eq!((overlay.records.len(), overlay.bytes), (100, enough));
         assert_eq!(overlay.read(&tree).unwrap(), Some(Vec::new()));
-        assert_eq!((overlay.kept.len(), overlay.bytes), (0, 0));
+        assert_eq!((overlay.records.len(), overlay.bytes), (0, 0));
         let mut overlay = Overlay::new(Mutations::new(), enough - 1);
-        overlay.keep(&tree, &changes).unwrap();
+        overlay.preserve(&tree, &changes).unwrap();
         assert!(
-            overlay.kept.is_empty()
+            overlay.records.is_empty()
                 && matches!(overlay.read(&tree), Err(StoreError::Unavailable(_)))
         );
     }

@@ -1,6 +1,5 @@
-//! Records of an embedded engine in pages: some that follow each other in the order of keys are one
-//! value of the tree, because a tree that holds fewer and larger values takes less memory and is
-//! read faster.
+//! Pages of an embedded engine: a page is a run of records in key order, stored as one value of the
+//! tree. Fewer and larger values take less memory and are read faster.
 
 use super::memtable::Mutation;
 use crate::{
@@ -11,10 +10,10 @@ use crate::{
     },
 };
 
-/// A page is split beyond this many bytes. Twice as many would halve the tree's memory and double
-/// what a single change has to write.
-pub(super) const FULL_BYTES: usize = 1_024;
-/// What a record takes beside its bytes.
+/// A page beyond this size is split. Twice the size would halve the tree's memory and double the
+/// bytes that a single change writes.
+pub(super) const MAX_BYTES: usize = 1_024;
+/// Size of a record beside its key and value.
 const RECORD_BYTES: usize = 12;
 
 /// One record of a page.
@@ -25,81 +24,82 @@ pub(in crate::store) struct Record {
     pub(in crate::store) value: Vec<u8>,
 }
 
-/// The records of a page under this key of the tree. Errors: [`StoreError::Corrupt`].
+/// Decodes the page under this key of the tree. Errors: [`StoreError::Corrupt`].
 pub(in crate::store) fn decode(fence: &[u8], bytes: &[u8]) -> Result<Vec<Record>, StoreError> {
     let page: pb::Page = codec::unframe(fence, bytes)?;
     let mut records: Vec<Record> = Vec::with_capacity(page.records.len());
     for pb::PageRecord { shared_bytes, key_rest, revision, value } in page.records {
-        let shared =
-            records.last().map_or(&[][..], |before| &before.key).get(..shared_bytes as usize);
-        let shared =
-            shared.ok_or_else(|| codec::corrupt(fence, "a page whose keys do not fit together"))?;
+        let previous_key = records.last().map_or(&[][..], |previous| &previous.key);
+        let shared = previous_key.get(..shared_bytes as usize).ok_or_else(|| {
+            codec::corrupt(fence, "a key of a page shares more bytes than the key before it has")
+        })?;
         records.push(Record { key: [shared, &key_rest].concat(), revision, value });
     }
     Ok(records)
 }
 
-/// The bytes of a page under this key of the tree.
+/// Encodes the page under this key of the tree.
 pub(in crate::store) fn encode(fence: &[u8], records: &[Record]) -> Vec<u8> {
-    let mut before: &[u8] = &[];
-    let record = |record: &'_ Record| pb::PageRecord {
-        shared_bytes: 0,
-        key_rest: record.key.clone(),
-        revision: record.revision,
-        value: record.value.clone(),
-    };
-    let mut page = pb::Page { records: records.iter().map(record).collect() };
-    for (packed, record) in page.records.iter_mut().zip(records) {
-        let shared = before.iter().zip(&record.key).take_while(|(a, b)| a == b).count();
-        packed.shared_bytes = u32::try_from(shared).unwrap_or(0);
-        packed.key_rest.drain(..packed.shared_bytes as usize);
-        before = &record.key;
-    }
+    let mut previous_key: &[u8] = &[];
+    let encoded = records.iter().map(|record| {
+        let shared = previous_key.iter().zip(&record.key).take_while(|(a, b)| a == b).count();
+        let shared_bytes = u32::try_from(shared).unwrap_or(0);
+        previous_key = &record.key;
+        pb::PageRecord {
+            shared_bytes,
+            key_rest: record.key[shared_bytes as usize..].to_vec(),
+            revision: record.revision,
+            value: record.value.clone(),
+        }
+    });
+    let page = pb::Page { records: encoded.collect() };
     codec::frame(fence, &page)
 }
 
-/// Makes the changes, which are in the order of keys, and keeps the tally.
+/// Applies changes, in key order, to the records of a page, and updates the checksum.
 pub(super) fn merge(
     old: Vec<Record>,
     changes: &[(&Vec<u8>, &Mutation)],
-    tally: &mut RecordChecksum,
+    checksum: &mut RecordChecksum,
 ) -> Vec<Record> {
     let mut merged = Vec::with_capacity(old.len() + changes.len());
     let mut changes = changes.iter().peekable();
     for record in old {
         while let Some((key, change)) = changes.next_if(|(key, _)| **key < record.key) {
-            put(&mut merged, key, change, tally);
+            put(&mut merged, key, change, checksum);
         }
         match changes.next_if(|(key, _)| **key == record.key) {
             Some((key, change)) => {
-                tally.remove(&record);
-                put(&mut merged, key, change, tally);
+                checksum.remove(&record);
+                put(&mut merged, key, change, checksum);
             }
             None => merged.push(record),
         }
     }
-    changes.for_each(|(key, change)| put(&mut merged, key, change, tally));
+    changes.for_each(|(key, change)| put(&mut merged, key, change, checksum));
     merged
 }
 
-fn put(merged: &mut Vec<Record>, key: &[u8], change: &Mutation, tally: &mut RecordChecksum) {
+fn put(merged: &mut Vec<Record>, key: &[u8], change: &Mutation, checksum: &mut RecordChecksum) {
     if let Some((revision, value)) = change {
         let record = Record { key: key.to_vec(), revision: *revision, value: value.clone() };
-        tally.add(&record);
+        checksum.add(&record);
         merged.push(record);
     }
 }
 
-/// Cuts records into pages of about the same size, none of them too large.
+/// Splits records into pages of about the same size.
 pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
-    let size = |record: &Record| record.key.len() + record.value.len() + RECORD_BYTES;
     let total: usize = records.iter().map(size).sum();
-    let target = total.div_ceil(total.div_ceil(FULL_BYTES).max(1));
-    let (mut pages, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (at, record) in records.iter().enumerate() {
+    let target = total.div_ceil(total.div_ceil(MAX_BYTES).max(1));
+    let mut pages = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (index, record) in records.iter().enumerate() {
         if bytes >= target {
-            pages.push(&records[start..at]);
-            (start, bytes) = (at, 0);
+            pages.push(&records[start..index]);
+            start = index;
+            bytes = 0;
         }
         bytes += size(record);
     }
@@ -109,8 +109,12 @@ pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
     pages
 }
 
-/// What all records add up to, in any order. It is kept with the newest revision, and finds what an
-/// engine leaves out, or has an older value of.
+fn size(record: &Record) -> usize {
+    record.key.len() + record.value.len() + RECORD_BYTES
+}
+
+/// The number of records and the sum of their checksums, in any order. It is stored with the latest
+/// revision, and finds records that sled loses or returns in an older version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RecordChecksum {
     pub(super) records: u64,
@@ -120,19 +124,20 @@ pub(super) struct RecordChecksum {
 impl RecordChecksum {
     pub(super) fn add(&mut self, record: &Record) {
         self.records = self.records.wrapping_add(1);
-        self.sum = self.sum.wrapping_add(sum(record));
+        self.sum = self.sum.wrapping_add(checksum_of(record));
     }
 
     pub(super) fn remove(&mut self, record: &Record) {
         self.records = self.records.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(sum(record));
+        self.sum = self.sum.wrapping_sub(checksum_of(record));
     }
 
-    pub(super) fn value(self, revision: Revision) -> Vec<u8> {
+    /// As it is stored, with the revision that it belongs to.
+    pub(super) fn encode(self, revision: Revision) -> Vec<u8> {
         [revision, self.records, self.sum].map(u64::to_be_bytes).concat()
     }
 }
 
-fn sum(record: &Record) -> u64 {
+fn checksum_of(record: &Record) -> u64 {
     checksum([&record.key, &record.revision.to_be_bytes(), &record.value]).into()
 }

@@ -1,14 +1,15 @@
-//! Makes a store of the records of a backup, in an empty directory.
+//! Restores a backup: creates a store from its records, in an empty directory.
 
 use std::path::Path;
 
 use super::{data_dir::Directory, memtable::Memtable, tree::Tree};
 use crate::store::{Entry, Memory, Retention, Revision, StoreError};
 
-/// Makes a store of these records, which are in the order of keys, in an empty directory. It has no
-/// events, and its newest revision is this one: who watches from an older one is told that it is
-/// compacted. Whatever stops it, what is there is refused or empty, and never a part of a store.
-/// Errors: [`StoreError::NotEmpty`], those of the records, and those of an open.
+/// Creates a store from these records, in key order, in an empty or new directory. Its latest
+/// revision is this one, and it has no events: a watch from an older revision gets
+/// [`StoreError::Compacted`]. If the restore is interrupted, the directory is empty, or an open
+/// refuses it; it never opens as a part of the store. Errors: [`StoreError::NotEmpty`], those of
+/// the records, and those of an open.
 pub(in crate::store) fn restore<E: From<StoreError>>(
     directory: &Path,
     memory: Memory,
@@ -32,22 +33,21 @@ fn fill<E: From<StoreError>>(
     revision: Revision,
 ) -> Result<(), E> {
     let tree = Tree::open(store, memory.cache_bytes, false)?;
-    let no_events = Retention { events: u64::MAX, age_ms: u64::MAX };
-    let mut some = Memtable::after(revision);
+    let keep_all = Retention { events: u64::MAX, age_ms: u64::MAX };
+    let mut memtable = Memtable::after(revision);
     for page in records {
-        some.extend(
+        memtable.extend(
             &[],
             page?
                 .into_iter()
                 .map(|entry| (entry.key, Some((entry.revision, entry.value))))
                 .collect(),
         );
-        if some.bytes as u64 >= memory.journal_bytes {
-            tree.take(&some, no_events)?;
-            some = Memtable::after(revision);
+        if memtable.bytes as u64 >= memory.journal_bytes {
+            tree.write(&memtable, keep_all)?;
+            memtable = Memtable::after(revision);
         }
     }
-    tree.take(&some, no_events)?;
-    // Reads everything back, and compares it with the tally.
+    tree.write(&memtable, keep_all)?;
     Ok(tree.check_records()?)
 }

@@ -1,4 +1,4 @@
-//! What the threads of an open data directory share, and what they are asked for.
+//! The state that the threads of an embedded engine share, and the jobs of its writer.
 
 use std::{
     path::PathBuf,
@@ -11,51 +11,53 @@ use super::{data_dir::Directory, memtable::Memtables, overlay::Snapshots, tree::
 use crate::store::{Batch, Revision, StoreError, feed_buffer::FeedBuffer};
 
 pub(super) struct Shared {
-    /// Nothing while it is opened anew.
+    /// `None` while the flusher reopens it.
     pub(super) tree: RwLock<Option<Tree>>,
-    /// Held for reading while the tree has to stand still, never for longer than a piece of it
-    /// takes to read; for writing while it is written.
+    /// The flusher holds it for writing while it writes the tree. A snapshot holds it for reading
+    /// while it reads one chunk, and never longer, so that the tree does not change meanwhile.
     pub(super) flush_lock: RwLock<()>,
-    /// Told what the tree is about to lose.
+    /// The flusher preserves in them the records that it is about to replace.
     pub(super) snapshots: Snapshots,
-    /// What the tree does not have yet. Changed by the writer, and by the flusher when the tree has
-    /// it.
-    pub(super) pending: Mutex<Memtables>,
-    /// Told when a memtable is full, when the tree has one, and when this is dropped.
+    /// The commits that the tree does not have yet. The writer adds them, and the flusher removes
+    /// them after a flush.
+    pub(super) memtables: Mutex<Memtables>,
+    /// Notified when a memtable is sealed, when one is flushed, when the tree fails, and when the
+    /// store is dropped.
     pub(super) state_changed: Condvar,
-    /// The newest commits, up to the newest revision that is on stable storage. Written by the
-    /// writer.
-    pub(super) recent: Arc<FeedBuffer>,
+    /// The latest durable commits. Only the writer adds to it.
+    pub(super) feed_buffer: Arc<FeedBuffer>,
+    /// The directory of the journal.
     pub(super) journal: PathBuf,
-    /// Let go after the tree.
+    /// Unlocked after the tree is closed.
     pub(super) directory: Directory,
 }
 
 pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
 
-/// What the writer is asked for.
+/// A job of the writer.
 pub(super) enum Job {
     Commit(Batch, CommitReply),
-    /// Answered when everything before it is in the tree; everything after it is refused.
+    /// Answered when the tree has everything before it. Everything after it is refused.
     Close(CommitReply),
 }
 
 impl Shared {
-    pub(super) fn pending(&self) -> MutexGuard<'_, Memtables> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn memtables(&self) -> MutexGuard<'_, Memtables> {
+        self.memtables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Errors: why there is no tree, where there is none.
+    /// Reads the tree. Errors: those of `read`; while there is no tree, the reason.
     pub(super) fn with_tree<T>(
         &self,
         read: impl FnOnce(&Tree) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         match &*self.tree.read().unwrap_or_else(PoisonError::into_inner) {
             Some(tree) => read(tree),
-            None => Err(self.pending().flush_error.clone().unwrap_or_else(closed)),
+            None => Err(self.memtables().flush_error.clone().unwrap_or_else(closed)),
         }
     }
 
+    /// Replaces the tree, and closes the old one.
     pub(super) fn set_tree(&self, tree: Option<Tree>) {
         let old = std::mem::replace(
             &mut *self.tree.write().unwrap_or_else(PoisonError::into_inner),

@@ -1,12 +1,12 @@
-//! The way of a commit: group commit to the journal. Every step that can fail is undone, or stops
-//! the writer:
+//! The writer: group commit to the journal. A failed step is undone or retried, or it stops the
+//! writer:
 //!
-//! - A write to the journal that finds the disk full is cut off again; whatever else fails in it,
-//!   or in its sync, stops the writer.
-//! - A revision that was synced and cannot be noted is acknowledged; nothing more is written before
-//!   it is noted.
-//! - A new file of the journal that cannot be created is tried again, while the old one grows up to
-//!   a bound; one that cannot be synced stops the writer.
+//! - A write to the journal on a full disk is truncated. Any other error of the write, or of its
+//!   sync, stops the writer.
+//! - If the durable revision cannot be saved, the commits are acknowledged, because they are
+//!   synced. Further commits are refused until a retry saves it.
+//! - If a new journal file cannot be created, the old one grows up to a bound, and each group tries
+//!   again. If the new file cannot be synced, the writer stops.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -16,107 +16,105 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    commit_group::{Absent, Group},
-    journal::Journal,
-    journal::RotateError,
+    commit_group::{AbsentKeys, Group},
+    journal::{Journal, RotateError},
     memtable::{Memtables, Mutations},
-    shared::{Job, Shared, closed},
+    shared::{CommitReply, Job, Shared, closed},
 };
 use crate::store::{Commit, Revision, StoreError};
 use crate::telemetry::metrics::METRICS;
 
-/// A group is closed at this many commits or bytes, so that the first of them does not wait for the
-/// last for ever.
-const GROUP_COMMITS: usize = 1_024;
-const GROUP_BYTES: usize = 4 << 20;
-/// Commits are refused while so many full memtables, by their bytes, wait for the tree.
-const WAITING: usize = 4;
+/// A group ends at this many commits or bytes, which bounds the wait of its first commit.
+const GROUP_MAX_COMMITS: usize = 1_024;
+const GROUP_MAX_BYTES: usize = 4 << 20;
+/// Commits wait while sealed memtables of more than this many times the size limit wait for the
+/// flusher; if the tree has failed they are refused.
+const SEALED_MEMTABLES_MAX: usize = 4;
 
-/// The one thread that writes the journal.
+/// The only thread that writes the journal.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    file: Journal,
+    journal: Journal,
     jobs: mpsc::Receiver<Job>,
-    /// A memtable is full at this many bytes of memory.
+    /// A memtable of this estimated memory is sealed.
     memtable_bytes: usize,
-    absent: Absent,
-    /// Why nothing is written any more.
-    stopped: Option<StoreError>,
-    /// Why the newest revision is not noted yet.
+    absent_keys: AbsentKeys,
+    /// Why nothing is written before a restart.
+    fatal_error: Option<StoreError>,
+    /// Why the durable revision is not saved yet.
     durable_revision_error: Option<StoreError>,
-    /// Why the active memtable, which is full, has no file after it yet.
+    /// Why the active memtable is not sealed, although it has reached its size limit.
     rotate_error: Option<StoreError>,
     /// The last write found the disk full.
-    full: bool,
+    is_disk_full: bool,
 }
 
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        file: Journal,
+        journal: Journal,
         jobs: mpsc::Receiver<Job>,
         memtable_bytes: usize,
     ) -> Self {
-        let absent = Absent::default();
         Self {
             shared,
-            file,
+            journal,
             jobs,
             memtable_bytes,
-            absent,
-            stopped: None,
+            absent_keys: AbsentKeys::default(),
+            fatal_error: None,
             durable_revision_error: None,
             rotate_error: None,
-            full: false,
+            is_disk_full: false,
         }
     }
 
     pub(super) fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
-            self.wait_for_the_tree();
-            self.make_up();
-            let mut closing = None;
-            let group = {
-                let shared = self.shared.clone();
-                let tree = shared.tree.read().unwrap_or_else(PoisonError::into_inner);
-                let pending = shared.pending();
-                let mut group = Group::after(pending.active.revision);
-                let mut next = Some(first);
-                while let Some(job) = next {
-                    match job {
-                        Job::Commit(batch, answer) => match (self.refusal(&pending), &*tree) {
-                            (None, Some(tree)) => {
-                                group.add(tree, &pending, &mut self.absent, batch, answer)
-                            }
-                            (Some(refusal), _) => drop(answer.send(Err(refusal))),
-                            (None, None) => drop(
-                                answer
-                                    .send(Err(pending.flush_error.clone().unwrap_or_else(closed))),
-                            ),
-                        },
-                        Job::Close(answer) => closing = Some(answer),
-                    }
-                    let more = closing.is_none()
-                        && group.answers.len() < GROUP_COMMITS
-                        && group.bytes < GROUP_BYTES;
-                    next = if more { self.jobs.try_recv().ok() } else { None };
-                }
-                group
-            };
-            self.finish(group);
-            if let Some(answer) = closing {
-                let _ = answer.send(self.close());
+            self.wait_for_flusher();
+            self.retry_failed_steps();
+            let (group, close_reply) = self.collect_group(first);
+            self.commit(group);
+            if let Some(reply) = close_reply {
+                let _ = reply.send(self.close());
             }
         }
     }
 
-    /// Tries again what has failed after earlier commits.
-    fn make_up(&mut self) {
-        if self.stopped.is_some() {
+    /// Collects queued commits into a group, up to a close or the limits of a group.
+    fn collect_group(&mut self, first: Job) -> (Group, Option<CommitReply>) {
+        let shared = self.shared.clone();
+        let tree = shared.tree.read().unwrap_or_else(PoisonError::into_inner);
+        let memtables = shared.memtables();
+        let mut group = Group::after(memtables.active.revision);
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Commit(batch, reply) => match (self.refusal(&memtables), &*tree) {
+                    (None, Some(tree)) => {
+                        group.add(tree, &memtables, &mut self.absent_keys, batch, reply)
+                    }
+                    (Some(refusal), _) => drop(reply.send(Err(refusal))),
+                    (None, None) => {
+                        let error = memtables.flush_error.clone().unwrap_or_else(closed);
+                        drop(reply.send(Err(error)));
+                    }
+                },
+                Job::Close(reply) => return (group, Some(reply)),
+            }
+            let has_room = group.replies.len() < GROUP_MAX_COMMITS && group.bytes < GROUP_MAX_BYTES;
+            next = if has_room { self.jobs.try_recv().ok() } else { None };
+        }
+        (group, None)
+    }
+
+    /// Retries steps that failed after earlier commits were synced.
+    fn retry_failed_steps(&mut self) {
+        if self.fatal_error.is_some() {
             return;
         }
         if self.durable_revision_error.is_some() {
-            let revision = self.shared.pending().active.revision;
+            let revision = self.shared.memtables().active.revision;
             self.save_durable_revision(revision);
         }
         if self.rotate_error.is_some() {
@@ -124,66 +122,64 @@ impl Writer {
         }
     }
 
-    /// Why no commit can be taken now.
-    fn refusal(&self, pending: &Memtables) -> Option<StoreError> {
-        let flush_error = || pending.flush_error.clone().filter(|_| self.waits_too_much(pending));
-        let too_long =
-            || self.rotate_error.clone().filter(|_| pending.bytes() > self.bytes_of(WAITING + 1));
-        self.stopped
-            .clone()
-            .or_else(|| self.durable_revision_error.clone())
-            .or_else(flush_error)
-            .or_else(too_long)
+    /// Why no commit can be accepted now.
+    fn refusal(&self, memtables: &Memtables) -> Option<StoreError> {
+        if let Some(error) = self.fatal_error.as_ref().or(self.durable_revision_error.as_ref()) {
+            return Some(error.clone());
+        }
+        if memtables.flush_error.is_some() && self.is_flusher_behind(memtables) {
+            return memtables.flush_error.clone();
+        }
+        // The active memtable may grow while its file cannot be rotated, but not without bound.
+        let max_bytes = self.memtable_bytes.saturating_mul(SEALED_MEMTABLES_MAX + 1);
+        self.rotate_error.clone().filter(|_| memtables.bytes() > max_bytes)
     }
 
-    /// Waits while too much waits for a tree that is at work.
-    fn wait_for_the_tree(&self) {
-        let busy = |pending: &mut Memtables| {
-            self.waits_too_much(pending) && pending.flush_error.is_none() && !pending.abandoned
+    /// Waits while the flusher is too far behind, unless the tree has failed.
+    fn wait_for_flusher(&self) {
+        let must_wait = |memtables: &mut Memtables| {
+            self.is_flusher_behind(memtables)
+                && memtables.flush_error.is_none()
+                && !memtables.is_abandoned
         };
-        drop(self.shared.state_changed.wait_while(self.shared.pending(), busy));
+        drop(self.shared.state_changed.wait_while(self.shared.memtables(), must_wait));
     }
 
-    fn waits_too_much(&self, pending: &Memtables) -> bool {
-        pending.waiting_bytes() > self.bytes_of(WAITING)
+    fn is_flusher_behind(&self, memtables: &Memtables) -> bool {
+        memtables.sealed_bytes() > self.memtable_bytes.saturating_mul(SEALED_MEMTABLES_MAX)
     }
 
-    /// So many memtables that are full.
-    fn bytes_of(&self, memtables: usize) -> usize {
-        self.memtable_bytes.saturating_mul(memtables)
-    }
-
-    /// Makes the group durable, then visible, then answers.
-    fn finish(&mut self, group: Group) {
-        let Group { after, revision, commits, changes, answers, .. } = group;
+    /// Makes the group durable, then visible, then answers its callers.
+    fn commit(&mut self, group: Group) {
+        let Group { after, revision, commits, changes, replies, .. } = group;
         if commits.is_empty() {
             return;
         }
-        let begun = Instant::now();
-        let written = self.file.append(&commits, after);
+        let started = Instant::now();
+        let written = self.journal.append(&commits, after);
         match &written {
             Ok(()) => {
                 self.save_durable_revision(revision);
-                METRICS.committed(commits.len(), begun.elapsed());
+                METRICS.committed(commits.len(), started.elapsed());
                 self.publish(revision, commits, changes);
             }
-            Err(error @ StoreError::Full(_)) if self.full => {
+            Err(error @ StoreError::Full(_)) if self.is_disk_full => {
                 tracing::debug!(%error, "the disk is still full")
             }
             Err(error @ StoreError::Full(_)) => {
-                tracing::error!(%error, "the disk is full; commits are refused until there is room")
+                tracing::error!(%error, "the disk is full; commits are refused until space is freed")
             }
             Err(error) => {
-                tracing::error!(%error, "the disk has failed a write; nothing is written until a restart");
-                self.stopped = Some(error.clone());
+                tracing::error!(%error, "a write to the disk has failed; commits are refused until a restart");
+                self.fatal_error = Some(error.clone());
             }
         }
-        if self.full && written.is_ok() {
-            tracing::info!(revision, "there is room again; commits are taken");
+        if self.is_disk_full && written.is_ok() {
+            tracing::info!(revision, "the disk has space again; commits are accepted");
         }
-        self.full = matches!(written, Err(StoreError::Full(_)));
-        for (answer, revision) in answers {
-            let _ = answer.send(written.clone().map(|()| revision));
+        self.is_disk_full = matches!(written, Err(StoreError::Full(_)));
+        for (reply, revision) in replies {
+            let _ = reply.send(written.clone().map(|()| revision));
         }
     }
 
@@ -192,67 +188,70 @@ impl Writer {
         if let Err(error) = &saved
             && self.durable_revision_error.is_none()
         {
-            tracing::error!(%error, revision, "the newest revision could not be noted; commits are refused until it is");
+            tracing::error!(%error, revision, "the durable revision could not be saved; commits are refused until it is");
         }
         self.durable_revision_error = saved.err();
     }
 
     fn publish(&mut self, revision: Revision, commits: Vec<Arc<Commit>>, changes: Mutations) {
         let is_full = {
-            let mut pending = self.shared.pending();
-            pending.active.extend(&commits, changes);
-            pending.active.bytes >= self.memtable_bytes
+            let mut memtables = self.shared.memtables();
+            memtables.active.extend(&commits, changes);
+            memtables.active.bytes >= self.memtable_bytes
         };
         if is_full {
             self.rotate();
         }
-        self.shared.recent.push(commits, revision);
-        self.shared.recent.wait_for_room();
+        self.shared.feed_buffer.push(commits, revision);
+        self.shared.feed_buffer.wait_for_room();
     }
 
-    /// Closes the active memtable with its file, and begins the next.
+    /// Seals the active memtable, and begins the next with a new journal file.
     fn rotate(&mut self) {
-        let revision = self.shared.pending().active.revision;
-        match self.file.rotate(revision) {
+        let revision = self.shared.memtables().active.revision;
+        match self.journal.rotate(revision) {
             Ok(()) => {
-                self.shared.pending().rotate();
+                self.shared.memtables().rotate();
                 self.shared.state_changed.notify_all();
                 self.rotate_error = None;
             }
             Err(RotateError::NotCreated(error)) => {
                 if self.rotate_error.is_none() {
-                    tracing::warn!(%error, "a new file of the journal could not be created; the old one grows");
+                    tracing::warn!(%error, "a new journal file could not be created; the old one grows");
                 }
                 self.rotate_error = Some(error);
             }
             Err(RotateError::NotSynced(error)) => {
-                tracing::error!(%error, "the disk has failed a sync; nothing is written until a restart");
-                self.stopped = Some(error);
+                tracing::error!(%error, "a sync of the disk has failed; commits are refused until a restart");
+                self.fatal_error = Some(error);
             }
         }
     }
 
-    /// Waits until the tree has everything, and refuses whatever comes after.
+    /// Waits until the tree has all commits, and refuses later ones.
     fn close(&mut self) -> Result<Revision, StoreError> {
-        if let Some(error) = &self.stopped {
+        if let Some(error) = &self.fatal_error {
             return Err(error.clone());
         }
-        let mut pending = self.shared.pending();
-        pending.rotate();
+        let mut memtables = self.shared.memtables();
+        memtables.rotate();
         self.shared.state_changed.notify_all();
-        let busy = |pending: &mut Memtables| {
-            !pending.full.is_empty() && pending.flush_error.is_none() && !pending.abandoned
+        let must_wait = |memtables: &mut Memtables| {
+            !memtables.sealed.is_empty()
+                && memtables.flush_error.is_none()
+                && !memtables.is_abandoned
         };
-        let pending = self
+        let memtables = self
             .shared
             .state_changed
-            .wait_while(pending, busy)
+            .wait_while(memtables, must_wait)
             .unwrap_or_else(PoisonError::into_inner);
-        self.stopped = Some(closed());
-        if let Some(error) = pending.flush_error.clone().filter(|_| !pending.full.is_empty()) {
+        self.fatal_error = Some(closed());
+        if let Some(error) = memtables.flush_error.clone().filter(|_| !memtables.sealed.is_empty())
+        {
             return Err(error);
         }
         Journal::remove_all(&self.shared.journal)?;
-        Ok(pending.active.revision)
+        Ok(memtables.active.revision)
     }
 }

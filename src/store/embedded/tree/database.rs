@@ -1,16 +1,16 @@
 //! The database of the tree: how sled is opened, and how what it writes becomes durable.
 //!
 //! # Durability
-//! sled calls a write durable after `flush()`, and on Linux that is `sync_file_range`: a power cut
-//! may take back what it flushed. So after each flush our own handle of the database file is
-//! synced, and the files beside it, and only then the journal lets go of what was written. sled's
-//! own flush timer is off.
+//! sled calls a write durable after `flush()`, which is `sync_file_range` on Linux: a power cut may
+//! lose what it flushed. So after each flush we sync the database file, through a handle of our
+//! own, and the files beside it; only then may journal files be removed. sled's own flush timer is
+//! off.
 //!
-//! But sled builds on what it believes to be durable. It writes a segment over as soon as what was
-//! in it has been written elsewhere; and the header of a segment tells how far those before it are
-//! whole, which a start does not check again. Both are two segments behind what is being written.
-//! So that they are true after a power cut, less than one segment is ever written between two
-//! syncs: the tree is written in batches that are small, each with a sync of its own.
+//! sled also relies on its flushed writes. It reuses a segment as soon as the contents have been
+//! written elsewhere, and the header of a segment says up to where the earlier ones are complete,
+//! which an open does not check again. Both refer to data that is two segments behind the current
+//! write. To keep them true after a power cut, less than one segment is written between two syncs:
+//! batches are small, and each has its own sync.
 
 use std::{
     fs::{self, File},
@@ -22,17 +22,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::store::{StoreError, embedded::data_dir::failed};
+use crate::store::{StoreError, embedded::data_dir::io_error};
 
-/// sled puts a page of its own of more than a quarter of this in a file by itself, a blob, which
-/// costs a sync of its own. It holds at most 17 of our values, and few are longer than a chunk that
-/// ends with the event of a hundred users with the longest ids, 43 KiB.
+/// sled writes a page of more than a quarter of this size to a file of its own, a blob, which costs
+/// another sync. A page has at most 17 of our values, and few values are longer than 43 KiB: a
+/// chunk that ends with the event of a hundred users with the longest ids.
 const SEGMENT_BYTES: usize = 4 << 20;
-/// After how long another flush is begun, and then after twice as long.
+/// The first delay before another flush begins; it doubles each time.
 const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// A file is read and written again in pieces of this size.
-const REWRITTEN_BYTES: usize = 1 << 20;
-/// For how long sled's own lock is waited for, under ours.
+const REWRITE_CHUNK_BYTES: usize = 1 << 20;
+/// How long an open waits for sled's own lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An open database.
@@ -40,86 +39,92 @@ pub(super) struct Database {
     pub(super) db: sled::Db,
     /// Our own handle of the database file, to sync it.
     file: File,
-    /// Where sled puts what is too long for the database file.
+    /// The directory of sled's blobs: pages that are too large for the database file.
     blobs: PathBuf,
 }
 
 impl Database {
-    /// Opens the tree, creating it where there is none, and puts on the disk what is not there yet.
-    /// A file that `is_suspect`, because a sync of it has failed, is written again as it is read:
-    /// the kernel holds pages for synced that may not be on the disk. Errors: [`StoreError::Full`],
-    /// [`StoreError::Corrupt`], [`StoreError::Unavailable`].
+    /// Opens or creates the database, and syncs all of it. If `is_suspect`, a sync of it has
+    /// failed: then its files are rewritten as they are read, because pages that the kernel takes
+    /// for synced may not be on the disk. Errors: [`StoreError::Full`], [`StoreError::Corrupt`],
+    /// [`StoreError::Unavailable`].
     pub(super) fn open(
         path: &Path,
         cache_bytes: u64,
         is_suspect: bool,
     ) -> Result<Self, StoreError> {
-        intact(|| {
-            remove_unfinished(path).map_err(|error| failed(path, &error))?;
+        catch_panic(|| {
+            remove_unfinished(path).map_err(|error| io_error(path, &error))?;
             if is_suspect {
-                rewrite(path).map_err(|error| failed(path, &error))?;
+                rewrite(path).map_err(|error| io_error(path, &error))?;
             }
             let config = sled::Config::new()
                 .path(path)
                 .segment_size(SEGMENT_BYTES)
                 .cache_capacity(cache_bytes);
-            let sync = |place: &Path| {
-                let synced = File::open(place).and_then(|handle| handle.sync_all());
-                synced.map_err(|error| failed(place, &error))
-            };
-            // What a process that was killed has written and not synced is on the disk before sled
-            // builds on it.
+            // A process that was killed may have written without a sync. That must be on the disk
+            // before sled relies on it.
             if path.join("db").exists() {
                 sync(&path.join("db"))?;
             }
-            let db = open_when_free(&config.flush_every_ms(None))?;
+            let db = open_when_unlocked(&config.flush_every_ms(None))?;
             flush(&db)?;
-            let file = File::open(path.join("db")).map_err(|error| failed(path, &error))?;
-            // And what sled has made of it, or created, before it counts.
-            for place in [&path.join("db"), &path.join("conf"), path, path.parent().unwrap_or(path)]
-            {
-                sync(place)?;
+            let file = File::open(path.join("db")).map_err(|error| io_error(path, &error))?;
+            // The same holds for what sled has recovered or created.
+            let parent = path.parent().unwrap_or(path);
+            for path in [&path.join("db"), &path.join("conf"), path, parent] {
+                sync(path)?;
             }
             Ok(Self { db, file, blobs: path.join("blobs") })
         })
     }
 
-    /// Puts a batch on stable storage.
+    /// Writes a batch, and returns when it is on stable storage.
     pub(super) fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        self.db.apply_batch(batch).map_err(failure)?;
+        self.db.apply_batch(batch).map_err(store_error)?;
         flush(&self.db)?;
         self.sync()
     }
 
-    /// Puts the database file on the disk, and the blobs, which sled never syncs.
+    /// Syncs the database file, and the blobs, which sled never syncs.
     fn sync(&self) -> Result<(), StoreError> {
-        let blobs = || {
-            let places = fs::read_dir(&self.blobs)?
-                .map(|blob| Ok(blob?.path()))
-                .collect::<io::Result<Vec<_>>>()?;
-            let more = if places.is_empty() { None } else { Some(&self.blobs) };
-            places.iter().chain(more).try_for_each(|place| File::open(place)?.sync_all())
-        };
-        let synced = self.file.sync_data().and_then(|()| blobs());
-        synced.map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
+        self.file
+            .sync_data()
+            .and_then(|()| self.sync_blobs())
+            .map_err(|error| StoreError::Unavailable(format!("fdatasync: {error}")))
+    }
+
+    fn sync_blobs(&self) -> io::Result<()> {
+        let blobs = fs::read_dir(&self.blobs)?
+            .map(|blob| Ok(blob?.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let directory = if blobs.is_empty() { None } else { Some(&self.blobs) };
+        blobs.iter().chain(directory).try_for_each(|path| File::open(path)?.sync_all())
     }
 }
 
-/// Writes all that sled has in its buffers. A write of one of sled's own threads that fails notes
-/// its error and wakes nobody, so that a flush may wait for it for ever; whoever flushes after that
-/// wakes all. So while a flush takes long, others are begun.
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| io_error(path, &error))
+}
+
+/// Writes all of sled's buffers. When a write on one of sled's own threads fails, sled records the
+/// error but wakes no waiting flush, so that a flush may wait forever; the next flush wakes all of
+/// them. So while a flush takes long, others begin.
 fn flush(db: &sled::Db) -> Result<(), StoreError> {
     std::thread::scope(|scope| {
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let mut retry_delay = FLUSH_RETRY_DELAY;
         loop {
-            let tell = tell.clone();
-            let flush = move || drop(tell.send(intact(|| db.flush().map(drop).map_err(failure))));
-            // Where no thread can be made now, the next turn tries again.
+            let sender = sender.clone();
+            let flush = move || {
+                let flushed = catch_panic(|| db.flush().map(drop).map_err(store_error));
+                drop(sender.send(flushed));
+            };
+            // If no thread can be spawned, the next round tries again.
             let _ = std::thread::Builder::new()
                 .name("store-flush".to_owned())
                 .spawn_scoped(scope, flush);
-            if let Ok(flushed) = told.recv_timeout(retry_delay) {
+            if let Ok(flushed) = receiver.recv_timeout(retry_delay) {
                 return flushed;
             }
             retry_delay *= 2;
@@ -127,8 +132,9 @@ fn flush(db: &sled::Db) -> Result<(), StoreError> {
     })
 }
 
-/// Removes what an open that was broken off has left half written, and sled takes for damage: a
-/// file of its own snapshot that was not renamed yet, and its settings, which are always the same.
+/// Removes files of an interrupted open that sled takes for damage: a snapshot of its own that was
+/// not renamed yet, and a half written `conf`. sled writes `conf` again, always with the same
+/// settings.
 fn remove_unfinished(path: &Path) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
@@ -153,7 +159,8 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes every file of a tree again as it is read, so that a sync puts all of it on the disk.
+/// Rewrites every file of a directory with its own contents, so that a sync puts all of it on the
+/// disk.
 fn rewrite(path: &Path) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
@@ -165,23 +172,25 @@ fn rewrite(path: &Path) -> io::Result<()> {
             continue;
         }
         let file = File::options().read(true).write(true).open(&entry)?;
-        let (mut bytes, mut at) = (vec![0; REWRITTEN_BYTES], 0);
+        let mut chunk = vec![0; REWRITE_CHUNK_BYTES];
+        let mut offset = 0;
         loop {
-            let read = file.read_at(&mut bytes, at)?;
+            let read = file.read_at(&mut chunk, offset)?;
             if read == 0 {
                 break;
             }
-            file.write_all_at(&bytes[..read], at)?;
-            at += read as u64;
+            file.write_all_at(&chunk[..read], offset)?;
+            offset += read as u64;
         }
         file.sync_all()?;
     }
     File::open(path)?.sync_all()
 }
 
-/// We hold the lock of the directory, so if sled's own is taken, the threads of a store that this
-/// process has dropped are still letting it go.
-fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
+/// Opens the database, and waits for sled's own lock. We hold the lock of the data directory, so
+/// sled's can be taken only by threads of a database that this process has dropped and that are
+/// still closing it.
+fn open_when_unlocked(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let started = Instant::now();
     loop {
         match config.open() {
@@ -191,13 +200,16 @@ fn open_when_free(config: &sled::Config) -> Result<sled::Db, StoreError> {
             {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            opened => return opened.map_err(failure),
+            opened => return opened.map_err(store_error),
         }
     }
 }
 
-/// sled panics where it meets a damaged page.
-pub(super) fn intact<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+/// Runs a function that uses sled, which panics on a damaged page. Errors: those of the function;
+/// [`StoreError::Corrupt`] for a panic.
+pub(super) fn catch_panic<T>(
+    read: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     std::panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
         let what = panic
             .downcast_ref::<String>()
@@ -210,7 +222,7 @@ pub(super) fn intact<T>(read: impl FnOnce() -> Result<T, StoreError>) -> Result<
     })
 }
 
-pub(super) fn failure(error: sled::Error) -> StoreError {
+pub(super) fn store_error(error: sled::Error) -> StoreError {
     match error {
         sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
             StoreError::Full(error.to_string())
