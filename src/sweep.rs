@@ -1,13 +1,15 @@
-//! The sweeper: removes marks that have ended, what is left of deleted rooms and clients
-//! (`deleted.rs`), and answers to requests (`request.rs`). It only frees space and puts EXPIRED on
-//! the feed; what has ended has no effect before it is swept, and a mark that was renewed meanwhile
-//! is left alone, because the commit expects the old one.
+//! The sweeper: removes expired restrictions (mutes and room bans), the records of deleted rooms
+//! and clients (`deleted.rs`), and idempotency records (`request.rs`). It only frees space and
+//! emits EXPIRED events: an expired restriction has no effect before it is swept either. A
+//! restriction that was renewed meanwhile stays, because the old revision is a precondition of the
+//! commit.
 //!
-//! A mark and its EXPIRED go in one commit, so each end is told once. Whoever is about to replace a
-//! mark that has ended and is not swept yet has it swept first, by [`expire`].
+//! A restriction is removed in the same commit as its EXPIRED event, so each expiry is emitted
+//! exactly once. Before a batch replaces an expired restriction that is not swept yet, its author
+//! calls [`expire`].
 //!
-//! A clock does not say alone that something has ended: [`certain_ms`] has to, which knows of
-//! clocks that were set, and that differ from those of others.
+//! Expiry is decided by [`certain_ms`], not by the wall clock alone: it allows for a clock that was
+//! set, and for one that differs from those of the other replicas.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,56 +26,55 @@ use crate::{
 mod deleted;
 mod request;
 
-/// How often it looks: a look where nothing is due costs next to nothing, and an expiry is to be on
-/// the feed within a second.
-const PERIOD: Duration = Duration::from_millis(250);
-/// Marks in one commit, as many as in one call of a user.
-const COMMIT: usize = 100;
-/// Marks in one look, so that a flood of them does not hold the others up.
+/// Between two sweeps. An EXPIRED event is to be on the feed within a second, and a sweep with
+/// nothing to remove costs almost nothing.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Records in one commit, as many as in one call of a user.
+const COMMIT_RECORDS: usize = 100;
+/// Records of each kind in one sweep, so that many of one kind do not delay the others.
 const BATCH_MAX: usize = 1_000;
-/// As actor of what it does.
+/// The actor of the sweeper's events.
 const ACTOR: &str = "service";
 
-/// Sweeps the store of what the view says is due.
+/// Removes the records that the view reports as due.
+#[allow(missing_docs)]
 pub struct Sweeper {
-    /// What is swept.
     pub store: Arc<dyn Store>,
-    /// Who knows what is due.
     pub view: View,
-    /// When.
     pub clock: Clock,
 }
 
 impl Sweeper {
-    /// Sweeps for ever.
+    /// Sweeps until it is dropped.
     pub async fn run(self) {
-        let mut was_far = false;
+        let mut was_skewed = false;
         loop {
             self.store.report_wall_clock(self.clock.certain_ms());
             let skew_ms = far_skew_ms(&*self.store, &self.clock);
-            if let Some(skew_ms) = skew_ms.filter(|_| !was_far) {
+            if let Some(skew_ms) = skew_ms.filter(|_| !was_skewed) {
                 tracing::error!(
                     skew_ms,
-                    "the clock is not that of the other replicas: what ends by it is not removed until it is set right"
+                    "the clock differs from those of the other replicas: set it right; until then expired records are not removed"
                 );
             }
-            was_far = skew_ms.is_some();
+            was_skewed = skew_ms.is_some();
             let swept = self.sweep().await;
             if let Err(error) = &swept {
-                tracing::warn!(%error, "sweeping has failed; trying again");
+                tracing::warn!(%error, "a sweep of expired records failed; trying again");
             }
-            // Also when there is more that has ended: a flood of that may go on for long.
+            // Also while more expired records wait: they may take long.
             if let Err(error) = self.sweep_deleted().await {
-                tracing::warn!(%error, "what was deleted could not be swept; trying again");
+                tracing::warn!(%error, "a sweep of deleted rooms and clients failed; trying again");
             }
             if !swept.is_ok_and(|swept| swept >= BATCH_MAX) {
-                tokio::time::sleep(PERIOD).await;
+                tokio::time::sleep(INTERVAL).await;
             }
         }
     }
 
-    /// Removes what is due now, and waits until the view has it. Answers how many marks and answers
-    /// it has removed.
+    /// Removes expired restrictions and idempotency records, and waits until the view has that.
+    /// Returns how many it has removed; 0 while the clock is far from those of the other replicas,
+    /// or not compared with them yet.
     pub async fn sweep(&self) -> Result<usize, StoreError> {
         loop {
             if !self.store.has_compared_clocks() || self.store.clock_skew_ms().is_some_and(is_far) {
@@ -87,15 +88,15 @@ impl Sweeper {
             )
             .await?;
             self.view.wait_for(swept.revision).await;
-            if !swept.again {
+            if !swept.had_conflict {
                 return Ok(swept.restrictions + self.sweep_requests(certain_ms).await?);
             }
         }
     }
 }
 
-/// Unix milliseconds that have come for certain: by this clock and, where it is far ahead of those
-/// of the others, by theirs.
+/// The time up to which restrictions have certainly expired, in Unix milliseconds: by
+/// [`Clock::certain_ms`], and if that is far ahead of the other replicas' clocks, by theirs.
 pub fn certain_ms(store: &dyn Store, clock: &Clock) -> u64 {
     let ahead_ms = store
         .clock_skew_ms()
@@ -104,14 +105,13 @@ pub fn certain_ms(store: &dyn Store, clock: &Clock) -> u64 {
     clock.certain_ms().saturating_sub(ahead_ms.unwrap_or(0))
 }
 
-/// By how much the wall clock is ahead of those of the other replicas, in milliseconds, where it is
-/// so far that it says of nothing that it has ended.
+/// [`skew_ms`], if it is so large that nothing expires by this clock.
 pub fn far_skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
     skew_ms(store, clock).filter(|skew_ms| is_far(*skew_ms))
 }
 
-/// By how much the wall clock is ahead of those of the other replicas, in milliseconds. Nothing
-/// where there are none.
+/// How far the wall clock is ahead of those of the other replicas, in milliseconds. `None` without
+/// other replicas.
 pub fn skew_ms(store: &dyn Store, clock: &Clock) -> Option<i64> {
     let doubted_ms = clock.now_ms().cast_signed().saturating_sub(clock.certain_ms().cast_signed());
     Some(store.clock_skew_ms()?.saturating_add(doubted_ms))
@@ -121,39 +121,42 @@ fn is_far(skew_ms: i64) -> bool {
     skew_ms.unsigned_abs() > MAX_SKEW_MS
 }
 
-/// What a sweep has come to.
+/// The result of [`expire`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Swept {
-    /// How many marks were removed.
+    /// How many restrictions were removed.
     pub restrictions: usize,
-    /// The view has to reach it to know what is left.
+    /// The view that has reached this revision no longer has them.
     pub revision: Revision,
-    /// Somebody renewed or removed one of the marks meanwhile: those that should have gone with it
-    /// are still there.
-    pub again: bool,
+    /// One of the restrictions was renewed or removed meanwhile. Those in the same commit are still
+    /// there.
+    pub had_conflict: bool,
 }
 
-/// Removes these marks, which have ended, and tells their end. All commits wait together, so that
-/// they share their syncs.
-pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<Swept, StoreError> {
-    let all = due.iter().flat_map(|due| {
-        batches(due, now_ms)
-            .into_iter()
-            .map(move |(batch, restrictions)| (due, batch, restrictions))
+/// Removes these expired restrictions, and emits their EXPIRED events. The commits are concurrent,
+/// so that they share syncs.
+pub async fn expire(
+    store: &dyn Store,
+    expired: &[Expired],
+    now_ms: u64,
+) -> Result<Swept, StoreError> {
+    let batches = expired.iter().flat_map(|expired| {
+        batches(expired, now_ms).into_iter().map(move |(batch, count)| (expired, batch, count))
     });
-    let commit = async |(due, batch, restrictions)| (due, store.commit(batch).await, restrictions);
+    let commits =
+        batches.map(async |(expired, batch, count)| (expired, store.commit(batch).await, count));
     let mut swept = Swept::default();
-    for (due, committed, restrictions) in join_all(all.map(commit)).await {
+    for (expired, committed, count) in join_all(commits).await {
         let revision = match committed {
             Ok(revision) => {
-                swept.restrictions += restrictions;
+                swept.restrictions += count;
                 let lag_ms =
-                    due.expired_at_ms.map(|expired_at_ms| now_ms.saturating_sub(expired_at_ms));
-                METRICS.expired(restrictions, lag_ms.map(Duration::from_millis));
+                    expired.expired_at_ms.map(|expired_at_ms| now_ms.saturating_sub(expired_at_ms));
+                METRICS.expired(count, lag_ms.map(Duration::from_millis));
                 revision
             }
             Err(StoreError::Conflict { revision }) => {
-                swept.again = true;
+                swept.had_conflict = true;
                 revision
             }
             Err(error) => return Err(error),
@@ -163,14 +166,15 @@ pub async fn expire(store: &dyn Store, due: &[Expired], now_ms: u64) -> Result<S
     Ok(swept)
 }
 
-fn batches(due: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
-    let app = &*due.app;
+/// The commits that remove these restrictions, each with their number.
+fn batches(expired: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
+    let app = &*expired.app;
     let batch = |kind, room: &str, users: Vec<String>| {
         Batch::of(&Event { room: room.to_owned(), users, ..Event::new(kind, app, ACTOR, now_ms) })
     };
-    match &due.restrictions {
+    match &expired.restrictions {
         ExpiredRestrictions::MemberMutes { room, users } => users
-            .chunks(COMMIT)
+            .chunks(COMMIT_RECORDS)
             .map(|users| {
                 let mut batch = batch(
                     EventKind::Expired,

@@ -1,8 +1,8 @@
-//! Removes what was deleted with its room or client, and then its tombstone. Nothing depends on
-//! when: it counts for nothing from the commit of the deletion on. A little at a time, so that a
-//! room of a million mutes is no burden to anybody else.
+//! Removes the records of deleted rooms and clients, and then their tombstones. Nothing depends on
+//! when: the records have no effect from the commit of the deletion on. Each sweep removes a
+//! limited number, so that a room with a million mutes does not slow down other work.
 
-use super::{ACTOR, BATCH_MAX, COMMIT, Sweeper};
+use super::{ACTOR, BATCH_MAX, COMMIT_RECORDS, Sweeper};
 use crate::{
     model::{Event, EventKind},
     store::{Batch, Operation, Precondition, Revision, StoreError},
@@ -10,23 +10,26 @@ use crate::{
 };
 
 impl Sweeper {
-    /// Removes some of it, and waits until the view has that. Answers how many records were due.
+    /// Removes a limited number of records, and waits until the view has that. Returns how many it
+    /// tried to remove.
     pub async fn sweep_deleted(&self) -> Result<usize, StoreError> {
         let at_ms = self.clock.certain_ms();
-        let mut due = 0;
-        let mut last = 0;
+        let mut due_records = 0;
+        let mut last_revision = 0;
         for Leftover { app, keys } in self.view.leftovers(BATCH_MAX) {
-            due += keys.len();
-            for keys in keys.chunks(COMMIT) {
+            due_records += keys.len();
+            for keys in keys.chunks(COMMIT_RECORDS) {
                 match self.store.commit(batch(&app, keys, at_ms)).await {
-                    // After a conflict the next look has the rest.
-                    Ok(revision) | Err(StoreError::Conflict { revision }) => last = revision,
+                    // After a conflict the next sweep removes the rest.
+                    Ok(revision) | Err(StoreError::Conflict { revision }) => {
+                        last_revision = revision
+                    }
                     Err(error) => return Err(error),
                 }
             }
         }
-        self.view.wait_for(last).await;
-        Ok(due)
+        self.view.wait_for(last_revision).await;
+        Ok(due_records)
     }
 }
 

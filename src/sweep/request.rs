@@ -1,7 +1,7 @@
-//! Removes answers to requests that have ended. Nothing depends on when: one that has ended
-//! counts for nothing, and one whose id has been taken again is left alone.
+//! Removes expired idempotency records. Nothing depends on when: an expired one has no effect, and
+//! one whose request id was used again stays, because its revision has changed.
 
-use super::{ACTOR, BATCH_MAX, COMMIT, Sweeper, remove};
+use super::{ACTOR, BATCH_MAX, COMMIT_RECORDS, Sweeper, remove};
 use crate::{
     model::{Event, EventKind, Key},
     store::{Batch, StoreError},
@@ -9,26 +9,27 @@ use crate::{
 };
 
 impl Sweeper {
-    /// Removes what is due now, and waits until the view has it. Answers how many were due.
+    /// Removes the expired records, and waits until the view has that. Returns how many it tried to
+    /// remove.
     pub(super) async fn sweep_requests(&self, now_ms: u64) -> Result<usize, StoreError> {
-        let due = self.view.expired_requests(now_ms, BATCH_MAX);
-        let mut last = 0;
-        for due in due.chunks(COMMIT) {
-            match self.store.commit(batch(due, now_ms)).await {
-                // After a conflict the next look has the rest.
-                Ok(revision) | Err(StoreError::Conflict { revision }) => last = revision,
+        let expired = self.view.expired_requests(now_ms, BATCH_MAX);
+        let mut last_revision = 0;
+        for requests in expired.chunks(COMMIT_RECORDS) {
+            match self.store.commit(batch(requests, now_ms)).await {
+                // After a conflict the next sweep removes the rest.
+                Ok(revision) | Err(StoreError::Conflict { revision }) => last_revision = revision,
                 Err(error) => return Err(error),
             }
         }
-        self.view.wait_for(last).await;
-        Ok(due.len())
+        self.view.wait_for(last_revision).await;
+        Ok(expired.len())
     }
 }
 
-/// Of any app, because nobody is told of it.
-fn batch(due: &[ExpiredRequest], now_ms: u64) -> Batch {
+/// The event has no app, because no watcher gets it.
+fn batch(requests: &[ExpiredRequest], now_ms: u64) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Request, "", ACTOR, now_ms));
-    due.iter().for_each(|ExpiredRequest { app, id, revision }| {
+    requests.iter().for_each(|ExpiredRequest { app, id, revision }| {
         remove(&mut batch, Key::Request { app, id }, *revision)
     });
     batch
