@@ -1,15 +1,13 @@
-//! A way in and out: exports, which a person can read, and backups, which are exact; and what says
-//! whether two stores hold the same.
+//! Exports, imports, backups and restores of a store.
 //!
-//! An **export** is JSON lines, one record each ([`export`]); [`import`] puts them into any store,
-//! in commits like anybody else's. A **backup** is all records of one revision in one file
-//! ([`backup`]), taken while the service runs; it is put back into an empty directory, and keeps
-//! every revision. [`content`] counts and hashes what is in either, and in a store: it is of the
-//! records alone, so that the same records have the same hash wherever they are kept.
+//! An **export** is readable: JSON lines, one record each ([`export`]). [`import`] reads it, and
+//! [`merge`] commits it to any store. A **backup** is exact: all records of one revision, with
+//! their own revisions, in one file ([`backup`]). It is taken while the service runs, and restored
+//! into an empty directory. [`content`] counts and hashes the records of a store, an export or a
+//! backup: the same records have the same hash everywhere.
 //!
-//! Everything here works over [`Store`], whatever engine it is. Answers to requests with an id are
-//! the service's own matter: a backup has them, an export and a hash do not ([`record`] says what
-//! does).
+//! Everything here works over [`Store`], with any engine. Idempotency records are in backups, but
+//! neither in exports nor in the hash; [`record`] lists the kinds that are.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -27,13 +25,13 @@ pub mod output;
 pub mod record;
 pub mod stored;
 
-/// Nothing of the history is forgotten for them.
+/// These commands prune no history.
 const KEEP_ALL: Retention = Retention { events: u64::MAX, age_ms: u64::MAX };
 
-/// This program, as files tell who has written them.
+/// The name and version of this program, as written into files.
 pub const PROGRAM: &str = concat!("mute-service ", env!("CARGO_PKG_VERSION"));
 
-/// Why a way in or out has failed.
+/// Why an export, import, backup or restore has failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Failure {
@@ -43,31 +41,31 @@ pub enum Failure {
     File { what: String, source: io::Error },
     #[error("the backup {what}: {source}")]
     Backup { what: String, source: BackupError },
-    #[error("a backup could not be had from {from}: {what}")]
+    #[error("the backup could not be fetched from {from}: {what}")]
     Fetch { from: String, what: String },
-    #[error("there is no store in {0}")]
+    #[error("there is no store at {0}")]
     NoStore(String),
-    #[error("{what} cannot be imported, and nothing was changed:\n{faults}")]
+    #[error("{what} cannot be imported; nothing was changed:\n{faults}")]
     Faults { what: String, faults: import::Faults },
     #[error(
-        "the store was changed by somebody else meanwhile; what was imported so far stays: run the import again"
+        "another writer changed the store during the import; the records that were imported so far remain: run the import again"
     )]
     Conflict,
 }
 
 impl Failure {
-    /// Of a file at this path.
+    /// For an I/O error of the file at this path.
     #[must_use]
     pub fn file(path: &Path, source: io::Error) -> Self {
         Self::File { what: path.display().to_string(), source }
     }
 }
 
-/// Opens a store that is there, or with `create` one that may not be. Errors: [`Failure::NoStore`],
-/// and those of [`store::open`].
-pub async fn open(place: &Location, create: bool) -> Result<Arc<dyn Store>, Failure> {
-    if !create && !store::exists(place).await? {
-        return Err(Failure::NoStore(place.to_string()));
+/// Opens an existing store; with `create` also a new one. Errors: [`Failure::NoStore`], and those
+/// of [`store::open`].
+pub async fn open(location: &Location, create: bool) -> Result<Arc<dyn Store>, Failure> {
+    if !create && !store::exists(location).await? {
+        return Err(Failure::NoStore(location.to_string()));
     }
-    Ok(store::open(place, KEEP_ALL).await?)
+    Ok(store::open(location, KEEP_ALL).await?)
 }

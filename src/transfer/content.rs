@@ -1,8 +1,8 @@
-//! What is in a store, an export or a backup: how many records of each kind, and a hash of them.
+//! The content of a store, an export or a backup: the number of records of each kind, and a hash.
 //!
-//! The hash is the SHA-256 of the lines that an export has for the records, in the order of keys.
-//! Revisions are not in it, nor how an engine or this version of it writes a record: the same
-//! records have the same hash everywhere.
+//! The hash is the SHA-256 of the records' export lines, in key order. It depends neither on
+//! revisions nor on the encoding of an engine or version: the same records have the same hash
+//! everywhere.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::store::{Entry, Revision, StoreError};
 
-/// What has been counted so far. Equal where the records are.
+/// The records counted so far.
 #[derive(Clone, Default)]
 pub struct Content {
     counts: BTreeMap<Kind, u64>,
@@ -23,44 +23,44 @@ pub struct Content {
 }
 
 impl Content {
-    /// Counts the next record in the order of keys, where it counts and its app is the one, and
-    /// checks it. Answers its line. Errors: [`StoreError::Corrupt`].
+    /// Checks the next record in key order, and counts it if it is live and of this app (`None`: of
+    /// any). Returns its export line if it counts. Errors: [`StoreError::Corrupt`].
     pub fn add(&mut self, entry: &Entry, app: Option<&str>) -> Result<Option<String>, StoreError> {
-        match self.tombstones.look_at(entry)? {
-            Stored::Live(known) if app.is_none_or(|app| app == known.app) => {
-                Ok(Some(self.add_known(&known)))
+        match self.tombstones.classify(entry)? {
+            Stored::Live(record) if app.is_none_or(|app| app == record.app) => {
+                Ok(Some(self.add_live(&record)))
             }
             Stored::Live(_) | Stored::Deleted | Stored::Other => Ok(None),
         }
     }
 
-    fn add_known(&mut self, known: &KnownRecord) -> String {
-        let text = known.line.text();
+    fn add_live(&mut self, record: &KnownRecord) -> String {
+        let text = record.line.text();
         self.hash.update(&text);
-        *self.counts.entry(known.kind).or_default() += 1;
+        *self.counts.entry(record.kind).or_default() += 1;
         text
     }
 
-    /// How many there are in all.
+    /// The number of records of all kinds.
     #[must_use]
     pub fn records(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// In hex.
+    /// The hash, in hex.
     #[must_use]
     pub fn sha256(&self) -> String {
         hex(self.hash.clone())
     }
 
-    /// What a person is told: a line for each kind, their sum, the revision and the hash.
+    /// A report for a person: a line for each kind, their sum, the revision and the hash.
     #[must_use]
     pub fn report(&self, revision: Revision) -> impl fmt::Display {
         let mut rows: Vec<_> = Kind::ALL
             .map(|kind| (kind.as_str(), self.counts.get(&kind).copied().unwrap_or(0)))
             .into();
         rows.extend([("records", self.records()), ("revision", revision)]);
-        let rows = rows.into_iter().map(|(what, number)| format!("{what:<20}{number:>20}\n"));
+        let rows = rows.into_iter().map(|(name, number)| format!("{name:<20}{number:>20}\n"));
         rows.collect::<String>() + &format!("sha256 {}\n", self.sha256())
     }
 }

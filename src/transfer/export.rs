@@ -1,5 +1,5 @@
-//! Writes the records of a store as JSON lines: a header, a line for each record in the order of
-//! keys, an end.
+//! Writes the records of a store as JSON lines: a header, a line for each record in key order, an
+//! end.
 
 use std::io::{self, Write};
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::store::Store;
 
-/// Writes all records, or those of one app, and answers what they were. `what` names where they go,
-/// for an error. Errors: [`Failure::Store`], [`Failure::File`].
+/// Exports all records, or those of one app, and returns their content. `what` names the output in
+/// errors. Errors: [`Failure::Store`], [`Failure::File`].
 pub async fn export(
     store: &dyn Store,
     app: Option<&str>,

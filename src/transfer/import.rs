@@ -1,7 +1,7 @@
-//! Reads an export, and finds everything that is wrong with it before any of it goes anywhere.
+//! Reads an export, and finds all its faults before any of it is used.
 //!
-//! The records are kept in memory, some 200 bytes each: they may stand in any order, and none of
-//! them twice. Whoever serves them needs as much.
+//! The records may be in any order, and none may occur twice, so they are kept in memory: some 200
+//! bytes each, as in a service that has them.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -18,46 +18,46 @@ use super::{
     record,
 };
 
-/// Faults that are told one by one.
-const TOLD: usize = 20;
-/// The longest line that a record can have takes 70 KiB.
+/// The most faults that are listed; further ones are counted.
+const LISTED_MAX: usize = 20;
+/// The longest valid line has 70 KiB.
 const MAX_LINE_BYTES: u64 = 128 << 10;
 
-/// A good export.
+/// An export without faults.
 #[derive(Default)]
 pub struct Incoming {
-    /// The app that it is of; nothing where it is of all.
+    /// The app of the export; `None` if it has all apps.
     pub app: Option<String>,
-    /// By key: the line, and the value.
+    /// By key: the line number, and the value.
     pub records: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
 }
 
-/// What is wrong with an export.
+/// The faults of an export, by line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    told: Vec<String>,
-    more: usize,
+    listed: Vec<String>,
+    unlisted: usize,
 }
 
 impl Faults {
     fn add(&mut self, line: u64, what: impl fmt::Display) {
-        if self.told.len() < TOLD {
-            self.told.push(format!("line {line}: {what}"));
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push(format!("line {line}: {what}"));
         } else {
-            self.more += 1;
+            self.unlisted += 1;
         }
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told.join("\n"))?;
-        if self.more > 0 { write!(f, "\nand {} more", self.more) } else { Ok(()) }
+        f.write_str(&self.listed.join("\n"))?;
+        if self.unlisted > 0 { write!(f, "\nand {} more", self.unlisted) } else { Ok(()) }
     }
 }
 
-/// Reads all of it, with the users of these apps folded. Errors of the outer kind: it cannot be
-/// read; of the inner: everything that is wrong with it.
+/// Reads an export, and folds the user ids of these apps. The outer error is an I/O error; the
+/// inner one has all faults.
 pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming, Faults>> {
     let mut reader = Reader { folds, ..Reader::default() };
     let mut text = Vec::new();
@@ -71,7 +71,7 @@ pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming,
         if read as u64 == MAX_LINE_BYTES && text.last() != Some(&b'\n') {
             reader.faults.add(
                 reader.number,
-                format_args!("it is longer than {MAX_LINE_BYTES} bytes; what follows was not read"),
+                format_args!("it is longer than {MAX_LINE_BYTES} bytes; later lines were not read"),
             );
             return Ok(Err(reader.faults));
         }
@@ -91,11 +91,11 @@ pub fn read(mut from: impl BufRead, folds: Folds) -> io::Result<Result<Incoming,
 
 #[derive(Default)]
 struct Reader {
-    /// The number of the line that was read last.
+    /// Of the last line that was read, from 1.
     number: u64,
     incoming: Incoming,
     folds: Folds,
-    /// Of the record lines as they stand in the file.
+    /// Of the record lines as they are in the file.
     hash: Sha256,
     records: u64,
     end: Option<End>,
@@ -105,7 +105,7 @@ struct Reader {
 impl Reader {
     fn line(&mut self, text: &[u8]) {
         let parsed = match parse(text) {
-            Ok(_) if self.end.is_some() => Err("nothing follows the end".to_owned()),
+            Ok(_) if self.end.is_some() => Err("a line after the \"end\" line".to_owned()),
             Ok(Line::End(end)) => {
                 self.end = Some(end);
                 return;
@@ -115,70 +115,76 @@ impl Reader {
         };
         self.hash.update(text);
         self.records += 1;
-        if let Err(what) = parsed.and_then(|(app, key, value)| self.take(&app, key, value)) {
+        if let Err(what) = parsed.and_then(|(app, key, value)| self.insert(&app, key, value)) {
             self.faults.add(self.number, what);
         }
     }
 
-    fn take(&mut self, app: &str, key: Vec<u8>, value: Vec<u8>) -> Result<(), String> {
-        if self.incoming.app.as_ref().is_some_and(|of| of != app) {
-            return Err(format!("it is of the app \"{app}\", and the header names another"));
+    fn insert(&mut self, app: &str, key: Vec<u8>, value: Vec<u8>) -> Result<(), String> {
+        if let Some(header_app) = self.incoming.app.as_ref().filter(|header_app| *header_app != app)
+        {
+            return Err(format!(
+                "its app is \"{app}\", but that of the header is \"{header_app}\""
+            ));
         }
         match self.incoming.records.entry(key) {
             btree_map::Entry::Occupied(first) => {
-                Err(format!("the same record as in line {}", first.get().0))
+                Err(format!("a duplicate of line {}", first.get().0))
             }
-            btree_map::Entry::Vacant(place) => {
-                place.insert((self.number, value));
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert((self.number, value));
                 Ok(())
             }
         }
     }
 
     fn finish(mut self) -> Result<Incoming, Faults> {
-        let (records, sha256) = (self.records, hex(self.hash.clone()));
+        let records = self.records;
+        let sha256 = hex(self.hash.clone());
         match &self.end {
             None if self.number == 0 => self.faults.add(1, "the file is empty"),
-            None => self.faults.add(
-                self.number,
-                "the file ends here, without a line of the kind \"end\": it was cut",
-            ),
+            None => self.faults.add(self.number, "the file is truncated: it has no \"end\" line"),
             Some(end) if end.records != records => {
                 self.faults.add(
                     self.number,
-                    format_args!("there are {records} records, and this line has {}", end.records),
+                    format_args!(
+                        "the file has {records} records, but this line says {}",
+                        end.records
+                    ),
                 );
             }
             Some(end) if end.sha256 != sha256 => {
                 self.faults.add(
                     self.number,
-                    format_args!("the lines have the SHA-256 {sha256}, and this line has another"),
+                    format_args!(
+                        "the SHA-256 of the records is {sha256}, but this line has another"
+                    ),
                 );
             }
             Some(_) => {}
         }
-        if self.faults.told.is_empty() { Ok(self.incoming) } else { Err(self.faults) }
+        if self.faults.listed.is_empty() { Ok(self.incoming) } else { Err(self.faults) }
     }
 }
 
-/// The app that the export is of.
+/// The app of the export, from its header.
 fn header(text: &[u8]) -> Result<Option<String>, String> {
     match parse(text) {
         Ok(Line::Header(Header { format, .. })) if format != FORMAT => {
-            Err(format!("the format \"{format}\" is not \"{FORMAT}\""))
+            Err(format!("the format is \"{format}\", not \"{FORMAT}\""))
         }
-        Ok(Line::Header(Header { version, .. })) if version != VERSION => {
-            Err(format!("an export of version {version}, and this program knows version {VERSION}"))
-        }
+        Ok(Line::Header(Header { version, .. })) if version != VERSION => Err(format!(
+            "the format has version {version}, but this program reads version {VERSION}"
+        )),
         Ok(Line::Header(Header { app, .. })) => app.as_deref().map(record::app).transpose(),
-        Ok(_) => Err("an export begins with a line of the kind \"header\"".to_owned()),
-        Err(what) => Err(format!("an export begins with a line of the kind \"header\": {what}")),
+        Ok(_) => Err("the first line is not a \"header\" line".to_owned()),
+        Err(what) => Err(format!("the first line is not a \"header\" line: {what}")),
     }
 }
 
 fn parse(text: &[u8]) -> Result<Line, String> {
     serde_json::from_slice(text).map_err(|error| {
-        // Each line is parsed by itself, so the place in it would be misread as one in the file.
+        // Without the position: a reader would take a position in the line for one in the file.
         let text = error.to_string();
         text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
     })

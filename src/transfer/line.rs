@@ -6,8 +6,8 @@
 //! {"kind":"end","records":1,"sha256":"..."}
 //! ```
 //!
-//! Times are RFC 3339, in whole milliseconds; without an `expire` a mark is for good, and a text or
-//! list that is empty is left out. `sha256` is that of the record lines, each with its line feed:
+//! Times are RFC 3339, in whole milliseconds. A restriction without `expire` never expires. Empty
+//! texts and lists are left out. `sha256` covers the record lines, each with its line feed:
 //! `sed '1d;$d' FILE | sha256sum`.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use std::fmt;
 use prost_types::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What the header calls the format.
+/// The name of the format in the header.
 pub const FORMAT: &str = "mute-service export";
 /// The version of the format that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -43,16 +43,16 @@ pub enum Line {
 pub struct Header {
     pub format: String,
     pub version: u32,
-    /// Records are as of this commit of the store they are from.
+    /// The revision of the exported store.
     pub revision: u64,
     pub time: Time,
     pub program: String,
-    /// The app that the export is of; nothing where it is of all.
+    /// The app of the export; absent if it has all apps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,
 }
 
-/// The last line: without it the file was cut.
+/// The last line. A file without it is truncated.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -80,7 +80,7 @@ pub struct RoomLine {
     pub updated: Time,
 }
 
-/// A registered client. A field that is not known is left out.
+/// A registered client. Unknown fields are left out.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -103,8 +103,7 @@ pub struct ClientLine {
     pub user_agent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_login: Option<Time>,
-    /// A JSON object as text, as it is stored: numbers would change on the way through another
-    /// form.
+    /// A JSON object, as text as it is stored: parsing it could change its numbers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub custom_json: String,
     pub created: Time,
@@ -121,8 +120,8 @@ pub struct AddressLine {
     pub port: u16,
 }
 
-/// A ban, a mute of any kind, or a place on an allow list. Which of room, user and place there are
-/// follows from the kind.
+/// A room ban, a mute of any kind, or an allow list entry. The kind decides which of room, user and
+/// place it has.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -132,7 +131,7 @@ pub struct RestrictionLine {
     pub room: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Of a notification mute, in the client's list.
+    /// The position of a notification mute in the client's list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,15 +144,15 @@ pub struct RestrictionLine {
 }
 
 impl Line {
-    /// As it stands in the file, with its line feed.
+    /// The text of the line, with its line feed.
     #[must_use]
     pub fn text(&self) -> String {
-        // Strings and numbers only, so there is nothing to fail.
+        // Cannot fail: a line has strings and numbers only.
         serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 }
 
-/// A Unix millisecond, in the file RFC 3339.
+/// A time in Unix milliseconds; RFC 3339 in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub u64);
 
@@ -174,20 +173,21 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let ms = || {
-            // Of longer years the RFC knows nothing, nor do callers' libraries.
-            let Timestamp { seconds, nanos } = text
-                .parse()
-                .ok()
-                .filter(|_| text.starts_with(|first: char| first.is_ascii_digit()))?;
-            let (seconds, nanos) = (u64::try_from(seconds).ok()?, u64::try_from(nanos).ok()?);
-            (nanos % 1_000_000 == 0).then(|| seconds * 1_000 + nanos / 1_000_000)
-        };
-        let wrong = || {
+        parse_ms(&text).map(Self).ok_or_else(|| {
             serde::de::Error::custom(format!(
-                "{text:?} is no time in RFC 3339 from 1970 on, in whole milliseconds"
+                "{text:?} is not an RFC 3339 time in whole milliseconds, 1970 or later"
             ))
-        };
-        ms().map(Self).ok_or_else(wrong)
+        })
     }
+}
+
+fn parse_ms(text: &str) -> Option<u64> {
+    // The parser also accepts a sign and longer years, which RFC 3339 does not have.
+    if !text.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let Timestamp { seconds, nanos } = text.parse().ok()?;
+    let seconds = u64::try_from(seconds).ok()?;
+    let nanos = u64::try_from(nanos).ok()?;
+    (nanos % 1_000_000 == 0).then(|| seconds * 1_000 + nanos / 1_000_000)
 }

@@ -1,8 +1,7 @@
-//! Puts what was read from an export into a store: compares it with what is there, and commits the
-//! difference, at most a hundred records and half a megabyte at a time, so that every engine can
-//! take it. Each commit expects what the comparison has seen, so nothing that somebody else writes
-//! meanwhile is lost. What is there already is left alone, so an import that was interrupted is
-//! simply done again.
+//! Merges an export into a store: compares it with the stored records, and commits the difference.
+//! A commit has at most a hundred records and half a megabyte, which every engine accepts. Its
+//! preconditions are the revisions that were compared, so no concurrent write is lost. Equal
+//! records are not written, so an interrupted import can be run again.
 
 use std::{collections::HashMap, iter};
 
@@ -20,22 +19,22 @@ use crate::{
 };
 
 /// Records in one commit, as many as in one call of a user.
-const COMMIT: usize = 100;
-/// Bytes of keys and values in one commit, where it is more than one record: a third of what etcd
-/// takes in a request.
+const COMMIT_RECORDS: usize = 100;
+/// Bytes of keys and values in a commit of more than one record: a third of etcd's limit for a
+/// request.
 const COMMIT_BYTES: usize = 512 << 10;
-/// Commits under way at once: those that wait together are synced together.
-const AT_ONCE: usize = 16;
-/// As actor of what it does.
+/// Concurrent commits share a sync.
+const CONCURRENT_COMMITS: usize = 16;
+/// The actor of the import's events.
 const ACTOR: &str = "service";
 
-/// What becomes of records that the export does not have.
+/// What to do with stored records that the export does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// They stay.
+    /// Leave them.
     #[default]
     Merge,
-    /// They go; of an export of one app, those of that app.
+    /// Remove them; if the export has one app, only those of that app.
     Replace,
 }
 
@@ -45,25 +44,26 @@ pub struct MergePlan {
     changes: Vec<PlannedChange>,
     /// Records that the store does not have.
     pub new: u64,
-    /// Those it has otherwise.
+    /// Records that the store has with another value.
     pub changed: u64,
-    /// Those it has, and the export does not, as far as they are to go.
+    /// Records that only the store has, if [`Mode::Replace`] removes them.
     pub removed: u64,
-    /// Those it has as they are.
+    /// Records that the store has with the same value.
     pub same: u64,
 }
 
 struct PlannedChange {
     app: String,
     key: Vec<u8>,
-    /// Nothing where it is to go.
+    /// `None` removes the record.
     value: Option<Vec<u8>>,
-    /// What it is changed from.
+    /// The stored record's.
     revision: Option<Revision>,
 }
 
 impl MergePlan {
-    /// Compares with the records of a store. Errors: [`StoreError`] of the snapshot.
+    /// Compares an export with the records of a store; without a snapshot, with an empty store.
+    /// Errors: those of the snapshot.
     pub async fn of(
         mut incoming: Incoming,
         snapshot: Option<Snapshot>,
@@ -71,23 +71,24 @@ impl MergePlan {
     ) -> Result<Self, StoreError> {
         let mut plan = Self::default();
         let mut tombstones = Tombstones::default();
-        let mut stored = HashMap::new();
+        // The revisions of records whose room or client is deleted. They count as absent, but stand
+        // in the preconditions of a change.
+        let mut deleted = HashMap::new();
         let mut pages = snapshot.map_or_else(|| stream::empty().boxed(), |snapshot| snapshot.pages);
         while let Some(page) = pages.next().await {
             for entry in page? {
                 let revision = Some(entry.revision);
-                let KnownRecord { app, value: there, .. } = *match tombstones.look_at(&entry)? {
-                    Stored::Live(known) => known,
-                    // It is as good as absent, and has to be that of this revision all the same.
+                let KnownRecord { app, value: stored, .. } = *match tombstones.classify(&entry)? {
+                    Stored::Live(record) => record,
                     Stored::Deleted => {
-                        stored.insert(entry.key, entry.revision);
+                        deleted.insert(entry.key, entry.revision);
                         continue;
                     }
                     Stored::Other => continue,
                 };
-                let of_it = incoming.app.as_ref().is_none_or(|of| *of == app);
+                let is_in_scope = incoming.app.as_ref().is_none_or(|scope| *scope == app);
                 match incoming.records.remove(&entry.key) {
-                    Some((_, value)) if value == there => plan.same += 1,
+                    Some((_, value)) if value == stored => plan.same += 1,
                     Some((_, value)) => {
                         plan.changed += 1;
                         plan.changes.push(PlannedChange {
@@ -97,7 +98,7 @@ impl MergePlan {
                             revision,
                         });
                     }
-                    None if mode == Mode::Replace && of_it => {
+                    None if mode == Mode::Replace && is_in_scope => {
                         plan.removed += 1;
                         plan.changes.push(PlannedChange {
                             app,
@@ -113,41 +114,42 @@ impl MergePlan {
         for (key, (_, value)) in incoming.records {
             plan.new += 1;
             let app = codec::decode_key(&key)?.owner().app().to_owned();
-            let revision = stored.remove(&key);
+            let revision = deleted.remove(&key);
             plan.changes.push(PlannedChange { app, key, value: Some(value), revision });
         }
         Ok(plan)
     }
 
-    /// How many records are to be changed.
+    /// How many records [`Self::commit`] writes or removes.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.new + self.changed + self.removed
     }
 
-    /// Commits it, and tells after each commit how many records are done. What is done when it
-    /// fails stays. Errors: [`Failure::Conflict`] where somebody else has changed one of the
-    /// records, [`Failure::Store`].
+    /// Commits the changes, and reports after each commit how many records are done. After an
+    /// error, earlier commits remain. Errors: [`Failure::Conflict`] if another writer has changed
+    /// one of the records, [`Failure::Store`].
     pub async fn commit(
         mut self,
         store: &dyn Store,
         now_ms: u64,
-        mut told: impl FnMut(u64),
+        mut report: impl FnMut(u64),
     ) -> Result<(), Failure> {
-        // An event is of one app.
+        // A commit has one event, and an event has one app.
         self.changes.sort_by(|a, b| (&a.app, &a.key).cmp(&(&b.app, &b.key)));
         let groups = self.changes.chunk_by(|a, b| a.app == b.app).flat_map(groups);
         let mut commits = stream::iter(groups.map(|changes| {
-            let (batch, records) = (batch(changes, now_ms), changes.len() as u64);
+            let batch = batch(changes, now_ms);
+            let records = changes.len() as u64;
             async move { store.commit(batch).await.map(|_| records) }
         }))
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(CONCURRENT_COMMITS);
         let mut done = 0;
         loop {
             match commits.try_next().await {
                 Ok(Some(records)) => {
                     done += records;
-                    told(done);
+                    report(done);
                 }
                 Ok(None) => return Ok(()),
                 Err(StoreError::Conflict { .. }) => return Err(Failure::Conflict),
@@ -158,13 +160,13 @@ impl MergePlan {
 }
 
 impl PlannedChange {
-    /// Its key stands in the condition and in the operation.
+    /// In a commit, which has the key twice: in the precondition and in the operation.
     fn bytes(&self) -> usize {
         2 * self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
 }
 
-/// What goes in one commit each.
+/// Splits changes into the parts of one commit each.
 fn groups(mut changes: &[PlannedChange]) -> impl Iterator<Item = &[PlannedChange]> {
     iter::from_fn(move || {
         let mut bytes = 0;
@@ -172,8 +174,8 @@ fn groups(mut changes: &[PlannedChange]) -> impl Iterator<Item = &[PlannedChange
             bytes += change.bytes();
             bytes <= COMMIT_BYTES
         };
-        let count = changes.iter().take(COMMIT).take_while(fits).count();
-        // One record alone is within every limit.
+        let count = changes.iter().take(COMMIT_RECORDS).take_while(fits).count();
+        // A single record is within the limits of every engine.
         let (group, rest) = changes.split_at(count.max(1).min(changes.len()));
         changes = rest;
         (!group.is_empty()).then_some(group)

@@ -1,5 +1,5 @@
-//! Records and the lines they have in an export: which records go in and out, and what a line has
-//! to be like to become one again.
+//! Conversion between records and lines of an export: which records are exported, and which lines
+//! are valid.
 
 use std::sync::Arc;
 
@@ -13,11 +13,10 @@ use crate::{
     store::{Entry, StoreError, codec},
 };
 
-/// The largest client there can be takes 20 KiB. The embedded engine relies on values being not
-/// much larger.
+/// The largest valid client has 20 KiB. The embedded engine relies on values not being much larger.
 const MAX_VALUE_BYTES: usize = 32 << 10;
 
-/// What a record is called where records are counted.
+/// The kinds of records that are exported, imported and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -31,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds, in the order of a report.
     pub const ALL: [Self; 7] = [
         Self::Room,
         Self::Client,
@@ -42,7 +41,7 @@ impl Kind {
         Self::UserMute,
     ];
 
-    /// Of the record under this key. Nothing where it is no record that goes in and out.
+    /// The kind of the record with this key; `None` if it is not exported.
     #[must_use]
     pub const fn of(key: Key<'_>) -> Option<Self> {
         match key {
@@ -53,14 +52,14 @@ impl Kind {
             Key::Client { .. } => Some(Self::Client),
             Key::NotificationMute { .. } => Some(Self::NotificationMute),
             Key::UserMute { .. } => Some(Self::UserMute),
-            // An answer is of use to whoever repeats a request here, and for a day.
+            // Idempotency records serve retries of requests to this store, for a day.
             Key::Request { .. } => None,
-            // What is deleted stays behind, so nothing has to say so.
+            // Deleted records are not exported, so tombstones are not needed.
             Key::DeletedRoom { .. } | Key::DeletedClient { .. } => None,
         }
     }
 
-    /// In words.
+    /// The plural, for a report.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,20 +74,18 @@ impl Kind {
     }
 }
 
-/// A record that goes in and out, out of the store.
+/// A stored record that is exported.
+#[allow(missing_docs)]
 pub struct KnownRecord {
-    /// What it is called.
     pub kind: Kind,
-    /// Its app.
     pub app: String,
-    /// Its line.
     pub line: Line,
-    /// Its value as this program writes it.
+    /// The value as this version encodes it.
     pub value: Vec<u8>,
 }
 
 impl KnownRecord {
-    /// Nothing where it is no record that goes in and out. Errors: [`StoreError::Corrupt`].
+    /// Decodes a stored record; `None` if it is not exported. Errors: [`StoreError::Corrupt`].
     pub fn of(entry: &Entry) -> Result<Option<Self>, StoreError> {
         let (key, value) = codec::decode(&entry.key, &entry.value)?;
         let Some(kind) = Kind::of(key) else { return Ok(None) };
@@ -96,15 +93,15 @@ impl KnownRecord {
         let encoded = codec::encode_value(&entry.key, &value);
         let line = Line::of(key, value).ok_or_else(|| StoreError::Corrupt {
             place: format!("key \"{}\"", entry.key.escape_ascii()),
-            what: "a value of another kind".to_owned(),
+            what: "the value is not of the kind that the key says".to_owned(),
         })?;
         Ok(Some(Self { kind, app, line, value: encoded }))
     }
 }
 
 impl Line {
-    /// The line of a record. Nothing where the value does not go with the key, or where it is no
-    /// record that goes in and out.
+    /// The line of a record; `None` if the value does not match the key, or if the record is not
+    /// exported.
     #[must_use]
     pub fn of(key: Key<'_>, value: Value) -> Option<Self> {
         match (key, value) {
@@ -137,66 +134,74 @@ impl Line {
         }
     }
 
-    /// The app, key and value of a record. Errors: what is wrong with it, in a sentence.
+    /// The app, key and value of the line's record. Errors: a message for a person.
     pub fn record(self) -> Result<(String, Vec<u8>, Vec<u8>), String> {
         let (app, key, value) = match self {
-            Self::Header(_) => return Err("a header is the first line only".to_owned()),
-            Self::End(_) => return Err("nothing follows the end".to_owned()),
+            Self::Header(_) => {
+                return Err("a \"header\" line that is not the first line".to_owned());
+            }
+            Self::End(_) => return Err("a line after the \"end\" line".to_owned()),
             Self::Room(line) => line.record()?,
             Self::Client(line) => line.record()?,
-            Self::Ban(line) => line.record("a ban", "app and room", |at| match at {
-                At { app, room: Some(room), user: None, place: None } => {
+            Self::Ban(line) => line.record("a ban", "app and room", |subject| match subject {
+                Subject { app, room: Some(room), user: None, place: None } => {
                     Some(Key::Ban { app, room })
                 }
                 _ => None,
             })?,
             Self::MemberMute(line) => {
-                line.record("a member mute", "app, room and user", |at| match at {
-                    At { app, room: Some(room), user: Some(user), place: None } => {
+                line.record("a member mute", "app, room and user", |subject| match subject {
+                    Subject { app, room: Some(room), user: Some(user), place: None } => {
                         Some(Key::MemberMute { app, room, user })
                     }
                     _ => None,
                 })?
             }
             Self::Allowed(line) => {
-                line.record("an allowed member", "app, room and user", |at| match at {
-                    At { app, room: Some(room), user: Some(user), place: None } => {
+                line.record("an allowed member", "app, room and user", |subject| match subject {
+                    Subject { app, room: Some(room), user: Some(user), place: None } => {
                         Some(Key::Allowed { app, room, user })
                     }
                     _ => None,
                 })?
             }
             Self::NotificationMute(line) => {
-                line.record("a notification mute", "app, user, room and place", |at| match at {
-                    At { app, room: Some(room), user: Some(user), place: Some(_) } => {
-                        Some(Key::NotificationMute { app, user, room })
+                line.record("a notification mute", "app, user, room and place", |subject| {
+                    match subject {
+                        Subject { app, room: Some(room), user: Some(user), place: Some(_) } => {
+                            Some(Key::NotificationMute { app, user, room })
+                        }
+                        _ => None,
+                    }
+                })?
+            }
+            Self::UserMute(line) => {
+                line.record("a user mute", "app and user", |subject| match subject {
+                    Subject { app, room: None, user: Some(user), place: None } => {
+                        Some(Key::UserMute { app, user })
                     }
                     _ => None,
                 })?
             }
-            Self::UserMute(line) => line.record("a user mute", "app and user", |at| match at {
-                At { app, room: None, user: Some(user), place: None } => {
-                    Some(Key::UserMute { app, user })
-                }
-                _ => None,
-            })?,
         };
         let encoded = codec::encode_value(&key, &value);
         if encoded.len() > MAX_VALUE_BYTES {
-            return Err(format!("a record is at most {MAX_VALUE_BYTES} bytes"));
+            return Err(format!("the record is larger than {MAX_VALUE_BYTES} bytes"));
         }
-        // What would be read back as something else, such as a time of 0 that stands for none.
+        // Some values would be read back as others, such as a time of 0 as no time.
         match codec::decode(&key, &encoded) {
-            Ok((_, kept)) if kept == value => Ok((app, key, encoded)),
-            _ => Err("it holds a time or a text that cannot be kept as it stands; leave out what is not known".to_owned()),
+            Ok((_, decoded)) if decoded == value => Ok((app, key, encoded)),
+            _ => {
+                Err("a time or text cannot be stored as it is; leave out unknown fields".to_owned())
+            }
         }
     }
 }
 
 type Record = (String, Vec<u8>, Value);
 
-/// What a mark names.
-struct At<'a> {
+/// The subject of a restriction.
+struct Subject<'a> {
     app: &'a str,
     room: Option<&'a str>,
     user: Option<&'a str>,
@@ -217,31 +222,33 @@ impl RestrictionLine {
         }
     }
 
-    /// Errors: what is wrong with it, in a sentence.
+    /// Builds the record. `key` returns `None` unless the subject has exactly the `fields` of this
+    /// kind. Errors: a message for a person.
     fn record(
         self,
-        what: &str,
-        names: &str,
-        key: impl FnOnce(At<'_>) -> Option<Key<'_>>,
+        kind: &str,
+        fields: &str,
+        key: impl FnOnce(Subject<'_>) -> Option<Key<'_>>,
     ) -> Result<Record, String> {
         let app = app(&self.app)?;
         self.room.as_deref().map(room).transpose()?;
         self.user.as_deref().map(user).transpose()?;
         if self.place == Some(u64::MAX) {
-            return Err("a place is less than 18446744073709551615: others follow it".to_owned());
+            return Err("place must be less than 18446744073709551615".to_owned());
         }
-        let at = At {
+        let subject = Subject {
             app: &app,
             room: self.room.as_deref(),
             user: self.user.as_deref(),
             place: self.place,
         };
         let key = codec::encode_key(
-            key(at).ok_or_else(|| format!("{what} names {names}, and nothing else"))?,
+            key(subject).ok_or_else(|| format!("{kind} must name {fields} only"))?,
         );
         let expire = self.expire.map_or(Expire::NEVER, |time| Expire::at_ms(time.0));
-        let why = Provenance { actor: self.actor.into(), reason: self.reason.into() };
-        let restriction = Restriction { expire, set_ms: self.set.0, provenance: Arc::new(why) };
+        let provenance = Provenance { actor: self.actor.into(), reason: self.reason.into() };
+        let restriction =
+            Restriction { expire, set_ms: self.set.0, provenance: Arc::new(provenance) };
         let value = match self.place {
             Some(place) => Value::NotificationMute(restriction, place),
             None => Value::Restriction(restriction),
@@ -253,7 +260,6 @@ impl RestrictionLine {
 impl RoomLine {
     fn of(app: &str, room: &str, profile: RoomProfile) -> Self {
         let RoomProfile { name, description, owner, admins, created_ms, updated_ms } = profile;
-        let (created, updated) = (Time(created_ms), Time(updated_ms));
         Self {
             app: app.to_owned(),
             room: room.to_owned(),
@@ -261,8 +267,8 @@ impl RoomLine {
             description,
             owner,
             admins,
-            created,
-            updated,
+            created: Time(created_ms),
+            updated: Time(updated_ms),
         }
     }
 
@@ -288,7 +294,6 @@ impl RoomLine {
 
 impl ClientLine {
     fn of(app: &str, user: &str, profile: ClientProfile) -> Self {
-        let address = |Address { address, family, port }| AddressLine { address, family, port };
         Self {
             app: app.to_owned(),
             user: user.to_owned(),
@@ -297,7 +302,7 @@ impl ClientLine {
             description: profile.description,
             email: profile.email,
             is_robot: profile.is_robot,
-            address: profile.address.map(address),
+            address: profile.address.map(AddressLine::of),
             user_agent: profile.user_agent,
             last_login: profile.last_login_ms.map(Time),
             custom_json: profile.custom_json,
@@ -312,17 +317,16 @@ impl ClientLine {
         if !self.custom_json.is_empty()
             && serde_json::from_str::<serde_json::Map<_, _>>(&self.custom_json).is_err()
         {
-            return Err("custom_json is a JSON object as text".to_owned());
+            return Err("custom_json must be a JSON object as text".to_owned());
         }
         let key = codec::encode_key(Key::Client { app: &app, user: &self.user });
-        let address = |AddressLine { address, family, port }| Address { address, family, port };
         let profile = ClientProfile {
             nickname: self.nickname,
             avatar_url: self.avatar_url,
             description: self.description,
             email: self.email,
             is_robot: self.is_robot,
-            address: self.address.map(address),
+            address: self.address.map(AddressLine::record),
             user_agent: self.user_agent,
             last_login_ms: self.last_login.map(|time| time.0),
             custom_json: self.custom_json,
@@ -333,20 +337,32 @@ impl ClientLine {
     }
 }
 
-/// An app key as it stands. Errors: what is wrong with it, in a sentence.
+impl AddressLine {
+    fn of(address: Address) -> Self {
+        let Address { address, family, port } = address;
+        Self { address, family, port }
+    }
+
+    fn record(self) -> Address {
+        let Self { address, family, port } = self;
+        Address { address, family, port }
+    }
+}
+
+/// Parses an app key. Errors: a message for a person.
 pub(super) fn app(raw: &str) -> Result<String, String> {
-    AppKey::parse(raw.to_owned()).map(String::from).map_err(told)
+    AppKey::parse(raw.to_owned()).map(String::from).map_err(message)
 }
 
 fn room(raw: &str) -> Result<(), String> {
-    RoomId::parse(raw.to_owned()).map(drop).map_err(told)
+    RoomId::parse(raw.to_owned()).map(drop).map_err(message)
 }
 
-/// Without folding: a file does not say which apps fold.
+/// Does not fold: [`super::fold`] did that.
 fn user(raw: &str) -> Result<(), String> {
-    UserId::parse(raw.to_owned(), false).map(drop).map_err(told)
+    UserId::parse(raw.to_owned(), false).map(drop).map_err(message)
 }
 
-fn told(error: Error) -> String {
+fn message(error: Error) -> String {
     error.message
 }

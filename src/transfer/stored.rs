@@ -1,6 +1,6 @@
-//! What a stored record is to whoever reads all records of a store, in the order of keys: one that
-//! counts, or one that was deleted with its room or client and is only stored still. Tombstones
-//! come before all others, so that this is known when a record comes.
+//! Classifies the records of a store, read in key order: is a record live, or was its room or
+//! client deleted after it was written? The keys of tombstones sort before all others, so a single
+//! pass is enough.
 
 use std::collections::HashMap;
 
@@ -10,17 +10,17 @@ use crate::{
     store::{Entry, Revision, StoreError, codec},
 };
 
-/// A record.
+/// The class of a stored record.
 pub enum Stored {
-    /// It counts, and goes in and out.
+    /// It is in effect, and exported.
     Live(Box<KnownRecord>),
-    /// It counts for nothing: its room or client was deleted after it was written.
+    /// It has no effect: its room or client was deleted after it was written.
     Deleted,
-    /// It is the service's own matter, or somebody else's.
+    /// It is internal to the service, or its key is unknown.
     Other,
 }
 
-/// The tombstones that have come, by app and id.
+/// The tombstones read so far, by app and id.
 #[derive(Clone, Default)]
 pub struct Tombstones {
     rooms: HashMap<(String, String), Revision>,
@@ -28,35 +28,37 @@ pub struct Tombstones {
 }
 
 impl Tombstones {
-    /// What the next record is. Errors: [`StoreError::Corrupt`].
-    pub fn look_at(&mut self, entry: &Entry) -> Result<Stored, StoreError> {
+    /// Classifies the next record in key order. Errors: [`StoreError::Corrupt`].
+    pub fn classify(&mut self, entry: &Entry) -> Result<Stored, StoreError> {
         let Ok(key) = codec::decode_key(&entry.key) else {
-            tracing::warn!(key = %entry.key.escape_ascii(), "a record whose key is none of this service's is passed over");
+            tracing::warn!(key = %entry.key.escape_ascii(), "skipping a record with an unknown key");
             return Ok(Stored::Other);
         };
         match key {
             Key::DeletedRoom { app, room } => {
-                self.rooms.insert(names(app, room), entry.revision);
+                self.rooms.insert(owner_id(app, room), entry.revision);
             }
             Key::DeletedClient { app, user } => {
-                self.clients.insert(names(app, user), entry.revision);
+                self.clients.insert(owner_id(app, user), entry.revision);
             }
-            _ if self.ends(key, entry.revision) => return Ok(Stored::Deleted),
+            _ if self.has_deleted(key, entry.revision) => return Ok(Stored::Deleted),
             _ => {}
         }
-        Ok(KnownRecord::of(entry)?.map_or(Stored::Other, |known| Stored::Live(Box::new(known))))
+        Ok(KnownRecord::of(entry)?.map_or(Stored::Other, |record| Stored::Live(Box::new(record))))
     }
 
-    fn ends(&self, key: Key<'_>, written: Revision) -> bool {
-        let room = |app, room| self.rooms.get(&names(app, room));
-        let client = |app, user| self.clients.get(&names(app, user));
+    fn has_deleted(&self, key: Key<'_>, written: Revision) -> bool {
+        let room_tombstone = |app, room| self.rooms.get(&owner_id(app, room));
+        let client_tombstone = |app, user| self.clients.get(&owner_id(app, user));
         let [first, second] = match key {
-            Key::Room { app, room: id }
-            | Key::Ban { app, room: id }
-            | Key::MemberMute { app, room: id, .. }
-            | Key::Allowed { app, room: id, .. } => [room(app, id), None],
-            Key::NotificationMute { app, user, room: id } => [room(app, id), client(app, user)],
-            Key::Client { app, user } => [client(app, user), None],
+            Key::Room { app, room }
+            | Key::Ban { app, room }
+            | Key::MemberMute { app, room, .. }
+            | Key::Allowed { app, room, .. } => [room_tombstone(app, room), None],
+            Key::NotificationMute { app, user, room } => {
+                [room_tombstone(app, room), client_tombstone(app, user)]
+            }
+            Key::Client { app, user } => [client_tombstone(app, user), None],
             Key::UserMute { .. }
             | Key::Request { .. }
             | Key::DeletedRoom { .. }
@@ -66,6 +68,6 @@ impl Tombstones {
     }
 }
 
-fn names(app: &str, id: &str) -> (String, String) {
+fn owner_id(app: &str, id: &str) -> (String, String) {
     (app.to_owned(), id.to_owned())
 }

@@ -327,7 +327,7 @@ async fn watch_positions_from_before_a_restore_are_refused() {
         let mut feed = store.watch(newest).await.unwrap();
         let next = store.commit(Batch::of(&event())).await.unwrap();
         assert_eq!(feed.next().await.unwrap().unwrap().revision, next);
-        assert!(next > newest && newest >= old + backup::LEAP);
+        assert!(next > newest && newest >= old + backup::REVISION_LEAP);
         positions.extend([newest, next, next + 1_000]);
         // It is a store like any other, also after a stop of either kind.
         drop((store, feed));

@@ -211,24 +211,24 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
         ("no app key", with(r#""app":"a""#, r#""app":"a#b#c""#), "an app key is"),
         ("no room id", with(r#""r""#, &format!("\"{}\"", "r".repeat(129))), "a room id is"),
         ("no user id", with(r#""u""#, r#""a\u0001""#), "a user id is"),
-        ("no time", with("2022-01-13T07:59:10Z", "yesterday"), "is no time in RFC 3339"),
-        ("an empty time", with("2022-01-13T07:59:10Z", ""), "is no time in RFC 3339"),
-        ("a part of a millisecond", with("10Z", "10.0001Z"), "is no time in RFC 3339"),
-        ("before 1970", with("2022", "1969"), "is no time in RFC 3339"),
-        ("a long year", with("2022", "+20222"), "is no time in RFC 3339"),
-        ("an end that stands for none", with(r#","set""#, r#","expire":"1970-01-01T00:00:00Z","set""#), "cannot be kept as it stands"),
+        ("no time", with("2022-01-13T07:59:10Z", "yesterday"), "is not an RFC 3339 time"),
+        ("an empty time", with("2022-01-13T07:59:10Z", ""), "is not an RFC 3339 time"),
+        ("a part of a millisecond", with("10Z", "10.0001Z"), "is not an RFC 3339 time"),
+        ("before 1970", with("2022", "1969"), "is not an RFC 3339 time"),
+        ("a long year", with("2022", "+20222"), "is not an RFC 3339 time"),
+        ("an end that stands for none", with(r#","set""#, r#","expire":"1970-01-01T00:00:00Z","set""#), "cannot be stored as it is"),
         ("an unknown field", with(r#","set""#, r#","until":1,"set""#), "unknown field `until`"),
         ("an unknown kind", with("member_mute", "mute"), "unknown variant `mute`"),
-        ("a field missing", with(r#","user":"u""#, ""), "a member mute names app, room and user"),
-        ("a field too many", with("member_mute", "user_mute"), "a user mute names app and user"),
-        ("no place", with("member_mute", "notification_mute"), "a notification mute names app, user, room and place"),
-        ("the last place there is", with("member_mute", "notification_mute").replace(r#","set""#, r#","place":18446744073709551615,"set""#), "a place is less than"),
+        ("a field missing", with(r#","user":"u""#, ""), "a member mute must name app, room and user only"),
+        ("a field too many", with("member_mute", "user_mute"), "a user mute must name app and user only"),
+        ("no place", with("member_mute", "notification_mute"), "a notification mute must name app, user, room and place only"),
+        ("the last place there is", with("member_mute", "notification_mute").replace(r#","set""#, r#","place":18446744073709551615,"set""#), "place must be less than"),
         ("no JSON", "{".into(), "EOF while parsing"),
         ("an empty line", String::new(), "EOF while parsing"),
         ("custom fields", r#"{"kind":"client","app":"a","user":"u","custom_json":"[]","created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a JSON object as text"),
         ("an admin", r#"{"kind":"room","app":"a","room":"r","admins":[""],"created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a user id is"),
-        ("too large", with(r#","set""#, &format!(r#","reason":"{}","set""#, "r".repeat(40_000))), "a record is at most"),
-        ("twice", good.into(), "the same record as in line 2"),
+        ("too large", with(r#","set""#, &format!(r#","reason":"{}","set""#, "r".repeat(40_000))), "the record is larger than"),
+        ("twice", good.into(), "a duplicate of line 2"),
     ];
     for (what, line, told) in &bad {
         let faults = import::read(framed(&[good, line]).as_bytes(), Folds::default())
@@ -281,27 +281,24 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
     assert_eq!(fault(&good), "");
     let cases = [
         (String::new(), "line 1: the file is empty"),
-        (
-            whole[..3].concat(),
-            "line 3: the file ends here, without a line of the kind \"end\": it was cut",
-        ),
-        (whole[..1].concat(), "line 1: the file ends here"),
+        (whole[..3].concat(), "line 3: the file is truncated: it has no \"end\" line"),
+        (whole[..1].concat(), "line 1: the file is truncated"),
         (
             [whole[0], whole[1], whole[3]].concat(),
-            "line 3: there are 1 records, and this line has 2",
+            "line 3: the file has 1 records, but this line says 2",
         ),
-        (good.replace("\"v\"", "\"w\""), "line 4: the lines have the SHA-256"),
-        ([&whole[..], &whole[1..2]].concat().concat(), "line 5: nothing follows the end"),
-        (whole[1..].concat(), "line 1: an export begins with a line of the kind \"header\""),
-        (good.replace("\"version\":1", "\"version\":2"), "line 1: an export of version 2"),
-        (good.replace("mute-service export", "another"), "line 1: the format \"another\""),
+        (good.replace("\"v\"", "\"w\""), "line 4: the SHA-256 of the records is"),
+        ([&whole[..], &whole[1..2]].concat().concat(), "line 5: a line after the \"end\" line"),
+        (whole[1..].concat(), "line 1: the first line is not a \"header\" line"),
+        (good.replace("\"version\":1", "\"version\":2"), "line 1: the format has version 2"),
+        (good.replace("mute-service export", "another"), "line 1: the format is \"another\""),
         (
             [whole[0], whole[0], whole[1], whole[2], whole[3]].concat(),
-            "line 2: a header is the first line only",
+            "line 2: a \"header\" line that is not the first line",
         ),
         (
             good.replace("\"revision\"", "\"app\":\"b\",\"revision\""),
-            "line 2: it is of the app \"a\", and the header names another",
+            "line 2: its app is \"a\", but that of the header is \"b\"",
         ),
         ([whole[0], &"x".repeat(200_000)].concat(), "line 2: it is longer than"),
     ];
@@ -443,7 +440,7 @@ fn user_ids_are_folded_where_the_app_folds_them() {
             && profile.windows(2).any(|part| part == b"aa")
     );
     let twice = read(&[&line("c", "Aa"), &line("c", "aA")], Folds::of(&apps)).err().unwrap();
-    assert!(twice.to_string().contains("line 3: the same record as in line 2"), "{twice}");
+    assert!(twice.to_string().contains("line 3: a duplicate of line 2"), "{twice}");
     // Without the configuration nothing is guessed.
     for unknown in [line("o#a", "Aa"), room.to_owned()] {
         let refused = read(&[&unknown], Folds::default()).err().unwrap();

@@ -53,7 +53,7 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
     let pages: Vec<_> = snapshot.pages.try_collect().await.map_err(|error| error.to_string())?;
     let mut tombstones = Tombstones::default();
     let mut entries = pages.concat();
-    entries.retain(|entry| !matches!(tombstones.look_at(entry), Ok(Stored::Deleted)));
+    entries.retain(|entry| !matches!(tombstones.classify(entry), Ok(Stored::Deleted)));
     let records = entries.iter().map(|entry| codec::decode(&entry.key, &entry.value));
     let records: Vec<_> = records.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let is_registered = |app: &str, room: &str| {
