@@ -26,7 +26,7 @@ use crate::{
 mod deleted;
 mod request;
 
-/// Between two sweeps. An EXPIRED event is to be on the feed within a second, and a sweep with
+/// Between two sweeps. An EXPIRED event must be on the feed within a second, and a sweep with
 /// nothing to remove costs almost nothing.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Records in one commit, as many as in one call of a user.

@@ -43,7 +43,7 @@ pub enum Failure {
     Backup { what: String, source: BackupError },
     #[error("the backup could not be fetched from {from}: {what}")]
     Fetch { from: String, what: String },
-    #[error("there is no store at {0}")]
+    #[error("there is no store in {0}")]
     NoStore(String),
     #[error("{what} cannot be imported; nothing was changed:\n{faults}")]
     Faults { what: String, faults: import::Faults },

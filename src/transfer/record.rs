@@ -192,7 +192,8 @@ impl Line {
         match codec::decode(&key, &encoded) {
             Ok((_, decoded)) if decoded == value => Ok((app, key, encoded)),
             _ => {
-                Err("a time or text cannot be stored as it is; leave out unknown fields".to_owned())
+                Err("a time or text cannot be stored as it is; leave out fields that have no value"
+                    .to_owned())
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
 
 /// The class of a stored record.
 pub enum Stored {
-    /// It is in effect, and exported.
+    /// It is exported: neither its room nor its client was deleted since.
     Live(Box<KnownRecord>),
     /// It has no effect: its room or client was deleted after it was written.
     Deleted,
