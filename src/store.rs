@@ -1,6 +1,6 @@
-//! The store: durable commits, a snapshot, and the change feed, over one of two engines. Keys and
-//! values are bytes to it; `codec` says what they mean, and `contract.rs` what every engine
-//! promises.
+//! The store: durable commits, snapshots, the change feed and history, on one of two engines.
+//! `contract.rs` is what every engine guarantees. Keys and values are opaque to an engine; `codec`
+//! defines what they mean.
 
 use std::{path::Path, sync::Arc};
 
@@ -21,10 +21,12 @@ pub use contract::{
 };
 pub use error::StoreError;
 
-/// Opens the store of this place, creating it where there is none; may take a while.
-/// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::Unavailable`].
-pub async fn open(place: &Location, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
-    match place.clone() {
+/// Opens the store at this location, and creates it if there is none. May take seconds.
+///
+/// Errors: [`StoreError::InUse`], [`StoreError::Corrupt`], [`StoreError::EarlierLayout`],
+/// [`StoreError::Unavailable`].
+pub async fn open(location: &Location, retention: Retention) -> Result<Arc<dyn Store>, StoreError> {
+    match location.clone() {
         Location::Directory { path, memory } => {
             let open = move || embedded::Embedded::open(&path, memory, retention);
             let opened = tokio::task::spawn_blocking(open).await;
@@ -36,20 +38,24 @@ pub async fn open(place: &Location, retention: Retention) -> Result<Arc<dyn Stor
     }
 }
 
-/// Whether a store was ever opened there. An open creates one where it was not. Errors:
-/// [`StoreError::Unavailable`].
-pub async fn exists(place: &Location) -> Result<bool, StoreError> {
-    match place {
+/// Whether this location has a store, which the first [`open`] creates.
+///
+/// Errors: [`StoreError::Unavailable`].
+pub async fn exists(location: &Location) -> Result<bool, StoreError> {
+    match location {
         Location::Directory { path, .. } => Ok(embedded::is_store(path)),
         Location::Cluster(config) => cluster::exists(config).await,
     }
 }
 
-/// Makes an embedded store of records, which keep their revisions, with this one as its newest and
-/// no events, in an empty directory or one that is not there yet. It opens as a store only when all
-/// of it is on stable storage. Takes a while; call it off the async threads. Errors:
-/// [`StoreError::NotEmpty`], [`StoreError::Full`], [`StoreError::Unavailable`], and those of the
-/// records.
+/// Creates an embedded store from records, in a directory that is empty or does not exist.
+///
+/// The records come in key order and keep their revisions; `revision` becomes the store's latest.
+/// The store has no events. The directory opens as a store only once all of it is on stable
+/// storage. Blocks for as long as that takes: do not call it on an async thread.
+///
+/// Errors: [`StoreError::NotEmpty`], [`StoreError::Full`], [`StoreError::Unavailable`], and those
+/// of `records`.
 pub fn restore<E: From<StoreError>>(
     directory: &Path,
     records: impl Iterator<Item = Result<Vec<Entry>, E>>,

@@ -1,11 +1,11 @@
-//! The form of a backup file: all records of one revision, the same for every engine.
+//! The format of a backup file: all records as of one revision. It is the same for every engine.
 //!
-//! The first line is `mute-service backup 1`, with the version of the form. Frames follow: a tag,
-//! the length of the rest (4 bytes, little-endian) and a sealed message of `mute.store.v1`. The
-//! first frame, `h`, is a `BackupHeader`; each `p` is a page of records in the order of keys; the
-//! last, `e`, is a `BackupEnd` with the number of records and the SHA-256 of all bytes before it.
-//! Nothing follows it. The checksum of a frame has its number in it, so that one which is lost,
-//! doubled or out of place is found out where it happens.
+//! The first line is `mute-service backup 1`; the number is the version of the format. Frames
+//! follow. A frame is a tag, the length of the rest (4 bytes, little-endian) and a message of
+//! `mute.store.v1`, framed by `codec.rs`. The first frame, `h`, is a `BackupHeader`. Each `p` is a
+//! page of records in key order. The last, `e`, is a `BackupEnd` with the number of records and the
+//! SHA-256 of all bytes before it. Nothing follows it. The checksum of a frame covers the frame's
+//! number, so a lost, duplicated or reordered frame is detected where it happens.
 
 use std::io::{self, Read};
 
@@ -24,37 +24,37 @@ const HEADER: u8 = b'h';
 const PAGE: u8 = b'p';
 const END: u8 = b'e';
 const LENGTH_BYTES: usize = 4;
-/// A frame is closed beyond this many bytes of records.
+/// The writer ends a frame when its records reach this size.
 const FRAME_BYTES: usize = 256 << 10;
-/// More than any frame has: a record and its key are far below 1 MiB.
+/// The reader's limit, above every frame: a record and its key are far below 1 MiB.
 const MAX_FRAME_BYTES: u32 = 16 << 20;
 
-/// What a backup says of itself.
+/// The metadata of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// All records are as of this commit.
     pub revision: Revision,
-    /// When it was taken, in Unix milliseconds.
+    /// When the backup was taken, in Unix milliseconds.
     pub at_ms: u64,
-    /// Name and version of the program that has taken it.
+    /// Name and version of the program that wrote it.
     pub program: String,
 }
 
-/// What is wrong with a backup.
+/// Why a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum BackupError {
-    #[error("it is no backup of mute-service")]
+    #[error("this is not a mute-service backup")]
     Foreign,
-    #[error("it is a backup of another version, \"{0}\", and this program knows version 1")]
+    #[error("its format version is \"{0}\"; this program reads version 1")]
     Version(String),
-    #[error("it is damaged at byte {at}: {what}")]
+    #[error("it is damaged at or before byte {at}: {what}; use another backup")]
     Damaged { at: u64, what: String },
     #[error(transparent)]
     Read(#[from] io::Error),
 }
 
-/// Writes a backup, as bytes to be put one after the other.
+/// Encodes a backup. The caller writes the returned bytes one after the other.
 pub struct Writer {
     frames: u64,
     records: u64,
@@ -62,7 +62,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer, and what a backup begins with.
+    /// Returns a writer, and the bytes that start the backup.
     #[must_use]
     pub fn begin(header: &Header) -> (Self, Vec<u8>) {
         let mut writer = Self { frames: 0, records: 0, hash: Sha256::new_with_prefix(FIRST_LINE) };
@@ -71,10 +71,11 @@ impl Writer {
         (writer, [FIRST_LINE, &frame].concat())
     }
 
-    /// Some records, which follow those before them in the order of keys, in as many frames as they
-    /// need.
+    /// Encodes the next records in key order, in as many frames as they need.
     pub fn records(&mut self, entries: Vec<Entry>) -> Vec<Vec<u8>> {
-        let (mut frames, mut page, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut frames = Vec::new();
+        let mut page = Vec::new();
+        let mut bytes = 0;
         for Entry { key, value, revision } in entries {
             bytes += key.len() + value.len();
             page.push(Record { key, revision, value });
@@ -89,7 +90,7 @@ impl Writer {
         frames
     }
 
-    /// What a backup ends with.
+    /// The bytes that end the backup.
     #[must_use]
     pub fn end(mut self) -> Vec<u8> {
         let sha256 = self.hash.clone().finalize().to_vec();
@@ -115,25 +116,30 @@ impl Writer {
     }
 }
 
-/// Reads a backup, and finds whatever is not as it was written.
+/// Reads a backup, and detects any difference from what was written.
 pub struct Reader<R> {
-    from: R,
-    /// Bytes read.
-    at: u64,
+    source: R,
+    bytes_read: u64,
     frames: u64,
     records: u64,
     hash: Sha256,
     last_key: Vec<u8>,
-    ended: bool,
+    has_ended: bool,
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the beginning.
-    pub fn begin(from: R) -> Result<(Self, Header), BackupError> {
-        let hash = Sha256::new();
-        let mut reader =
-            Self { from, at: 0, frames: 0, records: 0, hash, last_key: Vec::new(), ended: false };
-        let line = reader.take(FIRST_LINE.len() as u64)?;
+    /// Reads the first line and the header.
+    pub fn begin(source: R) -> Result<(Self, Header), BackupError> {
+        let mut reader = Self {
+            source,
+            bytes_read: 0,
+            frames: 0,
+            records: 0,
+            hash: Sha256::new(),
+            last_key: Vec::new(),
+            has_ended: false,
+        };
+        let line = reader.read_up_to(FIRST_LINE.len() as u64)?;
         if line != FIRST_LINE {
             let version = std::str::from_utf8(&line).ok().and_then(|line| line.strip_prefix(NAME));
             return Err(version.map_or(BackupError::Foreign, |version| {
@@ -143,7 +149,7 @@ impl<R: Read> Reader<R> {
         reader.hash.update(&line);
         let (tag, framed, number) = reader.read_frame()?;
         if tag != HEADER {
-            return Err(reader.damaged("the header is not where it should be"));
+            return Err(reader.damaged("the first frame is not a header"));
         }
         let header = codec::unframe(&frame_key(tag, number), &framed);
         let pb::BackupHeader { revision, at_ms, program } =
@@ -151,35 +157,35 @@ impl<R: Read> Reader<R> {
         Ok((reader, Header { revision, at_ms, program }))
     }
 
-    /// The next records; nothing once the end was read and found right.
+    /// The next records in key order; `None` once the end of the backup is verified.
     pub fn records(&mut self) -> Result<Option<Vec<Entry>>, BackupError> {
-        if self.ended {
+        if self.has_ended {
             return Ok(None);
         }
-        let hash = self.hash.clone();
+        let hash_before = self.hash.clone();
         let (tag, framed, number) = self.read_frame()?;
         let key = frame_key(tag, number);
         match tag {
             PAGE => {
                 let records = page::decode(&key, &framed).map_err(|error| self.broken(&error))?;
-                self.count(&records)?;
+                self.check_order(&records)?;
                 let entry = |Record { key, revision, value }| Entry { key, value, revision };
                 Ok(Some(records.into_iter().map(entry).collect()))
             }
             END => {
                 let end = codec::unframe(&key, &framed).map_err(|error| self.broken(&error))?;
-                self.check_end(&end, hash)?;
-                self.ended = true;
+                self.check_end(&end, hash_before)?;
+                self.has_ended = true;
                 Ok(None)
             }
-            _ => Err(self.damaged("neither records nor an end are there")),
+            _ => Err(self.damaged("a frame is neither a page of records nor the end")),
         }
     }
 
-    fn count(&mut self, records: &[Record]) -> Result<(), BackupError> {
+    fn check_order(&mut self, records: &[Record]) -> Result<(), BackupError> {
         for record in records {
             if self.records > 0 && record.key <= self.last_key {
-                return Err(self.damaged("its records are not in the order of keys"));
+                return Err(self.damaged("the records are not in key order"));
             }
             self.last_key.clone_from(&record.key);
             self.records += 1;
@@ -189,30 +195,31 @@ impl<R: Read> Reader<R> {
 
     fn check_end(&mut self, end: &pb::BackupEnd, hash: Sha256) -> Result<(), BackupError> {
         if end.records != self.records {
-            return Err(
-                self.damaged(&format!("it has {} records, and had {}", self.records, end.records))
-            );
+            return Err(self.damaged(&format!(
+                "it has {} records, and was written with {}",
+                self.records, end.records
+            )));
         }
         if end.sha256 != hash.finalize().to_vec() {
-            return Err(self.damaged("its bytes have another SHA-256 than they had"));
+            return Err(self.damaged("its SHA-256 is wrong"));
         }
-        match self.from.read(&mut [0])? {
+        match self.source.read(&mut [0])? {
             0 => Ok(()),
-            _ => Err(self.damaged("something follows its end")),
+            _ => Err(self.damaged("there are bytes after its end")),
         }
     }
 
-    /// Tag, sealed message and number of the next frame.
+    /// Tag, framed message and number of the next frame.
     fn read_frame(&mut self) -> Result<(u8, Vec<u8>, u64), BackupError> {
-        let head = self.take(1 + LENGTH_BYTES as u64)?;
-        let &[tag, a, b, c, d] = head.as_slice() else { return Err(self.cut()) };
+        let head = self.read_up_to(1 + LENGTH_BYTES as u64)?;
+        let &[tag, a, b, c, d] = head.as_slice() else { return Err(self.truncated()) };
         let length = u32::from_le_bytes([a, b, c, d]);
         if length > MAX_FRAME_BYTES {
-            return Err(self.damaged("a frame that is too long"));
+            return Err(self.damaged("a frame is too long"));
         }
-        let framed = self.take(length.into())?;
+        let framed = self.read_up_to(length.into())?;
         if framed.len() < length as usize {
-            return Err(self.cut());
+            return Err(self.truncated());
         }
         self.hash.update(&head);
         self.hash.update(&framed);
@@ -220,15 +227,15 @@ impl<R: Read> Reader<R> {
         Ok((tag, framed, self.frames - 1))
     }
 
-    /// So many bytes, or as many as there are.
-    fn take(&mut self, bytes: u64) -> Result<Vec<u8>, BackupError> {
-        let mut taken = Vec::new();
-        self.at += self.from.by_ref().take(bytes).read_to_end(&mut taken)? as u64;
-        Ok(taken)
+    /// Reads this many bytes, or fewer at the end of the source.
+    fn read_up_to(&mut self, bytes: u64) -> Result<Vec<u8>, BackupError> {
+        let mut read = Vec::new();
+        self.bytes_read += self.source.by_ref().take(bytes).read_to_end(&mut read)? as u64;
+        Ok(read)
     }
 
-    fn cut(&self) -> BackupError {
-        self.damaged("it ends too early: it was cut, or not written to its end")
+    fn truncated(&self) -> BackupError {
+        self.damaged("it is truncated, or was never written completely")
     }
 
     fn broken(&self, error: &StoreError) -> BackupError {
@@ -238,13 +245,13 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Somewhere before the place that was read up to.
+    /// The damage lies at or before the bytes read so far.
     fn damaged(&self, what: &str) -> BackupError {
-        BackupError::Damaged { at: self.at, what: what.to_owned() }
+        BackupError::Damaged { at: self.bytes_read, what: what.to_owned() }
     }
 }
 
-/// What goes into the checksum of a frame beside its message.
+/// The key in the checksum of a frame's message.
 fn frame_key(tag: u8, number: u64) -> Vec<u8> {
     [b"backup", &[tag][..], &number.to_be_bytes()].concat()
 }

@@ -1,16 +1,20 @@
-//! Keys and values as bytes, the same for every engine. Golden files (`tests/golden/records`) hold
-//! every version ever written.
+//! The encoding of keys and values, the same for every engine. Golden files
+//! (`tests/golden/records`) hold every version ever written.
 //!
-//! A key is `r APP 0 ROOM 0 KIND [USER]` or `c APP 0 USER 0 KIND [ROOM]`, so that the records of a
-//! room, and those of a client, share a prefix, and member mutes are in the order of users; or
-//! `u APP 0 USER 0 KIND` for what outlives the client, and `q APP 0 REQUEST 0 KIND` for the answer
-//! to a request. `R APP 0 ROOM 0 KIND` and `C APP 0 USER 0 KIND` are tombstones: they come before
-//! all else, so that whoever reads records in the order of keys knows what is deleted before it
-//! comes. Ids hold no control character, so NUL ends one.
+//! # Keys
+//! - `r APP 0 ROOM 0 KIND [USER]`: a room. All its records share a prefix; its member mutes are in
+//!   the order of users.
+//! - `c APP 0 USER 0 KIND [ROOM]`: a client. All its records share a prefix.
+//! - `u APP 0 USER 0 KIND`: a user's records that outlive the client.
+//! - `q APP 0 REQUEST 0 KIND`: the answer to a request, kept for its repeats.
+//! - `R APP 0 ROOM 0 KIND` and `C APP 0 USER 0 KIND`: tombstones. They sort first, so a reader in
+//!   key order knows what is deleted before it reads it.
 //!
+//! Ids contain no control characters, so NUL terminates one.
+//!
+//! # Values
 //! A value is a version byte, the CRC-32 of key and message (little-endian), and the message of
-//! `mute.store.v1`. The key is in the checksum, so a value that came under another key is found
-//! out.
+//! `mute.store.v1`. The checksum covers the key, so a value stored under the wrong key is detected.
 
 use std::sync::Arc;
 
@@ -40,7 +44,7 @@ const ALLOWED: u8 = b'a';
 const NOTIFICATION: u8 = b'n';
 
 impl Batch {
-    /// A batch of this event, which has happened now.
+    /// A batch with this event and no operations yet.
     #[must_use]
     pub fn of(event: &Event) -> Self {
         Self { event: frame(&[], &event_message(event)), at_ms: event.at_ms, ..Self::default() }
@@ -53,18 +57,19 @@ impl Batch {
         self.operations.push(Operation::Put { key, value });
     }
 
-    /// Writes a record before all others of the batch: whoever sees any of them sees this one too.
+    /// Writes a record before all others of the batch, so that a reader who sees any of the others
+    /// sees this one too.
     pub fn put_first(&mut self, key: Key<'_>, value: &Value) {
         self.put(key, value);
         self.operations.rotate_right(1);
     }
 
-    /// Removes a record.
+    /// Deletes a record.
     pub fn delete(&mut self, key: Key<'_>) {
         self.operations.push(Operation::Delete { key: encode_key(key) });
     }
 
-    /// Removes a room's registration and, by a tombstone, its ban, member mutes, allow list and
+    /// Deletes a room's registration and, by a tombstone, its ban, member mutes, allow list and
     /// notification mutes.
     pub fn delete_room(&mut self, app: &str, room: &str) {
         self.put(Key::DeletedRoom { app, room }, &Value::Deleted(self.at_ms));
@@ -72,15 +77,14 @@ impl Batch {
         self.is_alone = true;
     }
 
-    /// Removes a client's registration and, by a tombstone, its notification mutes.
+    /// Deletes a client's registration and, by a tombstone, its notification mutes.
     pub fn delete_client(&mut self, app: &str, user: &str) {
         self.put(Key::DeletedClient { app, user }, &Value::Deleted(self.at_ms));
         self.delete(Key::Client { app, user });
         self.is_alone = true;
     }
 
-    /// Lets the batch through only while the record is still that of this revision, or still
-    /// absent.
+    /// Adds a precondition: the record still has this revision, or with `None` is still absent.
     pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
         self.preconditions.push(Precondition { key: encode_key(key), revision });
     }
@@ -96,10 +100,10 @@ fn join(kind: u8, app: &str, id: &str) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of a key.
+/// Encodes a key.
 #[must_use]
 pub fn encode_key(key: Key<'_>) -> Vec<u8> {
-    let (mut bytes, kind, last) = match key {
+    let (mut bytes, kind, suffix) = match key {
         Key::Room { app, room } => (join(ROOM, app, room), PROFILE, ""),
         Key::Ban { app, room } => (join(ROOM, app, room), BAN, ""),
         Key::MemberMute { app, room, user } => (join(ROOM, app, room), MUTED, user),
@@ -112,13 +116,13 @@ pub fn encode_key(key: Key<'_>) -> Vec<u8> {
         Key::DeletedClient { app, user } => (join(DELETED_CLIENT, app, user), PROFILE, ""),
     };
     bytes.push(kind);
-    bytes.extend_from_slice(last.as_bytes());
+    bytes.extend_from_slice(suffix.as_bytes());
     bytes
 }
 
-/// The key of these bytes. Errors: [`StoreError::Corrupt`].
+/// Decodes a key. Errors: [`StoreError::Corrupt`].
 pub fn decode_key(bytes: &[u8]) -> Result<Key<'_>, StoreError> {
-    parse_key(bytes).ok_or_else(|| corrupt(bytes, "no key of this service"))
+    parse_key(bytes).ok_or_else(|| corrupt(bytes, "this is not a key of mute-service"))
 }
 
 fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
@@ -126,14 +130,16 @@ fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
     let (app, rest) = std::str::from_utf8(rest).ok()?.split_once('\0')?;
     let (id, rest) = rest.split_once('\0')?;
     let kind = *rest.as_bytes().first()?;
-    let last = rest.get(1..)?;
-    match (*first, kind, last.is_empty()) {
+    let suffix = rest.get(1..)?;
+    match (*first, kind, suffix.is_empty()) {
         (ROOM, PROFILE, true) => Some(Key::Room { app, room: id }),
         (ROOM, BAN, true) => Some(Key::Ban { app, room: id }),
-        (ROOM, MUTED, false) => Some(Key::MemberMute { app, room: id, user: last }),
-        (ROOM, ALLOWED, false) => Some(Key::Allowed { app, room: id, user: last }),
+        (ROOM, MUTED, false) => Some(Key::MemberMute { app, room: id, user: suffix }),
+        (ROOM, ALLOWED, false) => Some(Key::Allowed { app, room: id, user: suffix }),
         (CLIENT, PROFILE, true) => Some(Key::Client { app, user: id }),
-        (CLIENT, NOTIFICATION, false) => Some(Key::NotificationMute { app, user: id, room: last }),
+        (CLIENT, NOTIFICATION, false) => {
+            Some(Key::NotificationMute { app, user: id, room: suffix })
+        }
         (USER, MUTED, true) => Some(Key::UserMute { app, user: id }),
         (REQUEST, PROFILE, true) => Some(Key::Request { app, id }),
         (DELETED_ROOM, PROFILE, true) => Some(Key::DeletedRoom { app, room: id }),
@@ -142,7 +148,7 @@ fn parse_key(bytes: &[u8]) -> Option<Key<'_>> {
     }
 }
 
-/// The bytes of a value under this key.
+/// Encodes the value of this key.
 #[must_use]
 pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
     match value {
@@ -152,18 +158,18 @@ pub fn encode_value(key: &[u8], value: &Value) -> Vec<u8> {
         Value::NotificationMute(restriction, place) => {
             frame(key, &restriction_message(restriction, *place))
         }
-        Value::Request(answered) => frame(key, &idempotency_message(answered)),
+        Value::Request(record) => frame(key, &idempotency_message(record)),
         Value::Deleted(at_ms) => frame(key, &pb::Deleted { at_ms: *at_ms }),
     }
 }
 
-/// Key and value of a record. Errors: [`StoreError::Corrupt`].
+/// Decodes the key and the value of a record. Errors: [`StoreError::Corrupt`].
 pub fn decode<'a>(key: &'a [u8], value: &[u8]) -> Result<(Key<'a>, Value), StoreError> {
     let decoded = decode_key(key)?;
     Ok((decoded, decode_value(key, decoded, value)?))
 }
 
-/// The value of a record under this key, whose bytes are these. Errors: [`StoreError::Corrupt`].
+/// Decodes the value of a record. `decoded` is `key`, decoded. Errors: [`StoreError::Corrupt`].
 pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value, StoreError> {
     Ok(match decoded {
         Key::Room { .. } => Value::Room(room_model(unframe(key, value)?)),
@@ -176,10 +182,8 @@ pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value,
             Value::NotificationMute(restriction, place)
         }
         Key::Request { .. } => {
-            let answered = idempotency_model(unframe(key, value)?);
-            Value::Request(
-                answered.ok_or_else(|| corrupt(key, "a fingerprint that has not 16 bytes"))?,
-            )
+            let record = idempotency_model(unframe(key, value)?);
+            Value::Request(record.ok_or_else(|| corrupt(key, "the fingerprint is not 16 bytes"))?)
         }
         Key::DeletedRoom { .. } | Key::DeletedClient { .. } => {
             Value::Deleted(unframe::<pb::Deleted>(key, value)?.at_ms)
@@ -187,12 +191,12 @@ pub fn decode_value(key: &[u8], decoded: Key<'_>, value: &[u8]) -> Result<Value,
     })
 }
 
-/// The event of these bytes. Errors: [`StoreError::Corrupt`].
+/// Decodes an event. Errors: [`StoreError::Corrupt`].
 pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
     let message: pb::Event = unframe(&[], bytes)?;
     let kind =
-        kind_model(message.kind()).ok_or_else(|| corrupt(&[], "an event of no known kind"))?;
-    // Before it had a kind of its own, the end of a ban was an EXPIRED of nobody.
+        kind_model(message.kind()).ok_or_else(|| corrupt(&[], "the kind of event is unknown"))?;
+    // Versions before BAN_EXPIRED wrote the end of a ban as an EXPIRED without users.
     let kind = if kind == EventKind::Expired && message.users.is_empty() {
         EventKind::BanExpired
     } else {
@@ -211,28 +215,32 @@ pub fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
     })
 }
 
-/// Of an event, what tells whose it is.
+/// Only the app of an event; the other fields are skipped.
 #[derive(Message)]
 struct EventApp {
     #[prost(string, tag = "2")]
     app: String,
 }
 
-/// The app that each event is of; an empty one is of none. Costs a small part of what
-/// [`decode_event`] does. Errors: [`StoreError::Corrupt`].
+/// The app of each event; empty if the event is empty. Much cheaper than [`decode_event`].
+///
+/// Errors: [`StoreError::Corrupt`].
 pub fn apps_of_events(events: &[StoredEvent]) -> Result<Vec<String>, StoreError> {
-    let app = |logged: &StoredEvent| match &logged.event[..] {
-        [] => Ok(String::new()),
-        bytes => Ok(unframe::<EventApp>(&[], bytes)?.app),
-    };
-    events.iter().map(app).collect()
+    events.iter().map(app_of_event).collect()
 }
 
-/// Puts version and checksum before a message.
+fn app_of_event(stored: &StoredEvent) -> Result<String, StoreError> {
+    match &stored.event[..] {
+        [] => Ok(String::new()),
+        bytes => Ok(unframe::<EventApp>(&[], bytes)?.app),
+    }
+}
+
+/// Encodes a message behind its version and checksum.
 pub(crate) fn frame<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + message.encoded_len());
     bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
-    // A Vec grows as needed, so there is nothing to fail.
+    // Encoding fails only in a buffer that is too small, and a Vec grows.
     let _ = message.encode(&mut bytes);
     let sum = checksum([key, &bytes[HEADER_BYTES..]]);
     bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
@@ -242,16 +250,16 @@ pub(crate) fn frame<M: Message>(key: &[u8], message: &M) -> Vec<u8> {
 /// Checks version and checksum, and decodes the message. Errors: [`StoreError::Corrupt`].
 pub(crate) fn unframe<M: Message + Default>(key: &[u8], bytes: &[u8]) -> Result<M, StoreError> {
     let Some((&[version, a, b, c, d], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(corrupt(key, "a value shorter than its header"));
+        return Err(corrupt(key, "the value is shorter than its header"));
     };
     if version != VERSION {
         return Err(corrupt(
             key,
-            &format!("a value of version {version}, and this program knows version {VERSION}"),
+            &format!("the value has version {version}; this program reads version {VERSION}"),
         ));
     }
     if checksum([key, body]) != u32::from_le_bytes([a, b, c, d]) {
-        return Err(corrupt(key, "a value whose checksum is wrong"));
+        return Err(corrupt(key, "the checksum of the value is wrong"));
     }
     M::decode(body).map_err(|error| corrupt(key, &error.to_string()))
 }
@@ -315,18 +323,13 @@ fn room_model(message: pb::Room) -> RoomProfile {
 }
 
 fn client_message(client: &ClientProfile) -> pb::Client {
-    let address = client.address.clone();
     pb::Client {
         nickname: client.nickname.clone(),
         avatar_url: client.avatar_url.clone(),
         description: client.description.clone(),
         email: client.email.clone(),
         is_robot: client.is_robot,
-        address: address.map(|a| pb::Address {
-            address: a.address,
-            family: a.family,
-            port: a.port.into(),
-        }),
+        address: client.address.clone().map(address_message),
         user_agent: client.user_agent.clone(),
         last_login_ms: client.last_login_ms.unwrap_or(0),
         custom_json: client.custom_json.clone(),
@@ -336,18 +339,13 @@ fn client_message(client: &ClientProfile) -> pb::Client {
 }
 
 fn client_model(message: pb::Client) -> ClientProfile {
-    let address = |a: pb::Address| Address {
-        address: a.address,
-        family: a.family,
-        port: u16::try_from(a.port).unwrap_or(0),
-    };
     ClientProfile {
         nickname: message.nickname,
         avatar_url: message.avatar_url,
         description: message.description,
         email: message.email,
         is_robot: message.is_robot,
-        address: message.address.map(address),
+        address: message.address.map(address_model),
         user_agent: message.user_agent,
         last_login_ms: (message.last_login_ms != 0).then_some(message.last_login_ms),
         custom_json: message.custom_json,
@@ -356,11 +354,21 @@ fn client_model(message: pb::Client) -> ClientProfile {
     }
 }
 
-fn idempotency_message(answered: &IdempotencyRecord) -> pb::IdempotencyRecord {
+fn address_message(address: Address) -> pb::Address {
+    let Address { address, family, port } = address;
+    pb::Address { address, family, port: port.into() }
+}
+
+fn address_model(message: pb::Address) -> Address {
+    let pb::Address { address, family, port } = message;
+    Address { address, family, port: u16::try_from(port).unwrap_or(0) }
+}
+
+fn idempotency_message(record: &IdempotencyRecord) -> pb::IdempotencyRecord {
     pb::IdempotencyRecord {
-        fingerprint: answered.fingerprint.to_vec(),
-        answer: answered.answer.to_vec(),
-        expire_ms: answered.expire.ms().unwrap_or(0),
+        fingerprint: record.fingerprint.to_vec(),
+        answer: record.answer.to_vec(),
+        expire_ms: record.expire.ms().unwrap_or(0),
     }
 }
 

@@ -1,5 +1,5 @@
-//! How a member of a cluster is connected to where it is not over TCP: tests have their cluster in
-//! the same process.
+//! Connections to a member of a cluster over something else than TCP. Tests use it to run a cluster
+//! in their own process.
 
 use std::{
     fmt, io,
@@ -18,7 +18,7 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Makes connections to the member of this URL; cheap to clone.
+/// Connects to the member at a URL. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector(Arc<Connect>);
 
@@ -26,7 +26,7 @@ type Connecting<C> = BoxFuture<'static, io::Result<C>>;
 type Connect = dyn Fn(Uri) -> Connecting<Box<dyn Connection>> + Send + Sync;
 
 impl Connector {
-    /// Connects as `connect` does.
+    /// A connector that calls `connect` with the URL of the member.
     pub fn new(
         connect: impl Fn(Uri) -> Connecting<Box<dyn Connection>> + Send + Sync + 'static,
     ) -> Self {

@@ -1,31 +1,34 @@
-//! The store: durable commits, a snapshot, and the change feed. Keys and values are bytes to it;
-//! `codec` says what they mean.
+//! The store's contract: durable commits, snapshots, the change feed and history, over opaque keys
+//! and values. `codec.rs` defines what keys and values mean.
 //!
 //! # The contract
-//! One suite (`tests/it/contract.rs`) holds every engine to these clauses, by their numbers:
+//! One test suite (`tests/it/contract.rs`) runs against every engine and checks these clauses by
+//! number:
 //!
-//! 1. [`Store::commit`] is all or nothing, and durable when it returns its revision. Dropping its
-//!    future does not undo it half.
-//! 2. Revisions strictly increase, over restarts too. An empty store is at revision 0.
-//! 3. [`Store::snapshot`] streams every record as of one revision, ordered by key.
-//! 4. [`Store::watch`] yields every commit after a revision, once, in order, or ends with
-//!    [`StoreError::Compacted`]: then the caller takes a snapshot again. From the revision of a
-//!    snapshot just taken it does not, unless many commits follow at once. What commits that became
-//!    durable together have changed may come with the first of them. A commit of nothing tells that
-//!    up to its revision there was nothing more; its revision may be none of a commit.
-//! 5. A batch may carry expectations. One that does not hold is a [`StoreError::Conflict`], and
-//!    changes nothing.
-//! 6. The store interprets nothing.
-//! 7. [`Store::events`] tells the events of durable commits as history, by revision, over restarts
-//!    too; the oldest go as [`Retention`] says. Whoever asks for all after a revision of which some
-//!    are gone is told [`StoreError::Compacted`], and never a history with a hole.
-//! 8. [`Store::latest_revision`] is no older than any commit that was answered anywhere before it
-//!    was asked for, and older than those begun after it.
-//! 9. [`Store::follow`] builds a copy of all records and keeps it: [`Update::Reset`], then records
-//!    and commits in any mixture, then [`Update::Complete`], which comes at any rate of writes and
-//!    whatever is compacted meanwhile; from then on every commit once, in order. A copy that has
-//!    missed commits is reset, and never left incomplete. It is not cut for being slow: the engine
-//!    waits for it.
+//! 1. **Commit.** [`Store::commit`] is atomic, and durable when it returns its revision. If the
+//!    caller drops the future, the batch takes effect completely or not at all.
+//! 2. **Revisions** strictly increase, also across restarts. An empty store is at revision 0.
+//! 3. **Snapshot.** [`Store::snapshot`] streams every record as of one revision, in key order.
+//! 4. **Watch.** [`Store::watch`] yields every commit after a revision, exactly once and in order,
+//!    or ends with [`StoreError::Compacted`]; the caller then takes a new snapshot. A watch that
+//!    starts at the revision of a new snapshot is compacted only if many commits follow at once. If
+//!    several commits became durable together, the first may carry the operations of all of them.
+//!    An empty commit is a progress marker: no commit lies between the previous one and its
+//!    revision. That revision need not belong to a commit.
+//! 5. **Preconditions.** A batch may carry preconditions. If one does not hold, the commit fails
+//!    with [`StoreError::Conflict`] and changes nothing.
+//! 6. **Opaque bytes.** The store does not interpret keys, values or events.
+//! 7. **History.** [`Store::events`] returns the events of durable commits by revision, also across
+//!    restarts. [`Retention`] limits how many are kept. A read of all events after a revision
+//!    returns them without a gap, or fails with [`StoreError::Compacted`] if some were deleted.
+//! 8. **Latest revision.** [`Store::latest_revision`] is linearizable. It is at least the revision
+//!    of every commit acknowledged, by any process, before the call began; every commit that begins
+//!    after the call returned has a higher revision.
+//! 9. **Follow.** [`Store::follow`] builds a copy of all records and keeps it current. It yields
+//!    [`Update::Reset`], then records and commits interleaved, then [`Update::Complete`], then
+//!    every commit exactly once and in order. `Complete` arrives at any write rate, whatever is
+//!    compacted meanwhile. If the engine loses commits, it resets the copy; it never leaves the
+//!    copy incomplete. A slow reader is not disconnected: the engine waits for it.
 
 use std::{
     fmt,
@@ -39,35 +42,35 @@ use tokio::time::Instant;
 
 use super::{Connector, StoreError};
 
-/// A clock that is further than this from those of the other replicas, in milliseconds, says of
-/// nothing that it has ended.
+/// Maximum clock skew against the other replicas, in milliseconds. A replica whose clock is further
+/// off must not decide that anything has expired.
 pub const MAX_SKEW_MS: u64 = 2_000;
 
-/// The number of a commit.
+/// The number of a commit; strictly increasing within one store (clause 2).
 pub type Revision = u64;
 
-/// What one commit is to change, on which conditions, with its event.
+/// One commit to make: its preconditions, its operations and its event.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// All of them must hold, else nothing is changed.
+    /// If any of them does not hold, nothing changes (clause 5).
     pub preconditions: Vec<Precondition>,
     /// Applied in order.
     pub operations: Vec<Operation>,
-    /// Who did what, as bytes.
+    /// Who did what, encoded.
     pub event: Vec<u8>,
-    /// When, in Unix milliseconds: for how long the event is kept.
+    /// The time of the event, in Unix milliseconds. [`Retention::age_ms`] counts from it.
     pub at_ms: u64,
-    /// Its records are to have a revision that no other commit's have: it decides which records are
-    /// older than it.
+    /// Whether the records of this batch need a revision that they share with no other commit. A
+    /// tombstone does: records with a lower revision are deleted by it.
     pub is_alone: bool,
 }
 
-/// The revision a key was last written at; nothing where it must be absent.
+/// A key must still have this revision, or must still be absent.
 #[derive(Clone, Debug)]
 pub struct Precondition {
-    /// Which key.
+    /// The key that is compared.
     pub key: Vec<u8>,
-    /// Its revision.
+    /// The revision that last wrote the key; `None`: the key is absent.
     pub revision: Option<Revision>,
 }
 
@@ -79,7 +82,7 @@ pub enum Operation {
     Delete { key: Vec<u8> },
 }
 
-/// One commit, as the change feed tells it.
+/// One commit on the change feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Commit {
@@ -90,13 +93,13 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// What the feed tells where nothing was changed up to this revision.
+    /// A progress marker: no commit lies between the previous one on the feed and this revision.
     pub(super) fn nothing(revision: Revision) -> Self {
         Self { revision, operations: Vec::new(), event: Vec::new(), at_ms: 0 }
     }
 }
 
-/// The event of a commit, as the history tells it.
+/// The event of one commit, as history keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct StoredEvent {
@@ -105,12 +108,13 @@ pub struct StoredEvent {
     pub event: Vec<u8>,
 }
 
-/// A stretch of history; both ends are left out of it.
+/// A range of history; both bounds are exclusive.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventRange {
-    /// All after this revision, or an error; nothing is from the oldest that is kept.
+    /// Events after this revision; fails if some of them were deleted. `None`: from the oldest
+    /// event that is kept.
     pub after: Option<Revision>,
-    /// Nothing is up to the newest.
+    /// Events before this revision. `None`: up to the latest event.
     pub before: Option<Revision>,
 }
 
@@ -120,53 +124,62 @@ pub struct EventRange {
 pub struct Entry {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
-    /// When it was last written.
+    /// The commit that last wrote this record. If several commits became durable together in a
+    /// cluster, it is the first of them.
     pub revision: Revision,
 }
 
-/// Every record as of one revision, in pages.
+/// Every record as of one revision, in pages and in key order.
 #[allow(missing_docs)]
 pub struct Snapshot {
     pub revision: Revision,
     pub pages: BoxStream<'static, Result<Vec<Entry>, StoreError>>,
 }
 
-/// Commits in order, from one revision on, without end.
+/// The commits after one revision, in order. It does not end while the store is open.
 pub type Feed = BoxStream<'static, Result<Arc<Commit>, StoreError>>;
 
-/// What a copy of all records is built of, and kept up by.
+/// One step in building a copy of all records and keeping it current.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// A copy begins: what came before counts for nothing.
+    /// A new copy begins: discard the previous one.
     Reset,
-    /// Records of the copy, in the order of keys.
+    /// The next records of the copy, in key order.
     Records(Vec<Entry>),
-    /// A commit, without its changes of records that are still to come. Those that came may be
-    /// newer; then what made them so comes too.
+    /// A commit. Until the copy is complete, it lacks the operations on keys whose records have not
+    /// been sent yet. A record already sent may be newer than this commit; the commits that made it
+    /// newer follow.
     Commit(Arc<Commit>),
-    /// All up to this revision has come.
+    /// The copy has everything up to this revision.
     Complete(Revision),
 }
 
-/// Updates without end.
+/// The updates of one copy. They do not end.
 pub type Updates = BoxStream<'static, Result<Update, StoreError>>;
 
-/// A durable, ordered map of bytes with a change feed. The contract is at the top of this file.
+/// A durable, ordered map of bytes with a change feed and a history. The contract is at the top of
+/// this file.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Clauses 1, 2 and 5.
+    /// Applies the batch and returns its revision once it is durable (clauses 1, 2 and 5).
+    ///
+    /// Errors: [`StoreError::Conflict`] if a precondition does not hold; [`StoreError::Full`];
+    /// [`StoreError::Unavailable`], after which the batch may have taken effect.
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError>;
 
-    /// Clause 3.
+    /// Streams every record as of the current revision (clause 3).
     async fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
-    /// Clause 4.
+    /// Yields every commit after a revision (clause 4).
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError>;
 
-    /// Clause 9.
+    /// Builds a copy of all records and keeps it current (clause 9).
     async fn follow(&self) -> Result<Updates, StoreError>;
 
-    /// Clause 7: at most `limit` of them, from the one end of the range or the other.
+    /// Returns at most `limit` events of the range (clause 7): the oldest, in ascending order, or
+    /// with `newest_first` the latest, in descending order.
+    ///
+    /// Errors: [`StoreError::Compacted`] if events after `range.after` were deleted.
     async fn events(
         &self,
         range: EventRange,
@@ -174,82 +187,83 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Up to which revision everything that was committed anywhere has come to the feed of this
-    /// process, and when that was so. For an engine of one process it is so at any time.
+    /// The highest revision up to which this process's feed is known to be complete, and when that
+    /// was confirmed. It covers the commits of every process.
+    ///
+    /// The feed of a single-process engine is always complete, so the default returns revision 0
+    /// and the current time.
     fn confirmed_revision(&self) -> (Revision, Instant) {
         (0, Instant::now())
     }
 
-    /// Clause 8. It need not have come to the feed of this process yet.
+    /// The latest revision of the store (clause 8). This process's feed may not have reached it.
     async fn latest_revision(&self) -> Result<Revision, StoreError>;
 
-    /// Tells the time of this process that is certain, in Unix milliseconds, for others to compare
-    /// theirs with.
+    /// Publishes this process's certain time (`Clock::certain_ms`), in Unix milliseconds, so that
+    /// other processes can compare their clocks with it.
     fn report_wall_clock(&self, now_ms: u64) {
         let _ = now_ms;
     }
 
-    /// How far the time of this process is ahead of that of the other processes over this store, in
-    /// milliseconds: of their median. Nothing where there are no others, or nothing is known of
-    /// them yet.
+    /// How far this process's clock is ahead of the median clock of the other processes on this
+    /// store, in milliseconds. `None` if there are no others, or their clocks are not known yet.
     fn clock_skew_ms(&self) -> Option<i64> {
         None
     }
 
-    /// Whether there was time to compare the wall clock of this process with those of the others.
-    /// Before that nothing is known of it.
+    /// Whether this process has had time to compare its clock with the others. Until then,
+    /// [`Store::clock_skew_ms`] says nothing about it.
     fn has_compared_clocks(&self) -> bool {
         true
     }
 
-    /// Ends when the store is not the one any more that was read, so that this process has to begin
-    /// anew. An engine of one process always is.
+    /// Resolves when the process must restart, because an older state replaced the store it had
+    /// read. This cannot happen to a single-process engine, so the default never resolves.
     async fn fatal_error(&self) -> StoreError {
         std::future::pending().await
     }
 
-    /// Waits for what is being committed, and marks the stop as an orderly one. Nothing may be
-    /// committed after it.
+    /// Waits for pending commits and marks the shutdown as clean. Later commits fail.
     async fn close(&self) -> Result<(), StoreError>;
 }
 
-/// Which engine keeps the records.
+/// The storage engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// Embedded, in the data directory: one process.
+    /// Embedded, in the data directory; for one process.
     #[default]
     Sled,
-    /// An etcd cluster: any number of processes.
+    /// An etcd cluster, shared by any number of processes.
     Etcd,
 }
 
-/// Where records are kept.
+/// Where a store keeps its records.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// By the embedded engine, in a directory.
+    /// In a data directory, with the embedded engine.
     Directory {
-        /// Created where there is none.
+        /// Created if it does not exist.
         path: PathBuf,
-        /// What it may keep in memory.
+        /// Limits of the engine's memory.
         memory: Memory,
     },
-    /// By a cluster.
+    /// In a cluster.
     Cluster(ClusterConfig),
 }
 
-/// How a cluster is reached.
+/// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     /// URLs of its members.
     pub endpoints: Vec<String>,
-    /// All keys begin with it, so that a cluster may serve others too.
+    /// Every key starts with this prefix, so that other services can share the cluster.
     pub prefix: String,
-    /// Who to log in as, where it wants a login.
+    /// The user to log in as, if the cluster requires authentication.
     pub user: Option<ClusterUser>,
     /// For `https` endpoints.
     pub tls: Option<ClusterTls>,
-    /// What connects to a member in the place of TCP.
+    /// Connects to a member instead of TCP.
     pub connector: Option<Connector>,
 }
 
@@ -264,9 +278,9 @@ pub struct ClusterUser {
 /// Certificates, in PEM.
 #[derive(Clone)]
 pub struct ClusterTls {
-    /// Whose certificates the members have.
+    /// The certificate authority that signed the members' certificates.
     pub ca: String,
-    /// Our own certificate and its key, where the cluster wants one.
+    /// The client certificate and its key, if the cluster requires one.
     pub identity: Option<(String, String)>,
 }
 
@@ -285,7 +299,7 @@ impl fmt::Debug for ClusterTls {
 }
 
 impl Location {
-    /// A directory, with what memory an engine takes where nobody says.
+    /// A data directory with the default memory limits.
     #[must_use]
     pub fn directory(path: &Path) -> Self {
         Self::Directory { path: path.to_path_buf(), memory: Memory::default() }
@@ -303,30 +317,30 @@ impl fmt::Display for Location {
     }
 }
 
-/// For how long and how many events are kept. Older ones go many at a time, so that somewhat more
-/// than these may be there.
+/// How much history is kept. An event is deleted when it exceeds either limit. Events are deleted
+/// many at a time, so somewhat more may be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// The newest so many, unless they are too old.
+    /// Maximum number of events.
     pub events: u64,
-    /// Those that are not older than this, in milliseconds.
+    /// Maximum age, in milliseconds.
     pub age_ms: u64,
 }
 
-/// What an engine may keep in memory, beside its records' view.
+/// Memory limits of an engine. They do not include the view.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// Pages of the database.
+    /// Cached pages of the database.
     pub cache_bytes: u64,
-    /// Commits that are in the journal only. At most five times as much while the database does not
-    /// keep up.
+    /// Commits that are only in the journal. Up to five times as much while the database falls
+    /// behind.
     pub journal_bytes: u64,
 }
 
 impl Default for Memory {
-    /// Reads come from the view, so the cache serves writes and the start only. A journal of 4 MiB
-    /// is some 20,000 mutes: a larger one writes less to the database, and takes longer to read
-    /// back.
+    /// Reads are answered by the view, so the cache serves only writes and startup. A journal of
+    /// 4 MiB holds some 20,000 mutes. A larger one causes fewer writes to the database, and takes
+    /// longer to replay.
     fn default() -> Self {
         Self { cache_bytes: 8 << 20, journal_bytes: 4 << 20 }
     }
