@@ -1,32 +1,34 @@
-//! The cluster engine: any number of replicas over one etcd cluster, which orders and keeps their
+//! The cluster engine: any number of replicas on one etcd cluster, which orders and stores their
 //! commits.
 //!
-//! # The way of a commit
-//! The commits of a replica that wait go to the cluster in one transaction, as far as none touches
-//! what another does (`writer.rs`). Where an expectation of one does not hold, none takes effect,
-//! and each half is tried for itself. A transaction writes the events of its commits under a random
-//! id, and expects that they are not there yet: so one whose answer was lost is sent again, and
-//! takes effect once. Commits are answered when the cluster has them, on a quorum of its disks.
+//! # Commits
+//! A replica sends its waiting commits in one transaction, as far as they do not conflict
+//! (`writer.rs`). If a precondition of one does not hold, none takes effect, and each half is
+//! retried by itself. A transaction writes the events of its commits under a random id, with the
+//! precondition that the id is absent. So after a lost answer it can be sent again and still takes
+//! effect only once. A commit is acknowledged when a quorum of the members has it on disk.
 //!
 //! # The change feed
-//! One watch (`follower.rs`) brings every replica the changes of all of them, in the order of the
-//! cluster. It goes on where it was after any failure; where the cluster no longer keeps what it
-//! has missed, its watchers are told so, and the view is built anew (`updates.rs`), at any rate of
-//! writes. A replica knows that it has seen all there is by writing something itself from time to
-//! time, and meeting it in the feed (`maintenance.rs`): neither a member that is cut off from the
-//! others nor one that is behind can make it believe so. The ticks also tell how far the clocks of
-//! replicas are apart (`clocks.rs`).
+//! One watch per replica (`follower.rs`) delivers the changes of all replicas, in the order of the
+//! cluster. After any failure it resumes at its position. If the cluster no longer keeps the
+//! changes it missed, its watchers get [`StoreError::Compacted`], and the view is rebuilt
+//! (`updates.rs`), at any write rate.
 //!
-//! # When somebody puts an older state in the cluster's place
-//! Nothing in memory holds then, such as after a restore from a backup, and the process ends, to
-//! begin anew. It finds out by what it has seen: the newest events have to be there, at their
-//! revision, whenever the watch begins again; a tick has to be newer than all it has seen; and the
-//! segment of history does not go back.
+//! To confirm that its feed is complete, a replica writes a tick at intervals and waits until the
+//! feed delivers it (`maintenance.rs`). A partitioned member, or one that is behind, cannot fake
+//! that. The ticks also measure the skew between the clocks of the replicas (`clocks.rs`).
+//!
+//! # When an older state replaces the cluster
+//! After a restore from a backup, for example, nothing in memory is valid. The process then ends,
+//! and reads everything when it starts again. It detects this by what it has received:
+//! - Whenever the watch restarts, the latest events it received must exist at their revision.
+//! - A new tick must have a higher revision than everything it received.
+//! - The current segment of history must not be older than the one it knows.
 //!
 //! # History
-//! Events are kept by segments (`event_log.rs`). Which one is being written is a record that each
-//! commit expects: so the commits of a segment are exactly those between its beginning and that of
-//! the next, and history can be read, and let go of, a segment at a time.
+//! Events are stored in segments (`event_log.rs`). The current segment is a record, and each commit
+//! has the precondition that it is unchanged. So the commits of a segment are exactly those between
+//! its beginning and that of the next, and history is read, and deleted, one segment at a time.
 
 use std::sync::Arc;
 
@@ -68,9 +70,10 @@ mod txn;
 mod updates;
 mod writer;
 
-/// Commits that may wait for the writer; those beyond wait for a place.
-const QUEUE: usize = 4_096;
-/// A place among the replicas of a cluster.
+/// Maximum number of commits queued for the writer. Further callers wait for room.
+const MAX_QUEUED: usize = 4_096;
+
+/// One replica's connection to the cluster.
 pub(super) struct Cluster {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Job>,
@@ -83,10 +86,11 @@ impl Cluster {
         config: &ClusterConfig,
         retention: Retention,
     ) -> Result<Self, StoreError> {
-        let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
+        let etcd = Etcd::new(config)?;
+        let layout = Layout::new(&config.prefix);
         refuse_earlier_layout(&etcd, &config.prefix).await?;
         let segment = begin_history(&etcd, &layout).await?;
-        let asked = Instant::now();
+        let begun = Instant::now();
         let page = etcd
             .range(
                 &layout.events(segment.number),
@@ -94,7 +98,7 @@ impl Cluster {
                 REQUEST_TIMEOUT,
             )
             .await?;
-        let confirmed = (layout::end_of(page.revision), asked);
+        let confirmed = (layout::last_revision(page.revision), begun);
         let shared = Shared::new(
             etcd,
             layout,
@@ -102,7 +106,7 @@ impl Cluster {
             Segment { commits: page.count, ..segment },
             confirmed,
         );
-        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(MAX_QUEUED);
         let mut tasks = JoinSet::new();
         tasks.spawn(Writer::new(shared.clone(), jobs).run());
         tasks.spawn(Follower::after(shared.clone(), page.revision).run());
@@ -114,26 +118,27 @@ impl Cluster {
         &self,
         job: impl FnOnce(writer::CommitReply) -> Job,
     ) -> Result<Revision, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.queue.send(job(answer)).await.map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        let (reply, result) = oneshot::channel();
+        self.queue.send(job(reply)).await.map_err(|_| closed())?;
+        result.await.map_err(|_| closed())?
     }
 }
 
-/// Whether a mute service has ever written there.
+/// Whether a mute service has ever opened a store below this prefix.
 pub(super) async fn exists(config: &ClusterConfig) -> Result<bool, StoreError> {
-    let (etcd, layout) = (Etcd::new(config)?, Layout::below(&config.prefix));
-    let wanted = RangeOptions { limit: 1, ..RangeOptions::default() };
-    Ok(!etcd.range(&layout.headers(), wanted, REQUEST_TIMEOUT).await?.records.is_empty())
+    let etcd = Etcd::new(config)?;
+    let headers = Layout::new(&config.prefix).headers();
+    let first = RangeOptions { limit: 1, ..RangeOptions::default() };
+    Ok(!etcd.range(&headers, first, REQUEST_TIMEOUT).await?.records.is_empty())
 }
 
-/// Errors: [`StoreError::EarlierLayout`] where a version before this layout has written below the
+/// Errors: [`StoreError::EarlierLayout`] if a version before this layout has written below the
 /// prefix.
 async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreError> {
     let page = etcd
-        .range(&Layout::now_of_earlier_layout(prefix), RangeOptions::default(), REQUEST_TIMEOUT)
+        .range(&Layout::earlier_current_segment(prefix), RangeOptions::default(), REQUEST_TIMEOUT)
         .await?;
-    // A stray key is nobody's segment.
+    // The key may also belong to another program.
     let is_segment = |record: &KeyValue| {
         pb::ClusterSegment::decode(&*record.value).is_ok_and(|segment| segment.number > 0)
     };
@@ -143,14 +148,18 @@ async fn refuse_earlier_layout(etcd: &Etcd, prefix: &str) -> Result<(), StoreErr
     Ok(())
 }
 
-/// The segment that is being written; the first one, where there is none.
+/// Returns the current segment, and begins the first one if there is none.
 async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreError> {
     loop {
         let page = etcd
-            .range(&KeyRange::of(layout.now()), RangeOptions::default(), REQUEST_TIMEOUT)
+            .range(
+                &KeyRange::single(layout.current_segment()),
+                RangeOptions::default(),
+                REQUEST_TIMEOUT,
+            )
             .await?;
         if let Some(record) = page.records.first() {
-            return Segment::read(record);
+            return Segment::decode(record);
         }
         etcd.transact(
             &begin_segment(layout, None, &pb::ClusterSegment { number: 1, ..Default::default() }),
@@ -163,7 +172,7 @@ async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreErr
 #[async_trait]
 impl Store for Cluster {
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
-        self.send(|answer| Job::commit(batch, answer)).await
+        self.send(|reply| Job::commit(batch, reply)).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
@@ -173,7 +182,7 @@ impl Store for Cluster {
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        Ok(self.shared.recent.follow(after))
+        Ok(self.shared.feed_buffer.follow(after))
     }
 
     async fn follow(&self) -> Result<Updates, StoreError> {
@@ -194,12 +203,12 @@ impl Store for Cluster {
             .shared
             .etcd
             .range(
-                &self.shared.now_span(),
+                &self.shared.current_segment_range(),
                 RangeOptions { count_only: true, ..RangeOptions::default() },
                 REQUEST_TIMEOUT,
             )
             .await?;
-        Ok(layout::end_of(page.revision))
+        Ok(layout::last_revision(page.revision))
     }
 
     fn confirmed_revision(&self) -> (Revision, Instant) {

@@ -1,22 +1,25 @@
-//! What can go wrong in a store, and what a caller is told of it.
+//! Errors of a store, and the API error that a caller gets for each.
 
 use crate::error::{Error, Reason};
 
-/// What went wrong in an engine. `error.rs` says what a caller is told of it.
+/// An error of a storage engine. Its text is for logs and operators; a caller of the API gets only
+/// the [`Error`] it converts to.
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
-    #[error("an expectation of the commit did not hold at revision {revision}")]
+    #[error("a precondition of the commit did not hold at revision {revision}")]
     Conflict { revision: u64 },
-    #[error("commits up to revision {oldest} are no longer kept")]
+    #[error("commits before revision {oldest} are no longer kept")]
     Compacted { oldest: u64 },
     #[error(
-        "the cluster went back to before revision {seen}: an older state was put in its place; start again, to read it"
+        "the cluster lacks revision {observed}, which this process has read: an older state has \
+         replaced it; restart this process to read that state"
     )]
-    RevisionRegressed { seen: u64 },
+    RevisionRegressed { observed: u64 },
     #[error(
-        "the keys below {prefix} are those of an earlier version, which this one does not read: export them with the version that wrote them, and \
-         import them with this one, below another --etcd-prefix"
+        "the keys below {prefix} have the layout of an earlier version, which this version cannot \
+         read: export them with the version that wrote them, and import them with this one under \
+         another --etcd-prefix"
     )]
     EarlierLayout { prefix: String },
     #[error("the store is full: {0}")]
@@ -24,15 +27,18 @@ pub enum StoreError {
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     #[error(
-        "the store is damaged, at {place}: {what}; put the newest backup back: of a data directory with `mute-service restore --data-dir DIR FILE`, into an empty one; of a cluster with etcd's own `etcdutl snapshot restore`"
+        "the store is damaged at {place}: {what}; restore the latest backup: a data directory \
+         with `mute-service restore --data-dir DIR FILE`, into an empty directory; a cluster with \
+         etcd's own `etcdutl snapshot restore`"
     )]
     Corrupt { place: String, what: String },
     #[error(
-        "the data directory {directory} is in use by another mute-service: stop that one, or give this one another --data-dir"
+        "the data directory {directory} is in use by another mute-service process: stop that \
+         process, or choose another --data-dir"
     )]
     InUse { directory: String },
     #[error(
-        "the data directory {directory} is not empty: a backup is put back into an empty one only"
+        "the data directory {directory} is not empty: restore a backup into an empty directory"
     )]
     NotEmpty { directory: String },
 }

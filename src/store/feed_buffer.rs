@@ -1,9 +1,10 @@
-//! The newest commits of an engine in memory, for all its watchers together: each takes from here
-//! what is after its own place.
+//! The latest commits of an engine, in memory, shared by all its watchers. Each watcher reads on
+//! from its own position.
 //!
-//! A watcher that is behind what is kept is told so. One that is *paced* never is: what it has not
-//! taken stays, and whoever adds commits waits for room ([`FeedBuffer::room`],
-//! [`FeedBuffer::wait_for_room`]), so that memory stays bounded all the same.
+//! A watcher that falls behind the oldest buffered commit gets [`StoreError::Compacted`]. A *paced*
+//! watcher never falls behind: the buffer keeps what it has not read yet, and the engine waits for
+//! room before it adds more ([`FeedBuffer::wait_for_room`], [`FeedBuffer::wait_for_room_async`]).
+//! So memory stays bounded.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,20 +16,20 @@ use tokio::sync::{Notify, watch};
 
 use super::{Commit, Feed, Operation, Revision, StoreError};
 
-/// Commits kept in memory for watchers: at most so many, and so many bytes beside the newest group.
-/// 4,096 is several full groups.
-const RECENT_COMMITS: usize = 4_096;
-const RECENT_BYTES: usize = 4 << 20;
-/// Commits that a watcher takes at once.
-const READ: usize = 512;
+/// The buffer's limits, by number and by size. The latest group is kept whatever its size. 4,096
+/// commits are several full groups.
+const MAX_COMMITS: usize = 4_096;
+const MAX_BYTES: usize = 4 << 20;
+/// Maximum number of commits that a watcher reads under one lock.
+const READ_MAX: usize = 512;
 
 pub(super) struct FeedBuffer {
     commits: Mutex<Commits>,
-    /// Told when a paced watcher has taken something: a task that waits for room, and a thread.
-    taken: Notify,
-    taken_by_thread: Condvar,
-    /// Nobody is told of anything after this revision.
-    newest: watch::Sender<Revision>,
+    /// Both wake an engine that waits for room, a task or a thread, after a paced watcher has read.
+    task_wakeup: Notify,
+    thread_wakeup: Condvar,
+    /// Up to which revision watchers may read; wakes them.
+    latest: watch::Sender<Revision>,
 }
 
 /// All commits after a revision, in order.
@@ -36,116 +37,119 @@ struct Commits {
     after: Revision,
     commits: VecDeque<Arc<Commit>>,
     bytes: usize,
-    /// Of the newest group, which is kept whatever its size.
-    group: usize,
-    /// Up to where each paced watcher has taken commits, by its number.
-    paced: BTreeMap<u64, Revision>,
-    next_number: u64,
+    /// Number of commits in the latest group, which is never dropped.
+    latest_group_len: usize,
+    /// The revision up to which each paced watcher has read, by the watcher's id.
+    paced_positions: BTreeMap<u64, Revision>,
+    next_paced_id: u64,
 }
 
-/// One watcher's place among the commits.
+/// One watcher's position in the buffer.
 struct BufferReader {
-    recent: Arc<FeedBuffer>,
-    newest: watch::Receiver<Revision>,
-    after: Revision,
+    buffer: Arc<FeedBuffer>,
+    latest: watch::Receiver<Revision>,
+    position: Revision,
+    /// Commits read from the buffer and not yielded yet.
     read: VecDeque<Arc<Commit>>,
-    /// Its number, where it is paced.
-    paced: Option<u64>,
+    /// Its id if it is paced.
+    paced_id: Option<u64>,
 }
 
 impl FeedBuffer {
-    /// Begins after this revision.
+    /// An empty buffer that starts after this revision.
     pub(super) fn after(revision: Revision) -> Self {
         Self {
             commits: Mutex::new(Commits::after(revision)),
-            taken: Notify::new(),
-            taken_by_thread: Condvar::new(),
-            newest: watch::Sender::new(revision),
+            task_wakeup: Notify::new(),
+            thread_wakeup: Condvar::new(),
+            latest: watch::Sender::new(revision),
         }
     }
 
-    /// The newest revision that watchers are told of.
+    /// The highest revision that watchers may see.
     pub(super) fn latest_revision(&self) -> Revision {
-        *self.newest.borrow()
+        *self.latest.borrow()
     }
 
-    /// Adds commits, and forgets the oldest. After them there is nothing up to this revision.
-    pub(super) fn push(&self, group: Vec<Arc<Commit>>, newest: Revision) {
+    /// Adds a group of commits, and drops the oldest beyond the limits. `latest` is at least the
+    /// revision of the last one; no other commit lies up to it.
+    pub(super) fn push(&self, group: Vec<Arc<Commit>>, latest: Revision) {
         self.commits().push(group);
-        self.newest.send_replace(newest);
+        self.latest.send_replace(latest);
     }
 
-    /// Ends when no paced watcher is so far behind that nothing should be added.
-    pub(super) async fn room(&self) {
+    /// Waits while the buffer exceeds its limits because a paced watcher is behind.
+    pub(super) async fn wait_for_room_async(&self) {
         loop {
-            let taken = self.taken.notified();
-            tokio::pin!(taken);
-            // Listens before it looks, so that nothing is missed in between.
-            taken.as_mut().enable();
+            let wakeup = self.task_wakeup.notified();
+            tokio::pin!(wakeup);
+            // Registers before the check, so that no wake-up between the two is lost.
+            wakeup.as_mut().enable();
             if !self.commits().is_over_full() {
                 return;
             }
-            taken.await;
+            wakeup.await;
         }
     }
 
-    /// The same, for a thread.
+    /// [`FeedBuffer::wait_for_room_async`] for a thread.
     pub(super) fn wait_for_room(&self) {
-        let waited =
-            self.taken_by_thread.wait_while(self.commits(), |commits| commits.is_over_full());
-        drop(waited);
+        let commits =
+            self.thread_wakeup.wait_while(self.commits(), |commits| commits.is_over_full());
+        drop(commits);
     }
 
-    /// Begins anew after this revision: whoever has not come so far is told that it is compacted.
-    pub(super) fn begin_after(&self, revision: Revision) {
-        self.commits().begin_after(revision);
-        self.newest.send_replace(revision);
+    /// Drops all commits and starts again after this revision. Every watcher that has not read up
+    /// to it gets [`StoreError::Compacted`].
+    pub(super) fn restart_after(&self, revision: Revision) {
+        self.commits().restart_after(revision);
+        self.latest.send_replace(revision);
     }
 
-    /// Waits until watchers are told of this revision.
-    pub(super) async fn reach(&self, revision: Revision) {
-        let _ = self.newest.subscribe().wait_for(|newest| *newest >= revision).await;
+    /// Waits until watchers may see this revision.
+    pub(super) async fn wait_for_revision(&self, revision: Revision) {
+        let _ = self.latest.subscribe().wait_for(|latest| *latest >= revision).await;
     }
 
     /// Clause 4 of the store's contract.
     pub(super) fn follow(self: &Arc<Self>, after: Revision) -> Feed {
-        let follower = BufferReader {
-            recent: self.clone(),
-            newest: self.newest.subscribe(),
-            after,
+        let reader = BufferReader {
+            buffer: self.clone(),
+            latest: self.latest.subscribe(),
+            position: after,
             read: VecDeque::new(),
-            paced: None,
+            paced_id: None,
         };
-        follower.into_feed()
+        reader.into_feed()
     }
 
-    /// The commits after the newest, and which that is, for a paced watcher. It is told that
-    /// commits are compacted only where the engine itself has lost them.
+    /// The latest revision, and a paced feed of the commits after it. The feed is compacted only if
+    /// the engine itself has lost commits.
     pub(super) fn follow_paced(self: &Arc<Self>) -> (Revision, Feed) {
-        let newest = self.newest.subscribe();
+        let latest = self.latest.subscribe();
         let mut commits = self.commits();
-        let after = *newest.borrow();
-        let number = commits.next_number;
-        commits.next_number += 1;
-        commits.paced.insert(number, after);
+        let after = *latest.borrow();
+        let id = commits.next_paced_id;
+        commits.next_paced_id += 1;
+        commits.paced_positions.insert(id, after);
         drop(commits);
-        let follower = BufferReader {
-            recent: self.clone(),
-            newest,
-            after,
+        let reader = BufferReader {
+            buffer: self.clone(),
+            latest,
+            position: after,
             read: VecDeque::new(),
-            paced: Some(number),
+            paced_id: Some(id),
         };
-        (after, follower.into_feed())
+        (after, reader.into_feed())
     }
 
     fn commits(&self) -> MutexGuard<'_, Commits> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_taken(&self) {
-        self.taken.notify_waiters();
-        self.taken_by_thread.notify_all();
+    fn wake_producers(&self) {
+        self.task_wakeup.notify_waiters();
+        self.thread_wakeup.notify_all();
     }
 }
 
@@ -155,30 +159,32 @@ impl Commits {
             after: revision,
             commits: VecDeque::new(),
             bytes: 0,
-            group: 0,
-            paced: BTreeMap::new(),
-            next_number: 0,
+            latest_group_len: 0,
+            paced_positions: BTreeMap::new(),
+            next_paced_id: 0,
         }
     }
 
-    fn begin_after(&mut self, revision: Revision) {
+    fn restart_after(&mut self, revision: Revision) {
         self.commits.clear();
-        (self.after, self.bytes, self.group) = (revision, 0, 0);
+        self.after = revision;
+        self.bytes = 0;
+        self.latest_group_len = 0;
     }
 
     fn push(&mut self, group: Vec<Arc<Commit>>) {
-        self.group = group.len();
+        self.latest_group_len = group.len();
         self.bytes += group.iter().map(|commit| size_of_commit(commit)).sum::<usize>();
         self.commits.extend(group);
         self.trim();
     }
 
-    /// Forgets the oldest where there are too many, but for those that a paced watcher has yet to
-    /// take.
+    /// Drops the oldest commits while the buffer exceeds its limits, except those that a paced
+    /// watcher has not read.
     fn trim(&mut self) {
-        let kept_after = self.paced.values().min().copied().unwrap_or(Revision::MAX);
+        let read_by_all = self.paced_positions.values().min().copied().unwrap_or(Revision::MAX);
         while self.is_over_full()
-            && self.commits.front().is_some_and(|oldest| oldest.revision <= kept_after)
+            && self.commits.front().is_some_and(|oldest| oldest.revision <= read_by_all)
         {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.bytes -= size_of_commit(&oldest);
@@ -187,8 +193,8 @@ impl Commits {
     }
 
     fn is_over_full(&self) -> bool {
-        self.commits.len() > self.group
-            && (self.commits.len() > RECENT_COMMITS || self.bytes > RECENT_BYTES)
+        self.commits.len() > self.latest_group_len
+            && (self.commits.len() > MAX_COMMITS || self.bytes > MAX_BYTES)
     }
 }
 
@@ -199,61 +205,60 @@ impl BufferReader {
 
     async fn next(mut self) -> Option<(Result<Arc<Commit>, StoreError>, Self)> {
         if self.read.is_empty() {
-            let newest = *self.newest.wait_for(|newest| *newest > self.after).await.ok()?;
-            if let Err(error) = self.read_more(newest) {
+            let latest = *self.latest.wait_for(|latest| *latest > self.position).await.ok()?;
+            if let Err(error) = self.read_more(latest) {
                 return Some((Err(error), self));
             }
         }
         let commit = self.read.pop_front()?;
-        self.after = commit.revision;
+        self.position = commit.revision;
         Some((Ok(commit), self))
     }
 
-    /// Reads what there is after its place; where that is nothing, up to the newest, that it is
-    /// nothing.
-    fn read_more(&mut self, newest: Revision) -> Result<(), StoreError> {
-        let mut commits = self.recent.commits();
-        if commits.after > self.after {
+    /// Reads the commits after its position. If there are none, it reads a progress marker for
+    /// `latest`.
+    fn read_more(&mut self, latest: Revision) -> Result<(), StoreError> {
+        let mut commits = self.buffer.commits();
+        if commits.after > self.position {
             return Err(StoreError::Compacted { oldest: commits.after + 1 });
         }
-        let known = commits.commits.partition_point(|commit| commit.revision <= self.after);
-        self.read.extend(commits.commits.range(known..).take(READ).cloned());
+        let start = commits.commits.partition_point(|commit| commit.revision <= self.position);
+        self.read.extend(commits.commits.range(start..).take(READ_MAX).cloned());
         if self.read.is_empty() {
-            self.read.push_back(Arc::new(Commit::nothing(newest)));
+            self.read.push_back(Arc::new(Commit::nothing(latest)));
         }
-        let Some(number) = self.paced else { return Ok(()) };
-        let taken = self.read.back().map_or(self.after, |last| last.revision);
-        commits.paced.insert(number, taken);
+        let Some(id) = self.paced_id else { return Ok(()) };
+        let read_up_to = self.read.back().map_or(self.position, |last| last.revision);
+        commits.paced_positions.insert(id, read_up_to);
         commits.trim();
         drop(commits);
-        self.recent.has_taken();
+        self.buffer.wake_producers();
         Ok(())
     }
 }
 
 impl Drop for BufferReader {
     fn drop(&mut self) {
-        if let Some(number) = self.paced {
-            let mut commits = self.recent.commits();
-            commits.paced.remove(&number);
+        if let Some(id) = self.paced_id {
+            let mut commits = self.buffer.commits();
+            commits.paced_positions.remove(&id);
             commits.trim();
             drop(commits);
-            self.recent.has_taken();
+            self.buffer.wake_producers();
         }
     }
 }
 
 fn size_of_commit(commit: &Commit) -> usize {
-    let size = |operation: &Operation| match operation {
+    commit.event.len() + commit.operations.iter().map(size_of_operation).sum::<usize>()
+}
+
+fn size_of_operation(operation: &Operation) -> usize {
+    let heap_bytes = match operation {
         Operation::Put { key, value } => key.len() + value.len(),
         Operation::Delete { key } => key.len(),
     };
-    commit.event.len()
-        + commit
-            .operations
-            .iter()
-            .map(|operation| size_of::<Operation>() + size(operation))
-            .sum::<usize>()
+    size_of::<Operation>() + heap_bytes
 }
 
 #[cfg(test)]
@@ -263,28 +268,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_paced_watcher_misses_nothing_and_whoever_adds_commits_waits_for_it() {
-        const ALL: Revision = 3 * RECENT_COMMITS as Revision;
-        let recent = Arc::new(FeedBuffer::after(0));
-        let mut other = recent.follow(0);
-        let (_, mut paced) = recent.follow_paced();
+    async fn a_paced_watcher_misses_nothing_and_the_engine_waits_for_it() {
+        const ALL: Revision = 3 * MAX_COMMITS as Revision;
+        let buffer = Arc::new(FeedBuffer::after(0));
+        let mut other = buffer.follow(0);
+        let (_, mut paced) = buffer.follow_paced();
         for revision in 1..=ALL {
-            recent.push(vec![Arc::new(Commit::nothing(revision))], revision);
+            buffer.push(vec![Arc::new(Commit::nothing(revision))], revision);
         }
         assert!(
-            recent.room().now_or_never().is_none(),
-            "there is no room while it has taken nothing"
+            buffer.wait_for_room_async().now_or_never().is_none(),
+            "there is no room while the paced watcher has read nothing"
         );
         for revision in 1..=ALL {
             assert_eq!(paced.next().await.unwrap().unwrap().revision, revision);
         }
-        assert!(recent.room().now_or_never().is_some());
+        assert!(buffer.wait_for_room_async().now_or_never().is_some());
         assert!(
             matches!(other.next().await, Some(Err(StoreError::Compacted { .. }))),
-            "another gets an error, because it has missed some"
+            "a watcher that is not paced has missed commits"
         );
         drop(paced);
-        recent.push(vec![Arc::new(Commit::nothing(ALL + 1))], ALL + 1);
-        assert!(recent.room().now_or_never().is_some(), "one that is gone is waited for no more");
+        buffer.push(vec![Arc::new(Commit::nothing(ALL + 1))], ALL + 1);
+        assert!(
+            buffer.wait_for_room_async().now_or_never().is_some(),
+            "the engine does not wait for a watcher that was dropped"
+        );
     }
 }

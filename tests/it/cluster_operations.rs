@@ -144,7 +144,7 @@ async fn a_cluster_put_back_to_an_older_state_restarts_its_replicas() {
     etcd.members[0].start_again();
     assert_eq!(behind.exit_code(Duration::from_secs(20)), Some(1));
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
-    assert!(log.contains("went back"), "{log}");
+    assert!(log.contains("an older state has replaced"), "{log}");
     let (again, _again) = replica(&etcd);
     mute(&mut again.mutes().await, "room", vec!["after".into()]).await.unwrap();
     assert_eq!(muted(&mut again.mutes().await, "room").await, ["after", "before"]);
@@ -187,7 +187,7 @@ async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     let write = tokio::spawn(async move { mute(&mut client, "room", vec!["after".into()]).await });
     assert_eq!(behind.exit_code(Duration::from_secs(20)), Some(1));
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
-    assert!(log.contains("went back"), "{log}");
+    assert!(log.contains("an older state has replaced"), "{log}");
     // It is answered, or its connection ends: it does not hang.
     let _ = tokio::time::timeout(Duration::from_secs(5), write)
         .await
@@ -224,7 +224,7 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
     };
     let (right, wrong) = (password("right", "secret of mute\n"), password("wrong", "guess\n"));
     for (arguments, told) in [
-        (vec![], "it wants one: see --etcd-user"),
+        (vec![], "none is configured, and the cluster requires one: set --etcd-user"),
         (vec!["--etcd-user", "mute", "--etcd-password-file", &wrong], "authentication failed"),
         (
             vec!["--etcd-user", "mute", "--etcd-password-file", &right, "--etcd-prefix", "other/"],

@@ -1,9 +1,9 @@
-//! etcd as the cluster engine needs it: ranges, transactions and a watch, over the member that
-//! answers. Nothing else knows etcd's API.
+//! A client for etcd, with what the cluster engine needs: ranges, transactions and a watch. No
+//! other module uses the API of etcd.
 //!
-//! One member is asked; when it does not answer, or has no leader, the next one is, until the
-//! caller's patience ends. So a transaction may be sent more than once: each has to see to it that
-//! it takes effect at most once.
+//! The client uses one member at a time. If that member does not answer, or has no leader, the
+//! client switches to the next, until the request's timeout. So it may send a transaction more than
+//! once. The caller must make sure that the transaction takes effect at most once.
 
 use std::{
     sync::{
@@ -30,19 +30,21 @@ use crate::{
     telemetry::traces,
 };
 
-/// How long a member may take to be reached, and to answer, before the next one is asked. Who is
-/// patient gives each a quarter of the time.
-const CONNECT: Duration = Duration::from_secs(1);
-const TRY: Duration = Duration::from_millis(1_500);
-/// Between two tries, at least and at most.
-const PAUSE_MS: std::ops::Range<u64> = 20..120;
-/// The largest answer that is read: above all that etcd puts into one, a thousand revisions of a
-/// watch that has to catch up.
-const MESSAGE_BYTES: usize = 1 << 30;
+/// How long connecting to a member may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one member may take to answer before the next is tried. A request with a long timeout
+/// allows each member a quarter of it.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The pause between two attempts.
+const BACKOFF_MS: std::ops::Range<u64> = 20..120;
+/// The largest message that is read: more than etcd ever sends in one. A watch that catches up gets
+/// up to a thousand revisions at once.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
-/// A cluster, by the addresses of its members.
+/// A client of one cluster, with a channel to each member.
 pub(super) struct Etcd {
     members: Vec<Member>,
+    /// The index of the member in use.
     current: AtomicUsize,
     login: Option<pb::AuthenticateRequest>,
 }
@@ -58,131 +60,116 @@ struct Member {
 pub(super) struct KeyValue {
     pub(super) key: Vec<u8>,
     pub(super) value: Vec<u8>,
-    /// When it was last written.
+    /// The cluster revision that last wrote the key.
     pub(super) revision: u64,
 }
 
-/// The records of a range, as of one revision.
+/// The first records of a range, as of one cluster revision.
 pub(super) struct RangePage {
-    /// The newest revision there was.
+    /// The latest cluster revision when the request was served.
     pub(super) revision: u64,
     pub(super) records: Vec<KeyValue>,
-    /// Whether the range goes on.
-    pub(super) more: bool,
-    /// How many the whole range has.
+    /// Whether the limit cut the range short.
+    pub(super) has_more: bool,
+    /// The number of keys in the whole range.
     pub(super) count: u64,
 }
 
-/// Keys from one on, and before another; that one alone where `until` is empty.
+/// The keys from `start`, inclusive, to `end`, exclusive. If `end` is empty: only `start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyRange {
-    pub(super) from: Vec<u8>,
-    pub(super) until: Vec<u8>,
+    pub(super) start: Vec<u8>,
+    pub(super) end: Vec<u8>,
 }
 
 impl KeyRange {
     /// One key.
-    pub(super) fn of(key: Vec<u8>) -> Self {
-        Self { from: key, until: Vec::new() }
+    pub(super) fn single(key: Vec<u8>) -> Self {
+        Self { start: key, end: Vec::new() }
     }
 }
 
-/// What is wanted of a range.
+/// Options of a range request.
 #[derive(Clone, Copy, Default)]
 pub(super) struct RangeOptions {
-    /// As of this revision; 0 is the newest, which no member answers without a quorum.
+    /// Read as of this cluster revision. 0: the latest, which no member serves without a quorum.
     pub(super) revision: u64,
-    /// 0 is all.
+    /// Maximum number of records. 0: no limit.
     pub(super) limit: u64,
-    /// How many there are, and no records.
+    /// Return the count and no records.
     pub(super) count_only: bool,
 }
 
-/// Changes that take effect together, where all expectations hold. No key may be changed twice.
+/// A transaction. Its changes take effect together, and only if all preconditions hold. It must not
+/// change a key twice.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Txn {
-    /// The revision a key was last written at; nothing where it must be absent.
+    /// The cluster revision that last wrote each key; `None`: the key is absent.
     pub(super) preconditions: Vec<(Vec<u8>, Option<u64>)>,
     pub(super) deletes: Vec<KeyRange>,
     /// In this order.
     pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys to look at where an expectation does not hold.
-    pub(super) looks: Vec<Vec<u8>>,
+    /// Keys to read if a precondition does not hold.
+    pub(super) failure_reads: Vec<Vec<u8>>,
 }
 
-/// An attempt that was answered.
-pub(super) struct Transacted {
-    /// At which revision it took effect; where it did not, the newest there was.
+/// The answer to a transaction.
+pub(super) struct TxnResult {
+    /// The cluster revision of its changes; if it had no effect, the latest.
     pub(super) revision: u64,
     pub(super) outcome: TxnOutcome,
-    /// It was sent before, and not answered then: what was sent may still take effect.
-    pub(super) was_sent_before: bool,
+    /// Whether an earlier attempt was not answered. That attempt may still take effect.
+    pub(super) was_retried: bool,
 }
 
-/// What an attempt has come to.
 pub(super) enum TxnOutcome {
-    /// It took effect.
-    Done,
-    /// It did not; what the keys to look at hold.
+    /// The changes took effect.
+    Committed,
+    /// A precondition did not hold. Contains the results of the failure reads, in their order.
     CompareFailed(Vec<Option<KeyValue>>),
 }
 
-/// A change of one key: no value is a deletion.
+/// A change of one key; without a value, its deletion.
 pub(super) struct KeyChange {
     pub(super) key: Vec<u8>,
     pub(super) value: Option<Vec<u8>>,
     pub(super) revision: u64,
 }
 
-/// All changes of a range, in order; those of one revision come together.
+/// All changes of a range, in order. Changes of one cluster revision come together.
 pub(super) struct Watch {
     changes: Streaming<pb::WatchResponse>,
 }
 
 impl Etcd {
-    /// Asks nobody yet. Errors: [`StoreError::Unavailable`] on addresses and certificates that are
-    /// none.
+    /// Creates the client; connects only when a request needs a member.
+    ///
+    /// Errors: [`StoreError::Unavailable`] if a URL or a certificate is invalid.
     pub(super) fn new(config: &ClusterConfig) -> Result<Self, StoreError> {
-        let member = |url: &String| {
-            let wrong =
-                |error: tonic::transport::Error| StoreError::Unavailable(format!("{url}: {error}"));
-            let mut endpoint = Endpoint::from_shared(url.clone())
-                .map_err(wrong)?
-                .connect_timeout(CONNECT)
-                .tcp_nodelay(true);
-            if let Some(tls) = tls(config) {
-                endpoint = endpoint.tls_config(tls).map_err(wrong)?;
-            }
-            let channel = match config.connector.clone() {
-                Some(connector) => endpoint.connect_with_connector_lazy(connector),
-                None => endpoint.connect_lazy(),
-            };
-            Ok(Member { url: url.clone(), channel, token: RwLock::default() })
-        };
-        let members = config.endpoints.iter().map(member).collect::<Result<Vec<_>, _>>()?;
+        let members = config.endpoints.iter().map(|url| Member::new(url, config));
+        let members = members.collect::<Result<Vec<_>, _>>()?;
         let login = config.user.as_ref().map(|user| pb::AuthenticateRequest {
             name: user.name.clone(),
             password: user.password.clone(),
         });
-        // Replicas begin with different members.
+        // A random first member spreads the replicas over the members.
         let current = AtomicUsize::new(rand::rng().random_range(0..members.len().max(1)));
         Ok(Self { members, current, login })
     }
 
-    /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
+    /// Reads a range of keys. Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
     pub(super) async fn range(
         &self,
-        span: &KeyRange,
-        wanted: RangeOptions,
+        range: &KeyRange,
+        options: RangeOptions,
         timeout: Duration,
     ) -> Result<RangePage, StoreError> {
-        let KeyRange { from, until } = span;
         let request = pb::RangeRequest {
-            key: from.clone(),
-            range_end: until.clone(),
-            limit: signed(wanted.limit),
-            revision: signed(wanted.revision),
-            count_only: wanted.count_only,
+            key: range.start.clone(),
+            range_end: range.end.clone(),
+            limit: signed(options.limit),
+            revision: signed(options.revision),
+            count_only: options.count_only,
         };
         let answer = self.call(timeout, |member| {
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
@@ -192,86 +179,90 @@ impl Etcd {
         Ok(RangePage {
             revision: revision(answer.header.as_ref()),
             records: answer.kvs.into_iter().map(KeyValue::from).collect(),
-            more: answer.more,
+            has_more: answer.more,
             count: unsigned(answer.count),
         })
     }
 
-    /// Makes the attempt. Errors: [`StoreError::Unavailable`], after which it may still take
-    /// effect, [`StoreError::Full`].
+    /// Sends a transaction until a member answers.
+    ///
+    /// Errors: [`StoreError::Full`]; [`StoreError::Unavailable`], after which the transaction may
+    /// still take effect.
     pub(super) async fn transact(
         &self,
-        attempt: &Txn,
+        txn: &Txn,
         timeout: Duration,
-    ) -> Result<Transacted, StoreError> {
-        let (request, tries) = (transaction(attempt), AtomicUsize::new(0));
+    ) -> Result<TxnResult, StoreError> {
+        let request = txn_request(txn);
+        let attempts = AtomicUsize::new(0);
         let answer = self.call(timeout, |member| {
-            tries.fetch_add(1, Ordering::Relaxed);
+            attempts.fetch_add(1, Ordering::Relaxed);
             let (mut kv, request) = (member.kv(), member.request(request.clone()));
             async move { kv.txn(request).await }
         });
         let answer = answer.await;
-        let was_sent_before = tries.into_inner() > 1;
+        let was_retried = attempts.into_inner() > 1;
         let answer = answer.map_err(|error| match error {
-            // Of what was sent before, and not answered then, it says nothing.
-            StoreError::Full(what) if was_sent_before => {
-                StoreError::Unavailable(format!("{what}; an earlier try was not answered"))
+            // "Full" is definite for the last attempt only; an earlier one may still take effect.
+            StoreError::Full(what) if was_retried => {
+                StoreError::Unavailable(format!("{what}; an earlier attempt was not answered"))
             }
             error => error,
         })?;
         let revision = revision(answer.header.as_ref());
-        Ok(Transacted { revision, outcome: outcome(answer), was_sent_before })
+        Ok(TxnResult { revision, outcome: outcome(answer), was_retried })
     }
 
-    /// Watches from this revision on, itself included. Errors: [`StoreError::Unavailable`].
+    /// Watches a range from this revision on, inclusive. Errors: [`StoreError::Unavailable`].
     pub(super) async fn watch(
         &self,
-        span: &KeyRange,
-        from_revision: u64,
+        range: &KeyRange,
+        start_revision: u64,
     ) -> Result<Watch, StoreError> {
         let create = pb::WatchCreateRequest {
-            key: span.from.clone(),
-            range_end: span.until.clone(),
-            start_revision: signed(from_revision),
+            key: range.start.clone(),
+            range_end: range.end.clone(),
+            start_revision: signed(start_revision),
         };
         let request = pb::WatchRequest {
             request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
         };
-        let number = self.current.load(Ordering::Relaxed);
-        let member = &self.members[number];
+        let index = self.current.load(Ordering::Relaxed);
+        let member = &self.members[index];
         let opening = async {
             if self.login.is_some() {
                 self.log_in(member).await?;
             }
-            // The stream of requests stays open: its end would be that of the watch.
+            // The request stream must stay open, because its end also ends the watch.
             let requests = stream::iter([request]).chain(stream::pending());
-            let mut client =
-                WatchClient::new(member.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+            let mut client = WatchClient::new(member.channel.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES);
             client.watch(member.request(requests)).await
         };
-        match timeout(TRY, opening).await {
+        match timeout(ATTEMPT_TIMEOUT, opening).await {
             Ok(Ok(answer)) => Ok(Watch { changes: answer.into_inner() }),
-            Ok(Err(status)) => Err(self.turned_away(number, status.message())),
-            Err(_) => Err(self.turned_away(number, "no answer")),
+            Ok(Err(status)) => Err(self.switch_after_failure(index, status.message())),
+            Err(_) => Err(self.switch_after_failure(index, "no answer")),
         }
     }
 
-    /// Has the next member asked from now on, where this one still is.
-    pub(super) fn leave_member(&self) {
-        self.leave(self.current.load(Ordering::Relaxed));
+    /// Uses the next member from now on.
+    pub(super) fn switch_member(&self) {
+        self.switch_from(self.current.load(Ordering::Relaxed));
     }
 
-    fn turned_away(&self, number: usize, why: &str) -> StoreError {
-        self.leave(number);
-        StoreError::Unavailable(format!("{}: {why}", self.members[number].url))
+    fn switch_after_failure(&self, index: usize, why: &str) -> StoreError {
+        self.switch_from(index);
+        StoreError::Unavailable(format!("{}: {why}", self.members[index].url))
     }
 
-    fn leave(&self, number: usize) {
-        let next = (number + 1) % self.members.len();
-        let _ = self.current.compare_exchange(number, next, Ordering::Relaxed, Ordering::Relaxed);
+    /// Does nothing if another task has switched already.
+    fn switch_from(&self, index: usize) {
+        let next = (index + 1) % self.members.len();
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Asks one member after the other until one answers.
+    /// Tries one member after the other until one answers.
     async fn call<T, F>(
         &self,
         timeout: Duration,
@@ -281,58 +272,80 @@ impl Etcd {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let deadline = Instant::now() + timeout;
-        let longest = TRY.max(timeout / 4);
-        let mut last = "no answer".to_owned();
+        let max_attempt = ATTEMPT_TIMEOUT.max(timeout / 4);
+        let mut last_error = "no answer".to_owned();
         loop {
-            let number = self.current.load(Ordering::Relaxed);
-            let member = &self.members[number];
-            let left = deadline.saturating_duration_since(Instant::now());
-            let status = match tokio::time::timeout(longest.min(left), call(member)).await {
+            let index = self.current.load(Ordering::Relaxed);
+            let member = &self.members[index];
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let attempt = tokio::time::timeout(max_attempt.min(remaining), call(member));
+            let status = match attempt.await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) if wants_login(&status) => self.log_in(member).await.err(),
+                Ok(Err(status)) if needs_login(&status) => self.log_in(member).await.err(),
                 Ok(Err(status)) => Some(status),
-                Err(_) => Some(Status::deadline_exceeded(&*last)),
+                Err(_) => Some(Status::deadline_exceeded(&*last_error)),
             };
             if let Some(status) = status {
-                if let Some(error) = of_every_member(&status) {
+                if let Some(error) = definite_error(&status) {
                     return Err(error);
                 }
                 tracing::debug!(
                     member = member.url,
                     error = status.message(),
-                    "asking another member of the cluster"
+                    "a member of the cluster failed; trying the next"
                 );
-                self.leave(number);
-                last = status.message().to_owned();
+                self.switch_from(index);
+                last_error = status.message().to_owned();
             }
             if Instant::now() >= deadline {
-                return Err(StoreError::Unavailable(format!("{}: {last}", member.url)));
+                return Err(StoreError::Unavailable(format!("{}: {last_error}", member.url)));
             }
-            sleep(pause()).await;
+            sleep(backoff()).await;
         }
     }
 
-    /// Gets a new token.
+    /// Gets a new token from a member.
     async fn log_in(&self, member: &Member) -> Result<(), Status> {
         let Some(login) = &self.login else {
-            return Err(Status::permission_denied("it wants one: see --etcd-user"));
+            return Err(Status::permission_denied(
+                "none is configured, and the cluster requires one: set --etcd-user",
+            ));
         };
         let mut client = AuthClient::new(member.channel.clone());
-        let answer = timeout(TRY, client.authenticate(login.clone())).await;
+        let answer = timeout(ATTEMPT_TIMEOUT, client.authenticate(login.clone())).await;
         let answer =
-            answer.map_err(|_| Status::deadline_exceeded("no answer to a login"))??.into_inner();
-        let token = answer.token.parse().map_err(|_| Status::internal("a token that is none"))?;
+            answer.map_err(|_| Status::deadline_exceeded("no answer to the login"))??.into_inner();
+        let token =
+            answer.token.parse().map_err(|_| Status::internal("the login token is invalid"))?;
         *member.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
     }
 }
 
 impl Member {
-    fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    fn new(url: &str, config: &ClusterConfig) -> Result<Self, StoreError> {
+        let invalid =
+            |error: tonic::transport::Error| StoreError::Unavailable(format!("{url}: {error}"));
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(invalid)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true);
+        if let Some(tls) = tls(config) {
+            endpoint = endpoint.tls_config(tls).map_err(invalid)?;
+        }
+        let channel = match config.connector.clone() {
+            Some(connector) => endpoint.connect_with_connector_lazy(connector),
+            None => endpoint.connect_lazy(),
+        };
+        Ok(Self { url: url.to_owned(), channel, token: RwLock::default() })
     }
 
-    /// A member without a leader is to say so at once, and to end its watches.
+    fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A request with the current token. `hasleader` makes a member without a leader fail the
+    /// request at once, and end its watches.
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
@@ -345,8 +358,9 @@ impl Member {
 }
 
 impl Watch {
-    /// The next changes, of one revision or several. Errors: [`StoreError::Compacted`],
-    /// [`StoreError::Unavailable`].
+    /// The next changes, of one or several whole revisions.
+    ///
+    /// Errors: [`StoreError::Compacted`], [`StoreError::Unavailable`].
     pub(super) async fn next(&mut self) -> Result<Vec<KeyChange>, StoreError> {
         let answer = self
             .changes
@@ -360,7 +374,7 @@ impl Watch {
         }
         if answer.canceled {
             return Err(StoreError::Unavailable(format!(
-                "the watch was ended: {}",
+                "the member canceled the watch: {}",
                 answer.cancel_reason
             )));
         }
@@ -383,31 +397,18 @@ fn tls(config: &ClusterConfig) -> Option<ClientTlsConfig> {
     })
 }
 
-fn transaction(attempt: &Txn) -> pb::TxnRequest {
-    use pb::compare::{CompareTarget, TargetUnion};
-    let compare = |(key, revision): &(Vec<u8>, Option<u64>)| {
-        let (target, union) = match revision {
-            Some(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(signed(*revision))),
-            None => (CompareTarget::Version, TargetUnion::Version(0)),
-        };
-        pb::Compare {
-            result: 0,
-            target: target.into(),
-            key: key.clone(),
-            target_union: Some(union),
-        }
-    };
-    let deletes = attempt.deletes.iter().map(|KeyRange { from, until }| {
-        let request = pb::DeleteRangeRequest { key: from.clone(), range_end: until.clone() };
+fn txn_request(txn: &Txn) -> pb::TxnRequest {
+    let deletes = txn.deletes.iter().map(|KeyRange { start, end }| {
+        let request = pb::DeleteRangeRequest { key: start.clone(), range_end: end.clone() };
         pb::request_op::Request::RequestDeleteRange(request)
     });
-    let puts = attempt.puts.iter().map(|(key, value)| {
+    let puts = txn.puts.iter().map(|(key, value)| {
         pb::request_op::Request::RequestPut(pb::PutRequest {
             key: key.clone(),
             value: value.clone(),
         })
     });
-    let looks = attempt.looks.iter().map(|key| {
+    let reads = txn.failure_reads.iter().map(|key| {
         pb::request_op::Request::RequestRange(pb::RangeRequest {
             key: key.clone(),
             ..Default::default()
@@ -415,23 +416,35 @@ fn transaction(attempt: &Txn) -> pb::TxnRequest {
     });
     let operation = |request| pb::RequestOp { request: Some(request) };
     pb::TxnRequest {
-        compare: attempt.preconditions.iter().map(compare).collect(),
+        compare: txn.preconditions.iter().map(compare).collect(),
         success: deletes.chain(puts).map(operation).collect(),
-        failure: looks.map(operation).collect(),
+        failure: reads.map(operation).collect(),
     }
+}
+
+fn compare((key, revision): &(Vec<u8>, Option<u64>)) -> pb::Compare {
+    use pb::compare::{CompareTarget, TargetUnion};
+    let (target, union) = match revision {
+        Some(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(signed(*revision))),
+        None => (CompareTarget::Version, TargetUnion::Version(0)),
+    };
+    pb::Compare { result: 0, target: target.into(), key: key.clone(), target_union: Some(union) }
 }
 
 fn outcome(answer: pb::TxnResponse) -> TxnOutcome {
     if answer.succeeded {
-        return TxnOutcome::Done;
+        return TxnOutcome::Committed;
     }
-    let found = |answer: pb::ResponseOp| match answer.response {
+    TxnOutcome::CompareFailed(answer.responses.into_iter().map(failure_read).collect())
+}
+
+fn failure_read(answer: pb::ResponseOp) -> Option<KeyValue> {
+    match answer.response {
         Some(pb::response_op::Response::ResponseRange(range)) => {
             range.kvs.into_iter().next().map(KeyValue::from)
         }
         _ => None,
-    };
-    TxnOutcome::CompareFailed(answer.responses.into_iter().map(found).collect())
+    }
 }
 
 fn change(event: pb::Event) -> Option<KeyChange> {
@@ -440,40 +453,41 @@ fn change(event: pb::Event) -> Option<KeyChange> {
     Some(KeyChange { key, value: is_put.then_some(value), revision })
 }
 
-/// A time of its own for each replica, so that they do not come back at once.
-pub(super) fn pause() -> Duration {
-    Duration::from_millis(rand::rng().random_range(PAUSE_MS))
+/// A random pause, so that the replicas do not all return at the same moment.
+pub(super) fn backoff() -> Duration {
+    Duration::from_millis(rand::rng().random_range(BACKOFF_MS))
 }
 
-/// What every member would say. Messages are those of etcd's `api/v3rpc/rpctypes/error.go`.
-fn of_every_member(status: &Status) -> Option<StoreError> {
+/// The error for a status that every member would return; `None` if another member may succeed.
+/// The texts are those of etcd's `api/v3rpc/rpctypes/error.go`.
+fn definite_error(status: &Status) -> Option<StoreError> {
     let message = status.message();
     Some(match status.code() {
         Code::ResourceExhausted if message.contains("space exceeded") => {
-            StoreError::Full(format!("the cluster's quota: {message}"))
+            StoreError::Full(format!("the cluster's quota is exceeded: {message}"))
         }
         Code::OutOfRange if message.contains("compacted") => StoreError::Compacted { oldest: 0 },
         Code::PermissionDenied => StoreError::Unavailable(format!("the cluster's user: {message}")),
         Code::InvalidArgument
             if message.contains("too many operations") || message.contains("too large") =>
         {
-            let hint =
-                "start etcd with --max-txn-ops of 128 and --max-request-bytes of 1572864, or more";
+            let hint = "start etcd with at least --max-txn-ops=128 and --max-request-bytes=1572864";
             StoreError::Unavailable(format!("{message}: {hint}"))
         }
-        Code::InvalidArgument if !wants_login(status) => {
+        Code::InvalidArgument if !needs_login(status) => {
             StoreError::Unavailable(message.to_owned())
         }
         _ => return None,
     })
 }
 
-/// The token is missing, has ended, or is older than the cluster's users.
-fn wants_login(status: &Status) -> bool {
+/// Whether the token is missing, has expired, or is older than the last change of the cluster's
+/// users.
+fn needs_login(status: &Status) -> bool {
     let message = status.message();
-    let old =
+    let is_outdated =
         message.contains("user name is empty") || message.contains("revision of auth store is old");
-    status.code() == Code::Unauthenticated || status.code() == Code::InvalidArgument && old
+    status.code() == Code::Unauthenticated || status.code() == Code::InvalidArgument && is_outdated
 }
 
 fn revision(header: Option<&pb::ResponseHeader>) -> u64 {

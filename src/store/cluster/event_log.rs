@@ -1,4 +1,4 @@
-//! Clause 7: history, a segment at a time.
+//! Reads history, one segment at a time (clause 7 of the contract).
 
 use std::time::Duration;
 
@@ -7,22 +7,13 @@ use prost::Message as _;
 use super::{
     client::{KeyValue, RangeOptions},
     layout,
-    shared::{REQUEST_TIMEOUT, Shared, corrupt},
+    shared::{REQUEST_TIMEOUT, Segment, Shared},
 };
 use crate::proto::store_v1 as pb;
-use crate::store::{EventRange, Revision, StoreError, StoredEvent};
+use crate::store::{EventRange, Revision, StoreError, StoredEvent, codec::corrupt};
 
-/// For how long a read that was overtaken by compaction is begun again.
-const RETRY_DELAY: Duration = Duration::from_secs(5);
-
-/// A segment that is kept.
-pub(super) struct Kept {
-    pub(super) number: u64,
-    /// The revision of the cluster it was begun at.
-    opened: u64,
-    pub(super) at_ms: u64,
-    pub(super) commits_before: u64,
-}
+/// How long a read is repeated while the cluster is compacted during it.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
     pub(super) async fn events(
@@ -34,15 +25,15 @@ impl Shared {
         let read = async {
             loop {
                 match self.read_events(range, newest_first, limit).await {
-                    // The cluster was compacted between two of our questions.
+                    // The cluster was compacted between two requests.
                     Err(StoreError::Compacted { oldest: 0 }) => {}
                     read => return read,
                 }
             }
         };
-        let late =
-            |_| StoreError::Unavailable("history was compacted faster than it was read".to_owned());
-        tokio::time::timeout(RETRY_DELAY, read).await.map_err(late)?
+        tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| {
+            StoreError::Unavailable("history is compacted faster than it can be read".to_owned())
+        })?
     }
 
     async fn read_events(
@@ -52,32 +43,35 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         let (mut segments, as_of) = self.segments().await?;
-        // Nothing has gone before the first segment of all.
-        let oldest = segments
+        // Events up to this revision are deleted. Before segment 1 there were none.
+        let deleted_up_to = segments
             .first()
             .filter(|oldest| oldest.number > 1)
-            .map_or(0, |oldest| layout::end_of(oldest.opened));
-        if range.after.is_some_and(|after| after < oldest) {
-            return Err(StoreError::Compacted { oldest: oldest + 1 });
+            .map_or(0, |oldest| layout::last_revision(oldest.opened_revision));
+        if range.after.is_some_and(|after| after < deleted_up_to) {
+            return Err(StoreError::Compacted { oldest: deleted_up_to + 1 });
         }
-        let (after, before) = (range.after.unwrap_or(0), range.before.unwrap_or(Revision::MAX));
-        // The next segment begins where one ends; the last has no end.
+        let after = range.after.unwrap_or(0);
+        let before = range.before.unwrap_or(Revision::MAX);
+        // A segment ends where the next begins; the current one has no end.
         let ends: Vec<_> = segments
             .iter()
             .skip(1)
-            .map(|next| layout::revision(next.opened, 0))
+            .map(|next| layout::revision(next.opened_revision, 0))
             .chain([Revision::MAX])
             .collect();
-        let mut wanted: Vec<_> = segments
+        let mut in_range: Vec<_> = segments
             .drain(..)
             .zip(ends)
-            .filter(|(segment, end)| layout::end_of(segment.opened) < before && *end > after)
+            .filter(|(segment, end)| {
+                layout::last_revision(segment.opened_revision) < before && *end > after
+            })
             .collect();
         if newest_first {
-            wanted.reverse();
+            in_range.reverse();
         }
         let mut events = Vec::new();
-        for (segment, _) in wanted {
+        for (segment, _) in in_range {
             let mut page = self.read_segment(segment.number, as_of).await?;
             page.retain(|event| event.revision > after && event.revision < before);
             if newest_first {
@@ -92,31 +86,27 @@ impl Shared {
         Ok(events)
     }
 
-    /// The segments that are kept, the oldest first, and as of which revision of the cluster.
-    pub(super) async fn segments(&self) -> Result<(Vec<Kept>, u64), StoreError> {
+    /// The segments that are kept, the oldest first, and the cluster revision they are as of. Their
+    /// counts of commits and bytes are not filled in.
+    pub(super) async fn segments(&self) -> Result<(Vec<Segment>, u64), StoreError> {
         let page = self
             .etcd
             .range(&self.layout.headers(), RangeOptions::default(), REQUEST_TIMEOUT)
             .await?;
-        let read = |record: KeyValue| {
-            let segment = pb::ClusterSegment::decode(&*record.value)
-                .map_err(|_| corrupt(&record.key, "no segment of history"))?;
-            let pb::ClusterSegment { number, at_ms, commits_before } = segment;
-            Ok(Kept { number, opened: record.revision, at_ms, commits_before })
-        };
-        Ok((page.records.into_iter().map(read).collect::<Result<_, StoreError>>()?, page.revision))
+        let headers = page.records.iter().map(Segment::decode);
+        Ok((headers.collect::<Result<_, _>>()?, page.revision))
     }
 
-    /// All events of a segment as of a revision of the cluster, in order.
+    /// All events of a segment as of a cluster revision, in order.
     async fn read_segment(&self, number: u64, as_of: u64) -> Result<Vec<StoredEvent>, StoreError> {
-        let wanted = RangeOptions { revision: as_of, ..RangeOptions::default() };
-        let page = self.etcd.range(&self.layout.events(number), wanted, REQUEST_TIMEOUT).await?;
+        let options = RangeOptions { revision: as_of, ..RangeOptions::default() };
+        let page = self.etcd.range(&self.layout.events(number), options, REQUEST_TIMEOUT).await?;
         let mut events = Vec::new();
         for KeyValue { key, value, revision } in page.records {
             let stored = pb::ClusterCommits::decode(&*value)
-                .map_err(|_| corrupt(&key, "no events of commits"))?;
-            events.extend(stored.commits.into_iter().enumerate().map(|(place, commit)| {
-                let revision = layout::revision(revision, place as u64);
+                .map_err(|_| corrupt(&key, "the value is not the events of a transaction"))?;
+            events.extend(stored.commits.into_iter().enumerate().map(|(slot, commit)| {
+                let revision = layout::revision(revision, slot as u64);
                 StoredEvent { revision, at_ms: commit.at_ms, event: commit.event }
             }));
         }

@@ -1,4 +1,4 @@
-//! The watch that brings a replica the commits of all of them.
+//! The follower: one watch that delivers the commits of all replicas to this one.
 
 use std::sync::Arc;
 
@@ -6,131 +6,138 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    client::{KeyChange, KeyRange, KeyValue, RangeOptions, pause},
+    client::{KeyChange, KeyRange, KeyValue, RangeOptions, RangePage, backoff},
     layout::{self, Kind},
-    shared::{REQUEST_TIMEOUT, Segment, Shared, corrupt},
+    shared::{REQUEST_TIMEOUT, Segment, Shared},
 };
 use crate::proto::store_v1 as pb;
 use crate::{
-    store::{Commit, Operation, StoreError},
+    store::{Commit, Operation, StoreError, codec::corrupt},
     telemetry::metrics::METRICS,
 };
 
 /// The task that follows the cluster.
 pub(super) struct Follower {
     shared: Arc<Shared>,
-    /// The revision of the cluster up to which everything is in memory.
-    at: u64,
-    /// The newest events that were seen: their key, segment and revision of the cluster.
+    /// The cluster revision up to which all changes are in the feed buffer.
+    cluster_revision: u64,
+    /// The latest events received: their key, their segment and their cluster revision.
     last_event: Option<(Vec<u8>, u64, u64)>,
-    /// Keys of somebody else's were told of.
-    has_warned: bool,
+    /// Whether a foreign key was logged already.
+    has_warned_of_foreign: bool,
 }
 
 impl Follower {
-    pub(super) fn after(shared: Arc<Shared>, cluster: u64) -> Self {
-        Self { shared, at: cluster, last_event: None, has_warned: false }
+    /// A follower that has received everything up to this cluster revision.
+    pub(super) fn after(shared: Arc<Shared>, cluster_revision: u64) -> Self {
+        Self { shared, cluster_revision, last_event: None, has_warned_of_foreign: false }
     }
 
     pub(super) async fn run(mut self) {
         loop {
             let error = match self.follow().await {
                 Err(error @ StoreError::RevisionRegressed { .. }) => {
-                    // The process ends with it.
-                    tracing::error!(%error, "the cluster is not the one any more that was followed");
+                    // The process ends with this error.
+                    tracing::error!(%error, "an older state has replaced the cluster");
                     return;
                 }
-                Err(StoreError::Compacted { .. }) => match self.begin_anew().await {
+                Err(StoreError::Compacted { .. }) => match self.restart_after_compaction().await {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
                 Err(error) => error,
-                Ok(()) => StoreError::Unavailable("it did not bring what it should".to_owned()),
+                Ok(()) => StoreError::Unavailable("the watch has stalled".to_owned()),
             };
-            tracing::warn!(%error, "the watch of the cluster has ended; beginning it again");
-            self.shared.etcd.leave_member();
-            sleep(pause()).await;
+            tracing::warn!(%error, "the watch of the cluster has ended; restarting it");
+            self.shared.etcd.switch_member();
+            sleep(backoff()).await;
         }
     }
 
-    /// Follows until the watch ends, or does not bring what it should.
+    /// Follows until the watch fails, or with `Ok` until it stalls.
     async fn follow(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
-        self.require_what_was_seen().await?;
-        // From what was seen already, because a member that was compacted to the very next revision
-        // would leave its deletions out, and not say so (etcd 3.4.23).
-        let mut watch = shared.etcd.watch(&shared.layout.all(), self.at).await?;
+        self.check_observed().await?;
+        // Starts at a revision received already. If a member was compacted at the next revision, a
+        // watch that starts there silently lacks the deletions of that revision (etcd 3.4.23).
+        let mut watch = shared.etcd.watch(&shared.layout.all(), self.cluster_revision).await?;
         loop {
             tokio::select! {
                 changes = watch.next() => {
-                    shared.recent.room().await;
+                    shared.feed_buffer.wait_for_room_async().await;
                     self.take(changes?)?;
                 }
-                () = shared.stalled.notified() => return Ok(()),
+                () = shared.watch_stalled.notified() => return Ok(()),
             }
         }
     }
 
-    /// Finds out whether the cluster still has what was seen. A watch is begun again after any
-    /// failure, and that may have been a restore. Errors: [`StoreError::RevisionRegressed`], and
-    /// those of the cluster.
-    async fn require_what_was_seen(&self) -> Result<(), StoreError> {
+    /// Checks that the cluster still has what this replica has received. The watch restarts after
+    /// any failure, and the failure may have been a restore from a backup.
+    ///
+    /// Errors: [`StoreError::RevisionRegressed`], [`StoreError::Unavailable`],
+    /// [`StoreError::Corrupt`].
+    async fn check_observed(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let now =
-            shared.etcd.range(&shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
-        if now.revision < self.at {
-            return Err(shared.went_back(layout::end_of(self.at)));
+        let page = self.read_current_segment().await?;
+        if page.revision < self.cluster_revision {
+            return Err(shared.report_regression(layout::last_revision(self.cluster_revision)));
         }
-        now.records
-            .first()
-            .map(Segment::read)
-            .transpose()?
-            .into_iter()
-            .try_for_each(|segment| shared.turn_to(segment))?;
+        self.adopt_first_segment(&page)?;
         let Some((key, segment, revision)) = &self.last_event else { return Ok(()) };
         let found = shared
             .etcd
-            .range(&KeyRange::of(key.clone()), RangeOptions::default(), REQUEST_TIMEOUT)
+            .range(&KeyRange::single(key.clone()), RangeOptions::default(), REQUEST_TIMEOUT)
             .await?;
         if found.records.first().is_some_and(|record| record.revision == *revision) {
             return Ok(());
         }
-        // The oldest segments go by themselves.
-        let has_gone = !shared.segments().await?.0.iter().any(|kept| kept.number <= *segment);
-        if has_gone { Ok(()) } else { Err(shared.went_back(layout::end_of(*revision))) }
-    }
-
-    /// Some of what was missed is gone: whoever follows has to take a snapshot.
-    async fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let page = self
-            .shared
-            .etcd
-            .range(&self.shared.now_span(), RangeOptions::default(), REQUEST_TIMEOUT)
-            .await?;
-        tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
-        page.records
-            .first()
-            .map(Segment::read)
-            .transpose()?
-            .into_iter()
-            .try_for_each(|segment| self.shared.turn_to(segment))?;
-        self.at = page.revision;
-        self.shared.recent.begin_after(layout::end_of(self.at));
+        // The retention may have deleted the event with its segment. Then no segment up to it is
+        // left.
+        let (segments, _) = shared.segments().await?;
+        if segments.iter().any(|kept| kept.number <= *segment) {
+            return Err(shared.report_regression(layout::last_revision(*revision)));
+        }
         Ok(())
     }
 
-    /// Changes of whole revisions of the cluster, as commits.
+    /// Restarts the feed at the latest revision, because the cluster no longer keeps some changes
+    /// that this replica has not received. Watchers get [`StoreError::Compacted`].
+    async fn restart_after_compaction(&mut self) -> Result<(), StoreError> {
+        let page = self.read_current_segment().await?;
+        tracing::warn!(revision = page.revision, "the cluster was compacted behind this replica");
+        self.adopt_first_segment(&page)?;
+        self.cluster_revision = page.revision;
+        self.shared.feed_buffer.restart_after(layout::last_revision(self.cluster_revision));
+        Ok(())
+    }
+
+    async fn read_current_segment(&self) -> Result<RangePage, StoreError> {
+        let range = self.shared.current_segment_range();
+        self.shared.etcd.range(&range, RangeOptions::default(), REQUEST_TIMEOUT).await
+    }
+
+    fn adopt_first_segment(&self, page: &RangePage) -> Result<(), StoreError> {
+        match page.records.first() {
+            Some(record) => self.shared.adopt_segment(Segment::decode(record)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds changes of whole cluster revisions to the feed, as commits.
     fn take(&mut self, mut changes: Vec<KeyChange>) -> Result<(), StoreError> {
-        // A member that is behind may send what came before the beginning of the watch (etcd's
-        // issue 20221).
-        changes.retain(|change| change.revision > self.at);
-        let Some(newest) = changes.last().map(|change| change.revision) else { return Ok(()) };
-        let (mut commits, mut operations, mut at) = (Vec::new(), Vec::new(), self.at);
+        // A member that is behind may send changes from before the start of the watch (etcd's issue
+        // 20221).
+        changes.retain(|change| change.revision > self.cluster_revision);
+        let Some(latest) = changes.last().map(|change| change.revision) else { return Ok(()) };
+        let mut commits = Vec::new();
+        let mut operations = Vec::new();
+        let mut current = self.cluster_revision;
         for KeyChange { key, value, revision } in changes {
-            if revision > at {
-                beside(&mut commits, &mut operations, at);
+            if revision > current {
+                push_foreign_changes(&mut commits, &mut operations, current);
             }
-            at = revision;
+            current = revision;
             match (self.shared.layout.kind(&key), value) {
                 (Kind::Record(key), Some(value)) => {
                     operations.push(Operation::Put { key: key.to_vec(), value })
@@ -140,40 +147,45 @@ impl Follower {
                 }
                 (Kind::Event(segment), Some(value)) => {
                     self.last_event = Some((key.clone(), segment, revision));
-                    for commit in read(&key, &value, revision, std::mem::take(&mut operations))? {
+                    for commit in
+                        decode_commits(&key, &value, revision, std::mem::take(&mut operations))?
+                    {
                         self.count(segment, &commit);
                         commits.push(Arc::new(commit));
                     }
                 }
-                (Kind::Now, Some(value)) => {
-                    self.shared.turn_to(Segment::read(&KeyValue { key, value, revision })?)?
-                }
+                (Kind::CurrentSegment, Some(value)) => self
+                    .shared
+                    .adopt_segment(Segment::decode(&KeyValue { key, value, revision })?)?,
                 (Kind::Tick(replica), Some(value)) => {
                     let wall_ms = value.try_into().map(u64::from_be_bytes);
                     wall_ms
                         .into_iter()
-                        .for_each(|wall_ms| self.shared.clocks.ticked(replica, wall_ms));
+                        .for_each(|wall_ms| self.shared.clocks.record_tick(replica, wall_ms));
                 }
-                (Kind::Event(_) | Kind::Now | Kind::Header | Kind::Tick(_), _) => {}
-                (Kind::Foreign, _) => self.pass_over(&key),
+                (Kind::Event(_) | Kind::CurrentSegment | Kind::Header | Kind::Tick(_), _) => {}
+                (Kind::Foreign, _) => self.skip_foreign(&key),
             }
         }
-        beside(&mut commits, &mut operations, at);
-        self.at = newest;
-        self.shared.recent.push(commits, layout::end_of(newest));
+        push_foreign_changes(&mut commits, &mut operations, current);
+        self.cluster_revision = latest;
+        self.shared.feed_buffer.push(commits, layout::last_revision(latest));
         Ok(())
     }
 
-    /// A key of somebody else's is no damage of ours. It is told once, and counted.
-    fn pass_over(&mut self, key: &[u8]) {
+    /// A key that this service does not write is no damage. It is counted, and the first is logged.
+    fn skip_foreign(&mut self, key: &[u8]) {
         METRICS.foreign_key();
-        if !std::mem::replace(&mut self.has_warned, true) {
-            tracing::warn!(key = %key.escape_ascii(), "somebody else writes below this service's prefix; such keys are passed over");
+        if !std::mem::replace(&mut self.has_warned_of_foreign, true) {
+            tracing::warn!(
+                key = %key.escape_ascii(),
+                "another program writes below this service's prefix; its keys are ignored"
+            );
         }
     }
 
-    /// Counts a commit of this segment, where it is still the one that is being written: whoever
-    /// has begun the next one has counted the others.
+    /// Counts a commit for its segment if that is still the current one. The replica that began the
+    /// next segment has counted those before it.
     fn count(&self, number: u64, commit: &Commit) {
         let mut segment = self.shared.segment();
         if segment.number != number {
@@ -182,22 +194,29 @@ impl Follower {
         segment.commits += 1;
         segment.bytes += commit.event.len();
         if segment.at_ms == 0 {
-            // The first of all was begun before anything was committed.
+            // Segment 1 begins before there is any commit, so it has no time yet.
             segment.at_ms = commit.at_ms;
         }
-        segment.newest_ms = segment.newest_ms.max(commit.at_ms);
+        segment.latest_ms = segment.latest_ms.max(commit.at_ms);
         if segment.is_full(self.shared.retention) {
-            self.shared.full.notify_one();
+            self.shared.segment_full.notify_one();
         }
     }
 }
 
-/// Changes that came with no event are nobody's commit: somebody has reached around the service.
-/// The view has them all the same.
-fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, cluster: u64) {
+/// Adds changes that came without an event as a commit without one: another program has changed
+/// records of this service. The view must still apply them.
+fn push_foreign_changes(
+    commits: &mut Vec<Arc<Commit>>,
+    operations: &mut Vec<Operation>,
+    cluster_revision: u64,
+) {
     if !operations.is_empty() {
-        tracing::warn!(cluster, "records were changed beside the service");
-        let revision = layout::end_of(cluster);
+        tracing::warn!(
+            cluster = cluster_revision,
+            "another program has changed records of this service"
+        );
+        let revision = layout::last_revision(cluster_revision);
         commits.push(Arc::new(Commit {
             operations: std::mem::take(operations),
             ..Commit::nothing(revision)
@@ -205,22 +224,23 @@ fn beside(commits: &mut Vec<Arc<Commit>>, operations: &mut Vec<Operation>, clust
     }
 }
 
-/// The commits whose events these are. What they have changed comes with the first of them: they
-/// came together, and none touches what another does.
-fn read(
+/// The commits of one transaction, from its events. The first carries the operations of all: they
+/// take effect together, and none touches the keys of another.
+fn decode_commits(
     key: &[u8],
     value: &[u8],
-    cluster: u64,
+    cluster_revision: u64,
     mut operations: Vec<Operation>,
 ) -> Result<Vec<Commit>, StoreError> {
-    let stored =
-        pb::ClusterCommits::decode(value).map_err(|_| corrupt(key, "no events of commits"))?;
-    let commit = |(place, commit): (usize, pb::ClusterCommit)| {
-        let (revision, operations) =
-            (layout::revision(cluster, place as u64), std::mem::take(&mut operations));
-        Commit { revision, operations, event: commit.event, at_ms: commit.at_ms }
-    };
-    Ok(stored.commits.into_iter().enumerate().map(commit).collect())
+    let stored = pb::ClusterCommits::decode(value)
+        .map_err(|_| corrupt(key, "the value is not the events of a transaction"))?;
+    let commits = stored.commits.into_iter().enumerate().map(|(slot, commit)| Commit {
+        revision: layout::revision(cluster_revision, slot as u64),
+        operations: std::mem::take(&mut operations),
+        event: commit.event,
+        at_ms: commit.at_ms,
+    });
+    Ok(commits.collect())
 }
 
 #[cfg(test)]
@@ -234,9 +254,9 @@ mod tests {
         cluster::{client::Etcd, layout::Layout},
     };
 
-    /// A follower of nobody, which has seen all up to this revision of the cluster, and where its
-    /// keys are.
-    fn follower(cluster: u64) -> (Follower, Layout) {
+    /// A follower without a cluster, which has received everything up to this cluster revision; and
+    /// the layout of its keys.
+    fn follower(cluster_revision: u64) -> (Follower, Layout) {
         let config = ClusterConfig {
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
             prefix: "mute/".to_owned(),
@@ -244,20 +264,19 @@ mod tests {
             tls: None,
             connector: None,
         };
-        let layout = || Layout::below(&config.prefix);
-        let (etcd, retention) = (Etcd::new(&config).unwrap(), Retention { events: 1, age_ms: 1 });
+        let layout = || Layout::new(&config.prefix);
         let shared = Shared::new(
-            etcd,
+            Etcd::new(&config).unwrap(),
             layout(),
-            retention,
+            Retention { events: 1, age_ms: 1 },
             Segment::default(),
-            (layout::end_of(cluster), Instant::now()),
+            (layout::last_revision(cluster_revision), Instant::now()),
         );
-        (Follower::after(shared, cluster), layout())
+        (Follower::after(shared, cluster_revision), layout())
     }
 
     #[tokio::test]
-    async fn commits_of_a_segment_that_has_ended_are_not_counted_again_for_the_next() {
+    async fn commits_of_an_old_segment_do_not_count_for_the_next() {
         let (mut follower, layout) = follower(7);
         let commits = |count: u64| pb::ClusterCommits {
             commits: vec![pb::ClusterCommit::default(); count as usize],
@@ -267,19 +286,19 @@ mod tests {
             value: Some(commits(revision).encode_to_vec()),
             revision,
         };
-        let turn_to = |number, opened| Segment { number, opened, ..Segment::default() };
-        follower.shared.turn_to(turn_to(1, 7)).unwrap();
+        let segment =
+            |number, opened_revision| Segment { number, opened_revision, ..Segment::default() };
+        follower.shared.adopt_segment(segment(1, 7)).unwrap();
         follower.take(vec![event(1, 8)]).unwrap();
         assert_eq!(follower.shared.segment().commits, 8);
-        // The writer was told of the next segment before the watch has brought the rest of this
-        // one.
-        follower.shared.turn_to(turn_to(2, 10)).unwrap();
+        // The writer learns of the next segment before the watch delivers the rest of this one.
+        follower.shared.adopt_segment(segment(2, 10)).unwrap();
         follower.take(vec![event(1, 9), event(2, 11)]).unwrap();
         assert_eq!(follower.shared.segment().commits, 11);
     }
 
     #[tokio::test]
-    async fn what_a_member_sends_from_before_the_beginning_of_a_watch_is_passed_over() {
+    async fn changes_from_before_the_start_of_a_watch_are_skipped() {
         let (mut follower, layout) = follower(7);
         let (shared, key) = (follower.shared.clone(), layout.record(b"key"));
         let change = |revision: u64| KeyChange {
@@ -288,10 +307,17 @@ mod tests {
             revision,
         };
         follower.take(vec![change(6), change(7)]).unwrap();
-        assert_eq!((follower.at, shared.recent.latest_revision()), (7, layout::end_of(7)));
+        assert_eq!(
+            (follower.cluster_revision, shared.feed_buffer.latest_revision()),
+            (7, layout::last_revision(7))
+        );
         follower.take(vec![change(7), change(8)]).unwrap();
-        assert_eq!((follower.at, shared.recent.latest_revision()), (8, layout::end_of(8)));
-        let commit = shared.recent.follow(layout::end_of(7)).next().await.unwrap().unwrap();
+        assert_eq!(
+            (follower.cluster_revision, shared.feed_buffer.latest_revision()),
+            (8, layout::last_revision(8))
+        );
+        let commit =
+            shared.feed_buffer.follow(layout::last_revision(7)).next().await.unwrap().unwrap();
         assert_eq!(
             commit.operations,
             [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]

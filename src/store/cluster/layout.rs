@@ -1,47 +1,47 @@
-//! Where the cluster engine keeps what, below its prefix: after it stands a NUL, which no prefix
-//! has, so that no service's keys lie among those of another, whatever their prefixes; then a
-//! letter that says of which kind a key is.
+//! The keys of the cluster engine, below its prefix. A NUL follows the prefix. No prefix contains
+//! one, so the keys of two services never mix, whatever their prefixes. Then comes a letter, the
+//! kind of the key:
 //!
 //! - `d KEY`: the record of this key.
-//! - `n`: the segment of history that is being written. Each commit expects that it still is.
-//! - `h SEGMENT`: when a segment that is kept was begun.
-//! - `e SEGMENT ID`: the events of the commits of one transaction, by the segment it was written
-//!   in; the id is random.
-//! - `t REPLICA`: written by that replica from time to time, to know that what it has seen is all
-//!   there is. Its value is the wall clock then.
+//! - `n`: the current segment of history. Each commit has the precondition that it is unchanged.
+//! - `h SEGMENT`: the header of a segment that is kept: when it began.
+//! - `e SEGMENT ID`: the events of one transaction, under the segment it was written in. The id is
+//!   random.
+//! - `t REPLICA`: a tick, written by that replica at intervals to confirm that its feed is
+//!   complete. Its value is the replica's wall clock.
 //!
 //! # Revisions
-//! The commits of one transaction are one revision of the cluster. So our revisions are those of
-//! the cluster times 128, with the place of the commit among them.
+//! One transaction has one *cluster revision* and may hold several commits. So the revision of a
+//! commit is the cluster revision times 128, plus the commit's slot in the transaction.
 
 use super::client::KeyRange;
 use crate::store::Revision;
 
-const END_OF_PREFIX: u8 = 0;
+const PREFIX_END: u8 = 0;
 const RECORD: u8 = b'd';
-const NOW: u8 = b'n';
+const CURRENT_SEGMENT: u8 = b'n';
 const HEADER: u8 = b'h';
 const EVENT: u8 = b'e';
 const TICK: u8 = b't';
 
-/// Places in a revision of the cluster.
+/// Slots for commits in one cluster revision.
 pub(super) const SLOTS: usize = 128;
 
 /// The id of a transaction.
-pub(super) type Id = [u8; 16];
+pub(super) type TxnId = [u8; 16];
 
-/// A replica, from its start to its end.
+/// The id of one run of a replica; a restart draws another.
 pub(super) type ReplicaId = [u8; 8];
 
-/// What a key is for.
+/// The kind of a key.
 pub(super) enum Kind<'a> {
     Record(&'a [u8]),
-    Now,
+    CurrentSegment,
     Header,
-    /// Of this segment.
+    /// Events in the segment of this number.
     Event(u64),
     Tick(ReplicaId),
-    /// None that this service writes.
+    /// A key that this service does not write.
     Foreign,
 }
 
@@ -51,19 +51,19 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn below(prefix: &str) -> Self {
+    pub(super) fn new(prefix: &str) -> Self {
         let mut prefix = prefix.as_bytes().to_vec();
-        prefix.push(END_OF_PREFIX);
+        prefix.push(PREFIX_END);
         Self { prefix }
     }
 
-    /// Where versions before this layout kept what `now` is, without a NUL.
-    pub(super) fn now_of_earlier_layout(prefix: &str) -> KeyRange {
-        KeyRange::of([prefix.as_bytes(), &[NOW]].concat())
+    /// Where versions before this layout kept the current segment: without a NUL.
+    pub(super) fn earlier_current_segment(prefix: &str) -> KeyRange {
+        KeyRange::single([prefix.as_bytes(), &[CURRENT_SEGMENT]].concat())
     }
 
     pub(super) fn all(&self) -> KeyRange {
-        with_prefix(self.prefix.clone())
+        prefix_range(self.prefix.clone())
     }
 
     pub(super) fn record(&self, key: &[u8]) -> Vec<u8> {
@@ -71,11 +71,11 @@ impl Layout {
     }
 
     pub(super) fn records(&self) -> KeyRange {
-        with_prefix(self.record(&[]))
+        prefix_range(self.record(&[]))
     }
 
-    pub(super) fn now(&self) -> Vec<u8> {
-        self.key(NOW, &[])
+    pub(super) fn current_segment(&self) -> Vec<u8> {
+        self.key(CURRENT_SEGMENT, &[])
     }
 
     pub(super) fn tick(&self, replica: ReplicaId) -> Vec<u8> {
@@ -83,7 +83,7 @@ impl Layout {
     }
 
     pub(super) fn ticks(&self) -> KeyRange {
-        with_prefix(self.key(TICK, &[]))
+        prefix_range(self.key(TICK, &[]))
     }
 
     pub(super) fn header(&self, segment: u64) -> Vec<u8> {
@@ -91,23 +91,23 @@ impl Layout {
     }
 
     pub(super) fn headers(&self) -> KeyRange {
-        with_prefix(self.key(HEADER, &[]))
+        prefix_range(self.key(HEADER, &[]))
     }
 
-    pub(super) fn event(&self, segment: u64, id: &Id) -> Vec<u8> {
+    pub(super) fn event(&self, segment: u64, id: &TxnId) -> Vec<u8> {
         self.key(EVENT, &[&segment.to_be_bytes(), id])
     }
 
     pub(super) fn events(&self, segment: u64) -> KeyRange {
-        with_prefix(self.key(EVENT, &[&segment.to_be_bytes()]))
+        prefix_range(self.key(EVENT, &[&segment.to_be_bytes()]))
     }
 
     pub(super) fn kind<'a>(&self, key: &'a [u8]) -> Kind<'a> {
         match key.strip_prefix(self.prefix.as_slice()).and_then(<[u8]>::split_first) {
             Some((&RECORD, key)) => Kind::Record(key),
-            Some((&NOW, [])) => Kind::Now,
+            Some((&CURRENT_SEGMENT, [])) => Kind::CurrentSegment,
             Some((&HEADER, segment)) if segment.len() == size_of::<u64>() => Kind::Header,
-            Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<Id>() => rest
+            Some((&EVENT, rest)) if rest.len() == size_of::<u64>() + size_of::<TxnId>() => rest
                 .first_chunk()
                 .map_or(Kind::Foreign, |segment| Kind::Event(u64::from_be_bytes(*segment))),
             Some((&TICK, replica)) => replica.try_into().map_or(Kind::Foreign, Kind::Tick),
@@ -123,41 +123,41 @@ impl Layout {
     }
 }
 
-/// The commit at this place of a revision of the cluster.
-pub(super) fn revision(cluster: u64, place: u64) -> Revision {
-    cluster * SLOTS as u64 + place
+/// The revision of the commit in this slot of a cluster revision.
+pub(super) fn revision(cluster_revision: u64, slot: u64) -> Revision {
+    cluster_revision * SLOTS as u64 + slot
 }
 
-/// The last place of a revision of the cluster.
-pub(super) fn end_of(cluster: u64) -> Revision {
-    revision(cluster, SLOTS as u64 - 1)
+/// The highest revision that a commit of this cluster revision can have.
+pub(super) fn last_revision(cluster_revision: u64) -> Revision {
+    revision(cluster_revision, SLOTS as u64 - 1)
 }
 
-/// The revision of the cluster that a commit is part of.
-pub(super) fn cluster(revision: Revision) -> u64 {
+/// The cluster revision of a commit.
+pub(super) fn cluster_revision(revision: Revision) -> u64 {
     revision / SLOTS as u64
 }
 
 /// All keys with this prefix.
-pub(super) fn with_prefix(prefix: Vec<u8>) -> KeyRange {
-    let until = end_of_prefix(&prefix);
-    KeyRange { from: prefix, until }
+pub(super) fn prefix_range(prefix: Vec<u8>) -> KeyRange {
+    let end = prefix_end(&prefix);
+    KeyRange { start: prefix, end }
 }
 
-/// The first key that is after all with this prefix.
-fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
-    let mut until = prefix.to_vec();
-    while until.pop_if(|last| *last == u8::MAX).is_some() {}
-    match until.last_mut() {
+/// The first key after all keys with this prefix.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while end.pop_if(|last| *last == u8::MAX).is_some() {}
+    match end.last_mut() {
         Some(last) => *last += 1,
-        // To etcd that is the end of everything.
-        None => until.push(0),
+        // To etcd, a range end of one NUL is the end of the keyspace.
+        None => end.push(0),
     }
-    until
+    end
 }
 
-/// The key after this one.
-pub(super) fn after(mut key: Vec<u8>) -> Vec<u8> {
+/// The key that directly follows this one.
+pub(super) fn next_key(mut key: Vec<u8>) -> Vec<u8> {
     key.push(0);
     key
 }

@@ -1,12 +1,12 @@
-//! What every replica does from time to time: know that it has seen everything, begin segments of
-//! history, and let go of old ones.
+//! Periodic work of every replica: confirm that the feed is complete, begin segments of history,
+//! and delete old segments and stale ticks.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
-    client::{KeyRange, RangeOptions, Transacted, Txn, TxnOutcome},
+    client::{KeyRange, RangeOptions, Txn, TxnOutcome, TxnResult},
     layout,
     shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment},
 };
@@ -14,131 +14,151 @@ use crate::proto::store_v1 as pb;
 use crate::store::{Retention, Revision, StoreError};
 
 /// How often the feed is confirmed.
-const CONFIRM: Duration = Duration::from_secs(1);
-/// For how long one try to do so may go on.
-const TRY: Duration = Duration::from_millis(1_500);
-/// A watch that has not brought what was written by then is stuck.
-const STUCK: Duration = Duration::from_secs(2);
-/// A tick that has not changed for so long is that of a replica that has gone.
-const OLD: Duration = Duration::from_secs(600);
-/// A segment is long enough with this many commits or bytes of events, because it is read at once;
-/// or with this part of what is kept, by number or age, because it goes at once.
-const COMMITS: u64 = 2_000;
-const BYTES: usize = 1 << 20;
-const PART: u64 = 16;
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+/// The time limit of the request that confirms the feed.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// If the watch has not delivered a tick this long after it was written, the watch is stalled.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// A tick that has not changed for this long belongs to a replica that no longer runs.
+const STALE_TICK_AGE: Duration = Duration::from_secs(600);
+/// Limits of a segment, because a segment is read as a whole.
+const SEGMENT_COMMITS: u64 = 2_000;
+const SEGMENT_BYTES: usize = 1 << 20;
+/// A segment is deleted as a whole. So it covers at most this fraction of the retention, by number
+/// and by age.
+const SEGMENTS_KEPT: u64 = 16;
 
-/// The task.
+/// The task that does this work.
 pub(super) struct Maintenance(pub(super) Arc<Shared>);
 
 impl Segment {
-    pub(super) fn is_full(&self, kept: Retention) -> bool {
-        let commits = COMMITS.min(kept.events / PART).max(1);
-        self.commits >= commits
-            || self.bytes >= BYTES
-            || self.newest_ms - self.at_ms > kept.age_ms / PART
+    pub(super) fn is_full(&self, retention: Retention) -> bool {
+        let max_commits = SEGMENT_COMMITS.min(retention.events / SEGMENTS_KEPT).max(1);
+        self.commits >= max_commits
+            || self.bytes >= SEGMENT_BYTES
+            || self.latest_ms - self.at_ms > retention.age_ms / SEGMENTS_KEPT
     }
 }
 
 impl Maintenance {
     pub(super) async fn run(self) {
-        tokio::join!(self.confirm(), self.keep_history(), self.remove_old_ticks());
+        tokio::join!(self.confirm(), self.rotate_segments(), self.delete_stale_ticks());
     }
 
     async fn confirm(&self) {
-        let mut due = interval(CONFIRM);
-        let mut answers = true;
+        let mut interval = interval(CONFIRM_INTERVAL);
+        let mut is_answering = true;
         loop {
             tokio::select! {
-                _ = due.tick() => {}
-                () = self.0.confirm.notified() => {}
+                _ = interval.tick() => {}
+                () = self.0.confirm_now.notified() => {}
             }
             let confirmed = self.confirm_once().await;
             match &confirmed {
-                Ok(()) if !answers => tracing::info!("the cluster answers again"),
-                Err(error) if answers => tracing::warn!(%error, "the cluster does not answer"),
+                Ok(()) if !is_answering => tracing::info!("the cluster answers again"),
+                Err(error) if is_answering => {
+                    tracing::warn!(%error, "the cluster does not answer; retrying")
+                }
                 Ok(()) | Err(_) => {}
             }
-            answers = confirmed.is_ok();
+            is_answering = confirmed.is_ok();
         }
     }
 
-    /// Writes something, and waits until the feed brings it: then it has brought all that was
-    /// committed before this was begun.
+    /// Writes a tick, and waits until the feed delivers it. Then the feed has delivered every
+    /// commit acknowledged before this call began.
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
-        let (asked, seen) = (Instant::now(), shared.recent.latest_revision());
+        let begun = Instant::now();
+        let observed = shared.feed_buffer.latest_revision();
         let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
         let tick = Txn {
             puts: vec![(shared.layout.tick(shared.id), wall_ms.unwrap_or_default())],
             ..Txn::default()
         };
-        let revision = match shared.etcd.transact(&tick, TRY).await {
-            Ok(Transacted { revision, .. }) => {
-                self.require_newer(layout::end_of(revision), seen)?
+        let revision = match shared.etcd.transact(&tick, CONFIRM_TIMEOUT).await {
+            Ok(TxnResult { revision, .. }) => {
+                self.require_newer(layout::last_revision(revision), observed)?
             }
-            // Where nothing can be written there is nothing to miss.
+            // While the cluster is full, no replica can commit, so the feed misses nothing.
             Err(StoreError::Full(_)) => {
-                shared.etcd.range(&shared.now_span(), RangeOptions::default(), TRY).await?;
-                shared.recent.latest_revision()
+                shared
+                    .etcd
+                    .range(
+                        &shared.current_segment_range(),
+                        RangeOptions::default(),
+                        CONFIRM_TIMEOUT,
+                    )
+                    .await?;
+                shared.feed_buffer.latest_revision()
             }
             Err(error) => return Err(error),
         };
-        if timeout(STUCK, shared.recent.reach(revision)).await.is_err() {
-            shared.stalled.notify_one();
-            return Err(StoreError::Unavailable("the watch is behind".to_owned()));
+        if timeout(STALL_TIMEOUT, shared.feed_buffer.wait_for_revision(revision)).await.is_err() {
+            shared.watch_stalled.notify_one();
+            return Err(StoreError::Unavailable(
+                "the watch did not deliver a tick in time".to_owned(),
+            ));
         }
-        *shared.confirmed() = (revision, asked);
+        *shared.confirmed() = (revision, begun);
         Ok(())
     }
 
-    /// Errors: [`StoreError::RevisionRegressed`], with which the process ends.
-    fn require_newer(&self, now: Revision, seen: Revision) -> Result<Revision, StoreError> {
-        if now > seen { Ok(now) } else { Err(self.0.went_back(seen)) }
+    /// Errors: [`StoreError::RevisionRegressed`]; the process ends with it.
+    fn require_newer(
+        &self,
+        revision: Revision,
+        observed: Revision,
+    ) -> Result<Revision, StoreError> {
+        if revision > observed { Ok(revision) } else { Err(self.0.report_regression(observed)) }
     }
 
-    /// The ticks of replicas that have gone stay behind.
-    async fn remove_old_ticks(&self) {
-        let mut due = interval(OLD);
-        let mut known = HashMap::new();
+    /// Deletes the ticks that replicas which no longer run have left.
+    async fn delete_stale_ticks(&self) {
+        let mut interval = interval(STALE_TICK_AGE);
+        let mut previous = HashMap::new();
         loop {
-            due.tick().await;
+            interval.tick().await;
             match self.0.ticks().await {
-                Ok(found) => {
-                    for (key, revision) in &found {
-                        if known.get(key) == Some(revision) {
-                            let gone =
-                                Txn { deletes: vec![KeyRange::of(key.clone())], ..Txn::default() };
-                            let gone =
-                                Txn { preconditions: vec![(key.clone(), Some(*revision))], ..gone };
-                            // Where it fails, the next time comes.
-                            let _ = self.0.etcd.transact(&gone, REQUEST_TIMEOUT).await;
+                Ok(ticks) => {
+                    for (key, revision) in &ticks {
+                        if previous.get(key) == Some(revision) {
+                            let delete = Txn {
+                                preconditions: vec![(key.clone(), Some(*revision))],
+                                deletes: vec![KeyRange::single(key.clone())],
+                                ..Txn::default()
+                            };
+                            // After a failure, the next round tries again.
+                            let _ = self.0.etcd.transact(&delete, REQUEST_TIMEOUT).await;
                         }
                     }
-                    known = found;
+                    previous = ticks;
                 }
-                Err(error) => tracing::debug!(%error, "ticks of other replicas were not looked at"),
+                Err(error) => {
+                    tracing::debug!(%error, "the ticks of other replicas could not be read")
+                }
             }
         }
     }
 
-    async fn keep_history(&self) {
+    async fn rotate_segments(&self) {
         loop {
-            self.0.full.notified().await;
+            self.0.segment_full.notified().await;
             if let Err(error) = self.0.begin_next_segment().await {
-                tracing::warn!(%error, "history was not kept in order; trying again");
-                sleep(CONFIRM).await;
-                self.0.full.notify_one();
+                tracing::warn!(%error, "the next segment of history was not begun; retrying");
+                sleep(CONFIRM_INTERVAL).await;
+                self.0.segment_full.notify_one();
             }
         }
     }
 }
 
 impl Shared {
-    pub(super) fn now_span(&self) -> KeyRange {
-        KeyRange::of(self.layout.now())
+    pub(super) fn current_segment_range(&self) -> KeyRange {
+        KeyRange::single(self.layout.current_segment())
     }
 
-    /// Keys of ticks, with the revision of the cluster that each was written at.
+    /// The keys of all ticks, each with the cluster revision that wrote it.
     async fn ticks(&self) -> Result<HashMap<Vec<u8>, u64>, StoreError> {
         let page =
             self.etcd.range(&self.layout.ticks(), RangeOptions::default(), REQUEST_TIMEOUT).await?;
@@ -153,39 +173,39 @@ impl Shared {
         let commits_before = segment.commits_before + segment.commits;
         let next = pb::ClusterSegment {
             number: segment.number + 1,
-            at_ms: segment.newest_ms,
+            at_ms: segment.latest_ms,
             commits_before,
         };
-        let begun = begin_segment(&self.layout, Some(segment.opened), &next);
-        let Transacted { revision, outcome, .. } =
-            self.etcd.transact(&begun, REQUEST_TIMEOUT).await?;
-        // Where another replica was faster, the feed tells.
-        if let TxnOutcome::Done = outcome {
-            self.turn_to(Segment::begun(&next, revision))?;
-            self.trim().await?;
+        let txn = begin_segment(&self.layout, Some(segment.opened_revision), &next);
+        let TxnResult { revision, outcome, .. } = self.etcd.transact(&txn, REQUEST_TIMEOUT).await?;
+        // If another replica began the next segment first, the feed delivers it.
+        if let TxnOutcome::Committed = outcome {
+            self.adopt_segment(Segment::new(&next, revision))?;
+            self.delete_old_segments().await?;
         }
         Ok(())
     }
 
-    /// Lets go of segments that are too old, or too many. Any replica may: a segment that is gone
-    /// is gone; so one whose clock says nothing for certain finds none too old.
-    async fn trim(&self) -> Result<(), StoreError> {
+    /// Deletes the segments beyond the retention. Every replica does this, and a deletion cannot be
+    /// undone. So a replica whose clock is not certain deletes none for its age.
+    async fn delete_old_segments(&self) -> Result<(), StoreError> {
         let (segments, _) = self.segments().await?;
-        let now = *self.segment();
-        let all = now.commits_before + now.commits;
+        let current = *self.segment();
+        let all_commits = current.commits_before + current.commits;
         let certain_ms = self.clocks.certain_ms(self.id);
         for pair in segments.windows(2) {
             let (oldest, next) = (&pair[0], &pair[1]);
-            let too_many = all.saturating_sub(next.commits_before) >= self.retention.events;
-            let too_old = certain_ms
+            let commits_after = all_commits.saturating_sub(next.commits_before);
+            let is_surplus = commits_after >= self.retention.events;
+            let is_too_old = certain_ms
                 .is_some_and(|now_ms| next.at_ms.saturating_add(self.retention.age_ms) < now_ms);
-            if !too_many && !too_old {
+            if !is_surplus && !is_too_old {
                 break;
             }
-            let header = KeyRange::of(self.layout.header(oldest.number));
-            let gone =
+            let header = KeyRange::single(self.layout.header(oldest.number));
+            let delete =
                 Txn { deletes: vec![self.layout.events(oldest.number), header], ..Txn::default() };
-            self.etcd.transact(&gone, REQUEST_TIMEOUT).await?;
+            self.etcd.transact(&delete, REQUEST_TIMEOUT).await?;
         }
         Ok(())
     }

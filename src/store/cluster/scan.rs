@@ -1,81 +1,84 @@
-//! Reads the keys of a large range in pages. A member counts every key up to the end of what it is
-//! asked for, whatever the limit is: asked for page after page up to the end of all, it would count
-//! all keys for each. So each question ends near: about as far from its first key as the last page
-//! has come. Keys are numbers for that, whose digits are the bytes that keys are seen to use at
-//! each place (`alphabet.rs`): with those of all bytes a step of one room would be as wide as one
-//! of a hundred. Where a question brings few keys, the next one reaches further.
+//! Reads a large range of keys in pages.
+//!
+//! For each request, a member counts every key up to the end of the requested range, whatever the
+//! limit is. If every request extended to the end of the whole range, each would count all keys
+//! that are left. So each request ends at an estimate: about as far from its first key as the last
+//! page reached. For the estimate, keys are numbers whose digits are the bytes seen at each
+//! position (`alphabet.rs`). With all 256 bytes as digits, a step over one room would be as wide as
+//! a step over a hundred. If a request returns few keys, the next one extends further.
 
 use std::time::Duration;
 
 use super::{
     alphabet::Alphabets,
     client::{Etcd, KeyRange, RangeOptions, RangePage},
-    layout::after,
+    layout::next_key,
 };
 use crate::store::StoreError;
 
-/// Records of the first page; the others have as many as make about this many bytes.
-const FIRST: u64 = 1_000;
+/// Size of the first page, in records. The later ones aim at `PAGE_BYTES`.
+const FIRST_PAGE_RECORDS: u64 = 1_000;
 const PAGE_BYTES: usize = 1 << 20;
-/// What comes after small records may be large ones, of 16 KiB.
-const MAX_PAGE: u64 = 4_096;
-/// How many digits a step is measured in, beginning with the first that differs.
-const DIGITS: usize = 3;
-/// The largest step; one that has to be larger is measured in fewer bytes.
-const MAX_REACH: u64 = 1 << 32;
-/// For an answer: a member that is busy may count millions of keys.
-const TIMEOUT: Duration = Duration::from_secs(40);
+/// Bounds a page when large records, of up to 16 KiB, follow small ones.
+const MAX_PAGE_RECORDS: u64 = 4_096;
+/// How many digits a step is measured in, from the first that differs.
+const STEP_DIGITS: usize = 3;
+/// Above this step, the scan measures it in fewer digits.
+const MAX_STEP: u64 = 1 << 32;
+/// Long, because a busy member may have to count millions of keys.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 pub(super) struct Scan {
-    /// All keys before it are read.
-    from: Vec<u8>,
-    /// The end of the range.
+    /// All keys before this one are read.
+    start: Vec<u8>,
+    /// The end of the whole range.
     end: Vec<u8>,
     alphabets: Alphabets,
-    /// How many bytes of a key the end of a question is made of, and by how much it is above the
-    /// first key in them.
+    /// The next request ends at the first `depth` bytes of its first key, taken as a number, plus
+    /// `step`.
     depth: usize,
-    reach: u64,
-    /// The end of the last question, where its keys are not all read.
-    until: Option<Vec<u8>>,
+    step: u64,
+    /// The end of the last request, if it still has keys to read.
+    last_request_end: Option<Vec<u8>>,
     limit: u64,
 }
 
-/// A page that is wanted.
+/// A request for one page.
 pub(super) struct ScanRequest {
-    span: KeyRange,
-    wanted: RangeOptions,
+    range: KeyRange,
+    options: RangeOptions,
 }
 
 impl ScanRequest {
     /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
     pub(super) async fn send(&self, etcd: &Etcd) -> Result<RangePage, StoreError> {
-        etcd.range(&self.span, self.wanted, TIMEOUT).await
+        etcd.range(&self.range, self.options, PAGE_TIMEOUT).await
     }
 }
 
 impl Scan {
-    pub(super) fn of(span: KeyRange) -> Self {
-        let depth = span.from.len() + 1;
+    pub(super) fn of(range: KeyRange) -> Self {
+        let depth = range.start.len() + 1;
         Self {
-            from: span.from,
-            end: span.until,
+            start: range.start,
+            end: range.end,
             alphabets: Alphabets::default(),
             depth,
-            reach: 1,
-            until: None,
-            limit: FIRST,
+            step: 1,
+            last_request_end: None,
+            limit: FIRST_PAGE_RECORDS,
         }
     }
 
     /// All keys before this one are read.
     pub(super) fn covered(&self) -> &[u8] {
-        &self.from
+        &self.start
     }
 
-    /// The next page, which may have no records; nothing at the end. `revision` 0 is the newest
-    /// there is, with each page. After an error it may be asked for again. Errors:
-    /// [`StoreError::Unavailable`], [`StoreError::Compacted`].
+    /// Reads the next page, which may be empty; `None` at the end. With `revision` 0, each page is
+    /// as of the latest revision. After an error, the call may be repeated.
+    ///
+    /// Errors: [`StoreError::Unavailable`], [`StoreError::Compacted`].
     pub(super) async fn next(
         &mut self,
         etcd: &Etcd,
@@ -83,68 +86,69 @@ impl Scan {
     ) -> Result<Option<RangePage>, StoreError> {
         let Some(request) = self.request(revision) else { return Ok(None) };
         let page = request.send(etcd).await?;
-        self.turn_page(&page);
+        self.advance(&page);
         Ok(Some(page))
     }
 
-    /// What the next page is asked for with. Nothing at the end.
+    /// The request for the next page; `None` at the end.
     pub(super) fn request(&self, revision: u64) -> Option<ScanRequest> {
-        let span = KeyRange { from: self.from.clone(), until: self.until() };
-        let wanted = RangeOptions { revision, limit: self.limit, ..RangeOptions::default() };
-        (self.from < self.end).then_some(ScanRequest { span, wanted })
+        let range = KeyRange { start: self.start.clone(), end: self.request_end() };
+        let options = RangeOptions { revision, limit: self.limit, ..RangeOptions::default() };
+        (self.start < self.end).then_some(ScanRequest { range, options })
     }
 
-    fn until(&self) -> Vec<u8> {
-        let until = || {
-            self.alphabets
-                .above(&self.from, self.depth, self.reach)
-                .filter(|until| *until < self.end)
+    fn request_end(&self) -> Vec<u8> {
+        let estimate = || {
+            let above = self.alphabets.above(&self.start, self.depth, self.step);
+            above.filter(|end| *end < self.end)
         };
-        self.until.clone().or_else(until).unwrap_or_else(|| self.end.clone())
+        self.last_request_end.clone().or_else(estimate).unwrap_or_else(|| self.end.clone())
     }
 
-    /// Goes on to what is after this page, the answer to the last question.
-    pub(super) fn turn_page(&mut self, page: &RangePage) {
-        let until = self.until();
+    /// Moves on past this page, the answer to the last request.
+    pub(super) fn advance(&mut self, page: &RangePage) {
+        let request_end = self.request_end();
         let read = page.records.len() as u64;
         let bytes: usize =
             page.records.iter().map(|record| record.key.len() + record.value.len()).sum();
         self.alphabets.learn(page.records.iter().map(|record| &*record.key));
         match (page.records.first(), page.records.last()) {
-            (Some(first), Some(last)) if page.more => {
-                self.from = after(last.key.clone());
-                // What is left is counted again with the next page.
+            (Some(first), Some(last)) if page.has_more => {
+                self.start = next_key(last.key.clone());
+                // Keep the end only if one more page reaches it, since that page counts the
+                // remaining keys again.
                 let is_near = page.count.saturating_sub(read) <= self.limit;
-                self.until = is_near.then_some(until);
-                self.reach_as_far(&first.key, &last.key);
+                self.last_request_end = is_near.then_some(request_end);
+                self.set_step(&first.key, &last.key);
             }
             _ => {
-                (self.from, self.until) = (until, None);
+                self.start = request_end;
+                self.last_request_end = None;
                 match page.count {
-                    0 => self.reach_further(4),
-                    few if few < self.limit / 2 => self.reach_further(2),
+                    0 => self.widen_step(4),
+                    few if few < self.limit / 2 => self.widen_step(2),
                     _ => {}
                 }
             }
         }
         if let Some(limit) = (page.records.len() * PAGE_BYTES).checked_div(bytes) {
-            self.limit = (limit as u64).clamp(1, MAX_PAGE);
+            self.limit = (limit as u64).clamp(1, MAX_PAGE_RECORDS);
         }
     }
 
-    /// As far as from one key to the other, or somewhat less, so that a page is rarely cut short of
-    /// the end of its question.
-    fn reach_as_far(&mut self, first: &[u8], last: &[u8]) {
+    /// Sets the step to 7/8 of the distance between the two keys: somewhat less than the page
+    /// covered, so that the limit rarely cuts a request short.
+    fn set_step(&mut self, first: &[u8], last: &[u8]) {
         let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        self.depth = shared + DIGITS;
-        self.reach = (self.alphabets.distance(first, last, shared..self.depth) / 8 * 7).max(1);
+        self.depth = shared + STEP_DIGITS;
+        self.step = (self.alphabets.distance(first, last, shared..self.depth) / 8 * 7).max(1);
     }
 
-    fn reach_further(&mut self, times: u64) {
-        self.reach *= times;
-        while self.reach > MAX_REACH && self.depth > 0 {
+    fn widen_step(&mut self, factor: u64) {
+        self.step *= factor;
+        while self.step > MAX_STEP && self.depth > 0 {
             self.depth -= 1;
-            self.reach /= self.alphabets.digits(self.depth);
+            self.step /= self.alphabets.radix(self.depth);
         }
     }
 }
@@ -154,15 +158,17 @@ mod tests {
     use super::*;
     use crate::store::cluster::client::KeyValue;
 
-    /// Reads these keys as a member would give them, and answers how many questions there were, and
-    /// how many keys were counted for them.
+    /// Reads these keys as a member would return them. Returns the number of requests, and the
+    /// number of keys that the member counted for them.
     fn scan(keys: &[Vec<u8>], value_bytes: usize) -> (usize, usize) {
-        let mut scan = Scan::of(KeyRange { from: b"p".to_vec(), until: b"q".to_vec() });
-        let (mut read, mut questions, mut counted) = (Vec::new(), 0, 0);
-        while let Some(ScanRequest { span, wanted }) = scan.request(0) {
-            let in_span = &keys[keys.partition_point(|key| *key < span.from)
-                ..keys.partition_point(|key| *key < span.until)];
-            let taken = &in_span[..in_span.len().min(wanted.limit as usize)];
+        let mut scan = Scan::of(KeyRange { start: b"p".to_vec(), end: b"q".to_vec() });
+        let mut read = Vec::new();
+        let mut requests = 0;
+        let mut counted = 0;
+        while let Some(ScanRequest { range, options }) = scan.request(0) {
+            let in_range = &keys[keys.partition_point(|key| *key < range.start)
+                ..keys.partition_point(|key| *key < range.end)];
+            let taken = &in_range[..in_range.len().min(options.limit as usize)];
             let record = |key: &Vec<u8>| KeyValue {
                 key: key.clone(),
                 value: vec![0; value_bytes],
@@ -171,16 +177,16 @@ mod tests {
             let page = RangePage {
                 revision: 1,
                 records: taken.iter().map(record).collect(),
-                more: taken.len() < in_span.len(),
-                count: in_span.len() as u64,
+                has_more: taken.len() < in_range.len(),
+                count: in_range.len() as u64,
             };
             read.extend_from_slice(taken);
-            questions += 1;
-            counted += in_span.len();
-            scan.turn_page(&page);
+            requests += 1;
+            counted += in_range.len();
+            scan.advance(&page);
         }
         assert!(read == keys, "{} of {} keys", read.len(), keys.len());
-        (questions, counted)
+        (requests, counted)
     }
 
     #[test]
@@ -210,14 +216,14 @@ mod tests {
             });
             let mut keys: Vec<_> = keys.map(String::into_bytes).collect();
             keys.sort();
-            let (questions, counted) = scan(&keys, 100);
+            let (requests, counted) = scan(&keys, 100);
             let pages = keys.len() * 120 / PAGE_BYTES + 1;
-            let what = format!("{} keys of {apps} x {rooms} x {users} like {}", keys.len(), id(7));
+            let case = format!("{} keys of {apps} x {rooms} x {users} like {}", keys.len(), id(7));
             assert!(
-                questions <= 100 + 3 * pages + 40 * apps,
-                "{questions} questions for {pages} pages: {what}"
+                requests <= 100 + 3 * pages + 40 * apps,
+                "{requests} requests for {pages} pages: {case}"
             );
-            assert!(counted <= 3 * keys.len() + 1_000, "{counted} counted: {what}");
+            assert!(counted <= 3 * keys.len() + 1_000, "{counted} counted: {case}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the tasks of one replica share.
+//! State that the tasks of one replica share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,51 +18,50 @@ use super::{
 };
 use crate::{
     proto::store_v1 as pb,
-    store::{Retention, Revision, StoreError, feed_buffer::FeedBuffer},
+    store::{Retention, Revision, StoreError, codec::corrupt, feed_buffer::FeedBuffer},
 };
 
-/// For how long a member is looked for that answers: over the election of a leader, which takes one
-/// to two seconds.
+/// The time limit of a request, over all members. Longer than the election of a leader, which takes
+/// one to two seconds.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// While the cluster has not answered for this long, a commit waits for so much less: callers are
-/// not to be held up by what does not come.
-pub(super) const LOST: Duration = Duration::from_secs(5);
-pub(super) const TIMEOUT_WHEN_LOST: Duration = Duration::from_millis(300);
+/// If the feed was last confirmed longer ago than this, the cluster counts as lost. Commits then
+/// fail after the shorter timeout, so that callers do not wait in vain.
+pub(super) const LOST_AFTER: Duration = Duration::from_secs(5);
+pub(super) const LOST_REQUEST_TIMEOUT: Duration = Duration::from_millis(300);
 
 pub(super) struct Shared {
     pub(super) etcd: Etcd,
     pub(super) layout: Layout,
-    /// Of this replica, by which its ticks are known.
+    /// This replica's id, in the keys of its ticks.
     pub(super) id: ReplicaId,
     pub(super) clocks: Clocks,
-    pub(super) recent: Arc<FeedBuffer>,
+    pub(super) feed_buffer: Arc<FeedBuffer>,
     pub(super) retention: Retention,
-    /// The segment that is being written, as far as it is known here.
+    /// The current segment, as far as this replica knows. Another replica may have begun the next.
     pub(super) segment: Mutex<Segment>,
-    /// Up to which revision everything was seen, and when that was asked.
+    /// The revision up to which the feed is complete, and when the request that confirmed it began.
     pub(super) confirmed: Mutex<(Revision, Instant)>,
-    /// The feed is to be confirmed now.
-    pub(super) confirm: Notify,
-    /// The watch does not bring what it should, and is to be begun anew.
-    pub(super) stalled: Notify,
-    /// The segment is long enough.
-    pub(super) full: Notify,
-    /// The cluster is not the one any more that was read.
+    /// Asks `Maintenance` to confirm the feed now.
+    pub(super) confirm_now: Notify,
+    /// Asks `Follower` to restart the watch, because it did not deliver a committed change in time.
+    pub(super) watch_stalled: Notify,
+    /// Asks `Maintenance` to begin the next segment.
+    pub(super) segment_full: Notify,
+    /// Set once, when an older state has replaced the cluster.
     pub(super) fatal_error: SetOnce<StoreError>,
 }
 
-/// The segment of history that is being written.
+/// A segment of history, with the counts of its commits so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Segment {
     pub(super) number: u64,
-    /// The revision of the cluster it was begun at.
-    pub(super) opened: u64,
+    /// The cluster revision at which the segment began.
+    pub(super) opened_revision: u64,
     pub(super) at_ms: u64,
     pub(super) commits_before: u64,
-    /// What it has come to.
     pub(super) commits: u64,
     pub(super) bytes: usize,
-    pub(super) newest_ms: u64,
+    pub(super) latest_ms: u64,
 }
 
 impl Shared {
@@ -78,13 +77,13 @@ impl Shared {
             layout,
             id: rand::random(),
             clocks: Clocks::default(),
-            recent: Arc::new(FeedBuffer::after(confirmed.0)),
+            feed_buffer: Arc::new(FeedBuffer::after(confirmed.0)),
             retention,
             segment: Mutex::new(segment),
             confirmed: Mutex::new(confirmed),
-            confirm: Notify::new(),
-            stalled: Notify::new(),
-            full: Notify::new(),
+            confirm_now: Notify::new(),
+            watch_stalled: Notify::new(),
+            segment_full: Notify::new(),
             fatal_error: SetOnce::new(),
         })
     }
@@ -97,60 +96,63 @@ impl Shared {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns which segment is being written. One that is known already is left as it is, with what
-    /// was counted. Errors: [`StoreError::RevisionRegressed`] where it was begun before the one
-    /// that is known, with which the process ends.
-    pub(super) fn turn_to(&self, found: Segment) -> Result<(), StoreError> {
+    /// Makes a segment read from the cluster the current one. If it is current already, its counts
+    /// stay.
+    ///
+    /// Errors: [`StoreError::RevisionRegressed`] if it began before the current one; the process
+    /// ends with it.
+    pub(super) fn adopt_segment(&self, found: Segment) -> Result<(), StoreError> {
         let mut segment = self.segment();
-        if found.opened < segment.opened {
-            let seen = layout::end_of(segment.opened);
+        if found.opened_revision < segment.opened_revision {
+            let observed = layout::last_revision(segment.opened_revision);
             drop(segment);
-            return Err(self.went_back(seen));
+            return Err(self.report_regression(observed));
         }
-        if found.opened > segment.opened {
+        if found.opened_revision > segment.opened_revision {
             *segment = found;
         }
         Ok(())
     }
 
-    /// An older state has taken the place of the cluster: it lacks this revision, which was seen.
-    pub(super) fn went_back(&self, seen: Revision) -> StoreError {
-        let error = StoreError::RevisionRegressed { seen };
-        // It may be known already.
+    /// Records that the cluster lacks a revision this replica has observed: an older state has
+    /// replaced it.
+    pub(super) fn report_regression(&self, observed: Revision) -> StoreError {
+        let error = StoreError::RevisionRegressed { observed };
+        // Another task may have reported it already.
         let _ = self.fatal_error.set(error.clone());
         error
     }
 }
 
-/// Begins a segment, where the one that is being written is still that of this revision.
+/// The transaction that begins a segment. It takes effect only if the current segment is the one
+/// that began at `opened_revision`, or with `None` if there is none.
 pub(super) fn begin_segment(
     layout: &Layout,
-    opened: Option<u64>,
+    opened_revision: Option<u64>,
     segment: &pb::ClusterSegment,
 ) -> Txn {
     let value = segment.encode_to_vec();
     Txn {
-        preconditions: vec![(layout.now(), opened)],
-        puts: vec![(layout.header(segment.number), value.clone()), (layout.now(), value)],
+        preconditions: vec![(layout.current_segment(), opened_revision)],
+        puts: vec![
+            (layout.header(segment.number), value.clone()),
+            (layout.current_segment(), value),
+        ],
         ..Txn::default()
     }
 }
 
 impl Segment {
-    pub(super) fn begun(segment: &pb::ClusterSegment, opened: u64) -> Self {
+    pub(super) fn new(segment: &pb::ClusterSegment, opened_revision: u64) -> Self {
         let pb::ClusterSegment { number, at_ms, commits_before } = *segment;
-        Self { number, opened, at_ms, commits_before, newest_ms: at_ms, ..Self::default() }
+        Self { number, opened_revision, at_ms, commits_before, latest_ms: at_ms, ..Self::default() }
     }
 
-    pub(super) fn read(record: &KeyValue) -> Result<Self, StoreError> {
+    pub(super) fn decode(record: &KeyValue) -> Result<Self, StoreError> {
         let segment = pb::ClusterSegment::decode(&*record.value)
-            .map_err(|_| corrupt(&record.key, "no segment of history"))?;
-        Ok(Self::begun(&segment, record.revision))
+            .map_err(|_| corrupt(&record.key, "the value is not a segment of history"))?;
+        Ok(Self::new(&segment, record.revision))
     }
-}
-
-pub(super) fn corrupt(key: &[u8], what: &str) -> StoreError {
-    StoreError::Corrupt { place: String::from_utf8_lossy(key).into_owned(), what: what.to_owned() }
 }
 
 pub(super) fn closed() -> StoreError {

@@ -1,4 +1,4 @@
-//! Clause 3: all records as of one revision of the cluster.
+//! Snapshots: all records as of one cluster revision (clause 3 of the contract).
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::store::{Entry, Revision, StoreError};
 
 type Pages = mpsc::Sender<Result<Vec<Entry>, StoreError>>;
 
-/// Sends the pages, the next while one is read. Answers which revision they are of. Ends early
-/// where nobody reads on.
+/// Starts a task that sends the pages, and returns the revision they are as of. The task reads the
+/// next pages while the receiver works on one. It ends early if the receiver is dropped.
 pub(super) async fn begin(shared: Arc<Shared>, pages: Pages) -> Result<Revision, StoreError> {
     let revision = shared
         .etcd
         .range(
-            &shared.now_span(),
+            &shared.current_segment_range(),
             RangeOptions { count_only: true, ..RangeOptions::default() },
             REQUEST_TIMEOUT,
         )
@@ -31,7 +31,7 @@ pub(super) async fn begin(shared: Arc<Shared>, pages: Pages) -> Result<Revision,
             let _ = pages.send(Err(error)).await;
         }
     });
-    Ok(layout::end_of(revision))
+    Ok(layout::last_revision(revision))
 }
 
 async fn send(shared: &Shared, revision: u64, pages: &Pages) -> Result<(), StoreError> {

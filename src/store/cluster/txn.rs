@@ -1,26 +1,28 @@
-//! A batch as a transaction of the cluster takes it: no key may be put twice in one, or put and
-//! deleted, so only what is left of the operations in the end is sent. And which batches can be
-//! sent in one.
+//! Batches as parts of a transaction.
+//!
+//! etcd refuses a transaction that changes a key twice. So [`CommitPlan`] reduces the operations of
+//! a batch to the last one on each key. [`TouchedKeys`] decides which batches can share a
+//! transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     client::KeyRange,
-    layout::{Layout, cluster},
+    layout::{Layout, cluster_revision},
 };
 use crate::store::{Batch, Operation, Precondition};
 
-/// What a batch changes.
+/// The net effect of a batch, and its preconditions.
 #[derive(Debug, Default)]
 pub(super) struct CommitPlan {
-    /// Each with its place among them, because whoever sees one of them is to see those before it.
+    /// Each with its index in the batch: a reader who sees one must also see those before it.
     puts: BTreeMap<Vec<u8>, (usize, Vec<u8>)>,
     deletes: BTreeSet<Vec<u8>>,
-    /// The revision of the cluster a key was last written at; nothing where it must be absent.
+    /// The cluster revision that last wrote each key; `None`: the key is absent.
     pub(super) expected: BTreeMap<Vec<u8>, Option<u64>>,
-    /// Some key is expected to be of two revisions at once.
+    /// Whether the preconditions require two different revisions of one key.
     pub(super) cannot_hold: bool,
-    /// It goes in a transaction of its own.
+    /// Whether it needs a transaction of its own: [`Batch::is_alone`].
     is_alone: bool,
 }
 
@@ -28,15 +30,15 @@ impl CommitPlan {
     pub(super) fn of(batch: Batch) -> Self {
         let mut plan = Self { is_alone: batch.is_alone, ..Self::default() };
         for Precondition { key, revision } in batch.preconditions {
-            let revision = revision.map(cluster);
+            let revision = revision.map(cluster_revision);
             let before = plan.expected.insert(key, revision);
             plan.cannot_hold |= before.is_some_and(|before| before != revision);
         }
-        for (place, operation) in batch.operations.into_iter().enumerate() {
+        for (index, operation) in batch.operations.into_iter().enumerate() {
             match operation {
                 Operation::Put { key, value } => {
                     plan.deletes.remove(&key);
-                    plan.puts.insert(key, (place, value));
+                    plan.puts.insert(key, (index, value));
                 }
                 Operation::Delete { key } => {
                     plan.puts.remove(&key);
@@ -47,40 +49,41 @@ impl CommitPlan {
         plan
     }
 
-    /// How many operations the transaction has.
+    /// The number of operations it adds to a transaction.
     pub(super) fn changes(&self) -> usize {
         self.puts.len() + self.deletes.len()
     }
 
+    /// The bytes of keys and values it adds to a transaction.
     pub(super) fn bytes(&self) -> usize {
         let puts = self.puts.iter().map(|(key, (_, value))| key.len() + value.len());
         puts.chain(self.deletes.iter().chain(self.expected.keys()).map(Vec::len)).sum()
     }
 
-    /// What is to be put, in order.
-    pub(super) fn put(&self, layout: &Layout) -> Vec<(Vec<u8>, Vec<u8>)> {
+    /// The puts, in the order of the batch.
+    pub(super) fn puts(&self, layout: &Layout) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut puts: Vec<_> = self.puts.iter().collect();
-        puts.sort_unstable_by_key(|(_, (place, _))| *place);
+        puts.sort_unstable_by_key(|(_, (index, _))| *index);
         puts.into_iter().map(|(key, (_, value))| (layout.record(key), value.clone())).collect()
     }
 
-    /// What is to be deleted, and nothing of what is put.
-    pub(super) fn deleted(&self, layout: &Layout) -> impl Iterator<Item = KeyRange> {
-        self.deletes.iter().map(|key| KeyRange::of(layout.record(key)))
+    /// The deletes. None of them is of a key that is put.
+    pub(super) fn deletes(&self, layout: &Layout) -> impl Iterator<Item = KeyRange> {
+        self.deletes.iter().map(|key| KeyRange::single(layout.record(key)))
     }
 }
 
-/// What batches that are looked at one after the other change and expect.
+/// The keys that several batches change, and those that their preconditions name.
 #[derive(Debug, Default)]
 pub(super) struct TouchedKeys {
     changed: HashSet<Vec<u8>>,
     expected: HashMap<Vec<u8>, Option<u64>>,
     is_empty: bool,
-    has_one_alone: bool,
+    has_alone: bool,
 }
 
 impl TouchedKeys {
-    pub(super) fn nothing() -> Self {
+    pub(super) fn new() -> Self {
         Self { is_empty: true, ..Self::default() }
     }
 
@@ -88,17 +91,20 @@ impl TouchedKeys {
         self.changed.extend(plan.puts.keys().chain(&plan.deletes).cloned());
         self.expected.extend(plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
         self.is_empty = false;
-        self.has_one_alone |= plan.is_alone;
+        self.has_alone |= plan.is_alone;
     }
 
-    /// Whether the batch changes what one of them changes or expects, or expects what one of them
-    /// changes, or something else than one of them. One that goes alone meets every other.
-    pub(super) fn meets(&self, plan: &CommitPlan) -> bool {
+    /// Whether the batch must not share a transaction with the batches added so far.
+    ///
+    /// It conflicts if it changes a key that they change or expect, expects a key that they change,
+    /// or expects another revision of a key than they do. A batch that needs a transaction of its
+    /// own conflicts with all others.
+    pub(super) fn conflicts_with(&self, plan: &CommitPlan) -> bool {
         let changed = |key: &Vec<u8>| self.changed.contains(key) || self.expected.contains_key(key);
         let differs = |(key, revision): (&Vec<u8>, &Option<u64>)| {
             self.expected.get(key).is_some_and(|other| other != revision)
         };
-        self.has_one_alone
+        self.has_alone
             || plan.is_alone && !self.is_empty
             || plan.puts.keys().chain(&plan.deletes).any(changed)
             || plan.expected.keys().any(|key| self.changed.contains(key))
@@ -132,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_left_in_the_end_is_sent() {
+    fn a_plan_has_the_last_operation_on_each_key() {
         let plan = plan(
             &[put("b", "1"), put("a", "1"), delete("c"), put("b", "2"), delete("a"), put("c", "1")],
             &[],
@@ -145,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn batches_meet_where_one_touches_what_the_other_relies_on() {
-        let mut touched = TouchedKeys::nothing();
+    fn batches_conflict_if_one_touches_what_the_other_relies_on() {
+        let mut touched = TouchedKeys::new();
         touched.add(&plan(&[put("r/1/m", "x")], &["r/1/p"], false));
-        for (operations, expected, is_alone, meets) in [
+        for (operations, expected, is_alone, conflicts) in [
             (vec![put("r/2/m", "x")], vec![], false, false),
             (vec![put("r/1/n", "x")], vec!["r/1/p"], false, false),
             (vec![delete("r/1/m")], vec![], false, true),
@@ -158,16 +164,20 @@ mod tests {
             (vec![put("r/2/m", "x")], vec![], true, true),
         ] {
             let other = plan(&operations, &expected, is_alone);
-            assert_eq!(touched.meets(&other), meets, "{operations:?} {expected:?} {is_alone}");
+            assert_eq!(
+                touched.conflicts_with(&other),
+                conflicts,
+                "{operations:?} {expected:?} {is_alone}"
+            );
         }
         let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
-        assert!(touched.meets(&CommitPlan::of(Batch {
+        assert!(touched.conflicts_with(&CommitPlan::of(Batch {
             preconditions: vec![other_revision],
             ..Batch::default()
         })));
-        touched = TouchedKeys::nothing();
-        assert!(!touched.meets(&plan(&[put("s/1", "x")], &[], true)));
+        touched = TouchedKeys::new();
+        assert!(!touched.conflicts_with(&plan(&[put("s/1", "x")], &[], true)));
         touched.add(&plan(&[put("r/1", "x")], &[], true));
-        assert!(touched.meets(&plan(&[put("s/1", "x")], &[], false)));
+        assert!(touched.conflicts_with(&plan(&[put("s/1", "x")], &[], false)));
     }
 }

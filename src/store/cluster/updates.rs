@@ -1,38 +1,38 @@
-//! Clause 9: a copy of all records, built while others write and whatever the cluster forgets
-//! meanwhile.
+//! A copy of all records, built and kept current while others write and the cluster is compacted
+//! (clause 9 of the contract).
 //!
-//! No page has to be as of the revision of another, so nothing old is ever asked for. The feed
-//! begins first. Then pages are read, each as of the newest revision there is, and after each the
-//! commits that have come meanwhile are handed on, but for their changes of keys that are still to
-//! be read. No commit is looked at while a page is on its way, and no member answers with less than
-//! what the cluster has acknowledged: so a change that is passed over is in a page that is still to
-//! be asked for. A page may be newer than a commit that comes after it; then those that made it so
-//! come too. The copy is complete when the feed has come past the newest page.
+//! The pages of the copy need not be as of one revision. So no request is for an old revision, and
+//! compaction cannot fail one.
+//!
+//! 1. The feed starts.
+//! 2. Pages are read in key order, each as of the latest revision. After each page, the commits
+//!    that arrived meanwhile are yielded, without their operations on keys not read yet.
+//! 3. When all pages are read, commits are yielded until the feed has passed the latest page. Then
+//!    the copy is complete.
+//!
+//! Skipping an operation loses nothing. No commit is taken from the feed while a page is being
+//! read, and every read includes all acknowledged commits. So a page requested later contains the
+//! change. A page may be newer than a commit that follows it; then the commits that made it newer
+//! follow too.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{
-    client::RangePage,
-    layout,
-    scan::{Scan, ScanRequest},
-    shared::Shared,
-    snapshot::entries,
-};
+use super::{client::RangePage, layout, scan::Scan, shared::Shared, snapshot::entries};
 use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates};
 
-/// A page that could not be read is asked for again after this time.
+/// The pause before a failed page is requested again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) fn updates(shared: Arc<Shared>) -> Updates {
-    let (at, feed) = shared.recent.follow_paced();
-    let loading = Loading::begin(&shared, at, feed);
-    stream::unfold(Copy { shared, state: State::Begin(loading) }, Copy::next).boxed()
+    let (position, feed) = shared.feed_buffer.follow_paced();
+    let loading = Loading::begin(&shared, position, feed);
+    stream::unfold(CopyStream { shared, state: State::Begin(loading) }, CopyStream::next).boxed()
 }
 
-struct Copy {
+struct CopyStream {
     shared: Arc<Shared>,
     state: State,
 }
@@ -48,18 +48,19 @@ enum State {
 /// A copy that is not complete yet.
 struct Loading {
     feed: Feed,
-    /// Up to where the feed was looked at.
-    at: Revision,
+    /// The revision up to which the feed was read.
+    position: Revision,
     scan: Scan,
-    /// The next page, which is on its way while what came before is taken. Nothing at the end.
-    asked: Option<JoinHandle<Result<RangePage, StoreError>>>,
-    /// What is to be handed on before it.
+    /// The request for the next page, which runs while the updates before it are yielded. `None`
+    /// when all pages are read.
+    page_request: Option<JoinHandle<Result<RangePage, StoreError>>>,
+    /// Updates to yield before that page.
     ready: VecDeque<Update>,
-    /// What the newest page is as of.
-    newest: Revision,
+    /// The revision of the latest page.
+    latest_page_revision: Revision,
 }
 
-impl Copy {
+impl CopyStream {
     async fn next(mut self) -> Option<(Result<Update, StoreError>, Self)> {
         loop {
             let (update, state) = match self.state {
@@ -68,7 +69,7 @@ impl Copy {
                 State::CatchUp(loading) => Self::catch_up(&self.shared, loading).await,
                 State::Live(mut feed) => match feed.next().await? {
                     Ok(commit) => (Some(Update::Commit(commit)), State::Live(feed)),
-                    Err(error) => (None, Self::again(&self.shared, &error)),
+                    Err(error) => (None, Self::restart(&self.shared, &error)),
                 },
             };
             self.state = state;
@@ -78,24 +79,25 @@ impl Copy {
         }
     }
 
-    /// What is ready, then the page that was asked for.
+    /// Yields the updates that are ready, then waits for the requested page.
     async fn read(shared: &Arc<Shared>, mut loading: Loading) -> (Option<Update>, State) {
         if let Some(update) = loading.ready.pop_front() {
             return (Some(update), State::Read(loading));
         }
-        let Some(asked) = loading.asked.take() else {
-            shared.confirm.notify_one();
+        let Some(request) = loading.page_request.take() else {
+            shared.confirm_now.notify_one();
             return (None, State::CatchUp(loading));
         };
-        match asked.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))) {
+        match request.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+        {
             Ok(page) => {
-                loading.take(shared, page);
-                if let Err(error) = loading.look_at_commits(shared) {
-                    return (None, Self::again(shared, &error));
+                loading.add_page(shared, page);
+                if let Err(error) = loading.take_ready_commits(shared) {
+                    return (None, Self::restart(shared, &error));
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "a page of records could not be read; trying again");
+                tracing::warn!(%error, "a page of records could not be read; retrying");
                 sleep(RETRY_DELAY).await;
             }
         }
@@ -103,57 +105,63 @@ impl Copy {
         (None, State::Read(loading))
     }
 
-    /// Commits until the feed has come past the newest page.
+    /// Yields commits until the feed has passed the latest page.
     async fn catch_up(shared: &Arc<Shared>, mut loading: Loading) -> (Option<Update>, State) {
-        while loading.at < loading.newest {
+        while loading.position < loading.latest_page_revision {
             match loading.feed.next().await {
                 Some(Ok(commit)) => {
                     if let Some(commit) = loading.forward(shared, &commit) {
                         return (Some(Update::Commit(commit)), State::CatchUp(loading));
                     }
                 }
-                Some(Err(error)) => return (None, Self::again(shared, &error)),
-                // Never: the feed has no end.
+                Some(Err(error)) => return (None, Self::restart(shared, &error)),
+                // Unreachable: the feed does not end.
                 None => sleep(Duration::from_secs(1)).await,
             }
         }
-        (Some(Update::Complete(loading.at)), State::Live(loading.feed))
+        (Some(Update::Complete(loading.position)), State::Live(loading.feed))
     }
 
-    fn again(shared: &Arc<Shared>, error: &StoreError) -> State {
+    fn restart(shared: &Arc<Shared>, error: &StoreError) -> State {
         tracing::warn!(%error, "commits were missed; reading all records again");
-        let (at, feed) = shared.recent.follow_paced();
-        State::Begin(Loading::begin(shared, at, feed))
+        let (position, feed) = shared.feed_buffer.follow_paced();
+        State::Begin(Loading::begin(shared, position, feed))
     }
 }
 
 impl Loading {
-    fn begin(shared: &Arc<Shared>, at: Revision, feed: Feed) -> Self {
-        let scan = Scan::of(shared.layout.records());
-        let mut loading = Self { feed, at, scan, asked: None, ready: VecDeque::new(), newest: 0 };
+    fn begin(shared: &Arc<Shared>, position: Revision, feed: Feed) -> Self {
+        let mut loading = Self {
+            feed,
+            position,
+            scan: Scan::of(shared.layout.records()),
+            page_request: None,
+            ready: VecDeque::new(),
+            latest_page_revision: 0,
+        };
         loading.request_page(shared);
         loading
     }
 
     fn request_page(&mut self, shared: &Arc<Shared>) {
-        let ask = |request: ScanRequest| {
+        self.page_request = self.scan.request(0).map(|request| {
             let shared = shared.clone();
             tokio::spawn(async move { request.send(&shared.etcd).await })
-        };
-        self.asked = self.scan.request(0).map(ask);
+        });
     }
 
-    fn take(&mut self, shared: &Shared, page: RangePage) {
-        self.scan.turn_page(&page);
-        self.newest = self.newest.max(layout::end_of(page.revision));
+    fn add_page(&mut self, shared: &Shared, page: RangePage) {
+        self.scan.advance(&page);
+        let page_revision = layout::last_revision(page.revision);
+        self.latest_page_revision = self.latest_page_revision.max(page_revision);
         let entries = entries(shared, page.records);
         if !entries.is_empty() {
             self.ready.push_back(Update::Records(entries));
         }
     }
 
-    /// Those that have come. Errors: whatever the feed has.
-    fn look_at_commits(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    /// Takes the commits that the feed has already. Errors: those of the feed.
+    fn take_ready_commits(&mut self, shared: &Shared) -> Result<(), StoreError> {
         while let Some(commit) = self.feed.next().now_or_never().flatten() {
             let commit = commit?;
             let commit = self.forward(shared, &commit);
@@ -162,9 +170,9 @@ impl Loading {
         Ok(())
     }
 
-    /// The commit with its changes of keys that are read. Nothing where there are none.
+    /// The commit with only its operations on keys already read; `None` if it has none.
     fn forward(&mut self, shared: &Shared, commit: &Commit) -> Option<Arc<Commit>> {
-        self.at = commit.revision;
+        self.position = commit.revision;
         let is_read = |operation: &&Operation| {
             let (Operation::Put { key, .. } | Operation::Delete { key }) = operation;
             shared.layout.record(key).as_slice() < self.scan.covered()

@@ -1,5 +1,5 @@
-//! The way of a commit: many of them in one transaction, which takes effect whole or not at all.
-//! Where it does not, because an expectation of one does not hold, each half is tried for itself.
+//! Sends commits to the cluster, many in one transaction, which is atomic. If a precondition of any
+//! of them does not hold, none takes effect, and the writer retries each half by itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,33 +15,33 @@ use tokio::{
 };
 
 use super::{
-    client::{KeyValue, Transacted, Txn, TxnOutcome},
-    layout::{self, Id},
-    shared::{LOST, REQUEST_TIMEOUT, Segment, Shared, TIMEOUT_WHEN_LOST, closed, corrupt},
+    client::{KeyValue, Txn, TxnOutcome, TxnResult},
+    layout::{self, TxnId},
+    shared::{LOST_AFTER, LOST_REQUEST_TIMEOUT, REQUEST_TIMEOUT, Segment, Shared, closed},
     txn::{CommitPlan, TouchedKeys},
 };
 use crate::proto::store_v1 as pb;
 use crate::{
-    store::{Batch, Revision, StoreError},
+    store::{Batch, Revision, StoreError, codec::corrupt},
     telemetry::{metrics::METRICS, traces},
 };
 
-/// The cluster takes so many operations, and so many expectations, in one transaction.
-const OPERATIONS: usize = 128;
-/// It takes requests of 1.5 MiB; a commit that is larger for itself alone is its to refuse.
-const GROUP_BYTES: usize = 512 << 10;
-/// Commits that are looked at for one transaction.
-const SCAN_MAX: usize = 256;
-/// How long at most a transaction waits for as many callers as there were lately: little beside
-/// what a quorum takes.
-const GATHER: Duration = Duration::from_millis(2);
+/// The cluster's limit of operations in one transaction; also of preconditions.
+const MAX_OPERATIONS: usize = 128;
+/// Far below the cluster's limit of 1.5 MiB a request. A single commit may be larger; then the
+/// cluster decides.
+const MAX_GROUP_BYTES: usize = 512 << 10;
+/// Maximum number of queued commits that are considered for one transaction.
+const MAX_CANDIDATES: usize = 256;
+/// How long a transaction waits for more commits: short compared with a write to a quorum.
+const GATHER_TIMEOUT: Duration = Duration::from_millis(2);
 
 pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
 
-/// What the writer is asked for.
+/// A request to the writer.
 pub(super) enum Job {
     Commit(Box<QueuedCommit>),
-    /// Answered when everything before it is; everything after it is refused.
+    /// Answered after all commits before it. Later commits fail.
     Close(CommitReply),
 }
 
@@ -50,170 +50,179 @@ pub(super) struct QueuedCommit {
     plan: CommitPlan,
     event: Vec<u8>,
     at_ms: u64,
-    /// The call that it is of.
-    call: Context,
-    answer: CommitReply,
+    /// The trace context of the caller.
+    context: Context,
+    reply: CommitReply,
 }
 
 impl Job {
-    pub(super) fn commit(batch: Batch, answer: CommitReply) -> Self {
-        let mut batch = batch;
+    pub(super) fn commit(mut batch: Batch, reply: CommitReply) -> Self {
         let event = std::mem::take(&mut batch.event);
         let at_ms = batch.at_ms;
         Self::Commit(Box::new(QueuedCommit {
             plan: CommitPlan::of(batch),
             event,
             at_ms,
-            call: Context::current(),
-            answer,
+            context: Context::current(),
+            reply,
         }))
     }
 }
 
-/// The task that sends a replica's commits, one transaction at a time: what comes meanwhile goes
-/// together.
+/// The task that sends a replica's commits, one transaction at a time. Commits that arrive
+/// meanwhile share the next transaction.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: mpsc::Receiver<Job>,
-    /// Taken from the queue, in order.
-    next: VecDeque<QueuedCommit>,
-    closing: Option<CommitReply>,
+    /// Commits received from `jobs` and not sent yet, in order.
+    queue: VecDeque<QueuedCommit>,
+    /// Set once the writer is closing.
+    close_reply: Option<CommitReply>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, jobs: mpsc::Receiver<Job>) -> Self {
-        Self { shared, jobs, next: VecDeque::new(), closing: None }
+        Self { shared, jobs, queue: VecDeque::new(), close_reply: None }
     }
 
     pub(super) async fn run(mut self) {
         let mut callers = 1;
-        while self.wait_for(callers).await {
-            let group = self.group();
-            let sent = group.waiting.len();
+        while self.wait_for_commits(callers).await {
+            let group = self.next_group();
+            let sent = group.commits.len();
             self.shared.send(group).await;
-            callers = sent + self.next.len() + self.jobs.len();
+            callers = sent + self.queue.len() + self.jobs.len();
         }
         self.jobs.close();
-        if let Some(answer) = self.closing {
-            let _ = answer.send(Ok(self.shared.recent.latest_revision()));
+        if let Some(reply) = self.close_reply {
+            let _ = reply.send(Ok(self.shared.feed_buffer.latest_revision()));
         }
-        while let Some(Job::Commit(waiting)) = self.jobs.recv().await {
-            let _ = waiting.answer.send(Err(closed()));
+        while let Some(Job::Commit(commit)) = self.jobs.recv().await {
+            let _ = commit.reply.send(Err(closed()));
         }
     }
 
-    /// Waits for a commit, and a little for as many as there were lately: those whose callers were
-    /// answered just now are likely to come again. False: there is nothing more to send.
-    async fn wait_for(&mut self, commits: usize) -> bool {
-        if self.next.is_empty() && self.closing.is_none() {
+    /// Waits for a commit, then up to [`GATHER_TIMEOUT`] for `callers` commits: as many as were
+    /// lately in flight, because a caller that was just answered likely commits again. Returns
+    /// false if the writer is closing and the queue is empty.
+    async fn wait_for_commits(&mut self, callers: usize) -> bool {
+        if self.queue.is_empty() && self.close_reply.is_none() {
             let job = self.jobs.recv().await;
-            self.take(job);
+            self.enqueue(job);
         }
-        let enough = Instant::now() + GATHER;
-        while self.next.len() < commits.min(SCAN_MAX) && self.closing.is_none() {
-            let Ok(job) = timeout_at(enough, self.jobs.recv()).await else { break };
-            self.take(job);
+        let deadline = Instant::now() + GATHER_TIMEOUT;
+        while self.queue.len() < callers.min(MAX_CANDIDATES) && self.close_reply.is_none() {
+            let Ok(job) = timeout_at(deadline, self.jobs.recv()).await else { break };
+            self.enqueue(job);
         }
-        while self.next.len() < SCAN_MAX && self.closing.is_none() {
+        while self.queue.len() < MAX_CANDIDATES && self.close_reply.is_none() {
             let Ok(job) = self.jobs.try_recv() else { break };
-            self.take(Some(job));
+            self.enqueue(Some(job));
         }
-        !self.next.is_empty()
+        !self.queue.is_empty()
     }
 
-    fn take(&mut self, job: Option<Job>) {
+    /// `None` means that the store was dropped: the writer closes without a reply.
+    fn enqueue(&mut self, job: Option<Job>) {
         match job {
-            Some(Job::Commit(waiting)) => self.next.push_back(*waiting),
-            Some(Job::Close(answer)) => self.closing = Some(answer),
-            None => self.closing = Some(oneshot::channel().0),
+            Some(Job::Commit(commit)) => self.queue.push_back(*commit),
+            Some(Job::Close(reply)) => self.close_reply = Some(reply),
+            None => self.close_reply = Some(oneshot::channel().0),
         }
     }
 
-    /// The commits that can go together. Nothing overtakes what it touches.
-    fn group(&mut self) -> Group {
-        let (mut group, mut touched, mut passed_over) =
-            (Group::default(), TouchedKeys::nothing(), VecDeque::new());
-        while let Some(waiting) = self.next.pop_front() {
-            if waiting.plan.cannot_hold {
-                let _ = waiting.answer.send(Err(StoreError::Conflict {
-                    revision: self.shared.recent.latest_revision(),
-                }));
-            } else if touched.meets(&waiting.plan) {
-                touched.add(&waiting.plan);
-                passed_over.push_back(waiting);
-            } else if group.has_room_for(&waiting) {
-                touched.add(&waiting.plan);
-                group.add(waiting);
+    /// Takes from the queue the commits that can share the next transaction. A commit never
+    /// overtakes one that touches the same keys.
+    fn next_group(&mut self) -> Group {
+        let mut group = Group::default();
+        let mut touched = TouchedKeys::new();
+        let mut deferred = VecDeque::new();
+        while let Some(commit) = self.queue.pop_front() {
+            if commit.plan.cannot_hold {
+                let revision = self.shared.feed_buffer.latest_revision();
+                let _ = commit.reply.send(Err(StoreError::Conflict { revision }));
+            } else if touched.conflicts_with(&commit.plan) {
+                touched.add(&commit.plan);
+                deferred.push_back(commit);
+            } else if group.has_room_for(&commit) {
+                touched.add(&commit.plan);
+                group.add(commit);
             } else {
-                self.next.push_front(waiting);
+                self.queue.push_front(commit);
                 break;
             }
         }
-        passed_over.append(&mut self.next);
-        self.next = passed_over;
+        deferred.append(&mut self.queue);
+        self.queue = deferred;
         group
     }
 }
 
-/// Commits of one transaction, none of which touches another.
+/// The commits of one transaction. None of them conflicts with another.
 #[derive(Default)]
 struct Group {
-    waiting: Vec<QueuedCommit>,
+    commits: Vec<QueuedCommit>,
     expected: BTreeMap<Vec<u8>, Option<u64>>,
     changes: usize,
     bytes: usize,
 }
 
 impl Group {
-    fn of(waiting: Vec<QueuedCommit>) -> Self {
+    fn of(commits: Vec<QueuedCommit>) -> Self {
         let mut group = Self::default();
-        waiting.into_iter().for_each(|waiting| group.add(waiting));
+        commits.into_iter().for_each(|commit| group.add(commit));
         group
     }
 
-    fn has_room_for(&self, waiting: &QueuedCommit) -> bool {
-        let plan = &waiting.plan;
+    fn has_room_for(&self, commit: &QueuedCommit) -> bool {
+        let plan = &commit.plan;
         let expected = self.expected.len()
             + plan.expected.keys().filter(|key| !self.expected.contains_key(*key)).count();
-        // The events are one more; that they are not there yet, and the segment, are expected.
-        let fits = self.waiting.len() < layout::SLOTS - 1
-            && self.changes + plan.changes() < OPERATIONS
-            && expected + 2 <= OPERATIONS
-            && self.bytes + waiting.bytes() <= GROUP_BYTES;
-        self.waiting.is_empty() || fits
+        // The transaction adds one operation, which writes the events, and two preconditions: on
+        // the events' key and on the current segment.
+        let fits = self.commits.len() < layout::SLOTS - 1
+            && self.changes + plan.changes() < MAX_OPERATIONS
+            && expected + 2 <= MAX_OPERATIONS
+            && self.bytes + commit.bytes() <= MAX_GROUP_BYTES;
+        self.commits.is_empty() || fits
     }
 
-    fn add(&mut self, waiting: QueuedCommit) {
-        self.changes += waiting.plan.changes();
-        self.bytes += waiting.bytes();
+    fn add(&mut self, commit: QueuedCommit) {
+        self.changes += commit.plan.changes();
+        self.bytes += commit.bytes();
         self.expected
-            .extend(waiting.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
-        self.waiting.push(waiting);
+            .extend(commit.plan.expected.iter().map(|(key, revision)| (key.clone(), *revision)));
+        self.commits.push(commit);
     }
 
-    fn attempt(&self, layout: &layout::Layout, segment: &Segment, event: &[u8]) -> Txn {
+    /// The transaction of these commits, which writes their events under `event_key`.
+    fn txn(&self, layout: &layout::Layout, segment: &Segment, event_key: &[u8]) -> Txn {
         let mut preconditions: Vec<_> =
             self.expected.iter().map(|(key, revision)| (layout.record(key), *revision)).collect();
-        preconditions.extend([(layout.now(), Some(segment.opened)), (event.to_vec(), None)]);
-        let plans = || self.waiting.iter().map(|waiting| &waiting.plan);
-        let commit = |waiting: &QueuedCommit| pb::ClusterCommit {
-            at_ms: waiting.at_ms,
-            event: waiting.event.clone(),
-        };
-        let commits = pb::ClusterCommits { commits: self.waiting.iter().map(commit).collect() };
-        // The events are the last: they tell a follower that the commits are whole.
-        let events = (event.to_vec(), commits.encode_to_vec());
+        preconditions.extend([
+            (layout.current_segment(), Some(segment.opened_revision)),
+            (event_key.to_vec(), None),
+        ]);
+        let plans = || self.commits.iter().map(|commit| &commit.plan);
+        let commits = self
+            .commits
+            .iter()
+            .map(|commit| pb::ClusterCommit { at_ms: commit.at_ms, event: commit.event.clone() });
+        let commits = pb::ClusterCommits { commits: commits.collect() };
+        // The events come last: they tell a follower that it has received all operations.
+        let events = (event_key.to_vec(), commits.encode_to_vec());
         Txn {
             preconditions,
-            deletes: plans().flat_map(|plan| plan.deleted(layout)).collect(),
-            puts: plans().flat_map(|plan| plan.put(layout)).chain([events]).collect(),
-            looks: vec![layout.now(), event.to_vec()],
+            deletes: plans().flat_map(|plan| plan.deletes(layout)).collect(),
+            puts: plans().flat_map(|plan| plan.puts(layout)).chain([events]).collect(),
+            failure_reads: vec![layout.current_segment(), event_key.to_vec()],
         }
     }
 
-    fn answer(self, answer: impl Fn(u64) -> Result<Revision, StoreError>) {
-        for (place, waiting) in self.waiting.into_iter().enumerate() {
-            let _ = waiting.answer.send(answer(place as u64));
+    /// Answers each commit with the result for its slot.
+    fn reply(self, result: impl Fn(u64) -> Result<Revision, StoreError>) {
+        for (slot, commit) in self.commits.into_iter().enumerate() {
+            let _ = commit.reply.send(result(slot as u64));
         }
     }
 }
@@ -224,104 +233,115 @@ impl QueuedCommit {
     }
 }
 
-/// What a transaction has come to, for sure.
-enum Sent {
-    /// It took effect, at this revision of the cluster.
-    Done(u64),
-    /// It did not, and never will; the newest revision there was.
+/// The definite outcome of a group's transaction.
+enum GroupOutcome {
+    /// It took effect at this cluster revision.
+    Committed(u64),
+    /// It did not take effect, and never will. Contains the latest cluster revision.
     Conflict(u64),
 }
 
 impl Shared {
-    /// Sends the commits until each is answered.
+    /// Sends a group, in halves where necessary, until each commit is answered.
     async fn send(&self, group: Group) {
         let mut groups = vec![group];
-        while let Some(group) = groups.pop().filter(|group| !group.waiting.is_empty()) {
+        while let Some(group) = groups.pop().filter(|group| !group.commits.is_empty()) {
             let begun = Instant::now();
-            let calls: Vec<_> = group.waiting.iter().map(|waiting| waiting.call.clone()).collect();
-            let sending = self.send_whole(&group);
-            match traces::shared_part("etcd transaction", SpanKind::Client, &calls, sending).await {
-                Ok(Sent::Done(cluster)) => {
-                    METRICS.committed(group.waiting.len(), begun.elapsed());
-                    group.answer(|place| Ok(layout::revision(cluster, place)));
+            let callers: Vec<_> =
+                group.commits.iter().map(|commit| commit.context.clone()).collect();
+            let outcome = self.commit_group(&group);
+            let outcome =
+                traces::shared_part("etcd transaction", SpanKind::Client, &callers, outcome);
+            match outcome.await {
+                Ok(GroupOutcome::Committed(cluster_revision)) => {
+                    METRICS.committed(group.commits.len(), begun.elapsed());
+                    group.reply(|slot| Ok(layout::revision(cluster_revision, slot)));
                 }
-                Ok(Sent::Conflict(cluster)) if group.waiting.len() == 1 => {
-                    // What it has met may be a deletion, after which nothing need come for a while.
-                    self.confirm.notify_one();
-                    group.answer(|_| {
-                        Err(StoreError::Conflict { revision: layout::end_of(cluster) })
-                    });
+                Ok(GroupOutcome::Conflict(cluster_revision)) if group.commits.len() == 1 => {
+                    // The caller waits until the feed reaches this revision. If nothing is written
+                    // after it, as may be the case after a deletion, only a tick gets it there.
+                    self.confirm_now.notify_one();
+                    let revision = layout::last_revision(cluster_revision);
+                    group.reply(|_| Err(StoreError::Conflict { revision }));
                 }
-                Ok(Sent::Conflict(_)) => {
-                    let mut lower = group.waiting;
-                    let upper = lower.split_off(lower.len() / 2);
-                    groups.extend([Group::of(upper), Group::of(lower)]);
+                Ok(GroupOutcome::Conflict(_)) => {
+                    let mut first_half = group.commits;
+                    let second_half = first_half.split_off(first_half.len() / 2);
+                    groups.extend([Group::of(second_half), Group::of(first_half)]);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, commits = group.waiting.len(), "commits have failed");
-                    group.answer(|_| Err(error.clone()));
+                    tracing::debug!(%error, commits = group.commits.len(), "commits failed");
+                    group.reply(|_| Err(error.clone()));
                 }
             }
         }
     }
 
-    async fn send_whole(&self, group: &Group) -> Result<Sent, StoreError> {
-        let id: Id = rand::random();
+    async fn commit_group(&self, group: &Group) -> Result<GroupOutcome, StoreError> {
+        let id: TxnId = rand::random();
         loop {
             let segment = *self.segment();
-            let event = self.layout.event(segment.number, &id);
-            let attempt = group.attempt(&self.layout, &segment, &event);
-            let Transacted { revision, outcome, was_sent_before } =
-                self.etcd.transact(&attempt, self.timeout()).await?;
-            let TxnOutcome::CompareFailed(mut found) = outcome else {
-                return Ok(Sent::Done(revision));
+            let event_key = self.layout.event(segment.number, &id);
+            let txn = group.txn(&self.layout, &segment, &event_key);
+            let TxnResult { revision, outcome, was_retried } =
+                self.etcd.transact(&txn, self.timeout()).await?;
+            let TxnOutcome::CompareFailed(mut reads) = outcome else {
+                return Ok(GroupOutcome::Committed(revision));
             };
-            let (events, now) = (found.pop().flatten(), found.pop().flatten());
+            let events = reads.pop().flatten();
+            let current_segment = reads.pop().flatten();
             if let Some(events) = events {
-                return Ok(Sent::Done(events.revision));
+                // An earlier attempt took effect.
+                return Ok(GroupOutcome::Committed(events.revision));
             }
-            let Some(now) = now else {
+            let Some(current_segment) = current_segment else {
                 return Err(StoreError::Unavailable("the cluster has lost its history".to_owned()));
             };
-            if now.revision != segment.opened {
-                // What was sent for the old segment can have no effect any more.
-                self.turn_to(Segment::read(&now)?)?;
-            } else if was_sent_before {
-                return self.fence(event, revision).await;
+            if current_segment.revision != segment.opened_revision {
+                // Attempts with the old segment can no longer take effect.
+                self.adopt_segment(Segment::decode(&current_segment)?)?;
+            } else if was_retried {
+                return self.fence(event_key, revision).await;
             } else {
-                return Ok(Sent::Conflict(revision));
+                return Ok(GroupOutcome::Conflict(revision));
             }
         }
     }
 
-    /// What was sent and not answered may still take effect, after others have changed what it
-    /// expects and changed it back. It cannot once there are events under its id, though of no
-    /// commit.
-    async fn fence(&self, event: Vec<u8>, newest: u64) -> Result<Sent, StoreError> {
-        let nothing = pb::ClusterCommits::default().encode_to_vec();
+    /// Makes sure that no earlier, unanswered attempt takes effect later. It could, if others
+    /// change the keys it expects and then change them back. So this writes an empty list of events
+    /// under the transaction's id: every attempt has the precondition that this key is absent.
+    async fn fence(&self, event_key: Vec<u8>, latest: u64) -> Result<GroupOutcome, StoreError> {
+        let no_commits = pb::ClusterCommits::default().encode_to_vec();
         let fence = Txn {
-            preconditions: vec![(event.clone(), None)],
-            puts: vec![(event.clone(), nothing)],
-            looks: vec![event.clone()],
+            preconditions: vec![(event_key.clone(), None)],
+            puts: vec![(event_key.clone(), no_commits)],
+            failure_reads: vec![event_key.clone()],
             ..Txn::default()
         };
+        // Any error leaves the outcome unknown, so none is passed on as a definite one.
         let fenced = self
             .etcd
             .transact(&fence, self.timeout())
             .await
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let TxnOutcome::CompareFailed(mut found) = fenced.outcome else {
-            return Ok(Sent::Conflict(newest));
+        let TxnOutcome::CompareFailed(mut reads) = fenced.outcome else {
+            return Ok(GroupOutcome::Conflict(latest));
         };
-        let Some(Some(KeyValue { value, revision, .. })) = found.pop() else {
-            return Ok(Sent::Conflict(newest));
+        let Some(Some(KeyValue { value, revision, .. })) = reads.pop() else {
+            return Ok(GroupOutcome::Conflict(latest));
         };
-        let found = pb::ClusterCommits::decode(&*value)
-            .map_err(|_| corrupt(&event, "no events of commits"))?;
-        Ok(if found.commits.is_empty() { Sent::Conflict(newest) } else { Sent::Done(revision) })
+        let stored = pb::ClusterCommits::decode(&*value)
+            .map_err(|_| corrupt(&event_key, "the value is not the events of a transaction"))?;
+        Ok(if stored.commits.is_empty() {
+            GroupOutcome::Conflict(latest)
+        } else {
+            GroupOutcome::Committed(revision)
+        })
     }
 
     fn timeout(&self) -> Duration {
-        if self.confirmed().1 + LOST < Instant::now() { TIMEOUT_WHEN_LOST } else { REQUEST_TIMEOUT }
+        let is_lost = self.confirmed().1 + LOST_AFTER < Instant::now();
+        if is_lost { LOST_REQUEST_TIMEOUT } else { REQUEST_TIMEOUT }
     }
 }
