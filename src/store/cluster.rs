@@ -43,8 +43,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::{
-    client::{Etcd, KeyRange, KeyValue, RangeOptions},
+    client::Etcd,
     follower::Follower,
+    kv::{KeyRange, KeyValue, RangeOptions},
     layout::Layout,
     maintenance::Maintenance,
     shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment, closed},
@@ -61,6 +62,7 @@ mod client;
 mod clocks;
 mod event_log;
 mod follower;
+mod kv;
 mod layout;
 mod maintenance;
 mod scan;
@@ -90,7 +92,7 @@ impl Cluster {
         let layout = Layout::new(&config.prefix);
         refuse_earlier_layout(&etcd, &config.prefix).await?;
         let segment = begin_history(&etcd, &layout).await?;
-        let begun = Instant::now();
+        let started = Instant::now();
         let page = etcd
             .range(
                 &layout.events(segment.number),
@@ -98,7 +100,7 @@ impl Cluster {
                 REQUEST_TIMEOUT,
             )
             .await?;
-        let confirmed = (layout::last_revision(page.revision), begun);
+        let confirmed = (layout::last_revision(page.revision), started);
         let shared = Shared::new(
             etcd,
             layout,

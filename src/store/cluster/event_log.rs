@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::Message as _;
 
 use super::{
-    client::{KeyValue, RangeOptions},
+    kv::{KeyValue, RangeOptions},
     layout,
     shared::{REQUEST_TIMEOUT, Segment, Shared},
 };

@@ -6,7 +6,8 @@ use prost::Message as _;
 use tokio::time::sleep;
 
 use super::{
-    client::{KeyChange, KeyRange, KeyValue, RangeOptions, RangePage, backoff},
+    client::backoff,
+    kv::{KeyChange, KeyRange, KeyValue, RangeOptions, RangePage},
     layout::{self, Kind},
     shared::{REQUEST_TIMEOUT, Segment, Shared},
 };

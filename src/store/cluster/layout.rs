@@ -14,7 +14,7 @@
 //! One transaction has one *cluster revision* and may hold several commits. So the revision of a
 //! commit is the cluster revision times 128, plus the commit's slot in the transaction.
 
-use super::client::KeyRange;
+use super::kv::KeyRange;
 use crate::store::Revision;
 
 const PREFIX_END: u8 = 0;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
-    client::{KeyRange, RangeOptions, Txn, TxnOutcome, TxnResult},
+    kv::{KeyRange, RangeOptions, Txn, TxnOutcome, TxnResult},
     layout,
     shared::{REQUEST_TIMEOUT, Segment, Shared, begin_segment},
 };
@@ -69,7 +69,7 @@ impl Maintenance {
     /// commit acknowledged before this call began.
     async fn confirm_once(&self) -> Result<(), StoreError> {
         let shared = &self.0;
-        let begun = Instant::now();
+        let started = Instant::now();
         let observed = shared.feed_buffer.latest_revision();
         let wall_ms = shared.clocks.now_ms().map(|now_ms| now_ms.to_be_bytes().to_vec());
         let tick = Txn {
@@ -100,7 +100,7 @@ impl Maintenance {
                 "the watch did not deliver a tick in time".to_owned(),
             ));
         }
-        *shared.confirmed() = (revision, begun);
+        *shared.confirmed() = (revision, started);
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Maintenance {
         if revision > observed { Ok(revision) } else { Err(self.0.report_regression(observed)) }
     }
 
-    /// Deletes the ticks that replicas which no longer run have left.
+    /// Deletes ticks left by replicas that no longer run.
     async fn delete_stale_ticks(&self) {
         let mut interval = interval(STALE_TICK_AGE);
         let mut previous = HashMap::new();
@@ -145,7 +145,7 @@ impl Maintenance {
         loop {
             self.0.segment_full.notified().await;
             if let Err(error) = self.0.begin_next_segment().await {
-                tracing::warn!(%error, "the next segment of history was not begun; retrying");
+                tracing::warn!(%error, "the next segment of history was not created; retrying");
                 sleep(CONFIRM_INTERVAL).await;
                 self.0.segment_full.notify_one();
             }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::{
     alphabet::Alphabets,
-    client::{Etcd, KeyRange, RangeOptions, RangePage},
+    client::Etcd,
+    kv::{KeyRange, RangeOptions, RangePage},
     layout::next_key,
 };
 use crate::store::StoreError;
@@ -156,7 +157,7 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::cluster::client::KeyValue;
+    use crate::store::cluster::kv::KeyValue;
 
     /// Reads these keys as a member would return them. Returns the number of requests, and the
     /// number of keys that the member counted for them.

@@ -12,8 +12,9 @@ use tokio::{
 };
 
 use super::{
-    client::{Etcd, KeyValue, Txn},
+    client::Etcd,
     clocks::Clocks,
+    kv::{KeyValue, Txn},
     layout::{self, Layout, ReplicaId},
 };
 use crate::{
@@ -37,7 +38,7 @@ pub(super) struct Shared {
     pub(super) clocks: Clocks,
     pub(super) feed_buffer: Arc<FeedBuffer>,
     pub(super) retention: Retention,
-    /// The current segment, as far as this replica knows. Another replica may have begun the next.
+    /// The current segment, as far as this replica knows. Another may have started the next.
     pub(super) segment: Mutex<Segment>,
     /// The revision up to which the feed is complete, and when the request that confirmed it began.
     pub(super) confirmed: Mutex<(Revision, Instant)>,

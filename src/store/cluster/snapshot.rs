@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{
-    client::{KeyValue, RangeOptions},
+    kv::{KeyValue, RangeOptions},
     layout,
     scan::Scan,
     shared::{REQUEST_TIMEOUT, Shared},

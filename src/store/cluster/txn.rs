@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    client::KeyRange,
+    kv::KeyRange,
     layout::{Layout, cluster_revision},
 };
 use crate::store::{Batch, Operation, Precondition};

@@ -20,7 +20,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{client::RangePage, layout, scan::Scan, shared::Shared, snapshot::entries};
+use super::{kv::RangePage, layout, scan::Scan, shared::Shared, snapshot::entries};
 use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Updates};
 
 /// The pause before a failed page is requested again.

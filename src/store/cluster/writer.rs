@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    client::{KeyValue, Txn, TxnOutcome, TxnResult},
+    kv::{KeyValue, Txn, TxnOutcome, TxnResult},
     layout::{self, TxnId},
     shared::{LOST_AFTER, LOST_REQUEST_TIMEOUT, REQUEST_TIMEOUT, Segment, Shared, closed},
     txn::{CommitPlan, TouchedKeys},
@@ -209,7 +209,7 @@ impl Group {
             .iter()
             .map(|commit| pb::ClusterCommit { at_ms: commit.at_ms, event: commit.event.clone() });
         let commits = pb::ClusterCommits { commits: commits.collect() };
-        // The events come last: they tell a follower that it has received all operations.
+        // The events come last. When a follower receives them, it has all operations.
         let events = (event_key.to_vec(), commits.encode_to_vec());
         Txn {
             preconditions,
@@ -246,7 +246,7 @@ impl Shared {
     async fn send(&self, group: Group) {
         let mut groups = vec![group];
         while let Some(group) = groups.pop().filter(|group| !group.commits.is_empty()) {
-            let begun = Instant::now();
+            let started = Instant::now();
             let callers: Vec<_> =
                 group.commits.iter().map(|commit| commit.context.clone()).collect();
             let outcome = self.commit_group(&group);
@@ -254,7 +254,7 @@ impl Shared {
                 traces::shared_part("etcd transaction", SpanKind::Client, &callers, outcome);
             match outcome.await {
                 Ok(GroupOutcome::Committed(cluster_revision)) => {
-                    METRICS.committed(group.commits.len(), begun.elapsed());
+                    METRICS.committed(group.commits.len(), started.elapsed());
                     group.reply(|slot| Ok(layout::revision(cluster_revision, slot)));
                 }
                 Ok(GroupOutcome::Conflict(cluster_revision)) if group.commits.len() == 1 => {
