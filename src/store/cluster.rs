@@ -184,7 +184,7 @@ impl Store for Cluster {
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        Ok(self.shared.feed_buffer.follow(after))
+        Ok(self.shared.feed_buffer.watch(after))
     }
 
     async fn follow(&self) -> Result<Updates, StoreError> {

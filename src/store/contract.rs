@@ -94,7 +94,7 @@ pub struct Commit {
 
 impl Commit {
     /// A progress marker: no commit lies between the previous one on the feed and this revision.
-    pub(super) fn nothing(revision: Revision) -> Self {
+    pub(super) fn empty(revision: Revision) -> Self {
         Self { revision, operations: Vec::new(), event: Vec::new(), at_ms: 0 }
     }
 }

@@ -178,11 +178,11 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        Ok(self.shared.feed_buffer.follow(after))
+        Ok(self.shared.feed_buffer.watch(after))
     }
 
     async fn follow(&self) -> Result<Updates, StoreError> {
-        let (_, feed) = self.shared.feed_buffer.follow_paced();
+        let (_, feed) = self.shared.feed_buffer.watch_paced();
         let snapshot = self.snapshot().await?;
         Ok(updates(snapshot, feed))
     }

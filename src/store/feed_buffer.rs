@@ -112,7 +112,7 @@ impl FeedBuffer {
     }
 
     /// Clause 4 of the store's contract.
-    pub(super) fn follow(self: &Arc<Self>, after: Revision) -> Feed {
+    pub(super) fn watch(self: &Arc<Self>, after: Revision) -> Feed {
         let reader = BufferReader {
             buffer: self.clone(),
             latest: self.latest.subscribe(),
@@ -125,7 +125,7 @@ impl FeedBuffer {
 
     /// The latest revision, and a paced feed of the commits after it. The feed is compacted only if
     /// the engine itself has lost commits.
-    pub(super) fn follow_paced(self: &Arc<Self>) -> (Revision, Feed) {
+    pub(super) fn watch_paced(self: &Arc<Self>) -> (Revision, Feed) {
         let latest = self.latest.subscribe();
         let mut commits = self.commits();
         let after = *latest.borrow();
@@ -225,7 +225,7 @@ impl BufferReader {
         let start = commits.commits.partition_point(|commit| commit.revision <= self.position);
         self.read.extend(commits.commits.range(start..).take(READ_MAX).cloned());
         if self.read.is_empty() {
-            self.read.push_back(Arc::new(Commit::nothing(latest)));
+            self.read.push_back(Arc::new(Commit::empty(latest)));
         }
         let Some(id) = self.paced_id else { return Ok(()) };
         let read_up_to = self.read.back().map_or(self.position, |last| last.revision);
@@ -271,10 +271,10 @@ mod tests {
     async fn a_paced_watcher_misses_nothing_and_the_engine_waits_for_it() {
         const ALL: Revision = 3 * MAX_COMMITS as Revision;
         let buffer = Arc::new(FeedBuffer::after(0));
-        let mut other = buffer.follow(0);
-        let (_, mut paced) = buffer.follow_paced();
+        let mut other = buffer.watch(0);
+        let (_, mut paced) = buffer.watch_paced();
         for revision in 1..=ALL {
-            buffer.push(vec![Arc::new(Commit::nothing(revision))], revision);
+            buffer.push(vec![Arc::new(Commit::empty(revision))], revision);
         }
         assert!(
             buffer.wait_for_room_async().now_or_never().is_none(),
@@ -289,7 +289,7 @@ mod tests {
             "a watcher that is not paced has missed commits"
         );
         drop(paced);
-        buffer.push(vec![Arc::new(Commit::nothing(ALL + 1))], ALL + 1);
+        buffer.push(vec![Arc::new(Commit::empty(ALL + 1))], ALL + 1);
         assert!(
             buffer.wait_for_room_async().now_or_never().is_some(),
             "the engine does not wait for a watcher that was dropped"

@@ -220,7 +220,7 @@ fn push_foreign_changes(
         let revision = layout::last_revision(cluster_revision);
         commits.push(Arc::new(Commit {
             operations: std::mem::take(operations),
-            ..Commit::nothing(revision)
+            ..Commit::empty(revision)
         }));
     }
 }
@@ -318,7 +318,7 @@ mod tests {
             (8, layout::last_revision(8))
         );
         let commit =
-            shared.feed_buffer.follow(layout::last_revision(7)).next().await.unwrap().unwrap();
+            shared.feed_buffer.watch(layout::last_revision(7)).next().await.unwrap().unwrap();
         assert_eq!(
             commit.operations,
             [Operation::Put { key: b"key".to_vec(), value: b"8".to_vec() }]

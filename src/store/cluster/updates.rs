@@ -27,7 +27,7 @@ use crate::store::{Commit, Feed, Operation, Revision, StoreError, Update, Update
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) fn updates(shared: Arc<Shared>) -> Updates {
-    let (position, feed) = shared.feed_buffer.follow_paced();
+    let (position, feed) = shared.feed_buffer.watch_paced();
     let loading = Loading::begin(&shared, position, feed);
     stream::unfold(CopyStream { shared, state: State::Begin(loading) }, CopyStream::next).boxed()
 }
@@ -124,7 +124,7 @@ impl CopyStream {
 
     fn restart(shared: &Arc<Shared>, error: &StoreError) -> State {
         tracing::warn!(%error, "commits were missed; reading all records again");
-        let (position, feed) = shared.feed_buffer.follow_paced();
+        let (position, feed) = shared.feed_buffer.watch_paced();
         State::Begin(Loading::begin(shared, position, feed))
     }
 }

@@ -324,7 +324,7 @@ mod tests {
         let start = journal.length as usize;
         let synced = revisions.start() - 1;
         let commits: Vec<_> = revisions
-            .map(|revision| Commit { event: vec![7; 40], ..Commit::nothing(revision) })
+            .map(|revision| Commit { event: vec![7; 40], ..Commit::empty(revision) })
             .map(Arc::new)
             .collect();
         journal.append(&commits, synced).unwrap();
