@@ -145,7 +145,7 @@ impl Maintenance {
         loop {
             self.0.segment_full.notified().await;
             if let Err(error) = self.0.begin_next_segment().await {
-                tracing::warn!(%error, "the next segment of history was not created; retrying");
+                tracing::warn!(%error, "history could not be rotated; retrying");
                 sleep(CONFIRM_INTERVAL).await;
                 self.0.segment_full.notify_one();
             }
@@ -186,7 +186,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes the segments beyond the retention. Every replica does this, and a deletion cannot be
+    /// Deletes the segments beyond the retention. Any replica may do this, and a deletion cannot be
     /// undone. So a replica whose clock is not certain deletes none for its age.
     async fn delete_old_segments(&self) -> Result<(), StoreError> {
         let (segments, _) = self.segments().await?;
