@@ -37,9 +37,9 @@ use crate::{
     sweep,
 };
 
+mod admission;
 mod backup;
 mod calls;
-mod door;
 mod forwarded;
 mod h2_goaway_fix;
 mod http;
@@ -50,8 +50,8 @@ mod routes;
 pub mod tls;
 pub mod web;
 
+pub use admission::Sites;
 use calls::Calls;
-pub use door::Sites;
 use http::Http;
 use listener::Failure;
 pub use listener::{Rules, Stop};

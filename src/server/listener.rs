@@ -5,9 +5,9 @@
 //! each head of HTTP/1 have half a minute, and who neither answers nor takes anything for a minute
 //! is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame; of
 //! answers that wait for a window it knows nothing, so those are looked after here. Where all
-//! places are taken, who is idle makes room (`door.rs`). A connection that has come of age is told
-//! to go (GOAWAY), so that callers spread over replicas that were added; so is every one when the
-//! service stops. Calls that run are finished.
+//! places are taken, who is idle makes room (`admission.rs`). A connection that has come of age is
+//! told to go (GOAWAY), so that callers spread over replicas that were added; so is every one when
+//! the service stops. Calls that run are finished.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ use tokio::{
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    door::{Door, Sites},
+    admission::{Door, Sites},
     forwarded,
     h2_goaway_fix::GoawayFix,
     http::{HEAD_TIMEOUT, Http, builder},
