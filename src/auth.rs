@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, Reason},
-    limits::rate::Rated,
+    limits::rate::RateSubject,
     model::AppKey,
 };
 
@@ -160,11 +160,11 @@ pub fn may_back_up(principal: &Principal) -> bool {
 impl Principal {
     /// As whom its calls are counted.
     #[must_use]
-    pub fn rated(&self) -> Rated<'_> {
+    pub fn rated(&self) -> RateSubject<'_> {
         match self {
-            Self::Service(_) => Rated::Service,
-            Self::AppAdmin { .. } => Rated::Admin,
-            Self::User { user, .. } => Rated::User(user),
+            Self::Service(_) => RateSubject::Service,
+            Self::AppAdmin { .. } => RateSubject::Admin,
+            Self::User { user, .. } => RateSubject::User(user),
         }
     }
 

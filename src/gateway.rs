@@ -22,13 +22,13 @@ use crate::{
     auth::credentials::Caller,
     error::Error,
     limits::{
+        body::{CallGuard, CountedBody},
         concurrency::{MAX_DEADLINE, MESSAGE_TIMEOUT},
         connection::{Connection, Exchange},
         holder::Resource,
-        message::{self, Unread},
-        sent::{Carried, Sent},
+        message::{self, ReadError},
     },
-    telemetry::{metrics::METRICS, traces::Followed},
+    telemetry::{metrics::METRICS, traces::CallTrace},
 };
 
 mod agora;
@@ -79,15 +79,15 @@ async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next
     let followed = follow(&request);
     let account = Caller::take_account(request.extensions_mut());
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
-    let mut carried = Carried::begin(&gateway.load, account, connection, true);
+    let mut guard = CallGuard::begin(&gateway.load, account, connection, true);
     let response = match &followed {
-        None => within_bounds(&uri, &mut carried, request, next).await,
-        Some(followed) => followed.around(within_bounds(&uri, &mut carried, request, next)).await,
+        None => within_bounds(&uri, &mut guard, request, next).await,
+        Some(followed) => followed.run(within_bounds(&uri, &mut guard, request, next)).await,
     };
     let render = |response| agora::render(response, &gateway.clock, started_ms);
     let response = render(response);
-    carried.exchange.iter_mut().for_each(Exchange::answer);
-    let response = send(response, carried).unwrap_or_else(|error| render(too_many(&uri, &error)));
+    guard.exchange.iter_mut().for_each(Exchange::begin_response);
+    let response = send(response, guard).unwrap_or_else(|error| render(too_many(&uri, &error)));
     let (status, took) = (response.status().as_u16(), started.elapsed());
     METRICS.rest(vendor(&uri), status, took);
     if let Some(followed) = followed {
@@ -101,13 +101,13 @@ async fn around(State(gateway): State<Gateway>, mut request: Request, next: Next
 }
 
 /// The answer, with what it holds until it is taken. Errors: OVERLOADED.
-fn send(response: Response, carried: Carried) -> Result<Response, Error> {
+fn send(response: Response, guard: CallGuard) -> Result<Response, Error> {
     let (head, body) = response.into_parts();
-    Ok(Response::from_parts(head, Body::new(Sent::whole(body, carried)?)))
+    Ok(Response::from_parts(head, Body::new(CountedBody::unary(body, guard)?)))
 }
 
 /// By the route, since a path names users.
-fn follow(request: &Request) -> Option<Box<Followed>> {
+fn follow(request: &Request) -> Option<Box<CallTrace>> {
     let route = || request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str);
     let method = || request.method().as_str().to_owned();
     let attributes = || {
@@ -117,7 +117,7 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
         ]
     };
     let is_service = Caller::asks_as_service(request.extensions());
-    Followed::begin(
+    CallTrace::begin(
         request.headers(),
         is_service,
         || format!("{} {}", method(), route()),
@@ -127,8 +127,8 @@ fn follow(request: &Request) -> Option<Box<Followed>> {
 
 /// Refuses a head that is too large and a body that does not come, and answers for a handler that
 /// has panicked or takes too long.
-async fn within_bounds(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
-    match timeout(MAX_DEADLINE, AssertUnwindSafe(limit(uri, carried, request, next)).catch_unwind())
+async fn within_bounds(uri: &Uri, guard: &mut CallGuard, request: Request, next: Next) -> Response {
+    match timeout(MAX_DEADLINE, AssertUnwindSafe(limit(uri, guard, request, next)).catch_unwind())
         .await
     {
         Ok(answered) => answered.unwrap_or_else(|_| refuse(uri, StatusCode::INTERNAL_SERVER_ERROR)),
@@ -143,7 +143,7 @@ fn too_many(uri: &Uri, error: &Error) -> Response {
     response
 }
 
-async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -> Response {
+async fn limit(uri: &Uri, guard: &mut CallGuard, request: Request, next: Next) -> Response {
     let uri_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     let header_bytes: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -153,24 +153,24 @@ async fn limit(uri: &Uri, carried: &mut Carried, request: Request, next: Next) -
     if header_bytes > MAX_HEADER_BYTES {
         return refuse(uri, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
-    let Some(held) = &mut carried.held else { return next.run(request).await };
+    let Some(permit) = &mut guard.permit else { return next.run(request).await };
     let is_known =
         request.extensions().get::<Caller>().is_some_and(|caller| caller.principal.is_ok());
     let (head, mut body) = request.into_parts();
     // Of one who is not known nothing is read, but where a token is asked for.
     let body = if is_known || uri.path().ends_with(TOKENS) {
         let most = if is_known { MAX_BODY_BYTES } else { MAX_TOKEN_BYTES };
-        match message::whole(&mut body, most, held, MESSAGE_TIMEOUT).await {
+        match message::read_whole(&mut body, most, permit, MESSAGE_TIMEOUT).await {
             Ok(bytes) => bytes,
-            Err(Unread::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
-            Err(Unread::Late) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
-            Err(Unread::Broken(_)) => return refuse(uri, StatusCode::BAD_REQUEST),
-            Err(Unread::Overloaded(error)) => return too_many(uri, &error),
+            Err(ReadError::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
+            Err(ReadError::TimedOut) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
+            Err(ReadError::Transport(_)) => return refuse(uri, StatusCode::BAD_REQUEST),
+            Err(ReadError::Overloaded(error)) => return too_many(uri, &error),
         }
     } else {
         Bytes::new()
     };
-    match held.take(Resource::Call, 1) {
+    match permit.acquire(Resource::Call, 1) {
         Ok(()) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => too_many(uri, &error),
     }

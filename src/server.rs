@@ -1,5 +1,6 @@
-//! The three listeners: gRPC with health and reflection, REST, and admin. The credentials layer
-//! goes around the first two; of what admin serves, only a backup needs credentials.
+//! The three listeners: gRPC (with health and reflection), REST, and admin (probes, metrics,
+//! backups). The credentials layer wraps the first two; on the admin listener only a backup needs
+//! credentials.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,9 +23,9 @@ use crate::{
     gateway::{self, Gateway},
     grpc::Api,
     limits::{
+        body::{CallGuard, CountedBody},
         concurrency::ConcurrencyLimit,
         connection::{Connection, Exchange},
-        sent::{Carried, Sent},
     },
     proto::{
         DESCRIPTORS,
@@ -50,42 +51,44 @@ mod routes;
 pub mod tls;
 pub mod web;
 
-pub use admission::Sites;
-use calls::Calls;
-use http::Http;
+pub use admission::SiteHolders;
+use calls::CallLayer;
+use http::Protocols;
 use listener::Failure;
 pub use listener::{Rules, Stop};
 pub use routes::Routes;
 use web::Origin;
 
-/// Probes, scrapers and backups.
+/// Enough for probes, scrapers and a backup.
 const ADMIN_CONNECTIONS: usize = 256;
 
-/// For a message of health and reflection.
-const STRANGERS_BYTES: usize = 4 << 10;
+/// The maximum size of a message to health and reflection.
+const UNAUTHENTICATED_MAX_BYTES: usize = 4 << 10;
 
-/// Health as gRPC's own service tells it, and the routes of all services.
+/// All services of the gRPC listener, and what sets the status of gRPC's health service.
 pub async fn grpc_routes(
     api: Api,
 ) -> Result<(Routes<MuteServiceServer<Api>>, HealthReporter), Failure> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, ServingStatus::Serving).await;
-    // Older clients know reflection by its first name only.
+    // Older clients know reflection only as v1alpha.
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS);
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // Who asks for these need not be known.
-    let mut others = tonic::service::Routes::new(health.max_decoding_message_size(STRANGERS_BYTES));
-    others =
-        others.add_service(reflection().build_v1()?.max_decoding_message_size(STRANGERS_BYTES));
-    others = others
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(STRANGERS_BYTES));
-    others = others
+    // Health and reflection need no credentials.
+    let mut services =
+        tonic::service::Routes::new(health.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES));
+    services = services
+        .add_service(reflection().build_v1()?.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES));
+    services = services.add_service(
+        reflection().build_v1alpha()?.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES),
+    );
+    services = services
         .add_service(DirectoryServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()));
-    Ok((Routes::new(MuteServiceServer::new(api), others), reporter))
+    Ok((Routes::new(MuteServiceServer::new(api), services), reporter))
 }
 
 const SERVICES: [&str; 4] = [
@@ -95,14 +98,14 @@ const SERVICES: [&str; 4] = [
     TokenServiceServer::<Api>::NAME,
 ];
 
-/// Tells gRPC's health checkers.
+/// Sets the status that gRPC's health service reports.
 pub async fn set_serving(reporter: &HealthReporter, status: ServingStatus) {
     for name in SERVICES {
         reporter.set_service_status(name, status).await;
     }
 }
 
-/// Ends the streams of those who watch the health, which would hold up a stop.
+/// Ends the open watches of the health, which would delay a graceful stop.
 pub async fn end_health_watches(reporter: &HealthReporter) {
     let mut reporter = reporter.clone();
     for name in SERVICES {
@@ -110,36 +113,43 @@ pub async fn end_health_watches(reporter: &HealthReporter) {
     }
 }
 
-/// Serves gRPC until it is told to stop, then finishes the calls that run; to pages of these
-/// origins over grpc-web too.
+/// Serves gRPC until `stop` is true, then finishes the running calls. Web pages of these origins
+/// may call over grpc-web.
 pub async fn serve_grpc(
     listener: TcpListener,
     rules: Rules,
     routes: Routes<MuteServiceServer<Api>>,
     pages: Vec<Origin>,
     access: Arc<Access>,
-    load: Arc<ConcurrencyLimit>,
+    limit: Arc<ConcurrencyLimit>,
     stop: Stop,
 ) {
-    let calls = Calls(load);
-    // The same in both, but of two types: for bodies as they come, and as grpc-web hands them on.
+    let call_layer = CallLayer(limit);
+    // Both branches build the same stack, but grpc-web changes the type of its request bodies.
     if pages.is_empty() {
-        let calls = credentials::layer(access).layer(calls.layer(routes));
-        listener::serve(listener, Http::Two, Rules { name: "grpc", ..rules }, calls, stop).await;
-    } else {
-        let calls = credentials::layer(access).layer(calls.layer(routes));
+        let service = credentials::layer(access).layer(call_layer.layer(routes));
         listener::serve(
             listener,
-            Http::Any,
+            Protocols::Http2Only,
             Rules { name: "grpc", ..rules },
-            web::around(calls, &pages),
+            service,
+            stop,
+        )
+        .await;
+    } else {
+        let service = credentials::layer(access).layer(call_layer.layer(routes));
+        listener::serve(
+            listener,
+            Protocols::Auto,
+            Rules { name: "grpc", ..rules },
+            web::wrap(service, &pages),
             stop,
         )
         .await;
     }
 }
 
-/// Serves REST until it is told to stop, then finishes the calls that run.
+/// Serves REST until `stop` is true, then finishes the running calls.
 pub async fn serve_rest(
     listener: TcpListener,
     rules: Rules,
@@ -148,11 +158,12 @@ pub async fn serve_rest(
     stop: Stop,
 ) {
     let routes = credentials::layer(access).layer(gateway::router(gateway));
-    listener::serve(listener, Http::Any, Rules { name: "rest", ..rules }, routes, stop).await;
+    listener::serve(listener, Protocols::Auto, Rules { name: "rest", ..rules }, routes, stop).await;
 }
 
-/// Serves health, metrics and backups until it is told to stop, which is after all else; `stopping`
-/// tells when not to be ready any more. Never over TLS: probes and scrapers come to it from within.
+/// Serves probes, metrics and backups until `stop` is true, which is after the other listeners have
+/// stopped. The service is not ready once `stopping` is true. Never over TLS: probes and scrapers
+/// come from inside the cluster.
 pub async fn serve_admin(
     listener: TcpListener,
     service: Arc<Service>,
@@ -175,17 +186,17 @@ pub async fn serve_admin(
         max_age: Duration::ZERO,
         tls: None,
     };
-    let routes = routes.with_state(admin).merge(backups).layer(middleware::from_fn(keep));
-    listener::serve(listener, Http::Any, rules, routes, stop).await;
+    let routes = routes.with_state(admin).merge(backups).layer(middleware::from_fn(track_exchange));
+    listener::serve(listener, Protocols::Auto, rules, routes, stop).await;
 }
 
-/// A connection is not idle while what it has asked for is being sent.
-async fn keep(request: Request, next: Next) -> Response {
+/// Keeps a connection busy until its response is sent.
+async fn track_exchange(request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let (head, body) = next.run(request).await.into_parts();
     let exchange = connection.map(|connection| Exchange::begin(connection, true));
-    let carried = Carried { exchange, ..Carried::default() };
-    Response::from_parts(head, Body::new(Sent::stream(body, carried)))
+    let guard = CallGuard { exchange, ..CallGuard::default() };
+    Response::from_parts(head, Body::new(CountedBody::stream(body, guard)))
 }
 
 #[derive(Clone)]
@@ -199,18 +210,22 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     if *admin.stopping.borrow() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned());
     }
-    // A replica that answers all the same stays in rotation: where the cluster itself is lost, so
-    // are all others.
-    let status = |refuses| if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    // A replica that still serves stays in rotation: if the cluster itself is lost, all other
+    // replicas are in the same state.
+    let status = |refuses_calls| {
+        if refuses_calls { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+    };
     let service = &admin.service;
     if service.has_old_view() {
-        let told = format!("the cluster was not heard from for {} s", service.view.age().as_secs());
-        return (status(service.refuse_old_views), told);
+        let message = format!("no contact with the cluster for {} s", service.view.age().as_secs());
+        return (status(service.refuse_old_views), message);
     }
     if let Some(skew_ms) = sweep::far_skew_ms(&*service.store, &service.clock) {
-        let told =
-            format!("the clock is {} s from those of the other replicas", skew_ms as f64 / 1_000.0);
-        return (status(service.refuse_skewed_clock), told);
+        let message = format!(
+            "the clock differs from those of the other replicas by {} s",
+            skew_ms as f64 / 1_000.0
+        );
+        return (status(service.refuse_skewed_clock), message);
     }
     (StatusCode::OK, "ok".to_owned())
 }

@@ -31,7 +31,7 @@ use crate::{
     clock::Clock,
     error::{Error, Reason},
     limits::{
-        concurrency::{Account, Who},
+        concurrency::{Account, CallerKind},
         connection::peer_of,
         holder::Site,
     },
@@ -214,14 +214,16 @@ impl Access {
     }
 
     /// On whose account a caller holds what it does.
-    fn who(&self, principal: &Principal) -> Who {
+    fn caller_kind(&self, principal: &Principal) -> CallerKind {
         let (app, is_user) = match principal {
-            Principal::Service(_) => return Who::Service,
+            Principal::Service(_) => return CallerKind::Service,
             Principal::AppAdmin { app, .. } => (app, false),
             Principal::User { app, .. } => (app, true),
         };
         let app = self.app(app.as_str());
-        app.map_or(Who::Stranger, |app| Who::App(app.holders[usize::from(is_user)].clone()))
+        app.map_or(CallerKind::Anonymous, |app| {
+            CallerKind::App(app.holders[usize::from(is_user)].clone())
+        })
     }
 
     /// The service that one of these names of a certificate is of.
@@ -407,7 +409,9 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
         let peer = peer_of(request.extensions());
         let site = peer.as_ref().map(|peer| peer.site());
         let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), site);
-        let caller = principal.as_ref().map_or(Who::Stranger, |principal| access.who(principal));
+        let caller = principal
+            .as_ref()
+            .map_or(CallerKind::Anonymous, |principal| access.caller_kind(principal));
         request.extensions_mut().insert(Caller {
             principal,
             calls: 1,

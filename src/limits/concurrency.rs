@@ -1,12 +1,10 @@
-//! What callers hold while they are served, of both doors together: places of calls that run,
-//! places of calls whose message is still to come, of streams that anybody may have, and the bytes
-//! of messages and answers.
+//! Concurrency limits, shared by gRPC and REST: running calls, calls whose message is still being
+//! received, unauthenticated streams, and bytes of messages and responses.
 //!
-//! Each of them has a bound. Beyond it a caller is refused at once, because a call that waits for
-//! its turn has often given up when it comes. While less than half of a bound is used, anybody may
-//! have of it. Beyond that nobody holds more than a share: no peer address, and no app; and the
-//! last part is for internal services, which ask on every message, and of which each has as many
-//! calls as it makes.
+//! A caller beyond a limit is refused at once, because a call that waits for its turn has often
+//! been given up by its client. The first half of a limit is first come, first served. Beyond it,
+//! no peer address and no app may hold more than its share. The last part is reserved for internal
+//! services, which ask on every message; their calls have no share and may use the whole limit.
 
 use std::{
     sync::{
@@ -16,300 +14,320 @@ use std::{
     time::Duration,
 };
 
-use super::holder::{ALL, Holder, Peer, Resource};
+use super::holder::{Holder, Peer, RESOURCES, Resource};
 use crate::error::Error;
 
-/// For a call that brings no deadline, and the most that one may ask for.
+/// The default deadline of a call, and the longest one that a client may set.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(60);
-/// For a message to come whole, from its head on.
+/// How long the whole message may take to arrive, counted from the head of the call.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages and answers up to here are bounded by the number of calls.
-pub(super) const SMALL: usize = 4 << 10;
-/// Of a bound that is half used, nobody holds more than this part.
-const SHARE: usize = 4;
-/// This part of a bound is for internal services.
-const RESERVE: usize = 8;
+/// Messages and responses up to this size are not counted: the limit on calls bounds them.
+pub(super) const SMALL_BYTES: usize = 4 << 10;
+/// Once half of a limit is used, one holder may have at most `1 / SHARE_DIVISOR` of it.
+const SHARE_DIVISOR: usize = 4;
+/// `1 / RESERVE_DIVISOR` of a limit is reserved for internal services.
+const RESERVE_DIVISOR: usize = 8;
 
-/// On whose account something is held.
+/// Whose use of the limits a call counts against.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// From where it is asked; nothing where others are behind that address, and nobody says who.
+    /// The address of the caller; `None` behind a trusted proxy that does not report it.
     pub peer: Option<Arc<Peer>>,
-    /// Who asks.
-    pub caller: Who,
+    /// The authenticated caller.
+    pub caller: CallerKind,
 }
 
-/// Who asks, as bounds go.
+/// The kind of caller, as the limits distinguish them.
 #[derive(Clone, Debug, Default)]
-pub enum Who {
-    /// Somebody who is not known.
+pub enum CallerKind {
+    /// A caller without a valid credential.
     #[default]
-    Stranger,
+    Anonymous,
     /// An internal service.
     Service,
-    /// An app's admin or user, with what those of its kind hold.
+    /// An app's admin or user, with the use of all of its kind in that app.
     App(Arc<Holder>),
 }
 
-/// All that is held.
+/// The use of every limited resource, and its limits.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
-    used: [AtomicUsize; ALL.len()],
-    max: [usize; ALL.len()],
-    /// What is held by those who are not known: they ask for health, reflection and tokens, and
-    /// have bounds of their own.
-    strangers: Option<Arc<ConcurrencyLimit>>,
+    used: [AtomicUsize; RESOURCES.len()],
+    max: [usize; RESOURCES.len()],
+    /// The separate limits of unauthenticated callers, for health, reflection and tokens.
+    anonymous: Option<Arc<ConcurrencyLimit>>,
 }
 
-/// What one call holds, until it is dropped.
+/// The resources that one call holds. Dropping it releases them.
 #[derive(Debug)]
 pub struct Permit {
-    load: Arc<ConcurrencyLimit>,
+    limit: Arc<ConcurrencyLimit>,
     account: Account,
-    held: [usize; ALL.len()],
+    counts: [usize; RESOURCES.len()],
 }
 
 impl Account {
-    pub(super) fn is_known(&self) -> bool {
-        !matches!(self.caller, Who::Stranger)
+    pub(super) fn is_authenticated(&self) -> bool {
+        !matches!(self.caller, CallerKind::Anonymous)
     }
 
-    /// Whose shares count for this. A service has as many calls as it makes; what is held before a
-    /// call runs is its peer's.
-    fn holders(&self, what: Resource) -> (Option<&Holder>, Option<&Holder>) {
+    /// The holders whose shares count for this resource. Calls of a service count for none; what it
+    /// holds before a call runs counts for its peer.
+    fn holders(&self, resource: Resource) -> (Option<&Holder>, Option<&Holder>) {
         let peer = self.peer.as_ref().map(|peer| &*peer.holder);
         match &self.caller {
-            Who::Stranger => (peer, None),
-            Who::Service if what == Resource::Call => (None, None),
-            Who::Service => (peer, None),
-            Who::App(holder) => (peer, Some(holder)),
+            CallerKind::Anonymous => (peer, None),
+            CallerKind::Service if resource == Resource::Call => (None, None),
+            CallerKind::Service => (peer, None),
+            CallerKind::App(holder) => (peer, Some(holder)),
         }
     }
 }
 
 impl ConcurrencyLimit {
-    /// So many calls at a time that run, as many whose messages are still to come, as many streams,
-    /// and so many bytes; and a part of it more for those who are not known.
+    /// Limits of `calls` running calls, as many calls whose message is still being received, as
+    /// many unauthenticated streams, and `bytes`. Unauthenticated callers get `1 / RESERVE_DIVISOR`
+    /// of that on top.
     #[must_use]
     pub fn new(calls: usize, bytes: usize) -> Arc<Self> {
-        let strangers = Self::of(calls.div_ceil(RESERVE), bytes / RESERVE, None);
-        Self::of(calls, bytes, Some(strangers))
+        let anonymous = Self::build(calls.div_ceil(RESERVE_DIVISOR), bytes / RESERVE_DIVISOR, None);
+        Self::build(calls, bytes, Some(anonymous))
     }
 
-    fn of(calls: usize, bytes: usize, strangers: Option<Arc<Self>>) -> Arc<Self> {
-        Arc::new(Self { used: Default::default(), max: [calls, calls, bytes, calls], strangers })
+    fn build(calls: usize, bytes: usize, anonymous: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { used: Default::default(), max: [calls, calls, bytes, calls], anonymous })
     }
 
-    /// Begins an account of one call, which holds nothing yet.
+    /// A permit for one call, which holds nothing yet.
     #[must_use]
-    pub fn open(self: &Arc<Self>, account: Account) -> Permit {
-        let load = if account.is_known() { self } else { self.strangers.as_ref().unwrap_or(self) };
-        Permit { load: load.clone(), account, held: [0; ALL.len()] }
+    pub fn permit(self: &Arc<Self>, account: Account) -> Permit {
+        let limit =
+            if account.is_authenticated() { self } else { self.anonymous.as_ref().unwrap_or(self) };
+        Permit { limit: limit.clone(), account, counts: [0; RESOURCES.len()] }
     }
 
-    /// How much of it is held by all together.
+    /// How much of the resource all callers hold together.
     #[must_use]
-    pub fn holds(&self, what: Resource) -> usize {
-        self.used[what as usize].load(Ordering::Relaxed)
-            + self.strangers.as_ref().map_or(0, |strangers| strangers.holds(what))
+    pub fn in_use(&self, resource: Resource) -> usize {
+        self.used[resource as usize].load(Ordering::Relaxed)
+            + self.anonymous.as_ref().map_or(0, |anonymous| anonymous.in_use(resource))
     }
 
-    fn max(&self, what: Resource) -> usize {
-        self.max[what as usize]
+    fn max(&self, resource: Resource) -> usize {
+        self.max[resource as usize]
     }
 }
 
 impl Permit {
-    /// Takes so much more. Errors: OVERLOADED, and nothing is taken.
-    pub fn take(&mut self, what: Resource, amount: usize) -> Result<(), Error> {
-        self.take_where(what, amount, |_| false)
+    /// Acquires more of a resource. Errors: OVERLOADED; nothing is acquired then.
+    pub fn acquire(&mut self, resource: Resource, amount: usize) -> Result<(), Error> {
+        self.acquire_if(resource, amount, |_| false)
     }
 
-    /// The same, and whatever others hold where the caller has no more than a share.
-    pub fn take_of_share(&mut self, what: Resource, amount: usize) -> Result<(), Error> {
-        let share = share(self.load.max(what));
-        self.take_where(what, amount, |holds| holds <= share)
+    /// Like [`Self::acquire`], but also succeeds beyond the limit if the caller then holds no more
+    /// than a share. Errors: OVERLOADED.
+    pub fn acquire_within_share(&mut self, resource: Resource, amount: usize) -> Result<(), Error> {
+        let share = share(self.limit.max(resource));
+        self.acquire_if(resource, amount, |holds| holds <= share)
     }
 
-    /// Takes it also where that holds of how much the caller has then.
-    fn take_where(
+    /// Acquires if the limits allow it, or if `is_allowed` accepts what the larger of the two
+    /// holders then has.
+    fn acquire_if(
         &mut self,
-        what: Resource,
+        resource: Resource,
         amount: usize,
-        or: impl FnOnce(usize) -> bool,
+        is_allowed: impl FnOnce(usize) -> bool,
     ) -> Result<(), Error> {
-        let (used, of_peer, of_caller) = self.add(what, amount);
-        let max = self.load.max(what);
-        let of_most = of_peer.max(of_caller);
-        let reserve = if matches!(self.account.caller, Who::Service) { 0 } else { max / RESERVE };
-        if (used <= max - reserve && (used <= max / 2 || of_most <= share(max))) || or(of_most) {
+        let (used, by_peer, by_caller) = self.add(resource, amount);
+        let max = self.limit.max(resource);
+        let largest = by_peer.max(by_caller);
+        let reserve = if matches!(self.account.caller, CallerKind::Service) {
+            0
+        } else {
+            max / RESERVE_DIVISOR
+        };
+        if (used <= max - reserve && (used <= max / 2 || largest <= share(max)))
+            || is_allowed(largest)
+        {
             return Ok(());
         }
-        self.give_back(what, amount);
+        self.release(resource, amount);
         Err(Error::overloaded())
     }
 
-    /// Answers how much all, the peer and the caller hold then.
-    fn add(&mut self, what: Resource, amount: usize) -> (usize, usize, usize) {
-        self.held[what as usize] += amount;
-        let is_known = self.account.is_known();
-        let add = |held: &AtomicUsize| held.fetch_add(amount, Ordering::Relaxed) + amount;
-        let of =
-            |holder: Option<&Holder>| holder.map_or(0, |holder| add(holder.of(what, is_known)));
-        let (peer, caller) = self.account.holders(what);
-        (add(&self.load.used[what as usize]), of(peer), of(caller))
+    /// Adds to all counts. Returns how much all callers, the peer and the caller then hold.
+    fn add(&mut self, resource: Resource, amount: usize) -> (usize, usize, usize) {
+        self.counts[resource as usize] += amount;
+        let is_authenticated = self.account.is_authenticated();
+        let add = |count: &AtomicUsize| count.fetch_add(amount, Ordering::Relaxed) + amount;
+
+        let add_to = |holder: Option<&Holder>| {
+            holder.map_or(0, |holder| add(holder.count(resource, is_authenticated)))
+        };
+        let (peer, caller) = self.account.holders(resource);
+        (add(&self.limit.used[resource as usize]), add_to(peer), add_to(caller))
     }
 
-    /// Gives so much of it back.
-    pub fn give_back(&mut self, what: Resource, amount: usize) {
-        self.held[what as usize] -= amount;
-        let (peer, caller) = self.account.holders(what);
-        let holders =
-            peer.into_iter().chain(caller).map(|holder| holder.of(what, self.account.is_known()));
-        for held in holders.chain([&self.load.used[what as usize]]) {
-            held.fetch_sub(amount, Ordering::Relaxed);
+    /// Releases part of what the permit holds.
+    pub fn release(&mut self, resource: Resource, amount: usize) {
+        self.counts[resource as usize] -= amount;
+        let (peer, caller) = self.account.holders(resource);
+        let holders = peer
+            .into_iter()
+            .chain(caller)
+            .map(|holder| holder.count(resource, self.account.is_authenticated()));
+        for count in holders.chain([&self.limit.used[resource as usize]]) {
+            count.fetch_sub(amount, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        for what in ALL {
-            let amount = self.held[what as usize];
+        for resource in RESOURCES {
+            let amount = self.counts[resource as usize];
             if amount > 0 {
-                self.give_back(what, amount);
+                self.release(resource, amount);
             }
         }
     }
 }
 
 fn share(max: usize) -> usize {
-    (max / SHARE).max(1)
+    (max / SHARE_DIVISOR).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Of a peer and an app of its own.
+    /// With a peer and an app of its own.
     fn peer() -> Account {
         let peer = Peer { ip: [10, 0, 0, 1].into(), holder: Arc::default() };
-        Account { peer: Some(Arc::new(peer)), caller: Who::App(Arc::default()) }
+        Account { peer: Some(Arc::new(peer)), caller: CallerKind::App(Arc::default()) }
     }
 
     #[test]
-    fn who_is_not_known_has_bounds_of_its_own() {
-        let load = ConcurrencyLimit::new(80, 1_000);
-        let stranger = || Account { caller: Who::Stranger, ..peer() };
-        assert_eq!(all(&load, &stranger()).len(), 5, "half of ten");
-        let strangers: Vec<_> = (0..10).flat_map(|_| all(&load, &stranger())).collect();
-        assert_eq!((strangers.len(), load.holds(Resource::Call)), (9, 9), "all but the reserve");
-        assert_eq!(all(&load, &peer()).len(), 40, "nothing of it is the others'");
-        // What an address holds otherwise is no matter.
-        let load = ConcurrencyLimit::new(80, 1_000);
+    fn unauthenticated_callers_have_separate_limits() {
+        let limit = ConcurrencyLimit::new(80, 1_000);
+        let anonymous = || Account { caller: CallerKind::Anonymous, ..peer() };
+        assert_eq!(all(&limit, &anonymous()).len(), 5, "half of ten");
+        let permits: Vec<_> = (0..10).flat_map(|_| all(&limit, &anonymous())).collect();
+        assert_eq!((permits.len(), limit.in_use(Resource::Call)), (9, 9), "all but the reserve");
+        assert_eq!(all(&limit, &peer()).len(), 40, "they use none of the others' limit");
+        // Use by authenticated callers at the same address does not count.
+        let limit = ConcurrencyLimit::new(80, 1_000);
         let both = peer();
-        let held = all(&load, &both);
-        assert_eq!(all(&load, &Account { caller: Who::Stranger, ..both }).len(), 5);
-        drop(held);
+        let permits = all(&limit, &both);
+        assert_eq!(all(&limit, &Account { caller: CallerKind::Anonymous, ..both }).len(), 5);
+        drop(permits);
     }
 
-    fn one(load: &Arc<ConcurrencyLimit>, account: &Account) -> Option<Permit> {
-        let mut held = load.open(account.clone());
-        held.take(Resource::Call, 1).ok().map(|()| held)
+    fn one(limit: &Arc<ConcurrencyLimit>, account: &Account) -> Option<Permit> {
+        let mut permit = limit.permit(account.clone());
+        permit.acquire(Resource::Call, 1).ok().map(|()| permit)
     }
 
-    fn holds(holder: &Holder, what: Resource) -> usize {
-        holder.of(what, true).load(Ordering::Relaxed)
+    fn holds(holder: &Holder, resource: Resource) -> usize {
+        holder.count(resource, true).load(Ordering::Relaxed)
     }
 
-    /// As many as there are.
-    fn all(load: &Arc<ConcurrencyLimit>, account: &Account) -> Vec<Permit> {
-        std::iter::from_fn(|| one(load, account)).collect()
+    /// Acquires calls until one is refused.
+    fn all(limit: &Arc<ConcurrencyLimit>, account: &Account) -> Vec<Permit> {
+        std::iter::from_fn(|| one(limit, account)).collect()
     }
 
     #[test]
-    fn nobody_has_more_than_a_share_of_what_others_may_want() {
-        let load = ConcurrencyLimit::new(80, 1_000);
-        let (first, second) = (peer(), peer());
-        let held = all(&load, &first);
-        assert_eq!(held.len(), 40, "half, as long as nobody else has any");
-        assert_eq!(all(&load, &second).len(), 20, "a share");
-        let more: Vec<_> = (0..10).flat_map(|_| all(&load, &peer())).collect();
+    fn no_peer_exceeds_its_share_once_half_is_used() {
+        let limit = ConcurrencyLimit::new(80, 1_000);
+        let first = peer();
+        let second = peer();
+        let permits = all(&limit, &first);
+        assert_eq!(permits.len(), 40, "half, while no other caller holds any");
+        assert_eq!(all(&limit, &second).len(), 20, "a share");
+        let more: Vec<_> = (0..10).flat_map(|_| all(&limit, &peer())).collect();
         assert_eq!(more.len(), 30, "all but the reserve");
-        drop(held);
-        assert_eq!(load.holds(Resource::Call), 30);
-        assert_eq!(all(&load, &first).len(), 20, "a share");
+        drop(permits);
+        assert_eq!(limit.in_use(Resource::Call), 30);
+        assert_eq!(all(&limit, &first).len(), 20, "a share");
     }
 
     #[test]
-    fn an_app_has_a_share_whatever_peers_it_comes_from() {
-        let load = ConcurrencyLimit::new(80, 1_000);
+    fn an_app_has_one_share_across_all_peers() {
+        let limit = ConcurrencyLimit::new(80, 1_000);
         let app: Arc<Holder> = Arc::default();
-        let of_app = || Account { caller: Who::App(app.clone()), ..peer() };
-        let held: Vec<_> = (0..80).filter_map(|_| one(&load, &of_app())).collect();
-        assert_eq!((held.len(), holds(&app, Resource::Call)), (40, 40));
+        let of_app = || Account { caller: CallerKind::App(app.clone()), ..peer() };
+        let permits: Vec<_> = (0..80).filter_map(|_| one(&limit, &of_app())).collect();
+        assert_eq!((permits.len(), holds(&app, Resource::Call)), (40, 40));
     }
 
     #[test]
-    fn a_part_is_for_services() {
-        let load = ConcurrencyLimit::new(80, 1_000);
-        let others: Vec<_> = (0..10).flat_map(|_| all(&load, &peer())).collect();
+    fn a_part_is_reserved_for_services() {
+        let limit = ConcurrencyLimit::new(80, 1_000);
+        let others: Vec<_> = (0..10).flat_map(|_| all(&limit, &peer())).collect();
         assert_eq!(others.len(), 70);
-        let service = Account { caller: Who::Service, ..peer() };
-        assert_eq!(all(&load, &service).len(), 10);
+        let service = Account { caller: CallerKind::Service, ..peer() };
+        assert_eq!(all(&limit, &service).len(), 10);
         drop(others);
-        // As many calls as it makes, but no more than a share of what comes before them.
-        let calls = all(&load, &service);
+        // Any number of calls, but no more than a share of what comes before them.
+        let calls = all(&limit, &service);
         assert_eq!(calls.len(), 80);
-        let mut held = load.open(service.clone());
-        assert!(held.take(Resource::Byte, 500).is_ok() && held.take(Resource::Byte, 1).is_err());
-        let other = Account { caller: Who::Service, ..peer() };
+        let mut permit = limit.permit(service.clone());
         assert!(
-            load.open(other.clone()).take(Resource::Byte, 250).is_ok()
-                && load.open(other).take(Resource::Byte, 251).is_err()
+            permit.acquire(Resource::Byte, 500).is_ok()
+                && permit.acquire(Resource::Byte, 1).is_err()
+        );
+        let other = Account { caller: CallerKind::Service, ..peer() };
+        assert!(
+            limit.permit(other.clone()).acquire(Resource::Byte, 250).is_ok()
+                && limit.permit(other).acquire(Resource::Byte, 251).is_err()
         );
     }
 
     #[test]
-    fn who_has_no_more_than_a_share_is_told_what_was_done() {
-        let load = ConcurrencyLimit::new(80, 1_000);
-        let (first, second) = (peer(), peer());
-        let mut held = load.open(first.clone());
-        held.take(Resource::Byte, 500).unwrap();
-        held.take_of_share(Resource::Byte, 1).unwrap_err();
-        let others: Vec<_> = (0..4).map(|_| all_bytes(&load, &peer())).collect();
-        let mut other = load.open(second);
+    fn a_caller_within_its_share_may_exceed_the_limit() {
+        let limit = ConcurrencyLimit::new(80, 1_000);
+        let first = peer();
+        let second = peer();
+        let mut permit = limit.permit(first.clone());
+        permit.acquire(Resource::Byte, 500).unwrap();
+        permit.acquire_within_share(Resource::Byte, 1).unwrap_err();
+        let others: Vec<_> = (0..4).map(|_| all_bytes(&limit, &peer())).collect();
+        let mut other = limit.permit(second);
         assert!(
-            other.take(Resource::Byte, 200).is_err()
-                && other.take_of_share(Resource::Byte, 200).is_ok()
+            other.acquire(Resource::Byte, 200).is_err()
+                && other.acquire_within_share(Resource::Byte, 200).is_ok()
         );
-        assert!(other.take_of_share(Resource::Byte, 51).is_err());
+        assert!(other.acquire_within_share(Resource::Byte, 51).is_err());
         drop(others);
     }
 
-    fn all_bytes(load: &Arc<ConcurrencyLimit>, account: &Account) -> Permit {
-        let mut held = load.open(account.clone());
-        while held.take(Resource::Byte, 10).is_ok() {}
-        held
+    fn all_bytes(limit: &Arc<ConcurrencyLimit>, account: &Account) -> Permit {
+        let mut permit = limit.permit(account.clone());
+        while permit.acquire(Resource::Byte, 10).is_ok() {}
+
+        permit
     }
 
     #[test]
-    fn what_is_refused_is_not_held_and_what_is_dropped_is_given_back() {
-        let load = ConcurrencyLimit::new(1, 1_000);
+    fn refusals_hold_nothing_and_drops_release_all() {
+        let limit = ConcurrencyLimit::new(1, 1_000);
         let account = peer();
-        let mut held = load.open(account.clone());
-        held.take(Resource::Byte, 600).unwrap_err();
-        held.take(Resource::Byte, 500).unwrap();
-        held.take(Resource::Message, 1).unwrap();
-        held.give_back(Resource::Message, 1);
-        held.take(Resource::Call, 1).unwrap();
-        assert!(one(&load, &account).is_none());
+        let mut permit = limit.permit(account.clone());
+        permit.acquire(Resource::Byte, 600).unwrap_err();
+        permit.acquire(Resource::Byte, 500).unwrap();
+        permit.acquire(Resource::Message, 1).unwrap();
+        permit.release(Resource::Message, 1);
+        permit.acquire(Resource::Call, 1).unwrap();
+        assert!(one(&limit, &account).is_none());
         let holds = || {
-            [Resource::Call, Resource::Message, Resource::Byte]
-                .map(|what| (load.holds(what), holds(&account.peer.as_ref().unwrap().holder, what)))
+            [Resource::Call, Resource::Message, Resource::Byte].map(|resource| {
+                (limit.in_use(resource), holds(&account.peer.as_ref().unwrap().holder, resource))
+            })
         };
         assert_eq!(holds(), [(1, 1), (0, 0), (500, 500)]);
-        drop(held);
+        drop(permit);
         assert_eq!(holds(), [(0, 0); 3]);
     }
 }

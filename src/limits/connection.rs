@@ -1,5 +1,5 @@
-//! One connection, as those who serve its calls know it: where it comes from, how long nothing was
-//! open on it, and whether answers wait to be read.
+//! The state of one connection: where it comes from, how long it has been idle, and whether its
+//! responses are being read.
 
 use std::{
     net::SocketAddr,
@@ -15,92 +15,92 @@ use tokio::time::Instant;
 
 use super::holder::{Holder, Peer};
 
-/// An answer that was not taken for so long, or somewhat longer, is not read.
-pub const UNREAD: Duration = Duration::from_secs(60);
-/// So often a connection is looked at.
+/// A response that made no progress for this long, or somewhat longer, counts as unread.
+pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often each connection is checked for unread responses.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// How finely the beginnings of answers are told apart.
+/// The resolution at which the ages of responses are kept.
 const SLOT_MS: u64 = 5_000;
-/// Beginnings up to the oldest that is not unread, the one that is being filled, and one for an age
-/// that is known as of the last look.
-const SLOTS: usize = UNREAD.as_secs() as usize * 1_000 / SLOT_MS as usize + 3;
+/// One slot for each step of [`UNREAD_TIMEOUT`], one for the step being filled, one for the first
+/// step that counts as unread, and one because the age is that of the last check.
+const SLOTS: usize = UNREAD_TIMEOUT.as_secs() as usize * 1_000 / SLOT_MS as usize + 3;
 
-/// Who sends the request that has these. Nothing where a proxy that is trusted does, and does not
-/// tell for whom.
+/// The peer of the request with these extensions. `None` behind a trusted proxy that does not
+/// report the caller.
 #[must_use]
 pub fn peer_of(extensions: &Extensions) -> Option<Arc<Peer>> {
     let of_connection = |connection: &Arc<Connection>| connection.peer.clone();
     extensions.get().and_then(of_connection).or_else(|| extensions.get().cloned())
 }
 
-/// A connection.
+/// The state of one connection, shared with its requests.
 #[derive(Debug)]
 pub struct Connection {
-    /// The other end.
+    /// The remote address.
     pub addr: SocketAddr,
-    /// What its address holds; nothing where that is of a proxy that is trusted.
+    /// The peer and what its address holds; `None` if it is a trusted proxy.
     pub peer: Option<Arc<Peer>>,
-    born: Instant,
-    /// How old it is, in milliseconds, as of the last look: good enough for what is told by tens of
-    /// seconds, and read in each call.
+    opened_at: Instant,
+    /// The connection's age as of the last check. Precise enough for intervals of tens of seconds,
+    /// and cheap to read in each call. At least 1.
     age_ms: AtomicU64,
     open: AtomicU32,
-    /// How old it was when the last call ended; 0 says that nothing was asked.
+    /// The connection's age when its last call ended; 0 if it had no call yet.
     idle_since_ms: AtomicU64,
-    /// Answers that are being sent, by when they were begun.
-    answers: [AtomicU32; SLOTS],
+    /// Responses being sent, by the slot of their last progress.
+    responses: [AtomicU32; SLOTS],
 }
 
-/// A request on a connection, and its answer.
+/// A request on a connection, and its response.
 #[derive(Debug)]
 pub struct Exchange {
     connection: Arc<Connection>,
-    /// Whether the connection is not idle meanwhile.
-    keeps: bool,
-    /// When its answer was begun, or some of it was last taken.
-    answer: Option<usize>,
+    /// Whether the connection counts as busy (not idle) until this is dropped.
+    is_busy: bool,
+    /// The slot in which its response was begun or last made progress.
+    response_slot: Option<usize>,
 }
 
 impl Connection {
-    /// One that begins now.
+    /// A connection that opens now.
     #[must_use]
     pub fn new(addr: SocketAddr, holder: Option<Arc<Holder>>) -> Self {
         let peer = holder.map(|holder| Arc::new(Peer { ip: addr.ip(), holder }));
-        let answers = std::array::from_fn(|_| AtomicU32::new(0));
-        let (age_ms, idle_since_ms) = (AtomicU64::new(1), AtomicU64::new(0));
+        let responses = std::array::from_fn(|_| AtomicU32::new(0));
         Self {
             addr,
             peer,
-            born: Instant::now(),
-            age_ms,
+            opened_at: Instant::now(),
+            age_ms: AtomicU64::new(1),
             open: AtomicU32::new(0),
-            idle_since_ms,
-            answers,
+            idle_since_ms: AtomicU64::new(0),
+            responses,
         }
     }
 
-    /// For how long no call was open, up to one [`POLL_INTERVAL`] more than that; nothing while one
-    /// is.
+    /// How long the connection has had no open call; may be too long by one [`POLL_INTERVAL`].
+    /// `None` while a call is open.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
-        (self.open.load(Ordering::Relaxed) == 0).then(|| self.born.elapsed().saturating_sub(since))
+        (self.open.load(Ordering::Relaxed) == 0)
+            .then(|| self.opened_at.elapsed().saturating_sub(since))
     }
 
-    /// Whether it was ever asked anything.
+    /// Whether the connection ever had a request.
     #[must_use]
-    pub fn was_asked(&self) -> bool {
+    pub fn had_request(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0 || self.idle_since_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether an answer was not taken for [`UNREAD`]. To be asked once in each [`POLL_INTERVAL`]:
-    /// it keeps the time for the others.
-    pub fn look(&self) -> bool {
+    /// Whether a response made no progress for [`UNREAD_TIMEOUT`]. To be called once in each
+    /// [`POLL_INTERVAL`], because it also updates the age that the other methods use.
+    pub fn check_unread(&self) -> bool {
         self.age_ms.store(
-            u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1),
+            u64::try_from(self.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1),
             Ordering::Relaxed,
         );
-        self.answers[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0
+        self.responses[(self.slot() + 1) % SLOTS].load(Ordering::Relaxed) > 0
     }
 
     fn slot(&self) -> usize {
@@ -109,41 +109,41 @@ impl Connection {
 }
 
 impl Exchange {
-    /// A request has come. Where it keeps the connection, that is not idle until this is dropped.
+    /// Begins with the request. If `is_busy`, the connection is not idle until this is dropped.
     #[must_use]
-    pub fn begin(connection: Arc<Connection>, keeps: bool) -> Self {
-        if keeps {
+    pub fn begin(connection: Arc<Connection>, is_busy: bool) -> Self {
+        if is_busy {
             connection.open.fetch_add(1, Ordering::Relaxed);
         }
-        Self { connection, keeps, answer: None }
+        Self { connection, is_busy, response_slot: None }
     }
 
-    /// From now on its answer is to be read.
-    pub fn answer(&mut self) {
+    /// The response is being sent from now on, and the client should read it.
+    pub fn begin_response(&mut self) {
         let slot = self.connection.slot();
-        self.connection.answers[slot].fetch_add(1, Ordering::Relaxed);
-        self.answer = Some(slot);
+        self.connection.responses[slot].fetch_add(1, Ordering::Relaxed);
+        self.response_slot = Some(slot);
     }
 
-    /// Some of the answer was taken.
-    pub fn was_taken(&mut self) {
+    /// The client has taken part of the response.
+    pub fn record_progress(&mut self) {
         let slot = self.connection.slot();
-        if let Some(before) = self.answer
+        if let Some(before) = self.response_slot
             && before != slot
         {
-            self.answer();
-            self.connection.answers[before].fetch_sub(1, Ordering::Relaxed);
+            self.begin_response();
+            self.connection.responses[before].fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Self { connection, keeps, answer } = self;
-        if let Some(slot) = *answer {
-            connection.answers[slot].fetch_sub(1, Ordering::Relaxed);
+        let Self { connection, is_busy, response_slot } = self;
+        if let Some(slot) = *response_slot {
+            connection.responses[slot].fetch_sub(1, Ordering::Relaxed);
         }
-        if *keeps {
+        if *is_busy {
             connection
                 .idle_since_ms
                 .store(connection.age_ms.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -163,57 +163,57 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_taken_for_a_minute_is_found() {
+    async fn an_answer_without_progress_for_a_minute_is_found() {
         let connection = connection();
-        // Whenever it was begun, and looked at.
+        // Whatever the offset between its beginning and the checks.
         for begun in 0..12_u64 {
-            let mut answer = Exchange::begin(connection.clone(), false);
-            answer.answer();
+            let mut exchange = Exchange::begin(connection.clone(), false);
+            exchange.begin_response();
             for second in 0..55 {
-                assert!(!connection.look(), "{begun}: after {second} s");
+                assert!(!connection.check_unread(), "{begun}: after {second} s");
                 advance(Duration::from_secs(1)).await;
             }
-            // Some of it was taken.
-            answer.was_taken();
-            let taken = Instant::now();
-            while !connection.look() {
+            exchange.record_progress();
+            let progress_at = Instant::now();
+            while !connection.check_unread() {
                 advance(Duration::from_secs(1)).await;
-                assert!(taken.elapsed() < Duration::from_secs(75), "{begun}");
+                assert!(progress_at.elapsed() < Duration::from_secs(75), "{begun}");
             }
             assert!(
-                taken.elapsed() > Duration::from_secs(60),
+                progress_at.elapsed() > Duration::from_secs(60),
                 "{begun}: after {:?}",
-                taken.elapsed()
+                progress_at.elapsed()
             );
-            drop(answer);
-            assert!(!connection.look());
+            drop(exchange);
+            assert!(!connection.check_unread());
             advance(Duration::from_secs(begun)).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_from_the_end_of_its_last_call_on() {
+    async fn a_connection_is_idle_from_the_end_of_its_last_call() {
         let connection = connection();
         advance(Duration::from_secs(3)).await;
         assert_eq!(
-            (connection.idle(), connection.was_asked()),
+            (connection.idle(), connection.had_request()),
             (Some(Duration::from_secs(3)), false)
         );
         let open = || Exchange::begin(connection.clone(), true);
-        let (one, other) = (open(), open());
+        let one = open();
+        let other = open();
         advance(Duration::from_secs(3)).await;
-        connection.look();
+        connection.check_unread();
         drop(one);
-        assert_eq!((connection.idle(), connection.was_asked()), (None, true));
+        assert_eq!((connection.idle(), connection.had_request()), (None, true));
         drop(other);
         advance(Duration::from_secs(5)).await;
         assert_eq!(
-            (connection.idle(), connection.was_asked()),
+            (connection.idle(), connection.had_request()),
             (Some(Duration::from_secs(5)), true)
         );
         drop(open());
-        assert_eq!(connection.idle(), Some(Duration::from_secs(5)), "known to a look");
-        connection.look();
+        assert_eq!(connection.idle(), Some(Duration::from_secs(5)), "as of the last check");
+        connection.check_unread();
         drop(open());
         assert_eq!(connection.idle(), Some(Duration::ZERO));
     }

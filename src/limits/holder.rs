@@ -1,44 +1,45 @@
-//! Who holds, and what: an address that calls come from, or an app. An internal service has no
-//! account of its own; its peer has one.
+//! Who holds resources: an address that calls come from, or an app. An internal service has no
+//! account of its own; what it holds before a call runs counts for its address.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, atomic::AtomicUsize},
 };
 
-/// What there is a bound for.
+/// A resource that is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// A call that runs, or whose answer is being sent.
+    /// A call that runs, or whose response is being sent.
     Call,
-    /// A call whose message has not come whole.
+    /// A call whose message is still being received.
     Message,
-    /// A byte of a message or of an answer.
+    /// A byte of a buffered message or response.
     Byte,
-    /// A stream that anybody may have: of health or reflection.
+    /// A stream of health or reflection, which needs no credentials.
     Stream,
 }
 
-pub(super) const ALL: [Resource; 4] =
+pub(super) const RESOURCES: [Resource; 4] =
     [Resource::Call, Resource::Message, Resource::Byte, Resource::Stream];
 
-/// What one peer address holds, or the admins or the users of one app.
+/// How much one peer address holds, or the admins or the users of one app.
 #[derive(Debug, Default)]
 pub struct Holder {
-    known: [AtomicUsize; ALL.len()],
-    /// Of those who come from this address and are not known.
-    strange: [AtomicUsize; ALL.len()],
-    /// Taken by the one whose turn it is to read on, of the lists that are told whole.
+    authenticated: [AtomicUsize; RESOURCES.len()],
+    /// Held by unauthenticated callers at this address.
+    anonymous: [AtomicUsize; RESOURCES.len()],
+    /// Lock that serializes complete lists: the list that has it reads its next page.
     pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Holder {
-    pub(super) fn of(&self, what: Resource, is_known: bool) -> &AtomicUsize {
-        &(if is_known { &self.known } else { &self.strange })[what as usize]
+    pub(super) fn count(&self, resource: Resource, is_authenticated: bool) -> &AtomicUsize {
+        &(if is_authenticated { &self.authenticated } else { &self.anonymous })[resource as usize]
     }
 }
 
-/// An address, as shares go by: of IPv6 the network of one site.
+/// The unit that address shares are counted by: an IPv4 address, or the /64 network of an IPv6
+/// address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site(IpAddr);
 
@@ -51,17 +52,17 @@ impl From<IpAddr> for Site {
     }
 }
 
-/// Who asks, by the address: that of a connection, or of the caller behind a proxy that is trusted.
+/// The caller's address: that of the connection, or the one that a trusted proxy reports.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// It may be one of several at a site.
+    /// One of possibly several addresses at a site.
     pub ip: IpAddr,
-    /// What it holds.
+    /// What its site holds.
     pub holder: Arc<Holder>,
 }
 
 impl Peer {
-    /// Its share is that of others of the same site.
+    /// The site whose share this peer uses.
     #[must_use]
     pub fn site(&self) -> Site {
         Site::from(self.ip)

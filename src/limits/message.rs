@@ -1,4 +1,4 @@
-//! The body of a request, read whole on the account of its call.
+//! Reads the whole body of a request, counted against the permit of its call.
 
 use std::{
     future::poll_fn,
@@ -13,71 +13,73 @@ use hyper::body::Body;
 use tower::BoxError;
 
 use super::{
-    concurrency::{Permit, SMALL},
+    concurrency::{Permit, SMALL_BYTES},
     holder::Resource,
 };
 use crate::error::Error;
 
-/// Why a message was not read.
+/// Why a body was not read.
 #[derive(Debug)]
-pub enum Unread {
-    /// It has more bytes than it may.
+pub enum ReadError {
+    /// It is longer than the limit.
     TooLarge,
-    /// It has not come in time.
-    Late,
-    /// Others hold what it needs.
+    /// It was not complete within the timeout.
+    TimedOut,
+    /// Other calls hold the bytes that it needs.
     Overloaded(Error),
-    /// The caller has broken it off.
-    Broken(BoxError),
+    /// The connection or the stream failed.
+    Transport(BoxError),
 }
 
-/// The whole of a body of at most so many bytes, which is to come within `timeout`.
-pub async fn whole<B>(
+/// Reads a whole body of at most `max_bytes` within `timeout`.
+pub async fn read_whole<B>(
     body: &mut B,
-    most: usize,
-    held: &mut Permit,
+    max_bytes: usize,
+    permit: &mut Permit,
     timeout: Duration,
-) -> Result<Bytes, Unread>
+) -> Result<Bytes, ReadError>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    if body.size_hint().lower() > most as u64 {
-        return Err(Unread::TooLarge);
+    if body.size_hint().lower() > max_bytes as u64 {
+        return Err(ReadError::TooLarge);
     }
-    let mut reading = Reading { held, most, read: Read::Nothing };
-    // Most messages have come with their head, and need no timer.
-    if let Poll::Ready(read) = poll!(reading.rest(body)) {
-        return read.map(|()| reading.read.bytes());
+    let mut reader = BodyReader { permit, max_bytes, received: Received::Nothing };
+    // Most messages arrive with their head; those need no timer.
+    if let Poll::Ready(read) = poll!(reader.read_to_end(body)) {
+        return read.map(|()| reader.received.into_bytes());
     }
-    reading.held.take(Resource::Message, 1).map_err(Unread::Overloaded)?;
-    let read = tokio::time::timeout(timeout, reading.rest(body)).await;
-    reading.held.give_back(Resource::Message, 1);
-    read.unwrap_or(Err(Unread::Late)).map(|()| reading.read.bytes())
+    reader.permit.acquire(Resource::Message, 1).map_err(ReadError::Overloaded)?;
+    let read = tokio::time::timeout(timeout, reader.read_to_end(body)).await;
+    reader.permit.release(Resource::Message, 1);
+    read.unwrap_or(Err(ReadError::TimedOut)).map(|()| reader.received.into_bytes())
 }
 
-struct Reading<'a> {
-    held: &'a mut Permit,
-    most: usize,
-    read: Read,
+struct BodyReader<'a> {
+    permit: &'a mut Permit,
+    max_bytes: usize,
+    received: Received,
 }
 
-/// What has come.
-enum Read {
+/// What has been received. A body of one frame is not copied.
+enum Received {
     Nothing,
     One(Bytes),
     Several(BytesMut),
 }
 
-impl Reading<'_> {
-    /// Reads on to the end. What was read is kept where this is dropped, and gone on with when it
-    /// is called again.
-    fn rest<B>(&mut self, body: &mut B) -> impl Future<Output = Result<(), Unread>> + Unpin
+impl BodyReader<'_> {
+    /// Reads to the end. Resumes where it was if it is dropped and called again.
+    fn read_to_end<B>(
+        &mut self,
+        body: &mut B,
+    ) -> impl Future<Output = Result<(), ReadError>> + Unpin
     where
         B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
     {
         poll_fn(move |context| {
             while let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) {
-                let frame = frame.map_err(|error| Unread::Broken(error.into()))?;
+                let frame = frame.map_err(|error| ReadError::Transport(error.into()))?;
                 if let Ok(data) = frame.into_data() {
                     self.add(data)?;
                 }
@@ -86,24 +88,24 @@ impl Reading<'_> {
         })
     }
 
-    fn add(&mut self, data: Bytes) -> Result<(), Unread> {
-        // The end of a message often comes in a frame of its own.
+    fn add(&mut self, data: Bytes) -> Result<(), ReadError> {
+        // The end of a message often arrives as an empty frame.
         if data.is_empty() {
             return Ok(());
         }
-        let bytes = self.read.len() + data.len();
-        if bytes > self.most {
-            return Err(Unread::TooLarge);
+        let bytes = self.received.len() + data.len();
+        if bytes > self.max_bytes {
+            return Err(ReadError::TooLarge);
         }
-        if bytes > SMALL {
-            self.held.take(Resource::Byte, data.len()).map_err(Unread::Overloaded)?;
+        if bytes > SMALL_BYTES {
+            self.permit.acquire(Resource::Byte, data.len()).map_err(ReadError::Overloaded)?;
         }
-        self.read.add(data);
+        self.received.add(data);
         Ok(())
     }
 }
 
-impl Read {
+impl Received {
     fn len(&self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -128,7 +130,7 @@ impl Read {
         };
     }
 
-    fn bytes(self) -> Bytes {
+    fn into_bytes(self) -> Bytes {
         match self {
             Self::Nothing => Bytes::new(),
             Self::One(bytes) => bytes,
@@ -147,13 +149,15 @@ mod tests {
 
     async fn read(frames: &[Bytes]) -> Bytes {
         let frames: Vec<_> = frames.iter().cloned().map(Ok::<_, std::io::Error>).collect();
-        let mut held = ConcurrencyLimit::new(8, 1 << 20).open(Account::default());
+        let mut permit = ConcurrencyLimit::new(8, 1 << 20).permit(Account::default());
         let mut body = Whole::from_stream(stream::iter(frames));
-        whole(&mut body, 1 << 20, &mut held, Duration::from_secs(1)).await.unwrap_or_default()
+        read_whole(&mut body, 1 << 20, &mut permit, Duration::from_secs(1))
+            .await
+            .unwrap_or_default()
     }
 
     #[tokio::test]
-    async fn a_message_is_what_its_frames_are_and_one_of_one_frame_is_not_copied() {
+    async fn a_body_of_one_frame_is_not_copied() {
         let [first, second, end] =
             [Bytes::from(vec![1; 3_000]), Bytes::from(vec![2; 9_000]), Bytes::new()];
         let one = read(&[end.clone(), first.clone(), end.clone()]).await;

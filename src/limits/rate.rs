@@ -1,9 +1,9 @@
-//! How often one method may be called in one app, and by one user. Internal services are not
-//! limited: they ask on every message.
+//! Rate limits: how often one method may be called in one app, and how often by one user. Internal
+//! services are not limited, because they ask on every message.
 //!
-//! Users cannot keep admins and staff from their work, nor staff the admins: each have buckets of
-//! their own. What needs the right of a room's staff counts against the staff's bucket when the
-//! right was found, so that whoever lacks it spends what is its own alone.
+//! Admins, staff and other users have separate token buckets, so that users cannot starve admins
+//! and staff, nor staff the admins. A method that needs staff rights counts against the staff's
+//! bucket only after the right was checked, so that a user without it spends only its own bucket.
 
 use std::{
     hash::Hash,
@@ -23,8 +23,8 @@ use crate::{
     error::{Error, Reason},
 };
 
-/// RPCs that users may call where they are staff of the room.
-const OF_STAFF: [&str; 9] = [
+/// RPCs that users may call only as staff of the room.
+const STAFF_METHODS: [&str; 9] = [
     "MuteMembers",
     "UnmuteMembers",
     "BanRoom",
@@ -35,23 +35,22 @@ const OF_STAFF: [&str; 9] = [
     "ListAllowedMembers",
     "ListEvents",
 ];
-/// Buckets of users and of guesses that are kept before those that are full again are forgotten,
-/// once a second.
-const FORGET: usize = 100_000;
-/// Of the tokens issued a second in an app, so many wrong guesses.
-const GUESSES: u32 = 10;
-/// Pieces of history, of 250 events, that an app may have read a second, for each call of one
-/// method that it may make.
-const PIECES: u32 = 4;
-/// Of a client's id, so much tells it from others.
-const MAX_CLIENT: usize = 64;
-const ONE: NonZeroU32 = NonZeroU32::MIN;
-const OF_METHOD: &str = "too many calls of this method in this app";
+/// When a limiter has this many buckets, full ones are evicted, at most once a second.
+const MAX_BUCKETS: usize = 100_000;
+/// Wrong client secrets are limited to one in this many of the tokens that may be issued.
+const TOKENS_PER_GUESS: u32 = 10;
+/// Chunks of history (250 events) that may be read for an app, for each call of one method that the
+/// app may make.
+const CHUNKS_PER_CALL: u32 = 4;
+/// A client id counts by this many of its first characters.
+const MAX_CLIENT_CHARS: usize = 64;
+const ONE_CALL: NonZeroU32 = NonZeroU32::MIN;
+const TOO_MANY_CALLS: &str = "too many calls of this method in this app";
 
-/// Who is counted.
+/// The caller, as rates are counted.
 #[derive(Clone, Copy, Debug)]
-pub enum Rated<'a> {
-    /// An internal service: it is not limited.
+pub enum RateSubject<'a> {
+    /// An internal service, which is not limited.
     Service,
     /// An app's admin.
     Admin,
@@ -63,40 +62,40 @@ pub enum Rated<'a> {
 type Key = (usize, &'static str);
 type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Clock, NoOpMiddleware<Duration>>;
 
-/// Token buckets.
+/// The token buckets of all limits; a limit that is off has none.
 pub struct Limits {
-    /// Of admins.
+    /// Calls of admins, by app and method.
     admins: Option<Limiter<Key>>,
-    /// Of users where they are staff.
+    /// Calls that users make as staff, by app and method.
     staff: Option<Limiter<Key>>,
-    /// Of all users of an app.
+    /// Calls of all users of an app, by app and method.
     users: Option<Limiter<Key>>,
-    /// Of one user, by app: all methods together.
-    user: Option<Limiter<(usize, String)>>,
-    /// Pieces of history that are read for an app: for its users, and not for them.
+    /// Calls of one user of an app, all methods together.
+    one_user: Option<Limiter<(usize, String)>>,
+    /// Chunks of history read in an app, by whether a user asked.
     history: Option<Limiter<(usize, bool)>>,
-    /// Pages after the first of lists that are told whole: as `history`.
+    /// Pages after the first of complete lists, by whether a user asked.
     pages: Option<Limiter<(usize, bool)>>,
-    /// Pieces of history that are read for watches of an app.
-    watched: Option<Limiter<usize>>,
+    /// Chunks of history read for the watches of an app.
+    watch_history: Option<Limiter<usize>>,
     tokens: Option<Limiter<usize>>,
-    guesses: Option<Limiter<Guess>>,
+    guesses: Option<Limiter<GuessKey>>,
     clock: Clock,
-    /// When buckets were last forgotten, in whole seconds.
-    forgot_s: AtomicU64,
+    /// When buckets were last evicted, in whole seconds.
+    evicted_at_s: AtomicU64,
 }
 
-/// Who has guessed, or at what.
+/// What wrong client secrets are counted by.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Guess {
-    From(Site),
-    At(String),
+enum GuessKey {
+    Site(Site),
+    Client(String),
 }
 
-/// Rates a second; 0 is without limit.
+/// Rates per second; 0 means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
-    /// Calls of one method in one app: of admins, as many of staff, and as many of users.
+    /// Calls of one method in one app: this many for admins, for staff and for users each.
     pub calls: u32,
     /// Calls of one user.
     pub user_calls: u32,
@@ -113,7 +112,7 @@ impl clock::Clock for Clock {
 }
 
 impl Limits {
-    /// Limits of these rates.
+    /// Limits with these rates.
     #[must_use]
     pub fn new(rates: Rates, clock: &Clock) -> Self {
         let Rates { calls, user_calls, tokens } = rates;
@@ -121,75 +120,76 @@ impl Limits {
             admins: limiter(calls, clock),
             staff: limiter(calls, clock),
             users: limiter(calls, clock),
-            user: limiter(user_calls, clock),
-            history: limiter(calls.saturating_mul(PIECES), clock),
+            one_user: limiter(user_calls, clock),
+            history: limiter(calls.saturating_mul(CHUNKS_PER_CALL), clock),
             pages: limiter(calls, clock),
-            watched: limiter(calls.saturating_mul(PIECES), clock),
+            watch_history: limiter(calls.saturating_mul(CHUNKS_PER_CALL), clock),
             tokens: limiter(tokens, clock),
-            guesses: limiter(tokens.div_ceil(GUESSES), clock),
+            guesses: limiter(tokens.div_ceil(TOKENS_PER_GUESS), clock),
             clock: clock.clone(),
-            forgot_s: AtomicU64::new(0),
+            evicted_at_s: AtomicU64::new(0),
         }
     }
 
-    /// Counts so many calls that begin together; not more than there may be in a second. Errors:
-    /// RATE_LIMITED; what the app has left is not touched.
+    /// Counts `calls` that begin together, capped at the rate of one second. Errors: RATE_LIMITED;
+    /// for a user's call the user's own bucket may be spent then, the app's is not.
     pub fn calls(
         &self,
         calls: NonZeroU32,
         app: usize,
-        who: Rated<'_>,
+        subject: RateSubject<'_>,
         method: &'static str,
     ) -> Result<(), Error> {
-        match who {
-            Rated::Service => Ok(()),
-            Rated::Admin => self.count(calls, self.admins.as_ref(), (app, method), OF_METHOD),
-            Rated::User(user) => {
+        match subject {
+            RateSubject::Service => Ok(()),
+            RateSubject::Admin => {
+                self.count(calls, self.admins.as_ref(), (app, method), TOO_MANY_CALLS)
+            }
+            RateSubject::User(user) => {
                 self.count(
                     calls,
-                    self.user.as_ref(),
+                    self.one_user.as_ref(),
                     (app, user.to_owned()),
-                    "too many calls of this user",
+                    "too many calls by this user",
                 )?;
-                if OF_STAFF.contains(&method) {
+                if STAFF_METHODS.contains(&method) {
                     Ok(())
                 } else {
-                    self.count(calls, self.users.as_ref(), (app, method), OF_METHOD)
+                    self.count(calls, self.users.as_ref(), (app, method), TOO_MANY_CALLS)
                 }
             }
         }
     }
 
-    /// Counts a call of a user who is permitted to make it as staff of the room. Errors:
-    /// RATE_LIMITED.
+    /// Counts a call that a user is permitted to make as staff of the room. Errors: RATE_LIMITED.
     pub fn staff(&self, app: usize, method: &'static str) -> Result<(), Error> {
-        self.count(ONE, self.staff.as_ref(), (app, method), OF_METHOD)
+        self.count(ONE_CALL, self.staff.as_ref(), (app, method), TOO_MANY_CALLS)
     }
 
-    /// Counts a piece of history that is read: most calls read one, and one that looks for what is
-    /// rare many. Errors: RATE_LIMITED.
-    pub fn history(&self, app: usize, who: Rated<'_>) -> Result<(), Error> {
-        let Some(is_user) = is_user(who) else { return Ok(()) };
+    /// Counts one chunk of history that is read. Most calls read one; a search for rare events
+    /// reads many. Errors: RATE_LIMITED.
+    pub fn history(&self, app: usize, subject: RateSubject<'_>) -> Result<(), Error> {
+        let Some(is_user) = is_user(subject) else { return Ok(()) };
         self.count(
-            ONE,
+            ONE_CALL,
             self.history.as_ref(),
             (app, is_user),
-            "too much of the history is looked through for this app",
+            "too much history is read for this app",
         )
     }
 
-    /// Counts a page after the first of a list that is told whole. Errors: how long to wait for it.
-    pub fn page(&self, app: usize, who: Rated<'_>) -> Result<(), Duration> {
-        let Some(is_user) = is_user(who) else { return Ok(()) };
-        self.wait(self.pages.as_ref(), &(app, is_user))
+    /// Counts a page after the first of a complete list. Errors: how long to wait for it.
+    pub fn page(&self, app: usize, subject: RateSubject<'_>) -> Result<(), Duration> {
+        let Some(is_user) = is_user(subject) else { return Ok(()) };
+        self.check(self.pages.as_ref(), &(app, is_user))
     }
 
-    /// Counts a piece of history that is read for a watch. Errors: how long to wait for it.
-    pub fn watched(&self, app: usize, who: Rated<'_>) -> Result<(), Duration> {
-        is_user(who).map_or(Ok(()), |_| self.wait(self.watched.as_ref(), &app))
+    /// Counts one chunk of history that is read for a watch. Errors: how long to wait for it.
+    pub fn watched(&self, app: usize, subject: RateSubject<'_>) -> Result<(), Duration> {
+        is_user(subject).map_or(Ok(()), |_| self.check(self.watch_history.as_ref(), &app))
     }
 
-    fn wait<K: Clone + Hash + Eq>(
+    fn check<K: Clone + Hash + Eq>(
         &self,
         limiter: Option<&Limiter<K>>,
         key: &K,
@@ -200,26 +200,28 @@ impl Limits {
 
     /// Counts a token issued. Errors: RATE_LIMITED.
     pub fn token(&self, app: usize) -> Result<(), Error> {
-        self.count(ONE, self.tokens.as_ref(), app, "too many tokens are issued in this app")
+        self.count(ONE_CALL, self.tokens.as_ref(), app, "too many tokens are issued for this app")
     }
 
-    /// Counts a wrong guess at the secret of a client, whatever app it was for. Errors:
-    /// RATE_LIMITED.
+    /// Counts a wrong secret of a client, by the client id and by the caller's site, in all apps
+    /// together. Errors: RATE_LIMITED.
     pub fn guess(&self, client: &str, site: Option<Site>) -> Result<(), Error> {
-        const WORDS: &str = "too many wrong secrets";
-        let at = self.count(
-            ONE,
+        const TOO_MANY_GUESSES: &str = "too many attempts with a wrong client secret";
+        let by_client = self.count(
+            ONE_CALL,
             self.guesses.as_ref(),
-            Guess::At(client.chars().take(MAX_CLIENT).collect()),
-            WORDS,
+            GuessKey::Client(client.chars().take(MAX_CLIENT_CHARS).collect()),
+            TOO_MANY_GUESSES,
         );
-        site.map_or(Ok(()), |site| self.count(ONE, self.guesses.as_ref(), Guess::From(site), WORDS))
-            .and(at)
+        site.map_or(Ok(()), |site| {
+            self.count(ONE_CALL, self.guesses.as_ref(), GuessKey::Site(site), TOO_MANY_GUESSES)
+        })
+        .and(by_client)
     }
 
-    fn is_another_second(&self) -> bool {
+    fn is_first_in_second(&self) -> bool {
         let now_s = self.clock.monotonic().as_secs();
-        self.forgot_s.swap(now_s, Ordering::Relaxed) != now_s
+        self.evicted_at_s.swap(now_s, Ordering::Relaxed) != now_s
     }
 
     fn count<K: Clone + Hash + Eq>(
@@ -227,30 +229,30 @@ impl Limits {
         calls: NonZeroU32,
         limiter: Option<&Limiter<K>>,
         key: K,
-        words: &str,
+        message: &str,
     ) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
-        // All of them are looked at.
-        if limiter.len() >= FORGET && self.is_another_second() {
+        // This scans all buckets.
+        if limiter.len() >= MAX_BUCKETS && self.is_first_in_second() {
             limiter.retain_recent();
         }
-        let counted = limiter.check_key_n(&key, calls).or_else(|InsufficientCapacity(all)| {
-            let all = NonZeroU32::new(all).unwrap_or(ONE);
-            limiter.check_key_n(&key, all)
+        let counted = limiter.check_key_n(&key, calls).or_else(|InsufficientCapacity(capacity)| {
+            let capacity = NonZeroU32::new(capacity).unwrap_or(ONE_CALL);
+            limiter.check_key_n(&key, capacity)
         });
         counted.unwrap_or(Ok(())).map_err(|until| {
             let wait = until.wait_time_from(self.clock.monotonic());
-            Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, words) }
+            Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, message) }
         })
     }
 }
 
-/// Nothing for a service, which is not limited.
-fn is_user(who: Rated<'_>) -> Option<bool> {
-    match who {
-        Rated::Service => None,
-        Rated::Admin => Some(false),
-        Rated::User(_) => Some(true),
+/// `None` for a service, which is not limited.
+fn is_user(subject: RateSubject<'_>) -> Option<bool> {
+    match subject {
+        RateSubject::Service => None,
+        RateSubject::Admin => Some(false),
+        RateSubject::User(_) => Some(true),
     }
 }
 
@@ -262,34 +264,40 @@ fn limiter<K: Clone + Hash + Eq>(rate: u32, clock: &Clock) -> Option<Limiter<K>>
 mod tests {
     use super::*;
     #[test]
-    fn a_second_holds_so_many_calls_of_each_app_and_method() {
+    fn the_rate_is_per_second_app_and_method() {
         let clock = Clock::manual(1_700_000_000_000);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
-        assert!((0..100).all(|_| limits.calls(ONE, 0, Rated::Admin, "MuteMembers").is_ok()));
-        let error = limits.calls(ONE, 0, Rated::Admin, "MuteMembers").err();
+        assert!(
+            (0..100).all(|_| limits.calls(ONE_CALL, 0, RateSubject::Admin, "MuteMembers").is_ok())
+        );
+        let error = limits.calls(ONE_CALL, 0, RateSubject::Admin, "MuteMembers").err();
         assert_eq!(error.as_ref().map(|error| error.reason), Some(Reason::RateLimited));
         assert!(
             error
                 .and_then(|error| error.retry_after)
                 .is_some_and(|wait| wait <= Duration::from_millis(10))
         );
-        assert!(limits.calls(ONE, 0, Rated::Admin, "UnmuteMembers").is_ok());
-        assert!(limits.calls(ONE, 1, Rated::Admin, "MuteMembers").is_ok());
+        assert!(limits.calls(ONE_CALL, 0, RateSubject::Admin, "UnmuteMembers").is_ok());
+        assert!(limits.calls(ONE_CALL, 1, RateSubject::Admin, "MuteMembers").is_ok());
         clock.advance(Duration::from_secs(1));
-        assert!((0..100).all(|_| limits.calls(ONE, 0, Rated::Admin, "MuteMembers").is_ok()));
+        assert!(
+            (0..100).all(|_| limits.calls(ONE_CALL, 0, RateSubject::Admin, "MuteMembers").is_ok())
+        );
         assert!((0..3).all(|_| limits.token(0).is_ok()));
         assert!(limits.token(0).is_err());
     }
 
     #[test]
-    fn calls_that_begin_together_are_counted_together_or_not_at_all() {
+    fn a_batch_is_counted_whole_or_not_at_all() {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &clock);
         let count = |calls| {
-            limits.calls(NonZeroU32::new(calls).unwrap(), 0, Rated::Admin, "UpsertClient").is_ok()
+            limits
+                .calls(NonZeroU32::new(calls).unwrap(), 0, RateSubject::Admin, "UpsertClient")
+                .is_ok()
         };
         assert!(count(60) && !count(60) && count(40) && !count(1));
-        // More than there may be in a second take all of one.
+        // A batch above the rate takes a full second.
         clock.advance(Duration::from_millis(500));
         assert!(!count(500));
         clock.advance(Duration::from_millis(500));
@@ -297,18 +305,20 @@ mod tests {
     }
 
     #[test]
-    fn users_spend_what_is_theirs() {
+    fn users_spend_only_their_own_buckets() {
         let limits =
             Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
         let made = |name: &str, method| {
-            (0..50).filter(|_| limits.calls(ONE, 0, Rated::User(name), method).is_ok()).count()
+            (0..50)
+                .filter(|_| limits.calls(ONE_CALL, 0, RateSubject::User(name), method).is_ok())
+                .count()
         };
         assert_eq!(made("one", "CheckSend"), 20);
         assert_eq!(
             ["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(),
             80
         );
-        // What needs the right of staff is no matter of those who only ask.
+        // Attempts at methods of staff do not spend the bucket of users.
         assert_eq!(
             ["7", "8", "9", "10", "11", "12"].map(|name| made(name, "MuteMembers")),
             [20; 6]
@@ -318,38 +328,41 @@ mod tests {
     }
 
     #[test]
-    fn wrong_guesses_spend_nothing_of_those_who_know() {
+    fn wrong_secrets_do_not_spend_the_rate_of_tokens() {
         let limits = Limits::new(Rates { tokens: 30, ..Rates::default() }, &Clock::manual(0));
         let site = Some(Site::from(std::net::IpAddr::from([10, 0, 0, 1])));
         assert_eq!((0..50).filter(|_| limits.guess("client", site).is_ok()).count(), 3);
-        assert!(limits.guess("other", site).is_err(), "of the same address");
+        assert!(limits.guess("other", site).is_err(), "from the same address");
         assert!(limits.guess("client", None).is_err(), "at the same client");
         assert!(limits.guess("another", None).is_ok());
         assert!((0..30).all(|_| limits.token(0).is_ok()));
     }
 
     #[test]
-    fn buckets_that_are_full_again_are_forgotten_once_a_second() {
+    fn full_buckets_are_evicted_once_a_second() {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
         clock.advance(Duration::from_secs(1));
-        let ask = |number: usize| {
-            limits.calls(ONE, 0, Rated::User(&number.to_string()), "CheckSend").unwrap()
+        let call = |number: usize| {
+            limits.calls(ONE_CALL, 0, RateSubject::User(&number.to_string()), "CheckSend").unwrap()
         };
-        let kept = || limits.user.as_ref().map_or(0, Limiter::len);
-        (0..FORGET + 10).for_each(ask);
-        assert_eq!(kept(), FORGET + 10, "all have asked just now");
+        let bucket_count = || limits.one_user.as_ref().map_or(0, Limiter::len);
+        (0..MAX_BUCKETS + 10).for_each(call);
+        assert_eq!(bucket_count(), MAX_BUCKETS + 10, "all have called just now");
         clock.advance(Duration::from_millis(500));
-        ask(FORGET + 10);
-        assert_eq!(kept(), FORGET + 11, "looked at within this second");
+        call(MAX_BUCKETS + 10);
+        assert_eq!(bucket_count(), MAX_BUCKETS + 11, "already scanned within this second");
         clock.advance(Duration::from_millis(600));
-        ask(FORGET + 11);
-        assert!(kept() < 10, "{}", kept());
+        call(MAX_BUCKETS + 11);
+        assert!(bucket_count() < 10, "{}", bucket_count());
     }
 
     #[test]
-    fn zero_is_without_limit() {
+    fn a_rate_of_zero_is_unlimited() {
         let limits = Limits::new(Rates::default(), &Clock::manual(0));
-        assert!((0..10_000).all(|_| limits.calls(ONE, 0, Rated::User("u"), "CheckSend").is_ok()));
+        assert!(
+            (0..10_000)
+                .all(|_| limits.calls(ONE_CALL, 0, RateSubject::User("u"), "CheckSend").is_ok())
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Who is let in at a listener: how many connections there may be, how many of one address, and who
-//! has to go for one who wants to come in.
+//! Admission of connections to a listener: how many there may be, how many from one address, and
+//! which one is evicted to make room for a new one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,29 +16,30 @@ use crate::limits::{
     holder::{Holder, Site},
 };
 
-/// Of a listener that is half full, nobody has more than this part of the connections.
-const SHARE: usize = 4;
-/// A connection on which nothing was open for so long makes room for one that is wanted.
-const IDLE: Duration = Duration::from_secs(60);
-/// The same, of one that has never asked for anything.
-const SILENT: Duration = Duration::from_secs(2);
-/// So often it is looked for who may have to go.
+/// Once a listener is half full, one address may have at most `1 / SHARE_DIVISOR` of its
+/// connections.
+const SHARE_DIVISOR: usize = 4;
+/// A connection without an open call for this long may be evicted.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same, for a connection that never had a request.
+const NO_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often candidates for eviction are collected.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Addresses that hold nothing any more are forgotten when so many, and as many as hold something,
-/// are known.
-const FORGET: usize = 1_000;
+/// Sites that hold nothing are purged when the map is full and has at least this many entries; as
+/// it grows by doubling, that is rare.
+const MIN_PURGE: usize = 1_000;
 
-/// What each address holds, at all listeners.
+/// What each address holds, across all listeners.
 #[derive(Default)]
-pub struct Sites(Mutex<HashMap<Site, Weak<Holder>>>);
+pub struct SiteHolders(Mutex<HashMap<Site, Weak<Holder>>>);
 
-impl Sites {
+impl SiteHolders {
     pub(super) fn holder(&self, site: Site) -> Arc<Holder> {
         let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = holders.get(&site).and_then(Weak::upgrade) {
             return holder;
         }
-        if holders.len() == holders.capacity() && holders.len() >= FORGET {
+        if holders.len() == holders.capacity() && holders.len() >= MIN_PURGE {
             holders.retain(|_, holder| holder.strong_count() > 0);
         }
         let holder = Arc::default();
@@ -47,87 +48,86 @@ impl Sites {
     }
 }
 
-/// One who is inside.
-struct Guest {
+/// A connection that was admitted.
+struct Admitted {
     connection: Arc<Connection>,
-    /// Told to go, because others want to come in.
-    go: Arc<Notify>,
+    /// Notified when the connection is evicted.
+    evict: Arc<Notify>,
     site: Option<Site>,
 }
 
-/// The connections of one listener.
-pub(super) struct Door {
+/// The admitted connections of one listener.
+pub(super) struct Admission {
     max: usize,
-    /// Proxies, behind which are others.
+    /// Trusted proxies, whose connections carry the calls of others.
     trusted: Arc<[IpNet]>,
-    sites: Arc<Sites>,
-    guests: HashMap<u64, Guest>,
+    sites: Arc<SiteHolders>,
+    connections: HashMap<u64, Admitted>,
     by_site: HashMap<Site, usize>,
-    next: u64,
-    /// Those who may be told to go, as they were when it was looked for them, the first of them
-    /// last.
-    idle: Vec<u64>,
-    looked: Option<Instant>,
-    /// Since then no connection was closed for these: addresses with their share, and any that
-    /// would have so many or more. They are not looked for again.
+    last_id: u64,
+    /// Idle connections as of `looked_at`, the first to be evicted last.
+    candidates: Vec<u64>,
+    looked_at: Option<Instant>,
+    /// Sites for which no candidate was found since `looked_at`: those at their share, and any that
+    /// would have at least `refused_from` connections. They are refused without another search.
     refused: HashSet<Site>,
     refused_from: Option<usize>,
 }
 
-impl Door {
-    pub(super) fn new(max: usize, trusted: Arc<[IpNet]>, sites: Arc<Sites>) -> Self {
+impl Admission {
+    pub(super) fn new(max: usize, trusted: Arc<[IpNet]>, sites: Arc<SiteHolders>) -> Self {
         Self {
             max,
             trusted,
             sites,
-            guests: HashMap::new(),
+            connections: HashMap::new(),
             by_site: HashMap::new(),
-            next: 0,
-            idle: Vec::new(),
-            looked: None,
+            last_id: 0,
+            candidates: Vec::new(),
+            looked_at: None,
             refused: HashSet::new(),
             refused_from: None,
         }
     }
 
-    /// Lets a connection in, and answers its number, with what it is told over. Nothing where it
-    /// has to stay outside.
-    pub(super) fn enter(
+    /// Admits a connection. Returns its id, its state and what notifies it of its eviction; `None`
+    /// if there is no room.
+    pub(super) fn admit(
         &mut self,
         addr: SocketAddr,
     ) -> Option<(u64, Arc<Connection>, Arc<Notify>)> {
         let peer = addr.ip().to_canonical();
         let site = (!self.trusted.iter().any(|net| net.contains(&peer))).then(|| Site::from(peer));
-        // One that has its share gives up one of its own; where all places are taken, whoever has
-        // most does.
-        let has_share =
-            self.guests.len() >= self.max / 2 && self.count(site) >= (self.max / SHARE).max(1);
-        if (has_share || self.guests.len() >= self.max) && !self.make_room(site, has_share) {
+        // A site at its share gives up one of its own connections. If the listener is full, the
+        // site with the most connections gives up one.
+        let has_share = self.connections.len() >= self.max / 2
+            && self.count(site) >= (self.max / SHARE_DIVISOR).max(1);
+        if (has_share || self.connections.len() >= self.max) && !self.make_room(site, has_share) {
             return None;
         }
         let connection = Arc::new(Connection::new(addr, site.map(|site| self.sites.holder(site))));
-        let guest = Guest { connection: connection.clone(), go: Arc::default(), site };
-        let go = guest.go.clone();
+        let admitted = Admitted { connection: connection.clone(), evict: Arc::default(), site };
+        let evict = admitted.evict.clone();
         if let Some(site) = site {
             *self.by_site.entry(site).or_default() += 1;
         }
-        self.next += 1;
-        self.guests.insert(self.next, guest);
-        Some((self.next, connection, go))
+        self.last_id += 1;
+        self.connections.insert(self.last_id, admitted);
+        Some((self.last_id, connection, evict))
     }
 
     fn count(&self, site: Option<Site>) -> usize {
         site.and_then(|site| self.by_site.get(&site).copied()).unwrap_or(0)
     }
 
-    /// How many are inside.
-    pub(super) fn guests(&self) -> usize {
-        self.guests.len()
+    /// The number of admitted connections.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.len()
     }
 
-    /// A connection has ended.
-    pub(super) fn leave(&mut self, number: u64) {
-        let Some(Guest { site: Some(site), .. }) = self.guests.remove(&number) else { return };
+    /// Removes a connection that has ended.
+    pub(super) fn remove(&mut self, id: u64) {
+        let Some(Admitted { site: Some(site), .. }) = self.connections.remove(&id) else { return };
         if let Some(count) = self.by_site.get_mut(&site) {
             *count -= 1;
             if *count == 0 {
@@ -136,68 +136,72 @@ impl Door {
         }
     }
 
-    /// Tells one to go for one of this address, of its own or of any: who has never asked for
-    /// anything before who has, of the address that has most, the longest idle.
-    fn make_room(&mut self, site: Option<Site>, of_its_own: bool) -> bool {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= RETRY_DELAY) {
-            self.looked = Some(Instant::now());
-            self.look();
+    /// Evicts a connection for a new one of `site`, either one of the same site only or any.
+    /// Connections without a request go first, then those of the site with the most connections,
+    /// then the longest idle.
+    fn make_room(&mut self, site: Option<Site>, own_only: bool) -> bool {
+        if self.looked_at.is_none_or(|looked_at| looked_at.elapsed() >= RETRY_DELAY) {
+            self.looked_at = Some(Instant::now());
+            self.find_candidates();
         }
-        let own = site.filter(|_| of_its_own);
-        // Nobody knows how many are behind a proxy.
-        let would_have = site.map_or(usize::MAX, |site| self.count(Some(site)) + 1);
+        let own = site.filter(|_| own_only);
+        // A proxy may carry any number of callers.
+        let count_after = site.map_or(usize::MAX, |site| self.count(Some(site)) + 1);
         if own.is_some_and(|own| self.refused.contains(&own))
-            || own.is_none() && self.refused_from.is_some_and(|from| would_have >= from)
+            || own.is_none() && self.refused_from.is_some_and(|from| count_after >= from)
         {
             return false;
         }
-        let Some(number) = self.take_idle(own, would_have) else {
+        let Some(id) = self.take_candidate(own, count_after) else {
             match own {
                 Some(own) => drop(self.refused.insert(own)),
-                None => self.refused_from = Some(would_have),
+                None => self.refused_from = Some(count_after),
             }
             return false;
         };
-        if let Some(guest) = self.guests.get(&number) {
-            guest.go.notify_one();
+        if let Some(admitted) = self.connections.get(&id) {
+            admitted.evict.notify_one();
         }
-        self.leave(number);
+        self.remove(id);
         true
     }
 
-    /// One of those who were idle, and still are: for long, or of an address that has more than the
-    /// one that wants to come in would have. Of this address alone, where there is one.
-    fn take_idle(&mut self, own: Option<Site>, would_have: usize) -> Option<u64> {
-        let may_go = |guest: &Guest| match own {
-            Some(own) => guest.site == Some(own) && is_idle(guest),
+    /// Takes a candidate that is still idle: for its timeout, or of a site with more connections
+    /// than the new one's site would have. Only of the site `own`, if given.
+    fn take_candidate(&mut self, own: Option<Site>, count_after: usize) -> Option<u64> {
+        let is_evictable = |admitted: &Admitted| match own {
+            Some(own) => admitted.site == Some(own) && is_long_idle(&admitted.connection),
             None => {
-                is_idle(guest)
-                    || self.count(guest.site) > would_have && guest.connection.idle().is_some()
+                is_long_idle(&admitted.connection)
+                    || self.count(admitted.site) > count_after
+                        && admitted.connection.idle().is_some()
             }
         };
-        let at =
-            self.idle.iter().rposition(|number| self.guests.get(number).is_some_and(may_go))?;
-        Some(self.idle.remove(at))
+        let position = self
+            .candidates
+            .iter()
+            .rposition(|id| self.connections.get(id).is_some_and(is_evictable))?;
+        Some(self.candidates.remove(position))
     }
 
-    /// Finds those who may be told to go, the first of them last.
-    fn look(&mut self) {
-        let rank = |(number, guest): (&u64, &Guest)| {
-            let idle = guest.connection.idle()?;
-            Some((!guest.connection.was_asked(), self.count(guest.site), idle, *number))
+    /// Collects the idle connections, the first to be evicted last.
+    fn find_candidates(&mut self) {
+        let rank = |(id, Admitted { connection, site, .. }): (&u64, &Admitted)| {
+            let idle = connection.idle()?;
+            Some((!connection.had_request(), self.count(*site), idle, *id))
         };
-        let mut idle: Vec<_> = self.guests.iter().filter_map(rank).collect();
+        let mut idle: Vec<_> = self.connections.iter().filter_map(rank).collect();
         idle.sort_unstable();
-        self.idle = idle.into_iter().map(|(.., number)| number).collect();
+        self.candidates = idle.into_iter().map(|(.., id)| id).collect();
         self.refused.clear();
         self.refused_from = None;
     }
 }
 
-/// For long.
-fn is_idle(guest: &Guest) -> bool {
-    let longest = if guest.connection.was_asked() { IDLE } else { SILENT };
-    guest.connection.idle().is_some_and(|idle| idle >= longest)
+/// Whether the connection has been idle for its timeout.
+fn is_long_idle(connection: &Connection) -> bool {
+    let timeout = if connection.had_request() { IDLE_TIMEOUT } else { NO_REQUEST_TIMEOUT };
+    connection.idle().is_some_and(|idle| idle >= timeout)
 }
 
 #[cfg(test)]
@@ -216,41 +220,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn room_is_made_again_and_again_whoever_was_idle_before() {
-        let mut door = Door::new(4, Arc::default(), Arc::default());
-        let first: Vec<_> = (1..5).map(|site| door.enter(addr(site)).unwrap()).collect();
-        assert!(door.enter(addr(5)).is_none(), "they have only come");
-        advance(SILENT).await;
-        assert!(door.enter(addr(5)).is_some());
-        // All who were found idle with that one have begun a call.
+    async fn idle_connections_make_room_again_and_again() {
+        let mut admission = Admission::new(4, Arc::default(), Arc::default());
+        let first: Vec<_> = (1..5).map(|site| admission.admit(addr(site)).unwrap()).collect();
+        assert!(admission.admit(addr(5)).is_none(), "all of them are new");
+        advance(NO_REQUEST_TIMEOUT).await;
+        assert!(admission.admit(addr(5)).is_some());
+        // All former candidates have begun a call.
         let open: Vec<_> = first.iter().map(|(_, connection, _)| open(connection)).collect();
-        advance(SILENT).await;
-        assert!(door.enter(addr(6)).is_some(), "the one that came last is idle now");
-        assert!(door.enter(addr(7)).is_none());
+        advance(NO_REQUEST_TIMEOUT).await;
+        assert!(admission.admit(addr(6)).is_some(), "the latest one is idle now");
+        assert!(admission.admit(addr(7)).is_none());
         drop(open);
-        advance(IDLE).await;
-        assert!((7..11).all(|site| door.enter(addr(site)).is_some()));
-        assert_eq!(door.guests(), 4);
+        advance(IDLE_TIMEOUT).await;
+        assert!((7..11).all(|site| admission.admit(addr(site)).is_some()));
+        assert_eq!(admission.connections(), 4);
     }
+
     #[tokio::test(start_paused = true)]
     async fn no_three_addresses_keep_a_fourth_out() {
-        for is_asked in [false, true] {
-            let mut door = Door::new(40, Arc::default(), Arc::default());
-            let mut fill = |site, of| {
-                (0..of)
-                    .filter_map(|_| door.enter(addr(site)))
-                    .inspect(|(_, connection, _)| drop(is_asked.then(|| open(connection))))
+        for has_request in [false, true] {
+            let mut admission = Admission::new(40, Arc::default(), Arc::default());
+            let mut fill = |site, attempts| {
+                (0..attempts)
+                    .filter_map(|_| admission.admit(addr(site)))
+                    .inspect(|(_, connection, _)| drop(has_request.then(|| open(connection))))
                     .count()
             };
             assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [20, 10, 10]);
-            // As many as would leave it with no more than they have.
-            assert_eq!(fill(4, 40), 10, "{is_asked}");
+            // Until it would have more than they have.
+            assert_eq!(fill(4, 40), 10, "{has_request}");
             assert_eq!([fill(1, 40), fill(2, 40), fill(3, 40)], [0, 0, 0], "each has its share");
-            // Those who come next leave none with less than they have.
+            // A fifth address leaves none with fewer than its own.
             let fifth = fill(5, 40);
             assert!((5..=8).contains(&fifth), "{fifth}");
             let counts: Vec<_> =
-                (1..6).map(|site| door.count(Some(addr(site).ip().into()))).collect();
+                (1..6).map(|site| admission.count(Some(addr(site).ip().into()))).collect();
             assert!(
                 counts.iter().all(|count| (5..=10).contains(count))
                     && counts.iter().sum::<usize>() == 40,
@@ -260,27 +265,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_proxy_takes_nobodys_place_and_gives_up_none_but_what_is_idle_for_long() {
-        let mut door = Door::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
-        let mut fill = |site, of| {
-            (0..of)
-                .filter_map(|_| door.enter(addr(site)))
+    async fn proxies_evict_and_yield_only_long_idle_connections() {
+        let mut admission =
+            Admission::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
+        let mut fill = |site, attempts| {
+            (0..attempts)
+                .filter_map(|_| admission.admit(addr(site)))
                 .inspect(|(_, connection, _)| drop(open(connection)))
                 .count()
         };
         assert_eq!([fill(1, 10), fill(9, 40), fill(1, 1), fill(2, 40)], [10, 30, 0, 5]);
-        advance(IDLE + SILENT).await;
-        assert!(door.enter(addr(9)).is_some() && door.enter(addr(3)).is_some());
+        advance(IDLE_TIMEOUT + NO_REQUEST_TIMEOUT).await;
+        assert!(admission.admit(addr(9)).is_some() && admission.admit(addr(3)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_begun_to_ask_is_idle_no_more() {
-        let mut door = Door::new(4, Arc::default(), Arc::default());
-        let first: Vec<_> = (1..5).map(|site| door.enter(addr(site)).unwrap()).collect();
-        advance(SILENT).await;
-        assert!(door.enter(addr(5)).is_some(), "all of them were silent");
-        // Asked since it was looked for them.
+    async fn a_connection_with_a_request_is_not_idle() {
+        let mut admission = Admission::new(4, Arc::default(), Arc::default());
+        let first: Vec<_> = (1..5).map(|site| admission.admit(addr(site)).unwrap()).collect();
+        advance(NO_REQUEST_TIMEOUT).await;
+        assert!(admission.admit(addr(5)).is_some(), "all of them were silent");
+        // Requests since the candidates were collected.
         first.iter().for_each(|(_, connection, _)| drop(open(connection)));
-        assert!(door.enter(addr(6)).is_none());
+        assert!(admission.admit(addr(6)).is_none());
     }
 }

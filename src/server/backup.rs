@@ -1,10 +1,10 @@
 //! `GET /backup` on the admin listener: all records of one revision, streamed while the service
-//! goes on. For a service with the scope `admin` in all apps, one at a time.
+//! keeps running. It needs a service with the scope `admin` in all apps. One backup runs at a time.
 //!
-//! A snapshot holds up no commits, but keeps in memory what they overwrite. So it is read by a task
-//! of its own, a few pieces ahead of the reader; a reader that hangs up ends it at once, one that
-//! does not keep up is cut, and so is every one when the service stops. Whoever was cut has a body
-//! that does not end as it should, and a file without an end.
+//! A snapshot does not block commits, but keeps what they overwrite in memory. So it is read by its
+//! own task, a few chunks ahead of the client. The task ends at once if the client hangs up, if the
+//! client is too slow, or if the service stops. The body of an aborted backup ends with an error,
+//! and its file has no end marker.
 
 use std::{
     io,
@@ -34,26 +34,26 @@ use crate::{
     transfer,
 };
 
-/// Pieces read ahead.
-const AHEAD: usize = 4;
-const READER_TIMEOUT: ReaderTimeout =
-    ReaderTimeout { piece: Duration::from_secs(30), bytes_per_s: 1 << 20 };
+/// The number of chunks that are read ahead of the client.
+const CHUNKS_AHEAD: usize = 4;
+const DEFAULT_TIMEOUT: ReaderTimeout =
+    ReaderTimeout { chunk: Duration::from_secs(30), bytes_per_s: 1 << 20 };
 
-/// How slow a reader may be.
+/// How slow a client may be.
 #[derive(Clone, Copy)]
 struct ReaderTimeout {
-    /// For one piece, and to begin with for the whole.
-    piece: Duration,
-    /// What the whole is to keep up with. A disk or a network does a hundred times as much.
+    /// The time for one chunk. It is also the initial budget for the whole backup.
+    chunk: Duration,
+    /// The minimum rate of the whole backup. A disk or a network is about a hundred times as fast.
     bytes_per_s: u64,
 }
 
 impl ReaderTimeout {
-    /// For how long the reader may let the next piece wait, after so long that it has let others
-    /// wait.
-    fn left(self, waited: Duration, sent_bytes: u64) -> Duration {
-        let whole = self.piece + Duration::from_secs(sent_bytes / self.bytes_per_s);
-        whole.saturating_sub(waited).min(self.piece)
+    /// How long the client may take for the next chunk, after waiting `waited` for the previous
+    /// ones.
+    fn remaining(self, waited: Duration, sent_bytes: u64) -> Duration {
+        let whole = self.chunk + Duration::from_secs(sent_bytes / self.bytes_per_s);
+        whole.saturating_sub(waited).min(self.chunk)
     }
 }
 
@@ -62,99 +62,102 @@ struct Backups {
     service: Arc<Service>,
     access: Arc<Access>,
     stopping: Stop,
-    /// One at a time.
-    turn: Arc<Semaphore>,
+    /// Held by the one running backup.
+    semaphore: Arc<Semaphore>,
 }
 
-/// The path, for a service that runs.
+/// The route of the backup.
 pub(super) fn routes(service: Arc<Service>, access: Arc<Access>, stopping: Stop) -> Router {
-    let backups = Backups { service, access, stopping, turn: Arc::new(Semaphore::new(1)) };
-    Router::new().route("/backup", get(answer)).with_state(backups)
+    let backups = Backups { service, access, stopping, semaphore: Arc::new(Semaphore::new(1)) };
+    Router::new().route("/backup", get(handle)).with_state(backups)
 }
 
-async fn answer(State(backups): State<Backups>, headers: HeaderMap) -> Response {
-    match begin(backups, &headers).await {
+async fn handle(State(backups): State<Backups>, headers: HeaderMap) -> Response {
+    match start(backups, &headers).await {
         Ok(body) => ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response(),
         Err(error) => refuse(&error),
     }
 }
 
-/// Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while another one runs,
-/// STORE_UNAVAILABLE.
-async fn begin(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
-    let Backups { service, access, stopping, turn } = backups;
+/// Starts a backup. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED, RATE_LIMITED while
+/// another one runs, STORE_UNAVAILABLE.
+async fn start(backups: Backups, headers: &HeaderMap) -> Result<Body, Error> {
+    let Backups { service, access, stopping, semaphore } = backups;
     let principal = access.principal(headers, None)?;
     if !may_back_up(&principal) {
         return Err(Error::new(
             Reason::PermissionDenied,
-            "a backup is for a service with the scope \"admin\" and the apps [\"*\"]",
+            "a backup needs a service with the scope \"admin\" and the apps [\"*\"]",
         ));
     }
     let retry_after = Some(Duration::from_secs(10));
     let busy = || Error {
         retry_after,
-        ..Error::new(Reason::RateLimited, "another backup is being taken; try again")
+        ..Error::new(Reason::RateLimited, "another backup is running; try again later")
     };
-    let turn = turn.try_acquire_owned().map_err(|_| busy())?;
+    let permit = semaphore.try_acquire_owned().map_err(|_| busy())?;
     let snapshot = service.store.snapshot().await?;
-    tracing::info!(revision = snapshot.revision, by = principal.actor(), "a backup is being taken");
-    let pieces = transfer::backup::bytes(snapshot, service.clock.now_ms());
-    Ok(Body::from_stream(pump(pieces, turn, stopping, READER_TIMEOUT)))
+    tracing::info!(revision = snapshot.revision, by = principal.actor(), "a backup has started");
+    let chunks = transfer::backup::bytes(snapshot, service.clock.now_ms());
+    Ok(Body::from_stream(pump(chunks, permit, stopping, DEFAULT_TIMEOUT)))
 }
 
-/// The pieces as a body, read by a task that does not depend on who reads the body.
+/// The chunks as a body. They are read by a task that does not depend on when the body is polled.
 fn pump(
-    pieces: impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static,
-    turn: OwnedSemaphorePermit,
+    chunks: impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static,
+    permit: OwnedSemaphorePermit,
     stopping: Stop,
     timeout: ReaderTimeout,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    let (send, sent) = mpsc::channel(AHEAD);
-    let (tell_end, end) = oneshot::channel();
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let (end_sender, end_receiver) = oneshot::channel();
     tokio::spawn(async move {
-        match forward(pieces, send, stopping, timeout).await {
+        match forward(chunks, sender, stopping, timeout).await {
             Ok(bytes) => {
-                tracing::info!(bytes, "the backup is taken");
-                let _ = tell_end.send(());
+                tracing::info!(bytes, "the backup is complete");
+                let _ = end_sender.send(());
             }
-            Err(why) => tracing::warn!(why, "the backup was cut"),
+            Err(reason) => tracing::warn!(why = reason, "the backup was aborted"),
         }
-        drop(turn);
+        drop(permit);
     });
-    // Without the word that it has ended, the body must not look like a whole one.
-    let end = stream::once(end)
-        .filter_map(async |end| end.err().map(|_| Err(io::Error::other("the backup was cut"))));
-    ReceiverStream::new(sent).map(Ok).chain(end)
+    // If the task did not complete, the body must end with an error.
+    let end = stream::once(end_receiver)
+        .filter_map(async |end| end.err().map(|_| Err(io::Error::other("the backup was aborted"))));
+    ReceiverStream::new(receiver).map(Ok).chain(end)
 }
 
-/// Answers how many bytes it were. Errors: why it was cut.
+/// Returns the number of bytes sent. Errors: why the backup was aborted.
 async fn forward(
-    pieces: impl Stream<Item = Result<Vec<u8>, StoreError>>,
+    chunks: impl Stream<Item = Result<Vec<u8>, StoreError>>,
     to: mpsc::Sender<Bytes>,
     mut stopping: Stop,
     timeout: ReaderTimeout,
 ) -> Result<u64, String> {
-    let (mut pieces, mut sent_bytes, mut waited) = (std::pin::pin!(pieces), 0, Duration::ZERO);
-    while let Some(piece) = pieces.next().await {
-        let piece = Bytes::from(piece.map_err(|error| error.to_string())?);
-        sent_bytes += piece.len() as u64;
-        let (left, since) = (timeout.left(waited, sent_bytes), Instant::now());
+    let mut chunks = std::pin::pin!(chunks);
+    let mut sent_bytes = 0;
+    let mut waited = Duration::ZERO;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = Bytes::from(chunk.map_err(|error| error.to_string())?);
+        sent_bytes += chunk.len() as u64;
+        let remaining = timeout.remaining(waited, sent_bytes);
+        let started = Instant::now();
         tokio::select! {
-            sent = tokio::time::timeout(left, to.send(piece)) => match sent {
+            sent = tokio::time::timeout(remaining, to.send(chunk)) => match sent {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err("its reader has hung up".to_owned()),
-                Err(_) => return Err(format!("its reader was too slow, after {sent_bytes} bytes")),
+                Ok(Err(_)) => return Err("the client hung up".to_owned()),
+                Err(_) => return Err(format!("the client was too slow, after {sent_bytes} bytes")),
             },
-            _ = stopping.wait_for(|stopping| *stopping) => return Err("the service is being stopped".to_owned()),
+            _ = stopping.wait_for(|stopping| *stopping) => return Err("the service is stopping".to_owned()),
         }
-        waited += since.elapsed();
+        waited += started.elapsed();
     }
     Ok(sent_bytes)
 }
 
 fn refuse(error: &Error) -> Response {
     if let Some(cause) = &error.cause {
-        tracing::error!(reason = error.reason.as_str(), cause, "a backup has failed");
+        tracing::error!(reason = error.reason.as_str(), cause, "a backup failed");
     }
     let body = json!({ "reason": error.reason.as_str(), "message": error.message });
     let mut response = (status(error.reason), Json(body)).into_response();
@@ -197,18 +200,18 @@ mod tests {
 
     use super::*;
 
-    /// More pieces than are read ahead, and whether they are still held.
-    fn pieces() -> (impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static, Arc<()>) {
-        let held = Arc::new(());
-        let of_stream = held.clone();
-        let piece = move || {
-            let _held = &of_stream;
+    /// More chunks than are read ahead, and a token whose count shows whether they still exist.
+    fn chunks() -> (impl Stream<Item = Result<Vec<u8>, StoreError>> + Send + 'static, Arc<()>) {
+        let token = Arc::new(());
+        let token_of_stream = token.clone();
+        let chunk = move || {
+            let _held = &token_of_stream;
             Ok(vec![0; 1_024])
         };
-        (stream::repeat_with(piece).take(100), held)
+        (stream::repeat_with(chunk).take(100), token)
     }
 
-    async fn turn(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         tokio::time::timeout(Duration::from_secs(20), semaphore.clone().acquire_owned())
             .await
             .unwrap()
@@ -216,44 +219,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_stalls_hangs_up_or_is_in_the_way_of_a_stop_holds_nothing() {
+    async fn an_aborted_backup_releases_its_snapshot() {
         let semaphore = Arc::new(Semaphore::new(1));
-        let (tell, stopping) = watch::channel(false);
-        let slow = ReaderTimeout { piece: Duration::from_millis(20), ..READER_TIMEOUT };
-        let day = ReaderTimeout { piece: Duration::from_secs(86_400), ..READER_TIMEOUT };
-        // Reads nothing: it is cut, and finds that out when it reads on.
-        let (stream, held) = pieces();
-        let body = pump(stream, turn(&semaphore).await, stopping.clone(), slow);
-        drop(turn(&semaphore).await);
-        assert_eq!(Arc::strong_count(&held), 1);
+        let (stop_sender, stopping) = watch::channel(false);
+        let slow = ReaderTimeout { chunk: Duration::from_millis(20), ..DEFAULT_TIMEOUT };
+        let day = ReaderTimeout { chunk: Duration::from_secs(86_400), ..DEFAULT_TIMEOUT };
+        // The client reads nothing: the backup is aborted, and a later read shows it.
+        let (stream, token) = chunks();
+        let body = pump(stream, permit(&semaphore).await, stopping.clone(), slow);
+        drop(permit(&semaphore).await);
+        assert_eq!(Arc::strong_count(&token), 1);
         let read: Vec<_> = body.collect().await;
         assert_eq!(
             read.iter().map(Result::is_ok).collect::<Vec<_>>(),
             [true, true, true, true, false]
         );
-        // Hangs up.
-        let (stream, held) = pieces();
-        let mut body = Box::pin(pump(stream, turn(&semaphore).await, stopping.clone(), day));
+        // The client hangs up.
+        let (stream, token) = chunks();
+        let mut body = Box::pin(pump(stream, permit(&semaphore).await, stopping.clone(), day));
         assert!(body.next().await.unwrap().is_ok());
         drop(body);
-        drop(turn(&semaphore).await);
-        assert_eq!(Arc::strong_count(&held), 1);
+        drop(permit(&semaphore).await);
+        assert_eq!(Arc::strong_count(&token), 1);
         // The service stops.
-        let (stream, held) = pieces();
-        let _body = pump(stream, turn(&semaphore).await, stopping, day);
-        tell.send_replace(true);
-        drop(turn(&semaphore).await);
-        assert_eq!(Arc::strong_count(&held), 1);
+        let (stream, token) = chunks();
+        let _body = pump(stream, permit(&semaphore).await, stopping, day);
+        stop_sender.send_replace(true);
+        drop(permit(&semaphore).await);
+        assert_eq!(Arc::strong_count(&token), 1);
     }
 
     #[test]
-    fn a_piece_has_half_a_minute_and_the_whole_a_second_more_for_each_mebibyte() {
-        let left = |elapsed_s, sent_bytes| {
-            READER_TIMEOUT.left(Duration::from_secs(elapsed_s), sent_bytes).as_secs()
+    fn the_time_budget_grows_with_the_bytes_sent() {
+        let remaining = |elapsed_s, sent_bytes| {
+            DEFAULT_TIMEOUT.remaining(Duration::from_secs(elapsed_s), sent_bytes).as_secs()
         };
-        assert_eq!(left(0, 0), 30);
-        assert_eq!(left(0, 1 << 30), 30);
-        assert_eq!(left(1_040, 1 << 30), 14);
-        assert_eq!(left(2_000, 1 << 30), 0);
+        assert_eq!(remaining(0, 0), 30);
+        assert_eq!(remaining(0, 1 << 30), 30);
+        assert_eq!(remaining(1_040, 1 << 30), 14);
+        assert_eq!(remaining(2_000, 1 << 30), 0);
     }
 }

@@ -1,10 +1,10 @@
-//! Around every RPC: who may begin one, how many run, for how long one may, how each has ended, and
-//! who follows it.
+//! Middleware around every RPC: it checks credentials, limits concurrency, sets the deadline,
+//! counts the outcome and traces the call.
 //!
-//! Whoever is not known is refused by the head alone. Then the message has to come whole, and only
-//! then the call takes a place among those that run, until its answer is taken. Watches count until
-//! they have begun: the hub sees to what comes after. A call without a deadline of its own
-//! (`grpc-timeout`) has one of ours.
+//! A caller without a valid credential is refused on the head alone. Then the whole message must
+//! arrive. Only then does the call take a slot among the running calls, which it keeps until its
+//! response is sent. A watch keeps its slot only until it has begun; after that it counts among the
+//! hub's watches. A call without a deadline (`grpc-timeout`) gets the default one.
 
 use std::{
     convert::Infallible,
@@ -27,56 +27,56 @@ use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
     limits::{
+        body::{CallGuard, CountedBody},
         concurrency::{ConcurrencyLimit, MAX_DEADLINE, MESSAGE_TIMEOUT},
         connection::{Connection, Exchange},
         holder::Resource,
-        sent::{Carried, Sent},
     },
     telemetry::{
         metrics::{METRICS, Method},
-        traces::Followed,
+        traces::CallTrace,
     },
 };
 
-/// Where those who have no credentials yet get one.
+/// The service where callers without credentials get a token.
 const TOKENS: &str = "/mute.v1.TokenService/";
 
-// As they are looked for in each call: text would be read as a name each time.
+// Parsed once, because each call looks them up.
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The layer.
+/// The middleware as a tower layer.
 #[derive(Clone)]
-pub(super) struct Calls(pub(super) Arc<ConcurrencyLimit>);
+pub(super) struct CallLayer(pub(super) Arc<ConcurrencyLimit>);
 
-impl<S> Layer<S> for Calls {
-    type Service = CallMiddleware<S>;
+impl<Inner> Layer<Inner> for CallLayer {
+    type Service = CallMiddleware<Inner>;
 
-    fn layer(&self, inner: S) -> CallMiddleware<S> {
-        CallMiddleware { inner, load: self.0.clone() }
+    fn layer(&self, inner: Inner) -> CallMiddleware<Inner> {
+        CallMiddleware { inner, limit: self.0.clone() }
     }
 }
 
 #[derive(Clone)]
-pub(super) struct CallMiddleware<S> {
-    inner: S,
-    load: Arc<ConcurrencyLimit>,
+pub(super) struct CallMiddleware<Inner> {
+    inner: Inner,
+    limit: Arc<ConcurrencyLimit>,
 }
 
-impl<S, Q, A> Service<Request<Q>> for CallMiddleware<S>
+impl<Inner, ReqBody, ResBody> Service<Request<ReqBody>> for CallMiddleware<Inner>
 where
-    S: Service<
-            Request<Message<Q>>,
-            Response = Response<A>,
+    Inner: Service<
+            Request<Message<ReqBody>>,
+            Response = Response<ResBody>,
             Error = Infallible,
             Future: Send + Unpin,
         > + Clone
         + Send
         + 'static,
-    Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
-    A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + Send + 'static,
+    ReqBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + Send + 'static,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + Send + 'static,
 {
-    type Response = Response<Sent<A>>;
+    type Response = Response<CountedBody<ResBody>>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -84,28 +84,29 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut call = CallMetrics::begin(METRICS.method(request.uri().path()), &request);
-        if let Err(refused) = known(call.method, &request) {
-            call.end(refused.code());
-            return Box::pin(std::future::ready(Ok(refused.into_http())));
+        if let Err(refusal) = require_credentials(call.method, &request) {
+            call.end(refusal.code());
+            return Box::pin(std::future::ready(Ok(refusal.into_http())));
         }
         let account = Caller::take_account(request.extensions_mut());
         let connection = request.extensions_mut().remove::<Arc<Connection>>();
-        // What anybody may hold open, such as a watch of the health, keeps no connection.
-        let carried = Carried::begin(&self.load, account, connection, call.method.is_ours);
-        let followed = call.followed.clone();
+        // A stream that needs no credentials, such as a watch of the health, does not keep its
+        // connection busy.
+        let guard = CallGuard::begin(&self.limit, account, connection, call.method.is_ours);
+        let trace = call.trace.clone();
         let (head, body) = request.into_parts();
-        let answered = answered(self.inner.clone(), head, body, call, carried);
-        match followed {
-            None => Box::pin(answered),
-            Some(followed) => Box::pin(async move { followed.around(answered).await }),
+        let response = respond(self.inner.clone(), head, body, call, guard);
+        match trace {
+            None => Box::pin(response),
+            Some(trace) => Box::pin(async move { trace.run(response).await }),
         }
     }
 }
 
-/// Errors: why the caller is not known, where it has to be.
-fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
+/// Errors: why the credentials are invalid, if the method needs any.
+fn require_credentials<ReqBody>(method: &Method, request: &Request<ReqBody>) -> Result<(), Status> {
     let is_open = !method.is_ours || request.uri().path().starts_with(TOKENS);
     match request.extensions().get::<Caller>() {
         Some(Caller { principal: Err(error), .. }) if !is_open => Err(error.clone().into()),
@@ -113,126 +114,130 @@ fn known<Q>(method: &Method, request: &Request<Q>) -> Result<(), Status> {
     }
 }
 
-/// A stream that need not be known to anybody, and stays open: it is not to keep those out who ask
-/// for a token.
-fn is_for_anybody(path: &str) -> bool {
+/// Whether this is a long stream that needs no credentials. It has a limit of its own, so that it
+/// cannot keep out callers who request a token.
+fn is_unauthenticated_stream(path: &str) -> bool {
     path == "/grpc.health.v1.Health/Watch" || path.starts_with("/grpc.reflection.")
 }
 
-/// The answer to a call.
+/// The response to a call.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` has room for each argument twice, and this is made and moved in each call"
 )]
-fn answered<S, Q, A>(
-    mut inner: S,
+fn respond<Inner, ReqBody, ResBody>(
+    mut inner: Inner,
     head: Parts,
-    mut body: Q,
+    mut body: ReqBody,
     mut call: CallMetrics,
-    mut carried: Carried,
-) -> impl Future<Output = Result<Response<Sent<A>>, Infallible>>
+    mut guard: CallGuard,
+) -> impl Future<Output = Result<Response<CountedBody<ResBody>>, Infallible>>
 where
-    S: Service<Request<Message<Q>>, Response = Response<A>, Error = Infallible, Future: Unpin>,
-    Q: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-    A: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin,
+    Inner: Service<
+            Request<Message<ReqBody>>,
+            Response = Response<ResBody>,
+            Error = Infallible,
+            Future: Unpin,
+        >,
+    ReqBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin,
 {
     async move {
         let deadline = deadline(&head.headers);
-        // The others are read as they come: health's watch and reflection.
-        let has_one = call.method.is_ours || head.uri.path() == message::HEALTH;
-        let message = match &mut carried.held {
-            Some(held) if has_one => {
-                let whole =
-                    message::whole(head.uri.path(), &mut body, held, MESSAGE_TIMEOUT.min(deadline))
-                        .await;
-                whole.map(Message::Whole)
+        // Health watches and reflection read their messages as a stream.
+        let has_unary_request = call.method.is_ours || head.uri.path() == message::HEALTH;
+        let message = match &mut guard.permit {
+            Some(permit) if has_unary_request => {
+                let timeout = MESSAGE_TIMEOUT.min(deadline);
+                let message =
+                    message::read_whole(head.uri.path(), &mut body, permit, timeout).await;
+                message.map(Message::Whole)
             }
             _ => Ok(Message::Stream(body)),
         };
-        let placed = message.and_then(|message| place(head, message, &mut carried));
-        let response = match placed.map(|request| inner.call(request)) {
-            Ok(response) => within(call.begun, deadline, response).await,
-            Err(refused) => Err(refused),
+        let admitted = message.and_then(|message| admit(head, message, &mut guard));
+        let response = match admitted.map(|request| inner.call(request)) {
+            Ok(response) => with_deadline(call.begun, deadline, response).await,
+            Err(refusal) => Err(refusal),
         };
-        let is_one = has_one && !call.method.is_stream;
-        let sent = response.and_then(|response| send(call.method, is_one, response, carried));
-        call.end(sent.as_ref().map_or_else(Status::code, |response| code(response.headers())));
-        Ok(sent.unwrap_or_else(Status::into_http))
+        let is_unary = has_unary_request && !call.method.is_stream;
+        let response =
+            response.and_then(|response| counted(call.method, is_unary, response, guard));
+        call.end(response.as_ref().map_or_else(Status::code, |response| code(response.headers())));
+        Ok(response.unwrap_or_else(Status::into_http))
     }
 }
 
-/// The request of a call whose message has come, and which has a place now. Errors: OVERLOADED.
-fn place<Q>(
+/// Takes a slot for a call whose message has arrived. Errors: OVERLOADED.
+fn admit<ReqBody>(
     head: Parts,
-    message: Message<Q>,
-    carried: &mut Carried,
-) -> Result<Request<Message<Q>>, Status> {
-    if let Some(held) = &mut carried.held {
-        held.take(
-            if is_for_anybody(head.uri.path()) { Resource::Stream } else { Resource::Call },
-            1,
-        )?;
+    message: Message<ReqBody>,
+    guard: &mut CallGuard,
+) -> Result<Request<Message<ReqBody>>, Status> {
+    if let Some(permit) = &mut guard.permit {
+        let is_stream = is_unauthenticated_stream(head.uri.path());
+        permit.acquire(if is_stream { Resource::Stream } else { Resource::Call }, 1)?;
     }
     Ok(Request::from_parts(head, message))
 }
 
-/// The answer with what it holds until it is taken. Errors: OVERLOADED.
-fn send<A>(
+/// The response, with a body that holds the permit until it is sent. Errors: OVERLOADED.
+fn counted<ResBody>(
     method: &Method,
-    is_one: bool,
-    response: Response<A>,
-    mut carried: Carried,
-) -> Result<Response<Sent<A>>, Status>
+    is_unary: bool,
+    response: Response<ResBody>,
+    mut guard: CallGuard,
+) -> Result<Response<CountedBody<ResBody>>, Status>
 where
-    A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     let (head, body) = response.into_parts();
-    let sent = if is_one {
-        carried.exchange.iter_mut().for_each(Exchange::answer);
-        Sent::whole(body, carried)?
+    let body = if is_unary {
+        guard.exchange.iter_mut().for_each(Exchange::begin_response);
+        CountedBody::unary(body, guard)?
     } else {
-        // A watch has a seat of its own; whatever else is a stream keeps its place.
-        carried.held = carried.held.filter(|_| !method.is_ours);
-        Sent::stream(body, carried)
+        // The hub limits watches; other streams keep their slot.
+        guard.permit = guard.permit.filter(|_| !method.is_ours);
+        CountedBody::stream(body, guard)
     };
-    Ok(Response::from_parts(head, sent))
+    Ok(Response::from_parts(head, body))
 }
 
-/// The answer. Errors: DEADLINE_EXCEEDED where it does not come in time.
-async fn within<T>(
+/// The response. Errors: DEADLINE_EXCEEDED if it is not ready in time.
+async fn with_deadline<T>(
     begun: Instant,
     deadline: Duration,
     mut answer: impl Future<Output = Result<T, Infallible>> + Unpin,
 ) -> Result<T, Status> {
-    // Most calls are answered at once, and need no timer.
-    if let Poll::Ready(Ok(answered)) = poll!(&mut answer) {
-        return Ok(answered);
+    // Most responses are ready at the first poll; those need no timer.
+    if let Poll::Ready(Ok(response)) = poll!(&mut answer) {
+        return Ok(response);
     }
     match timeout(deadline.saturating_sub(begun.elapsed()), answer).await {
-        Ok(Ok(answered)) => Ok(answered),
+        Ok(Ok(response)) => Ok(response),
         Err(_) => Err(Status::deadline_exceeded("the deadline of the call has passed")),
     }
 }
 
-/// A call as it is counted and followed: one that is dropped before it has ended was given up.
+/// Counts and traces one call. If it is dropped before its end, the client has cancelled the call.
 struct CallMetrics {
     method: &'static Method,
-    followed: Option<Box<Followed>>,
+    trace: Option<Box<CallTrace>>,
     begun: Instant,
     has_ended: bool,
 }
 
 impl CallMetrics {
-    fn begin<Q>(method: &'static Method, request: &Request<Q>) -> Self {
+    fn begin<ReqBody>(method: &'static Method, request: &Request<ReqBody>) -> Self {
         method.started.inc();
         let is_service = Caller::asks_as_service(request.extensions());
-        let followed = Followed::begin(
+        let trace = CallTrace::begin(
             request.headers(),
             is_service,
             || method.name(),
             || vec![KeyValue::new("rpc.system", "grpc")],
         );
-        Self { method, followed, begun: Instant::now(), has_ended: false }
+        Self { method, trace, begun: Instant::now(), has_ended: false }
     }
 
     fn end(&mut self, code: Code) {
@@ -240,8 +245,8 @@ impl CallMetrics {
         let took = self.begun.elapsed();
         self.method.handled(code as usize);
         self.method.handling_seconds.observe(took.as_secs_f64());
-        if let Some(followed) = &self.followed {
-            followed.end(
+        if let Some(trace) = &self.trace {
+            trace.end(
                 KeyValue::new("rpc.grpc.status_code", i64::from(code as i32)),
                 is_failure(code),
                 took,
@@ -258,22 +263,22 @@ impl Drop for CallMetrics {
     }
 }
 
-/// Whether it is ours, rather than the caller's: what OpenTelemetry takes for an error of a server.
+/// Whether the server is at fault: the codes that OpenTelemetry counts as server errors.
 const fn is_failure(code: Code) -> bool {
     use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
     matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
-/// Errors are told in the head; an answer that has one message, and a stream that has begun, are
-/// good.
+/// The code of a response. Errors come in the headers; a response with a message, and a stream that
+/// has begun, count as OK.
 fn code(head: &HeaderMap) -> Code {
     head.get(&GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-/// What the caller says, within a minute.
+/// The caller's deadline, at most [`MAX_DEADLINE`].
 fn deadline(headers: &HeaderMap) -> Duration {
-    let told = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
-    told.unwrap_or(MAX_DEADLINE).min(MAX_DEADLINE)
+    let requested = headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?));
+    requested.unwrap_or(MAX_DEADLINE).min(MAX_DEADLINE)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Who asks through proxies that are trusted: `X-Forwarded-For`, to which each of them has added
-//! whom it has it from. What stands before the last that is no such proxy anybody may have written.
+//! The caller behind trusted proxies, from `X-Forwarded-For`. Each proxy appends the address that
+//! it got the request from. Only the entries of trusted proxies can be trusted, and the one before
+//! them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,8 +9,8 @@ use ipnet::IpNet;
 
 const HEADER: &str = "x-forwarded-for";
 
-/// The last address that is none of a trusted proxy; the first of all, where all are. Nothing where
-/// the header does not say.
+/// The last address that is not a trusted proxy's; the first address if all are. `None` if the
+/// header is missing or malformed there.
 pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     let hops = headers
         .get_all(HEADER)
@@ -18,7 +19,7 @@ pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
         .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     let mut first = None;
     for hop in hops {
-        // What comes before may be no text at all.
+        // Earlier entries may not even be text.
         let ip = address(str::from_utf8(hop).ok()?.trim())?;
         if !trusted.iter().any(|net| net.contains(&ip)) {
             return Some(ip);
@@ -28,7 +29,7 @@ pub(super) fn caller(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     first
 }
 
-/// Some proxies add the port.
+/// Parses one entry. Some proxies append the port.
 fn address(hop: &str) -> Option<IpAddr> {
     let ip = hop.parse().or_else(|_| hop.parse().map(|addr: SocketAddr| addr.ip()));
     ip.ok().map(|ip: IpAddr| ip.to_canonical())
@@ -41,10 +42,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_whom_the_outermost_trusted_proxy_has_it_from() {
+    fn the_caller_is_the_last_untrusted_hop() {
         let trusted: [IpNet; 2] =
             ["10.0.0.0/8".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()];
-        let told = |values: &[&[u8]]| {
+        let caller_of = |values: &[&[u8]]| {
             let headers = values
                 .iter()
                 .map(|value| (HEADER.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
@@ -65,7 +66,7 @@ mod tests {
             (&[b"203.0.113.9, \xff"], None),
         ];
         for (values, expected) in cases {
-            assert_eq!(told(values).as_deref(), expected, "{values:?}");
+            assert_eq!(caller_of(values).as_deref(), expected, "{values:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::limits::sent::LAST;
+use crate::limits::body::LAST_CHUNK_BYTES;
 
 /// What a connection over HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -38,7 +38,7 @@ const SETTING: usize = 6;
 const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 /// No client has less than 65,535 that does not mean to, and gRPC's C core, when it is short of
 /// memory, no less than this (or nothing).
-const LEAST_WINDOW: usize = LAST;
+const LEAST_WINDOW: usize = LAST_CHUNK_BYTES;
 
 /// A connection, without what comes too late.
 pub(super) struct GoawayFix<T> {

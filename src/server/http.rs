@@ -1,4 +1,4 @@
-//! Which protocols a listener speaks, and what one connection may take of each.
+//! Protocols of a listener, and the HTTP limits of one connection.
 
 use std::time::Duration;
 
@@ -7,43 +7,46 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 
-/// For a handshake, for the first request, and for the head of one over HTTP/1, which counts while
-/// the connection is idle too.
+/// The timeout of the TLS handshake, of the first request, and of each HTTP/1 head; the last also
+/// runs while an HTTP/1 connection is idle.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// All headers of a request together.
-const HEAD_BYTES: u32 = 32 << 10;
-/// Calls at a time on one HTTP/2 connection.
-const STREAMS: u32 = 256;
-/// What a client may send before somebody takes it: on one stream, and on all of a connection.
-const STREAM_WINDOW: u32 = 256 << 10;
-const WINDOW: u32 = 1 << 20;
-/// What is sent on one stream before the client has taken it.
-const SEND_BUFFER: usize = 64 << 10;
-/// Streams that were opened and reset before they were looked at: what a rapid-reset attack is made
-/// of.
-const RESETS: usize = 64;
+/// The maximum size of all headers of a request.
+const MAX_HEAD_BYTES: u32 = 32 << 10;
+/// The maximum number of concurrent calls on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+/// Receive windows of HTTP/2: what a client may send before it is read, on one stream and on the
+/// whole connection.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What is buffered for sending on one stream.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// The maximum number of streams that were reset before they were accepted, which bounds a
+/// rapid-reset attack (CVE-2023-44487).
+const MAX_RESETS: usize = 64;
 
-/// Which protocols are spoken.
+/// Which protocols a listener accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Http {
-    /// HTTP/2 alone, as gRPC has it.
-    Two,
-    /// Whichever the client begins with.
-    Any,
+pub(super) enum Protocols {
+    /// HTTP/2 only, for gRPC.
+    Http2Only,
+    /// HTTP/1 or HTTP/2, as the client chooses.
+    Auto,
 }
 
-pub(super) fn builder(http: Http) -> Builder<TokioExecutor> {
+pub(super) fn builder(protocols: Protocols) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES as usize);
+        .max_buf_size(MAX_HEAD_BYTES as usize);
     let mut http2 = builder.http2();
-    http2.max_concurrent_streams(STREAMS).max_header_list_size(HEAD_BYTES);
-    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);
-    // An answer that is not taken is held where it is counted.
-    http2.max_send_buf_size(SEND_BUFFER);
-    http2.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
-    if http == Http::Two { builder.http2_only() } else { builder }
+    http2.max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_BYTES);
+    http2
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    // Small, so that unread responses wait in `CountedBody`, where they are counted.
+    http2.max_send_buf_size(SEND_BUFFER_BYTES);
+    http2.max_pending_accept_reset_streams(MAX_RESETS).max_local_error_reset_streams(MAX_RESETS);
+    if protocols == Protocols::Http2Only { builder.http2_only() } else { builder }
 }

@@ -1,13 +1,16 @@
-//! The connections of one listener: how many there may be, how they begin, how old they grow, and
-//! how they end.
+//! Accepts and serves the connections of one listener: admission, TLS, maximum age and graceful
+//! shutdown.
 //!
-//! Nobody holds anything for long without asking for something: a handshake, the first request and
-//! each head of HTTP/1 have half a minute, and who neither answers nor takes anything for a minute
-//! is gone. The kernel sees to that, since HTTP/2's own pings cost a lock for each frame; of
-//! answers that wait for a window it knows nothing, so those are looked after here. Where all
-//! places are taken, who is idle makes room (`admission.rs`). A connection that has come of age is
-//! told to go (GOAWAY), so that callers spread over replicas that were added; so is every one when
-//! the service stops. Calls that run are finished.
+//! A connection cannot be held open without use. The handshake, the first request and each HTTP/1
+//! head must arrive within half a minute. A peer that neither responds nor acknowledges data for a
+//! minute is disconnected: the kernel does this (keepalive and user timeout), because pings of
+//! HTTP/2 cost a lock for each frame. The kernel does not see responses that wait for an HTTP/2
+//! window, so those are checked here. When the listener is full, idle connections are evicted
+//! (`admission.rs`).
+//!
+//! At its maximum age a connection is asked to close (GOAWAY), so that callers spread over added
+//! replicas. The same happens to all connections when the service stops. Running calls are
+//! finished.
 
 use std::{
     collections::HashMap,
@@ -39,10 +42,10 @@ use tokio::{
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    admission::{Door, Sites},
+    admission::{Admission, SiteHolders},
     forwarded,
     h2_goaway_fix::GoawayFix,
-    http::{HEAD_TIMEOUT, Http, builder},
+    http::{HEAD_TIMEOUT, Protocols, builder},
     tls::{self, Tls},
 };
 use crate::{
@@ -54,42 +57,43 @@ use crate::{
     telemetry::metrics::METRICS,
 };
 
-/// After this much silence the kernel asks whether the other side is still there, so often, and so
-/// many times.
-const SILENCE: Duration = Duration::from_secs(30);
-const PROBE: Duration = Duration::from_secs(6);
-const PROBES: u32 = 5;
-/// For what still runs on a connection that was told to go because of its age.
-const GRACE: Duration = Duration::from_secs(30);
-/// The same, of one on which nothing was open when others wanted its place.
-const AT_ONCE: Duration = Duration::from_secs(1);
-/// After a connection could not be taken, for want of file descriptors, say.
+/// TCP keepalive: the idle time before the first probe, the interval between probes, and how many
+/// unanswered ones end the connection.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
+const KEEPALIVE_PROBES: u32 = 5;
+/// How long running calls may take after the connection reached its maximum age.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same, for an evicted connection, which had no open call.
+const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Delay after `accept` failed, for example for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 
-/// Tells when to stop.
+/// Becomes `true` when the service stops.
 pub type Stop = watch::Receiver<bool>;
 
-/// What holds for all connections of a listener.
+/// The rules for the connections of one listener.
 #[derive(Clone)]
 pub struct Rules {
-    /// Connections at a time; those beyond are closed at once, unless one that is idle makes room.
+    /// The maximum number of connections. Beyond it, a new one evicts an idle one or is closed at
+    /// once.
     pub max_connections: usize,
-    /// What the listener is called in metrics.
+    /// The listener's name in metrics.
     pub name: &'static str,
-    /// What each address holds.
-    pub sites: Arc<Sites>,
-    /// Whose connections are those of others, so that they have no share.
+    /// What each address holds, across all listeners.
+    pub sites: Arc<SiteHolders>,
+    /// Trusted proxies. Their connections carry the calls of others, so they have no share.
     pub trusted_proxies: Arc<[IpNet]>,
-    /// At which age a connection is told to go, give or take a tenth; zero is never.
+    /// The age at which a connection is closed gracefully, plus or minus a tenth; zero means never.
     pub max_age: Duration,
-    /// Over TLS, where there is one.
+    /// TLS, if the listener uses it.
     pub tls: Option<Arc<Tls>>,
 }
 
-/// What answers the requests of a listener.
-pub(super) trait Answers:
+/// The HTTP service that handles the requests of a listener.
+pub(super) trait HttpService:
     Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
     + Clone
     + Send
@@ -99,7 +103,7 @@ pub(super) trait Answers:
     type Body: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
 }
 
-impl<S, B> Answers for S
+impl<S, B> HttpService for S
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
@@ -111,187 +115,197 @@ where
     type Body = B;
 }
 
-/// Serves until it is told to stop, then finishes the calls that run.
+/// Serves until `stop` is true, then finishes the running calls.
 pub(super) async fn serve(
     listener: TcpListener,
-    http: Http,
+    protocols: Protocols,
     rules: Rules,
-    service: impl Answers,
+    service: impl HttpService,
     stop: Stop,
 ) {
-    let mut door =
-        Door::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
-    let (mut connections, mut numbers) = (JoinSet::new(), HashMap::new());
-    let (tell, word) = watch::channel(false);
-    let mut stopped = pin!(stopped(stop));
+    let mut admission =
+        Admission::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
+    let mut connections = JoinSet::new();
+    let mut ids = HashMap::new();
+    let (stop_connections, stopping) = watch::channel(false);
+    let mut stop_requested = pin!(stop_requested(stop));
     loop {
-        METRICS.connections(rules.name, door.guests());
+        METRICS.connections(rules.name, admission.connections());
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = &mut stopped => break,
+            () = &mut stop_requested => break,
             Some(ended) = connections.join_next_with_id() => {
-                // Its place is free also after a panic.
+                // Also after a panic of its task.
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                numbers.remove(&id).into_iter().for_each(|number| door.leave(number));
+                ids.remove(&id).into_iter().for_each(|id| admission.remove(id));
                 continue;
             }
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some((number, place, go)) = door.enter(peer) else {
+                let Some((id, state, evicted)) = admission.admit(peer) else {
                     METRICS.connection_refused();
-                    tracing::debug!(%peer, "a connection was refused: there are as many as there may be");
+                    tracing::debug!(%peer, "connection refused: the listener is full, or this address has its share");
                     continue;
                 };
-                let (rules, service, stop) = (rules.clone(), service.clone(), word.clone());
+                let rules = rules.clone();
+                let service = service.clone();
+                let stop = stopping.clone();
                 let task = connections.spawn(async move {
-                    let origin = Origin { place, go, certificate: None };
-                    let connection = connection(stream, origin, http, &rules, service, stop);
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%peer, error, "a connection has ended");
+                    let info = ConnectionInfo { state, evicted, certificate: None };
+                    let served =
+                        serve_connection(stream, info, protocols, &rules, service, stop).await;
+                    if let Err(error) = served {
+                        tracing::debug!(%peer, error, "a connection ended with an error");
                     }
                 });
-                numbers.insert(task.id(), number);
+                ids.insert(task.id(), id);
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
+                tracing::warn!(%error, "a connection could not be accepted; trying again");
                 sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
-    // The door is shut before those inside are told to go, so that nobody comes back to it and is
-    // not let in.
+    // The listener closes first, so that a client that reconnects is refused at once instead of
+    // being accepted and dropped.
     drop(listener);
-    tell.send_replace(true);
+    stop_connections.send_replace(true);
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(
+async fn serve_connection(
     stream: TcpStream,
-    origin: Origin,
-    http: Http,
+    info: ConnectionInfo,
+    protocols: Protocols,
     rules: &Rules,
-    service: impl Answers,
+    service: impl HttpService,
     stop: Stop,
 ) -> Result<(), Failure> {
-    set_up(&stream)?;
+    configure_socket(&stream)?;
     let Some(certificates) = &rules.tls else {
-        return requests(stream, http, rules, stop, service, origin).await;
+        return serve_requests(stream, protocols, rules, stop, service, info).await;
     };
     let stream = tokio::select! {
-        stream = timeout(HEAD_TIMEOUT, certificates.acceptor(http).accept(stream)) => stream.map_err(io::Error::from)??,
-        () = origin.go.notified() => return Err("others wanted its place".into()),
+        stream = timeout(HEAD_TIMEOUT, certificates.acceptor(protocols).accept(stream)) => stream.map_err(io::Error::from)??,
+        () = info.evicted.notified() => return Err("evicted to make room for another connection".into()),
     };
-    let certificate = tls::names(&stream).map(Arc::new);
-    requests(stream, http, rules, stop, service, Origin { certificate, ..origin }).await
+    let certificate = tls::cert_names(&stream).map(Arc::new);
+    serve_requests(stream, protocols, rules, stop, service, ConnectionInfo { certificate, ..info })
+        .await
 }
 
-fn set_up(stream: &TcpStream) -> io::Result<()> {
+fn configure_socket(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE).with_retries(PROBES),
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
     )?;
-    // For what was sent: other systems have a time of their own, of minutes.
+    // For unacknowledged data. Other systems have a timeout of minutes.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(SILENCE + PROBES * PROBE))?;
+    socket.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL))?;
     Ok(())
 }
 
-/// Where a connection comes from.
+/// What is known of a connection apart from its stream.
 #[derive(Clone)]
-struct Origin {
-    place: Arc<Connection>,
-    go: Arc<Notify>,
+struct ConnectionInfo {
+    state: Arc<Connection>,
+    evicted: Arc<Notify>,
     certificate: Option<Arc<CertNames>>,
 }
 
-async fn requests(
+async fn serve_requests(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    http: Http,
+    protocols: Protocols,
     rules: &Rules,
     stop: Stop,
-    service: impl Answers,
-    origin: Origin,
+    service: impl HttpService,
+    info: ConnectionInfo,
 ) -> Result<(), Failure> {
-    let asked = Arc::new(AtomicBool::new(false));
+    let has_request = Arc::new(AtomicBool::new(false));
     let proxies =
-        origin.place.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
-    let (has_asked, place) = (asked.clone(), origin.place.clone());
+        info.state.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
+    let mark_request = has_request.clone();
+    let state = info.state.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        has_asked.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(origin.place.clone());
+        mark_request.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(info.state.clone());
         if let Some((trusted, sites)) = &proxies
             && let Some(ip) = forwarded::caller(request.headers(), trusted)
         {
             request.extensions_mut().insert(Arc::new(Peer { ip, holder: sites.holder(ip.into()) }));
         }
-        if let Some(names) = &origin.certificate {
+        if let Some(names) = &info.certificate {
             request.extensions_mut().insert(names.clone());
         }
         service.clone().oneshot(request)
     });
-    let builder = builder(http);
+    let builder = builder(protocols);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(GoawayFix::new(io)), service));
-    // Polled where one of them has come, rather than at each frame.
-    let words = FuturesUnordered::<BoxFuture<'_, ShutdownReason>>::new();
-    words.push(sleep(HEAD_TIMEOUT).map(|()| ShutdownReason::FirstIsDue).boxed());
-    words.push(sleep(age(rules.max_age)).map(|()| ShutdownReason::Old).boxed());
-    words.push(sleep(POLL_INTERVAL).map(|()| ShutdownReason::Look).boxed());
-    words.push(async { origin.go.notified().await }.map(|()| ShutdownReason::Go).boxed());
-    words.push(stopped(stop).map(|()| ShutdownReason::Stop).boxed());
-    let mut words = pin!(words);
-    let word = loop {
+    // This set is polled only when one of its futures is ready, not at each frame.
+    let events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
+    events.push(sleep(HEAD_TIMEOUT).map(|()| Event::FirstRequestDue).boxed());
+    events.push(sleep(jittered(rules.max_age)).map(|()| Event::MaxAge).boxed());
+    events.push(sleep(POLL_INTERVAL).map(|()| Event::CheckUnread).boxed());
+    events.push(async { info.evicted.notified().await }.map(|()| Event::Evicted).boxed());
+    events.push(stop_requested(stop).map(|()| Event::Stop).boxed());
+    let mut events = pin!(events);
+    let event = loop {
         tokio::select! {
             ended = &mut connection => return ended,
-            Some(word) = words.next() => match word {
-                ShutdownReason::FirstIsDue if asked.load(Ordering::Relaxed) => {}
-                // A proxy carries the answers of others, who are not to be cut for one of them.
-                ShutdownReason::Look if !place.look() || place.peer.is_none() => words.push(sleep(POLL_INTERVAL).map(|()| ShutdownReason::Look).boxed()),
-                word => break word,
+            Some(event) = events.next() => match event {
+                Event::FirstRequestDue if has_request.load(Ordering::Relaxed) => {}
+                // A proxy carries responses of several callers: one that does not read must not cut
+                // off the others.
+                Event::CheckUnread if !state.check_unread() || state.peer.is_none() => events.push(sleep(POLL_INTERVAL).map(|()| Event::CheckUnread).boxed()),
+                event => break event,
             }
         }
     };
-    match word {
-        ShutdownReason::FirstIsDue => return Err("nothing was asked".into()),
-        ShutdownReason::Look => return Err("answers were not read".into()),
-        ShutdownReason::Go | ShutdownReason::Old | ShutdownReason::Stop => {}
+    match event {
+        Event::FirstRequestDue => return Err("no request arrived in time".into()),
+        Event::CheckUnread => return Err("the client does not read its responses".into()),
+        Event::Evicted | Event::MaxAge | Event::Stop => {}
     }
     connection.as_mut().graceful_shutdown();
-    match word {
-        // Whoever stops the service says for how long.
-        ShutdownReason::Stop => connection.await,
-        // A call may have begun meanwhile.
-        ShutdownReason::Go if place.idle().is_some() => {
-            timeout(AT_ONCE, connection).await.map_err(io::Error::from)?
+    match event {
+        // The owner of the process limits how long this takes.
+        Event::Stop => connection.await,
+        // A call may have begun since; then it gets the longer timeout.
+        Event::Evicted if state.idle().is_some() => {
+            timeout(EVICTION_TIMEOUT, connection).await.map_err(io::Error::from)?
         }
-        _ => timeout(GRACE, connection).await.map_err(io::Error::from)?,
+        _ => timeout(DRAIN_TIMEOUT, connection).await.map_err(io::Error::from)?,
     }
 }
 
-/// What a connection may have to end for.
-enum ShutdownReason {
-    /// The first request should be there.
-    FirstIsDue,
-    /// Whether answers wait to be read is to be looked at.
-    Look,
-    /// Others want its place.
-    Go,
-    /// It has come of age.
-    Old,
+/// An event that may end a connection.
+enum Event {
+    /// The time for the first request is over.
+    FirstRequestDue,
+    /// It is time to check for unread responses.
+    CheckUnread,
+    /// It was evicted.
+    Evicted,
+    /// It reached its maximum age.
+    MaxAge,
     /// The service stops.
     Stop,
 }
 
-/// The age of one connection.
-fn age(limit: Duration) -> Duration {
-    // As good as never.
+/// The limit, plus or minus a tenth.
+fn jittered(limit: Duration) -> Duration {
+    // Stands for "never".
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     if limit.is_zero() { YEAR } else { limit.mul_f64(rand::rng().random_range(0.9..1.1)) }
 }
 
-/// Done when it is told to stop.
-async fn stopped(mut stop: Stop) {
-    // An error means that whoever would tell is gone, which tells the same.
+/// Completes when the service stops.
+async fn stop_requested(mut stop: Stop) {
+    // An error means that the sender is gone, which also means to stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }

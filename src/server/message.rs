@@ -1,4 +1,4 @@
-//! The message of a call, read whole before it has a place among those that run.
+//! Reads the whole message of a unary call before the call takes a slot.
 
 use std::{
     pin::Pin,
@@ -15,33 +15,33 @@ use crate::{
     error::Error,
     limits::{
         concurrency::Permit,
-        message::{self, Unread},
+        message::{self, ReadError},
     },
 };
 
-/// What anybody may ask, and gets one answer to.
+/// A unary method that needs no credentials.
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
-/// For a message of a call that has no bound of its own: a hundred users, or a profile.
-const BYTES: usize = 128 << 10;
-/// Other bounds: of calls that name many, 1,000 pairs of the longest ids and 10,000 users; and of
-/// those that anybody may make.
-const OTHERS: [(&str, usize); 4] = [
+/// The default limit of a message: a hundred users, or a profile.
+const DEFAULT_MAX_BYTES: usize = 128 << 10;
+/// Methods with another limit: batches (1,000 pairs of the longest ids, 10,000 users), and methods
+/// that need no credentials.
+const MAX_BYTES: [(&str, usize); 4] = [
     ("/mute.v1.MuteService/BatchCheckSend", 512 << 10),
     ("/mute.v1.MuteService/FilterRecipients", 5 << 19),
     ("/mute.v1.TokenService/IssueToken", 4 << 10),
     (HEALTH, 4 << 10),
 ];
-/// Of gRPC, before each message: whether it is compressed, and its length.
-const FRAME: usize = 5;
-/// Parts of a message at most: the 10,000 users of one call, and what goes with them. Decoded, each
-/// takes many times what it has on the wire.
-const MAX_PARTS: usize = 10_100;
+/// gRPC's prefix of each message: a compression flag and the length.
+const PREFIX_BYTES: usize = 5;
+/// The maximum number of fields of a message: the 10,000 users of one call, and some more. A
+/// decoded field takes many times its size on the wire.
+const MAX_FIELDS: usize = 10_100;
 
-/// The body of a request, as the RPCs get it.
+/// The body of a request, as the RPC handlers receive it.
 pub enum Message<B> {
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// As it comes: of a service whose calls are streams.
+    /// The body as a stream, for services whose calls are streams.
     Stream(B),
 }
 
@@ -78,61 +78,67 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
     }
 }
 
-/// The whole message of a call at this path. Errors: OVERLOADED, INVALID_ARGUMENT where it is too
-/// large or has too many parts, DEADLINE_EXCEEDED where it does not come within `timeout`.
-pub(super) async fn whole<B>(
+/// Reads the whole message of a call at this path. Errors: OVERLOADED; INVALID_ARGUMENT if it is
+/// too large or has too many fields; DEADLINE_EXCEEDED if it does not arrive within `timeout`.
+pub(super) async fn read_whole<B>(
     path: &str,
     body: &mut B,
-    held: &mut Permit,
+    permit: &mut Permit,
     timeout: Duration,
 ) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let most = max_bytes(path);
+    let max_bytes = max_bytes_of(path);
     let message =
-        message::whole(body, most, held, timeout).await.map_err(|unread| match unread {
-            Unread::TooLarge => Error::invalid(
-                "message",
-                format!("a message of this call has at most {most} bytes"),
-            )
-            .into(),
-            Unread::Late => {
-                Status::deadline_exceeded("the message of the call has not come in time")
-            }
-            Unread::Overloaded(error) => error.into(),
-            Unread::Broken(error) => Status::from_error(error),
-        })?;
-    if !is_one(&message) {
-        return Err(Error::invalid("message", "a call has one message").into());
+        message::read_whole(body, max_bytes, permit, timeout).await.map_err(
+            |error| match error {
+                ReadError::TooLarge => Error::invalid(
+                    "message",
+                    format!("a message to this method has at most {max_bytes} bytes"),
+                )
+                .into(),
+                ReadError::TimedOut => {
+                    Status::deadline_exceeded("the request message did not arrive in time")
+                }
+                ReadError::Overloaded(error) => error.into(),
+                ReadError::Transport(error) => Status::from_error(error),
+            },
+        )?;
+    if !has_one_message(&message) {
+        return Err(Error::invalid("message", "a unary call has exactly one message").into());
     }
-    if message.len() > BYTES && parts(&message) > MAX_PARTS {
-        return Err(
-            Error::invalid("message", format!("a message has at most {MAX_PARTS} parts")).into()
-        );
+    if message.len() > DEFAULT_MAX_BYTES && count_fields(&message) > MAX_FIELDS {
+        return Err(Error::invalid(
+            "message",
+            format!("a message has at most {MAX_FIELDS} fields, counting each repetition"),
+        )
+        .into());
     }
     Ok(message)
 }
 
-fn max_bytes(path: &str) -> usize {
-    OTHERS.iter().find(|(other, _)| *other == path).map_or(BYTES, |(_, bytes)| *bytes)
+fn max_bytes_of(path: &str) -> usize {
+    MAX_BYTES
+        .iter()
+        .find(|(other, _)| *other == path)
+        .map_or(DEFAULT_MAX_BYTES, |(_, bytes)| *bytes)
 }
 
-/// Whether nothing comes after the first message. One that is cut short is found wrong when it is
-/// decoded.
-fn is_one(framed: &[u8]) -> bool {
-    let Some((&[_, a, b, c, d], message)) = framed.split_first_chunk::<FRAME>() else {
+/// Whether nothing follows the first message. A truncated message passes here and fails to decode.
+fn has_one_message(framed: &[u8]) -> bool {
+    let Some((&[_, a, b, c, d], message)) = framed.split_first_chunk::<PREFIX_BYTES>() else {
         return true;
     };
     message.len() as u64 <= u64::from(u32::from_be_bytes([a, b, c, d]))
 }
 
-/// How many fields the message has, each time that a repeated one is there: counted without
-/// decoding it, so that one of millions costs nothing but its bytes. Where it is no message the
-/// rest counts for nothing: it is found wrong when it is decoded.
-fn parts(framed: &[u8]) -> usize {
-    let mut rest = framed.get(FRAME..).unwrap_or_default();
-    let mut parts = 0;
+/// How many fields the message has; each repetition counts. It is not decoded, so that a message of
+/// millions of fields costs no more than its bytes. Counting stops at malformed bytes, which fail
+/// to decode.
+fn count_fields(framed: &[u8]) -> usize {
+    let mut rest = framed.get(PREFIX_BYTES..).unwrap_or_default();
+    let mut fields = 0;
     while let Ok((_, wire)) = prost::encoding::decode_key(&mut rest)
         && prost::encoding::skip_field(
             wire,
@@ -142,9 +148,9 @@ fn parts(framed: &[u8]) -> usize {
         )
         .is_ok()
     {
-        parts += 1;
+        fields += 1;
     }
-    parts
+    fields
 }
 
 #[cfg(test)]
@@ -152,12 +158,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_message_is_found_and_the_parts_of_one_are_counted() {
+    fn messages_and_their_fields_are_counted() {
         let framed =
             |message: &[u8]| [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
-        let parts_of_three = framed(&[0x0a, 1, b'a', 0x12, 0, 0x12, 0]);
-        assert_eq!((is_one(&parts_of_three), parts(&parts_of_three)), (true, 3));
-        assert!(is_one(b"") && is_one(&framed(b"")) && is_one(&parts_of_three[..7]));
-        assert!(!is_one(&[framed(b""), parts_of_three].concat()));
+        let three_fields = framed(&[0x0a, 1, b'a', 0x12, 0, 0x12, 0]);
+        assert_eq!((has_one_message(&three_fields), count_fields(&three_fields)), (true, 3));
+        assert!(
+            has_one_message(b"")
+                && has_one_message(&framed(b""))
+                && has_one_message(&three_fields[..7])
+        );
+        assert!(!has_one_message(&[framed(b""), three_fields].concat()));
     }
 }

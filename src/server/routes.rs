@@ -1,7 +1,7 @@
-//! From the path of a call to the service that answers it.
+//! Routes a call to its service by the path.
 //!
-//! One service has nearly all calls, and is known by the beginning of the path. The others are
-//! found by a router, which takes each path apart, and hands on the parts, for nobody.
+//! One service has nearly all calls and is recognized by the prefix of the path. The others go
+//! through tonic's router, which parses each path into parts that are not used here.
 
 use std::{
     convert::Infallible,
@@ -15,41 +15,41 @@ use hyper::body::Body as HttpBody;
 use tonic::{body::Body, server::NamedService};
 use tower::{BoxError, Service};
 
-type Others = tonic::service::Routes;
+type OtherServices = tonic::service::Routes;
 
-/// As services of tonic give it.
-type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+/// The future type of tonic's generated services.
+type ResponseFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// All services of the gRPC listener.
 #[derive(Clone)]
 pub struct Routes<M> {
     main: M,
-    others: Others,
+    others: OtherServices,
 }
 
 impl<M> Routes<M> {
-    pub(super) fn new(main: M, others: Others) -> Self {
+    pub(super) fn new(main: M, others: OtherServices) -> Self {
         Self { main, others: others.prepare() }
     }
 }
 
 impl<M, B> Service<Request<B>> for Routes<M>
 where
-    M: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = Answer>
+    M: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future = ResponseFuture>
         + NamedService,
     B: HttpBody<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Services of tonic, and its router, always are.
+        // Services of tonic and its router are always ready.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_for::<M>(request.uri().path()) {
+        if is_method_of::<M>(request.uri().path()) {
             self.main.call(request)
         } else {
             Box::pin(self.others.call(request))
@@ -57,7 +57,7 @@ where
     }
 }
 
-fn is_for<M: NamedService>(path: &str) -> bool {
+fn is_method_of<M: NamedService>(path: &str) -> bool {
     let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(M::NAME));
     method.is_some_and(|method| method.starts_with('/'))
 }

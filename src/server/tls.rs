@@ -1,5 +1,5 @@
-//! TLS of the listeners: certificates that may be replaced while the service runs, and the names of
-//! a client that shows one.
+//! TLS of the listeners: certificates that are reloaded while the service runs, and the names in
+//! client certificates.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,90 +16,90 @@ use tokio_rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
-use super::http::Http;
+use super::http::Protocols;
 use crate::{auth::credentials::CertNames, files::FileWatcher, pem};
 
 const H2: &[u8] = b"h2";
 
-/// Files in PEM.
+/// The TLS files, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, with those between it and its authority.
+    /// The certificate, followed by its intermediate certificates.
     pub cert: PathBuf,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// Authorities of clients. A client may show a certificate then, and one of another authority
-    /// is refused.
+    /// Certificate authorities of clients. If set, a client may present a certificate, and one from
+    /// another authority is refused.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What new connections are begun with.
+/// The TLS configuration for new connections.
 pub struct Tls {
     files: TlsFiles,
-    seen: FileWatcher,
+    watcher: FileWatcher,
     configs: ArcSwap<Configs>,
 }
 
-/// The same for both listeners, but for the protocols that may be spoken.
+/// Configurations that differ only in the protocols offered (ALPN).
 struct Configs {
-    any: Arc<ServerConfig>,
-    two: Arc<ServerConfig>,
+    auto: Arc<ServerConfig>,
+    http2_only: Arc<ServerConfig>,
 }
 
 impl Configs {
-    fn of(any: ServerConfig) -> Self {
-        let mut two = any.clone();
-        two.alpn_protocols.retain(|protocol| protocol == H2);
-        Self { any: Arc::new(any), two: Arc::new(two) }
+    fn new(auto: ServerConfig) -> Self {
+        let mut http2_only = auto.clone();
+        http2_only.alpn_protocols.retain(|protocol| protocol == H2);
+        Self { auto: Arc::new(auto), http2_only: Arc::new(http2_only) }
     }
 }
 
 impl Tls {
-    /// Errors: a sentence that names the file.
+    /// Reads the files. Errors: a sentence that names the file.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let TlsFiles { cert, key, client_ca } = files.clone();
-        let seen =
+        let watcher =
             FileWatcher::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
-        let configs = ArcSwap::from_pointee(Configs::of(read(&files)?));
-        Ok(Self { files, seen, configs })
+        let configs = ArcSwap::from_pointee(Configs::new(read_config(&files)?));
+        Ok(Self { files, watcher, configs })
     }
 
-    /// For one connection, over which these protocols may be spoken.
-    pub(super) fn acceptor(&self, http: Http) -> TlsAcceptor {
+    /// The acceptor for one connection with these protocols.
+    pub(super) fn acceptor(&self, protocols: Protocols) -> TlsAcceptor {
         let configs = self.configs.load();
-        TlsAcceptor::from(match http {
-            Http::Any => configs.any.clone(),
-            Http::Two => configs.two.clone(),
+        TlsAcceptor::from(match protocols {
+            Protocols::Auto => configs.auto.clone(),
+            Protocols::Http2Only => configs.http2_only.clone(),
         })
     }
 
-    /// Takes what has changed for connections to come. Never ends by itself.
+    /// Reloads the files when they change; new connections use them. Runs forever.
     pub async fn watch_files(self: Arc<Self>) {
-        let mut files = self.seen.clone();
+        let mut files = self.watcher.clone();
         loop {
             files.changed().await;
-            match read(&self.files) {
+            match read_config(&self.files) {
                 Ok(config) => {
-                    self.configs.store(Arc::new(Configs::of(config)));
-                    tracing::info!(cert = %self.files.cert.display(), "the certificate was read again");
+                    self.configs.store(Arc::new(Configs::new(config)));
+                    tracing::info!(cert = %self.files.cert.display(), "the certificate was reloaded");
                 }
                 Err(error) => tracing::error!(
                     error,
-                    "the certificate was not read again; the old one goes on"
+                    "the certificate could not be reloaded; the previous one stays in use"
                 ),
             }
         }
     }
 }
 
-/// The names of the client, where it has shown a certificate; its authority was looked at in the
-/// handshake.
-pub(super) fn names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
+/// The names in the client's certificate, if it presented one. The handshake has verified its
+/// authority.
+pub(super) fn cert_names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
     let (_, connection) = stream.get_ref();
     let certificate = connection.peer_certificates()?.first()?;
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let common = || {
+    let common_names = || {
         certificate
             .subject()
             .iter_common_name()
@@ -107,19 +107,19 @@ pub(super) fn names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
             .map(str::to_owned)
             .collect()
     };
-    let names = |name: &GeneralName<'_>| match name {
+    let name_of = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
         _ => None,
     };
-    // The common name counts where there are no others at all: one that is for an address is for
-    // nobody by its common name (RFC 6125, section 6.4.4).
+    // The common name counts only if there is no subject alternative name: a certificate for an
+    // address identifies no one by its common name (RFC 6125, section 6.4.4).
     Some(CertNames(match alternative {
-        Some(extension) => extension.value.general_names.iter().filter_map(names).collect(),
-        None => common(),
+        Some(extension) => extension.value.general_names.iter().filter_map(name_of).collect(),
+        None => common_names(),
     }))
 }
 
-fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
+fn read_config(files: &TlsFiles) -> Result<ServerConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -127,7 +127,8 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            // Who shows none has another credential, or is refused where that is looked at.
+            // A client without a certificate may have another credential; the credentials layer
+            // checks that.
             let roots = Arc::new(pem::authorities(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .allow_unauthenticated();

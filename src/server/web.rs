@@ -1,5 +1,5 @@
-//! gRPC for web pages: browsers cannot speak it, so they send grpc-web, over HTTP/1.1 or HTTP/2,
-//! and ask first whether a page of theirs may (CORS).
+//! gRPC for web pages. Browsers cannot speak gRPC, so they send grpc-web over HTTP/1.1 or HTTP/2,
+//! after a CORS preflight.
 
 use std::{convert::Infallible, str::FromStr, time::Duration};
 
@@ -12,16 +12,16 @@ use tonic_web::GrpcWebLayer;
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::listener::Answers;
+use super::listener::HttpService;
 
-/// For how long a browser need not ask again.
-const MAX_AGE: Duration = Duration::from_secs(3_600);
-/// What a page may read of an answer, beside its body.
-const EXPOSED: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
-const EVERY: &str = "*";
+/// How long a browser may cache a preflight.
+const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
+/// The response headers that a page may read.
+const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+const ANY_ORIGIN: &str = "*";
 
-/// Where a page comes from, as browsers tell it: `https://console.example`, with its port where
-/// that is not the scheme's own; or `*`, every one.
+/// The origin of a page, as browsers send it: `https://console.example`, with the port unless it is
+/// the scheme's default; or `*` for any origin.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin(HeaderValue);
@@ -30,24 +30,25 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
+        let invalid = || {
             format!(
-                "\"{text}\" is no origin: https://HOST, with :PORT where it is not 443, and nothing behind; or *"
+                "\"{text}\" is not an origin; write https://HOST or https://HOST:PORT without a path, or *"
             )
         };
-        // Browsers send it in lower case, and know no patterns.
-        let is_plain = !text.contains(|letter: char| letter == '*' || letter.is_ascii_uppercase());
-        let is_origin = is_plain
+        // Browsers send it in lower case, and there are no wildcards within it.
+        let is_literal =
+            !text.contains(|character: char| character == '*' || character.is_ascii_uppercase());
+        let is_origin = is_literal
             && text.parse::<Uri>().is_ok_and(|uri| {
                 let parts = uri.scheme_str().zip(uri.authority());
                 parts.is_some_and(|(scheme, authority)| {
                     matches!(scheme, "http" | "https") && text == format!("{scheme}://{authority}")
                 })
             });
-        if is_origin || text == EVERY {
-            HeaderValue::from_str(text).map(Self).map_err(|_| wrong())
+        if is_origin || text == ANY_ORIGIN {
+            HeaderValue::from_str(text).map(Self).map_err(|_| invalid())
         } else {
-            Err(wrong())
+            Err(invalid())
         }
     }
 }
@@ -60,9 +61,9 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// The calls, also for pages of these origins. A page has no credentials but those it sends with
-/// each call, so cookies are of no use here.
-pub(super) fn around<S, A>(calls: S, pages: &[Origin]) -> impl Answers
+/// Wraps the service in grpc-web and CORS for pages of these origins. A page's only credentials are
+/// those it sends with each call, so cookies are not allowed.
+pub(super) fn wrap<S, A>(service: S, pages: &[Origin]) -> impl HttpService
 where
     S: Service<Request<Body>, Response = Response<A>, Error = Infallible, Future: Send>
         + Clone
@@ -71,7 +72,7 @@ where
         + 'static,
     A: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let origins = if pages.iter().any(|Origin(origin)| origin == EVERY) {
+    let origins = if pages.iter().any(|Origin(origin)| origin == ANY_ORIGIN) {
         AllowOrigin::any()
     } else {
         AllowOrigin::list(pages.iter().map(|Origin(origin)| origin.clone()))
@@ -80,10 +81,14 @@ where
         .allow_origin(origins)
         .allow_methods([Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED.map(HeaderName::from_static))
-        .max_age(MAX_AGE);
-    let answer = |answer: Response<A>| answer.map(Body::new);
-    ServiceBuilder::new().layer(cors).layer(GrpcWebLayer::new()).map_response(answer).service(calls)
+        .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
+        .max_age(CORS_MAX_AGE);
+    let response = |response: Response<A>| response.map(Body::new);
+    ServiceBuilder::new()
+        .layer(cors)
+        .layer(GrpcWebLayer::new())
+        .map_response(response)
+        .service(service)
 }
 
 #[cfg(test)]
@@ -91,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_what_browsers_send_and_nothing_else() {
+    fn an_origin_is_exactly_what_browsers_send() {
         for good in ["https://console.example", "http://localhost:3000", "*", "https://[::1]:8443"]
         {
             assert!(good.parse::<Origin>().is_ok(), "{good}");

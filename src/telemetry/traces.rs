@@ -78,12 +78,12 @@ impl Traces {
 
 /// One call: its span, and its ids in each line that is logged meanwhile.
 #[derive(Clone)]
-pub struct Followed {
+pub struct CallTrace {
     context: Context,
     line: Span,
 }
 
-impl Followed {
+impl CallTrace {
     /// Nothing where nobody wants to follow this one. A trace goes on here where a service brings
     /// it; of anybody else's it is only told, because it would say what is followed. A span is
     /// ended with `end`, or when this is dropped, for a call that was given up.
@@ -132,7 +132,7 @@ impl Followed {
     }
 
     /// Does the work of the call within its span.
-    pub async fn around<W: Future>(&self, work: W) -> W::Output {
+    pub async fn run<W: Future>(&self, work: W) -> W::Output {
         work.with_context(self.context.clone()).instrument(self.line.clone()).await
     }
 

@@ -194,7 +194,7 @@ async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     // And the cluster goes on forgetting while it is read.
     until("it says that it is behind", async || {
         scene.etcd.compact().await;
-        readiness(&scene.far).await.1.starts_with("the cluster was not heard from for")
+        readiness(&scene.far).await.1.starts_with("no contact with the cluster for")
     })
     .await;
     // What it cannot know it does not claim: the write is durable, or it is refused because others

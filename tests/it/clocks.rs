@@ -156,7 +156,7 @@ async fn a_replica_with_a_skewed_clock_says_so_and_never_sweeps() {
     let (other, _other) = replica(&etcd, START_MS + 100).await;
     let (ahead, _ahead) = replica(&etcd, START_MS + 60_000).await;
     one.mute(OPEN, ROOM, &["u"], Some(10_000)).await;
-    until("it says so", async || readiness(&ahead).await.1.contains("the clock is")).await;
+    until("it says so", async || readiness(&ahead).await.1.contains("the clock differs")).await;
     assert_eq!(readiness(&ahead).await.0, 503);
     let metrics = ahead
         .http

@@ -219,7 +219,7 @@ async fn a_replica_without_its_cluster_says_so_and_refuses_writes() {
     );
     etcd.members[0].kill();
     until("it tells", async || {
-        readiness(&lenient).await.1.starts_with("the cluster was not heard from for")
+        readiness(&lenient).await.1.starts_with("no contact with the cluster for")
     })
     .await;
     assert_eq!(readiness(&lenient).await.0, 200);
