@@ -1,5 +1,5 @@
-//! Who is calling, and what they may do. Credentials are looked at once, by [`credentials`], in
-//! front of both listeners; the rules are one function, [`may`], with a test for every cell of its
+//! Authentication and authorization. Credentials are checked once, by [`credentials`], in front of
+//! both listeners. The permissions are one function, [`may`], with a test for every cell of its
 //! table.
 
 use std::sync::Arc;
@@ -16,28 +16,28 @@ pub mod issuers;
 pub mod secret;
 pub mod token;
 
-/// Who is calling.
+/// The authenticated caller.
 #[derive(Clone, Debug)]
 pub enum Principal {
     /// An internal service.
     Service(Arc<ServiceAccount>),
-    /// Whoever has an app's API key or app token: may do everything inside the app.
+    /// The holder of an app's API key or app token, who may do everything inside the app.
     AppAdmin {
         /// The app.
         app: AppKey,
-        /// What it was known by.
+        /// The credential that was used.
         by: Credential,
     },
     /// A user of an app.
     User {
         /// The app.
         app: AppKey,
-        /// Folded as the app says.
+        /// The user id, case-folded if the app does so.
         user: String,
     },
 }
 
-/// What an app admin was known by: it decides how a refusal is told.
+/// The credential of an app admin; it decides the reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Credential {
@@ -48,13 +48,14 @@ pub enum Credential {
 /// An internal service, as configured.
 #[derive(Debug)]
 pub struct ServiceAccount {
-    /// For logs, and as actor of what it writes.
+    /// Its name in logs, and as the actor of what it writes.
     pub name: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
-    /// Where: app keys, or `*` for all.
+    /// The apps it may access: app keys, or `*` for all.
     pub apps: Vec<String>,
-    /// Taken by the one of its lists that reads on: a list is long, and they read in turns.
+    /// Lock that serializes its complete lists: a list is long, and only the one that has the lock
+    /// reads its next page.
     pub turn: tokio::sync::Mutex<()>,
 }
 
@@ -62,21 +63,21 @@ pub struct ServiceAccount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Every question.
+    /// All reads.
     Check,
-    /// Mutes of every kind, bans and allow lists.
+    /// All mutes, bans and allow lists.
     Write,
-    /// The directory; and backups, for a service of all apps.
+    /// The directory; and backups, if the service may access all apps.
     Admin,
 }
 
-/// What is to be done, with the facts about the target that decide who may.
+/// What a caller wants to do, with the facts about the target that decide whether it may.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub enum Action<'a> {
     /// Ask whether this user may speak.
     CheckSend { user: &'a str },
-    /// See a room and its ban.
+    /// Read a room and its ban.
     SeeRoom,
     /// List who is muted or allowed in a room.
     ListRoom { is_staff: bool },
@@ -86,9 +87,9 @@ pub enum Action<'a> {
     MuteUser,
     /// List who is muted in the whole app.
     ListMutedUsers,
-    /// Ask who of some users wants no push from a room.
+    /// Ask which of some users want no push from a room.
     FilterRecipients,
-    /// See a client and its muted rooms.
+    /// Read a client and its muted rooms.
     SeeClient { user: &'a str },
     /// Change this user's notification mutes.
     MuteNotifications { user: &'a str },
@@ -98,14 +99,14 @@ pub enum Action<'a> {
     WriteDirectory,
     /// Follow the changes of an app or of a room.
     Watch,
-    /// See what has happened: in a room of which the caller may be staff, or in the whole app.
+    /// List events: of a room where the caller may be staff, or of the whole app.
     ListEvents { is_staff: bool },
-    /// Have a token made with which a user can do what it may.
+    /// Issue a token for a user.
     IssueUserToken,
 }
 
-/// May this principal do that, inside an app that is its own? `is_staff` of an action counts for
-/// users only: whether the directory has them as owner or admin of the room.
+/// Whether this principal may do that inside an app it has access to. `is_staff` of an action
+/// counts for users only: whether the directory lists them as owner or admin of the room.
 #[must_use]
 pub fn may(principal: &Principal, action: Action<'_>) -> bool {
     match principal {
@@ -145,8 +146,8 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
     }
 }
 
-/// May this principal have a backup? It holds the records of all apps, so whoever has to do with
-/// some of them may not.
+/// Whether this principal may take a backup. A backup holds the records of all apps, so a service
+/// of some apps may not.
 #[must_use]
 pub fn may_back_up(principal: &Principal) -> bool {
     match principal {
@@ -158,7 +159,7 @@ pub fn may_back_up(principal: &Principal) -> bool {
 }
 
 impl Principal {
-    /// As whom its calls are counted.
+    /// The subject that its calls count for in rate limits.
     #[must_use]
     pub fn rated(&self) -> RateSubject<'_> {
         match self {
@@ -168,7 +169,7 @@ impl Principal {
         }
     }
 
-    /// Refuses whoever has no business in this app, in the words that tell nothing about it.
+    /// Checks that the principal has access to this app. A refusal reveals nothing about the app.
     /// Errors: PERMISSION_DENIED, INVALID_API_KEY, INVALID_TOKEN.
     pub fn belongs_to(&self, key: &AppKey) -> Result<(), Error> {
         match self {
@@ -177,21 +178,20 @@ impl Principal {
             {
                 Ok(())
             }
-            Self::Service(_) => Err(Error::new(
-                Reason::PermissionDenied,
-                "this service is not configured for the app",
-            )),
+            Self::Service(_) => {
+                Err(Error::new(Reason::PermissionDenied, "this service has no access to this app"))
+            }
             Self::AppAdmin { app, .. } | Self::User { app, .. } if app == key => Ok(()),
             Self::AppAdmin { by: Credential::ApiKey, .. } => {
-                Err(Error::new(Reason::InvalidApiKey, "the API key is not one of this app"))
+                Err(Error::new(Reason::InvalidApiKey, "the API key belongs to another app"))
             }
             Self::AppAdmin { .. } | Self::User { .. } => {
-                Err(Error::new(Reason::InvalidToken, "the token is not one of this app"))
+                Err(Error::new(Reason::InvalidToken, "the token belongs to another app"))
             }
         }
     }
 
-    /// As it stands in records and events.
+    /// The actor, as stored in records and events.
     #[must_use]
     pub fn actor(&self) -> String {
         match self {
@@ -220,10 +220,10 @@ mod tests {
         }))
     }
 
-    /// Each action, and whether these may: scope check, scope write, scope admin, app admin, the
-    /// user itself or staff, another user.
+    /// Each action, and whether it is allowed for: scope check, scope write, scope admin, app
+    /// admin, the user itself or staff, another user.
     #[test]
-    fn every_cell_of_the_table() {
+    fn every_cell_of_the_permission_table() {
         let principals = [
             service(&[Scope::Check], &["*"]),
             service(&[Scope::Write], &["*"]),
@@ -232,7 +232,8 @@ mod tests {
             Principal::User { app: app("a"), user: "me".to_owned() },
             Principal::User { app: app("a"), user: "other".to_owned() },
         ];
-        let (y, n) = (true, false);
+        let y = true;
+        let n = false;
         let table = [
             (Action::CheckSend { user: "me" }, [y, n, n, y, y, n]),
             (Action::SeeRoom, [y, n, n, y, y, y]),
@@ -253,13 +254,13 @@ mod tests {
             (Action::IssueUserToken, [n, y, n, y, n, n]),
         ];
         for (action, expected) in table {
-            let found = principals.each_ref().map(|principal| may(principal, action));
-            assert_eq!(found, expected, "{action:?}");
+            let allowed = principals.each_ref().map(|principal| may(principal, action));
+            assert_eq!(allowed, expected, "{action:?}");
         }
     }
 
     #[test]
-    fn a_backup_is_for_a_service_with_the_scope_admin_in_all_apps() {
+    fn a_backup_needs_the_scope_admin_in_all_apps() {
         assert!(may_back_up(&service(&[Scope::Check, Scope::Admin], &["a", "*"])));
         for other in [
             service(&[Scope::Check, Scope::Write], &["*"]),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_into_an_app_that_is_not_theirs() {
+    fn callers_have_access_to_their_own_apps_only() {
         let refusal = |principal: Principal| {
             principal.belongs_to(&app("a#b")).err().map(|error| error.reason)
         };

@@ -1,13 +1,14 @@
-//! From a request's headers to a principal: one tower layer, used by both listeners.
+//! Authentication: from the headers of a request to a principal, in one tower layer in front of
+//! both listeners.
 //!
-//! The layer refuses nobody. It leaves [`Caller`] in the request's extensions, and the door to the
-//! service refuses, in the caller's own protocol; what needs no credential (health, the token
-//! endpoint) does not look at it.
+//! The layer refuses no request. It puts [`Caller`] into the extensions of the request. gRPC and
+//! REST refuse, each in its own protocol; what needs no credentials (health, the token endpoint)
+//! ignores it.
 //!
-//! `IM-API-KEY` names app and admin. `IM-CLIENT-KEY` names the app, and `IM-Authorization` has the
-//! user's token. `Authorization: Bearer` has a service token, ours or of an issuer, an app token,
-//! or a user's token with the claim `app`. The first of them that is there counts; where none is,
-//! the certificate that the client has shown.
+//! `IM-API-KEY` identifies an app's admin. `IM-CLIENT-KEY` identifies the app, and
+//! `IM-Authorization` has the user's token. `Authorization: Bearer` has a service token (ours or an
+//! issuer's), an app token, or a user token with the claim `app`. The first of these headers that
+//! is present counts; without any, the client certificate does.
 
 use std::sync::Arc;
 
@@ -32,26 +33,26 @@ pub use access::Access;
 pub use config::ServiceConfig;
 pub use lookup::Credentials;
 
-// As they are looked for in each call: text would be read as a name each time.
+// Parsed once, because each call looks them up.
 static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
 static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
 static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
 
-/// Who is calling, or why that is not known.
+/// The caller of a request, or why it is not authenticated.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The principal, or one of the UNAUTHENTICATED reasons.
     pub principal: Result<Principal, Error>,
-    /// For how many calls this one counts: for none where it was counted with one before, of the
-    /// same REST call.
+    /// How many calls this one counts for in rate limits; 0 if it is part of a REST call that was
+    /// counted before.
     pub calls: u32,
-    /// From where; nothing where others are behind that address, and nobody says who.
+    /// The caller's site; `None` behind a trusted proxy that does not report it.
     pub site: Option<Site>,
-    /// On whose account it holds what it does, until the call takes that.
+    /// Whose concurrency limits it counts against; the call takes it.
     pub account: Account,
 }
 
-/// What a caller is known by.
+/// The credentials of a request, to check them again later.
 #[derive(Clone, Debug, Default)]
 pub struct Proof {
     headers: HeaderMap,
@@ -59,19 +60,19 @@ pub struct Proof {
 }
 
 impl Caller {
-    /// Whoever sent no credential.
+    /// A caller without credentials.
     #[must_use]
     pub fn anonymous() -> Self {
         Self { calls: 1, ..Self::of(Err(missing())) }
     }
 
-    /// Of a call within the process, which counts for none and holds nothing.
+    /// The caller of a call within the process, which counts for no rate limit and holds nothing.
     #[must_use]
     pub fn of(principal: Result<Principal, Error>) -> Self {
         Self { principal, calls: 0, site: None, account: Account::default() }
     }
 
-    /// On whose account a call holds what it does.
+    /// Takes the account out of the caller, for the concurrency limits.
     pub fn take_account(extensions: &mut Extensions) -> Account {
         extensions
             .get_mut::<Self>()
@@ -79,7 +80,7 @@ impl Caller {
             .unwrap_or_default()
     }
 
-    /// Whether an internal service asks.
+    /// Whether the caller is an internal service.
     #[must_use]
     pub fn asks_as_service(extensions: &Extensions) -> bool {
         extensions
@@ -87,20 +88,20 @@ impl Caller {
             .is_some_and(|caller: &Self| matches!(caller.principal, Ok(Principal::Service(_))))
     }
 
-    /// The same caller, whose call counts for so many.
+    /// The same caller, counting as this many calls.
     #[must_use]
     pub fn counting(&self, calls: u32) -> Self {
         Self { calls, ..self.clone() }
     }
 }
 
-/// What a client's certificate says it is, in the extensions of its requests: the DNS names and
-/// URIs it is for; its common name, where it has none of them.
+/// The names in a client's certificate, in the extensions of its requests: its DNS names and URIs,
+/// or its common name if it has neither.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CertNames(pub Vec<String>);
 
 impl Proof {
-    /// What a request is sent with.
+    /// The credentials of a request.
     #[must_use]
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let names = [&IM_API_KEY, &IM_CLIENT_KEY, &IM_AUTHORIZATION, &AUTHORIZATION];
@@ -111,8 +112,8 @@ impl Proof {
         Self { headers, certificate: extensions.get().cloned() }
     }
 
-    /// When its token says that it ends, in Unix milliseconds.
-    fn ends_ms(&self) -> Option<u64> {
+    /// The expiry that its token claims, in Unix milliseconds.
+    fn expires_ms(&self) -> Option<u64> {
         let header = [&IM_AUTHORIZATION, &AUTHORIZATION]
             .into_iter()
             .find_map(|name| header(&self.headers, name))?;
@@ -120,13 +121,14 @@ impl Proof {
     }
 }
 
-/// The layer.
+/// The authentication layer.
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
         let certificate = request.extensions().get::<Arc<CertNames>>();
         let peer = peer_of(request.extensions());
         let site = peer.as_ref().map(|peer| peer.site());
-        let principal = access.known_by(request.headers(), certificate.map(AsRef::as_ref), site);
+        let principal =
+            access.authenticate(request.headers(), certificate.map(AsRef::as_ref), site);
         let caller = principal
             .as_ref()
             .map_or(CallerKind::Anonymous, |principal| access.caller_kind(principal));
@@ -143,8 +145,8 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
-    // What is no text is no credential, nor are two of one kind: whoever is in between may have
-    // looked at the other.
+    // Neither a value that is not text nor a repeated header is accepted: an intermediary may have
+    // used the other value.
     Some(if values.next().is_some() {
         "\u{fffd}"
     } else {

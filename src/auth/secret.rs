@@ -1,4 +1,4 @@
-//! Secrets and their hashes. A secret does not show itself, and hashes are compared in constant
+//! Secrets and their hashes. A secret does not show in `Debug`, and hashes are compared in constant
 //! time.
 
 use std::fmt::{self, Write as _};
@@ -7,7 +7,7 @@ use serde::{Deserialize, de::IntoDeserializer as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// A secret that has to be kept as it is, such as the key that signs an app's tokens.
+/// A secret that is needed in plain text, such as the key that signs an app's tokens.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -31,8 +31,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a key that is only ever compared. Keys are random and long, so a fast hash is
-/// enough; `mute-service hash-key` says so.
+/// The SHA-256 of a key that is only compared. Keys are random and long, so a fast hash is enough;
+/// `mute-service hash-key` says so.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
@@ -57,12 +57,12 @@ impl KeyHash {
     /// Whether this is the hash of that key, in constant time.
     #[must_use]
     pub fn is_of(&self, key: &str) -> bool {
-        self.is(&Self::of(key))
+        self.equals(&Self::of(key))
     }
 
-    /// Whether they are of the same key, in constant time.
+    /// Whether both are hashes of the same key, in constant time.
     #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn equals(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
@@ -82,15 +82,14 @@ impl fmt::Debug for KeyHash {
 
 impl<'de> Deserialize<'de> for KeyHash {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom("a hash is `sha256:` and 64 hex digits; `mute-service hash-key` makes one from a key")
+        let string = String::deserialize(deserializer)?;
+        Self::parse(&string).ok_or_else(|| {
+            serde::de::Error::custom("a hash is `sha256:` and 64 hex digits; `mute-service hash-key` computes it from a key")
         })
     }
 }
 
-/// A key as it stands in the configuration: one, or two while one takes the place of the other. The
-/// first is the new one.
+/// Deserializes one key, or two during a rotation. The first is the new one.
 pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -99,22 +98,25 @@ pub fn one_or_two<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("one text, or two: the new and the old")
+            f.write_str("one string, or two: the new one and the old one")
         }
 
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-            T::deserialize(text.into_deserializer()).map(|one| vec![one])
+        fn visit_str<E: serde::de::Error>(self, string: &str) -> Result<Vec<T>, E> {
+            T::deserialize(string.into_deserializer()).map(|one| vec![one])
         }
 
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut texts: A) -> Result<Vec<T>, A::Error> {
-            let mut read = Vec::new();
-            while let Some(text) = texts.next_element()? {
-                read.push(text);
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut strings: A,
+        ) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(string) = strings.next_element()? {
+                items.push(string);
             }
-            if matches!(read.len(), 1 | 2) {
-                Ok(read)
+            if matches!(items.len(), 1 | 2) {
+                Ok(items)
             } else {
-                Err(serde::de::Error::invalid_length(read.len(), &self))
+                Err(serde::de::Error::invalid_length(items.len(), &self))
             }
         }
     }
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_is_read_as_it_is_written_and_knows_its_key() {
+    fn a_hash_round_trips_and_matches_only_its_key() {
         let hash = KeyHash::of("dev-api-key");
         assert_eq!(KeyHash::parse(&hash.to_string()), Some(hash.clone()));
         assert!(hash.is_of("dev-api-key"));

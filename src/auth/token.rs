@@ -1,6 +1,6 @@
-//! Tokens: JWT, HS256. A user token is signed with the app's secret, as the app's own back end
-//! would sign it; an app token with a key derived from it, so that whoever can have users' tokens
-//! signed cannot have one made that passes for an app's.
+//! Tokens: JWTs with HS256. A user token is signed with the app's secret, as the app's own back end
+//! would sign it. An app token is signed with a key derived from the secret, so that a party who
+//! can get user tokens signed cannot get an app token signed.
 
 use std::collections::HashSet;
 
@@ -18,22 +18,21 @@ mod verify;
 
 pub use verify::{Bearer, Unverified};
 
-/// What distinguishes an app token, in the claim `typ`.
-const APP: &str = "app";
+/// The claim `typ` of an app token.
+const APP_TYPE: &str = "app";
 
-/// Signs and checks the tokens of one app.
+/// Signs and verifies the tokens of one app.
 pub struct TokenKeys {
-    /// The first signs; what any of them has signed is good.
-    signers: Vec<Signer>,
-    /// Tokens of before are good no longer, in Unix milliseconds; those that do not say when they
-    /// were issued are of before.
+    /// The first signs; signatures of all of them are accepted.
+    signers: Vec<SigningKeys>,
+    /// Tokens issued before this time are refused, and those without `iat`. In Unix milliseconds.
     not_before_ms: Option<u64>,
     revoked: HashSet<String>,
 }
 
-/// What comes of one secret.
-struct Signer {
-    /// What the tokens that it signs name it by (`kid`): part of a hash of the secret.
+/// The keys derived from one secret.
+struct SigningKeys {
+    /// The key id in the tokens it signs (`kid`): part of a hash of the secret.
     id: String,
     user: (EncodingKey, DecodingKey),
     app: (EncodingKey, DecodingKey),
@@ -51,9 +50,10 @@ struct AppClaims {
 }
 
 impl TokenKeys {
-    /// Keys from an app's secrets; nothing where it has none. Tokens of before that time, and those
-    /// of these ids (`jti`), are good no longer. Errors: what is wrong with what is configured.
-    pub fn of(
+    /// The token keys of an app's secrets; `None` without a secret. Tokens issued before
+    /// `not_before`, and those with the ids (`jti`) in `revoked`, are refused. Errors: what is
+    /// wrong with the settings.
+    pub fn from_secrets(
         secrets: &[Secret],
         not_before: Option<Datetime>,
         revoked: &[String],
@@ -63,25 +63,25 @@ impl TokenKeys {
                 .offset
                 .and_then(|_| time.to_string().parse::<Timestamp>().ok())
                 .filter(|time| time.seconds >= 0);
-            let time = time
-                .ok_or("tokens_not_before is a time with its zone, such as 2030-01-31T12:00:00Z")?;
+            let time =
+                time.ok_or("tokens_not_before needs a time zone, as in 2030-01-31T12:00:00Z")?;
             Ok::<_, String>(time.seconds.unsigned_abs() * 1_000)
         });
         Ok((!secrets.is_empty()).then_some(Self {
-            signers: secrets.iter().map(Signer::of).collect(),
+            signers: secrets.iter().map(SigningKeys::from_secret).collect(),
             not_before_ms: not_before_ms.transpose()?,
             revoked: revoked.iter().cloned().collect(),
         }))
     }
 
-    /// What the tokens that are good name their keys by; the first is that of new ones.
+    /// The ids of the accepted keys; the first is that of new tokens.
     pub fn signers(&self) -> impl Iterator<Item = &str> {
         self.signers.iter().map(|signer| signer.id.as_str())
     }
 }
 
-impl Signer {
-    fn of(secret: &Secret) -> Self {
+impl SigningKeys {
+    fn from_secret(secret: &Secret) -> Self {
         let hash =
             |what: &str| Sha256::new().chain_update(what).chain_update(secret.expose()).finalize();
         let pair = |key: &[u8]| (EncodingKey::from_secret(key), DecodingKey::from_secret(key));
@@ -97,14 +97,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// It is wrong, revoked, or of another app or time.
+/// The token is wrong, revoked, expired, or of another app.
 pub(super) fn invalid() -> Error {
     Error::new(Reason::InvalidToken, "the token is invalid or has expired")
 }
 
-/// It is no token at all.
+/// The value is not a token at all.
 pub(super) fn malformed() -> Error {
-    Error::new(Reason::MalformedToken, "what was sent as a token is no token of this service")
+    Error::new(Reason::MalformedToken, "malformed token: it is not a JWT")
 }
 
 #[cfg(test)]
@@ -123,11 +123,15 @@ mod tests {
     }
 
     fn keys() -> TokenKeys {
-        of(&["app secret"], |_| ())
+        keys_with(&["app secret"], |_| ())
     }
 
     fn keys_of(config: &AppConfig) -> Result<Option<TokenKeys>, String> {
-        TokenKeys::of(&config.token_secret, config.tokens_not_before, &config.revoked_tokens)
+        TokenKeys::from_secrets(
+            &config.token_secret,
+            config.tokens_not_before,
+            &config.revoked_tokens,
+        )
     }
 
     fn configured(secrets: &[&str]) -> AppConfig {
@@ -136,7 +140,7 @@ mod tests {
         AppConfig { token_secret: secrets.iter().copied().map(Secret::new).collect(), ..config }
     }
 
-    fn of(secrets: &[&str], set: impl FnOnce(&mut AppConfig)) -> TokenKeys {
+    fn keys_with(secrets: &[&str], set: impl FnOnce(&mut AppConfig)) -> TokenKeys {
         let mut config = configured(secrets);
         set(&mut config);
         keys_of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_good_until_their_end_and_in_their_app() -> Result<(), Error> {
+    fn tokens_are_valid_until_they_expire_in_their_app() -> Result<(), Error> {
         let keys = keys();
         let token = keys.mint_app(&app("a"), NOW_MS, Some(10))?;
         assert_eq!(keys.verify(&app("a"), &token, NOW_MS + 9_999)?, Bearer::App);
@@ -176,10 +180,10 @@ mod tests {
                 .unwrap_or_else(|error| unreachable!("{error}"))
         };
         let plain = Header::new(Algorithm::HS256);
-        // An app token signed with what signs users' tokens.
+        // An app token signed with the key of user tokens.
         let as_app = forge(&plain, serde_json::json!({"typ": "app", "app": "a", "iat": 1}));
         assert_eq!(reason(keys.verify(&app("a"), &as_app, NOW_MS)), Some(Reason::InvalidToken));
-        // Another algorithm, no end, not yet, no user.
+        // Another algorithm, no expiry, not yet valid, no user, another app.
         let other = forge(
             &Header::new(Algorithm::HS512),
             serde_json::json!({"id": "u", "exp": NOW_S + 10}),
@@ -187,17 +191,17 @@ mod tests {
         let endless = forge(&plain, serde_json::json!({"id": "u"}));
         let early =
             forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "nbf": NOW_S + 5}));
-        let nobody = forge(&plain, serde_json::json!({"exp": NOW_S + 10}));
-        let elsewhere =
+        let without_user = forge(&plain, serde_json::json!({"exp": NOW_S + 10}));
+        let other_app =
             forge(&plain, serde_json::json!({"id": "u", "exp": NOW_S + 10, "app": "b"}));
-        for token in [other, endless, early, nobody, elsewhere] {
+        for token in [other, endless, early, without_user, other_app] {
             assert_eq!(
                 reason(keys.verify(&app("a"), &token, NOW_MS)),
                 Some(Reason::InvalidToken),
                 "{token}"
             );
         }
-        // A signature that is not there, or not its own.
+        // A missing signature, and one of another message.
         let good = keys.mint_user(&app("a"), "u", NOW_MS, NOW_S + 10)?;
         let (unsigned, _) = good.rsplit_once('.').unwrap_or_default();
         let none = "eyJhbGciOiJub25lIn0.eyJpZCI6InUiLCJleHAiOjk5OTk5OTk5OTl9.";
@@ -227,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn what_either_of_two_secrets_has_signed_is_good_until_one_is_gone() -> Result<(), Error> {
+    fn tokens_of_two_secrets_are_valid_during_a_rotation() -> Result<(), Error> {
         let [old, both, new] =
-            [&["old"][..], &["new", "old"], &["new"]].map(|secrets| of(secrets, |_| ()));
+            [&["old"][..], &["new", "old"], &["new"]].map(|secrets| keys_with(secrets, |_| ()));
         let tokens = |keys: &TokenKeys| {
             Ok::<_, Error>([
                 keys.mint_app(&app("a"), NOW_MS, None)?,
@@ -237,7 +241,7 @@ mod tests {
             ])
         };
         let is_good = |keys: &TokenKeys, token: &str| keys.verify(&app("a"), token, NOW_MS).is_ok();
-        // A back end of its own names no key, or one that we do not know.
+        // An app's own back end names no key, or one that is unknown here.
         let own = |kid: Option<&str>| {
             let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
             let claims = serde_json::json!({"app": "a", "id": "u", "exp": NOW_S + 10});
@@ -247,7 +251,7 @@ mod tests {
         for token in [tokens(&old)?.to_vec(), vec![own(None)?, own(Some("theirs"))?]].concat() {
             assert_eq!([&old, &both, &new].map(|keys| is_good(keys, &token)), [true, true, false]);
         }
-        // Claims of theirs that we would read otherwise.
+        // Claims of a back end's tokens that have another type than ours.
         let claims = serde_json::json!({"id": "u", "exp": NOW_S + 10, "jti": 17, "iat": "today"});
         let odd = jsonwebtoken::encode(
             &Header::new(Algorithm::HS256),
@@ -263,27 +267,28 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_revoked_by_their_id_and_by_when_they_were_issued() -> Result<(), Error> {
+    fn tokens_are_revoked_by_id_and_by_issue_time() -> Result<(), Error> {
         let issued = |keys: &TokenKeys, at_ms| {
             Ok::<_, Error>([
                 keys.mint_app(&app("a"), at_ms, None)?,
                 keys.mint_user(&app("a"), "u", at_ms, NOW_S + 10)?,
             ])
         };
-        let later =
-            of(&["app secret"], |app| app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok());
+        let not_before_now = keys_with(&["app secret"], |app| {
+            app.tokens_not_before = "2023-11-14T22:13:20Z".parse().ok()
+        });
         let local = AppConfig {
             tokens_not_before: "2023-11-14T22:13:20".parse().ok(),
             ..configured(&["app secret"])
         };
         assert!(keys_of(&local).is_err());
         for token in issued(&keys(), NOW_MS)? {
-            assert!(later.verify(&app("a"), &token, NOW_MS).is_ok());
+            assert!(not_before_now.verify(&app("a"), &token, NOW_MS).is_ok());
             let id = Unverified::read(&token)?.id().unwrap_or_default().to_owned();
             assert!(!id.is_empty());
-            let without = of(&["app secret"], |app| app.revoked_tokens = vec![id]);
+            let revoking = keys_with(&["app secret"], |app| app.revoked_tokens = vec![id]);
             assert_eq!(
-                reason(without.verify(&app("a"), &token, NOW_MS)),
+                reason(revoking.verify(&app("a"), &token, NOW_MS)),
                 Some(Reason::InvalidToken)
             );
         }
@@ -298,7 +303,10 @@ mod tests {
                 .concat()
         {
             assert!(keys().verify(&app("a"), &token, NOW_MS).is_ok());
-            assert_eq!(reason(later.verify(&app("a"), &token, NOW_MS)), Some(Reason::InvalidToken));
+            assert_eq!(
+                reason(not_before_now.verify(&app("a"), &token, NOW_MS)),
+                Some(Reason::InvalidToken)
+            );
         }
         Ok(())
     }

@@ -62,6 +62,6 @@ impl Service {
                 && principal.belongs_to(&call.app.key).is_ok()
                 && may(principal, Action::Watch)
         };
-        self.access.lost(proof, may_watch).await
+        self.access.until_invalid(proof, may_watch).await
     }
 }

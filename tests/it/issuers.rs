@@ -276,8 +276,7 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
     assert_eq!(actor(&process, &good[1]).await.unwrap(), "service:chat");
     fs::write(&keys, "{\"keys\": []}").unwrap();
     let log = directory.path().join("log");
-    until(async || fs::read_to_string(&log).unwrap().contains("no key of the set can be used"))
-        .await;
+    until(async || fs::read_to_string(&log).unwrap().contains("no usable key in the set")).await;
     assert_eq!(
         actor(&process, &good[1]).await.unwrap(),
         "service:chat",
@@ -456,13 +455,13 @@ fn an_issuer_that_cannot_be_meant_is_no_configuration() {
         (issuer("jwks_url = \"http://x.example/\""), "http:// to this machine"),
         (issuer("jwks_url = \"https://x/\"\njwks_ca = \"/nowhere.pem\""), "/nowhere.pem"),
         (issuer("jwks_file = \"/nowhere.json\""), "/nowhere.json"),
-        (issuer(&format!("jwks_file = {path:?}")), "it is no JWK set"),
-        (issuer(&file).replace("\"a\"", "\"\""), "without an audience"),
+        (issuer(&format!("jwks_file = {path:?}")), "not a JWK set"),
+        (issuer(&file).replace("\"a\"", "\"\""), "audience is empty"),
         (issuer(&file).repeat(2), "configured twice"),
         (service("issuer = \"i\"\nsubjects = [\"x\"]"), "not configured"),
-        (issuer(&file) + &service("subjects = [\"x\"]"), "issuer and subjects go together"),
+        (issuer(&file) + &service("subjects = [\"x\"]"), "set issuer and subjects together"),
         (issuer(&file) + &service("issuer = \"i\"\nsubjects = [\"x\", \"x\"]"), "one of subjects"),
-        (issuer(&file) + &service(""), "to be known by"),
+        (issuer(&file) + &service(""), "no credential; set token_hash"),
     ];
     for (config, expected) in cases {
         fs::write(&path, &config).unwrap();

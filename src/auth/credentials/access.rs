@@ -1,4 +1,4 @@
-//! The credentials that count at the moment, and who a request is from by them.
+//! The current credentials, which a reload replaces as a whole.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,93 +13,100 @@ use crate::{
     limits::{concurrency::CallerKind, holder::Site},
 };
 
-/// What is held open is looked at so often at least, whether its credential is still good; where
-/// that says its own end, soon after it; and where that has passed and it is good all the same, so
-/// often.
+/// How often the credential of an open stream is checked: at least at this interval, shortly after
+/// the expiry that it claims, and more often if it is still valid after that.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_millis(20);
-const RETRY_DELAY: Duration = Duration::from_secs(1);
+const EXPIRY_MARGIN: Duration = Duration::from_millis(20);
+const EXPIRED_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// All apps and credentials of the moment. They are replaced together.
+/// The current apps and credentials. They are replaced together.
 pub struct Access {
     credentials: ArcSwap<Credentials>,
-    replaced: watch::Sender<()>,
+    reloaded: watch::Sender<()>,
 }
 
 impl Access {
-    /// To begin with. Waits some seconds for the keys of issuers.
+    /// Starts with these credentials. Waits a few seconds for the keys of issuers.
     pub async fn new(mut credentials: Credentials) -> Arc<Self> {
-        credentials.issuers.begin(None).await;
+        credentials.issuers.start(None).await;
         Arc::new(Self {
             credentials: ArcSwap::from_pointee(credentials),
-            replaced: watch::Sender::new(()),
+            reloaded: watch::Sender::new(()),
         })
     }
 
-    /// These instead, for every call to come.
+    /// Replaces all credentials, for all later calls.
     pub async fn replace(&self, mut credentials: Credentials) {
-        let before = self.credentials.load_full();
-        credentials.issuers.begin(Some(&before.issuers)).await;
-        credentials.apps.keep_holders(&before.apps);
+        let old = self.credentials.load_full();
+        credentials.issuers.start(Some(&old.issuers)).await;
+        credentials.apps.keep_holders(&old.apps);
         self.credentials.store(Arc::new(credentials));
-        self.replaced.send_replace(());
+        self.reloaded.send_replace(());
     }
 
-    /// The app of that key. Errors: APP_NOT_FOUND.
+    /// The app with this key. Errors: APP_NOT_FOUND.
     pub fn app(&self, key: &str) -> Result<Arc<App>, Error> {
         self.credentials.load().apps.get(key).cloned()
     }
 
-    /// Who sent these headers, from there as far as that is known. Errors: the UNAUTHENTICATED
-    /// reasons; RATE_LIMITED.
-    pub fn principal(&self, headers: &HeaderMap, from: Option<Site>) -> Result<Principal, Error> {
-        self.credentials.load().principal(headers, from)
+    /// Authenticates a request by its headers, coming from `site` if that is known. Errors: the
+    /// UNAUTHENTICATED reasons; RATE_LIMITED.
+    pub fn principal(&self, headers: &HeaderMap, site: Option<Site>) -> Result<Principal, Error> {
+        self.credentials.load().principal(headers, site)
     }
 
-    /// Who sent these headers; where there is no credential among them, whose the certificate is.
-    /// Errors: the UNAUTHENTICATED reasons.
-    pub(super) fn known_by(
+    /// Authenticates a request by its headers, or by the client certificate if the headers have no
+    /// credential. Errors: the UNAUTHENTICATED reasons; RATE_LIMITED.
+    pub(super) fn authenticate(
         &self,
         headers: &HeaderMap,
         certificate: Option<&CertNames>,
-        from: Option<Site>,
+        site: Option<Site>,
     ) -> Result<Principal, Error> {
-        match (self.principal(headers, from), certificate) {
+        match (self.principal(headers, site), certificate) {
             (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => {
-                self.service_of(certificate).ok_or(error)
+                self.service_by_cert(certificate).ok_or(error)
             }
-            (known, _) => known,
+            (result, _) => result,
         }
     }
 
-    /// Ends when what was proved is good no longer, whether by its own time or because the
-    /// configuration was read again. `still` says whether who it proves now is still to have what
-    /// it was given.
-    pub async fn lost(&self, proof: &Proof, still: impl Fn(&Principal) -> bool) -> Error {
-        let mut replaced = self.replaced.subscribe();
+    /// Completes when the credentials become invalid, because they expired or because of a reload,
+    /// or when `is_allowed` rejects the principal that they now identify. Returns the reason.
+    pub async fn until_invalid(
+        &self,
+        proof: &Proof,
+        is_allowed: impl Fn(&Principal) -> bool,
+    ) -> Error {
+        let mut reloaded = self.reloaded.subscribe();
         loop {
-            match self.known_by(&proof.headers, proof.certificate.as_deref(), None) {
-                Ok(principal) if still(&principal) => {}
+            match self.authenticate(&proof.headers, proof.certificate.as_deref(), None) {
+                Ok(principal) if is_allowed(&principal) => {}
                 Ok(_) => {
-                    return Error::new(Reason::InvalidToken, "the credential is another one's now");
+                    return Error::new(
+                        Reason::InvalidToken,
+                        "the credential now belongs to another caller",
+                    );
                 }
                 Err(error) => return error,
             }
-            let left = proof
-                .ends_ms()
-                .map(|end_ms| end_ms.saturating_sub(self.credentials.load().clock.now_ms()));
-            // What has ended by its own words and is good all the same is of an issuer whose clock
-            // may differ, or counts for nothing.
-            let wait = left.map_or(POLL_INTERVAL, |left_ms| match left_ms {
-                0 => RETRY_DELAY,
-                left_ms => (Duration::from_millis(left_ms) + SOON).min(POLL_INTERVAL),
+            let remaining = proof.expires_ms().map(|expires_ms| {
+                expires_ms.saturating_sub(self.credentials.load().clock.now_ms())
             });
-            // Nobody is left to tell where this fails, and nothing is replaced then.
-            let _ = timeout(wait, replaced.changed()).await;
+            // A token that is valid after its claimed expiry is of an issuer whose clock may
+            // differ, or its expiry does not count.
+            let wait = remaining.map_or(POLL_INTERVAL, |remaining_ms| match remaining_ms {
+                0 => EXPIRED_POLL_INTERVAL,
+                remaining_ms => {
+                    (Duration::from_millis(remaining_ms) + EXPIRY_MARGIN).min(POLL_INTERVAL)
+                }
+            });
+            // An error means that the sender is gone; then nothing is replaced any more.
+            let _ = timeout(wait, reloaded.changed()).await;
         }
     }
 
-    /// On whose account a caller holds what it does.
+    /// The kind of caller, for the concurrency limits.
     pub(super) fn caller_kind(&self, principal: &Principal) -> CallerKind {
         let (app, is_user) = match principal {
             Principal::Service(_) => return CallerKind::Service,
@@ -112,8 +119,8 @@ impl Access {
         })
     }
 
-    /// The service that one of these names of a certificate is of.
-    fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
-        self.credentials.load().service_of(certificate)
+    /// The service that one of the certificate's names belongs to.
+    fn service_by_cert(&self, certificate: &CertNames) -> Option<Principal> {
+        self.credentials.load().service_by_cert(certificate)
     }
 }

@@ -1,6 +1,6 @@
-//! All credentials of a configuration, each with whom it is of.
+//! The lookup tables of all configured credentials.
 
-use std::sync::Arc;
+use std::{hash::Hash, sync::Arc};
 
 use foldhash::HashMap;
 use http::{HeaderMap, header::AUTHORIZATION};
@@ -23,13 +23,13 @@ use crate::{
     limits::holder::Site,
 };
 
-/// All credentials that are good.
+/// All configured credentials.
 pub struct Credentials {
     pub(super) apps: Apps,
     pub(super) clock: Clock,
-    services: HashMap<KeyHash, Arc<ServiceAccount>>,
+    services_by_token: HashMap<KeyHash, Arc<ServiceAccount>>,
     pub(super) issuers: Issuers,
-    by_certificate: HashMap<String, Arc<ServiceAccount>>,
+    services_by_cert: HashMap<String, Arc<ServiceAccount>>,
     api_keys: HashMap<KeyHash, String>,
     client_keys: HashMap<KeyHash, String>,
 }
@@ -38,106 +38,64 @@ impl Credentials {
     /// The credentials of this configuration. Errors: everything that is wrong with it, a sentence
     /// each.
     pub fn new(
-        configs: &[AppConfig],
+        app_configs: &[AppConfig],
         services: &[ServiceConfig],
         issuers: &[IssuerConfig],
         clock: Clock,
     ) -> Result<Self, Vec<String>> {
-        let apps = Apps::new(configs)?;
-        let mut wrong = Vec::new();
+        let apps = Apps::new(app_configs)?;
+        let mut errors = Vec::new();
         let mut api_keys = HashMap::default();
         let mut client_keys = HashMap::default();
-        for config in configs {
-            for (hash, keys, name) in [
-                (&config.api_key_hash, &mut api_keys, "api_key_hash"),
-                (&config.client_key_hash, &mut client_keys, "client_key_hash"),
-            ] {
-                if hash.iter().any(|hash| keys.insert(hash.clone(), config.key.clone()).is_some()) {
-                    wrong.push(format!("app \"{}\": {name} is there twice", config.key));
-                }
+        for AppConfig { key, api_key_hash, client_key_hash, .. } in app_configs {
+            if !insert_all(&mut api_keys, api_key_hash, key) {
+                errors.push(format!("app \"{key}\": api_key_hash is used twice"));
+            }
+            if !insert_all(&mut client_keys, client_key_hash, key) {
+                errors.push(format!("app \"{key}\": client_key_hash is used twice"));
             }
         }
-        let (mut by_token, mut by_certificate, mut by_subject) =
-            (HashMap::default(), HashMap::default(), HashMap::default());
-        for ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } in
-            services
-        {
-            let account = Arc::new(ServiceAccount {
-                name: name.clone(),
-                scopes: scopes.clone(),
-                apps: apps.clone(),
-                turn: Mutex::default(),
-            });
-            if token_hash.is_empty() && cert_names.is_empty() && subjects.is_empty() {
-                wrong.push(format!("service \"{name}\": it has neither token_hash nor cert_names nor subjects to be known by"));
-            }
-            if issuer.is_some() == subjects.is_empty() {
-                wrong.push(format!("service \"{name}\": issuer and subjects go together"));
-            }
-            if token_hash
-                .iter()
-                .any(|hash| by_token.insert(hash.clone(), account.clone()).is_some())
-            {
-                wrong.push(format!("service \"{name}\": token_hash is there twice"));
-            }
-            if cert_names.iter().any(|cert_name| {
-                by_certificate.insert(cert_name.clone(), account.clone()).is_some()
-            }) {
-                wrong.push(format!(
-                    "service \"{name}\": one of cert_names is that of another service too"
-                ));
-            }
-            let of_issuer =
-                |subject: &String| (issuer.clone().unwrap_or_default(), subject.clone());
-            if subjects
-                .iter()
-                .any(|subject| by_subject.insert(of_issuer(subject), account.clone()).is_some())
-            {
-                wrong.push(format!(
-                    "service \"{name}\": one of subjects is that of another service too"
-                ));
-            }
-        }
+        let mut accounts = Accounts::default();
+        services.iter().for_each(|service| accounts.add(service, &mut errors));
+        let Accounts { by_token, by_cert, by_subject } = accounts;
         match Issuers::new(issuers, by_subject) {
-            Ok(issuers) if wrong.is_empty() => Ok(Self {
+            Ok(issuers) if errors.is_empty() => Ok(Self {
                 apps,
                 clock,
-                services: by_token,
+                services_by_token: by_token,
                 issuers,
-                by_certificate,
+                services_by_cert: by_cert,
                 api_keys,
                 client_keys,
             }),
-            Ok(_) => Err(wrong),
-            Err(more) => Err([wrong, more].concat()),
+            Ok(_) => Err(errors),
+            Err(more) => Err([errors, more].concat()),
         }
     }
 
-    /// The service that one of these names of a certificate is of.
-    pub(super) fn service_of(&self, certificate: &CertNames) -> Option<Principal> {
+    /// The service that one of the certificate's names belongs to.
+    pub(super) fn service_by_cert(&self, certificate: &CertNames) -> Option<Principal> {
         certificate
             .0
             .iter()
-            .find_map(|name| self.by_certificate.get(name).cloned())
+            .find_map(|name| self.services_by_cert.get(name).cloned())
             .map(Principal::Service)
     }
 
     pub(super) fn principal(
         &self,
         headers: &HeaderMap,
-        from: Option<Site>,
+        site: Option<Site>,
     ) -> Result<Principal, Error> {
         if let Some(key) = header(headers, &IM_API_KEY) {
-            let app = find(&self.apps, &self.api_keys, key);
-            let app =
-                app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "the API key is of no app"))?;
+            let app = find_app(&self.apps, &self.api_keys, key);
+            let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "invalid API key"))?;
             return Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::ApiKey });
         }
         if let Some(key) = header(headers, &IM_CLIENT_KEY) {
-            let app = find(&self.apps, &self.client_keys, key);
-            let app = app.ok_or_else(|| {
-                Error::new(Reason::InvalidClientKey, "the client key is of no app")
-            })?;
+            let app = find_app(&self.apps, &self.client_keys, key);
+            let app =
+                app.ok_or_else(|| Error::new(Reason::InvalidClientKey, "invalid client key"))?;
             let token = header(headers, &IM_AUTHORIZATION)
                 .map(strip_bearer)
                 .filter(|token| !token.is_empty());
@@ -148,15 +106,15 @@ impl Credentials {
             .filter(|token| !token.is_empty())
             .ok_or_else(missing)?;
         let (hash, now_ms) = (KeyHash::of(token), self.clock.now_ms());
-        if let Some(service) = self.services.get(&hash) {
+        if let Some(service) = self.services_by_token.get(&hash) {
             return Ok(Principal::Service(service.clone()));
         }
-        if let Some(service) = self.issuers.remembered(&hash, now_ms) {
+        if let Some(service) = self.issuers.cached(&hash, now_ms) {
             return Ok(service);
         }
         let unverified = Unverified::read(token)?;
-        if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.has(name)) {
-            return self.issuers.verify(issuer, token, hash, now_ms, from);
+        if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.contains(name)) {
+            return self.issuers.verify(issuer, token, hash, now_ms, site);
         }
         match unverified.app.and_then(|key| self.apps.get(&key).ok()) {
             Some(app) => self.bearer(app, token),
@@ -176,8 +134,62 @@ impl Credentials {
     }
 }
 
-/// Keys are found by their hash, which tells a prober nothing about them: it cannot choose the hash
-/// of what it sends.
-fn find<'a>(apps: &'a Apps, keys: &HashMap<KeyHash, String>, key: &str) -> Option<&'a Arc<App>> {
+/// The configured services, by what identifies them.
+#[derive(Default)]
+struct Accounts {
+    by_token: HashMap<KeyHash, Arc<ServiceAccount>>,
+    by_cert: HashMap<String, Arc<ServiceAccount>>,
+    /// By issuer and subject.
+    by_subject: HashMap<(String, String), Arc<ServiceAccount>>,
+}
+
+impl Accounts {
+    /// Adds a service. Appends everything that is wrong with it to `errors`, a sentence each.
+    fn add(&mut self, config: &ServiceConfig, errors: &mut Vec<String>) {
+        let ServiceConfig { name, token_hash, cert_names, issuer, subjects, scopes, apps } = config;
+        let account = Arc::new(ServiceAccount {
+            name: name.clone(),
+            scopes: scopes.clone(),
+            apps: apps.clone(),
+            turn: Mutex::default(),
+        });
+        let mut report = |what| errors.push(format!("service \"{name}\": {what}"));
+        if token_hash.is_empty() && cert_names.is_empty() && subjects.is_empty() {
+            report("no credential; set token_hash, cert_names or subjects");
+        }
+        if issuer.is_some() == subjects.is_empty() {
+            report("set issuer and subjects together, or neither");
+        }
+        if !insert_all(&mut self.by_token, token_hash, &account) {
+            report("token_hash is used twice");
+        }
+        if !insert_all(&mut self.by_cert, cert_names, &account) {
+            report("one of cert_names is used twice");
+        }
+        let issuer = issuer.as_deref().unwrap_or_default();
+        let subjects: Vec<_> =
+            subjects.iter().map(|subject| (issuer.to_owned(), subject.clone())).collect();
+        if !insert_all(&mut self.by_subject, &subjects, &account) {
+            report("one of subjects is used twice");
+        }
+    }
+}
+
+/// Maps all keys to the value. Returns whether none of them was there before.
+fn insert_all<K: Clone + Eq + Hash, V: Clone>(
+    map: &mut HashMap<K, V>,
+    keys: &[K],
+    value: &V,
+) -> bool {
+    keys.iter().all(|key| map.insert(key.clone(), value.clone()).is_none())
+}
+
+/// A key is looked up by its hash. The timing reveals nothing useful, because a prober cannot
+/// choose the hash of what it sends.
+fn find_app<'a>(
+    apps: &'a Apps,
+    keys: &HashMap<KeyHash, String>,
+    key: &str,
+) -> Option<&'a Arc<App>> {
     keys.get(&KeyHash::of(key)).and_then(|app| apps.get(app).ok())
 }

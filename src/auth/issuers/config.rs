@@ -1,23 +1,23 @@
-//! An issuer as it stands in the configuration.
+//! The settings of an issuer.
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// An issuer as it stands in the configuration.
+/// The settings of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// Its name: the claim `iss`, whole.
+    /// Its name: the claim `iss`, exact.
     pub issuer: String,
-    /// What its tokens for us are for: the claim `aud`, or one of them.
+    /// The audience of tokens for this service: the claim `aud`, or one of its values.
     pub audience: String,
-    /// Its keys, a JWK set.
+    /// The file with its keys, a JWK set.
     pub jwks_file: Option<PathBuf>,
-    /// Where it shows them instead.
+    /// The URL of its keys; either this or the file.
     pub jwks_url: Option<String>,
-    /// Authorities of that server, in PEM.
+    /// The file with the certificate authorities of that server, in PEM.
     pub jwks_ca: Option<PathBuf>,
-    /// A file with the bearer token that the server wants.
+    /// The file with the bearer token that the server requires.
     pub jwks_token_file: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! The public keys of an issuer: a JWK set (RFC 7517), and which algorithm each key is for.
+//! The public keys of an issuer: a JWK set (RFC 7517), and the algorithm of each key.
 
 use std::collections::HashMap;
 
@@ -9,57 +9,57 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// RSA keys that are shorter have been broken, or may be soon.
+/// The minimum size of RSA keys; shorter ones are not secure.
 const MIN_RSA_BITS: usize = 2_048;
 
-/// The keys of one set, by `kid`.
+/// The usable keys of a set, by `kid`.
 #[derive(Default)]
 pub(super) struct Keys {
     by_id: HashMap<String, (Algorithm, DecodingKey)>,
-    text: Vec<u8>,
+    json: Vec<u8>,
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSet {
     keys: Vec<Value>,
 }
 
 impl Keys {
-    /// Reads a set. A key that cannot be used is left out: one for encryption, a secret one, a kind
-    /// that is not known. Errors: a sentence, where no key is left.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        let set: Set =
-            serde_json::from_slice(text).map_err(|error| format!("it is no JWK set: {error}"))?;
+    /// Parses a set. Unusable keys are skipped: encryption keys, secret keys, unsupported types.
+    /// Errors: a sentence, if no key is left.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
+        let set: JwkSet =
+            serde_json::from_slice(json).map_err(|error| format!("not a JWK set: {error}"))?;
         let mut by_id = HashMap::new();
         for key in set.keys {
-            match usable(key) {
+            match parse_key(key) {
                 Ok((id, algorithm, key)) => drop(by_id.insert(id, (algorithm, key))),
-                Err(why) => tracing::debug!(why, "a key of the set is not used"),
+                Err(reason) => tracing::debug!(why = reason, "a key of the set was skipped"),
             }
         }
         if by_id.is_empty() {
             return Err(
-                "no key of the set can be used: each needs a `kid`, and to be for signatures with RSA, P-256, P-384 or Ed25519"
+                "no usable key in the set: a key needs a `kid` and must be for signatures with RSA, P-256, P-384 or Ed25519"
                     .to_owned(),
             );
         }
-        Ok(Self { by_id, text: text.to_owned() })
+        Ok(Self { by_id, json: json.to_owned() })
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether there is a key of that id.
-    pub(super) fn has(&self, id: &str) -> bool {
+    /// Whether there is a key with this id.
+    pub(super) fn contains(&self, id: &str) -> bool {
         self.by_id.contains_key(id)
     }
 
-    /// Whether the signature of the token is that of the key it names. The key says which algorithm
-    /// that is; a token that names another, or demands what is not known here (`crit`), is not
-    /// believed.
-    pub(super) fn have_signed(&self, token: &str, header: &Header) -> bool {
+    /// Whether the signature of the token is valid for the key it names. The key determines the
+    /// algorithm; a token with another algorithm, or with `crit` (extensions that are required), is
+    /// rejected.
+    pub(super) fn verify_signature(&self, token: &str, header: &Header) -> bool {
         let Some((algorithm, key)) = header.kid.as_ref().and_then(|id| self.by_id.get(id)) else {
             return false;
         };
@@ -67,7 +67,7 @@ impl Keys {
             return false;
         }
         let mut validation = Validation::new(*algorithm);
-        // Claims are looked at by the caller, with the service's one clock.
+        // The caller checks the claims, with the service's clock.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -77,33 +77,35 @@ impl Keys {
 
 impl PartialEq for Keys {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.json == other.json
     }
 }
 
-fn usable(key: Value) -> Result<(String, Algorithm, DecodingKey), String> {
+fn parse_key(key: Value) -> Result<(String, Algorithm, DecodingKey), String> {
     let key: Jwk = serde_json::from_value(key).map_err(|error| error.to_string())?;
-    let id = key.common.key_id.clone().ok_or("it has no kid")?;
+    let id = key.common.key_id.clone().ok_or("no kid")?;
     if !matches!(key.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return Err(format!("{id}: it is not for signatures"));
+        return Err(format!("{id}: not for signatures"));
     }
-    let algorithm = algorithm(&key)
-        .ok_or_else(|| format!("{id}: its kind or algorithm is not one that is taken"))?;
+    let algorithm =
+        algorithm(&key).ok_or_else(|| format!("{id}: unsupported type or algorithm"))?;
     let key = DecodingKey::from_jwk(&key).map_err(|error| format!("{id}: {error}"))?;
     if let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
         && n.len() * 8 < MIN_RSA_BITS
     {
-        return Err(format!("{id}: it is shorter than {MIN_RSA_BITS} bits"));
+        return Err(format!("{id}: shorter than {MIN_RSA_BITS} bits"));
     }
     Ok((id, algorithm, key))
 }
 
-/// The one algorithm that the key is for: what it says, where that goes with its kind.
+/// The one algorithm of the key: the declared one, if it fits the key's type.
 fn algorithm(key: &Jwk) -> Option<Algorithm> {
-    let said = key.common.key_algorithm;
-    let only = |of_kind, algorithm| (said.is_none() || said == Some(of_kind)).then_some(algorithm);
+    let declared = key.common.key_algorithm;
+    let if_declared = |expected, algorithm| {
+        (declared.is_none() || declared == Some(expected)).then_some(algorithm)
+    };
     match &key.algorithm {
-        AlgorithmParameters::RSA(_) => match said {
+        AlgorithmParameters::RSA(_) => match declared {
             None | Some(KeyAlgorithm::RS256) => Some(Algorithm::RS256),
             Some(KeyAlgorithm::RS384) => Some(Algorithm::RS384),
             Some(KeyAlgorithm::RS512) => Some(Algorithm::RS512),
@@ -113,12 +115,12 @@ fn algorithm(key: &Jwk) -> Option<Algorithm> {
             Some(_) => None,
         },
         AlgorithmParameters::EllipticCurve(curve) => match curve.curve {
-            EllipticCurve::P256 => only(KeyAlgorithm::ES256, Algorithm::ES256),
-            EllipticCurve::P384 => only(KeyAlgorithm::ES384, Algorithm::ES384),
+            EllipticCurve::P256 => if_declared(KeyAlgorithm::ES256, Algorithm::ES256),
+            EllipticCurve::P384 => if_declared(KeyAlgorithm::ES384, Algorithm::ES384),
             _ => None,
         },
         AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-            only(KeyAlgorithm::EdDSA, Algorithm::EdDSA)
+            if_declared(KeyAlgorithm::EdDSA, Algorithm::EdDSA)
         }
         _ => None,
     }

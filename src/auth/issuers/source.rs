@@ -1,4 +1,4 @@
-//! Where the keys of an issuer come from: a file, or a URL.
+//! The source of an issuer's keys: a file or a URL.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use super::{config::IssuerConfig, keys::Keys};
 use crate::fetch::{self, HttpClient};
 
-/// For an answer, and for all of it.
+/// The timeout of the whole response.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// A set of some hundred keys.
-const MAX_BYTES: usize = 256 << 10;
+/// The maximum size of a response: a set of some hundred keys.
+const MAX_RESPONSE_BYTES: usize = 256 << 10;
 
 #[expect(clippy::large_enum_variant, reason = "there are a handful of them")]
 pub(super) enum Source {
@@ -24,13 +24,13 @@ pub(super) enum Source {
     Url {
         client: HttpClient,
         uri: Uri,
-        /// Read each time: Kubernetes replaces it.
+        /// Read for each request, because Kubernetes replaces it.
         token_file: Option<PathBuf>,
     },
 }
 
 impl Source {
-    /// Errors: what is wrong with the configuration, a sentence.
+    /// The configured source. Errors: a sentence that says what is wrong with the settings.
     pub(super) fn new(config: &IssuerConfig) -> Result<Self, String> {
         let IssuerConfig { jwks_file, jwks_url, jwks_ca, jwks_token_file, .. } = config;
         let url = match (jwks_file, jwks_url) {
@@ -40,7 +40,8 @@ impl Source {
             (None, Some(url)) => url,
             _ => {
                 return Err(
-                    "it needs jwks_file or jwks_url, one of the two; jwks_ca and jwks_token_file go with jwks_url".to_owned()
+                    "set either jwks_file or jwks_url; jwks_ca and jwks_token_file need jwks_url"
+                        .to_owned(),
                 );
             }
         };
@@ -53,9 +54,9 @@ impl Source {
                     "jwks_url: https needs jwks_ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities".to_owned()
                 );
             }
-            // Whoever could change the keys on their way could make tokens of his own.
+            // Over plain HTTP, an attacker on the path could replace the keys and forge tokens.
             Some("http") if is_loopback => {}
-            _ => return Err("jwks_url: it is https://..., or http:// to this machine".to_owned()),
+            _ => return Err("jwks_url must be https://..., or http:// on this machine".to_owned()),
         }
         Ok(Self::Url {
             client: fetch::client(jwks_ca.as_deref())?,
@@ -64,16 +65,17 @@ impl Source {
         })
     }
 
-    /// Errors: a sentence that names the file or the URL.
+    /// Reads the keys. Errors: a sentence that names the file or the URL.
     pub(super) async fn keys(&self) -> Result<Keys, String> {
         match self {
-            Self::File(path) => of_file(path),
+            Self::File(path) => read_file(path),
             Self::Url { client, uri, token_file } => {
-                let fetched = timeout(FETCH_TIMEOUT, get(client, uri, token_file.as_ref())).await;
-                let fetched = fetched.unwrap_or_else(|_| {
+                let result =
+                    timeout(FETCH_TIMEOUT, fetch_keys(client, uri, token_file.as_ref())).await;
+                let result = result.unwrap_or_else(|_| {
                     Err(format!("no answer within {} s", FETCH_TIMEOUT.as_secs()))
                 });
-                fetched
+                result
                     .and_then(|text| Keys::parse(&text))
                     .map_err(|error| format!("{uri}: {error}"))
             }
@@ -81,13 +83,15 @@ impl Source {
     }
 }
 
-/// Errors: a sentence that names the file.
-pub(super) fn of_file(path: &Path) -> Result<Keys, String> {
-    let read = fs::read(path).map_err(|error| error.to_string());
-    read.and_then(|text| Keys::parse(&text)).map_err(|error| format!("{}: {error}", path.display()))
+/// Reads the keys from a file. Errors: a sentence that names the file.
+pub(super) fn read_file(path: &Path) -> Result<Keys, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string());
+    bytes
+        .and_then(|json| Keys::parse(&json))
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
-async fn get(
+async fn fetch_keys(
     client: &HttpClient,
     uri: &Uri,
     token_file: Option<&PathBuf>,
@@ -100,12 +104,15 @@ async fn get(
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
     }
     let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
-    let answer = client.request(request).await.map_err(|error| fetch::describe(&error))?;
-    if answer.status() != StatusCode::OK {
-        return Err(format!("the answer is {}", answer.status()));
+    let response = client.request(request).await.map_err(|error| fetch::describe(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("the server responded {}", response.status()));
     }
-    let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_BYTES).await;
+    let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_RESPONSE_BYTES).await;
     body.map(Vec::from).map_err(|error| {
-        format!("its body of at most {MAX_BYTES} bytes: {}", fetch::describe(&error))
+        format!(
+            "cannot read the response of at most {MAX_RESPONSE_BYTES} bytes: {}",
+            fetch::describe(&error)
+        )
     })
 }

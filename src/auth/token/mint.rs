@@ -3,7 +3,7 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{APP, AppClaims, Signer, TokenKeys, hex, invalid};
+use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, hex, invalid};
 use crate::{error::Error, model::AppKey};
 
 #[derive(Serialize)]
@@ -16,16 +16,21 @@ struct MintedUserClaims<'a> {
 }
 
 impl TokenKeys {
-    /// An app token, for so many seconds or without end.
+    /// Signs an app token that expires after `ttl_s` seconds, or never.
     pub fn mint_app(&self, app: &AppKey, now_ms: u64, ttl_s: Option<u64>) -> Result<String, Error> {
         let iat = now_ms / 1_000;
         let exp = ttl_s.map(|ttl| iat.saturating_add(ttl));
-        let claims =
-            AppClaims { typ: APP.to_owned(), app: app.to_string(), iat, jti: Some(new_id()), exp };
+        let claims = AppClaims {
+            typ: APP_TYPE.to_owned(),
+            app: app.to_string(),
+            iat,
+            jti: Some(new_id()),
+            exp,
+        };
         self.sign(&claims, |signer| &signer.app.0)
     }
 
-    /// A user token, good until that Unix second.
+    /// Signs a user token that expires at this Unix second.
     pub fn mint_user(
         &self,
         app: &AppKey,
@@ -46,7 +51,7 @@ impl TokenKeys {
     fn sign<C: Serialize>(
         &self,
         claims: &C,
-        key: fn(&Signer) -> &EncodingKey,
+        key: fn(&SigningKeys) -> &EncodingKey,
     ) -> Result<String, Error> {
         let signer = self.signers.first().ok_or_else(invalid)?;
         let header = Header { kid: Some(signer.id.clone()), ..Header::new(Algorithm::HS256) };
@@ -54,7 +59,7 @@ impl TokenKeys {
     }
 }
 
-/// 96 bits of chance, as hex digits.
+/// 96 random bits as hex digits.
 fn new_id() -> String {
     hex(&rand::random::<[u8; 12]>())
 }

@@ -1,34 +1,34 @@
-//! Checks tokens.
+//! Verifies tokens.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{APP, AppClaims, Signer, TokenKeys, invalid, malformed};
+use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, invalid, malformed};
 use crate::{error::Error, model::AppKey};
 
-/// What an app's own back end may have signed. RFC 7519 lets times have a fraction.
+/// The claims of a user token, which an app's own back end may have signed. RFC 7519 allows
+/// fractions in times.
 #[derive(Deserialize)]
 struct UserClaims {
     app: Option<String>,
     id: Option<String>,
     sub: Option<String>,
-    /// Whatever they are: who signs them need not mean what we do.
+    /// Any type, because back ends may use these claims differently.
     iat: Option<serde_json::Value>,
     jti: Option<serde_json::Value>,
     nbf: Option<f64>,
     exp: f64,
 }
 
-/// What a token says of itself before its signature is looked at: which key to look with, and
-/// nothing else.
+/// The claims of a token before its signature is verified. They only select the key to verify with.
 #[derive(Deserialize)]
 pub struct Unverified {
-    /// The app that is said to have issued it.
+    /// The app that it claims to be issued for.
     pub app: Option<String>,
-    /// What it can be revoked by.
+    /// Its id, for revocation.
     jti: Option<serde_json::Value>,
-    /// The key that is said to have signed it.
+    /// The id of the key that it claims to be signed with.
     #[serde(skip)]
     pub signer: Option<String>,
     iss: Option<serde_json::Value>,
@@ -36,7 +36,7 @@ pub struct Unverified {
     exp: Option<serde_json::Value>,
 }
 
-/// What a token said, once its signature was found good.
+/// What a verified token says.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Bearer {
@@ -45,10 +45,11 @@ pub enum Bearer {
 }
 
 impl Unverified {
-    /// Errors: MALFORMED_TOKEN where it is no JWT.
+    /// Reads the claims. Errors: MALFORMED_TOKEN if it is not a JWT; INVALID_TOKEN if its header
+    /// has `crit`.
     pub fn read(token: &str) -> Result<Self, Error> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
-        if says_crit(token) {
+        if has_crit(token) {
             return Err(invalid());
         }
         let claims: Self =
@@ -56,19 +57,19 @@ impl Unverified {
         Ok(Self { signer: header.kid, ..claims })
     }
 
-    /// What it can be revoked by.
+    /// Its id, for revocation.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.jti.as_ref()?.as_str()
     }
 
-    /// When it is said to end, in Unix milliseconds.
+    /// The expiry that it claims, in Unix milliseconds.
     #[must_use]
     pub fn ends_ms(&self) -> Option<u64> {
         Some((self.exp.as_ref()?.as_f64()? * 1_000.0) as u64)
     }
 
-    /// Who else is said to have issued it.
+    /// The external issuer that it claims.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.iss.as_ref()?.as_str()
@@ -76,64 +77,65 @@ impl Unverified {
 }
 
 impl TokenKeys {
-    /// Checks signature, algorithm, app and time, and that it was not revoked. Errors:
-    /// MALFORMED_TOKEN, INVALID_TOKEN.
+    /// Verifies signature, algorithm, app, time and revocation. Errors: MALFORMED_TOKEN,
+    /// INVALID_TOKEN.
     pub fn verify(&self, app: &AppKey, token: &str, now_ms: u64) -> Result<Bearer, Error> {
         let unverified = Unverified::read(token)?;
         let signer = unverified.signer.as_deref();
-        if unverified.typ.as_deref() == Some(APP) {
-            let claims: AppClaims = self.check(token, signer, |signer| &signer.app.1)?;
-            let in_time = claims.exp.is_none_or(|exp| now_ms < exp.saturating_mul(1_000));
-            let is_good = in_time
+        if unverified.typ.as_deref() == Some(APP_TYPE) {
+            let claims: AppClaims = self.decode_signed(token, signer, |signer| &signer.app.1)?;
+            let is_in_time = claims.exp.is_none_or(|exp| now_ms < exp.saturating_mul(1_000));
+            let is_good = is_in_time
                 && claims.app == app.as_str()
-                && !self.has_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
+                && !self.is_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
             return if is_good { Ok(Bearer::App) } else { Err(invalid()) };
         }
-        let claims: UserClaims = self.check(token, signer, |signer| &signer.user.1)?;
+        let claims: UserClaims = self.decode_signed(token, signer, |signer| &signer.user.1)?;
         let now_s = now_ms as f64 / 1_000.0;
-        let in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
-        let of_app = claims.app.is_none_or(|of| of == app.as_str());
+        let is_in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
+        let is_of_app = claims.app.is_none_or(|of| of == app.as_str());
         let id = claims.jti.as_ref().and_then(|id| id.as_str());
-        let is_good = in_time
-            && of_app
-            && !self.has_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
+        let is_good = is_in_time
+            && is_of_app
+            && !self.is_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
         match claims.id.or(claims.sub) {
             Some(user) if is_good => Ok(Bearer::User(user)),
             _ => Err(invalid()),
         }
     }
 
-    fn has_revoked(&self, id: Option<&str>, issued_s: Option<f64>) -> bool {
+    fn is_revoked(&self, id: Option<&str>, issued_at_s: Option<f64>) -> bool {
         id.is_some_and(|id| self.revoked.contains(id))
             || self.not_before_ms.is_some_and(|not_before_ms| {
-                issued_s.is_none_or(|at_s| at_s * 1_000.0 < not_before_ms as f64)
+                issued_at_s.is_none_or(|issued_at_s| issued_at_s * 1_000.0 < not_before_ms as f64)
             })
     }
 
-    /// By the key that is named, where it is one of ours; back ends that sign their users' tokens
-    /// themselves name none, or one of their own. Times are compared by the caller, with the
-    /// service's one clock.
-    fn check<C: DeserializeOwned>(
+    /// Verifies the signature with the named key if it is one of ours, else with each key: back
+    /// ends that sign user tokens themselves name no key, or one of their own. The caller compares
+    /// times, with the service's clock.
+    fn decode_signed<C: DeserializeOwned>(
         &self,
         token: &str,
-        named: Option<&str>,
-        key: fn(&Signer) -> &DecodingKey,
+        key_id: Option<&str>,
+        key: fn(&SigningKeys) -> &DecodingKey,
     ) -> Result<C, Error> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let is_named = |signer: &&Signer| Some(signer.id.as_str()) == named;
-        let one = self.signers.iter().find(is_named);
-        let tried = one.into_iter().chain(self.signers.iter().filter(|_| one.is_none()));
-        let mut checked = tried.map(|signer| jsonwebtoken::decode(token, key(signer), &validation));
-        checked.find_map(Result::ok).map(|data| data.claims).ok_or_else(invalid)
+        let is_named = |signer: &&SigningKeys| Some(signer.id.as_str()) == key_id;
+        let named = self.signers.iter().find(is_named);
+        let candidates = named.into_iter().chain(self.signers.iter().filter(|_| named.is_none()));
+        let mut results =
+            candidates.map(|signer| jsonwebtoken::decode(token, key(signer), &validation));
+        results.find_map(Result::ok).map(|data| data.claims).ok_or_else(invalid)
     }
 }
 
-/// Whether the header names extensions that whoever takes the token has to understand (RFC 7515,
-/// section 4.1.11): we understand none.
-fn says_crit(token: &str) -> bool {
+/// Whether the header has `crit`, extensions that the recipient must understand (RFC 7515, section
+/// 4.1.11). This service understands none.
+fn has_crit(token: &str) -> bool {
     let header = token.split('.').next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
     let header =
         header.and_then(|header| serde_json::from_slice::<serde_json::Map<_, _>>(&header).ok());
