@@ -1,5 +1,4 @@
-//! What is fetched over HTTP from somebody else: a backup of a running service, the keys of an
-//! issuer.
+//! An HTTP client for other servers: for backups of a running service, and the keys of an issuer.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,11 +12,11 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::pem;
 
-/// Of http and https; cheap to clone.
+/// A client for http and https. Cheap to clone.
 pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 
-/// Trusts the authorities of this file, in PEM, and no other; without one no server of https is
-/// trusted. Errors: a sentence that names the file.
+/// A client that trusts only the certificate authorities of this PEM file; without one, no https
+/// server is trusted. Errors: a sentence that names the file.
 pub fn client(authorities: Option<&Path>) -> Result<HttpClient, String> {
     let roots = authorities.map_or_else(|| Ok(RootCertStore::empty()), pem::authorities)?;
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -29,8 +28,8 @@ pub fn client(authorities: Option<&Path>) -> Result<HttpClient, String> {
     Ok(Client::builder(TokioExecutor::new()).build(connector))
 }
 
-/// With what lies below it, since hyper's own say little of what was wrong.
+/// The error with all of its causes, because hyper's own messages say little.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"))
 }

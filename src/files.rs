@@ -1,5 +1,5 @@
-//! Files that are read again when they have changed, such as certificates and who may call.
-//! Kubernetes swaps a link to a directory of them, which shows as a change too.
+//! Watches files that are reloaded when they change, such as certificates and the configuration.
+//! Kubernetes replaces a symbolic link to their directory, which shows as a change too.
 
 use std::{
     fs,
@@ -7,41 +7,41 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How often they are looked at.
+/// How often the files are checked.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Some files, as they were last seen. To be made before they are read, so that what changes
-/// meanwhile is read again.
+/// Watches some files by modification time and size. Create it before reading the files, so that a
+/// change in between is noticed.
 #[derive(Clone)]
 pub struct FileWatcher {
     paths: Vec<PathBuf>,
-    seen: Vec<Option<(SystemTime, u64)>>,
+    last_stamps: Vec<Option<(SystemTime, u64)>>,
 }
 
 impl FileWatcher {
-    /// As they are now.
+    /// A watcher that compares with the files as they are now.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        let seen = look(&paths);
-        Self { paths, seen }
+        let last_stamps = stamps(&paths);
+        Self { paths, last_stamps }
     }
 
-    /// Done when one of them has changed since it was last seen.
+    /// Completes when a file has changed since the last call, or since `new`.
     pub async fn changed(&mut self) {
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
-            let now = look(&self.paths);
-            if now != self.seen {
-                self.seen = now;
+            let now = stamps(&self.paths);
+            if now != self.last_stamps {
+                self.last_stamps = now;
                 return;
             }
         }
     }
 }
 
-fn look(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
-    let one = |path: &PathBuf| {
+fn stamps(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
         fs::metadata(path).and_then(|file| Ok((file.modified()?, file.len()))).ok()
     };
-    paths.iter().map(one).collect()
+    paths.iter().map(stamp).collect()
 }

@@ -1,4 +1,4 @@
-//! Certificates in files.
+//! Reads certificates from PEM files.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let read = read.map_err(|error| describe(path, &error))?;
     if read.is_empty() {
-        Err(format!("{}: there is no certificate in it", path.display()))
+        Err(format!("{}: it contains no certificate", path.display()))
     } else {
         Ok(read)
     }
 }
 
-/// The authorities of a file, at least one. Errors: a sentence that names the file.
+/// The certificate authorities of a file, at least one. Errors: a sentence that names the file.
 pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -27,7 +27,7 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// What is wrong with a file.
+/// An error message that names the file.
 pub fn describe(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
 }

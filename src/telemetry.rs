@@ -1,5 +1,5 @@
-//! Logs, traces, and every metric that is counted, by name. What is read where it is,
-//! `server/metrics.rs` adds.
+//! Logs, traces, and the metrics that are counted. `server/metrics.rs` adds the gauges that are
+//! read for each scrape.
 
 use std::{io::IsTerminal as _, sync::OnceLock};
 
@@ -7,41 +7,45 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::visible::Lines;
+use crate::visible::EscapedLines;
 
 pub mod metrics;
 pub mod traces;
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Whether whoever reads standard error expects objects, after [`init_logs`].
+/// Whether [`init_logs`] chose JSON, so that standard error must contain only JSON objects.
 #[must_use]
 pub fn logs_are_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// Logs to standard error, at the level of `MUTE_LOG` (such as `debug`, or
-/// `mute_service=debug,h2=warn`), by default the service's own at `info` and its libraries' at
-/// `warn`.
+/// Starts logging to standard error. `MUTE_LOG` sets the level (such as `debug`, or
+/// `mute_service=debug,h2=warn`); the default is `info` for the service and `warn` for its
+/// libraries.
 pub fn init_logs(format: LogFormat) {
-    let (are_json, is_terminal) = (format == LogFormat::Json, std::io::stderr().is_terminal());
-    let lines =
-        move || Lines { to: std::io::stderr(), are_json, are_colored: is_terminal && !are_json };
+    let are_json = format == LogFormat::Json;
+    let is_terminal = std::io::stderr().is_terminal();
+    let lines = move || EscapedLines {
+        writer: std::io::stderr(),
+        are_json,
+        are_colored: is_terminal && !are_json,
+    };
     let filter = EnvFilter::try_from_env("MUTE_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
-    // A second call, in a test, changes nothing.
+    // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
     let _ = match format {
         LogFormat::Text => logs.with_ansi(is_terminal).try_init(),

@@ -1,6 +1,6 @@
-//! Every metric that counts, by name. They are of the process, so whoever has something to count
-//! does; what is true at a moment is read from the service when it is asked for (`telemetry.rs`).
-//! Labels take their values from lists in the code, never from callers.
+//! The metrics that are counted as events happen. They belong to the process, so any module may
+//! count. Gauges of the current state are read from the service for each scrape
+//! (`server/metrics.rs`). The values of labels come from lists in the code, never from callers.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -18,15 +18,16 @@ mod rpc;
 pub use rpc::Method;
 use rpc::{Methods, OTHER};
 
-/// Where everything is counted.
+/// The metrics of this process.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// From a quarter of a millisecond, each four times the one before.
-const SECONDS: [f64; 9] = [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384];
-const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1_024.0];
+/// From a quarter of a millisecond; each is four times the one before.
+const LATENCY_BUCKETS_S: [f64; 9] =
+    [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384];
+const SIZE_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1_024.0];
 
-/// Reasons that are counted as failures of the caller's credentials, and of the store.
-const OF_CREDENTIALS: [Reason; 7] = [
+/// Reasons that count as failures of credentials, and of the store.
+const CREDENTIAL_REASONS: [Reason; 7] = [
     Reason::InvalidApiKey,
     Reason::InvalidClientKey,
     Reason::InvalidToken,
@@ -35,33 +36,33 @@ const OF_CREDENTIALS: [Reason; 7] = [
     Reason::InvalidCredentials,
     Reason::PermissionDenied,
 ];
-const OF_THE_STORE: [Reason; 2] = [Reason::StoreUnavailable, Reason::StoreFull];
+const STORE_REASONS: [Reason; 2] = [Reason::StoreUnavailable, Reason::StoreFull];
 
-/// The names are those of the fields, with `mute_` before them; those of gRPC are the ones its
-/// ecosystem has.
+/// Metrics are named after their fields, with the prefix `mute_`; RPCs have the names of gRPC's
+/// ecosystem.
 pub struct Metrics {
     registry: Registry,
-    rest_handled: Family<Rest, Counter>,
-    rest_handling_seconds: Family<Api, Histogram>,
+    rest_handled: Family<RestLabels, Counter>,
+    rest_handling_seconds: Family<ApiLabels, Histogram>,
     commit_seconds: Histogram,
     commit_group_size: Histogram,
     commits: Counter,
-    store_errors: Family<Why, Counter>,
+    store_errors: Family<ReasonLabels, Counter>,
     expiries: Counter,
     expiry_lag_seconds: Histogram,
     rate_limited: Counter,
-    auth_failures: Family<Why, Counter>,
+    auth_failures: Family<ReasonLabels, Counter>,
     issuer_failures: Counter,
     calls_shed: Counter,
     connections_refused: Counter,
-    connections: Family<Listener, Gauge>,
+    connections: Family<ListenerLabels, Gauge>,
     foreign_keys: Counter,
     checks: [Counter; Check::ALL.len()],
     methods: HashMap<String, Method>,
-    other: Method,
+    other_method: Method,
 }
 
-/// The rule that a check's answer comes from.
+/// The rule that decided a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Check {
@@ -85,7 +86,7 @@ impl Check {
         Self::NotRegistered,
     ];
 
-    const fn labels(self) -> Answer {
+    const fn labels(self) -> CheckLabels {
         let (answer, rule) = match self {
             Self::None => ("allowed", "none"),
             Self::RoomStaff => ("allowed", "room_staff"),
@@ -95,34 +96,34 @@ impl Check {
             Self::RoomBan => ("denied", "room_ban"),
             Self::NotRegistered => ("denied", "not_registered"),
         };
-        Answer { answer, rule }
+        CheckLabels { answer, rule }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answer {
+struct CheckLabels {
     answer: &'static str,
     rule: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Api {
+struct ApiLabels {
     api: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Listener {
+struct ListenerLabels {
     listener: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Rest {
+struct RestLabels {
     api: &'static str,
     status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Why {
+struct ReasonLabels {
     reason: &'static str,
 }
 
@@ -130,99 +131,104 @@ impl Metrics {
     fn new() -> Self {
         let mut registry = Registry::default();
         let methods = Methods::register(&mut registry);
-        let ours = registry.sub_registry_with_prefix("mute");
-        let checked =
-            "Pairs of user and room that were checked, by answer and the rule it comes from";
-        let checks = add(ours, "checks", checked, Family::<Answer, Counter>::default());
+        let own_registry = registry.sub_registry_with_prefix("mute");
+        let help = "Checked pairs of user and room, by answer and deciding rule";
+        let checks =
+            register(own_registry, "checks", help, Family::<CheckLabels, Counter>::default());
         Self {
-            rest_handled: add(
-                ours,
+            rest_handled: register(
+                own_registry,
                 "rest_handled",
                 "REST calls answered, by vendor and status",
                 Family::default(),
             ),
-            rest_handling_seconds: add(
-                ours,
+            rest_handling_seconds: register(
+                own_registry,
                 "rest_handling_seconds",
-                "From a REST call's head to its answer",
-                Family::new_with_constructor(seconds as fn() -> Histogram),
+                "Time from the head of a REST request to its response",
+                Family::new_with_constructor(latency_histogram as fn() -> Histogram),
             ),
-            commits: add(ours, "commits", "Commits that became durable", Counter::default()),
-            commit_group_size: add(
-                ours,
+            commits: register(
+                own_registry,
+                "commits",
+                "Commits that became durable",
+                Counter::default(),
+            ),
+            commit_group_size: register(
+                own_registry,
                 "commit_group_size",
-                "Commits that became durable together: by one sync, or one transaction of the cluster",
-                Histogram::new(SIZES),
+                "Commits that one sync, or one transaction of the cluster, made durable",
+                Histogram::new(SIZE_BUCKETS),
             ),
-            commit_seconds: add(
-                ours,
+            commit_seconds: register(
+                own_registry,
                 "commit_seconds",
-                "How long it took to make them durable",
-                seconds(),
+                "Time to make a group of commits durable",
+                latency_histogram(),
             ),
-            store_errors: add(
-                ours,
+            store_errors: register(
+                own_registry,
                 "store_errors",
-                "Answers that told of the store's failures",
-                by(&OF_THE_STORE),
+                "Calls that failed because of the store, by reason",
+                by_reason(&STORE_REASONS),
             ),
-            expiries: add(
-                ours,
+            expiries: register(
+                own_registry,
                 "expiries",
-                "Marks that have ended by themselves and were swept",
+                "Mutes and bans that expired and were swept",
                 Counter::default(),
             ),
-            expiry_lag_seconds: add(
-                ours,
+            expiry_lag_seconds: register(
+                own_registry,
                 "expiry_lag_seconds",
-                "From the end of a mark to its EXPIRED",
-                seconds(),
+                "Time from the end of a mute or ban to its EXPIRED event",
+                latency_histogram(),
             ),
-            rate_limited: add(
-                ours,
+            rate_limited: register(
+                own_registry,
                 "rate_limited",
-                "Calls refused for the rate of their method in their app",
+                "Calls refused by a rate limit",
                 Counter::default(),
             ),
-            auth_failures: add(
-                ours,
+            auth_failures: register(
+                own_registry,
                 "auth_failures",
-                "Calls refused for their credentials",
-                by(&OF_CREDENTIALS),
+                "Calls refused because of their credentials, by reason",
+                by_reason(&CREDENTIAL_REASONS),
             ),
-            issuer_failures: add(
-                ours,
+            issuer_failures: register(
+                own_registry,
                 "issuer_failures",
-                "Times that the keys of an issuer could not be read",
+                "Failed reads of the keys of an issuer",
                 Counter::default(),
             ),
-            calls_shed: add(
-                ours,
+            calls_shed: register(
+                own_registry,
                 "calls_shed",
-                "Calls refused because as many ran as may",
+                "Calls refused by a concurrency limit",
                 Counter::default(),
             ),
-            connections_refused: add(
-                ours,
+            connections_refused: register(
+                own_registry,
                 "connections_refused",
-                "Connections refused because there were as many as there may be, or the share of their address was taken",
+                "Connections refused because the listener was full or their address had its share",
                 Counter::default(),
             ),
-            connections: add(
-                ours,
+            connections: register(
+                own_registry,
                 "connections",
                 "Open connections, by listener",
                 Family::default(),
             ),
-            foreign_keys: add(
-                ours,
+            foreign_keys: register(
+                own_registry,
                 "foreign_keys",
-                "Keys below this service's prefix of the cluster that are none of its own, and were passed over",
+                "Foreign keys under this service's prefix of the cluster, which are ignored",
                 Counter::default(),
             ),
             checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
-            other: methods.of(OTHER, OTHER, false),
-            methods: methods.all(),
+            other_method: methods.method(OTHER, OTHER, false),
+            methods: methods.by_path(),
             registry,
         }
     }
@@ -237,32 +243,32 @@ impl Metrics {
         }
     }
 
-    /// Counts commits that became durable together, in so long.
+    /// Counts a group of commits that became durable together, and how long that took.
     pub fn committed(&self, commits: usize, took: Duration) {
         self.commits.inc_by(commits as u64);
         self.commit_group_size.observe(commits as f64);
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a REST call that was answered, by the vendor of its path.
+    /// Counts a REST call with its response, by the vendor of its path.
     pub fn rest(&self, api: &'static str, status: u16, took: Duration) {
-        self.rest_handled.get_or_create(&Rest { api, status }).inc();
-        self.rest_handling_seconds.get_or_create(&Api { api }).observe(took.as_secs_f64());
+        self.rest_handled.get_or_create(&RestLabels { api, status }).inc();
+        self.rest_handling_seconds.get_or_create(&ApiLabels { api }).observe(took.as_secs_f64());
     }
 
-    /// Counts marks whose end was told, so long after it where that is known.
+    /// Counts mutes and bans whose expiry was reported, and how late that was if it is known.
     pub fn expired(&self, restrictions: usize, lag: Option<Duration>) {
         self.expiries.inc_by(restrictions as u64);
         lag.iter().for_each(|lag| self.expiry_lag_seconds.observe(lag.as_secs_f64()));
     }
 
-    /// Counts a refusal, where its reason is one that is counted.
+    /// Counts a refusal, if there is a metric for its reason.
     pub fn refused(&self, reason: Reason) {
-        let why = Why { reason: reason.as_str() };
-        if OF_CREDENTIALS.contains(&reason) {
-            self.auth_failures.get_or_create(&why).inc();
-        } else if OF_THE_STORE.contains(&reason) {
-            self.store_errors.get_or_create(&why).inc();
+        let labels = ReasonLabels { reason: reason.as_str() };
+        if CREDENTIAL_REASONS.contains(&reason) {
+            self.auth_failures.get_or_create(&labels).inc();
+        } else if STORE_REASONS.contains(&reason) {
+            self.store_errors.get_or_create(&labels).inc();
         } else if reason == Reason::RateLimited {
             self.rate_limited.inc();
         } else if reason == Reason::Overloaded {
@@ -270,55 +276,54 @@ impl Metrics {
         }
     }
 
-    /// Counts that the keys of an issuer could not be read.
+    /// Counts a failed read of an issuer's keys.
     pub fn issuer_failed(&self) {
         self.issuer_failures.inc();
     }
 
-    /// Counts a connection that was refused.
+    /// Counts a refused connection.
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
 
-    /// Notes how many connections a listener has.
+    /// Sets the number of open connections of a listener.
     pub fn connections(&self, listener: &'static str, count: usize) {
         self.connections
-            .get_or_create(&Listener { listener })
+            .get_or_create(&ListenerLabels { listener })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Counts a key of the cluster that is none of ours.
+    /// Counts a foreign key under the service's prefix of the cluster.
     pub fn foreign_key(&self) {
         self.foreign_keys.inc();
     }
 
-    /// What counts the calls of the RPC at this path, `/package.Service/Method`; those of paths
-    /// that are none are counted together.
+    /// The metrics of the RPC at this path, `/package.Service/Method`. Unknown paths share one.
     #[must_use]
     pub fn method(&self, path: &str) -> &Method {
-        self.methods.get(path).unwrap_or(&self.other)
+        self.methods.get(path).unwrap_or(&self.other_method)
     }
 
-    /// Everything that was counted so far.
+    /// The registry with all metrics of the process.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
 }
 
-/// Each is there from the start, so that its first event is seen as a change.
-fn by(reasons: &[Reason]) -> Family<Why, Counter> {
+/// A counter for each reason. All exist from the start, so that the first event shows as a change.
+fn by_reason(reasons: &[Reason]) -> Family<ReasonLabels, Counter> {
     let family = Family::default();
-    reasons
-        .iter()
-        .for_each(|reason| drop(family.get_or_create_owned(&Why { reason: reason.as_str() })));
+    reasons.iter().for_each(|reason| {
+        drop(family.get_or_create_owned(&ReasonLabels { reason: reason.as_str() }))
+    });
     family
 }
 
-fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
+fn latency_histogram() -> Histogram {
+    Histogram::new(LATENCY_BUCKETS_S)
 }
 
-fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
 }

@@ -1,9 +1,9 @@
-//! Calls as they are followed: by the ids that their callers give them, in the log; and as spans,
-//! which go to a collector over OTLP.
+//! Tracing of calls: the ids that callers send appear in log lines, and spans go to a collector
+//! over OTLP.
 //!
-//! A service's trace (`traceparent`, W3C Trace Context) goes on here, and from here to the cluster;
-//! that of another caller is linked. Without a collector no span is made, and a call that brings no
-//! id costs a look at its headers.
+//! The trace of a service (`traceparent`, W3C Trace Context) continues here and in the calls to
+//! etcd; the trace of any other caller is only linked. Without a collector no span is made, and a
+//! call without ids costs only the look-up of two headers.
 
 use std::{
     fmt::Display,
@@ -28,27 +28,26 @@ use opentelemetry_sdk::{
 };
 use tracing::{Instrument as _, Level, Span, debug_span, field::Empty, info_span};
 
-/// Of an id that is logged.
+/// The maximum length of a request id that is logged.
 const MAX_ID_BYTES: usize = 128;
-/// For an answer of the collector, and for what is left when the service stops.
+/// The timeout of an export, and of the last export at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-// As they are looked for in each call: text would be read as a name each time.
+// Parsed once, because each call looks them up.
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// What sends spans, in the background. What it has not sent yet is bounded; what is beyond is
-/// dropped.
+/// Exports spans in the background. The queue is bounded; spans beyond it are dropped.
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Sends to the collector at this URL; where a call brings no trace of its own, this share of
-    /// them is traced. Attributes of the process may be added by `OTEL_RESOURCE_ATTRIBUTES`.
+    /// Starts exporting to the collector at this URL. Calls without a trace of their own are
+    /// sampled at `sample_ratio`. `OTEL_RESOURCE_ATTRIBUTES` adds attributes of the process.
     /// Errors: what is wrong with the URL.
-    pub fn start(endpoint: &str, share: f64) -> Result<Self, String> {
+    pub fn start(endpoint: &str, sample_ratio: f64) -> Result<Self, String> {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
@@ -58,7 +57,7 @@ impl Traces {
         let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME"));
         let resource =
             resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share)));
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sample_ratio)));
         let provider =
             SdkTracerProvider::builder().with_resource(resource.build()).with_sampler(sampler);
         let provider = provider.with_batch_exporter(exporter).build();
@@ -66,27 +65,28 @@ impl Traces {
         Ok(Self(provider))
     }
 
-    /// Sends what is left.
+    /// Exports the remaining spans.
     pub async fn end(self) {
         let ended =
             tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(EXPORT_TIMEOUT)).await;
         if let Ok(Err(error)) = ended {
-            tracing::warn!(%error, "some traces were not sent");
+            tracing::warn!(%error, "some spans could not be exported");
         }
     }
 }
 
-/// One call: its span, and its ids in each line that is logged meanwhile.
+/// The trace of one call: its span, and a log span that adds its ids to each log line.
 #[derive(Clone)]
 pub struct CallTrace {
     context: Context,
-    line: Span,
+    log_span: Span,
 }
 
 impl CallTrace {
-    /// Nothing where nobody wants to follow this one. A trace goes on here where a service brings
-    /// it; of anybody else's it is only told, because it would say what is followed. A span is
-    /// ended with `end`, or when this is dropped, for a call that was given up.
+    /// Begins the trace of a call; `None` if neither log nor collector would show it. A trace that
+    /// a service sends is continued. Any other caller's is only linked, because it would otherwise
+    /// decide what is sampled. The span ends with `end`; for a cancelled call, when this is
+    /// dropped.
     pub fn begin(
         headers: &HeaderMap,
         is_service: bool,
@@ -100,7 +100,7 @@ impl CallTrace {
             return None;
         }
         let name = name();
-        let caller = PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers));
+        let caller = PROPAGATOR.extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let mut context = if is_service { caller.clone() } else { Context::new() };
         if let Some(tracer) = tracer {
             let span = tracer.span_builder(name.clone()).with_kind(SpanKind::Server);
@@ -113,33 +113,33 @@ impl CallTrace {
             let span = span.with_links(links).start_with_context(tracer, &context);
             context = context.with_span(span);
         }
-        // One that is in no trace has no line but those for debugging.
-        let line = if has_ids || context.span().is_recording() {
+        // A call without a trace appears in debug log lines only.
+        let log_span = if has_ids || context.span().is_recording() {
             info_span!("call", method = name, trace_id = Empty, request_id = Empty)
         } else {
             debug_span!("call", method = name, trace_id = Empty, request_id = Empty)
         };
         let trace_id = context.span().span_context().trace_id();
         if trace_id != TraceId::INVALID {
-            line.record("trace_id", tracing::field::display(trace_id));
+            log_span.record("trace_id", tracing::field::display(trace_id));
         }
         if let Some(id) =
             request_id.and_then(|id| id.to_str().ok()).filter(|id| id.len() <= MAX_ID_BYTES)
         {
-            line.record("request_id", id);
+            log_span.record("request_id", id);
         }
-        Some(Box::new(Self { context, line }))
+        Some(Box::new(Self { context, log_span }))
     }
 
-    /// Does the work of the call within its span.
+    /// Runs the work of the call within its span.
     pub async fn run<W: Future>(&self, work: W) -> W::Output {
-        work.with_context(self.context.clone()).instrument(self.line.clone()).await
+        work.with_context(self.context.clone()).instrument(self.log_span.clone()).await
     }
 
-    /// The call was answered with this code, of gRPC or HTTP.
+    /// Ends the trace with the status code of gRPC or HTTP.
     pub fn end(&self, code: KeyValue, is_failure: bool, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(parent: &self.line, code = %code.value, took_us, "a call was answered");
+        tracing::debug!(parent: &self.log_span, code = %code.value, took_us, "a call was answered");
         let span = self.context.span();
         span.set_attribute(code);
         if is_failure {
@@ -149,7 +149,7 @@ impl CallTrace {
     }
 }
 
-/// A part of a call, as a span of its own where the call has one.
+/// Runs a part of a call in a span of its own, if the call is traced.
 pub async fn part<T, E: Display>(
     name: &'static str,
     work: impl Future<Output = Result<T, E>>,
@@ -157,8 +157,8 @@ pub async fn part<T, E: Display>(
     shared_part(name, SpanKind::Internal, &[Context::current()], work).await
 }
 
-/// A part that several calls have together, and that another server does: in the trace of the first
-/// that has one, with links to the others.
+/// Runs work that several calls share, such as a request to another server, in a span. The span
+/// belongs to the first call that is traced and links the others.
 pub async fn shared_part<T, E: Display>(
     name: &'static str,
     kind: SpanKind,
@@ -174,19 +174,19 @@ pub async fn shared_part<T, E: Display>(
         .with_links(links)
         .start_with_context(tracer, parent);
     let context = parent.with_span(span);
-    let done = work.with_context(context.clone()).await;
-    if let Err(error) = &done {
+    let result = work.with_context(context.clone()).await;
+    if let Err(error) = &result {
         context.span().set_status(Status::error(error.to_string()));
     }
-    done
+    result
 }
 
-/// Has another server go on with the trace.
-pub fn hand_on(headers: &mut impl Injector) {
+/// Adds the current trace to the headers of a request to another server.
+pub fn inject_context(headers: &mut impl Injector) {
     PROPAGATOR.inject_context(&Context::current(), headers);
 }
 
-/// Of gRPC, for [`hand_on`].
+/// gRPC metadata, for [`inject_context`].
 pub struct Metadata<'a>(pub &'a mut tonic::metadata::MetadataMap);
 
 impl Injector for Metadata<'_> {
@@ -198,9 +198,9 @@ impl Injector for Metadata<'_> {
     }
 }
 
-struct Headers<'a>(&'a HeaderMap);
+struct HeaderExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for Headers<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }

@@ -174,7 +174,7 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
         (&[][..], "https needs --ca"),
         (&["--ca", &ca, "--cert", &cert], "go together"),
         (&["--ca", "/nowhere.pem"], "/nowhere.pem"),
-        (&["--ca", &key], "there is no certificate in it"),
+        (&["--ca", &key], "it contains no certificate"),
     ] {
         let (code, said) = ctl(options);
         assert!(code == Some(64) && said.contains(told), "{told} in {said}");

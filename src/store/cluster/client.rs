@@ -274,7 +274,7 @@ impl Member {
         if let Some(token) = &*self.token.read().unwrap_or_else(PoisonError::into_inner) {
             request.metadata_mut().insert("token", token.clone());
         }
-        traces::hand_on(&mut traces::Metadata(request.metadata_mut()));
+        traces::inject_context(&mut traces::Metadata(request.metadata_mut()));
         request
     }
 }

@@ -1,4 +1,4 @@
-//! The metrics of RPCs, under the names that gRPC's ecosystem has for them.
+//! The metrics of RPCs, under the names that gRPC's ecosystem uses.
 
 use foldhash::HashMap;
 use prometheus_client::{
@@ -9,43 +9,43 @@ use prometheus_client::{
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, ServiceDescriptorProto};
 
-use super::{add, seconds};
+use super::{latency_histogram, register};
 use crate::proto::DESCRIPTORS;
 
-/// What counts the calls of one RPC.
+/// The metrics of one RPC method.
 pub struct Method {
-    /// Whether it is an RPC of this service's own.
+    /// Whether the method is one of this service's own.
     pub is_ours: bool,
-    /// Whether its answer is a stream.
+    /// Whether the response is a stream.
     pub is_stream: bool,
-    labels: Rpc,
-    handled: Family<RpcCode, Counter>,
+    labels: RpcLabels,
+    handled: Family<RpcCodeLabels, Counter>,
     handled_ok: Counter,
-    /// Calls that have begun.
+    /// Calls that have started.
     pub started: Counter,
-    /// From a call's head to its answer; of a stream, to its beginning.
+    /// The time from a call's head to its response; for a stream, to its beginning.
     pub handling_seconds: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Rpc {
+struct RpcLabels {
     grpc_type: &'static str,
     grpc_service: String,
     grpc_method: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RpcCode {
+struct RpcCodeLabels {
     grpc_type: &'static str,
     grpc_service: String,
     grpc_method: String,
     grpc_code: &'static str,
 }
 
-/// Service and method of what is no RPC of ours, for health, reflection and paths that are none.
+/// The service and method of all other paths: health, reflection and unknown ones.
 pub(super) const OTHER: &str = "other";
 
-/// gRPC's codes, by number, as its ecosystem writes them.
+/// gRPC's status codes, by number, as its ecosystem writes them.
 const CODES: [&str; 17] = [
     "OK",
     "Canceled",
@@ -67,60 +67,55 @@ const CODES: [&str; 17] = [
 ];
 
 impl Method {
-    /// Service and method, as the path has them.
+    /// The service and method, as in the path.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}/{}", self.labels.grpc_service, self.labels.grpc_method)
     }
 
-    /// Counts a call that has ended with this code of gRPC.
+    /// Counts a call that ended with this gRPC status code.
     pub fn handled(&self, code: usize) {
         if code == 0 {
             self.handled_ok.inc();
             return;
         }
-        let Rpc { grpc_type, grpc_service, grpc_method } = self.labels.clone();
+        let RpcLabels { grpc_type, grpc_service, grpc_method } = self.labels.clone();
         let grpc_code = CODES.get(code).copied().unwrap_or("Unknown");
         self.handled
-            .get_or_create(&RpcCode { grpc_type, grpc_service, grpc_method, grpc_code })
+            .get_or_create(&RpcCodeLabels { grpc_type, grpc_service, grpc_method, grpc_code })
             .inc();
     }
 }
 
-/// The metrics of all RPCs.
+/// The metrics of all RPC methods.
 pub(super) struct Methods {
-    started: Family<Rpc, Counter>,
-    handled: Family<RpcCode, Counter>,
-    handling_seconds: Family<Rpc, Histogram>,
+    started: Family<RpcLabels, Counter>,
+    handled: Family<RpcCodeLabels, Counter>,
+    handling_seconds: Family<RpcLabels, Histogram>,
 }
 
 impl Methods {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let new = Family::new_with_constructor(seconds as fn() -> Histogram);
+        let new = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
         Self {
-            started: add(
-                registry,
-                "grpc_server_started",
-                "RPCs that have begun",
-                Family::default(),
-            ),
-            handled: add(
+            started: register(registry, "grpc_server_started", "RPCs started", Family::default()),
+            handled: register(
                 registry,
                 "grpc_server_handled",
-                "RPCs that have ended, by code",
+                "RPCs completed, by status code",
                 Family::default(),
             ),
-            handling_seconds: add(
+            handling_seconds: register(
                 registry,
                 "grpc_server_handling_seconds",
-                "From an RPC's head to its answer",
+                "Time from the head of an RPC to its response",
                 new,
             ),
         }
     }
 
-    /// By path.
-    pub(super) fn all(&self) -> HashMap<String, Method> {
+    /// The metrics of each method of this service, by path.
+    pub(super) fn by_path(&self) -> HashMap<String, Method> {
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
         let services = files.iter().flat_map(|file| {
             let name =
@@ -130,18 +125,21 @@ impl Methods {
         let methods = services.flat_map(|(name, service)| {
             service.method.iter().map(move |method| {
                 let path = format!("/{name}/{}", method.name());
-                (path, self.of(&name, method.name(), method.server_streaming()))
+                (path, self.method(&name, method.name(), method.server_streaming()))
             })
         });
         methods.collect()
     }
 
-    pub(super) fn of(&self, service: &str, method: &str, is_stream: bool) -> Method {
+    pub(super) fn method(&self, service: &str, method: &str, is_stream: bool) -> Method {
         let grpc_type = if is_stream { "server_stream" } else { "unary" };
-        let labels =
-            Rpc { grpc_type, grpc_service: service.to_owned(), grpc_method: method.to_owned() };
-        let Rpc { grpc_service, grpc_method, .. } = labels.clone();
-        let ok = RpcCode { grpc_type, grpc_service, grpc_method, grpc_code: CODES[0] };
+        let labels = RpcLabels {
+            grpc_type,
+            grpc_service: service.to_owned(),
+            grpc_method: method.to_owned(),
+        };
+        let RpcLabels { grpc_service, grpc_method, .. } = labels.clone();
+        let ok = RpcCodeLabels { grpc_type, grpc_service, grpc_method, grpc_code: CODES[0] };
         Method {
             is_ours: service != OTHER,
             is_stream,
