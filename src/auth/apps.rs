@@ -214,7 +214,8 @@ mod tests {
             let config = |key: &&str| toml::from_str(&format!("key = \"{key}\"")).unwrap();
             Apps::new(&keys.iter().map(config).collect::<Vec<_>>()).unwrap()
         };
-        let (before, mut after) = (apps(&["gone", "stays"]), apps(&["stays", "comes"]));
+        let before = apps(&["gone", "stays"]);
+        let mut after = apps(&["stays", "comes"]);
         after.keep_holders(&before);
         let holders = |apps: &Apps, key| apps.get(key).unwrap().holders.clone();
         for (old, new) in holders(&before, "stays").iter().zip(holders(&after, "stays")) {

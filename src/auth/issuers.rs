@@ -125,7 +125,10 @@ impl Issuers {
         }
         for (name, subject) in accounts.keys() {
             if !configs.iter().any(|config| config.issuer == *name) {
-                errors.push(format!("subject \"{subject}\": its issuer \"{name}\" is not configured; add it under [[issuers]]"));
+                errors.push(format!(
+                    "subject \"{subject}\": its issuer \"{name}\" is not configured; \
+                     add it under [[issuers]]"
+                ));
             }
         }
         if errors.is_empty() {

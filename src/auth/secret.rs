@@ -84,7 +84,10 @@ impl<'de> Deserialize<'de> for KeyHash {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let string = String::deserialize(deserializer)?;
         Self::parse(&string).ok_or_else(|| {
-            serde::de::Error::custom("a hash is `sha256:` and 64 hex digits; `mute-service hash-key` computes it from a key")
+            serde::de::Error::custom(
+                "a hash is `sha256:` and 64 hex digits; \
+                 `mute-service hash-key` computes it from a key",
+            )
         })
     }
 }

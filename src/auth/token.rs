@@ -25,7 +25,7 @@ const APP_TYPE: &str = "app";
 pub struct TokenKeys {
     /// The first signs; signatures of all of them are accepted.
     signers: Vec<SigningKeys>,
-    /// Tokens issued before this time are refused, and those without `iat`. In Unix milliseconds.
+    /// Tokens issued before this time, or without `iat`, are refused. In Unix milliseconds.
     not_before_ms: Option<u64>,
     revoked: HashSet<String>,
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::error::Error;
 
 /// Responses up to this size are not refused to a caller within its share, because what they report
-/// may have been done. Responses of writes are shorter.
+/// may already be done. Responses of writes are shorter.
 const RARELY_REFUSED_BYTES: usize = 64 << 10;
 /// The size of a chunk.
 const CHUNK_BYTES: usize = 64 << 10;

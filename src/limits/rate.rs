@@ -37,7 +37,7 @@ const STAFF_METHODS: [&str; 9] = [
 ];
 /// When a limiter has this many buckets, full ones are evicted, at most once a second.
 const MAX_BUCKETS: usize = 100_000;
-/// Wrong client secrets are limited to one in this many of the tokens that may be issued.
+/// The allowed rate of wrong client secrets is the rate of tokens divided by this.
 const TOKENS_PER_GUESS: u32 = 10;
 /// Chunks of history (250 events) that may be read for an app, for each call of one method that the
 /// app may make.

@@ -148,7 +148,9 @@ async fn forward(
                 Ok(Err(_)) => return Err("the client hung up".to_owned()),
                 Err(_) => return Err(format!("the client was too slow, after {sent_bytes} bytes")),
             },
-            _ = stopping.wait_for(|stopping| *stopping) => return Err("the service is stopping".to_owned()),
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                return Err("the service is stopping".to_owned());
+            }
         }
         waited += started.elapsed();
     }

@@ -3,8 +3,8 @@
 //!
 //! A caller without a valid credential is refused on the head alone. Then the whole message must
 //! arrive. Only then does the call take a slot among the running calls, which it keeps until its
-//! response is sent. A watch keeps its slot only until it has begun; after that it counts among the
-//! hub's watches. A call without a deadline (`grpc-timeout`) gets the default one.
+//! response is sent. A watch keeps its slot only until it has started; after that it counts among
+//! the hub's watches. A call without a deadline (`grpc-timeout`) gets the default one.
 
 use std::{
     convert::Infallible,
@@ -123,7 +123,7 @@ fn is_unauthenticated_stream(path: &str) -> bool {
 /// The response to a call.
 #[expect(
     clippy::manual_async_fn,
-    reason = "an `async fn` has room for each argument twice, and this is made and moved in each call"
+    reason = "an `async fn` stores each argument twice, and each call makes and moves one"
 )]
 fn respond<Inner, ReqBody, ResBody>(
     mut inner: Inner,
@@ -157,7 +157,7 @@ where
         };
         let admitted = message.and_then(|message| admit(head, message, &mut guard));
         let response = match admitted.map(|request| inner.call(request)) {
-            Ok(response) => with_deadline(call.begun, deadline, response).await,
+            Ok(response) => with_deadline(call.started, deadline, response).await,
             Err(refusal) => Err(refusal),
         };
         let is_unary = has_unary_request && !call.method.is_stream;
@@ -205,7 +205,7 @@ where
 
 /// The response. Errors: DEADLINE_EXCEEDED if it is not ready in time.
 async fn with_deadline<T>(
-    begun: Instant,
+    started: Instant,
     deadline: Duration,
     mut answer: impl Future<Output = Result<T, Infallible>> + Unpin,
 ) -> Result<T, Status> {
@@ -213,7 +213,7 @@ async fn with_deadline<T>(
     if let Poll::Ready(Ok(response)) = poll!(&mut answer) {
         return Ok(response);
     }
-    match timeout(deadline.saturating_sub(begun.elapsed()), answer).await {
+    match timeout(deadline.saturating_sub(started.elapsed()), answer).await {
         Ok(Ok(response)) => Ok(response),
         Err(_) => Err(Status::deadline_exceeded("the deadline of the call has passed")),
     }
@@ -223,7 +223,7 @@ async fn with_deadline<T>(
 struct CallMetrics {
     method: &'static Method,
     trace: Option<Box<CallTrace>>,
-    begun: Instant,
+    started: Instant,
     has_ended: bool,
 }
 
@@ -237,12 +237,12 @@ impl CallMetrics {
             || method.name(),
             || vec![KeyValue::new("rpc.system", "grpc")],
         );
-        Self { method, trace, begun: Instant::now(), has_ended: false }
+        Self { method, trace, started: Instant::now(), has_ended: false }
     }
 
     fn end(&mut self, code: Code) {
         self.has_ended = true;
-        let took = self.begun.elapsed();
+        let took = self.started.elapsed();
         self.method.handled(code as usize);
         self.method.handling_seconds.observe(took.as_secs_f64());
         if let Some(trace) = &self.trace {
@@ -270,7 +270,7 @@ const fn is_failure(code: Code) -> bool {
 }
 
 /// The code of a response. Errors come in the headers; a response with a message, and a stream that
-/// has begun, count as OK.
+/// has started, count as OK.
 fn code(head: &HeaderMap) -> Code {
     head.get(&GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }

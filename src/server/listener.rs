@@ -145,7 +145,10 @@ pub(super) async fn serve(
             Ok((stream, peer)) => {
                 let Some((id, state, evicted)) = admission.admit(peer) else {
                     METRICS.connection_refused();
-                    tracing::debug!(%peer, "connection refused: the listener is full, or this address has its share");
+                    tracing::debug!(
+                        %peer,
+                        "connection refused: the listener is full, or this address has its share"
+                    );
                     continue;
                 };
                 let rules = rules.clone();
@@ -187,8 +190,12 @@ async fn serve_connection(
         return serve_requests(stream, protocols, rules, stop, service, info).await;
     };
     let stream = tokio::select! {
-        stream = timeout(HEAD_TIMEOUT, certificates.acceptor(protocols).accept(stream)) => stream.map_err(io::Error::from)??,
-        () = info.evicted.notified() => return Err("evicted to make room for another connection".into()),
+        stream = timeout(HEAD_TIMEOUT, certificates.acceptor(protocols).accept(stream)) => {
+            stream.map_err(io::Error::from)??
+        }
+        () = info.evicted.notified() => {
+            return Err("evicted to make room for another connection".into());
+        }
     };
     let certificate = tls::cert_names(&stream).map(Arc::new);
     serve_requests(stream, protocols, rules, stop, service, ConnectionInfo { certificate, ..info })
@@ -210,7 +217,7 @@ fn configure_socket(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// What is known of a connection apart from its stream.
+/// The state of a connection, what notifies it of its eviction, and the client certificate.
 #[derive(Clone)]
 struct ConnectionInfo {
     state: Arc<Connection>,
@@ -261,7 +268,9 @@ async fn serve_requests(
                 Event::FirstRequestDue if has_request.load(Ordering::Relaxed) => {}
                 // A proxy carries responses of several callers: one that does not read must not cut
                 // off the others.
-                Event::CheckUnread if !state.check_unread() || state.peer.is_none() => events.push(sleep(POLL_INTERVAL).map(|()| Event::CheckUnread).boxed()),
+                Event::CheckUnread if !state.check_unread() || state.peer.is_none() => {
+                    events.push(sleep(POLL_INTERVAL).map(|()| Event::CheckUnread).boxed());
+                }
                 event => break event,
             }
         }

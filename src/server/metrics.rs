@@ -56,7 +56,8 @@ fn current(service: &Service, data_dir: Option<&Path>) -> Registry {
             .get_or_create(&vec![("what", name)])
             .set(i64::try_from(service.load.in_use(resource)).unwrap_or(i64::MAX));
     }
-    let help = "Resources held by callers: running calls, calls whose message is still being received, streams of health and reflection, and bytes of messages and responses";
+    let help = "Resources held by callers: running calls, calls whose message is still being \
+        received, streams of health and reflection, and bytes of messages and responses";
     registry.register("held", help, in_use);
     let shares = Family::<Vec<(&str, &str)>, Gauge<f64, AtomicU64>>::default();
     for (kind, share) in service.quota_shares() {
@@ -94,7 +95,8 @@ fn current(service: &Service, data_dir: Option<&Path>) -> Registry {
     registry.register("clock_jumps", "Jumps of the wall clock by more than two seconds", jumps);
     let skew = Gauge::<f64, AtomicU64>::default();
     skew.set(sweep::skew_ms(&*service.store, &service.clock).unwrap_or(0) as f64 / 1_000.0);
-    let help = "How far the wall clock is ahead of the median of the other replicas' clocks; 0 without other replicas";
+    let help = "How far the wall clock is ahead of the median of the other replicas' clocks; \
+        0 without other replicas";
     registry.register("clock_skew_seconds", help, skew);
     let build = Family::<Vec<(&str, &str)>, Gauge>::default();
     let labels = [

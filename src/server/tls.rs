@@ -81,7 +81,8 @@ impl Tls {
             match read_config(&self.files) {
                 Ok(config) => {
                     self.configs.store(Arc::new(Configs::new(config)));
-                    tracing::info!(cert = %self.files.cert.display(), "the certificate was reloaded");
+                    let cert = self.files.cert.display();
+                    tracing::info!(%cert, "the certificate was reloaded");
                 }
                 Err(error) => tracing::error!(
                     error,

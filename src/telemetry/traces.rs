@@ -93,8 +93,8 @@ impl CallTrace {
         name: impl FnOnce() -> String,
         attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Option<Box<Self>> {
-        let (caller, request_id) = (headers.get(&TRACEPARENT), headers.get(&X_REQUEST_ID));
-        let has_ids = caller.is_some() || request_id.is_some();
+        let request_id = headers.get(&X_REQUEST_ID);
+        let has_ids = headers.contains_key(&TRACEPARENT) || request_id.is_some();
         let tracer = TRACER.get();
         if !has_ids && tracer.is_none() && !tracing::enabled!(Level::DEBUG) {
             return None;

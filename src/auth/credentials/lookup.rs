@@ -105,7 +105,8 @@ impl Credentials {
             .map(strip_bearer)
             .filter(|token| !token.is_empty())
             .ok_or_else(missing)?;
-        let (hash, now_ms) = (KeyHash::of(token), self.clock.now_ms());
+        let hash = KeyHash::of(token);
+        let now_ms = self.clock.now_ms();
         if let Some(service) = self.services_by_token.get(&hash) {
             return Ok(Principal::Service(service.clone()));
         }

@@ -39,7 +39,8 @@ impl Keys {
         }
         if by_id.is_empty() {
             return Err(
-                "no usable key in the set: a key needs a `kid` and must be for signatures with RSA, P-256, P-384 or Ed25519"
+                "no usable key in the set: a key needs a `kid` and must be for signatures with \
+                 RSA, P-256, P-384 or Ed25519"
                     .to_owned(),
             );
         }

@@ -51,7 +51,9 @@ impl Source {
             Some("https") if jwks_ca.is_some() => {}
             Some("https") => {
                 return Err(
-                    "jwks_url: https needs jwks_ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities".to_owned()
+                    "jwks_url: https needs jwks_ca, such as /etc/ssl/certs/ca-certificates.crt \
+                     for public authorities"
+                        .to_owned(),
                 );
             }
             // Over plain HTTP, an attacker on the path could replace the keys and forge tokens.

@@ -93,7 +93,7 @@ impl TokenKeys {
         let claims: UserClaims = self.decode_signed(token, signer, |signer| &signer.user.1)?;
         let now_s = now_ms as f64 / 1_000.0;
         let is_in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
-        let is_of_app = claims.app.is_none_or(|of| of == app.as_str());
+        let is_of_app = claims.app.is_none_or(|claimed| claimed == app.as_str());
         let id = claims.jti.as_ref().and_then(|id| id.as_str());
         let is_good = is_in_time
             && is_of_app
