@@ -410,7 +410,7 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
         ctl(&grpc, AGORA, &["mute", ROOM, "user1", "--for", "0s"]),
         &[],
         1,
-        &["(INVALID_ARGUMENT)", "leave it out"],
+        &["(INVALID_ARGUMENT)", "omit it"],
     )
     .await;
     let users: Vec<_> = (0..101).map(|user| user.to_string()).collect();
