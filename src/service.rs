@@ -22,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -36,16 +36,15 @@ use crate::{
     error::{Error, Reason},
     limits::concurrency::ConcurrencyLimit,
     limits::rate::Limits,
-    model::{Event, EventKind, Expire, Key, Provenance, RequestId, Restriction, RoomId, UserId},
-    store::{Batch, Revision, Store, StoreError},
-    sweep,
-    telemetry::traces,
-    view::{Room, View},
+    model::{Event, EventKind, Expire, Provenance, RequestId, Restriction, RoomId, UserId},
+    store::{Revision, Store},
+    view::View,
     watch::Hub,
 };
 
 mod allow;
 mod ban;
+mod change;
 mod check;
 mod directory;
 mod events;
@@ -55,6 +54,7 @@ mod member;
 mod notification;
 mod quota;
 mod recipient;
+mod registration;
 mod token;
 mod user_mute;
 mod watch;
@@ -66,9 +66,6 @@ pub use idempotency::Answer;
 pub use quota::Quotas;
 pub use token::{MAX_TTL_S, TokenAsked};
 
-/// For how long a change is planned anew because somebody was faster. Each time somebody has got
-/// through.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks for a turn, at least.
 const SOON: Duration = Duration::from_millis(2);
 /// Elements that a list passes over for what a call costs.
@@ -133,28 +130,6 @@ pub struct Committed<T> {
     pub answer: T,
     /// The commit that holds it; where there was nothing to change, the one it was decided on.
     pub revision: Revision,
-}
-
-/// A planned change: nothing where there is nothing to change.
-type Plan<T> = (Option<Batch>, T);
-
-/// What a room was registered by, or deleted, for a batch to expect.
-#[derive(Clone, Copy)]
-struct Registration {
-    /// Nothing where it is not registered.
-    profile: Option<Revision>,
-    tombstone: Option<Revision>,
-}
-
-impl Registration {
-    /// Errors: ROOM_NOT_FOUND where the app is strict and the room is not registered.
-    fn require(self, call: &RequestContext) -> Result<Self, Error> {
-        if call.app.strict && self.profile.is_none() {
-            Err(Error::room_not_found())
-        } else {
-            Ok(self)
-        }
-    }
 }
 
 impl RequestContext {
@@ -306,27 +281,6 @@ impl Service {
         Ok(())
     }
 
-    /// What is needed to change what holds in a room: the right to, and the room, where the app is
-    /// strict. Answers the room's registration for the batch to expect, which was read before all
-    /// else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
-    fn moderate(&self, call: &RequestContext, room: &RoomId) -> Result<Registration, Error> {
-        let registration = self.registration(call, room);
-        self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        registration.require(call)
-    }
-
-    /// A strict app refuses a room that is not registered. Errors: ROOM_NOT_FOUND.
-    fn require_room(&self, call: &RequestContext, room: &RoomId) -> Result<Registration, Error> {
-        self.registration(call, room).require(call)
-    }
-
-    fn registration(&self, call: &RequestContext, room: &RoomId) -> Registration {
-        self.view.room(call.key(), room.as_str(), |room| Registration {
-            profile: room.and_then(|room| Some(room.profile.as_ref()?.revision)),
-            tombstone: room.and_then(Room::tombstone),
-        })
-    }
-
     /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
     fn require_clients<'a>(
         &self,
@@ -344,107 +298,5 @@ impl Service {
     fn has_client(&self, call: &RequestContext, user: &str) -> bool {
         self.view
             .client(call.key(), user, |client| client.is_some_and(|client| client.is_registered()))
-    }
-
-    /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat
-    /// of its request. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
-    async fn change<T: Send, A: Answer>(
-        &self,
-        call: &RequestContext,
-        answer: impl Fn(T) -> A + Send,
-        plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
-    ) -> Result<Committed<A>, Error> {
-        let started = Instant::now();
-        while started.elapsed() < CATCH_UP_TIMEOUT {
-            // What was there is over when that is certain; the end of what is set is the wall
-            // clock's, as checks are.
-            let now_ms = sweep::certain_ms(&*self.store, &self.clock);
-            let planned = plan(now_ms);
-            // Looked at after the plan: what was planned on the effect of a first call, or failed
-            // on it, is a repeat.
-            let record = self.idempotency_record(call);
-            if let Some(first) = call.first_answer(record.as_ref(), now_ms)? {
-                return Ok(first);
-            }
-            let (batch, planned) = planned?;
-            let is_new = record.is_none();
-            let answer = answer(planned);
-            // At least what the plan has seen.
-            let Some(batch) =
-                call.record_answer(batch, &answer, record.map(|record| record.revision), now_ms)
-            else {
-                return Ok(Committed { answer, revision: self.view.revision() });
-            };
-            self.require_quota(call, &batch, is_new && call.request.is_some())?;
-            if self.expire_first(&batch).await? {
-                continue;
-            }
-            match traces::part("commit", self.store.commit(batch)).await {
-                Ok(revision) => {
-                    if !self.view.wait_for(revision).await {
-                        return Err(Error::committed_not_applied(revision));
-                    }
-                    // As a repeat will be answered: a cluster knows records by the first of those
-                    // commits that it has kept together.
-                    let revision = self
-                        .idempotency_record(call)
-                        .map_or(revision, |record| record.revision.min(revision));
-                    return Ok(Committed { answer, revision });
-                }
-                Err(StoreError::Conflict { revision }) => self.wait_for_view(revision).await?,
-                Err(
-                    error @ (StoreError::Unavailable(_) | StoreError::RevisionRegressed { .. }),
-                ) => {
-                    return Err(Error::outcome_unknown(error));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Error::unavailable("too many writers of the same record"))
-    }
-
-    async fn wait_for_view(&self, revision: Revision) -> Result<(), Error> {
-        if self.view.wait_for(revision).await {
-            Ok(())
-        } else {
-            Err(Error::unavailable(format!("the view has not reached revision {revision}")))
-        }
-    }
-}
-
-/// Plans the removal of those records of users that are there, by the revisions they have: also of
-/// those that have ended, as far as their end is not certain. Nothing where none is there.
-fn remove_stored<'a>(
-    users: &'a [UserId],
-    stored: Vec<Option<Revision>>,
-    key: impl Fn(&'a str) -> Key<'a>,
-    event: impl FnOnce(&[UserId]) -> Event,
-) -> Option<Batch> {
-    let there: Vec<_> =
-        users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
-    if there.is_empty() {
-        return None;
-    }
-    let gone: Vec<_> = there.iter().map(|(user, _)| (*user).clone()).collect();
-    let mut batch = Batch::of(&event(&gone));
-    for (user, revision) in there {
-        batch.expect(key(user.as_str()), Some(revision));
-        batch.delete(key(user.as_str()));
-    }
-    Some(batch)
-}
-
-/// Lets a batch through only while the room is registered, or is not, as it was when the batch was
-/// planned. Enough where nothing depends on what the room had.
-fn expect_registration(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
-    batch.expect(Key::Room { app, room: room.as_str() }, registration.profile);
-}
-
-/// The same, and while the room has what it had. One that is not registered can be deleted too, in
-/// an open app: its tombstone alone tells it.
-fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
-    expect_registration(batch, app, room, registration);
-    if registration.profile.is_none() {
-        batch.expect(Key::DeletedRoom { app, room: room.as_str() }, registration.tombstone);
     }
 }

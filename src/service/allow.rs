@@ -1,6 +1,8 @@
 //! Allow lists: who may speak during a room ban.
 
-use super::{Answer, Committed, RequestContext, Service, expect_room, remove_stored};
+use super::{
+    Answer, Committed, RequestContext, Service, change::remove_stored, registration::expect_room,
+};
 use crate::{
     auth::Action,
     error::Error,

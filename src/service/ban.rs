@@ -1,6 +1,9 @@
 //! Room bans: nobody may speak but owner, admins and allow list.
 
-use super::{Answer, Committed, RequestContext, Service, expect_registration, expect_room};
+use super::{
+    Answer, Committed, RequestContext, Service,
+    registration::{expect_registration, expect_room},
+};
 use crate::{
     auth::Action,
     error::Error,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Committed, RequestContext, Service, expect_room};
+use super::{Answer, Committed, RequestContext, Service, registration::expect_room};
 use crate::{
     auth::Action,
     error::Error,

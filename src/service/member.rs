@@ -1,7 +1,9 @@
 //! Member mutes: who may not speak in a room.
 
 use super::{
-    Answer, Committed, RequestContext, Service, expect_registration, expect_room, remove_stored,
+    Answer, Committed, RequestContext, Service,
+    change::remove_stored,
+    registration::{expect_registration, expect_room},
 };
 use crate::{
     auth::Action,

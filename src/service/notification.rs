@@ -1,6 +1,9 @@
 //! Notification mutes: which rooms a user wants no push from.
 
-use super::{Answer, ClientInfo, Committed, Registration, RequestContext, Service, expect_room};
+use super::{
+    Answer, ClientInfo, Committed, RequestContext, Service,
+    registration::{Registration, expect_room},
+};
 use crate::{
     auth::Action,
     error::Error,
