@@ -1,6 +1,6 @@
-//! The RPCs. Each method parses its message into the model, enters the service, and encodes the
-//! answer; no rule lives here. The gateway calls the same methods in process, with the caller in
-//! the request's extensions as the credentials layer leaves it there.
+//! The RPCs. Each method parses its message into the model, calls the service, and encodes the
+//! response. The business rules are in the service. The gateway calls the same methods in process,
+//! with the caller in the request's extensions, where the credentials layer puts it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ mod token;
 mod watch;
 mod write;
 
-/// All three services of `mute.v1`; cheap to clone.
+/// All three services of `mute.v1`. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     service: Arc<Service>,
@@ -29,29 +29,31 @@ pub(crate) use parse::{MAX_TEXT_BYTES, grpc_timeout};
 type Reply<T> = Result<Response<T>, Status>;
 
 impl Api {
-    /// The RPCs of this service.
+    /// The RPCs over this service.
     #[must_use]
     pub fn new(service: Arc<Service>) -> Self {
         Self { service }
     }
 
-    /// Waits for the turn of the next page of a list that is told whole. Errors: those of
-    /// `Service::turn`.
-    pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
-        let (service, caller, app) = (self.service.clone(), caller.clone(), app.to_owned());
-        // In a task of its own: an answer that is not read is not asked to go on, and would keep
-        // the others from their turns.
-        let turn = tokio::spawn(async move { service.turn(&caller, &app).await });
-        Ok(turn.await.map_err(|_| Error::internal("the turn of a list was lost"))??)
+    /// Waits until the caller may read the next page of a list that is streamed in full. Errors:
+    /// those of `Service::wait_for_page_turn`.
+    pub async fn wait_for_page_turn(&self, caller: &Caller, app: &str) -> Result<(), Status> {
+        let service = self.service.clone();
+        let caller = caller.clone();
+        let app = app.to_owned();
+        // In a task of its own: the stream of a response that the client does not read is not
+        // polled, and would block the other callers' turns.
+        let turn = tokio::spawn(async move { service.wait_for_page_turn(&caller, &app).await });
+        Ok(turn.await.map_err(|_| Error::internal("waiting for a page turn has panicked"))??)
     }
 }
 
-fn open<T>(request: Request<T>) -> (Caller, T) {
-    let (_, caller, message) = open_with(request);
+fn unpack<T>(request: Request<T>) -> (Caller, T) {
+    let (_, caller, message) = unpack_with_metadata(request);
     (caller, message)
 }
 
-fn open_with<T>(request: Request<T>) -> (MetadataMap, Caller, T) {
+fn unpack_with_metadata<T>(request: Request<T>) -> (MetadataMap, Caller, T) {
     let (metadata, mut extensions, message) = request.into_parts();
     (metadata, extensions.remove().unwrap_or_else(Caller::anonymous), message)
 }

@@ -1,20 +1,28 @@
-//! The rules: who may, what is checked, what is committed. One file a subject; this one has what
-//! they share: the way in, and the way a change is committed.
+//! The business rules: who may do what, what is checked, and what is committed. Each subject has a
+//! file of its own. This file has what they share: admission and permissions.
 //!
-//! # The way in
-//! [`Service::authorize`] makes a [`RequestContext`] of a caller and an app key: it knows the
-//! caller, may know of the app, and is within its limits. No rule can be reached without one. A
-//! read that asks for a commit waits for it in [`Service::wait_for_revision`].
+//! # Admission
+//! [`Service::authorize`] turns a caller and an app key into a [`RequestContext`]: the caller is
+//! authenticated, may access the app, and is within its rate limit. Every rule takes a
+//! `RequestContext`, so no rule runs for an unauthorized caller. A read with a minimum revision
+//! waits for it in [`Service::wait_for_revision`].
 //!
-//! # The way of a change
-//! `Service::change` plans a batch against the view, with expectations on every record the plan was
-//! made from; commits it; and waits until the view has it. When an expectation does not hold,
-//! somebody was faster: it waits for the view to see that, and plans again. Whatever permits the
-//! change is looked at inside the plan, after the revision that the batch expects was read: so a
-//! right that is gone when the batch is committed was not relied on. Where the plan would replace
-//! what has ended and is not swept yet, that is swept first (`expire_first.rs`). Each write takes a
-//! function that makes its answer, because that is committed too where the request has an id
-//! (`request.rs`).
+//! # Changes
+//! `Service::change` (`change.rs`) runs every write:
+//! 1. It plans a batch against the view. The batch has a precondition on every record that the plan
+//!    read.
+//! 2. It commits the batch, and waits until the view has applied it.
+//! 3. If a precondition fails, a concurrent writer was faster: it waits until the view has applied
+//!    that commit, and plans again.
+//!
+//! A permission that depends on records (that of room staff) is checked inside the plan, after the
+//! revisions of its preconditions are read. So if the caller loses it before the commit, the commit
+//! fails. If the plan would replace an expired record that is not swept yet, that record is swept
+//! first (`expire_first.rs`). Each write takes a function that makes its response, because the
+//! response of a request with an id is part of the commit (`idempotency.rs`).
+//!
+//! Each rule documents its own errors. A call of room staff can fail with RATE_LIMITED, and a write
+//! with the errors of `Service::change`, too.
 
 use std::{
     num::NonZeroU32,
@@ -64,76 +72,79 @@ pub use directory::{ClientInfo, ClientPatch, RoomPage, RoomPatch};
 pub use events::{EventFilter, EventPage, PAGE_BYTES};
 pub use idempotency::Answer;
 pub use quota::Quotas;
-pub use token::{MAX_TTL_S, TokenAsked};
+pub use token::{MAX_TTL_S, TokenRequest};
 
-/// Between two looks for a turn, at least.
-const SOON: Duration = Duration::from_millis(2);
-/// Elements that a list passes over for what a call costs.
-const PASSED: usize = 10_000;
+/// Minimum delay before a list asks again whether it may read its next page.
+const MIN_PAGE_DELAY: Duration = Duration::from_millis(2);
+/// A list that skips this many elements costs one more call of the rate limit.
+const SKIPPED_PER_CALL: usize = 10_000;
 
-/// The service, once for all listeners.
+/// The service. All listeners share one.
 pub struct Service {
-    /// The configured apps, and who may call.
+    /// The configured apps and credentials.
     pub access: Arc<Access>,
-    /// Where changes go.
+    /// Writes go here.
     pub store: Arc<dyn Store>,
-    /// Where answers come from.
+    /// Reads are served from here.
     pub view: View,
     /// The time.
     pub clock: Clock,
-    /// How often an app may call.
+    /// Rate limits.
     pub limits: Arc<Limits>,
-    /// How long a token is good for where nobody says, in seconds.
+    /// Default lifetime of a token, in seconds. 0: it does not expire.
     pub token_ttl_s: u64,
-    /// Who watches.
+    /// Delivers changes to watchers.
     pub hub: Arc<Hub>,
-    /// How often a watcher is told that all is told.
+    /// Interval of the heartbeats of a watch.
     pub heartbeat: Duration,
-    /// A view that is older than this is an old one.
+    /// Maximum age of a view that is up to date.
     pub max_view_age: Duration,
-    /// Checks are refused rather than answered from an old view.
+    /// Refuse checks while the view is older than `max_view_age`.
     pub refuse_old_views: bool,
-    /// What one app may have.
+    /// Limits on what one app may store and hold open.
     pub quotas: Quotas,
-    /// What callers hold, for whoever asks.
+    /// Concurrency limits. The metrics report their use.
     pub load: Arc<ConcurrencyLimit>,
-    /// A clock that is far from those of the other replicas is a reason not to be ready.
+    /// Not ready while the clock is far from the other replicas' clocks.
     pub refuse_skewed_clock: bool,
 }
 
-/// What a caller has named its request by.
+/// Identifies a request and its repeats.
 struct IdempotencyKey {
+    /// The `request_id` of the caller.
     id: RequestId,
-    /// What the answer is kept under: of a user its own, so that nobody takes the ids of a service
-    /// or of another user.
+    /// The key of the idempotency record. A user has a key space of its own, so a user cannot take
+    /// the request ids of a service or of another user.
     key: String,
+    /// Distinguishes this request from every other one with the same id.
     fingerprint: [u8; 16],
 }
 
-/// A known caller inside one app.
+/// An authorized call: a caller inside one app.
 pub struct RequestContext {
     /// The app.
     pub app: Arc<App>,
     /// The caller.
     pub principal: Principal,
-    /// What the caller has named its request by, if at all.
-    request: Option<IdempotencyKey>,
-    /// Of the RPC.
+    /// `None` if the request has no id.
+    idempotency_key: Option<IdempotencyKey>,
+    /// Name of the RPC.
     method: &'static str,
-    /// Whether it is counted as one of staff.
-    counted: AtomicBool,
+    /// Whether the rate limit of room staff needs no more charge for this call.
+    is_staff_charged: AtomicBool,
 }
 
-/// What a change has come to.
+/// A change that is durable and visible in the view.
 pub struct Committed<T> {
-    /// The answer to it.
+    /// The response.
     pub answer: T,
-    /// The commit that holds it; where there was nothing to change, the one it was decided on.
+    /// The commit of the change. If there was nothing to change: a revision no older than what the
+    /// plan read.
     pub revision: Revision,
 }
 
 impl RequestContext {
-    /// Errors: PERMISSION_DENIED.
+    /// Checks that the caller may do this. Errors: PERMISSION_DENIED.
     fn permit(&self, action: Action<'_>) -> Result<(), Error> {
         if may(&self.principal, action) {
             Ok(())
@@ -142,6 +153,7 @@ impl RequestContext {
         }
     }
 
+    /// The app key.
     fn key(&self) -> &str {
         self.app.key.as_str()
     }
@@ -175,8 +187,8 @@ impl RequestContext {
 }
 
 impl Service {
-    /// Lets a caller into an app. Errors: the UNAUTHENTICATED reasons, PERMISSION_DENIED,
-    /// APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
+    /// Admits a caller to an app, and charges the rate limit. Errors: the UNAUTHENTICATED reasons,
+    /// PERMISSION_DENIED, APP_NOT_FOUND, RATE_LIMITED, INVALID_ARGUMENT.
     pub fn authorize(
         &self,
         caller: Caller,
@@ -194,17 +206,18 @@ impl Service {
         Ok(RequestContext {
             app,
             principal,
-            request: None,
+            idempotency_key: None,
             method,
-            counted: AtomicBool::new(calls == 0),
+            is_staff_charged: AtomicBool::new(calls == 0),
         })
     }
 
-    /// Waits until the caller may read the next page of a list that is told whole, after those of
-    /// its app who wait for it already. Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
-    pub async fn turn(&self, caller: &Caller, app: &str) -> Result<(), Error> {
-        let (principal, app) =
-            (caller.principal.as_ref().map_err(Clone::clone)?, self.access.app(app)?);
+    /// Waits until the caller may read the next page of a list that is streamed in full. The lists
+    /// of one service, of an app's admins, or of an app's users take turns, in the order of their
+    /// calls. Errors: the UNAUTHENTICATED reasons, APP_NOT_FOUND.
+    pub async fn wait_for_page_turn(&self, caller: &Caller, app: &str) -> Result<(), Error> {
+        let principal = caller.principal.as_ref().map_err(Clone::clone)?;
+        let app = self.access.app(app)?;
         let turn = match principal {
             Principal::Service(service) => &service.turn,
             Principal::AppAdmin { .. } => &app.holders[0].turn,
@@ -212,26 +225,28 @@ impl Service {
         };
         let _turn = turn.lock().await;
         while let Err(wait) = self.limits.page(app.number, principal.rated()) {
-            tokio::time::sleep(wait.max(SOON)).await;
+            tokio::time::sleep(wait.max(MIN_PAGE_DELAY)).await;
         }
         Ok(())
     }
 
-    /// Counts what a list passes over before its page begins. Errors: RATE_LIMITED.
-    pub fn pass(&self, call: &RequestContext, elements: usize) -> Result<(), Error> {
-        let calls = u32::try_from(elements / PASSED).unwrap_or(u32::MAX);
+    /// Charges the rate limit for the elements that a list skips before its page. Errors:
+    /// RATE_LIMITED.
+    pub fn charge_skipped(&self, call: &RequestContext, elements: usize) -> Result<(), Error> {
+        let calls = u32::try_from(elements / SKIPPED_PER_CALL).unwrap_or(u32::MAX);
         NonZeroU32::new(calls).map_or(Ok(()), |calls| {
             self.limits.calls(calls, call.app.number, call.principal.rated(), call.method)
         })
     }
 
-    /// Waits until the view has the commit, at most so long. Errors: STORE_UNAVAILABLE.
+    /// Waits until the view has applied the commit, or until the timeout. Errors:
+    /// STORE_UNAVAILABLE.
     pub async fn wait_for_revision(
         &self,
         revision: Revision,
         timeout: Duration,
     ) -> Result<(), Error> {
-        // Boxed, so that a call that need not wait does not carry the room for it.
+        // Boxed, so that the future of a call that does not wait stays small.
         if self.view.revision() >= revision
             || Box::pin(self.view.wait_within(revision, timeout)).await
         {
@@ -241,15 +256,14 @@ impl Service {
         }
     }
 
-    /// Whether the view is older than it should be: this process is cut off from the cluster that
-    /// keeps the records.
+    /// Whether the view is older than `max_view_age`: this process has lost contact with the
+    /// cluster that holds the records.
     #[must_use]
     pub fn has_old_view(&self) -> bool {
         self.view.age() > self.max_view_age
     }
 
-    /// Errors: STORE_UNAVAILABLE where checks are not to be answered from an old view, and it is
-    /// one.
+    /// Errors: STORE_UNAVAILABLE if the view is old and `refuse_old_views` is set.
     fn require_new_view(&self) -> Result<(), Error> {
         if self.refuse_old_views && self.has_old_view() {
             Err(Error::old_view(self.view.age()))
@@ -258,8 +272,9 @@ impl Service {
         }
     }
 
-    /// Permits an action in a room, where it may depend on whether the caller is owner or admin of
-    /// it. Errors: PERMISSION_DENIED, RATE_LIMITED.
+    /// Checks that the caller may do this in the room. The room's owner and admins are its staff; a
+    /// call that relies on that also counts against the rate limit of staff. Errors:
+    /// PERMISSION_DENIED, RATE_LIMITED.
     fn permit_in_room<'a>(
         &self,
         call: &RequestContext,
@@ -274,14 +289,14 @@ impl Service {
             Principal::Service(_) | Principal::AppAdmin { .. } => false,
         };
         call.permit(action(is_staff))?;
-        // Once, however often it is planned.
-        if is_staff && !call.counted.swap(true, Ordering::Relaxed) {
+        // Charged once a call: a change may be planned several times.
+        if is_staff && !call.is_staff_charged.swap(true, Ordering::Relaxed) {
             self.limits.staff(call.app.number, call.method)?;
         }
         Ok(())
     }
 
-    /// Errors: CLIENT_NOT_FOUND with those that the directory of a strict app lacks.
+    /// Errors: CLIENT_NOT_FOUND with all of the users who are not registered in a strict app.
     fn require_clients<'a>(
         &self,
         call: &RequestContext,

@@ -172,7 +172,7 @@ async fn list_muted(
             pb::ListMutedMembersRequest { page_token, ..first.clone() },
         );
         async move {
-            api.turn(&caller, &message.app).await?;
+            api.wait_for_page_turn(&caller, &message.app).await?;
             let page = api.list_muted_members(rpc(&caller, message)).await?.into_inner();
             Ok((page.members.into_iter().map(element).collect(), page.next_page_token))
         }
@@ -276,7 +276,7 @@ async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome
             pb::ListAllowedMembersRequest { page_token, ..first.clone() },
         );
         async move {
-            api.turn(&caller, &message.app).await?;
+            api.wait_for_page_turn(&caller, &message.app).await?;
             let page = api.list_allowed_members(rpc(&caller, message)).await?.into_inner();
             Ok((page.members.into_iter().map(element).collect(), page.next_page_token))
         }

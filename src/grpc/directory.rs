@@ -1,4 +1,4 @@
-//! `DirectoryService`.
+//! The RPCs of `DirectoryService`.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ impl DirectoryService for Api {
         request: Request<pb::UpsertClientRequest>,
     ) -> Reply<pb::UpsertClientResponse> {
         let (call, message) = self.begin_write(request)?;
-        let client = message.client.ok_or_else(|| Error::invalid("client", "name the client"))?;
+        let client =
+            message.client.ok_or_else(|| Error::invalid("client", "client is required"))?;
         let user = call.app.user(client.user.clone())?;
         let patch = client_patch(client)?;
         let token = if message.issue_access_token {
@@ -32,13 +33,13 @@ impl DirectoryService for Api {
             client: Some(encode::client(client)),
             ..Default::default()
         };
-        let mut written = self.service.upsert_client(&call, &user, &patch, answer).await?;
-        // After the commit, because a token is not to be kept.
+        let mut committed = self.service.upsert_client(&call, &user, &patch, answer).await?;
+        // Added after the commit, because an idempotency record must not contain a token.
         if let Some((token, exp_s)) = token {
-            written.answer.access_token = token;
-            written.answer.token_expire_time = encode::timestamp(exp_s.saturating_mul(1_000));
+            committed.answer.access_token = token;
+            committed.answer.token_expire_time = encode::timestamp(exp_s.saturating_mul(1_000));
         }
-        reply(written)
+        reply(committed)
     }
 
     async fn get_client(
@@ -56,15 +57,15 @@ impl DirectoryService for Api {
         request: Request<pb::ListClientsRequest>,
     ) -> Reply<pb::ListClientsResponse> {
         let (call, message) = self.begin_read(request, "ListClients").await?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let page =
             Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
-        self.service.pass(&call, page.skip)?;
+        self.service.charge_skipped(&call, page.skip)?;
         let revision = self.revision();
         let (clients, total) = self.service.list_clients(&call, page)?;
         let (clients, next_page_token) =
-            parse::page(clients, size, |client| client.user.clone(), encode::client);
+            parse::encode_page(clients, size, |client| client.user.clone(), encode::client);
         Ok(Response::new(pb::ListClientsResponse {
             clients,
             next_page_token,
@@ -116,14 +117,15 @@ impl DirectoryService for Api {
         request: Request<pb::ListRoomsRequest>,
     ) -> Reply<pb::ListRoomsResponse> {
         let (call, message) = self.begin_read(request, "ListRooms").await?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let revision = self.revision();
         let RoomPage { rooms, total } = self
             .service
             .list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
         let room = |(id, profile): (Arc<str>, _)| encode::room(id.to_string(), profile);
-        let (rooms, next_page_token) = parse::page(rooms, size, |(id, _)| id.to_string(), room);
+        let (rooms, next_page_token) =
+            parse::encode_page(rooms, size, |(id, _)| id.to_string(), room);
         Ok(Response::new(pb::ListRoomsResponse {
             rooms,
             next_page_token,
@@ -136,11 +138,12 @@ impl DirectoryService for Api {
 fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
     let address = |address: pb::ClientAddress| {
         let port = u16::try_from(address.port)
-            .map_err(|_| Error::invalid("client.address.port", "a port is 0 to 65535"))?;
+            .map_err(|_| Error::invalid("client.address.port", "port must be 0 to 65535"))?;
         let address = Address { address: address.address, family: address.family, port };
-        let short = address.address.len() <= 64 && address.family.len() <= 16;
-        short.then_some(address).ok_or_else(|| {
-            Error::invalid("client.address", "an address is at most 64 bytes, a family 16")
+        let is_short = address.address.len() <= 64 && address.family.len() <= 16;
+        is_short.then_some(address).ok_or_else(|| {
+            let message = "address must be at most 64 bytes, and family at most 16 bytes";
+            Error::invalid("client.address", message)
         })
     };
     let last_login_ms = |time: prost_types::Timestamp| {
@@ -149,7 +152,9 @@ fn client_patch(client: pb::Client) -> Result<ClientPatch, Error> {
             .checked_mul(1_000)
             .and_then(|ms| ms.checked_add(i64::from(time.nanos) / 1_000_000));
         let ms = ms.and_then(|ms| u64::try_from(ms).ok());
-        ms.ok_or_else(|| Error::invalid("client.last_login_time", "a time is not before 1970"))
+        ms.ok_or_else(|| {
+            Error::invalid("client.last_login_time", "last_login_time must not be before 1970")
+        })
     };
     Ok(ClientPatch {
         nickname: parse::text("client.nickname", client.nickname)?,
@@ -171,7 +176,8 @@ fn room_patch(call: &RequestContext, message: pb::UpsertRoomRequest) -> Result<R
         Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
         other => other,
     };
-    let admins = message.admins.map(|admins| parse::some_users(call, &admins.users)).transpose()?;
+    let admins =
+        message.admins.map(|admins| parse::optional_users(call, &admins.users)).transpose()?;
     Ok(RoomPatch {
         name: parse::text("name", message.name)?,
         description: parse::text("description", message.description)?,

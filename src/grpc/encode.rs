@@ -1,4 +1,4 @@
-//! From the model to messages.
+//! Encodes the model as messages.
 
 use prost_types::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::{
     view::{Decision, Rule},
 };
 
-/// Nothing for 0, which is "not known".
+/// `None` for 0: the time is not known.
 pub(super) fn timestamp(ms: u64) -> Option<Timestamp> {
     let seconds = i64::try_from(ms / 1_000).ok()?;
     let nanos = i32::try_from(ms % 1_000 * 1_000_000).ok()?;
@@ -70,8 +70,8 @@ pub(super) fn room(id: String, profile: RoomProfile) -> pb::Room {
     }
 }
 
-pub(super) fn client(seen: ClientInfo) -> pb::Client {
-    let ClientInfo { user, profile, muted_rooms } = seen;
+pub(super) fn client(client: ClientInfo) -> pb::Client {
+    let ClientInfo { user, profile, muted_rooms } = client;
     let ClientProfile {
         nickname,
         avatar_url,
@@ -137,8 +137,8 @@ const fn rule(rule: Rule) -> pb::Rule {
     }
 }
 
-/// As an answer is counted.
-pub(super) fn counted(answer: &pb::CheckSendResponse) -> Check {
+/// The metric that counts this response.
+pub(super) fn check_metric(answer: &pb::CheckSendResponse) -> Check {
     match answer.rule() {
         pb::Rule::None | pb::Rule::Unspecified => Check::None,
         pb::Rule::UserMute => Check::UserMute,

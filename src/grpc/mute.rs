@@ -1,4 +1,4 @@
-//! `MuteService`.
+//! The RPCs of `MuteService`.
 
 use std::slice::from_ref;
 
@@ -24,8 +24,8 @@ impl MuteService for Api {
         let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
-        let (duration_ms, reason) =
-            (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let duration_ms = parse::duration_ms(message.duration)?;
+        let reason = parse::reason(message.reason)?;
         let answer = |restriction| {
             let members = users
                 .iter()
@@ -33,9 +33,9 @@ impl MuteService for Api {
                 .collect();
             pb::MuteMembersResponse { members, ..Default::default() }
         };
-        let written =
+        let committed =
             self.service.mute_members(&call, &room, &users, duration_ms, &reason, answer).await;
-        reply(written.map_err(|error| parse::as_written(error, &message.users, &users))?)
+        reply(committed.map_err(|error| parse::with_raw_users(error, &message.users, &users))?)
     }
 
     async fn unmute_members(
@@ -65,13 +65,13 @@ impl MuteService for Api {
     ) -> Reply<pb::ListMutedMembersResponse> {
         let (call, message) = self.begin_read(request, "ListMutedMembers").await?;
         let room = RoomId::parse(message.room)?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let skip = parse::skip(message.skip)?;
-        self.service.pass(&call, skip)?;
+        self.service.charge_skipped(&call, skip)?;
         let revision = self.revision();
         let mut muted = self.service.list_muted(&call, &room, after.as_deref(), skip, size + 1)?;
-        let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
+        let next_page_token = parse::truncate_page(&mut muted, size, |(user, _)| user.clone());
         let members = muted
             .into_iter()
             .map(|(user, restriction)| encode::muted_member(user, &restriction))
@@ -82,8 +82,8 @@ impl MuteService for Api {
     async fn ban_room(&self, request: Request<pb::BanRoomRequest>) -> Reply<pb::BanRoomResponse> {
         let (call, message) = self.begin_write(request)?;
         let room = RoomId::parse(message.room)?;
-        let (duration_ms, reason) =
-            (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let duration_ms = parse::duration_ms(message.duration)?;
+        let reason = parse::reason(message.reason)?;
         let answer = |restriction| pb::BanRoomResponse {
             ban: Some(encode::ban(&restriction)),
             ..Default::default()
@@ -105,12 +105,12 @@ impl MuteService for Api {
         let (call, message) = self.begin_read(request, "GetRoom").await?;
         let room = RoomId::parse(message.room)?;
         let revision = self.revision();
-        let seen = self.service.get_room(&call, &room)?;
+        let info = self.service.get_room(&call, &room)?;
         Ok(Response::new(pb::GetRoomResponse {
-            room: Some(encode::room(room.into(), seen.profile.unwrap_or_default())),
-            ban: seen.ban.as_ref().map(encode::ban),
-            muted_count: encode::count(seen.muted),
-            allowed_count: encode::count(seen.allowed),
+            room: Some(encode::room(room.into(), info.profile.unwrap_or_default())),
+            ban: info.ban.as_ref().map(encode::ban),
+            muted_count: encode::count(info.muted_count),
+            allowed_count: encode::count(info.allowed_count),
             revision,
         }))
     }
@@ -123,11 +123,11 @@ impl MuteService for Api {
         let room = RoomId::parse(message.room)?;
         let users = parse::users(&call, &message.users)?;
         let answer = |()| pb::AllowMembersResponse::default();
-        let written = self
+        let committed = self
             .service
             .allow_members(&call, &room, &users, &parse::reason(message.reason)?, answer)
             .await;
-        reply(written.map_err(|error| parse::as_written(error, &message.users, &users))?)
+        reply(committed.map_err(|error| parse::with_raw_users(error, &message.users, &users))?)
     }
 
     async fn disallow_members(
@@ -152,20 +152,21 @@ impl MuteService for Api {
     ) -> Reply<pb::ListAllowedMembersResponse> {
         let (call, message) = self.begin_read(request, "ListAllowedMembers").await?;
         let room = RoomId::parse(message.room)?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let revision = self.revision();
         let (allowed, next_page_token) = if message.users.is_empty() {
             let mut allowed =
                 self.service.list_allowed(&call, &room, after.as_deref(), size + 1)?;
-            let next_page_token = parse::cut(&mut allowed, size, |(user, _)| user.clone());
+            let next_page_token =
+                parse::truncate_page(&mut allowed, size, |(user, _)| user.clone());
             (allowed, next_page_token)
         } else {
             (
                 self.service.find_allowed(
                     &call,
                     &room,
-                    &parse::some_users(&call, &message.users)?,
+                    &parse::optional_users(&call, &message.users)?,
                 )?,
                 String::new(),
             )
@@ -183,15 +184,19 @@ impl MuteService for Api {
         request: Request<pb::MuteUserRequest>,
     ) -> Reply<pb::MuteUserResponse> {
         let (call, message) = self.begin_write(request)?;
-        let (raw, user) = (message.user.clone(), call.app.user(message.user)?);
-        let (duration_ms, reason) =
-            (parse::duration_ms(message.duration)?, parse::reason(message.reason)?);
+        let raw = message.user.clone();
+        let user = call.app.user(message.user)?;
+        let duration_ms = parse::duration_ms(message.duration)?;
+        let reason = parse::reason(message.reason)?;
         let answer = |restriction| {
             let user = Some(encode::muted_user(user.to_string(), &restriction));
             pb::MuteUserResponse { user, ..Default::default() }
         };
-        let written = self.service.mute_user(&call, &user, duration_ms, &reason, answer).await;
-        reply(written.map_err(|error| parse::as_written(error, from_ref(&raw), from_ref(&user)))?)
+        let committed = self.service.mute_user(&call, &user, duration_ms, &reason, answer).await;
+        reply(
+            committed
+                .map_err(|error| parse::with_raw_users(error, from_ref(&raw), from_ref(&user)))?,
+        )
     }
 
     async fn unmute_user(
@@ -211,19 +216,20 @@ impl MuteService for Api {
         request: Request<pb::ListMutedUsersRequest>,
     ) -> Reply<pb::ListMutedUsersResponse> {
         let (call, message) = self.begin_read(request, "ListMutedUsers").await?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let page =
             Page { after: after.as_deref(), skip: parse::skip(message.skip)?, size: size + 1 };
-        self.service.pass(&call, page.skip)?;
+        self.service.charge_skipped(&call, page.skip)?;
         let revision = self.revision();
         let (muted, next_page_token) = if message.users.is_empty() {
             let mut muted = self.service.list_muted_users(&call, page)?;
-            let next_page_token = parse::cut(&mut muted, size, |(user, _)| user.clone());
+            let next_page_token = parse::truncate_page(&mut muted, size, |(user, _)| user.clone());
             (muted, next_page_token)
         } else {
             (
-                self.service.find_muted_users(&call, &parse::some_users(&call, &message.users)?)?,
+                self.service
+                    .find_muted_users(&call, &parse::optional_users(&call, &message.users)?)?,
                 String::new(),
             )
         };
@@ -239,7 +245,8 @@ impl MuteService for Api {
         request: Request<pb::MuteRoomNotificationsRequest>,
     ) -> Reply<pb::MuteRoomNotificationsResponse> {
         let (call, message) = self.begin_write(request)?;
-        let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
+        let user = call.app.user(message.user)?;
+        let room = RoomId::parse(message.room)?;
         let duration_ms = parse::duration_ms(message.duration)?;
         let answer = |client| pb::MuteRoomNotificationsResponse {
             client: Some(encode::client(client)),
@@ -253,7 +260,8 @@ impl MuteService for Api {
         request: Request<pb::UnmuteRoomNotificationsRequest>,
     ) -> Reply<pb::UnmuteRoomNotificationsResponse> {
         let (call, message) = self.begin_write(request)?;
-        let (user, room) = (call.app.user(message.user)?, RoomId::parse(message.room)?);
+        let user = call.app.user(message.user)?;
+        let room = RoomId::parse(message.room)?;
         let answer = |(client, was_muted)| {
             let client = Some(encode::client(client));
             pb::UnmuteRoomNotificationsResponse { client, was_muted, ..Default::default() }
@@ -267,13 +275,14 @@ impl MuteService for Api {
     ) -> Reply<pb::ListMutedRoomsResponse> {
         let (call, message) = self.begin_read(request, "ListMutedRooms").await?;
         let user = call.app.user(message.user)?;
-        let (size, after) =
-            (parse::page_size(message.page_size)?, parse::page_token(&message.page_token)?);
+        let size = parse::page_size(message.page_size)?;
+        let after = parse::page_token(&message.page_token)?;
         let after = after.as_deref().map(place_and_room).transpose()?;
         let revision = self.revision();
         let mut muted = self.service.list_muted_rooms(&call, &user, after, size + 1)?;
-        let next_page_token =
-            parse::cut(&mut muted, size, |(muted, _)| format!("{}:{}", muted.place, muted.room));
+        let next_page_token = parse::truncate_page(&mut muted, size, |(muted, _)| {
+            format!("{}:{}", muted.place, muted.room)
+        });
         let room = |(muted, restriction): (crate::view::MutedRoom, crate::model::Restriction)| {
             pb::MutedRoom {
                 room: muted.room.into(),
@@ -293,10 +302,10 @@ impl MuteService for Api {
         let room = RoomId::parse(message.room)?;
         let revision = self.revision();
         let mut users = message.users;
-        let may_be_pushed_to =
+        let is_recipient =
             self.service.filter_recipients(&call, &room, &parse::recipients(&call, &users)?)?;
-        let mut answers = may_be_pushed_to.into_iter();
-        users.retain(|_| answers.next().unwrap_or_default());
+        let mut is_recipient = is_recipient.into_iter();
+        users.retain(|_| is_recipient.next().unwrap_or_default());
         Ok(Response::new(pb::FilterRecipientsResponse { users, revision }))
     }
 
@@ -305,14 +314,15 @@ impl MuteService for Api {
         request: Request<pb::CheckSendRequest>,
     ) -> Reply<pb::CheckSendResponse> {
         let (call, message) = self.begin_read(request, "CheckSend").await?;
-        let (room, user) = (RoomId::parse(message.room)?, call.app.user(message.user)?);
+        let room = RoomId::parse(message.room)?;
+        let user = call.app.user(message.user)?;
         let revision = self.revision();
         let answer = |decision: Decision<'_>| pb::CheckSendResponse {
             revision,
             ..encode::decision(decision)
         };
         let answer = self.service.check_send(&call, &room, &user, answer)?;
-        METRICS.checked([encode::counted(&answer)]);
+        METRICS.checked([encode::check_metric(&answer)]);
         Ok(Response::new(answer))
     }
 
@@ -327,7 +337,7 @@ impl MuteService for Api {
         };
         let revision = self.revision();
         let results = self.service.batch_check_send(&call, &pairs, answer)?;
-        METRICS.checked(results.iter().map(encode::counted));
+        METRICS.checked(results.iter().map(encode::check_metric));
         Ok(Response::new(pb::BatchCheckSendResponse { results, revision }))
     }
 
@@ -343,8 +353,8 @@ impl MuteService for Api {
     }
 }
 
-/// Where a page of muted rooms starts: that list is in the order of places.
+/// Parses the page token of the list of muted rooms, which is ordered by place.
 fn place_and_room(token: &str) -> Result<(u64, &str), Error> {
     let parts = token.split_once(':').and_then(|(place, room)| Some((place.parse().ok()?, room)));
-    parts.ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
+    parts.ok_or_else(|| Error::invalid("page_token", "page_token was not issued by this method"))
 }

@@ -1,5 +1,4 @@
-//! From messages to the model: everything a caller can get wrong about the form of a field is found
-//! here.
+//! Parses messages into the model. Every malformed field is refused here.
 
 use std::time::Duration;
 
@@ -25,34 +24,34 @@ const MAX_PAGE: usize = 1_000;
 /// 1..100 users of the app.
 pub(super) fn users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.is_empty() {
-        return Err(Error::invalid("users", "name at least one user"));
+        return Err(Error::invalid("users", "users must not be empty"));
     }
-    some_users(call, raw)
+    optional_users(call, raw)
 }
 
-/// Up to 100 users of the app.
-pub(super) fn some_users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
+/// 0..100 users of the app.
+pub(super) fn optional_users(call: &RequestContext, raw: &[String]) -> Result<Vec<UserId>, Error> {
     if raw.len() > MAX_USERS {
         return Err(Error {
             field: Some("users"),
-            ..Error::new(Reason::TooManyUsers, "a call names at most 100 users")
+            ..Error::new(Reason::TooManyUsers, "users must have at most 100 entries")
         });
     }
     raw.iter().map(|user| call.app.user(user.clone())).collect()
 }
 
-/// 1..1000 pairs of room and user of the app.
+/// 1..1,000 pairs of a room and a user of the app.
 pub(super) fn pairs(
     call: &RequestContext,
     raw: Vec<pb::RoomUser>,
 ) -> Result<Vec<(RoomId, UserId)>, Error> {
     if !(1..=MAX_PAIRS).contains(&raw.len()) {
-        return Err(Error::invalid("pairs", "a call asks for 1 to 1000 pairs"));
+        return Err(Error::invalid("pairs", "pairs must have 1 to 1000 entries"));
     }
     raw.into_iter().map(|pair| Ok((RoomId::parse(pair.room)?, call.app.user(pair.user)?))).collect()
 }
 
-/// Up to 10,000 users of the app.
+/// 0..10,000 users of the app.
 pub(super) fn recipients<'a>(
     call: &RequestContext,
     raw: &'a [String],
@@ -60,26 +59,26 @@ pub(super) fn recipients<'a>(
     if raw.len() > MAX_RECIPIENTS {
         return Err(Error {
             field: Some("users"),
-            ..Error::new(Reason::TooManyUsers, "a call asks for at most 10000 users")
+            ..Error::new(Reason::TooManyUsers, "users must have at most 10000 entries")
         });
     }
     raw.iter().map(|user| call.app.user_ref(user)).collect()
 }
 
-/// Names the users that an error is about as the caller wrote them.
-pub(super) fn as_written(error: Error, raw: &[String], users: &[UserId]) -> Error {
-    let named = raw
+/// Replaces the user ids in an error with the caller's spelling of them.
+pub(super) fn with_raw_users(error: Error, raw: &[String], users: &[UserId]) -> Error {
+    let matching = raw
         .iter()
         .zip(users)
-        .filter(|(_, user)| error.users.iter().any(|named| named == user.as_str()));
-    Error { users: named.map(|(raw, _)| raw.clone()).collect(), ..error }
+        .filter(|(_, user)| error.users.iter().any(|other| other == user.as_str()));
+    Error { users: matching.map(|(raw, _)| raw.clone()).collect(), ..error }
 }
 
 pub(super) fn reason(raw: String) -> Result<String, Error> {
     if raw.len() <= MAX_REASON_BYTES {
         Ok(raw)
     } else {
-        Err(Error::invalid("reason", "a reason is at most 512 bytes"))
+        Err(Error::invalid("reason", "reason must be at most 512 bytes"))
     }
 }
 
@@ -87,30 +86,31 @@ pub(super) fn text(field: &'static str, raw: Option<String>) -> Result<Option<St
     if raw.as_ref().is_none_or(|text| text.len() <= MAX_TEXT_BYTES) {
         Ok(raw)
     } else {
-        Err(Error::invalid(field, "a text is at most 1024 bytes"))
+        Err(Error::invalid(field, "a text field must be at most 1024 bytes"))
     }
 }
 
-/// Milliseconds; a part of one counts as one.
+/// Milliseconds, rounded up.
 pub(super) fn duration_ms(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
     let Some(raw) = raw else { return Ok(None) };
-    let wrong =
-        || Error::invalid("duration", "a duration is more than zero; leave it out for good");
-    let seconds = u64::try_from(raw.seconds).map_err(|_| wrong())?;
+    let invalid = || {
+        let message = "duration must be more than zero; omit it for a mute that does not expire";
+        Error::invalid("duration", message)
+    };
+    let seconds = u64::try_from(raw.seconds).map_err(|_| invalid())?;
     let nanos =
-        u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
+        u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(invalid)?;
     Ok(Some(seconds.saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000))))
 }
 
-/// Unix milliseconds, rounded down; what is before 1970 is as 1970.
+/// Unix milliseconds, rounded down. A time before 1970 counts as 1970.
 pub(super) fn time_ms(
     field: &'static str,
     raw: Option<prost_types::Timestamp>,
 ) -> Result<Option<u64>, Error> {
     let Some(raw) = raw else { return Ok(None) };
     let nanos = u64::try_from(raw.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-    let nanos =
-        nanos.ok_or_else(|| Error::invalid(field, "the nanos of a time are 0 to 999999999"))?;
+    let nanos = nanos.ok_or_else(|| Error::invalid(field, "nanos must be 0 to 999999999"))?;
     let seconds = u64::try_from(raw.seconds).ok();
     Ok(Some(
         seconds
@@ -120,37 +120,36 @@ pub(super) fn time_ms(
 
 /// Whole seconds.
 pub(super) fn ttl_s(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
-    let wrong =
-        || Error::invalid("ttl", "a time to live is a whole number of seconds, not negative");
+    let invalid = || Error::invalid("ttl", "ttl must be a whole number of seconds, 0 or more");
     match raw {
         None => Ok(None),
         Some(prost_types::Duration { seconds, nanos: 0 }) => {
-            u64::try_from(seconds).map(Some).map_err(|_| wrong())
+            u64::try_from(seconds).map(Some).map_err(|_| invalid())
         }
-        Some(_) => Err(wrong()),
+        Some(_) => Err(invalid()),
     }
 }
 
-/// 0 is the default, more than the maximum is the maximum (AIP-158).
+/// 0 means the default. A larger size than the maximum means the maximum (AIP-158).
 pub(super) fn page_size(raw: i32) -> Result<usize, Error> {
     match usize::try_from(raw) {
         Ok(0) => Ok(DEFAULT_PAGE),
         Ok(size) => Ok(size.min(MAX_PAGE)),
-        Err(_) => Err(Error::invalid("page_size", "a page size is not negative")),
+        Err(_) => Err(Error::invalid("page_size", "page_size must not be negative")),
     }
 }
 
 pub(super) fn skip(raw: i32) -> Result<usize, Error> {
-    usize::try_from(raw).map_err(|_| Error::invalid("skip", "skip is not negative"))
+    usize::try_from(raw).map_err(|_| Error::invalid("skip", "skip must not be negative"))
 }
 
-/// The commit that is to be seen; 0 is any.
+/// The minimum revision of a read. 0 means any.
 pub(super) fn min_revision(raw: i64) -> Result<Revision, Error> {
     Revision::try_from(raw)
-        .map_err(|_| Error::invalid("min_revision", "a revision is not negative"))
+        .map_err(|_| Error::invalid("min_revision", "min_revision must not be negative"))
 }
 
-/// The value of a `grpc-timeout`: up to eight digits and a unit; nothing where it is none.
+/// Parses a `grpc-timeout` header: one to eight digits and a unit. `None` if it is malformed.
 pub(crate) fn grpc_timeout(raw: &str) -> Option<Duration> {
     let (digits, unit) = raw.split_at_checked(raw.len().checked_sub(1)?)?;
     let number = digits.parse().ok().filter(|_| digits.len() <= 8)?;
@@ -165,40 +164,49 @@ pub(crate) fn grpc_timeout(raw: &str) -> Option<Duration> {
     }
 }
 
-/// The id after which the page starts.
+/// The id after which the page starts. `None`: the first page.
 pub(super) fn page_token(raw: &str) -> Result<Option<String>, Error> {
     if raw.is_empty() {
         return Ok(None);
     }
     let bytes = URL_SAFE_NO_PAD.decode(raw).ok();
     let id = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    id.map(Some).ok_or_else(|| Error::invalid("page_token", "no page token of this list"))
+    id.map(Some)
+        .ok_or_else(|| Error::invalid("page_token", "page_token was not issued by this method"))
 }
 
-/// Cuts a list that was asked for one longer than its page, and gives the token of the next page,
-/// or nothing at its end. Its items are short: a thousand of them are within [`PAGE_BYTES`].
-pub(super) fn cut<T>(items: &mut Vec<T>, size: usize, id: impl FnOnce(&T) -> String) -> String {
+/// Truncates a list to its page, and returns the token of the next page, or an empty one at the end
+/// of the list. `items` must have been read with one more item than the page. For short items: a
+/// thousand of them must fit in [`PAGE_BYTES`].
+pub(super) fn truncate_page<T>(
+    items: &mut Vec<T>,
+    size: usize,
+    id: impl FnOnce(&T) -> String,
+) -> String {
     if items.len() <= size {
         return String::new();
     }
     items.truncate(size);
-    items.last().map(|last| token_of(&id(last))).unwrap_or_default()
+    items.last().map(|last| encode_page_token(&id(last))).unwrap_or_default()
 }
 
-/// The same for items that may be long: the page ends early where it has [`PAGE_BYTES`].
-pub(super) fn page<T, M: Message>(
+/// Like [`truncate_page`], for items that may be long: it also encodes them, and ends the page
+/// early at [`PAGE_BYTES`]. A page has at least one item.
+pub(super) fn encode_page<T, M: Message>(
     items: Vec<T>,
     size: usize,
     id: impl Fn(&T) -> String,
     encode: impl Fn(T) -> M,
 ) -> (Vec<M>, String) {
-    let (mut page, mut last, mut bytes) = (Vec::new(), String::new(), 0);
+    let mut page = Vec::new();
+    let mut last = String::new();
+    let mut bytes = 0;
     for item in items {
         let token = id(&item);
         let message = encode(item);
         bytes += message.encoded_len();
         if page.len() == size || (bytes > PAGE_BYTES && !page.is_empty()) {
-            return (page, token_of(&last));
+            return (page, encode_page_token(&last));
         }
         last = token;
         page.push(message);
@@ -207,7 +215,7 @@ pub(super) fn page<T, M: Message>(
 }
 
 /// The token of the page that starts after this id.
-pub(super) fn token_of(id: &str) -> String {
+pub(super) fn encode_page_token(id: &str) -> String {
     URL_SAFE_NO_PAD.encode(id)
 }
 
@@ -235,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_in_any_unit_of_grpc() {
+    fn a_timeout_has_any_unit_of_grpc() {
         let cases = [
             ("2H", Some(Duration::from_secs(7_200))),
             ("3M", Some(Duration::from_secs(180))),
@@ -269,15 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_the_last_id_of_a_page_that_is_not_the_last() {
+    fn a_page_token_has_the_last_id_of_its_page() {
         let mut items = vec!["a", "b", "ü", "z"];
         assert_eq!(
-            page_token(&cut(&mut items, 3, |id| (*id).to_owned())).ok().flatten().as_deref(),
+            page_token(&truncate_page(&mut items, 3, |id| (*id).to_owned()))
+                .ok()
+                .flatten()
+                .as_deref(),
             Some("ü")
         );
-        assert_eq!((items.len(), cut(&mut items, 3, |id| (*id).to_owned())), (3, String::new()));
-        let cut = |items: &[&str], size| {
-            let (page, token) = page(
+        assert_eq!(
+            (items.len(), truncate_page(&mut items, 3, |id| (*id).to_owned())),
+            (3, String::new())
+        );
+        let encode = |items: &[&str], size| {
+            let (page, token) = encode_page(
                 items.to_vec(),
                 size,
                 |id| (*id).to_owned(),
@@ -285,12 +299,12 @@ mod tests {
             );
             (page.len(), page_token(&token).ok().flatten())
         };
-        assert_eq!(cut(&["a", "b", "ü"], 3), (3, None));
-        assert_eq!(cut(&["a", "b", "ü", "z"], 3), (3, Some("ü".to_owned())));
+        assert_eq!(encode(&["a", "b", "ü"], 3), (3, None));
+        assert_eq!(encode(&["a", "b", "ü", "z"], 3), (3, Some("ü".to_owned())));
         let long = "x".repeat(PAGE_BYTES / 2);
-        assert_eq!(cut(&[&long, "b", &long, "d"], 9), (2, Some("b".to_owned())));
+        assert_eq!(encode(&[&long, "b", &long, "d"], 9), (2, Some("b".to_owned())));
         let longest = "x".repeat(PAGE_BYTES + 1);
-        assert_eq!(cut(&[&longest, "b"], 9).0, 1, "one at least");
+        assert_eq!(encode(&[&longest, "b"], 9).0, 1, "a page has at least one item");
         assert!(page_token("%%%").is_err());
     }
 }

@@ -1,25 +1,26 @@
-//! The way in for requests that only ask: each of them may say how new its answer has to be.
+//! What all reads share: authorization, and the wait for the minimum revision that the caller asks
+//! for.
 
 use std::time::Duration;
 
 use tonic::{Request, metadata::MetadataMap};
 
-use super::{Api, encode, open_with, parse};
+use super::{Api, encode, parse, unpack_with_metadata};
 use crate::{error::Error, proto::v1 as pb, service::RequestContext};
 
-/// How long a reader waits for a commit where its caller says nothing, or more.
+/// Maximum time that a read waits for its minimum revision.
 const MAX_REVISION_WAIT: Duration = Duration::from_secs(5);
-/// At most this much, and a tenth, of the caller's time is kept for the way back, so that it is
-/// told what was wrong before it stops to listen.
+/// Maximum time that is reserved to send the response, so that the caller gets the error before its
+/// deadline. A read with a short deadline reserves a tenth of it.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
-/// A request that only asks.
+/// The request of an RPC that reads.
 pub(super) trait ReadRequest {
     fn take_app(&mut self) -> String;
     fn min_revision(&self) -> i64;
 }
 
-macro_rules! questions {
+macro_rules! read_requests {
     ($($request:ident),+ $(,)?) => {
         $(
             impl ReadRequest for pb::$request {
@@ -35,7 +36,7 @@ macro_rules! questions {
     };
 }
 
-questions!(
+read_requests!(
     ListMutedMembersRequest,
     GetRoomRequest,
     ListAllowedMembersRequest,
@@ -51,30 +52,31 @@ questions!(
 );
 
 impl Api {
-    /// Lets the caller in, and waits until the view has what it wants to see. Errors: those of
+    /// Authorizes the caller, and waits until the view has its `min_revision`. Errors: those of
     /// `Service::authorize`, INVALID_ARGUMENT on `min_revision`, STORE_UNAVAILABLE.
     pub(super) async fn begin_read<T: ReadRequest>(
         &self,
         request: Request<T>,
         method: &'static str,
     ) -> Result<(RequestContext, T), Error> {
-        let (metadata, caller, mut message) = open_with(request);
+        let (metadata, caller, mut message) = unpack_with_metadata(request);
         let call = self.service.authorize(caller, message.take_app(), method)?;
         let revision = parse::min_revision(message.min_revision())?;
         if revision > 0 {
-            self.service.wait_for_revision(revision, longest_wait(&metadata)).await?;
+            self.service.wait_for_revision(revision, revision_timeout(&metadata)).await?;
         }
         Ok((call, message))
     }
 
-    /// The newest commit in the view, to be read before what is answered with it: the answer is no
-    /// older.
+    /// The latest revision in the view. Take it before reading the response that reports it, so
+    /// that the response is not older.
     pub(super) fn revision(&self) -> i64 {
         encode::revision(self.service.view.revision())
     }
 }
 
-fn longest_wait(metadata: &MetadataMap) -> Duration {
+/// How long the read may wait for its minimum revision: until shortly before the caller's deadline.
+fn revision_timeout(metadata: &MetadataMap) -> Duration {
     let timeout =
         metadata.get("grpc-timeout").and_then(|value| parse::grpc_timeout(value.to_str().ok()?));
     timeout.map_or(MAX_REVISION_WAIT, |timeout| {
@@ -87,11 +89,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_waits_until_shortly_before_its_callers_deadline_and_at_most_five_seconds() {
-        let patience_ms = |timeout: Option<&str>| {
+    fn a_read_waits_until_shortly_before_the_deadline() {
+        let timeout_ms = |timeout: Option<&str>| {
             let mut metadata = MetadataMap::new();
             timeout.and_then(|timeout| metadata.insert("grpc-timeout", timeout.parse().ok()?));
-            longest_wait(&metadata).as_millis()
+            revision_timeout(&metadata).as_millis()
         };
         let cases = [
             (None, 5_000),
@@ -105,7 +107,7 @@ mod tests {
             (Some("soon"), 5_000),
         ];
         for (timeout, expected) in cases {
-            assert_eq!(patience_ms(timeout), expected, "{timeout:?}");
+            assert_eq!(timeout_ms(timeout), expected, "{timeout:?}");
         }
     }
 }

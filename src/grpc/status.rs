@@ -1,5 +1,5 @@
-//! The error table's gRPC column, both ways: an error becomes a google.rpc.Status with details, and
-//! the gateway reads its reason back.
+//! The gRPC column of the error table, in both directions: an error becomes a google.rpc.Status
+//! with details, and the gateway decodes its reason from there.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,7 +12,8 @@ use crate::{
 };
 
 const DOMAIN: &str = "mute.v1";
-/// Clients refuse headers of more than 8 or 16 KiB, and details are sent in base64.
+/// Maximum size of the user ids in an error. Clients refuse headers of more than 8 or 16 KiB, and
+/// the details are sent as base64 in a header.
 const MAX_USERS_BYTES: usize = 4 << 10;
 
 const fn code(reason: Reason) -> Code {
@@ -37,15 +38,15 @@ const fn code(reason: Reason) -> Code {
 }
 
 impl From<Error> for Status {
-    /// The one place where an error's cause is logged, and refusals are counted.
+    /// Also logs the error's cause, and counts the refusal: only here, so once a call.
     fn from(error: Error) -> Self {
         METRICS.refused(error.reason);
         if let Some(cause) = &error.cause {
-            tracing::error!(reason = error.reason.as_str(), cause, "a call has failed");
+            tracing::error!(reason = error.reason.as_str(), cause, "call failed");
         }
         let mut metadata = HashMap::new();
         if !error.users.is_empty() {
-            metadata.insert("users".to_owned(), lines(&error.users));
+            metadata.insert("users".to_owned(), join_users(&error.users));
         }
         let outcome = match error.outcome {
             Some(Outcome::Unknown) => Some("unknown"),
@@ -70,28 +71,28 @@ impl From<Error> for Status {
     }
 }
 
-/// One user a line, because an id may hold anything but a control character; as many as a header
-/// has room for.
-fn lines(users: &[String]) -> String {
-    let mut left = MAX_USERS_BYTES;
+/// One user a line, up to [`MAX_USERS_BYTES`]. A user id contains no control character, so no
+/// newline.
+fn join_users(users: &[String]) -> String {
+    let mut remaining_bytes = MAX_USERS_BYTES;
     let mut fits = |user: &String| {
-        let fits = user.len() < left;
-        left = left.saturating_sub(user.len() + 1);
+        let fits = user.len() < remaining_bytes;
+        remaining_bytes = remaining_bytes.saturating_sub(user.len() + 1);
         fits
     };
     users.iter().take_while(|user| fits(user)).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// What a status of this service says.
+/// An error, decoded from a status of this service.
 #[derive(Clone)]
 pub struct DecodedError {
-    /// Its row of the table; INTERNAL for a status of another maker.
+    /// Its row of the error table. INTERNAL if the status is not of this service.
     pub reason: Reason,
-    /// Its sentence.
+    /// The message for the caller.
     pub message: String,
     /// The users it is about.
     pub users: Vec<String>,
-    /// When trying again may help.
+    /// The delay after which a retry may succeed.
     pub retry_after: Option<Duration>,
 }
 
@@ -116,21 +117,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_comes_back_from_its_status() {
+    fn every_reason_is_decoded_from_its_status() {
         for reason in Reason::ALL {
             let error = Error {
                 users: vec!["a".to_owned(), "b".to_owned()],
                 ..Error::new(reason, "words")
             };
-            let told = DecodedError::from(Status::from(error));
-            assert_eq!((told.reason, told.message.as_str()), (reason, "words"));
-            assert_eq!(told.users, ["a", "b"]);
+            let decoded = DecodedError::from(Status::from(error));
+            assert_eq!((decoded.reason, decoded.message.as_str()), (reason, "words"));
+            assert_eq!(decoded.users, ["a", "b"]);
         }
         assert_eq!(DecodedError::from(Status::not_found("x")).reason, Reason::Internal);
     }
 
     #[test]
-    fn an_internal_error_tells_the_caller_nothing() {
+    fn an_internal_error_reveals_no_cause() {
         let status = Status::from(Error::internal("/var/lib/secret path"));
         assert!(!format!("{status:?}").contains("secret"));
     }

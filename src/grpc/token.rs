@@ -1,4 +1,4 @@
-//! `TokenService`.
+//! The RPCs of `TokenService`.
 
 use tonic::{Request, Response, async_trait};
 
@@ -6,7 +6,7 @@ use super::{Api, Reply, parse};
 use crate::{
     auth::credentials::Caller,
     proto::v1::{self as pb, token_service_server::TokenService},
-    service::TokenAsked,
+    service::TokenRequest,
 };
 
 #[async_trait]
@@ -18,9 +18,9 @@ impl TokenService for Api {
         let site = request.extensions().get::<Caller>().and_then(|caller| caller.site);
         let pb::IssueTokenRequest { app, client_id, client_secret, ttl } = request.into_inner();
         let ttl_s = parse::ttl_s(ttl)?;
-        let asked =
-            TokenAsked { app, client_id: &client_id, client_secret: &client_secret, ttl_s, site };
-        let (access_token, ttl_s) = self.service.issue_token(asked)?;
+        let request =
+            TokenRequest { app, client_id: &client_id, client_secret: &client_secret, ttl_s, site };
+        let (access_token, ttl_s) = self.service.issue_token(request)?;
         let ttl = ttl_s
             .and_then(|ttl_s| i64::try_from(ttl_s).ok())
             .map(|seconds| prost_types::Duration { seconds, nanos: 0 });

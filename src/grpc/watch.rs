@@ -1,4 +1,4 @@
-//! The change feed and the history: their messages, and the stream.
+//! `Watch` and `ListEvents`: the change feed and the history.
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -7,7 +7,7 @@ use futures_util::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, Reply, encode, open, parse};
+use super::{Api, Reply, encode, parse, unpack};
 use crate::{
     auth::credentials::Proof,
     error::Error,
@@ -23,27 +23,28 @@ pub(super) type Stream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 
 pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Reply<Stream> {
     let proof = Proof::of(request.metadata().as_ref(), request.extensions());
-    let (caller, message) = open(request);
+    let (caller, message) = unpack(request);
     let call = api.service.authorize(caller, message.app, "Watch")?;
-    let room = some(message.room).map(RoomId::parse).transpose()?;
-    let wrong = |_| Error::invalid("after_revision", "a revision is not negative");
-    let after = message.after_revision.map(u64::try_from).transpose().map_err(wrong)?;
-    let watching = api.service.watch(&call, room.as_ref(), after).await?;
+    let room = non_empty(message.room).map(RoomId::parse).transpose()?;
+    let after = message.after_revision.map(u64::try_from).transpose();
+    let after = after
+        .map_err(|_| Error::invalid("after_revision", "after_revision must not be negative"))?;
+    let stream = api.service.watch(&call, room.as_ref(), after).await?;
     let service = api.service.clone();
-    let lost = async move { service.lost(&call, &proof).await };
-    let told = watching.into_stream().map(|told| Ok(response(told?))).boxed();
-    Ok(Response::new(until(told, lost.boxed()).boxed()))
+    let revoked = async move { service.watch_revoked(&call, &proof).await };
+    let responses = stream.into_stream().map(|event| Ok(response(event?))).boxed();
+    Ok(Response::new(end_with(responses, revoked.boxed()).boxed()))
 }
 
-/// The stream, until this comes, and ends it.
-fn until(
+/// The stream, which ends with the error as soon as `error` resolves.
+fn end_with(
     stream: Stream,
-    end: BoxFuture<'static, Error>,
+    error: BoxFuture<'static, Error>,
 ) -> impl futures_util::Stream<Item = Result<pb::WatchResponse, Status>> {
-    stream::unfold(Some((stream, end)), |both| async {
-        let (mut stream, mut end) = both?;
-        match select(stream.next(), &mut end).await {
-            Either::Left((told, _)) => Some((told?, Some((stream, end)))),
+    stream::unfold(Some((stream, error)), |state| async {
+        let (mut stream, mut error) = state?;
+        match select(stream.next(), &mut error).await {
+            Either::Left((response, _)) => Some((response?, Some((stream, error)))),
             Either::Right((error, _)) => Some((Err(error.into()), None)),
         }
     })
@@ -55,42 +56,43 @@ pub(super) async fn list_events(
 ) -> Reply<pb::ListEventsResponse> {
     let (call, message) = api.begin_read(request, "ListEvents").await?;
     if message.actor.len() > MAX_ACTOR_BYTES {
-        return Err(Error::invalid("actor", "an actor is at most 512 bytes").into());
+        return Err(Error::invalid("actor", "actor must be at most 512 bytes").into());
     }
     let filter = EventFilter {
-        room: some(message.room).map(RoomId::parse).transpose()?,
-        user: some(message.user).map(|user| call.app.user(user)).transpose()?,
-        actor: some(message.actor),
-        kinds: message.kinds.iter().map(|kind| kind_model(*kind)).collect::<Result<_, _>>()?,
+        room: non_empty(message.room).map(RoomId::parse).transpose()?,
+        user: non_empty(message.user).map(|user| call.app.user(user)).transpose()?,
+        actor: non_empty(message.actor),
+        kinds: message.kinds.iter().map(|kind| parse_kind(*kind)).collect::<Result<_, _>>()?,
         start_ms: parse::time_ms("start_time", message.start_time)?,
         end_ms: parse::time_ms("end_time", message.end_time)?,
     };
     let before = parse::page_token(&message.page_token)?.map(|token| token.parse()).transpose();
-    let before = before.map_err(|_| Error::invalid("page_token", "no page token of this list"))?;
+    let before = before
+        .map_err(|_| Error::invalid("page_token", "page_token was not issued by this method"))?;
     let revision = api.revision();
     let page = api
         .service
         .list_events(&call, &filter, before, parse::page_size(message.page_size)?)
         .await?;
     let next_page_token =
-        page.before.map(|before| parse::token_of(&before.to_string())).unwrap_or_default();
+        page.before.map(|before| parse::encode_page_token(&before.to_string())).unwrap_or_default();
     let events = page.changes.iter().map(change).collect();
     Ok(Response::new(pb::ListEventsResponse { events, next_page_token, revision }))
 }
 
-/// An empty text is none.
-fn some(text: String) -> Option<String> {
+/// `None` for an empty text.
+fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn response(told: WatchEvent) -> pb::WatchResponse {
-    let told = match told {
-        WatchEvent::Change(told) => pb::watch_response::Event::Change(change(&told)),
+fn response(event: WatchEvent) -> pb::WatchResponse {
+    let event = match event {
+        WatchEvent::Change(event) => pb::watch_response::Event::Change(change(&event)),
         WatchEvent::Heartbeat(revision) => pb::watch_response::Event::Heartbeat(pb::Heartbeat {
             revision: encode::revision(revision),
         }),
     };
-    pb::WatchResponse { event: Some(told) }
+    pb::WatchResponse { event: Some(event) }
 }
 
 fn change(Change { revision, event }: &Change) -> pb::Change {
@@ -127,14 +129,14 @@ const fn kind(kind: EventKind) -> pb::ChangeKind {
         EventKind::ClientDeleted => pb::ChangeKind::ClientDeleted,
         EventKind::RoomUpserted => pb::ChangeKind::RoomUpserted,
         EventKind::RoomDeleted => pb::ChangeKind::RoomDeleted,
-        // Internal: never told.
         EventKind::Imported => pb::ChangeKind::Imported,
+        // Internal: no caller sees them.
         EventKind::Swept | EventKind::Request => pb::ChangeKind::Unspecified,
     }
 }
 
-fn kind_model(raw: i32) -> Result<EventKind, Error> {
-    let known = match pb::ChangeKind::try_from(raw).unwrap_or_default() {
+fn parse_kind(raw: i32) -> Result<EventKind, Error> {
+    let kind = match pb::ChangeKind::try_from(raw).unwrap_or_default() {
         pb::ChangeKind::Muted => Some(EventKind::Muted),
         pb::ChangeKind::Unmuted => Some(EventKind::Unmuted),
         pb::ChangeKind::Expired => Some(EventKind::Expired),
@@ -156,5 +158,5 @@ fn kind_model(raw: i32) -> Result<EventKind, Error> {
         pb::ChangeKind::Imported => Some(EventKind::Imported),
         pb::ChangeKind::Unspecified => None,
     };
-    known.ok_or_else(|| Error::invalid("kinds", "no kind of change that happens"))
+    kind.ok_or_else(|| Error::invalid("kinds", "unknown change kind"))
 }

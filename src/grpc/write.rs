@@ -1,11 +1,11 @@
-//! What the writes share: the way in, with the id of the request; and the way out, with the
-//! revision. Every RPC that writes has a line here.
+//! What all writes share: authorization, the id of the request, and the revision in the response.
+//! Every RPC that writes has a line here.
 
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response};
 
-use super::{Api, Reply, encode, open};
+use super::{Api, Reply, encode, unpack};
 use crate::{
     error::Error,
     model::RequestId,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The request of an RPC that writes.
-pub(super) trait Write: Message {
+pub(super) trait WriteRequest: Message {
     /// Name of the RPC.
     const METHOD: &'static str;
 
@@ -23,15 +23,15 @@ pub(super) trait Write: Message {
     fn request_id(&mut self) -> &mut String;
 }
 
-/// The answer of an RPC that writes.
-pub(super) trait Answer {
+/// The response of an RPC that writes.
+pub(super) trait WriteResponse {
     fn revision(&mut self) -> &mut i64;
 }
 
-macro_rules! writes {
+macro_rules! write_rpcs {
     ($($method:literal $request:ident $response:ident,)+) => {
         $(
-            impl Write for pb::$request {
+            impl WriteRequest for pb::$request {
                 const METHOD: &'static str = $method;
 
                 fn app(&self) -> &str {
@@ -43,7 +43,7 @@ macro_rules! writes {
                 }
             }
 
-            impl Answer for pb::$response {
+            impl WriteResponse for pb::$response {
                 fn revision(&mut self) -> &mut i64 {
                     &mut self.revision
                 }
@@ -52,7 +52,7 @@ macro_rules! writes {
     };
 }
 
-writes! {
+write_rpcs! {
     "MuteMembers" MuteMembersRequest MuteMembersResponse,
     "UnmuteMembers" UnmuteMembersRequest UnmuteMembersResponse,
     "BanRoom" BanRoomRequest BanRoomResponse,
@@ -70,28 +70,27 @@ writes! {
 }
 
 impl Api {
-    /// Lets a write into its app. The call knows the id of the request, which is no longer in the
-    /// message.
-    pub(super) fn begin_write<M: Write>(
+    /// Authorizes a write. Moves the id of the request from the message to the context. Errors:
+    /// those of `Service::authorize`, INVALID_ARGUMENT on `request_id`.
+    pub(super) fn begin_write<M: WriteRequest>(
         &self,
         request: Request<M>,
     ) -> Result<(RequestContext, M), Error> {
-        let (caller, mut message) = open(request);
+        let (caller, mut message) = unpack(request);
         let call = self.service.authorize(caller, message.app().to_owned(), M::METHOD)?;
         let id = std::mem::take(message.request_id());
         if id.is_empty() {
             return Ok((call, message));
         }
         let fingerprint = fingerprint(&call, &message);
-        Ok((call.named(RequestId::parse(id)?, fingerprint), message))
+        Ok((call.with_request_id(RequestId::parse(id)?, fingerprint), message))
     }
 }
 
-/// The same for the same request of the same caller only: method, caller, and every field but the
-/// id.
-fn fingerprint<M: Write>(call: &RequestContext, message: &M) -> [u8; 16] {
+/// Identifies a request: a hash of its method, its caller, and every field but the request id.
+fn fingerprint<M: WriteRequest>(call: &RequestContext, message: &M) -> [u8; 16] {
     let mut hash = Sha256::new();
-    // Neither of the first two holds a NUL.
+    // NUL separates the parts: neither the method nor the actor contains one.
     for part in [M::METHOD.as_bytes(), call.principal.actor().as_bytes(), &message.encode_to_vec()]
     {
         hash.update(part);
@@ -102,9 +101,9 @@ fn fingerprint<M: Write>(call: &RequestContext, message: &M) -> [u8; 16] {
     fingerprint
 }
 
-/// The answer of a write, with the revision that holds it.
-pub(super) fn reply<A: Answer>(written: Committed<A>) -> Reply<A> {
-    let Committed { mut answer, revision } = written;
+/// The response of a write, with its revision.
+pub(super) fn reply<A: WriteResponse>(committed: Committed<A>) -> Reply<A> {
+    let Committed { mut answer, revision } = committed;
     *answer.revision() = encode::revision(revision);
     Ok(Response::new(answer))
 }

@@ -1,4 +1,4 @@
-//! Allow lists: who may speak during a room ban.
+//! Allow lists: the users who may speak during a room ban.
 
 use super::{
     Answer, Committed, RequestContext, Service, change::remove_stored, registration::expect_room,
@@ -7,11 +7,12 @@ use crate::{
     auth::Action,
     error::Error,
     model::{EventKind, Expire, Key, Restriction, RoomId, UserId, Value},
-    store::Batch,
+    store::{Batch, Revision},
 };
 
 impl Service {
-    /// Puts the users on the allow list; those who are on it stay as they are.
+    /// Adds the users to the allow list. Existing entries do not change. Errors: PERMISSION_DENIED,
+    /// ROOM_NOT_FOUND, CLIENT_NOT_FOUND.
     pub async fn allow_members<A: Answer>(
         &self,
         call: &RequestContext,
@@ -26,11 +27,11 @@ impl Service {
             let stored = self.view.room(call.key(), room.as_str(), |room| {
                 users.iter().map(|user| room?.stored_allowed(user.as_str())).collect::<Vec<_>>()
             });
-            let known = self.allowed(call, room, users);
+            let current = self.allowed_revisions(call, room, users);
             let new: Vec<_> = users
                 .iter()
-                .zip(known)
-                .filter(|(_, known)| known.is_none())
+                .zip(current)
+                .filter(|(_, current)| current.is_none())
                 .map(|(user, _)| user.clone())
                 .collect();
             if new.is_empty() {
@@ -40,7 +41,7 @@ impl Service {
                 Batch::of(&call.room_event(EventKind::Allowed, now_ms, room, &new, reason));
             expect_room(&mut batch, call.key(), room, registration);
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
-            // Also of those who are on it: they have to be still.
+            // Also for existing entries: the result holds only if they still exist.
             users
                 .iter()
                 .zip(stored)
@@ -52,7 +53,8 @@ impl Service {
         .await
     }
 
-    /// Takes the users off the allow list. Answers whether each was on it.
+    /// Removes the users from the allow list, and returns whether each was on it. Errors:
+    /// PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub async fn disallow_members<A: Answer>(
         &self,
         call: &RequestContext,
@@ -64,19 +66,20 @@ impl Service {
         self.change(call, answer, |now_ms| {
             let registration = self.moderate(call, room)?;
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
-            let event = |gone: &[UserId]| {
-                call.room_event(EventKind::Disallowed, now_ms, room, gone, reason)
+            let event = |removed: &[UserId]| {
+                call.room_event(EventKind::Disallowed, now_ms, room, removed, reason)
             };
-            let allowed = self.allowed(call, room, users);
-            let was_allowed = allowed.iter().map(Option::is_some).collect();
-            let mut batch = remove_stored(users, allowed, key, event);
+            let current = self.allowed_revisions(call, room, users);
+            let was_allowed = current.iter().map(Option::is_some).collect();
+            let mut batch = remove_stored(users, current, key, event);
             batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registration));
             Ok((batch, was_allowed))
         })
         .await
     }
 
-    /// The allow list after `after`, at most `size` users.
+    /// At most `size` users of the allow list, in order, after the user `after`. Errors:
+    /// PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub fn list_allowed(
         &self,
         call: &RequestContext,
@@ -95,7 +98,7 @@ impl Service {
         }))
     }
 
-    /// Those of the users that are on the allow list.
+    /// Those of `users` that are on the allow list. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub fn find_allowed(
         &self,
         call: &RequestContext,
@@ -112,10 +115,16 @@ impl Service {
         }))
     }
 
-    fn allowed(&self, call: &RequestContext, room: &RoomId, users: &[UserId]) -> Vec<Option<u64>> {
+    /// The revision of each user's entry. `None`: the user is not on the allow list.
+    fn allowed_revisions(
+        &self,
+        call: &RequestContext,
+        room: &RoomId,
+        users: &[UserId],
+    ) -> Vec<Option<Revision>> {
         self.view.room(call.key(), room.as_str(), |room| {
-            let allowed = |user: &UserId| Some(room?.allowed.get(user.as_str())?.revision);
-            users.iter().map(allowed).collect()
+            let revision = |user: &UserId| Some(room?.allowed.get(user.as_str())?.revision);
+            users.iter().map(revision).collect()
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Room bans: nobody may speak but owner, admins and allow list.
+//! Room bans: only the owner, the admins and the allow list may speak in the room.
 
 use super::{
     Answer, Committed, RequestContext, Service,
@@ -11,20 +11,21 @@ use crate::{
     store::Batch,
 };
 
-/// What is known of a room.
+/// A room's profile, ban and counts.
 pub struct RoomInfo {
-    /// Nothing where the directory, an open one, does not have it.
+    /// `None`: the room is not registered, in an app whose directory is open.
     pub profile: Option<RoomProfile>,
-    /// The ban in force.
+    /// The ban, if one is in force.
     pub ban: Option<Restriction>,
-    /// Member mutes, those included that have ended and are not swept yet.
-    pub muted: usize,
-    /// Users on the allow list.
-    pub allowed: usize,
+    /// Number of member mutes, including expired ones that are not swept yet.
+    pub muted_count: usize,
+    /// Number of users on the allow list.
+    pub allowed_count: usize,
 }
 
 impl Service {
-    /// Bans the room. Answers the ban.
+    /// Bans the room, and returns the ban. No duration: the ban does not expire. Errors:
+    /// PERMISSION_DENIED, ROOM_NOT_FOUND, INVALID_ARGUMENT on `duration`.
     pub async fn ban_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -48,7 +49,8 @@ impl Service {
         .await
     }
 
-    /// Ends the ban. Answers whether one was in force.
+    /// Removes the ban, and returns whether it was in force. Errors: PERMISSION_DENIED,
+    /// ROOM_NOT_FOUND.
     pub async fn unban_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -71,7 +73,7 @@ impl Service {
         .await
     }
 
-    /// What is known of the room.
+    /// The room's profile, ban and counts. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub fn get_room(&self, call: &RequestContext, room: &RoomId) -> Result<RoomInfo, Error> {
         call.permit(Action::SeeRoom)?;
         self.require_room(call, room)?;
@@ -79,8 +81,8 @@ impl Service {
         Ok(self.view.room(call.key(), room.as_str(), |room| RoomInfo {
             profile: room.and_then(|room| Some(room.profile.as_ref()?.value.clone())),
             ban: room.and_then(|room| Some(room.ban_in_force(now_ms)?.value.clone())),
-            muted: room.map_or(0, |room| room.muted.len()),
-            allowed: room.map_or(0, |room| room.allowed.len()),
+            muted_count: room.map_or(0, |room| room.muted.len()),
+            allowed_count: room.map_or(0, |room| room.allowed.len()),
         }))
     }
 }

@@ -1,4 +1,4 @@
-//! The way of a change.
+//! How every write is planned, committed and answered. See "Changes" in the parent module.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,17 @@ use crate::{
     telemetry::traces,
 };
 
-/// For how long a change is planned anew because somebody was faster. Each time somebody has got
-/// through.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a change is planned again after conflicts. Each conflict means that another writer made
+/// progress.
+const CONFLICT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A planned change: nothing where there is nothing to change.
+/// A planned change and its result. No batch: there is nothing to change.
 pub(super) type Plan<T> = (Option<Batch>, T);
 
 impl Service {
-    /// Plans, commits, and waits for the view; `answer` makes what the caller is told, and a repeat
-    /// of its request. Errors: the plan's, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED.
+    /// Plans and commits a change, and waits until the view has applied it. `plan` runs again after
+    /// each conflict. `answer` makes the response, which a repeat of the request returns too.
+    /// Errors: those of the plan, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
     pub(super) async fn change<T: Send, A: Answer>(
         &self,
         call: &RequestContext,
@@ -28,13 +29,13 @@ impl Service {
         plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
     ) -> Result<Committed<A>, Error> {
         let started = Instant::now();
-        while started.elapsed() < CATCH_UP_TIMEOUT {
-            // What was there is over when that is certain; the end of what is set is the wall
-            // clock's, as checks are.
+        while started.elapsed() < CONFLICT_TIMEOUT {
+            // An old record counts as expired only when that is certain. The expiry of a new record
+            // follows the wall clock, because checks do.
             let now_ms = sweep::certain_ms(&*self.store, &self.clock);
             let planned = plan(now_ms);
-            // Looked at after the plan: what was planned on the effect of a first call, or failed
-            // on it, is a repeat.
+            // Read after the plan. If the plan saw, or failed on, the effect of the first call with
+            // this id, this read finds that call's record.
             let record = self.idempotency_record(call);
             if let Some(first) = call.first_answer(record.as_ref(), now_ms)? {
                 return Ok(first);
@@ -42,13 +43,13 @@ impl Service {
             let (batch, planned) = planned?;
             let is_new = record.is_none();
             let answer = answer(planned);
-            // At least what the plan has seen.
             let Some(batch) =
                 call.record_answer(batch, &answer, record.map(|record| record.revision), now_ms)
             else {
+                // Not older than what the plan read.
                 return Ok(Committed { answer, revision: self.view.revision() });
             };
-            self.require_quota(call, &batch, is_new && call.request.is_some())?;
+            self.require_quota(call, &batch, is_new && call.idempotency_key.is_some())?;
             if self.expire_first(&batch).await? {
                 continue;
             }
@@ -57,8 +58,8 @@ impl Service {
                     if !self.view.wait_for(revision).await {
                         return Err(Error::committed_not_applied(revision));
                     }
-                    // As a repeat will be answered: a cluster knows records by the first of those
-                    // commits that it has kept together.
+                    // The same revision as a repeat returns. A cluster groups several commits, and
+                    // gives their records the revision of the first.
                     let revision = self
                         .idempotency_record(call)
                         .map_or(revision, |record| record.revision.min(revision));
@@ -76,6 +77,7 @@ impl Service {
         Err(Error::unavailable("too many writers of the same record"))
     }
 
+    /// Waits until the view has applied the commit. Errors: STORE_UNAVAILABLE.
     pub(super) async fn wait_for_view(&self, revision: Revision) -> Result<(), Error> {
         if self.view.wait_for(revision).await {
             Ok(())
@@ -85,22 +87,22 @@ impl Service {
     }
 }
 
-/// Plans the removal of those records of users that are there, by the revisions they have: also of
-/// those that have ended, as far as their end is not certain. Nothing where none is there.
+/// Plans to remove the users' records that exist, on the precondition of their revisions. `stored`
+/// has a revision for each user, also for a record that has expired. `None` if no record exists.
 pub(super) fn remove_stored<'a>(
     users: &'a [UserId],
     stored: Vec<Option<Revision>>,
     key: impl Fn(&'a str) -> Key<'a>,
     event: impl FnOnce(&[UserId]) -> Event,
 ) -> Option<Batch> {
-    let there: Vec<_> =
+    let existing: Vec<_> =
         users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
-    if there.is_empty() {
+    if existing.is_empty() {
         return None;
     }
-    let gone: Vec<_> = there.iter().map(|(user, _)| (*user).clone()).collect();
-    let mut batch = Batch::of(&event(&gone));
-    for (user, revision) in there {
+    let removed: Vec<_> = existing.iter().map(|(user, _)| (*user).clone()).collect();
+    let mut batch = Batch::of(&event(&removed));
+    for (user, revision) in existing {
         batch.expect(key(user.as_str()), Some(revision));
         batch.delete(key(user.as_str()));
     }

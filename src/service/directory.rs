@@ -1,4 +1,4 @@
-//! The directory: which rooms and clients exist, and what is known of them.
+//! The directory: which rooms and clients are registered, with their profiles.
 
 use std::sync::Arc;
 
@@ -11,43 +11,44 @@ use crate::{
     view::{ClientRef, Page, Room, Versioned},
 };
 
-/// A JSON object of custom fields is at most this long.
-const CUSTOM_JSON_BYTES: usize = 16 << 10;
+/// Maximum size of a client's custom fields as JSON.
+const MAX_CUSTOM_JSON_BYTES: usize = 16 << 10;
 
-/// The fields of a client that are to change: those that are there, and keys of `custom_json`.
+/// The fields of a client to change: those that are present, and the keys of `custom_json`.
 pub type ClientPatch = ClientProfile;
 
-/// The fields of a room that are to change.
+/// The fields of a room to change. An absent field does not change.
 #[derive(Default)]
 #[allow(missing_docs)]
 pub struct RoomPatch {
     pub name: Option<String>,
     pub description: Option<String>,
-    /// An empty id takes the owner away.
+    /// An empty id removes the owner.
     pub owner: Option<String>,
     pub admins: Option<Vec<String>>,
 }
 
 /// A page of the registered rooms.
 pub struct RoomPage {
-    /// By id.
+    /// Ordered by id.
     pub rooms: Vec<(Arc<str>, RoomProfile)>,
-    /// How many there are in all.
+    /// Number of all registered rooms of the app.
     pub total: usize,
 }
 
-/// A client, and the rooms whose notifications it has muted, in the order of muting.
+/// A client with its muted rooms.
 pub struct ClientInfo {
-    /// Its id.
+    /// User id.
     pub user: String,
-    /// Empty where the directory, an open one, does not have it.
+    /// Empty if the client is not registered, in an app whose directory is open.
     pub profile: ClientProfile,
-    /// Room ids.
+    /// Ids of the rooms whose notifications it has muted, in the order of muting.
     pub muted_rooms: Vec<String>,
 }
 
 impl Service {
-    /// Registers a client or changes it. Answers it.
+    /// Registers or updates a client, and returns it. Errors: PERMISSION_DENIED, INVALID_ARGUMENT
+    /// on `client.custom_json`.
     pub async fn upsert_client<A: Answer>(
         &self,
         call: &RequestContext,
@@ -57,15 +58,15 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         self.change(call, answer, |now_ms| {
-            let (seen, revision) = self.view.client(call.key(), user.as_str(), |client| {
+            let (info, revision) = self.view.client(call.key(), user.as_str(), |client| {
                 (
-                    ClientInfo::of(user.as_str(), client, now_ms),
+                    ClientInfo::new(user.as_str(), client, now_ms),
                     client.and_then(|client| Some(client.profile.as_ref()?.revision)),
                 )
             });
-            let new = merge_client(seen.profile.clone(), patch)?;
-            if revision.is_some() && seen.profile == new {
-                return Ok((None, seen));
+            let new = merge_client(info.profile.clone(), patch)?;
+            if revision.is_some() && info.profile == new {
+                return Ok((None, info));
             }
             let created_ms = if revision.is_some() { new.created_ms } else { now_ms };
             let profile = ClientProfile { created_ms, updated_ms: now_ms, ..new };
@@ -77,19 +78,20 @@ impl Service {
             let key = Key::Client { app: call.key(), user: user.as_str() };
             batch.expect(key, revision);
             batch.put(key, &Value::Client(profile.clone()));
-            Ok((Some(batch), ClientInfo { profile, ..seen }))
+            Ok((Some(batch), ClientInfo { profile, ..info }))
         })
         .await
     }
 
-    /// One client. Errors: CLIENT_NOT_FOUND.
+    /// One client. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND.
     pub fn get_client(&self, call: &RequestContext, user: &UserId) -> Result<ClientInfo, Error> {
         call.permit(Action::SeeClient { user: user.as_str() })?;
         self.require_clients(call, std::iter::once(user.as_str()))?;
-        Ok(self.client_info(call, user))
+        Ok(self.client_info(call, user.as_str()))
     }
 
-    /// A page of the registered clients by id, and how many there are in all.
+    /// A page of the registered clients, ordered by id, and the number of all of them. Errors:
+    /// PERMISSION_DENIED.
     pub fn list_clients(
         &self,
         call: &RequestContext,
@@ -97,11 +99,11 @@ impl Service {
     ) -> Result<(Vec<ClientInfo>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.client_ids(call.key(), page);
-        Ok((ids.iter().map(|id| self.client_named(call, id)).collect(), total))
+        Ok((ids.iter().map(|id| self.client_info(call, id)).collect(), total))
     }
 
-    /// Removes a client and, from that very commit, its notification mutes. Answers it as it was,
-    /// where it was registered.
+    /// Removes a client, and in the same commit its notification mutes. Returns the client as it
+    /// was, or `None` if it was not registered. Errors: PERMISSION_DENIED.
     pub async fn delete_client<A: Answer>(
         &self,
         call: &RequestContext,
@@ -116,7 +118,7 @@ impl Service {
             if revision.is_none() {
                 return Ok((None, None));
             }
-            let was = self.client_info(call, user);
+            let deleted = self.client_info(call, user.as_str());
             let event = Event {
                 users: vec![user.to_string()],
                 ..call.event(EventKind::ClientDeleted, now_ms)
@@ -124,13 +126,13 @@ impl Service {
             let mut batch = Batch::of(&event);
             batch.expect(Key::Client { app: call.key(), user: user.as_str() }, revision);
             batch.delete_client(call.key(), user.as_str());
-            Ok((Some(batch), Some(was)))
+            Ok((Some(batch), Some(deleted)))
         })
         .await
     }
 
-    /// Registers a room or changes it; without an id, a new one with a numeric id. Answers it with
-    /// its id. Errors: CLIENT_NOT_FOUND for owner and admins.
+    /// Registers or updates a room, and returns it with its id. Without an id, registers a new room
+    /// with a numeric id. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND for the owner and the admins.
     pub async fn upsert_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -167,9 +169,10 @@ impl Service {
         .await
     }
 
-    /// Removes a room with its ban, member mutes and allow list and, from that very commit, the
-    /// notification mutes of it. It costs the same whatever the room has, because all of that is
-    /// removed from the store later, a little at a time. Answers whether it was registered.
+    /// Removes a room, and in the same commit its ban, member mutes, allow list and notification
+    /// mutes. The cost does not depend on the size of the room: the sweeper removes the records
+    /// from the store later, in small batches. Returns whether the room was registered. Errors:
+    /// PERMISSION_DENIED.
     pub async fn delete_room<A: Answer>(
         &self,
         call: &RequestContext,
@@ -183,7 +186,7 @@ impl Service {
                 .view
                 .room(call.key(), room.as_str(), |room| room.is_some_and(Room::has_records));
             let is_registered = registration.profile.is_some();
-            // An open directory may hold mutes of a room that nobody has registered.
+            // With an open directory, a room that is not registered can have records.
             if !is_registered && (call.app.strict || !has_records) {
                 return Ok((None, false));
             }
@@ -196,7 +199,7 @@ impl Service {
         .await
     }
 
-    /// A page of the registered rooms.
+    /// A page of the registered rooms. Errors: PERMISSION_DENIED.
     pub fn list_rooms(&self, call: &RequestContext, page: Page<'_>) -> Result<RoomPage, Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.room_ids(call.key(), page);
@@ -209,8 +212,8 @@ impl Service {
         Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
     }
 
-    /// Sixteen digits, time and chance, that are no room yet. Where two calls choose the same, the
-    /// commit of one fails and it chooses again.
+    /// A free id of sixteen digits, made of the time and a random number. If two calls choose the
+    /// same id, one of the commits fails, and that call chooses again.
     fn new_room_id(&self, call: &RequestContext, now_ms: u64) -> Result<RoomId, Error> {
         for _ in 0..100 {
             let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
@@ -218,21 +221,17 @@ impl Service {
                 return RoomId::parse(id);
             }
         }
-        Err(Error::unavailable("no room id was free"))
+        Err(Error::unavailable("found no free room id"))
     }
 
-    pub(super) fn client_info(&self, call: &RequestContext, user: &UserId) -> ClientInfo {
-        self.client_named(call, user.as_str())
-    }
-
-    fn client_named(&self, call: &RequestContext, user: &str) -> ClientInfo {
+    fn client_info(&self, call: &RequestContext, user: &str) -> ClientInfo {
         let now_ms = self.clock.now_ms();
-        self.view.client(call.key(), user, |client| ClientInfo::of(user, client, now_ms))
+        self.view.client(call.key(), user, |client| ClientInfo::new(user, client, now_ms))
     }
 }
 
 impl ClientInfo {
-    pub(super) fn of(user: &str, client: Option<ClientRef<'_>>, now_ms: u64) -> Self {
+    pub(super) fn new(user: &str, client: Option<ClientRef<'_>>, now_ms: u64) -> Self {
         Self {
             user: user.to_owned(),
             profile: client
@@ -275,10 +274,8 @@ fn merge_custom(old: &str, patch: &str) -> Result<String, Error> {
     if patch.is_empty() {
         return Ok(old.to_owned());
     }
-    let wrong = || {
-        Error::invalid("client.custom_json", "custom fields are a JSON object of at most 16 KiB")
-    };
-    let patch: serde_json::Map<_, _> = serde_json::from_str(patch).map_err(|_| wrong())?;
+    let patch: serde_json::Map<_, _> =
+        serde_json::from_str(patch).map_err(|_| invalid_custom_json())?;
     let mut merged: serde_json::Map<_, _> = if old.is_empty() {
         serde_json::Map::new()
     } else {
@@ -291,7 +288,11 @@ fn merge_custom(old: &str, patch: &str) -> Result<String, Error> {
     } else {
         serde_json::Value::Object(merged).to_string()
     };
-    if text.len() <= CUSTOM_JSON_BYTES { Ok(text) } else { Err(wrong()) }
+    if text.len() <= MAX_CUSTOM_JSON_BYTES { Ok(text) } else { Err(invalid_custom_json()) }
+}
+
+fn invalid_custom_json() -> Error {
+    Error::invalid("client.custom_json", "custom_json must be a JSON object of at most 16 KiB")
 }
 
 #[cfg(test)]
@@ -299,19 +300,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn custom_fields_are_merged_by_key_and_null_takes_one_away() -> Result<(), Error> {
+    fn custom_fields_merge_by_key_and_null_removes_one() -> Result<(), Error> {
         assert_eq!(merge_custom(r#"{"a":1,"b":2}"#, r#"{"b":null,"c":3}"#)?, r#"{"a":1,"c":3}"#);
         assert_eq!(merge_custom(r#"{"a":1}"#, "")?, r#"{"a":1}"#);
         assert_eq!(merge_custom(r#"{"a":1}"#, r#"{"a":null}"#)?, "");
         assert!(merge_custom("", "[1]").is_err());
         assert!(
-            merge_custom("", &format!(r#"{{"a":"{}"}}"#, "x".repeat(CUSTOM_JSON_BYTES))).is_err()
+            merge_custom("", &format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_CUSTOM_JSON_BYTES)))
+                .is_err()
         );
         Ok(())
     }
 
     #[test]
-    fn fields_that_are_not_given_stay() -> Result<(), Error> {
+    fn absent_fields_do_not_change() -> Result<(), Error> {
         let old = ClientProfile {
             nickname: Some("old".to_owned()),
             email: Some("e".to_owned()),

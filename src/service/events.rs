@@ -1,5 +1,5 @@
-//! What has happened: the history of an app or of a room, newest first. It is read from the store,
-//! which alone has it: the view knows what is.
+//! The history of an app or of a room, newest first. It is read from the store: the view has only
+//! the current state.
 
 use super::{RequestContext, Service};
 use crate::{
@@ -10,28 +10,29 @@ use crate::{
     watch::Change,
 };
 
-/// Events that one call looks through at most; a page may then be short, and the next one goes on
+/// Maximum number of events that one call scans. A page can then be short; the next page continues
 /// from there.
-const SCAN: usize = 50_000;
-/// Events of history read at once: an event of a hundred users has some 25 KiB.
-const READ: usize = 250;
-/// Of a page of any list: within the 4 MiB that clients take.
+const MAX_SCANNED: usize = 50_000;
+/// Events of one read from the store. An event of a hundred users takes about 25 KiB.
+const READ_BATCH: usize = 250;
+/// Maximum size of a page of any list. gRPC clients accept 4 MiB by default.
 pub const PAGE_BYTES: usize = 3 << 20;
-/// Clocks that were set back leave times that are out of order by as much as this.
-const DISORDER_MS: u64 = 3_600_000;
+/// Maximum disorder of event times that is tolerated: a clock that was set back leaves times out of
+/// order.
+const MAX_DISORDER_MS: u64 = 3_600_000;
 
-/// Which events are wanted; nothing is any.
+/// Which events to return. An absent field matches every event.
 #[derive(Default)]
 #[allow(missing_docs)]
 pub struct EventFilter {
     pub room: Option<RoomId>,
     pub user: Option<UserId>,
     pub actor: Option<String>,
-    /// None are all.
+    /// Empty matches every kind.
     pub kinds: Vec<EventKind>,
-    /// From this Unix millisecond on.
+    /// Inclusive start, in Unix milliseconds.
     pub start_ms: Option<u64>,
-    /// Before this one.
+    /// Exclusive end, in Unix milliseconds.
     pub end_ms: Option<u64>,
 }
 
@@ -39,20 +40,21 @@ pub struct EventFilter {
 pub struct EventPage {
     /// Newest first.
     pub changes: Vec<Change>,
-    /// Where the next page starts: before this revision. Nothing at the end.
+    /// The next page has the events before this revision. `None`: there is no next page.
     pub before: Option<Revision>,
 }
 
 impl EventFilter {
-    /// Of an event of the app.
-    fn lets_through(&self, event: &Event) -> bool {
-        let is = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
-        is(self.room.as_ref().map(RoomId::as_str), &event.room)
-            && is(self.actor.as_deref(), &event.actor)
+    /// Whether an event of the app matches.
+    fn matches(&self, event: &Event) -> bool {
+        let is_equal =
+            |filter: Option<&str>, value: &str| filter.is_none_or(|filter| filter == value);
+        is_equal(self.room.as_ref().map(RoomId::as_str), &event.room)
+            && is_equal(self.actor.as_deref(), &event.actor)
             && self
                 .user
                 .as_ref()
-                .is_none_or(|user| event.users.iter().any(|named| named == user.as_str()))
+                .is_none_or(|user| event.users.iter().any(|other| other == user.as_str()))
             && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && self.start_ms.is_none_or(|start_ms| event.at_ms >= start_ms)
             && self.end_ms.is_none_or(|end_ms| event.at_ms < end_ms)
@@ -60,8 +62,8 @@ impl EventFilter {
 }
 
 impl Service {
-    /// At most `size` events before this revision, newest first. Errors: STORE_UNAVAILABLE,
-    /// RATE_LIMITED.
+    /// At most `size` events before this revision, newest first. `before: None` starts with the
+    /// latest event. Errors: PERMISSION_DENIED, STORE_UNAVAILABLE, RATE_LIMITED.
     pub async fn list_events(
         &self,
         call: &RequestContext,
@@ -69,16 +71,17 @@ impl Service {
         before: Option<Revision>,
         size: usize,
     ) -> Result<EventPage, Error> {
-        let is_told = self.permit_events(call, filter)?;
+        let is_visible = self.permit_events(call, filter)?;
         let mut before = match before {
             Some(before) => before,
-            None => self.newest_until(filter.end_ms).await?.saturating_add(1),
+            None => self.latest_until(filter.end_ms).await?.saturating_add(1),
         };
-        let (mut changes, mut bytes) = (Vec::new(), 0);
-        for read in 0..SCAN / READ {
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        for read in 0..MAX_SCANNED / READ_BATCH {
             before = self.hub.spans.before(call.key(), before);
-            // Of a page that has come so far the rest is asked for with the next; where the app may
-            // read nothing now, it is told so.
+            // A call over the rate limit fails if it has read nothing yet. Otherwise it returns a
+            // short page.
             match self.limits.history(call.app.number, call.principal.rated()) {
                 Err(error) if read == 0 => return Err(error),
                 Err(_) => break,
@@ -86,32 +89,35 @@ impl Service {
             }
             let page = self
                 .store
-                .events(EventRange { after: None, before: Some(before) }, true, READ)
+                .events(EventRange { after: None, before: Some(before) }, true, READ_BATCH)
                 .await?;
             let too_old = |at_ms: u64| {
-                filter.start_ms.is_some_and(|start_ms| at_ms.saturating_add(DISORDER_MS) < start_ms)
+                filter
+                    .start_ms
+                    .is_some_and(|start_ms| at_ms.saturating_add(MAX_DISORDER_MS) < start_ms)
             };
-            let is_last = page.len() < READ || page.iter().all(|logged| too_old(logged.at_ms));
+            let is_last =
+                page.len() < READ_BATCH || page.iter().all(|stored| too_old(stored.at_ms));
             let apps = codec::apps_of_events(&page)?;
-            if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
-                // What the caller names may not have been given out yet.
-                let end = if read == 0 { newest.revision + 1 } else { before };
+            if let (Some(latest), Some(oldest)) = (page.first(), page.last()) {
+                // The caller's revision can be later than every commit so far.
+                let end = if read == 0 { latest.revision + 1 } else { before };
                 self.hub.spans.insert(oldest.revision, end, &apps);
             }
-            for (logged, app) in page.into_iter().zip(apps) {
+            for (stored, app) in page.into_iter().zip(apps) {
                 if app != call.key() {
-                    before = logged.revision;
+                    before = stored.revision;
                     continue;
                 }
-                let change = Change::decode(logged.revision, &logged.event)?;
-                let wanted = change
-                    .filter(|change| filter.lets_through(&change.event) && is_told(&change.event));
-                bytes += wanted.as_ref().map_or(0, Change::bytes);
+                let change = Change::decode(stored.revision, &stored.event)?;
+                let change = change
+                    .filter(|change| filter.matches(&change.event) && is_visible(&change.event));
+                bytes += change.as_ref().map_or(0, Change::bytes);
                 if bytes > PAGE_BYTES && !changes.is_empty() {
                     return Ok(EventPage { changes, before: Some(before) });
                 }
-                before = logged.revision;
-                changes.extend(wanted);
+                before = stored.revision;
+                changes.extend(change);
                 if changes.len() == size {
                     return Ok(EventPage { changes, before: Some(before) });
                 }
@@ -123,8 +129,9 @@ impl Service {
         Ok(EventPage { changes, before: Some(before) })
     }
 
-    /// What the caller is told: a room's staff nothing of who wants no push from it. Errors:
-    /// PERMISSION_DENIED.
+    /// Checks that the caller may list these events, and returns which of them it may see. Users
+    /// (room staff) do not see events about notification mutes. Errors: PERMISSION_DENIED,
+    /// RATE_LIMITED.
     fn permit_events(
         &self,
         call: &RequestContext,
@@ -142,20 +149,21 @@ impl Service {
         })
     }
 
-    /// The newest commit of before this time, or one not much later: found by halves, so that
-    /// history after it is not looked through.
-    async fn newest_until(&self, end_ms: Option<u64>) -> Result<Revision, Error> {
-        let (mut low, mut high) = (0, self.view.revision());
+    /// The revision of the latest commit before this time, or a little later. A binary search, so
+    /// that the history after it is not scanned.
+    async fn latest_until(&self, end_ms: Option<u64>) -> Result<Revision, Error> {
+        let mut low = 0;
+        let mut high = self.view.revision();
         let Some(end_ms) = end_ms else { return Ok(high) };
-        while high - low > READ as Revision {
+        while high - low > READ_BATCH as Revision {
             let middle = low + (high - low) / 2;
-            let at = self
+            let page = self
                 .store
                 .events(EventRange { after: None, before: Some(middle + 1) }, true, 1)
                 .await?;
-            match at.first() {
-                Some(logged) if logged.at_ms > end_ms.saturating_add(DISORDER_MS) => {
-                    high = logged.revision.max(low)
+            match page.first() {
+                Some(stored) if stored.at_ms > end_ms.saturating_add(MAX_DISORDER_MS) => {
+                    high = stored.revision.max(low)
                 }
                 _ => low = middle,
             }

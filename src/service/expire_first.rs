@@ -1,5 +1,5 @@
-//! What has ended is told as ended before anything takes its place, so that EXPIRED comes once for
-//! each end, also where the sweeper was not there yet.
+//! Before a batch overwrites or deletes an expired restriction, its EXPIRED event is emitted, so
+//! that each expiry is reported exactly once even if the sweeper is late.
 
 use std::time::Duration;
 
@@ -12,60 +12,63 @@ use crate::{
     view::{Expired, ExpiredRestrictions},
 };
 
-/// Marks that are swept at once before their room or client is deleted.
+/// Maximum number of restrictions swept at once before their room or client is deleted.
 const BATCH_MAX: usize = 10_000;
 
-/// How long after a look at clocks that were not compared yet the next one is.
+/// Delay before planning again while the replicas' clocks are not compared yet.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Service {
-    /// Sweeps those marks that the batch replaces or removes and that have ended for certain. True:
-    /// there were some, and the batch has to be planned again. Errors: STORE_UNAVAILABLE,
-    /// STORE_FULL.
+    /// Sweeps the restrictions that have certainly expired and that the batch overwrites or
+    /// deletes. Returns true if there were any: the batch must be planned again. Errors:
+    /// STORE_UNAVAILABLE, STORE_FULL.
     pub(super) async fn expire_first(&self, batch: &Batch) -> Result<bool, Error> {
         let certain_ms = sweep::certain_ms(&*self.store, &self.clock);
-        let due = self.ended_before(batch, certain_ms)?;
-        if due.is_empty() {
+        let expired = self.expired_by(batch, certain_ms)?;
+        if expired.is_empty() {
             return Ok(false);
         }
         if !self.store.has_compared_clocks() {
-            // Just after a start, and not for long.
+            // Only briefly after startup.
             tokio::time::sleep(RETRY_DELAY).await;
             return Ok(true);
         }
-        let swept = sweep::expire(&*self.store, &due, certain_ms).await?;
+        let swept = sweep::expire(&*self.store, &expired, certain_ms).await?;
         self.wait_for_view(swept.revision).await?;
         Ok(true)
     }
 
-    fn ended_before(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Expired>, Error> {
-        let mut due = Vec::new();
+    /// The restrictions that have expired at `now_ms` and that the batch overwrites or deletes.
+    fn expired_by(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Expired>, Error> {
+        let mut expired = Vec::new();
         for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
             let key = codec::decode_key(key)?;
             if let Key::DeletedRoom { .. } | Key::DeletedClient { .. } = key {
-                due.extend(self.view.expired_restrictions_of(key.owner(), now_ms, BATCH_MAX));
+                expired.extend(self.view.expired_restrictions_of(key.owner(), now_ms, BATCH_MAX));
             } else if let Some(revision) = self.view.expired_revision(key, now_ms) {
-                add(&mut due, key, revision);
+                add_expired(&mut expired, key, revision);
             }
         }
-        Ok(due)
+        Ok(expired)
     }
 }
 
-/// Mutes of one room that end together are told together.
-fn add(due: &mut Vec<Expired>, key: Key<'_>, revision: Revision) {
+/// Adds one restriction. Consecutive member mutes of one room share an entry, so they share an
+/// event.
+fn add_expired(expired: &mut Vec<Expired>, key: Key<'_>, revision: Revision) {
     if let (
         Key::MemberMute { room, user, .. },
         Some(Expired {
-            restrictions: ExpiredRestrictions::MemberMutes { room: same, users }, ..
+            restrictions: ExpiredRestrictions::MemberMutes { room: last_room, users },
+            ..
         }),
-    ) = (key, due.last_mut())
-        && **same == *room
+    ) = (key, expired.last_mut())
+        && **last_room == *room
     {
-        if !users.iter().any(|(known, _)| **known == *user) {
+        if !users.iter().any(|(other, _)| **other == *user) {
             users.push((user.into(), revision));
         }
         return;
     }
-    due.extend(Expired::of(key, revision));
+    expired.extend(Expired::of(key, revision));
 }

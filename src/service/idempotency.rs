@@ -1,10 +1,10 @@
-//! Requests with an id: the answer to the first is kept, and a repeat is answered the same and
+//! Requests with an id: the response of the first call is kept. A repeat returns that response and
 //! changes nothing.
 //!
-//! The answer is a record in the commit of the change that it tells of, which expects that there is
-//! none for this id yet, or one that has ended: so that of many calls at the same moment, at
-//! several replicas too, one gets through, and the others find its answer. An answer that has ended
-//! counts for nothing, whether or not the sweeper has removed it.
+//! The response is an idempotency record in the commit of the change itself. The commit has the
+//! precondition that no record in force exists for the id. So of many concurrent calls, on several
+//! replicas too, one commits, and the others find its record. An expired record has no effect, even
+//! before the sweeper removes it.
 
 use prost::Message;
 
@@ -17,45 +17,46 @@ use crate::{
     view::Versioned,
 };
 
-/// For how long an id stands for its request.
-const KEEP_MS: u64 = 24 * 3_600_000;
+/// Lifetime of an idempotency record.
+const LIFETIME_MS: u64 = 24 * 3_600_000;
 
-/// An answer to a write as it is kept: a message without its revision, which is that of the commit,
-/// and without secrets.
+/// A response as an idempotency record keeps it: a message without secrets, and without its
+/// revision, which is that of the commit.
 pub trait Answer: Message + Default {}
 
 impl<T: Message + Default> Answer for T {}
 
 impl RequestContext {
-    /// The same call, with the id of its request; `fingerprint` tells the request from every other,
-    /// one of another caller too.
+    /// Adds the id of the request. The `fingerprint` differs from that of every other request, also
+    /// of one by another caller.
     #[must_use]
-    pub fn named(self, id: RequestId, fingerprint: [u8; 16]) -> Self {
+    pub fn with_request_id(self, id: RequestId, fingerprint: [u8; 16]) -> Self {
         let key = match &self.principal {
-            // In no id there is such a space.
+            // No request id contains a no-break space.
             Principal::User { user, .. } => format!("{id}\u{a0}{user}"),
             Principal::Service(_) | Principal::AppAdmin { .. } => id.to_string(),
         };
-        Self { request: Some(IdempotencyKey { id, key, fingerprint }), ..self }
+        Self { idempotency_key: Some(IdempotencyKey { id, key, fingerprint }), ..self }
     }
 
-    /// What the caller has named its request by; empty where it has not.
+    /// The id of the request. Empty if it has none.
     pub(super) fn request_id(&self) -> &str {
-        self.request.as_ref().map_or("", |named| named.id.as_str())
+        self.idempotency_key.as_ref().map_or("", |key| key.id.as_str())
     }
 
-    /// What a repeat is answered; nothing where this is none. Errors: REQUEST_ID_REUSED.
+    /// The response of the first call, if this call is a repeat. Errors: REQUEST_ID_REUSED.
     pub(super) fn first_answer<A: Answer>(
         &self,
         record: Option<&Versioned<IdempotencyRecord>>,
         now_ms: u64,
     ) -> Result<Option<Committed<A>>, Error> {
         let in_force = record.filter(|record| record.value.expire.in_force(now_ms));
-        let (Some(named), Some(Versioned { value, revision })) = (&self.request, in_force) else {
+        let (Some(key), Some(Versioned { value, revision })) = (&self.idempotency_key, in_force)
+        else {
             return Ok(None);
         };
-        if named.fingerprint != value.fingerprint {
-            let message = "the request id (Idempotency-Key) is that of another request";
+        if key.fingerprint != value.fingerprint {
+            let message = "request_id (Idempotency-Key) was already used for a different request";
             return Err(Error {
                 field: Some("request_id"),
                 ..Error::new(Reason::RequestIdReused, message)
@@ -65,9 +66,9 @@ impl RequestContext {
         Ok(Some(Committed { answer, revision: *revision }))
     }
 
-    /// Adds the answer to the batch, on the condition that the one that is kept is still that of
-    /// this revision, or still none. Without a change there is a batch for the answer alone: so
-    /// that a repeat is answered the same when others have changed something meanwhile.
+    /// Adds the response to the batch, on the precondition that the idempotency record still has
+    /// the revision `record`, or is still absent. If there is nothing to change, the batch has the
+    /// record alone, so a repeat returns the same response even after other changes.
     pub(super) fn record_answer<A: Answer>(
         &self,
         batch: Option<Batch>,
@@ -75,10 +76,13 @@ impl RequestContext {
         record: Option<Revision>,
         now_ms: u64,
     ) -> Option<Batch> {
-        let Some(IdempotencyKey { key: id, fingerprint, .. }) = &self.request else { return batch };
+        let Some(IdempotencyKey { key: id, fingerprint, .. }) = &self.idempotency_key else {
+            return batch;
+        };
         let mut batch = batch.unwrap_or_else(|| Batch::of(&self.event(EventKind::Request, now_ms)));
         let key = Key::Request { app: self.key(), id };
-        let (fingerprint, expire) = (*fingerprint, Expire::at_ms(now_ms.saturating_add(KEEP_MS)));
+        let fingerprint = *fingerprint;
+        let expire = Expire::at_ms(now_ms.saturating_add(LIFETIME_MS));
         batch.expect(key, record);
         batch.put_first(
             key,
@@ -93,22 +97,22 @@ impl RequestContext {
 }
 
 impl Service {
-    /// The answer that is kept for the request's id, in force or not.
+    /// The idempotency record of the request's id, in force or not.
     pub(super) fn idempotency_record(
         &self,
         call: &RequestContext,
     ) -> Option<Versioned<IdempotencyRecord>> {
-        let IdempotencyKey { id, key, fingerprint } = call.request.as_ref()?;
-        let earlier = || {
-            // Before users had ids of their own, their answers were kept as those of everybody.
+        let IdempotencyKey { id, key, fingerprint } = call.idempotency_key.as_ref()?;
+        let shared_record = || {
+            // Earlier versions kept the records of users under the plain id.
             let record = self
                 .view
                 .idempotency_record(call.key(), id.as_str())
                 .filter(|_| key != id.as_str())?;
-            let is_its = record.value.fingerprint == *fingerprint
+            let is_same_request = record.value.fingerprint == *fingerprint
                 && record.value.expire.in_force(self.clock.now_ms());
-            is_its.then_some(record)
+            is_same_request.then_some(record)
         };
-        self.view.idempotency_record(call.key(), key).or_else(earlier)
+        self.view.idempotency_record(call.key(), key).or_else(shared_record)
     }
 }

@@ -1,4 +1,4 @@
-//! Member mutes: who may not speak in a room.
+//! Member mutes: the users who may not speak in a room.
 
 use super::{
     Answer, Committed, RequestContext, Service,
@@ -13,7 +13,9 @@ use crate::{
 };
 
 impl Service {
-    /// Mutes all of the users or none. Answers the mark that each of them now has.
+    /// Mutes all of the users or none, in one commit, and returns the mute that each of them has.
+    /// No duration: it does not expire. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND,
+    /// CLIENT_NOT_FOUND, OWNER_NOT_MUTABLE, INVALID_ARGUMENT on `duration`.
     pub async fn mute_members<A: Answer>(
         &self,
         call: &RequestContext,
@@ -44,7 +46,8 @@ impl Service {
         .await
     }
 
-    /// Unmutes the users. Answers whether a mute of each was in force.
+    /// Unmutes the users, and returns whether a mute of each was in force. Errors:
+    /// PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub async fn unmute_members<A: Answer>(
         &self,
         call: &RequestContext,
@@ -65,8 +68,9 @@ impl Service {
                 .collect();
             let stored = mutes.into_iter().map(|mute| mute.map(|mute| mute.revision)).collect();
             let key = |user| Key::MemberMute { app: call.key(), room: room.as_str(), user };
-            let event =
-                |gone: &[UserId]| call.room_event(EventKind::Unmuted, now_ms, room, gone, reason);
+            let event = |removed: &[UserId]| {
+                call.room_event(EventKind::Unmuted, now_ms, room, removed, reason)
+            };
             let mut batch = remove_stored(users, stored, key, event);
             batch.iter_mut().for_each(|batch| expect_room(batch, call.key(), room, registration));
             Ok((batch, was_muted))
@@ -74,7 +78,8 @@ impl Service {
         .await
     }
 
-    /// The mutes in force of users after `after`, at most `size` of them.
+    /// At most `size` of the mutes in force, ordered by user: those after the user `after`, without
+    /// the first `skip` of them. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
     pub fn list_muted(
         &self,
         call: &RequestContext,
@@ -93,8 +98,7 @@ impl Service {
         }))
     }
 
-    /// The revisions of what is stored under the keys of the users' mutes, whether or not it
-    /// counts.
+    /// The revision stored under the key of each user's mute, even if the mute no longer counts.
     fn stored_mutes(
         &self,
         call: &RequestContext,
@@ -106,6 +110,7 @@ impl Service {
         })
     }
 
+    /// Errors: OWNER_NOT_MUTABLE if one of the users owns the room.
     fn refuse_owner(
         &self,
         call: &RequestContext,

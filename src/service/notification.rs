@@ -1,4 +1,4 @@
-//! Notification mutes: which rooms a user wants no push from.
+//! Notification mutes: the rooms from which a user wants no pushes.
 
 use super::{
     Answer, ClientInfo, Committed, RequestContext, Service,
@@ -12,25 +12,29 @@ use crate::{
     view::MutedRoom,
 };
 
-/// A client's list is told whole with the client, and looked through with every change of it.
+/// Maximum number of notification mutes of a client. A client is always returned with all of them,
+/// and each change of one scans all of them.
 const MAX_MUTED_ROOMS: usize = 1_000;
 
-/// What a change of a client's notification mutes is planned from.
+/// What a change of a client's notification mute is planned from.
 struct PreconditionSnapshot {
-    seen: ClientInfo,
-    /// That of the client's registration.
-    revision: Option<Revision>,
-    /// Nothing where it was deleted with its room.
+    client: ClientInfo,
+    /// Revision of the client's profile. `None`: it is not registered.
+    client_revision: Option<Revision>,
+    /// The mute of the room, expired or not. `None` if it was deleted with its room.
     muted: Option<MutedRoom>,
-    /// Of what is stored under its key, whether or not it counts.
-    stored: Option<Revision>,
+    /// The revision stored under the key of the mute, even if the mute no longer counts.
+    stored_revision: Option<Revision>,
+    /// Position after all of the client's mutes, in the order of muting.
     next_place: u64,
-    /// Notification mutes of the client, those included that have ended and are not swept yet.
+    /// Number of the client's notification mutes, including expired ones that are not swept yet.
     count: usize,
 }
 
 impl Service {
-    /// Mutes the room's notifications for the user. Answers the client.
+    /// Mutes the room's notifications for the user, and returns the client. No duration: the mute
+    /// does not expire. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND, ROOM_NOT_FOUND,
+    /// INVALID_ARGUMENT on `duration`, or on `room` beyond [`MAX_MUTED_ROOMS`].
     pub async fn mute_notifications<A: Answer>(
         &self,
         call: &RequestContext,
@@ -41,26 +45,26 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
-            let (basis, registration) = self.basis(call, user, room, now_ms)?;
+            let (snapshot, registration) = self.precondition_snapshot(call, user, room, now_ms)?;
             let expire = Expire::after(self.clock.now_ms(), duration_ms)?;
-            let in_force = basis
+            let in_force = snapshot
                 .muted
                 .as_ref()
                 .filter(|muted| muted.restriction.value.expire.in_force(now_ms));
             if expire == Expire::NEVER
                 && in_force.is_some_and(|muted| muted.restriction.value.expire == expire)
             {
-                return Ok((None, basis.seen));
+                return Ok((None, snapshot.client));
             }
-            if in_force.is_none() && basis.count >= MAX_MUTED_ROOMS {
+            if in_force.is_none() && snapshot.count >= MAX_MUTED_ROOMS {
                 return Err(Error::invalid(
                     "room",
-                    "a user may mute the notifications of 1000 rooms",
+                    "a user can mute the notifications of at most 1000 rooms; unmute one first",
                 ));
             }
-            let stored = basis.stored;
-            let (is_new, place) =
-                (in_force.is_none(), in_force.map_or(basis.next_place, |muted| muted.place));
+            let stored_revision = snapshot.stored_revision;
+            let is_new = in_force.is_none();
+            let place = in_force.map_or(snapshot.next_place, |muted| muted.place);
             let event = call.room_event(
                 EventKind::NotificationsMuted,
                 now_ms,
@@ -68,21 +72,22 @@ impl Service {
                 std::slice::from_ref(user),
                 "",
             );
-            let (mut batch, mut seen) = touch(call, user, basis, &Event { expire, ..event });
+            let (mut batch, mut client) =
+                update_client(call, user, snapshot, &Event { expire, ..event });
             expect_room(&mut batch, call.key(), room, registration);
             let key =
                 Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
-            batch.expect(key, stored);
+            batch.expect(key, stored_revision);
             batch.put(key, &Value::NotificationMute(call.restriction(now_ms, expire, ""), place));
-            // A new one has the last place.
-            seen.muted_rooms.extend(is_new.then(|| room.to_string()));
-            Ok((Some(batch), seen))
+            // The list is in the order of muting.
+            client.muted_rooms.extend(is_new.then(|| room.to_string()));
+            Ok((Some(batch), client))
         })
         .await
     }
 
-    /// Unmutes the room's notifications for the user. Answers the client, and whether a mute was in
-    /// force.
+    /// Unmutes the room's notifications for the user. Returns the client, and whether a mute was in
+    /// force. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND, ROOM_NOT_FOUND.
     pub async fn unmute_notifications<A: Answer>(
         &self,
         call: &RequestContext,
@@ -92,8 +97,10 @@ impl Service {
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::MuteNotifications { user: user.as_str() })?;
         self.change(call, answer, |now_ms| {
-            let (basis, registration) = self.basis(call, user, room, now_ms)?;
-            let Some(muted) = basis.muted.clone() else { return Ok((None, (basis.seen, false))) };
+            let (snapshot, registration) = self.precondition_snapshot(call, user, room, now_ms)?;
+            let Some(muted) = snapshot.muted.clone() else {
+                return Ok((None, (snapshot.client, false)));
+            };
             let event = call.room_event(
                 EventKind::NotificationsUnmuted,
                 now_ms,
@@ -101,20 +108,20 @@ impl Service {
                 std::slice::from_ref(user),
                 "",
             );
-            let (mut batch, mut seen) = touch(call, user, basis, &event);
+            let (mut batch, mut client) = update_client(call, user, snapshot, &event);
             expect_room(&mut batch, call.key(), room, registration);
             let key =
                 Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, Some(muted.restriction.revision));
             batch.delete(key);
-            seen.muted_rooms.retain(|muted| muted != room.as_str());
-            Ok((Some(batch), (seen, muted.restriction.value.expire.in_force(now_ms))))
+            client.muted_rooms.retain(|muted| muted != room.as_str());
+            Ok((Some(batch), (client, muted.restriction.value.expire.in_force(now_ms))))
         })
         .await
     }
 
-    /// The notification mutes in force, in the order of muting, after this place and room; at most
-    /// `size`.
+    /// At most `size` of the notification mutes in force, in the order of muting, after this place
+    /// and room. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND.
     pub fn list_muted_rooms(
         &self,
         call: &RequestContext,
@@ -134,9 +141,9 @@ impl Service {
         }))
     }
 
-    /// What the batch expects is read before what depends on it. Errors: CLIENT_NOT_FOUND,
+    /// Reads what the batch depends on, before anything is decided on it. Errors: CLIENT_NOT_FOUND,
     /// ROOM_NOT_FOUND.
-    fn basis(
+    fn precondition_snapshot(
         &self,
         call: &RequestContext,
         user: &UserId,
@@ -144,36 +151,36 @@ impl Service {
         now_ms: u64,
     ) -> Result<(PreconditionSnapshot, Registration), Error> {
         let registration = self.registration(call, room);
-        let basis = self.view.client(call.key(), user.as_str(), |client| PreconditionSnapshot {
-            seen: ClientInfo::of(user.as_str(), client, now_ms),
-            revision: client.and_then(|client| Some(client.profile.as_ref()?.revision)),
+        let snapshot = self.view.client(call.key(), user.as_str(), |client| PreconditionSnapshot {
+            client: ClientInfo::new(user.as_str(), client, now_ms),
+            client_revision: client.and_then(|client| Some(client.profile.as_ref()?.revision)),
             muted: client.and_then(|client| client.muted_room(room.as_str()).cloned()),
-            stored: client.and_then(|client| client.stored_muted_room(room.as_str())),
+            stored_revision: client.and_then(|client| client.stored_muted_room(room.as_str())),
             next_place: client.map_or(1, |client| client.next_place()),
             count: client.map_or(0, |client| client.muted().count()),
         });
-        if call.app.strict && basis.revision.is_none() {
+        if call.app.strict && snapshot.client_revision.is_none() {
             return Err(Error::clients_not_found(vec![user.to_string()]));
         }
-        Ok((basis, registration.require(call)?))
+        Ok((snapshot, registration.require(call)?))
     }
 }
 
-/// A batch that notes on the client that it has changed, and fails if somebody else has changed it
-/// meanwhile: so that each of two mutes at the same moment gets a place of its own. With the client
-/// as it will be.
-fn touch(
+/// A batch that updates the client's `update_time`, and the client after it. The batch fails if the
+/// client has changed concurrently, so two concurrent mutes get different places.
+fn update_client(
     call: &RequestContext,
     user: &UserId,
-    basis: PreconditionSnapshot,
+    snapshot: PreconditionSnapshot,
     event: &Event,
 ) -> (Batch, ClientInfo) {
-    let PreconditionSnapshot { seen, revision, .. } = basis;
+    let PreconditionSnapshot { client, client_revision, .. } = snapshot;
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };
-    batch.expect(key, revision);
-    let created_ms = if revision.is_some() { seen.profile.created_ms } else { event.at_ms };
-    let profile = ClientProfile { created_ms, updated_ms: event.at_ms, ..seen.profile };
+    batch.expect(key, client_revision);
+    let created_ms =
+        if client_revision.is_some() { client.profile.created_ms } else { event.at_ms };
+    let profile = ClientProfile { created_ms, updated_ms: event.at_ms, ..client.profile };
     batch.put(key, &Value::Client(profile.clone()));
-    (batch, ClientInfo { profile, ..seen })
+    (batch, ClientInfo { profile, ..client })
 }

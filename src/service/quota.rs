@@ -1,4 +1,5 @@
-//! What one app may have, so that no app takes the memory and the disk of the others.
+//! Quotas: limits on what one app may store, so that no app takes the memory and the disk of the
+//! others.
 
 use std::{
     collections::HashSet,
@@ -15,23 +16,22 @@ use crate::{
     view::{Room, Usage},
 };
 
-/// A refusal is logged this often at most.
-const TELL: Duration = Duration::from_secs(60);
+/// Minimum interval between two logged refusals, over all apps.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What one app may have of each kind.
+/// The quotas of one app.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Quotas {
     pub rooms: u64,
     pub clients: u64,
-    /// Of members, of users in the whole app, of rooms' notifications, bans, and members of allow
-    /// lists.
+    /// Member mutes, user mutes, notification mutes, room bans, and entries of allow lists.
     pub mutes: u64,
-    /// Of the profiles of rooms and clients, custom fields among them.
+    /// Size of the profiles of rooms and clients, with custom fields.
     pub profile_bytes: u64,
-    /// Answers that are kept for repeats; one counts once for each KiB that it begins.
+    /// Idempotency records. A record counts once per started KiB of its response.
     pub requests: u64,
-    /// Watches at a time.
+    /// Concurrent watches.
     pub watchers: u64,
 }
 
@@ -40,10 +40,10 @@ impl Default for Quotas {
         Self {
             rooms: 200_000,
             clients: 2_000_000,
-            // Of the five million records that the pod of deploy/kubernetes is made for.
+            // The pod in deploy/kubernetes is sized for five million records.
             mutes: 2_000_000,
             profile_bytes: 256 << 20,
-            // Some 300 bytes of memory each.
+            // About 300 bytes of memory each.
             requests: 1_000_000,
             watchers: 20_000,
         }
@@ -51,7 +51,7 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// Each with its name, and what an app uses of it.
+    /// For each kind: its name, the app's usage, and the quota.
     fn with(self, usage: Usage) -> [(&'static str, u64, u64); 4] {
         let Usage { rooms, clients, mutes, profile_bytes } = usage;
         [
@@ -64,23 +64,25 @@ impl Quotas {
 }
 
 impl Service {
-    /// Whether there is room in the app for what the batch adds, and for the answer that is to be
-    /// kept. What is changed or removed needs none. Errors: QUOTA_EXCEEDED.
+    /// Checks that the app has quota for the records that the batch adds, and, if
+    /// `adds_idempotency_record`, for one of those. Updates and deletes need no quota. Errors:
+    /// QUOTA_EXCEEDED.
     pub(super) fn require_quota(
         &self,
         call: &RequestContext,
         batch: &Batch,
-        keeps_answer: bool,
+        adds_idempotency_record: bool,
     ) -> Result<(), Error> {
-        let requests = part_for(&call.principal, self.quotas.requests);
-        if keeps_answer && self.view.idempotency_records(call.key()) >= requests {
+        let requests = quota_for(&call.principal, self.quotas.requests);
+        if adds_idempotency_record && self.view.idempotency_records(call.key()) >= requests {
             return Err(exceeded(call, "requests", requests));
         }
         let usage = self.view.app(call.key()).usage();
-        // Most of the time there is room for more than the batch can add.
-        let (count, bytes) = (batch.operations.len() as u64, bytes(batch));
-        let most = Usage { rooms: count, clients: count, mutes: count, profile_bytes: bytes };
-        if self.first_exceeded(call, usage, most).is_none() {
+        // A cheap upper bound of what the batch can add. Usually there is quota for that.
+        let count = batch.operations.len() as u64;
+        let profile_bytes = value_bytes(batch);
+        let bound = Usage { rooms: count, clients: count, mutes: count, profile_bytes };
+        if self.first_exceeded(call, usage, bound).is_none() {
             return Ok(());
         }
         match self.first_exceeded(call, usage, self.added(call, batch)) {
@@ -89,6 +91,7 @@ impl Service {
         }
     }
 
+    /// The first kind, with its quota, for which `usage` and `more` together exceed the quota.
     fn first_exceeded(
         &self,
         call: &RequestContext,
@@ -97,19 +100,19 @@ impl Service {
     ) -> Option<(&'static str, u64)> {
         let kinds = self.quotas.with(usage).into_iter().zip(self.quotas.with(more));
         kinds.into_iter().find_map(|((kind, used, quota), (_, more, _))| {
-            let quota = part_for(&call.principal, quota);
+            let quota = quota_for(&call.principal, quota);
             (more > 0 && used.saturating_add(more) > quota).then_some((kind, quota))
         })
     }
 
-    /// What the batch adds: keys that it puts and expects not to be there, and by how much profiles
-    /// grow.
+    /// What the batch adds: the keys that it puts on the precondition that they are absent, and the
+    /// growth of the profiles.
     fn added(&self, call: &RequestContext, batch: &Batch) -> Usage {
         let absent: HashSet<_> = batch
             .preconditions
             .iter()
-            .filter(|expectation| expectation.revision.is_none())
-            .map(|expectation| &expectation.key)
+            .filter(|precondition| precondition.revision.is_none())
+            .map(|precondition| &precondition.key)
             .collect();
         let mut added = Usage::default();
         for operation in &batch.operations {
@@ -119,7 +122,7 @@ impl Service {
             match key {
                 Key::Room { room, .. } => {
                     added.rooms += is_new;
-                    added.profile_bytes += grown(
+                    added.profile_bytes += profile_growth(
                         bytes,
                         value,
                         self.view
@@ -131,7 +134,7 @@ impl Service {
                     let before = self.view.client(call.key(), user, |client| {
                         client.map_or(0, |client| client.profile_bytes())
                     });
-                    added.profile_bytes += grown(bytes, value, before);
+                    added.profile_bytes += profile_growth(bytes, value, before);
                 }
                 Key::Ban { .. }
                 | Key::MemberMute { .. }
@@ -144,25 +147,28 @@ impl Service {
         added
     }
 
-    /// The largest part of its quota that any app uses of each kind.
+    /// For each kind, the largest share of its quota that any app uses. 1.0 is all of it.
     #[must_use]
     pub fn quota_shares(&self) -> Vec<(&'static str, f64)> {
+        let share = |used: u64, quota: u64| used as f64 / quota as f64;
         let mut shares: Vec<_> =
             self.quotas.with(Usage::default()).map(|(kind, ..)| (kind, 0.0)).into();
         for usage in self.view.usages() {
-            for ((_, share), (_, used, quota)) in shares.iter_mut().zip(self.quotas.with(usage)) {
-                *share = f64::max(*share, used as f64 / quota as f64);
+            for ((_, max), (_, used, quota)) in shares.iter_mut().zip(self.quotas.with(usage)) {
+                *max = f64::max(*max, share(used, quota));
             }
         }
-        let most = |used: u64, quota: u64| used as f64 / quota as f64;
-        shares.push(("requests", most(self.view.most_idempotency_records(), self.quotas.requests)));
-        shares.push(("watchers", most(self.hub.most_watchers() as u64, self.quotas.watchers)));
+        let requests = self.view.most_idempotency_records();
+        shares.push(("requests", share(requests, self.quotas.requests)));
+        let watchers = self.hub.most_watchers() as u64;
+        shares.push(("watchers", share(watchers, self.quotas.watchers)));
         shares
     }
 }
 
-/// By how much the profile of these bytes is larger than it was.
-fn grown(key: &[u8], value: &[u8], before: u64) -> u64 {
+/// By how many bytes the stored profile `value` is larger than it was. 0 if it is smaller, or no
+/// profile.
+fn profile_growth(key: &[u8], value: &[u8], before: u64) -> u64 {
     let bytes = match codec::decode(key, value) {
         Ok((_, Value::Room(room))) => room.text_bytes(),
         Ok((_, Value::Client(client))) => client.text_bytes(),
@@ -171,16 +177,17 @@ fn grown(key: &[u8], value: &[u8], before: u64) -> u64 {
     bytes.saturating_sub(before)
 }
 
-/// What a caller may fill of a quota: users leave half to those who moderate them.
-const fn part_for(principal: &Principal, quota: u64) -> u64 {
+/// The part of a quota that a caller may use. Users may use half of it: the rest is for those who
+/// moderate them.
+const fn quota_for(principal: &Principal, quota: u64) -> u64 {
     match principal {
         Principal::User { .. } => quota / 2,
         Principal::Service(_) | Principal::AppAdmin { .. } => quota,
     }
 }
 
-/// Of all values that it puts.
-fn bytes(batch: &Batch) -> u64 {
+/// Size of all values that the batch puts.
+fn value_bytes(batch: &Batch) -> u64 {
     let bytes = |operation: &Operation| match operation {
         Operation::Put { value, .. } => value.len() as u64,
         Operation::Delete { .. } => 0,
@@ -188,12 +195,14 @@ fn bytes(batch: &Batch) -> u64 {
     batch.operations.iter().map(bytes).sum()
 }
 
+/// The QUOTA_EXCEEDED error. It is also logged, once per [`LOG_INTERVAL`].
 pub(super) fn exceeded(call: &RequestContext, kind: &'static str, quota: u64) -> Error {
-    static TOLD: LazyLock<Mutex<Option<Instant>>> = LazyLock::new(Mutex::default);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.is_none_or(|told| told.elapsed() >= TELL) {
-        *told = Some(Instant::now());
-        tracing::warn!(app = call.key(), kind, quota, "an app has as much as it may");
+    static LAST_LOGGED: LazyLock<Mutex<Option<Instant>>> = LazyLock::new(Mutex::default);
+    let mut last_logged = LAST_LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if last_logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+        *last_logged = Some(Instant::now());
+        tracing::warn!(app = call.key(), kind, quota, "an app has reached its quota");
     }
-    Error::new(Reason::QuotaExceeded, format!("the app has as much as it may: {quota} {kind}"))
+    let message = format!("the app has reached its quota of {quota} {kind}");
+    Error::new(Reason::QuotaExceeded, message)
 }

@@ -1,4 +1,4 @@
-//! Recipients: who of some users may be pushed to from a room.
+//! Recipients: which users receive pushes from a room.
 
 use super::{RequestContext, Service};
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
 };
 
 impl Service {
-    /// Whether each of the users may be pushed to: no notification mute of the room is in force for
-    /// it. A user whom nobody knows may. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND,
-    /// STORE_UNAVAILABLE.
+    /// Whether each user receives pushes from the room: no notification mute of the user for the
+    /// room is in force. The users need not be registered. Errors: PERMISSION_DENIED,
+    /// ROOM_NOT_FOUND, STORE_UNAVAILABLE.
     pub fn filter_recipients(
         &self,
         call: &RequestContext,

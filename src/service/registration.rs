@@ -1,4 +1,4 @@
-//! What a room was registered by, for a batch to expect.
+//! The registration of a room: what a call requires of it, and a precondition of a batch.
 
 use super::{RequestContext, Service};
 use crate::{
@@ -9,16 +9,18 @@ use crate::{
     view::Room,
 };
 
-/// What a room was registered by, or deleted, for a batch to expect.
+/// The revisions at which a room was registered or deleted.
 #[derive(Clone, Copy)]
 pub(super) struct Registration {
-    /// Nothing where it is not registered.
+    /// Revision of the room's profile. `None`: the room is not registered.
     pub(super) profile: Option<Revision>,
+    /// Revision of the room's tombstone. `None`: the room was not deleted, or its tombstone is
+    /// gone.
     pub(super) tombstone: Option<Revision>,
 }
 
 impl Registration {
-    /// Errors: ROOM_NOT_FOUND where the app is strict and the room is not registered.
+    /// Errors: ROOM_NOT_FOUND if the app is strict and the room is not registered.
     pub(super) fn require(self, call: &RequestContext) -> Result<Self, Error> {
         if call.app.strict && self.profile.is_none() {
             Err(Error::room_not_found())
@@ -29,9 +31,10 @@ impl Registration {
 }
 
 impl Service {
-    /// What is needed to change what holds in a room: the right to, and the room, where the app is
-    /// strict. Answers the room's registration for the batch to expect, which was read before all
-    /// else: when the right goes, the batch fails. Errors: PERMISSION_DENIED, ROOM_NOT_FOUND.
+    /// Checks that the caller may moderate the room, and that a strict app has the room. Returns
+    /// the room's registration as a precondition of the batch. It is read before the permission is
+    /// checked: if the caller loses the permission afterwards, the batch fails. Errors:
+    /// PERMISSION_DENIED, ROOM_NOT_FOUND, RATE_LIMITED.
     pub(super) fn moderate(
         &self,
         call: &RequestContext,
@@ -42,7 +45,8 @@ impl Service {
         registration.require(call)
     }
 
-    /// A strict app refuses a room that is not registered. Errors: ROOM_NOT_FOUND.
+    /// The room's registration. Errors: ROOM_NOT_FOUND if the app is strict and the room is not
+    /// registered.
     pub(super) fn require_room(
         &self,
         call: &RequestContext,
@@ -59,8 +63,8 @@ impl Service {
     }
 }
 
-/// Lets a batch through only while the room is registered, or is not, as it was when the batch was
-/// planned. Enough where nothing depends on what the room had.
+/// Adds the precondition that the room is registered, or is not, as when the batch was planned.
+/// Enough for a batch that does not depend on the room's other records.
 pub(super) fn expect_registration(
     batch: &mut Batch,
     app: &str,
@@ -70,8 +74,9 @@ pub(super) fn expect_registration(
     batch.expect(Key::Room { app, room: room.as_str() }, registration.profile);
 }
 
-/// The same, and while the room has what it had. One that is not registered can be deleted too, in
-/// an open app: its tombstone alone tells it.
+/// Adds the precondition that the registration has not changed since the batch was planned, so the
+/// room's other records still count. In an open app, a room that is not registered can be deleted
+/// too; only its tombstone shows that.
 pub(super) fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
     expect_registration(batch, app, room, registration);
     if registration.profile.is_none() {

@@ -1,4 +1,4 @@
-//! User mutes: who may not speak in any room of the app.
+//! User mutes: the users who may not speak in any room of the app.
 
 use super::{Answer, Committed, RequestContext, Service};
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl Service {
-    /// Mutes the user in the whole app. Answers the mute.
+    /// Mutes the user in the whole app, and returns the mute. No duration: it does not expire.
+    /// Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND, INVALID_ARGUMENT on `duration`.
     pub async fn mute_user<A: Answer>(
         &self,
         call: &RequestContext,
@@ -39,7 +40,7 @@ impl Service {
         .await
     }
 
-    /// Ends the user's mute in the whole app. Answers whether one was in force.
+    /// Removes the user mute, and returns whether it was in force. Errors: PERMISSION_DENIED.
     pub async fn unmute_user<A: Answer>(
         &self,
         call: &RequestContext,
@@ -62,7 +63,7 @@ impl Service {
         .await
     }
 
-    /// A page of the user mutes in force, by user.
+    /// A page of the user mutes in force, ordered by user. Errors: PERMISSION_DENIED.
     pub fn list_muted_users(
         &self,
         call: &RequestContext,
@@ -72,7 +73,7 @@ impl Service {
         Ok(self.view.muted_users(call.key(), page, self.clock.now_ms()))
     }
 
-    /// The mutes in force of those of the users who have one.
+    /// The user mutes in force of these users. Errors: PERMISSION_DENIED.
     pub fn find_muted_users(
         &self,
         call: &RequestContext,

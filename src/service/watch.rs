@@ -1,4 +1,4 @@
-//! Who may watch, and from where.
+//! Admission to the change feed.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::{
     watch::{Subject, WatchStream},
 };
 
-/// For how long this replica may be behind the one that a caller comes from.
+/// How long a watch waits for this replica to reach the caller's revision, which another replica
+/// has reported.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// A place in the change feed of the app, or of a room, which need not be registered, or no
-    /// longer; without a revision from now on. Errors: REVISION_COMPACTED, STORE_UNAVAILABLE,
-    /// QUOTA_EXCEEDED.
+    /// Watches the changes of the app, or of one room, after a revision. The room need not be
+    /// registered. `after: None` starts at the current revision of the view. Errors:
+    /// PERMISSION_DENIED, REVISION_COMPACTED, STORE_UNAVAILABLE, QUOTA_EXCEEDED.
     pub async fn watch(
         &self,
         call: &RequestContext,
@@ -25,24 +26,24 @@ impl Service {
         after: Option<Revision>,
     ) -> Result<WatchStream, Error> {
         call.permit(Action::Watch)?;
-        let seen = self.view.revision();
-        let after = after.unwrap_or(seen);
-        if after > seen {
+        let current = self.view.revision();
+        let after = after.unwrap_or(current);
+        if after > current {
             if after > self.store.latest_revision().await? {
-                // Of another store, or of this one before a loss: to wait for it would be to leave
-                // out what comes until then.
+                // The revision is of another store, or of this one before it lost data. Waiting for
+                // it would skip the changes up to it.
                 return Err(Error::compacted());
             }
-            // Another replica has told it, and this one is about to see it.
+            // Another replica has reported this revision, and this one will reach it soon.
             self.wait_for_revision(after, CATCH_UP_TIMEOUT).await?;
         }
-        let most = self.quotas.watchers;
+        let quota = self.quotas.watchers;
         let admitted = self
             .hub
-            .admit(call.key(), most)
-            .ok_or_else(|| quota::exceeded(call, "watchers", most))?;
+            .admit(call.key(), quota)
+            .ok_or_else(|| quota::exceeded(call, "watchers", quota))?;
         let subject = Subject { app: call.key().to_owned(), room: room.map(ToString::to_string) };
-        let watching = WatchStream::start(
+        let stream = WatchStream::start(
             self.hub.clone(),
             self.store.clone(),
             subject,
@@ -50,13 +51,14 @@ impl Service {
             self.heartbeat,
         )
         .await?;
-        let (limits, app, principal) =
-            (self.limits.clone(), call.app.number, call.principal.clone());
-        Ok(watching.with_permit(admitted, Box::new(move || limits.watched(app, principal.rated()))))
+        let limits = self.limits.clone();
+        let app = call.app.number;
+        let principal = call.principal.clone();
+        Ok(stream.with_permit(admitted, Box::new(move || limits.watched(app, principal.rated()))))
     }
 
-    /// Ends when who watches may do so no longer.
-    pub async fn lost(&self, call: &RequestContext, proof: &Proof) -> Error {
+    /// Resolves, with the error for the caller, when the caller may no longer watch.
+    pub async fn watch_revoked(&self, call: &RequestContext, proof: &Proof) -> Error {
         let may_watch = |principal: &Principal| {
             principal.actor() == call.principal.actor()
                 && principal.belongs_to(&call.app.key).is_ok()

@@ -28,7 +28,7 @@ def is_about_state(response):
     if body.get("error") == "invalid_grant":
         return True
     words = body.get("error_description") or body["error"]["message"]
-    return words in ("The specified room is not in the mute list", "the request id (Idempotency-Key) is that of another request")
+    return words in ("The specified room is not in the mute list", "request_id (Idempotency-Key) was already used for a different request")
 
 
 def is_beyond_schemas(case):
