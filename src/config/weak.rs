@@ -64,7 +64,7 @@ fn of_hash(hash: &KeyHash) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::File;
+    use crate::config::file::File;
 
     fn wrong(text: &str) -> String {
         let file = File::parse(text).unwrap();

@@ -17,7 +17,8 @@ use serde_json::{Map, Value, json};
 
 use self::{
     directory::{create_room, create_users, delete_room, issue_token},
-    envelope::{Body, Failure, Outcome, VendorRequest, into_message},
+    envelope::{Body, Outcome, VendorRequest},
+    failure::{Failure, into_message},
     fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
     user_mute::{list_muted_users, mute_user, muted_user},
 };
@@ -29,11 +30,12 @@ use crate::{
 
 mod directory;
 mod envelope;
+mod failure;
 mod fields;
 mod list;
 mod user_mute;
 
-pub(super) use envelope::render;
+pub(super) use failure::render;
 
 /// Elements of a streamed list that are asked for at once.
 const PAGE: i32 = 1_000;

@@ -22,7 +22,8 @@ use tonic::Status;
 
 use self::{
     client::{admin_view, own_view},
-    envelope::{Admin, Failure, Me, done},
+    envelope::{Admin, Me, done},
+    failure::Failure,
 };
 use super::wire::{self, Gateway, rpc};
 use crate::{
@@ -35,6 +36,7 @@ use crate::{
 
 mod client;
 mod envelope;
+mod failure;
 
 /// Clients in one page, where nobody says, and at most.
 const DEFAULT_LIMIT: i32 = 50;

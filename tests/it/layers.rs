@@ -348,7 +348,10 @@ fn engines_are_named_only_where_one_is_chosen() {
     let etcd = named("etcd");
     let above: Vec<_> =
         files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
-    assert_eq!(above, ["cli/transfer.rs", "config.rs", "config/etcd.rs", "proto.rs"]);
+    assert_eq!(
+        above,
+        ["cli/transfer.rs", "config.rs", "config/etcd.rs", "config/settings.rs", "proto.rs"]
+    );
     assert_eq!(
         found(&["proto::etcd", "etcdserverpb"], &["store/cluster/client.rs", "proto.rs"]),
         [""; 0]

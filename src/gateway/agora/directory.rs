@@ -4,7 +4,8 @@ use axum::{extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    envelope::{Body, Failure, Outcome, Unauthenticated, VendorRequest, into_message},
+    envelope::{Body, Outcome, Unauthenticated, VendorRequest},
+    failure::{Failure, into_message},
     fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
 };
 use crate::{

@@ -3,7 +3,7 @@
 use axum::{body::Bytes, extract::rejection::BytesRejection};
 use serde_json::{Map, Value};
 
-use super::envelope::{Failure, VendorRequest};
+use super::{envelope::VendorRequest, failure::Failure};
 use crate::gateway::wire;
 
 /// The end of what is for good, and of whatever would end after it.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    envelope::{Body, Failure, Outcome, VendorRequest, into_message},
+    envelope::{Body, Outcome, VendorRequest},
+    failure::{Failure, into_message},
     fields::{Span, check_name, left_s, object, string},
 };
 use crate::{

@@ -4,7 +4,10 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::envelope::{Address, Failure, Me};
+use super::{
+    envelope::{Address, Me},
+    failure::Failure,
+};
 use crate::proto::v1 as pb;
 
 /// Fields that are the service's to say, or that have a field of their own, and are no custom

@@ -1,20 +1,19 @@
 //! Who a request to an IMKit path comes from, and the envelopes of its answers and errors.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Path},
     http::{StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::Serialize;
-use serde_json::{Value, json};
 
+use super::failure::Failure;
 use crate::{
     auth::{Credential, Principal, credentials::Caller},
     error::Reason,
-    gateway::wire::{self, BadBody, Gateway},
-    grpc::status::DecodedError,
+    gateway::wire::{self, Gateway},
     limits::holder::Peer,
 };
 
@@ -129,164 +128,6 @@ struct Success<T> {
 /// The answer with this result.
 pub(super) fn done<T: Serialize>(result: T) -> Response {
     wire::answer(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
-}
-
-/// One error, as IMKit's callers know it.
-pub(super) struct Failure {
-    status: StatusCode,
-    /// The line in `RM`.
-    line: &'static str,
-    code: &'static str,
-    message: String,
-    retry_after: Option<Duration>,
-}
-
-impl Failure {
-    fn new(
-        status: u16,
-        line: &'static str,
-        code: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, line, code, message: message.into(), retry_after: None }
-    }
-
-    /// A request that is not as documented.
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(400, "Bad Request", "INVALID_REQUEST", message)
-    }
-
-    /// An admin has unmuted a room that was not muted.
-    pub(super) fn room_not_muted() -> Self {
-        Self::new(
-            400,
-            "Room is not muted",
-            "ROOM_NOT_MUTED",
-            "The specified room is not in the mute list",
-        )
-    }
-
-    /// The directory lacks the client.
-    pub(super) fn client_not_found() -> Self {
-        Self::of_reason(Reason::ClientNotFound)
-    }
-
-    fn of_reason(reason: Reason) -> Self {
-        Self::of(DecodedError {
-            reason,
-            message: String::new(),
-            users: Vec::new(),
-            retry_after: None,
-        })
-    }
-
-    /// The error table's IMKit column.
-    pub(super) fn of(error: DecodedError) -> Self {
-        const UNAVAILABLE: &str = "Service Unavailable";
-        let message = error.message;
-        let failure = match error.reason {
-            Reason::InvalidApiKey => {
-                Self::new(401, "Unauthorized", "INVALID_API_KEY", "Invalid or missing API key")
-            }
-            Reason::InvalidClientKey => {
-                Self::new(403, "Forbidden", "INVALID_CLIENT_KEY", "Invalid client key")
-            }
-            Reason::InvalidToken
-            | Reason::MalformedToken
-            | Reason::MissingToken
-            | Reason::InvalidCredentials => {
-                Self::new(401, "Unauthorized", "INVALID_TOKEN", "Invalid or expired token")
-            }
-            Reason::PermissionDenied => {
-                Self::new(403, "Forbidden", "INSUFFICIENT_PERMISSIONS", message)
-            }
-            Reason::ClientNotFound => Self::new(
-                404,
-                "Client not found",
-                "CLIENT_NOT_FOUND",
-                "The specified client does not exist",
-            ),
-            Reason::RoomNotFound => Self::new(
-                404,
-                "Room not found",
-                "ROOM_NOT_FOUND",
-                "The specified room does not exist",
-            ),
-            Reason::AppNotFound => Self::new(404, "Not Found", "NOT_FOUND", message),
-            Reason::OwnerNotMutable
-            | Reason::InvalidArgument
-            | Reason::TooManyUsers
-            | Reason::RequestIdReused => Self::invalid(message),
-            Reason::QuotaExceeded => Self::new(403, "Forbidden", "QUOTA_EXCEEDED", message),
-            Reason::RateLimited => {
-                Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message)
-            }
-            Reason::Overloaded => Self::of_status(StatusCode::SERVICE_UNAVAILABLE),
-            Reason::Stopping | Reason::StoreUnavailable | Reason::StoreFull => {
-                Self::new(503, UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
-            }
-            Reason::RevisionCompacted | Reason::WatcherTooSlow | Reason::Internal => {
-                Self::new(500, "Internal Server Error", "INTERNAL_ERROR", "internal error")
-            }
-        };
-        Self { retry_after: error.retry_after, ..failure }
-    }
-
-    /// A status that comes of no handler.
-    pub(super) fn of_status(status: StatusCode) -> Self {
-        let (line, code, message) = match status {
-            StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "There is no such path"),
-            StatusCode::METHOD_NOT_ALLOWED => {
-                ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method")
-            }
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB")
-            }
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
-                "Request Header Fields Too Large",
-                "HEADER_TOO_LARGE",
-                "The headers are larger than 16 KiB",
-            ),
-            StatusCode::INTERNAL_SERVER_ERROR => {
-                ("Internal Server Error", "INTERNAL_ERROR", "internal error")
-            }
-            StatusCode::URI_TOO_LONG => {
-                ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB")
-            }
-            StatusCode::SERVICE_UNAVAILABLE => (
-                "Service Unavailable",
-                "OVERLOADED",
-                "The service has as many calls as it can take; try again",
-            ),
-            StatusCode::REQUEST_TIMEOUT => {
-                ("Request Timeout", "REQUEST_TIMEOUT", "The request took too long")
-            }
-            _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
-        };
-        Self::new(status.as_u16(), line, code, message)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if let Some(wait) = self.retry_after {
-            error["retryAfter"] = Value::from(wire::retry_seconds(wait));
-        }
-        let body = json!({"RC": self.status.as_u16(), "RM": self.line, "error": error});
-        wire::answer(self.status, &body, self.retry_after)
-    }
-}
-
-impl From<BadBody> for Failure {
-    fn from(body: BadBody) -> Self {
-        match body {
-            BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
-            BadBody::NoJson => Self::invalid("The body is not valid JSON"),
-            BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
-        }
-    }
 }
 
 #[derive(Serialize)]

@@ -1,0 +1,111 @@
+//! `token` and `hash-key`.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use clap::Args;
+
+use super::{
+    output::{complain, say},
+    source::Source,
+};
+use crate::{
+    app::Failure,
+    auth::{apps::Apps, secret::KeyHash, token::Unverified},
+    clock::Clock,
+    config::Settings,
+    service::MAX_TTL_S,
+};
+
+#[derive(Args)]
+pub(super) struct Token {
+    #[command(flatten)]
+    source: Source,
+    /// Key of the app, such as org#app
+    #[arg(long)]
+    app: String,
+    /// Mint a token of this user; without it, one of the app
+    #[arg(long)]
+    user: Option<String>,
+    /// How long it is good for; 0, for an app token, is without end
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3_600, value_parser = clap::value_parser!(u64).range(..=MAX_TTL_S))]
+    ttl: u64,
+}
+
+pub(super) fn mint(token: &Token) -> Result<(), Failure> {
+    let wrong = |what: &str| Failure::Config(vec![what.to_owned()]);
+    let config = token.source.load(Settings::default())?;
+    let apps = Apps::new(&config.apps).map_err(Failure::Config)?;
+    let app = apps.get(&token.app).map_err(|_| {
+        wrong("--app: no such app is configured; give its key, and --config or --dev")
+    })?;
+    let keys =
+        app.tokens.as_ref().ok_or_else(|| wrong("the app has no token_secret to sign with"))?;
+    let now_ms = Clock::system().now_ms();
+    let minted = match &token.user {
+        Some(_) if token.ttl == 0 => return Err(wrong("--ttl: a user token has an end")),
+        Some(user) => {
+            let user = app.user(user.clone()).map_err(|error| wrong(&error.message))?;
+            keys.mint_user(
+                &app.key,
+                user.as_str(),
+                now_ms,
+                (now_ms / 1_000).saturating_add(token.ttl),
+            )
+        }
+        None => keys.mint_app(&app.key, now_ms, (token.ttl != 0).then_some(token.ttl)),
+    };
+    let minted = minted.map_err(|error| Failure::Serve(error.into()))?;
+    say(&format!("{minted}\n"));
+    let facts = Unverified::read(&minted).map_err(|error| Failure::Serve(error.into()))?;
+    let end = facts.ends_ms().map_or_else(
+        || "without end".to_owned(),
+        |end_ms| format!("good until {}", moment(end_ms)),
+    );
+    let (id, signer) =
+        (facts.id().unwrap_or_default(), facts.signer.as_deref().unwrap_or_default());
+    complain(&format!(
+        "{end}; its id, to revoke it by (revoked_tokens), is {id}; signed with the token_secret {signer}"
+    ));
+    Ok(())
+}
+
+/// RFC 3339, in UTC.
+fn moment(time_ms: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
+}
+
+pub(super) fn hash_key(key: Option<String>) -> Result<(), Failure> {
+    let key = match key {
+        Some(key) => key,
+        None => read_key()?,
+    };
+    if key.len() < 16 {
+        let what = "the key is shorter than 16 characters, and would be guessed; take a random one, such as `openssl rand -hex 32` makes";
+        return Err(Failure::Config(vec![what.to_owned()]));
+    }
+    if key.len() < 32 {
+        complain(
+            "warning: the key is shorter than 32 characters; take a random one, such as `openssl rand -hex 32` makes",
+        );
+    }
+    say(&format!("{}\n", KeyHash::of(&key)));
+    Ok(())
+}
+
+fn read_key() -> Result<String, Failure> {
+    if io::stdin().is_terminal() {
+        complain("The key, then Enter:");
+    }
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line);
+    read.map_err(|source| Failure::File { what: "standard input".to_owned(), source })?;
+    let key = line.trim_end_matches(['\r', '\n']);
+    if key.is_empty() {
+        Err(Failure::Config(vec!["no key was given".to_owned()]))
+    } else {
+        Ok(key.to_owned())
+    }
+}
