@@ -150,10 +150,8 @@ impl App {
             Location::Directory { path, .. } => Some(path.clone()),
             Location::Cluster(_) => None,
         };
-        let (stop_delay, drain) = (
-            Duration::from_secs(config.stop_delay_seconds),
-            Duration::from_secs(config.drain_seconds),
-        );
+        let stop_delay = Duration::from_secs(config.stop_delay_seconds);
+        let drain = Duration::from_secs(config.drain_seconds);
         Ok(Self {
             addresses,
             service,
@@ -173,8 +171,8 @@ impl App {
     pub fn dev_tokens(&self) -> Result<(String, String), Error> {
         let now_ms = self.service.clock.now_ms();
         let month_s = 30 * 24 * 3_600;
-        let (agora, imkit) =
-            (self.service.access.app(dev::AGORA_APP)?, self.service.access.app(dev::IMKIT_APP)?);
+        let agora = self.service.access.app(dev::AGORA_APP)?;
+        let imkit = self.service.access.app(dev::IMKIT_APP)?;
         let (Some(agora_keys), Some(imkit_keys)) = (&agora.tokens, &imkit.tokens) else {
             return Err(Error::internal("the dev apps have no tokens"));
         };
@@ -207,7 +205,8 @@ impl App {
         let (routes, health) =
             server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
-        let (load, access) = (gateway.load.clone(), service.access.clone());
+        let load = gateway.load.clone();
+        let access = service.access.clone();
         servers.spawn(server::serve_grpc(
             grpc,
             rules.clone(),

@@ -80,7 +80,8 @@ impl Config {
             file.services.push(dev::service());
         }
         let settings = flags.or(file.settings);
-        let (memory, quotas) = (Memory::default(), Quotas::default());
+        let memory = Memory::default();
+        let quotas = Quotas::default();
         let memory = Memory {
             cache_bytes: settings
                 .cache_mib

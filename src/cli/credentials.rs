@@ -64,8 +64,8 @@ pub(super) fn mint(token: &Token) -> Result<(), Failure> {
         || "without end".to_owned(),
         |end_ms| format!("good until {}", moment(end_ms)),
     );
-    let (id, signer) =
-        (facts.id().unwrap_or_default(), facts.signer.as_deref().unwrap_or_default());
+    let id = facts.id().unwrap_or_default();
+    let signer = facts.signer.as_deref().unwrap_or_default();
     complain(&format!(
         "{end}; its id, to revoke it by (revoked_tokens), is {id}; signed with the token_secret {signer}"
     ));

@@ -87,8 +87,9 @@ async fn watch_files(
         match read.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
             Ok((credentials, config)) => {
                 access.replace(credentials).await;
-                let (apps, services, issuers) =
-                    (config.apps.len(), config.services.len(), config.issuers.len());
+                let apps = config.apps.len();
+                let services = config.services.len();
+                let issuers = config.issuers.len();
                 tracing::info!(
                     apps,
                     services,
@@ -106,8 +107,8 @@ async fn watch_files(
 
 /// Done when the process is told to stop.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -119,8 +120,9 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 pub(super) fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = source.load(settings)?;
     config.tls.map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?;
-    let (apps, services, issuers) =
-        (config.apps.len(), config.services.len(), config.issuers.len());
+    let apps = config.apps.len();
+    let services = config.services.len();
+    let issuers = config.issuers.len();
     say(&format!(
         "The configuration is good: {apps} apps, {services} services, {issuers} issuers.\n"
     ));

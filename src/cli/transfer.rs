@@ -251,7 +251,8 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
 }
 
 async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
-    let (mut snapshot, mut content) = (store.snapshot().await?, Content::default());
+    let mut snapshot = store.snapshot().await?;
+    let mut content = Content::default();
     while let Some(page) = snapshot.pages.next().await {
         page?.iter().try_for_each(|entry| content.add(entry, None).map(drop))?;
     }

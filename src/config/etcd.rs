@@ -70,12 +70,10 @@ impl EtcdSettings {
                 .map_err(|error| wrong.push(format!("etcd_{name}: {}: {error}", path.display())));
             text.ok()
         };
-        let (password, ca, cert, key) = (
-            read("password_file", password_file),
-            read("ca", ca),
-            read("cert", cert),
-            read("key", key),
-        );
+        let password = read("password_file", password_file);
+        let ca = read("ca", ca);
+        let cert = read("cert", cert);
+        let key = read("key", key);
         let endpoints = endpoints.unwrap_or_default();
         if endpoints.is_empty() {
             wrong.push(

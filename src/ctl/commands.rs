@@ -60,7 +60,8 @@ impl Commands {
         length: &Length,
         Why { reason }: Why,
     ) -> Done {
-        let (app, duration) = (self.app, length.duration());
+        let app = self.app;
+        let duration = length.duration();
         let request =
             pb::MuteMembersRequest { app, room, users, duration, reason, ..Default::default() };
         let answer = self.mutes.mute_members(request).await?.into_inner();
@@ -82,9 +83,11 @@ impl Commands {
     }
 
     async fn list(mut self, Room { room }: Room, limit: &Limit) -> Done {
-        let (mutes, app) = (self.mutes, self.app);
+        let mutes = self.mutes;
+        let app = self.app;
         let ask = async |page_size, page_token| {
-            let (app, room) = (app.clone(), room.clone());
+            let app = app.clone();
+            let room = room.clone();
             let request = pb::ListMutedMembersRequest {
                 app,
                 room,
@@ -99,7 +102,8 @@ impl Commands {
     }
 
     async fn ban(mut self, Room { room }: Room, length: &Length, Why { reason }: Why) -> Done {
-        let (app, duration) = (self.app, length.duration());
+        let app = self.app;
+        let duration = length.duration();
         let request = pb::BanRoomRequest { app, room, duration, reason, ..Default::default() };
         let answer = self.mutes.ban_room(request).await?.into_inner();
         Ok(self.out.one(&records::banned(answer))?)
@@ -112,7 +116,8 @@ impl Commands {
     }
 
     async fn allow(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
-        let (app, named) = (self.app, users.clone());
+        let app = self.app;
+        let named = users.clone();
         let request = pb::AllowMembersRequest { app, room, users, reason, ..Default::default() };
         let revision = self.mutes.allow_members(request).await?.into_inner().revision;
         let rows = named.into_iter().map(|user| records::allowed(user).at(revision));
@@ -120,7 +125,8 @@ impl Commands {
     }
 
     async fn disallow(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
-        let (app, named) = (self.app, users.clone());
+        let app = self.app;
+        let named = users.clone();
         let request = pb::DisallowMembersRequest { app, room, users, reason, ..Default::default() };
         let answer = self.mutes.disallow_members(request).await?.into_inner();
         let rows = named.into_iter().zip(answer.was_allowed);
@@ -130,9 +136,11 @@ impl Commands {
     }
 
     async fn allowed(mut self, Room { room }: Room, limit: &Limit) -> Done {
-        let (mutes, app) = (self.mutes, self.app);
+        let mutes = self.mutes;
+        let app = self.app;
         let ask = async |page_size, page_token| {
-            let (app, room) = (app.clone(), room.clone());
+            let app = app.clone();
+            let room = room.clone();
             let request = pb::ListAllowedMembersRequest {
                 app,
                 room,
@@ -177,7 +185,9 @@ impl Commands {
         limit: &Limit,
     ) -> Done {
         let kinds = kinds.into_iter().map(i32::from).collect();
-        let (app, start_time, end_time) = (self.app, since, until);
+        let app = self.app;
+        let start_time = since;
+        let end_time = until;
         let wanted = pb::ListEventsRequest {
             app,
             room,
@@ -203,7 +213,8 @@ impl Commands {
         length: &Length,
         Why { reason }: Why,
     ) -> Done {
-        let (app, duration) = (self.app, length.duration());
+        let app = self.app;
+        let duration = length.duration();
         let request = pb::MuteUserRequest { app, user, duration, reason, ..Default::default() };
         let answer = self.mutes.mute_user(request).await?.into_inner();
         let rows =
@@ -223,7 +234,8 @@ impl Commands {
     }
 
     async fn muted_users(mut self, limit: &Limit) -> Done {
-        let (mutes, app) = (self.mutes, self.app);
+        let mutes = self.mutes;
+        let app = self.app;
         let ask = async |page_size, page_token| {
             let request = pb::ListMutedUsersRequest {
                 app: app.clone(),
@@ -238,7 +250,8 @@ impl Commands {
     }
 
     async fn mute_notifications(mut self, Member { room, user }: Member, length: &Length) -> Done {
-        let (app, duration) = (self.app, length.duration());
+        let app = self.app;
+        let duration = length.duration();
         let request =
             pb::MuteRoomNotificationsRequest { app, user, room, duration, ..Default::default() };
         let answer = self.mutes.mute_room_notifications(request).await?.into_inner();
@@ -258,9 +271,11 @@ impl Commands {
     }
 
     async fn muted_rooms(mut self, User { user }: User, limit: &Limit) -> Done {
-        let (mutes, app) = (self.mutes, self.app);
+        let mutes = self.mutes;
+        let app = self.app;
         let ask = async |page_size, page_token| {
-            let (app, user) = (app.clone(), user.clone());
+            let app = app.clone();
+            let user = user.clone();
             let request = pb::ListMutedRoomsRequest {
                 app,
                 user,
@@ -293,8 +308,9 @@ async fn pages(
     limit: &Limit,
     ask: impl AsyncFn(i32, String) -> Result<Page, Status>,
 ) -> Done {
-    let (mut left, mut page_token, mut is_empty) =
-        (limit.limit.unwrap_or(u64::MAX), String::new(), true);
+    let mut left = limit.limit.unwrap_or(u64::MAX);
+    let mut page_token = String::new();
+    let mut is_empty = true;
     loop {
         let size = i32::try_from(left.min(PAGE)).unwrap_or_default();
         let page = ask(size, page_token).await?;
@@ -314,7 +330,8 @@ async fn pages(
 
 /// The answer as a sentence: who, where, by whom, until when, how long still, and why.
 fn verdict(out: &Output, room: &str, user: &str, answer: &pb::CheckSendResponse) -> String {
-    let (room, user) = (shown(room), shown(user));
+    let room = shown(room);
+    let user = shown(user);
     let until = if answer.expire_time.is_some() { "until " } else { "" };
     let set = format!(
         "by {} {until}{}, {}",

@@ -43,7 +43,8 @@ impl Follow {
     /// service that is not there is a failure at the start, and is waited for afterwards.
     pub async fn run(mut self, out: &mut Output) -> Result<(), Failure> {
         out.reserve(&WIDTHS);
-        let (mut has_begun, mut pause) = (false, FIRST_PAUSE);
+        let mut has_begun = false;
+        let mut pause = FIRST_PAUSE;
         loop {
             let mut is_alive = false;
             let end = match self.stream(out, &mut is_alive, has_begun).await? {

@@ -1,9 +1,10 @@
 //! The paths of Agora Chat and Easemob: `/{org_name}/{app_name}/...`, and `/app-id/{app_id}/...`
-//! where an app has one word for a key.
+//! for an app whose key has one part.
 //!
-//! Quirks that live here: at most 60 users a call, each limit with its own words; one unknown user
-//! fails the whole call; -1 is for good and has a constant as its end; a list names `post` as its
-//! action; users are held to `A-Z a-z 0-9 _ - .`, and echoed as they were written.
+//! Quirks that live here: a call names at most 60 users, and each path has its own text for that
+//! error; one unknown user fails the whole call; a duration of -1 is for good, and its end is a
+//! constant; the `action` of a list is `post`; a user id consists of `A-Z a-z 0-9 _ - .`, and is
+//! returned as the caller wrote it.
 
 use axum::{
     Router,
@@ -19,7 +20,9 @@ use self::{
     directory::{create_room, create_users, delete_room, issue_token},
     envelope::{Body, Outcome, VendorRequest},
     failure::{Failure, into_message},
-    fields::{Span, check_name, expire_ms, object, path_users, timestamp_ms, usernames},
+    fields::{
+        MuteDuration, check_name, expire_ms, json_object, path_users, timestamp_ms, usernames,
+    },
     user_mute::{list_muted_users, mute_user, muted_user},
 };
 use super::wire::{self, Gateway, rpc};
@@ -32,13 +35,13 @@ mod directory;
 mod envelope;
 mod failure;
 mod fields;
-mod list;
+mod listing;
 mod user_mute;
 
 pub(super) use failure::render;
 
-/// Elements of a streamed list that are asked for at once.
-const PAGE: i32 = 1_000;
+/// Elements that a streamed list fetches at a time.
+const PAGE_SIZE: i32 = 1_000;
 
 pub(super) fn routes() -> Router<Gateway> {
     let prefixes = ["/{org_name}/{app_name}", "/app-id/{app_name}"];
@@ -63,25 +66,25 @@ pub(super) fn routes() -> Router<Gateway> {
     })
 }
 
-/// An error for a request that reaches no handler.
+/// The error of a request that reaches no handler.
 pub(super) fn refuse(status: StatusCode) -> Response {
     Failure::of_status(status).into_response()
 }
 
 async fn mute(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
-    let body = object(body)?;
-    let span = Span::of(body.get("mute_duration"), request.now_ms())?;
+    let body = json_object(body)?;
+    let duration = MuteDuration::from_ms(body.get("mute_duration"), request.now_ms())?;
     let users = usernames(&body, gateway.max_users, "userNames size is more than max limit : ")?;
     let room = request.segment("room");
-    let expire = if matches!(span, Span::Nothing) {
-        unmute_all(&request, &gateway, &users).await?;
+    let expire = if matches!(duration, MuteDuration::Zero) {
+        unmute_users(&request, &gateway, &users).await?;
         request.now_ms()
     } else {
         let message = pb::MuteMembersRequest {
             app: request.app.clone(),
             room: room.clone(),
             users: users.clone(),
-            duration: span.duration(),
+            duration: duration.to_proto(),
             reason: String::new(),
             request_id: request.request_id.clone(),
         };
@@ -97,12 +100,12 @@ async fn mute(request: VendorRequest, State(gateway): State<Gateway>, body: Body
 async fn unmute(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let users =
         path_users(&request, gateway.max_users, "removeMute member size more than max limit :  ")?;
-    unmute_all(&request, &gateway, &users).await?;
+    unmute_users(&request, &gateway, &users).await?;
     let data: Vec<_> = users.iter().map(|user| json!({"result": true, "user": user})).collect();
     Ok(request.data("delete", data))
 }
 
-async fn unmute_all(
+async fn unmute_users(
     request: &VendorRequest,
     gateway: &Gateway,
     users: &[String],
@@ -118,7 +121,7 @@ async fn unmute_all(
     into_message(gateway.api.unmute_members(rpc(&request.caller, message)).await, &room).map(drop)
 }
 
-/// SDKs send these as they like, so neither a missing nor a strange one is an error.
+/// SDKs send all sorts of values, so a missing or malformed one is not an error.
 #[derive(Deserialize)]
 struct Paging {
     pagenum: Option<String>,
@@ -126,11 +129,12 @@ struct Paging {
 }
 
 impl Paging {
-    /// Elements to leave out, and elements to tell; where both are positive numbers.
+    /// Elements to skip, and elements to return; none unless both parameters are positive numbers.
     fn window(&self) -> Option<(i32, i32)> {
         let positive =
             |text: &Option<String>| text.as_ref()?.parse::<i32>().ok().filter(|number| *number > 0);
-        let (number, size) = (positive(&self.pagenum)?, positive(&self.pagesize)?.min(PAGE));
+        let number = positive(&self.pagenum)?;
+        let size = positive(&self.pagesize)?.min(PAGE_SIZE);
         Some(((number - 1).saturating_mul(size), size))
     }
 }
@@ -147,7 +151,7 @@ async fn list_muted(
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Outcome {
     let window = paging.ok().and_then(|Query(paging)| paging.window());
-    let (skip, page_size) = window.unwrap_or((0, PAGE));
+    let (skip, page_size) = window.unwrap_or((0, PAGE_SIZE));
     let room = request.segment("room");
     let first = pb::ListMutedMembersRequest {
         app: request.app.clone(),
@@ -166,13 +170,12 @@ async fn list_muted(
         let data: Vec<_> = page.members.into_iter().map(element).collect();
         return Ok(request.data("post", data));
     }
-    let (api, caller) = (api.clone(), request.caller.counting(0));
+    let api = api.clone();
+    let caller = request.caller.counting(0);
     let next = move |page_token: String| {
-        let (api, caller, message) = (
-            api.clone(),
-            caller.clone(),
-            pb::ListMutedMembersRequest { page_token, ..first.clone() },
-        );
+        let api = api.clone();
+        let caller = caller.clone();
+        let message = pb::ListMutedMembersRequest { page_token, ..first.clone() };
         async move {
             api.wait_for_page_turn(&caller, &message.app).await?;
             let page = api.list_muted_members(rpc(&caller, message)).await?.into_inner();
@@ -180,26 +183,26 @@ async fn list_muted(
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(list::stream(&request, "post", false, page, next))
+    Ok(listing::stream(&request, "post", false, page, next))
 }
 
 async fn ban(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
     let body = wire::bytes(body)?;
-    let body = if body.is_empty() { Map::new() } else { object(Ok(body))? };
-    let span = match body.get("mute_duration") {
-        None | Some(Value::Null) => Span::ForGood,
-        duration => Span::of(duration, request.now_ms())?,
+    let body = if body.is_empty() { Map::new() } else { json_object(Ok(body))? };
+    let duration = match body.get("mute_duration") {
+        None | Some(Value::Null) => MuteDuration::ForGood,
+        value => MuteDuration::from_ms(value, request.now_ms())?,
     };
-    if matches!(span, Span::Nothing) {
+    if matches!(duration, MuteDuration::Zero) {
         return Err(Failure::argument(
-            "mute_duration of a ban is -1 for good, or more than 0 milliseconds",
+            "mute_duration of a ban must be -1 (for good) or a number of milliseconds above 0",
         ));
     }
     let room = request.segment("room");
     let message = pb::BanRoomRequest {
         app: request.app.clone(),
         room: room.clone(),
-        duration: span.duration(),
+        duration: duration.to_proto(),
         reason: String::new(),
         request_id: request.request_id.clone(),
     };
@@ -237,19 +240,19 @@ async fn get_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
     let id = request.segment("room");
     let message =
         pb::GetRoomRequest { app: request.app.clone(), room: id.clone(), ..Default::default() };
-    let seen = into_message(api.get_room(rpc(&request.caller, message)).await, &id)?;
-    Ok(request.data("get", [room_element(id, seen)]))
+    let response = into_message(api.get_room(rpc(&request.caller, message)).await, &id)?;
+    Ok(request.data("get", [room_element(id, response)]))
 }
 
-fn room_element(id: String, seen: pb::GetRoomResponse) -> RoomElement {
-    let room = seen.room.unwrap_or_default();
+fn room_element(id: String, response: pb::GetRoomResponse) -> RoomElement {
+    let room = response.room.unwrap_or_default();
     let owner = Some(&room.owner).filter(|owner| !owner.is_empty());
     let admins = room.admins.iter().map(|admin| json!({"admin": admin}));
     let affiliations: Vec<_> =
         owner.map(|owner| json!({"owner": owner})).into_iter().chain(admins).collect();
     RoomElement {
         id,
-        mute: seen.ban.is_some(),
+        mute: response.ban.is_some(),
         created: room.create_time.map(|time| timestamp_ms(&time)),
         affiliations_count: affiliations.len(),
         affiliations,
@@ -264,19 +267,18 @@ async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome
     let first = pb::ListAllowedMembersRequest {
         app: request.app.clone(),
         room: room.clone(),
-        page_size: PAGE,
+        page_size: PAGE_SIZE,
         ..Default::default()
     };
     let page =
         into_message(api.list_allowed_members(rpc(&request.caller, first.clone())).await, &room)?;
     let element = |member: pb::AllowedMember| member.user;
-    let (api, caller) = (api.clone(), request.caller.counting(0));
+    let api = api.clone();
+    let caller = request.caller.counting(0);
     let next = move |page_token: String| {
-        let (api, caller, message) = (
-            api.clone(),
-            caller.clone(),
-            pb::ListAllowedMembersRequest { page_token, ..first.clone() },
-        );
+        let api = api.clone();
+        let caller = caller.clone();
+        let message = pb::ListAllowedMembersRequest { page_token, ..first.clone() };
         async move {
             api.wait_for_page_turn(&caller, &message.app).await?;
             let page = api.list_allowed_members(rpc(&caller, message)).await?.into_inner();
@@ -284,11 +286,12 @@ async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(list::stream(&request, "get", true, page, next))
+    Ok(listing::stream(&request, "get", true, page, next))
 }
 
 async fn is_allowed(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
-    let (room, user) = (request.segment("room"), request.segment("users"));
+    let room = request.segment("room");
+    let user = request.segment("users");
     check_name(&user)?;
     let users = vec![user.clone()];
     let message = pb::ListAllowedMembersRequest {
@@ -305,13 +308,16 @@ async fn is_allowed(request: VendorRequest, State(gateway): State<Gateway>) -> O
 async fn allow_one(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {
     let user = request.segment("users");
     check_name(&user)?;
-    let mut changed = allow(&request, &gateway, vec![user]).await?;
-    Ok(request.data("post", changed.pop()))
+    let mut elements = allow(&request, &gateway, vec![user]).await?;
+    Ok(request.data("post", elements.pop()))
 }
 
 async fn allow_many(request: VendorRequest, State(gateway): State<Gateway>, body: Body) -> Outcome {
-    let users =
-        usernames(&object(body)?, gateway.max_users, "usernames size is more than max limit : ")?;
+    let users = usernames(
+        &json_object(body)?,
+        gateway.max_users,
+        "usernames size is more than max limit : ",
+    )?;
     Ok(request.data("post", allow(&request, &gateway, users).await?))
 }
 
@@ -354,9 +360,10 @@ fn allow_elements(users: &[String], room: &str, action: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Whoever is muted in the whole app is muted in this room too.
+/// Whether a member mute or a user mute forbids the user to speak here.
 async fn is_muted(request: VendorRequest, State(api): State<Api>) -> Outcome {
-    let (room, user) = (request.segment("room"), request.segment("user"));
+    let room = request.segment("room");
+    let user = request.segment("user");
     check_name(&user)?;
     let message = pb::CheckSendRequest {
         app: request.app.clone(),
@@ -365,6 +372,6 @@ async fn is_muted(request: VendorRequest, State(api): State<Api>) -> Outcome {
         ..Default::default()
     };
     let checked = into_message(api.check_send(rpc(&request.caller, message)).await, &room)
-        .map_err(|failure| failure.naming(&user))?;
+        .map_err(|failure| failure.naming_user(&user))?;
     Ok(request.data("get", matches!(checked.rule(), pb::Rule::MemberMute | pb::Rule::UserMute)))
 }

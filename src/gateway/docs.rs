@@ -1,11 +1,11 @@
-//! What this gateway serves, told to programs and people: an OpenAPI document at `/openapi.json`,
-//! and at `/docs` a page that shows it and sends calls. Neither needs credentials, and the page
-//! needs nothing from any other host.
+//! The documentation of the REST API: an OpenAPI document at `/openapi.json`, and at `/docs` a page
+//! that shows the document and sends calls. Neither needs credentials, and the page loads nothing
+//! from other hosts.
 //!
-//! The document is written by hand in `docs/openapi.json`, because bodies are parsed by hand here,
-//! in the vendors' own ways, and there are no types to derive it from; `tests/it/openapi.rs` holds
-//! it against the routes and the answers. Paths of `/app-id` are as those of
-//! `/{org_name}/{app_name}`, and are made from them.
+//! The document is written by hand in `docs/openapi.json`: the gateway parses bodies by hand, in
+//! the vendors' own ways, so there are no types to derive it from. `tests/it/openapi.rs` compares
+//! it with the routes and the answers. The paths below `/app-id` are copies of those below
+//! `/{org_name}/{app_name}`, made at startup.
 
 use std::sync::LazyLock;
 
@@ -20,8 +20,8 @@ use serde_json::{Map, Value, json};
 
 use super::wire::Gateway;
 
-/// The page runs its own scripts, calls this host, and nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+/// The page may run its own scripts and call this host, and nothing else.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
 const BY_NAME: &str = "/{org_name}/{app_name}";
@@ -33,8 +33,10 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into(
 pub(super) fn routes() -> Router<Gateway> {
     let page = include_bytes!("docs/page.html");
     let style = include_bytes!("docs/page.css");
-    let (script, call) = (include_bytes!("docs/page.js"), include_bytes!("docs/call.js"));
-    let (schema, dom) = (include_bytes!("docs/schema.js"), include_bytes!("docs/dom.js"));
+    let script = include_bytes!("docs/page.js");
+    let call = include_bytes!("docs/call.js");
+    let schema = include_bytes!("docs/schema.js");
+    let dom = include_bytes!("docs/dom.js");
     let icon = include_bytes!("docs/icon.svg");
     Router::new()
         .route("/openapi.json", get(async || file("application/json", DOCUMENT.clone())))
@@ -62,10 +64,10 @@ pub(super) fn routes() -> Router<Gateway> {
         .route("/docs/icon.svg", get(async || file("image/svg+xml", Bytes::from_static(icon))))
 }
 
-fn file(kind: &'static str, content: Bytes) -> Response {
+fn file(content_type: &'static str, content: Bytes) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_TYPE, content_type),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -73,25 +75,25 @@ fn file(kind: &'static str, content: Bytes) -> Response {
     (headers, content).into_response()
 }
 
-/// The document, with the version of the program and the paths of `/app-id`.
+/// The document, with the program's version and the paths below `/app-id`.
 fn document() -> Value {
     let mut document: Value =
         serde_json::from_str(include_str!("docs/openapi.json")).unwrap_or_default();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     if let Some(tags) = document["tags"].as_array_mut() {
-        tags.push(json!({"name": BY_ID_TAG, "description": "For an app whose key is one word."}));
+        tags.push(json!({"name": BY_ID_TAG, "description": "The same operations for an app whose key has one part."}));
     }
     if let Some(paths) = document["paths"].as_object_mut() {
-        let twin = |(path, item): (&String, &Value)| {
+        let copy = |(path, item): (&String, &Value)| {
             Some((format!("{BY_ID}{}", path.strip_prefix(BY_NAME)?), by_id(item.clone())))
         };
-        let twins: Map<_, _> = paths.iter().filter_map(twin).collect();
-        paths.extend(twins);
+        let copies: Map<_, _> = paths.iter().filter_map(copy).collect();
+        paths.extend(copies);
     }
     document
 }
 
-/// A part of the document, as it is for an app that is named by its id.
+/// A part of the document, changed for the paths that name an app by its id.
 fn by_id(part: Value) -> Value {
     match part {
         Value::Object(mut fields) => {
@@ -101,7 +103,7 @@ fn by_id(part: Value) -> Value {
             if let Some(tags) = fields.get_mut("tags") {
                 *tags = json!([BY_ID_TAG]);
             }
-            // Where a link goes.
+            // The parameters of a link.
             if fields.remove("org_name").is_some() {
                 fields.remove("app_name");
                 fields.insert("app_id".to_owned(), json!("$request.path.app_id"));
@@ -114,7 +116,7 @@ fn by_id(part: Value) -> Value {
         }
         Value::String(text) => match text.as_str() {
             "#/components/parameters/AppName" => json!("#/components/parameters/AppId"),
-            // With an example that such an app of dev mode has.
+            // Its example is a room of dev mode's app with a one-word key.
             "#/components/parameters/Chatroom" => json!("#/components/parameters/Room"),
             _ => Value::String(text),
         },

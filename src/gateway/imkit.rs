@@ -1,9 +1,9 @@
-//! The paths of IMKit: `/admin/...` with an app's API key, `/me...` with its client key and a
-//! user's token, `/rooms`.
+//! The paths of IMKit: `/admin/...` and `/rooms` with an app's API key, `/me...` with its client
+//! key and a user's token.
 //!
-//! Quirks that live here: an admin who unmutes a room that was not muted gets an error, a user does
-//! not; the client has Mongo's `_id` and `__v`; a user is shown less of itself than an admin, and
-//! its own connection as the last one.
+//! Quirks that live here: to unmute a room that is not muted is an error for an admin, and none for
+//! a user. A client has Mongo's `_id` and `__v`. A user sees fewer fields of itself than an admin
+//! does, and its present connection as the last login.
 
 use axum::{
     Router,
@@ -22,7 +22,7 @@ use tonic::Status;
 
 use self::{
     client::{admin_view, own_view},
-    envelope::{Admin, Me, done},
+    envelope::{Admin, Me, success},
     failure::Failure,
 };
 use super::wire::{self, Gateway, rpc};
@@ -38,7 +38,7 @@ mod client;
 mod envelope;
 mod failure;
 
-/// Clients in one page, where nobody says, and at most.
+/// Clients in one page.
 const DEFAULT_LIMIT: i32 = 50;
 const MAX_LIMIT: i32 = 100;
 
@@ -55,13 +55,14 @@ pub(super) fn routes() -> Router<Gateway> {
         .route("/rooms", post(upsert_room))
 }
 
-/// An error for a request that reaches no handler.
+/// The error of a request that reaches no handler.
 pub(super) fn refuse(status: StatusCode) -> Response {
     Failure::of_status(status).into_response()
 }
 
 async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
-    let (user, room) = (admin.segment("uid"), admin.segment("room"));
+    let user = admin.segment("uid");
+    let room = admin.segment("room");
     let message = pb::MuteRoomNotificationsRequest {
         app: admin.app.clone(),
         user,
@@ -70,11 +71,12 @@ async fn mute(admin: Admin, State(api): State<Api>) -> Outcome {
         request_id: admin.request_id.clone(),
     };
     let muted = into_message(api.mute_room_notifications(rpc(&admin.caller, message)).await)?;
-    Ok(done(admin_view(&admin.app, muted.client.unwrap_or_default())))
+    Ok(success(admin_view(&admin.app, muted.client.unwrap_or_default())))
 }
 
 async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
-    let (user, room) = (admin.segment("uid"), admin.segment("room"));
+    let user = admin.segment("uid");
+    let room = admin.segment("room");
     let message = pb::UnmuteRoomNotificationsRequest {
         app: admin.app.clone(),
         user,
@@ -85,11 +87,12 @@ async fn unmute(admin: Admin, State(api): State<Api>) -> Outcome {
     if !unmuted.was_muted {
         return Err(Failure::room_not_muted());
     }
-    Ok(done(admin_view(&admin.app, unmuted.client.unwrap_or_default())))
+    Ok(success(admin_view(&admin.app, unmuted.client.unwrap_or_default())))
 }
 
 async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
-    let (user, room) = (me.user.clone(), me.segment("room"));
+    let user = me.user.clone();
+    let room = me.segment("room");
     let message = pb::MuteRoomNotificationsRequest {
         app: me.app.clone(),
         user,
@@ -98,11 +101,12 @@ async fn mute_own(me: Me, State(api): State<Api>) -> Outcome {
         request_id: me.request_id.clone(),
     };
     let muted = into_message(api.mute_room_notifications(rpc(&me.caller, message)).await)?;
-    Ok(done(own_view(&me, muted.client.unwrap_or_default())))
+    Ok(success(own_view(&me, muted.client.unwrap_or_default())))
 }
 
 async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
-    let (user, room) = (me.user.clone(), me.segment("room"));
+    let user = me.user.clone();
+    let room = me.segment("room");
     let message = pb::UnmuteRoomNotificationsRequest {
         app: me.app.clone(),
         user,
@@ -110,14 +114,14 @@ async fn unmute_own(me: Me, State(api): State<Api>) -> Outcome {
         request_id: me.request_id.clone(),
     };
     let unmuted = into_message(api.unmute_room_notifications(rpc(&me.caller, message)).await)?;
-    Ok(done(own_view(&me, unmuted.client.unwrap_or_default())))
+    Ok(success(own_view(&me, unmuted.client.unwrap_or_default())))
 }
 
 async fn me(me: Me, State(api): State<Api>) -> Outcome {
     let message =
         pb::GetClientRequest { app: me.app.clone(), user: me.user.clone(), ..Default::default() };
-    let seen = into_message(api.get_client(rpc(&me.caller, message)).await)?;
-    Ok(done(own_view(&me, seen.client.unwrap_or_default())))
+    let response = into_message(api.get_client(rpc(&me.caller, message)).await)?;
+    Ok(success(own_view(&me, response.client.unwrap_or_default())))
 }
 
 async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
@@ -126,19 +130,20 @@ async fn get_client(admin: Admin, State(api): State<Api>) -> Outcome {
         user: admin.segment("uid"),
         ..Default::default()
     };
-    let seen = into_message(api.get_client(rpc(&admin.caller, message)).await)?;
-    Ok(done(admin_view(&admin.app, seen.client.unwrap_or_default())))
+    let response = into_message(api.get_client(rpc(&admin.caller, message)).await)?;
+    Ok(success(admin_view(&admin.app, response.client.unwrap_or_default())))
 }
 
 async fn delete_client(admin: Admin, State(api): State<Api>) -> Outcome {
-    let (user, request_id) = (admin.segment("uid"), admin.request_id.clone());
+    let user = admin.segment("uid");
+    let request_id = admin.request_id.clone();
     let message = pb::DeleteClientRequest { app: admin.app.clone(), user, request_id };
     let deleted = into_message(api.delete_client(rpc(&admin.caller, message)).await)?;
     let client = deleted.client.ok_or_else(Failure::client_not_found)?;
-    Ok(done(admin_view(&admin.app, client)))
+    Ok(success(admin_view(&admin.app, client)))
 }
 
-/// Strange values count as missing ones, as they do there.
+/// Malformed values count as absent, as the vendor treats them.
 #[derive(Default, Deserialize)]
 struct Paging {
     limit: Option<String>,
@@ -160,50 +165,58 @@ async fn list_clients(
     let list = into_message(api.list_clients(rpc(&admin.caller, message)).await)?;
     let data: Vec<_> =
         list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
-    Ok(done(json!({"totalCount": list.total_size, "data": data})))
+    Ok(success(json!({"totalCount": list.total_size, "data": data})))
 }
 
 async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
-    let body = object(body)?;
-    let issue_access_token = client::flag(&body, "issueAccessToken")?.unwrap_or(false);
-    let (client, request_id) = (Some(client::parse(body)?), admin.request_id.clone());
+    let body = json_object(body)?;
+    let issue_access_token = client::optional_bool(&body, "issueAccessToken")?.unwrap_or(false);
+    let client = Some(client::parse(body)?);
+    let request_id = admin.request_id.clone();
     let message =
         pb::UpsertClientRequest { app: admin.app.clone(), client, issue_access_token, request_id };
-    let written = into_message(api.upsert_client(rpc(&admin.caller, message)).await)?;
+    let response = into_message(api.upsert_client(rpc(&admin.caller, message)).await)?;
     let mut result =
-        serde_json::to_value(admin_view(&admin.app, written.client.unwrap_or_default()))
+        serde_json::to_value(admin_view(&admin.app, response.client.unwrap_or_default()))
             .unwrap_or_default();
     if issue_access_token {
-        result["token"] = json!(written.access_token);
-        result["expirationDate"] = json!(written.token_expire_time.as_ref().map(client::rfc3339));
+        result["token"] = json!(response.access_token);
+        result["expirationDate"] = json!(response.token_expire_time.as_ref().map(client::rfc3339));
     }
-    Ok(done(result))
+    Ok(success(result))
 }
 
 async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
-    let body = object(body)?;
-    let room = client::string(&body, "_id")?
+    let body = json_object(body)?;
+    let room_id = client::optional_string(&body, "_id")?
         .filter(|id| !id.is_empty())
         .ok_or_else(|| Failure::invalid("_id is missing"))?;
-    let (name, description) =
-        (client::string(&body, "name")?, client::string(&body, "description")?);
-    let (app, request_id) = (admin.app.clone(), admin.request_id.clone());
-    let message =
-        pb::UpsertRoomRequest { app, room, name, description, request_id, ..Default::default() };
-    let written =
+    let name = client::optional_string(&body, "name")?;
+    let description = client::optional_string(&body, "description")?;
+    let app = admin.app.clone();
+    let request_id = admin.request_id.clone();
+    let message = pb::UpsertRoomRequest {
+        app,
+        room: room_id,
+        name,
+        description,
+        request_id,
+        ..Default::default()
+    };
+    let room =
         into_message(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
-    let updated_at = written.update_time.as_ref().map(client::rfc3339);
-    let mut result = json!({"_id": written.room, "id": written.room, "appID": admin.app, "name": written.name, "updatedAt": updated_at});
-    if !written.description.is_empty() {
-        result["description"] = json!(written.description);
+    let updated_at = room.update_time.as_ref().map(client::rfc3339);
+    let mut result = json!({"_id": room.room, "id": room.room, "appID": admin.app, "name": room.name, "updatedAt": updated_at});
+    if !room.description.is_empty() {
+        result["description"] = json!(room.description);
     }
-    Ok(done(result))
+    Ok(success(result))
 }
 
-fn object(body: Body) -> Result<Map<String, Value>, Failure> {
+fn json_object(body: Body) -> Result<Map<String, Value>, Failure> {
     match wire::json(body)? {
         Value::Object(object) => Ok(object),
-        _ => Err(Failure::invalid("the body is no JSON object")),
+        _ => Err(Failure::invalid("the body must be a JSON object")),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Requests and answers, as both vendors have them: the caller, ids, bodies as JSON, and when to
-//! try again.
+//! What both vendors share in requests and answers: the caller, request ids, JSON bodies, and the
+//! `Retry-After` header.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,18 +20,18 @@ use crate::{
     limits::{concurrency::ConcurrencyLimit, connection::Connection},
 };
 
-/// What the handlers share.
+/// The state that handlers share.
 #[derive(Clone)]
 pub struct Gateway {
     /// The RPCs.
     pub api: Api,
-    /// For the timestamps of the envelopes.
+    /// The time in the envelopes.
     pub clock: Clock,
-    /// Users that one Agora call may name.
+    /// The maximum number of users in one Agora call.
     pub max_users: usize,
-    /// Whose `X-Forwarded-...` headers count.
+    /// Proxies whose `X-Forwarded-...` headers are trusted.
     pub trusted_proxies: Arc<[IpNet]>,
-    /// How many calls run.
+    /// Limits the calls that run at a time, and the memory of their messages.
     pub load: Arc<ConcurrencyLimit>,
 }
 
@@ -41,35 +41,36 @@ impl FromRef<Gateway> for Api {
     }
 }
 
-/// A message with its caller, as a gRPC method expects it.
+/// A request for a gRPC method, with its caller.
 pub(super) fn rpc<T>(caller: &Caller, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.extensions_mut().insert(caller.clone());
     request
 }
 
-/// Who is calling, as the credentials layer found out.
+/// The caller that the credentials layer has authenticated.
 pub(super) fn caller(parts: &Parts) -> Caller {
     parts.extensions.get().cloned().unwrap_or_else(Caller::anonymous)
 }
 
+/// The address of the other end of the connection, which may be a proxy.
 pub(super) fn peer(parts: &Parts) -> Option<SocketAddr> {
     parts.extensions.get::<Arc<Connection>>().map(|connection| connection.addr)
 }
 
-/// The headers of a proxy that is trusted; nothing where the peer is none.
-pub(super) fn forwarded<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
+/// The headers of a request that comes from a trusted proxy; none for any other peer.
+pub(super) fn forwarded_headers<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
     let peer = peer(parts)?.ip().to_canonical();
     gateway.trusted_proxies.iter().any(|net| net.contains(&peer)).then_some(&parts.headers)
 }
 
-pub(super) fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+/// A header's value, if it is visible ASCII.
+pub(super) fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// What the caller has named its request by, in the header `Idempotency-Key`, bare or in quotes:
-/// the `request_id` of the RPC, which refuses one that is not well-formed. Empty where there is
-/// none.
+/// The RPC's `request_id`, from the header `Idempotency-Key`, which may be quoted; empty without
+/// that header. The RPC validates it.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
     let key = headers
         .get("idempotency-key")
@@ -78,56 +79,58 @@ pub(super) fn request_id(headers: &HeaderMap) -> String {
     key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(&key).to_owned()
 }
 
-/// The request id of one RPC of several that one request makes: the first has the request's own,
-/// every other a UUID (version 5) of that and its number, which is as stable. Each is repeated for
-/// itself: a request that was cut off half-way does the rest when it is repeated, and what is
-/// appended to a list is done too.
-pub(super) fn request_id_of(part: usize, request_id: &str) -> String {
+/// The request id of RPC number `part` of one HTTP request. The first RPC has the request's own id,
+/// each other a UUID (version 5) of that id and its number, so that a retry sends the same ids.
+/// Each RPC is idempotent by itself: the retry of a request that was interrupted half-way does the
+/// rest, and a retry with more elements at the end of the list does those too.
+pub(super) fn part_request_id(part: usize, request_id: &str) -> String {
     if part == 0 || request_id.is_empty() {
         return request_id.to_owned();
     }
     Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{part} {request_id}").as_bytes()).to_string()
 }
 
-/// What is wrong with a body.
+/// Why a body is refused.
 pub(super) enum BadBody {
     TooLarge,
-    NoJson,
-    Broken,
+    InvalidJson,
+    /// The connection failed before all of it was read.
+    Incomplete,
 }
 
-/// The bytes of a body that is within its limit.
+/// The bytes of a body. Errors: it is too large, or incomplete.
 pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, BadBody> {
     body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => BadBody::TooLarge,
-        _ => BadBody::Broken,
+        _ => BadBody::Incomplete,
     })
 }
 
-/// A body as JSON, whatever its Content-Type: real SDKs send none, or a form type.
+/// A body as JSON, whatever its Content-Type: SDKs in use send none, or a form type.
 pub(super) fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBody> {
-    serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::NoJson)
+    serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::InvalidJson)
 }
 
-pub(super) fn answer<T: Serialize>(
+/// An answer with a JSON body.
+pub(super) fn json_response<T: Serialize>(
     status: StatusCode,
     body: &T,
     retry_after: Option<Duration>,
 ) -> Response {
     let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
-    wait(&mut response, retry_after);
+    set_retry_after(&mut response, retry_after);
     response
 }
 
-/// Tells when to try again.
-pub(super) fn wait(response: &mut Response, retry_after: Option<Duration>) {
-    if let Some(seconds) = retry_after.map(retry_seconds) {
+/// Sets the header `Retry-After`, if there is a time to wait.
+pub(super) fn set_retry_after(response: &mut Response, retry_after: Option<Duration>) {
+    if let Some(seconds) = retry_after.map(retry_after_seconds) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
 }
 
-/// Whole seconds, at least one.
-pub(super) fn retry_seconds(wait: Duration) -> u64 {
+/// Whole seconds, rounded up; at least one.
+pub(super) fn retry_after_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     envelope::{Body, Outcome, Unauthenticated, VendorRequest},
     failure::{Failure, into_message},
-    fields::{NO_END_S, check_name, object, string, timestamp_ms, ttl},
+    fields::{NO_EXPIRY_S, check_name, json_object, optional_string, timestamp_ms, ttl},
 };
 use crate::{
     gateway::wire::{self, Gateway, rpc},
@@ -22,21 +22,21 @@ pub(super) async fn create_room(
     State(api): State<Api>,
     body: Body,
 ) -> Outcome {
-    let body = object(body)?;
-    let owner = string(&body, "owner")?;
+    let body = json_object(body)?;
+    let owner = optional_string(&body, "owner")?;
     owner.as_deref().map(check_name).transpose()?;
     let message = pb::UpsertRoomRequest {
         app: request.app.clone(),
-        name: string(&body, "name")?,
-        description: string(&body, "description")?,
+        name: optional_string(&body, "name")?,
+        description: optional_string(&body, "description")?,
         owner: owner.clone(),
         request_id: request.request_id.clone(),
         ..Default::default()
     };
-    let written = into_message(api.upsert_room(rpc(&request.caller, message)).await, "");
-    let written =
-        written.map_err(|failure| failure.naming(owner.as_deref().unwrap_or_default()))?;
-    Ok(request.data("post", json!({"id": written.room.unwrap_or_default().room})))
+    let response = into_message(api.upsert_room(rpc(&request.caller, message)).await, "");
+    let response =
+        response.map_err(|failure| failure.naming_user(owner.as_deref().unwrap_or_default()))?;
+    Ok(request.data("post", json!({"id": response.room.unwrap_or_default().room})))
 }
 
 pub(super) async fn delete_room(request: VendorRequest, State(api): State<Api>) -> Outcome {
@@ -46,8 +46,8 @@ pub(super) async fn delete_room(request: VendorRequest, State(api): State<Api>) 
         room: room.clone(),
         request_id: request.request_id.clone(),
     };
-    let deleted = into_message(api.delete_room(rpc(&request.caller, message)).await, &room)?;
-    if deleted.was_registered {
+    let response = into_message(api.delete_room(rpc(&request.caller, message)).await, &room)?;
+    if response.was_registered {
         Ok(request.data("delete", json!({"success": true, "id": room})))
     } else {
         Err(Failure::no_room(&room))
@@ -64,7 +64,7 @@ pub(super) async fn create_users(
         user => vec![user],
     };
     if users.is_empty() {
-        return Err(Failure::argument("the body names no user"));
+        return Err(Failure::argument("the body must name at least one user"));
     }
     if users.len() > gateway.max_users {
         return Err(Failure::too_many(format!(
@@ -81,8 +81,8 @@ pub(super) async fn create_users(
     let mut entities = Vec::with_capacity(messages.len());
     for message in messages {
         let name = message.client.as_ref().map(|client| client.user.clone()).unwrap_or_default();
-        let written = into_message(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
-        entities.push(user_entity(&request, &name, written.client.unwrap_or_default()));
+        let response = into_message(gateway.api.upsert_client(rpc(&caller, message)).await, "")?;
+        entities.push(user_entity(&request, &name, response.client.unwrap_or_default()));
         caller = caller.counting(0);
     }
     Ok(request.entities("post", &entities))
@@ -93,16 +93,21 @@ fn user_message(
     part: usize,
     user: &Value,
 ) -> Result<pb::UpsertClientRequest, Failure> {
-    let user = user.as_object().ok_or_else(|| Failure::argument("a user is a JSON object"))?;
-    let name = string(user, "username")?.ok_or_else(|| Failure::argument("username is missing"))?;
+    let user =
+        user.as_object().ok_or_else(|| Failure::argument("each user must be a JSON object"))?;
+    let name = optional_string(user, "username")?
+        .ok_or_else(|| Failure::argument("username is missing"))?;
     check_name(&name)?;
-    let nickname = string(user, "nickname")?;
-    // Refused here, because each user is an RPC of its own, and those before it would be created.
+    let nickname = optional_string(user, "nickname")?;
+    // Checked before the first RPC: each user is created by one, and the users before this one
+    // would stay.
     if nickname.as_ref().is_some_and(|nickname| nickname.len() > MAX_TEXT_BYTES) {
-        return Err(Failure::argument(format!("nickname is at most {MAX_TEXT_BYTES} bytes")));
+        return Err(Failure::argument(format!(
+            "nickname must have at most {MAX_TEXT_BYTES} bytes"
+        )));
     }
     let client = pb::Client { user: name, nickname, ..Default::default() };
-    let request_id = wire::request_id_of(part, &request.request_id);
+    let request_id = wire::part_request_id(part, &request.request_id);
     Ok(pb::UpsertClientRequest {
         app: request.app.clone(),
         client: Some(client),
@@ -128,18 +133,18 @@ pub(super) async fn issue_token(
     State(api): State<Api>,
     body: Body,
 ) -> Outcome {
-    let body = object(body)?;
+    let body = json_object(body)?;
     if body.get("grant_type").and_then(Value::as_str) != Some("client_credentials") {
-        return Err(Failure::argument("grant_type is client_credentials"));
+        return Err(Failure::argument("grant_type must be client_credentials"));
     }
     let message = pb::IssueTokenRequest {
         app: request.app.clone(),
-        client_id: string(&body, "client_id")?.unwrap_or_default(),
-        client_secret: string(&body, "client_secret")?.unwrap_or_default(),
+        client_id: optional_string(&body, "client_id")?.unwrap_or_default(),
+        client_secret: optional_string(&body, "client_secret")?.unwrap_or_default(),
         ttl: ttl(body.get("ttl"))?.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
     };
-    let issued = into_message(api.issue_token(rpc(&request.caller, message)).await, "")?;
-    let expires_in = issued.ttl.map_or(NO_END_S, |ttl| ttl.seconds);
-    let answer = json!({"access_token": issued.access_token, "expires_in": expires_in, "application": request.application()});
-    Ok(wire::answer(StatusCode::OK, &answer, None))
+    let response = into_message(api.issue_token(rpc(&request.caller, message)).await, "")?;
+    let expires_in = response.ttl.map_or(NO_EXPIRY_S, |ttl| ttl.seconds);
+    let answer = json!({"access_token": response.access_token, "expires_in": expires_in, "application": request.application()});
+    Ok(wire::json_response(StatusCode::OK, &answer, None))
 }

@@ -1,4 +1,4 @@
-//! What a request to an Agora path is about, and the envelopes of its answers and errors.
+//! The request to an Agora path, and the envelope of its answer.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::{
 pub(super) type Body = Result<Bytes, BytesRejection>;
 pub(super) type Outcome = Result<Response, Failure>;
 
-/// One request: the app and the ids in its path, who sent it, and when.
+/// An authenticated request: the app and the ids in its path, its caller, and when it arrived.
 pub(super) struct VendorRequest {
     /// `org#app`, or the id of an `/app-id/` path.
     pub(super) app: String,
@@ -44,7 +44,7 @@ pub(super) struct Unauthenticated(pub(super) VendorRequest);
 impl FromRequestParts<Gateway> for VendorRequest {
     type Rejection = Failure;
 
-    /// Whoever is not known is refused before anything else is looked at.
+    /// Refuses a caller that is not authenticated before it looks at anything else.
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
         let Unauthenticated(request) = Unauthenticated::from_request_parts(parts, gateway).await?;
         match &request.caller.principal {
@@ -60,8 +60,9 @@ impl FromRequestParts<Gateway> for Unauthenticated {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Failure> {
         let started_ms = gateway.clock.now_ms();
         let segments = Path::<HashMap<String, String>>::from_request_parts(parts, gateway).await;
-        let Path(mut segments) = segments.map_err(|_| Failure::argument("the path is no UTF-8"))?;
-        // A path of `/app-id` has none, which is another matter than an empty one.
+        let Path(mut segments) =
+            segments.map_err(|_| Failure::argument("the path must be UTF-8"))?;
+        // A path below `/app-id` has no organization. An empty one is another case: an invalid key.
         let organization = segments.remove("org_name");
         let application_name = segments.remove("app_name").unwrap_or_default();
         let app = match &organization {
@@ -69,8 +70,10 @@ impl FromRequestParts<Gateway> for Unauthenticated {
             None => application_name.clone(),
         };
         let organization = organization.unwrap_or_default();
-        let (caller, uri) = (wire::caller(parts), full_uri(gateway, parts));
-        let (clock, request_id) = (gateway.clock.clone(), wire::request_id(&parts.headers));
+        let caller = wire::caller(parts);
+        let uri = full_uri(gateway, parts);
+        let clock = gateway.clock.clone();
+        let request_id = wire::request_id(&parts.headers);
         Ok(Self(VendorRequest {
             app,
             caller,
@@ -89,16 +92,18 @@ fn first_of(list: &str) -> Option<&str> {
     list.split(',').next().map(str::trim)
 }
 
-/// Scheme and host as the caller sees them, without the query.
+/// The URI that the caller requested, without the query. Scheme and host are those in the headers
+/// of a trusted proxy, if there are any.
 fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
-    // Each proxy adds itself to such a list; the first is what the caller has asked.
+    // Each proxy appends to such a list; the first value is what the caller sent.
     let forwarded = |name| {
-        wire::forwarded(gateway, parts)
-            .and_then(|headers| wire::text(headers, name))
+        wire::forwarded_headers(gateway, parts)
+            .and_then(|headers| wire::header_text(headers, name))
             .and_then(first_of)
     };
     let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
-    let host = forwarded("x-forwarded-host").or_else(|| wire::text(&parts.headers, header::HOST));
+    let host =
+        forwarded("x-forwarded-host").or_else(|| wire::header_text(&parts.headers, header::HOST));
     let host = host
         .or_else(|| parts.uri.authority().map(|authority| authority.as_str()))
         .unwrap_or("localhost");
@@ -127,12 +132,12 @@ struct Envelope<'a, T> {
 }
 
 impl VendorRequest {
-    /// The path's segment of that name.
+    /// The path segment with that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
     }
 
-    /// The application's UUID, the same for ever.
+    /// The application's UUID, derived from the app's key, so that it never changes.
     pub(super) fn application(&self) -> Uuid {
         Uuid::new_v5(&Uuid::NAMESPACE_URL, self.app.as_bytes())
     }
@@ -159,11 +164,12 @@ impl VendorRequest {
     ) -> Response {
         let (timestamp, duration) = self.times();
         let envelope = Envelope { head: self.head(action, entities), data, timestamp, duration };
-        wire::answer(StatusCode::OK, &envelope, None)
+        wire::json_response(StatusCode::OK, &envelope, None)
     }
 
     fn head<'a>(&'a self, action: &'a str, entities: &'a [Value]) -> Head<'a> {
-        let (organization, application_name) = (&self.organization, &self.application_name);
+        let organization = &self.organization;
+        let application_name = &self.application_name;
         Head {
             action,
             application: self.application(),
@@ -174,20 +180,22 @@ impl VendorRequest {
         }
     }
 
-    /// When the answer is made, and how long that took.
+    /// The current time and the duration of the request so far, in milliseconds.
     fn times(&self) -> (u64, u64) {
         let now_ms = self.clock.now_ms();
         (now_ms, now_ms.saturating_sub(self.started_ms))
     }
 
-    /// What comes before and after the elements of a streamed `data` array.
-    pub(super) fn around(
+    /// The text before the elements of a streamed `data` array, and a function that renders the
+    /// text after them, given their count if the envelope has one.
+    pub(super) fn envelope_parts(
         &self,
         action: &str,
     ) -> (String, impl Fn(Option<usize>) -> String + Send + use<>) {
         let head = serde_json::to_string(&self.head(action, &[])).unwrap_or_default();
         let head = format!("{},\"data\":[", head.trim_end_matches('}'));
-        let (clock, started_ms) = (self.clock.clone(), self.started_ms);
+        let clock = self.clock.clone();
+        let started_ms = self.started_ms;
         let tail = move |count: Option<usize>| {
             let now_ms = clock.now_ms();
             let count = count.map_or_else(String::new, |count| format!(",\"count\":{count}"));

@@ -1,4 +1,4 @@
-//! Errors in the vendor's format: which status, name and text an error of the service has there.
+//! Agora's errors: the status, name and text that each error of the service has there.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ const FORBIDDEN: &str = "com.easemob.group.exception.ForbiddenOpException";
 const PARAMETER: &str = "com.easemob.group.exception.InvalidParameterException";
 const ARGUMENT: &str = "java.lang.IllegalArgumentException";
 
-/// One error, as Agora's callers know it. [`render`] makes an answer of it, which tells when it was
-/// made and how long that took.
+/// An error in Agora's format. [`render`] writes its body, which holds the time and the duration of
+/// the request.
 #[derive(Clone)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -30,8 +30,8 @@ pub(super) struct Failure {
     exception: &'static str,
     description: String,
     retry_after: Option<Duration>,
-    /// The directory lacks a user.
-    lacking: bool,
+    /// A user is not in the directory.
+    is_unknown_user: bool,
 }
 
 #[derive(Serialize)]
@@ -57,16 +57,16 @@ impl Failure {
             exception,
             description: description.into(),
             retry_after: None,
-            lacking: false,
+            is_unknown_user: false,
         }
     }
 
-    /// A field that is not as documented.
+    /// A field that is missing or invalid.
     pub(super) fn argument(description: impl Into<String>) -> Self {
         Self::new(400, "illegal_argument", ARGUMENT, description)
     }
 
-    /// More users than a call may name, in the words of the path.
+    /// More users than one call may name. Each path has its own text for it.
     pub(super) fn too_many(description: impl Into<String>) -> Self {
         Self::new(400, "invalid_parameter", PARAMETER, description)
     }
@@ -80,10 +80,9 @@ impl Failure {
         )
     }
 
-    /// Names the one user that the directory lacks, where that is what is wrong, as the caller
-    /// wrote it.
-    pub(super) fn naming(self, user: &str) -> Self {
-        if self.lacking { Self::not_members(&[user.to_owned()]) } else { self }
+    /// If the error is an unknown user: the same with the user's id as the caller wrote it.
+    pub(super) fn naming_user(self, user: &str) -> Self {
+        if self.is_unknown_user { Self::not_members(&[user.to_owned()]) } else { self }
     }
 
     pub(super) fn no_room(room: &str) -> Self {
@@ -91,7 +90,7 @@ impl Failure {
         Self::new(404, "resource_not_found", EXCEPTION, format!("grpID {room} does not exist!"))
     }
 
-    /// The error table's Agora column.
+    /// The Agora error of an RPC's error. `room` is the room that the path names, if it names one.
     pub(super) fn of(error: DecodedError, room: &str) -> Self {
         const SECURITY: &str = "com.easemob.im.exceptions.EasemobSecurityException";
         const OAUTH: &str = "Unable to authenticate (OAuth)";
@@ -115,7 +114,9 @@ impl Failure {
             Reason::InvalidCredentials => {
                 Self::new(400, "invalid_grant", "InvalidGrantException", message())
             }
-            Reason::ClientNotFound => Self { lacking: true, ..Self::not_members(&error.users) },
+            Reason::ClientNotFound => {
+                Self { is_unknown_user: true, ..Self::not_members(&error.users) }
+            }
             Reason::RoomNotFound => Self::no_room(room),
             Reason::AppNotFound => Self::new(
                 404,
@@ -145,7 +146,7 @@ impl Failure {
         Self { retry_after: error.retry_after, ..failure }
     }
 
-    /// A status that comes of no handler.
+    /// The error of a status that no handler returned.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (error, exception, description) = match status {
             StatusCode::NOT_FOUND => (
@@ -172,11 +173,9 @@ impl Failure {
             StatusCode::URI_TOO_LONG => {
                 ("uri_too_long", "UriTooLongException", "The path and query are longer than 16 KiB")
             }
-            StatusCode::SERVICE_UNAVAILABLE => (
-                "overloaded",
-                "OverloadedException",
-                "The service has as many calls as it can take; try again",
-            ),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                ("overloaded", "OverloadedException", "The service is overloaded; try again later")
+            }
             StatusCode::REQUEST_TIMEOUT => {
                 ("request_timeout", "RequestTimeoutException", "The request took too long")
             }
@@ -194,15 +193,15 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Writes the body of an answer that a [`Failure`] was made into; leaves any other as it is.
+/// Writes the body of an answer that was made of a [`Failure`]. Other answers stay as they are.
 pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: u64) -> Response {
     let Some(failure) = response.extensions().get::<Failure>() else { return response };
     let Failure { error, exception, description, .. } = failure;
     let timestamp = clock.now_ms();
     let duration = timestamp.saturating_sub(started_ms);
     let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
-    let mut rendered = wire::answer(failure.status, &body, failure.retry_after);
-    // What a failure that reached no handler was given.
+    let mut rendered = wire::json_response(failure.status, &body, failure.retry_after);
+    // Headers that a request without a handler got from the router, or from the concurrency limit.
     for name in [header::ALLOW, header::RETRY_AFTER] {
         if let Some(value) = response.headers().get(&name) {
             rendered.headers_mut().insert(name, value.clone());
@@ -215,18 +214,18 @@ impl From<BadBody> for Failure {
     fn from(body: BadBody) -> Self {
         match body {
             BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
-            BadBody::NoJson => Self::new(
+            BadBody::InvalidJson => Self::new(
                 400,
                 "json_parse",
                 "com.fasterxml.jackson.core.JsonParseException",
                 "The body is not valid JSON",
             ),
-            BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
+            BadBody::Incomplete => Self::of_status(StatusCode::BAD_REQUEST),
         }
     }
 }
 
-/// The answer of an RPC. Errors: what the vendor says in its place; of a room where one is named.
+/// The message of an RPC's answer. Errors: the vendor's error; `room` as in [`Failure::of`].
 pub(super) fn into_message<T>(
     reply: Result<tonic::Response<T>, Status>,
     room: &str,

@@ -1,4 +1,4 @@
-//! The fields of bodies and paths: durations, names, times.
+//! Parses and renders the fields of bodies and paths: durations, user ids, times.
 
 use axum::{body::Bytes, extract::rejection::BytesRejection};
 use serde_json::{Map, Value};
@@ -6,35 +6,35 @@ use serde_json::{Map, Value};
 use super::{envelope::VendorRequest, failure::Failure};
 use crate::gateway::wire;
 
-/// The end of what is for good, and of whatever would end after it.
+/// The end of a mute that is for good, and of each that would end after it.
 const FOR_GOOD_MS: u64 = 4_638_873_600_000;
-/// What `expires_in` says of a token without end.
-pub(super) const NO_END_S: i64 = i32::MAX as i64;
+/// The `expires_in` of a token that does not expire.
+pub(super) const NO_EXPIRY_S: i64 = i32::MAX as i64;
 
 /// A body as a JSON object.
-pub(super) fn object(
+pub(super) fn json_object(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<serde_json::Map<String, Value>, Failure> {
     match wire::json(body)? {
         Value::Object(object) => Ok(object),
-        _ => Err(Failure::argument("the body is no JSON object")),
+        _ => Err(Failure::argument("the body must be a JSON object")),
     }
 }
 
-/// Seconds, as a number or as text.
+/// A `ttl` in seconds, as a number or a string.
 pub(super) fn ttl(value: Option<&Value>) -> Result<Option<i64>, Failure> {
     let seconds = match value {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) => text.parse().ok(),
         Some(value) => integer(value),
     };
-    let seconds = seconds.filter(|seconds| (0..=NO_END_S).contains(seconds));
+    let seconds = seconds.filter(|seconds| (0..=NO_EXPIRY_S).contains(seconds));
     seconds
         .map(Some)
-        .ok_or_else(|| Failure::argument("ttl is a number of seconds from 0 to 2147483647"))
+        .ok_or_else(|| Failure::argument("ttl must be a number of seconds from 0 to 2147483647"))
 }
 
-/// A whole number; one past the 64 bits, or written with a point, is still one.
+/// A whole number. Also one beyond 64 bits, which saturates, and one written with a decimal point.
 fn integer(value: &Value) -> Option<i64> {
     match (value.as_i64(), value.as_f64()) {
         (Some(number), _) => Some(number),
@@ -43,48 +43,51 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// For how long something is to be muted.
-pub(super) enum Span {
-    /// 0: the mute is to end.
-    Nothing,
-    /// -1, or an end past what the vendor has a number for.
+/// How long a mute lasts.
+pub(super) enum MuteDuration {
+    /// 0 ends the mute.
+    Zero,
+    /// -1, or an end after the last one that the vendor can express.
     ForGood,
     Ms(u64),
 }
 
-impl Span {
-    /// What a `mute_duration` says, in milliseconds.
-    pub(super) fn of(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
-        let span = value.and_then(|value| Self::whole(value, 1, now_ms));
-        span.ok_or_else(|| {
+impl MuteDuration {
+    /// From `mute_duration`, in milliseconds.
+    pub(super) fn from_ms(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
+        let duration = value.and_then(|value| Self::parse(value, 1, now_ms));
+        duration.ok_or_else(|| {
             Failure::argument(
-                "mute_duration is a number of milliseconds; -1 is for good, 0 ends the mute",
+                "mute_duration must be a number of milliseconds; -1 is for good, 0 ends the mute",
             )
         })
     }
 
-    /// What the `chatroom` of a user mute says, in seconds.
-    pub(super) fn of_seconds(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
-        let span = value.and_then(|value| Self::whole(value, 1_000, now_ms));
-        span.ok_or_else(|| {
-            Failure::argument("chatroom is a number of seconds; -1 is for good, 0 ends the mute")
+    /// From the `chatroom` of a user mute, in seconds.
+    pub(super) fn from_seconds(value: Option<&Value>, now_ms: u64) -> Result<Self, Failure> {
+        let duration = value.and_then(|value| Self::parse(value, 1_000, now_ms));
+        duration.ok_or_else(|| {
+            Failure::argument(
+                "chatroom must be a number of seconds; -1 is for good, 0 ends the mute",
+            )
         })
     }
 
-    /// Nothing where the value is no whole number, or a negative one other than -1.
-    fn whole(value: &Value, unit_ms: u64, now_ms: u64) -> Option<Self> {
+    /// None if the value is not a whole number, or is a negative one other than -1.
+    fn parse(value: &Value, unit_ms: u64, now_ms: u64) -> Option<Self> {
         let number = integer(value)?;
         match u64::try_from(number).map(|number| number.saturating_mul(unit_ms)) {
-            Ok(0) => Some(Self::Nothing),
+            Ok(0) => Some(Self::Zero),
             Ok(ms) if now_ms.saturating_add(ms) > FOR_GOOD_MS => Some(Self::ForGood),
             Ok(ms) => Some(Self::Ms(ms)),
             Err(_) => (number == -1).then_some(Self::ForGood),
         }
     }
 
-    pub(super) fn duration(&self) -> Option<prost_types::Duration> {
+    /// The duration of an RPC; none is for good.
+    pub(super) fn to_proto(&self) -> Option<prost_types::Duration> {
         match self {
-            Self::Nothing | Self::ForGood => None,
+            Self::Zero | Self::ForGood => None,
             Self::Ms(ms) => Some(prost_types::Duration {
                 seconds: (ms / 1_000) as i64,
                 nanos: (ms % 1_000 * 1_000_000) as i32,
@@ -97,9 +100,9 @@ pub(super) fn expire_ms(time: Option<prost_types::Timestamp>) -> u64 {
     time.map_or(FOR_GOOD_MS, |time| timestamp_ms(&time).min(FOR_GOOD_MS))
 }
 
-/// How many seconds are left until then, a part of one counting as one, and as many as the vendor's
-/// Integer holds; -1 is for good.
-pub(super) fn left_s(time: Option<prost_types::Timestamp>, now_ms: u64) -> i64 {
+/// Seconds until `time`, rounded up, and at most what the vendor's 32-bit integer holds; -1 is for
+/// good.
+pub(super) fn remaining_s(time: Option<prost_types::Timestamp>, now_ms: u64) -> i64 {
     match expire_ms(time) {
         FOR_GOOD_MS => -1,
         ms => {
@@ -113,25 +116,25 @@ pub(super) fn timestamp_ms(time: &prost_types::Timestamp) -> u64 {
         + u64::try_from(time.nanos).unwrap_or(0) / 1_000_000
 }
 
-/// The users of a body: an array, or one name as a string.
+/// The users of a body: an array, or one user as a string.
 pub(super) fn usernames(
     body: &Map<String, Value>,
     max: usize,
     too_many: &str,
 ) -> Result<Vec<String>, Failure> {
-    let wrong = || Failure::argument("usernames is an array of user ids");
+    let invalid = || Failure::argument("usernames must be an array of user ids");
     let users = match body.get("usernames") {
         Some(Value::String(user)) => vec![user.clone()],
         Some(Value::Array(users)) => users
             .iter()
-            .map(|user| user.as_str().map(str::to_owned).ok_or_else(wrong))
+            .map(|user| user.as_str().map(str::to_owned).ok_or_else(invalid))
             .collect::<Result<_, _>>()?,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    limited(users, max, too_many)
+    checked(users, max, too_many)
 }
 
-/// The users of a path, separated by commas, which the caller may have percent-encoded.
+/// The users of a path, separated by commas. The caller may percent-encode the commas too.
 pub(super) fn path_users(
     request: &VendorRequest,
     max: usize,
@@ -143,14 +146,12 @@ pub(super) fn path_users(
         .filter(|user| !user.is_empty())
         .map(str::to_owned)
         .collect();
-    limited(users, max, too_many)
+    checked(users, max, too_many)
 }
 
-pub(super) fn limited(
-    users: Vec<String>,
-    max: usize,
-    too_many: &str,
-) -> Result<Vec<String>, Failure> {
+/// Checks the number of users and each user id. `too_many` is the path's text for too many users;
+/// the limit follows it.
+fn checked(users: Vec<String>, max: usize, too_many: &str) -> Result<Vec<String>, Failure> {
     if users.is_empty() {
         return Err(Failure::not_members(&[]));
     }
@@ -162,18 +163,22 @@ pub(super) fn limited(
 }
 
 pub(super) fn check_name(user: &str) -> Result<(), Failure> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if (1..=64).contains(&user.len()) && user.bytes().all(good) {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if (1..=64).contains(&user.len()) && user.bytes().all(is_allowed) {
         Ok(())
     } else {
-        Err(Failure::argument("a username is 1 to 64 of A-Z a-z 0-9 _ - ."))
+        Err(Failure::argument("a username must have 1 to 64 characters of A-Z a-z 0-9 _ - ."))
     }
 }
 
-pub(super) fn string(body: &Map<String, Value>, name: &str) -> Result<Option<String>, Failure> {
+/// A field that is a string, null or absent.
+pub(super) fn optional_string(
+    body: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<String>, Failure> {
     match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Failure::argument(format!("{name} is a string"))),
+        Some(_) => Err(Failure::argument(format!("{name} must be a string"))),
     }
 }

@@ -1,10 +1,10 @@
-// One call: what is sent, the same as a curl line, and what comes back.
+// One call: its request, the same as a curl command, and its answer.
 
 import { h, pretty } from "./dom.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** The request that these values make: of parameters by place and name, of credentials by name of header, and the text of a body. */
+/** Builds a request: `values` by parameter location and name, `credentials` by header, `body` as text. */
 export function request(method, path, values, credentials, body) {
   const filled = path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(values.path?.[name] ?? ""));
   const query = new URLSearchParams(Object.entries(values.query ?? {}).filter(([, value]) => value !== ""));
@@ -15,7 +15,7 @@ export function request(method, path, values, credentials, body) {
   return { method: method.toUpperCase(), url, headers, body: body || undefined };
 }
 
-/** The curl line that sends the same. */
+/** The curl command that sends the same request. */
 export function curl({ method, url, headers, body }) {
   const words = ["curl", "-X", method, quoted(url)];
   for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
@@ -23,7 +23,7 @@ export function curl({ method, url, headers, body }) {
   return words.join(" ");
 }
 
-/** Sends it. */
+/** Sends a request, and measures how long the answer takes. */
 export async function send({ method, url, headers, body }) {
   const started = performance.now();
   const response = await fetch(url, { method, headers, body, credentials: "omit", cache: "no-store" });
@@ -32,13 +32,13 @@ export async function send({ method, url, headers, body }) {
   return { status: response.status, ok: response.ok, headers: [...response.headers], text, ms };
 }
 
-/** What came back. */
-export function shown({ status, ok, headers, text, ms }) {
+/** The elements that show an answer. */
+export function rendered({ status, ok, headers, text, ms }) {
   let body = text;
   try {
     body = pretty(JSON.parse(text));
   } catch {
-    // Shown as it is.
+    // Not JSON: shown as text.
   }
   return [
     h("p", { class: ok ? "status good" : "status bad" }, h("strong", {}, `${status}`), ` in ${ms} ms`),

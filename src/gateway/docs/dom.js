@@ -1,6 +1,6 @@
-// Elements, made without any markup of what the document says.
+// Builds elements. Text of the document is never parsed as markup.
 
-/** An element with attributes (functions are listeners, true is an empty attribute) and children. */
+/** An element with attributes and children. A function is a listener; true is an empty attribute. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -12,17 +12,17 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Text whose `words in backticks` are code. */
+/** Text in which `words in backticks` are code elements. */
 export function prose(text = "") {
   return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
-/** Each paragraph of a text. */
+/** The paragraphs of a text, which blank lines separate. */
 export function paragraphs(text = "") {
   return text.split("\n\n").filter(Boolean).map((part) => h("p", {}, prose(part)));
 }
 
-/** JSON as people read it. */
+/** Indented JSON. */
 export function pretty(value) {
   return JSON.stringify(value, null, 2);
 }

@@ -1,6 +1,6 @@
-// The page: every operation of /openapi.json by tag, with a form that sends it.
+// The page: the operations of /openapi.json by tag, each with a form that sends it.
 
-import { curl, request, send, shown } from "./call.js";
+import { curl, rendered, request, send } from "./call.js";
 import { h, paragraphs, pretty, prose } from "./dom.js";
 import { fields, resolve, summary } from "./schema.js";
 
@@ -8,14 +8,14 @@ const METHODS = ["get", "post", "delete"];
 const api = await (await fetch("/openapi.json")).json();
 const schemes = api.components.securitySchemes;
 const byName = (id) => document.getElementById(id);
-/** The field of each security scheme. */
+/** The input element of each security scheme. */
 const secrets = {};
 
 function header(scheme) {
   return schemes[scheme].name ?? "Authorization";
 }
 
-/** What the security of an operation has to be sent as, by header; without those that are not filled in. */
+/** The values of an operation's security schemes by header; empty where the field is empty. */
 function credentials(operation) {
   const names = Object.keys(operation.security?.[0] ?? {});
   return Object.fromEntries(names.map((name) => {
@@ -42,24 +42,24 @@ function credentialFields() {
     secrets[name].setAttribute("aria-describedby", words.id);
     return h("div", { class: "row" }, h("label", { for: id }, header(name), name === "Bearer" ? ": Bearer" : ""), secrets[name], words);
   });
-  const told = h("span", { role: "status" });
-  const fill = h("button", { type: "button", click: () => fillForDev().then((words) => told.replaceChildren(words)) }, "Use those of dev mode");
+  const status = h("span", { role: "status" });
+  const fill = h("button", { type: "button", click: () => fillForDev().then((words) => status.replaceChildren(words)) }, "Use the credentials of dev mode");
   byName("credentials").append(
     h("h2", { id: "credentials-title" }, "Credentials"),
-    h("p", { class: "words" }, "They stay in this page until it is closed or loaded again."),
-    ...rows, h("p", { class: "actions" }, fill, told));
+    h("p", { class: "words" }, "They are kept in this page only, until it is closed or reloaded."),
+    ...rows, h("p", { class: "actions" }, fill, status));
 }
 
-/** Keys that everybody knows, and tokens that they get. */
+/** Fills in the public keys of dev mode, and tokens issued for them. */
 async function fillForDev() {
-  const ask = async (path, headers, body) =>
+  const post = async (path, headers, body) =>
     JSON.parse((await send({ method: "POST", url: location.origin + path, headers, body: JSON.stringify(body) })).text);
   const keys = { ApiKey: "dev-api-key", ClientKey: "dev-client-key" };
   try {
     const client = { grant_type: "client_credentials", client_id: "dev-client", client_secret: "dev-secret" };
-    const app = await ask("/easemob-demo/testapp/token", {}, client);
-    const user = await ask("/admin/clients", { "IM-API-KEY": keys.ApiKey }, { _id: "1485248560558", issueAccessToken: true });
-    if (!app.access_token || !user.result?.token) return "This is no server in dev mode.";
+    const app = await post("/easemob-demo/testapp/token", {}, client);
+    const user = await post("/admin/clients", { "IM-API-KEY": keys.ApiKey }, { _id: "1485248560558", issueAccessToken: true });
+    if (!app.access_token || !user.result?.token) return "This server does not run in dev mode (--dev).";
     const values = { ...keys, Bearer: app.access_token, UserToken: user.result.token };
     for (const [name, value] of Object.entries(values)) secrets[name].value = value;
     return "Filled in.";
@@ -110,26 +110,26 @@ function responses(operation) {
 function tryIt({ path, method, operation, parameters }) {
   const body = bodyField(operation);
   const rows = parameters.map((parameter) => parameterRow(operation, parameter));
-  const line = h("pre", { class: "curl", tabindex: "0", "aria-label": "The same with curl" });
+  const line = h("pre", { class: "curl", tabindex: "0", "aria-label": "The same request as a curl command" });
   const answer = h("div", { role: "status", class: "result" });
-  const made = () => {
+  const buildCall = () => {
     const values = {};
     for (const input of form.querySelectorAll("input[data-in]")) (values[input.dataset.in] ??= {})[input.dataset.name] = input.value;
     return request(method, path, values, credentials(operation), body.text?.value.trim());
   };
   const submit = async (event) => {
     event.preventDefault();
-    const call = made();
+    const call = buildCall();
     line.textContent = curl(call);
     try {
-      answer.replaceChildren(...shown(await send(call)));
+      answer.replaceChildren(...rendered(await send(call)));
     } catch (error) {
-      answer.replaceChildren(h("p", { class: "status bad" }, `Not answered: ${error.message}`));
+      answer.replaceChildren(h("p", { class: "status bad" }, `No answer: ${error.message}`));
     }
   };
-  const copy = h("button", { type: "button", class: "quiet", click: () => navigator.clipboard?.writeText(curl(made())) }, "Copy as curl");
-  const form = h("form", { submit, input: () => (line.textContent = curl(made())) }, rows, body.row, h("p", { class: "actions" }, h("button", {}, "Try it"), copy), line, answer);
-  line.textContent = curl(made());
+  const copy = h("button", { type: "button", class: "quiet", click: () => navigator.clipboard?.writeText(curl(buildCall())) }, "Copy as curl");
+  const form = h("form", { submit, input: () => (line.textContent = curl(buildCall())) }, rows, body.row, h("p", { class: "actions" }, h("button", {}, "Try it"), copy), line, answer);
+  line.textContent = curl(buildCall());
   return form;
 }
 
@@ -138,11 +138,11 @@ function operationCard(entry) {
   const needs = Object.keys(operation.security?.[0] ?? {}).map((name) => header(name));
   const card = h("details", { class: "operation", id: operation.operationId, "data-words": `${method} ${path} ${operation.summary}`.toLowerCase() },
     h("summary", {}, h("span", { class: `method ${method}` }, method.toUpperCase()), h("code", { class: "path" }, path), h("span", { class: "what" }, operation.summary)));
-  // What is inside is made when it is first opened.
+  // The content is built when the card is first opened: the document has many operations.
   card.addEventListener("toggle", () => {
     card.append(
       h("div", { class: "inside" }, paragraphs(operation.description),
-        h("p", { class: "words" }, needs.length ? ["Credentials: ", needs.join(", ")] : "Needs no credentials."),
+        h("p", { class: "words" }, needs.length ? ["Credentials: ", needs.join(", ")] : "No credentials are needed."),
         tryIt(entry), h("h4", {}, "Answers"), responses(operation)));
   }, { once: true });
   return card;

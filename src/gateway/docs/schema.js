@@ -1,15 +1,15 @@
-// Schemas as nested lists: names, types, limits.
+// Renders schemas as nested lists of names, types and limits.
 
 import { h, prose } from "./dom.js";
 
-/** What a reference in the document stands for; anything else stands for itself. */
+/** The target of a reference in the document, with the fields beside the reference; any other part as it is. */
 export function resolve(api, part) {
   if (!part?.$ref) return part;
   const named = part.$ref.slice(2).split("/").reduce((at, name) => at[name], api);
   return { ...resolve(api, named), ...Object.fromEntries(Object.entries(part).filter(([name]) => name !== "$ref")) };
 }
 
-/** One schema of several that hold together: later fields refine earlier ones. */
+/** Merges a schema with its `allOf` parts. Later fields override earlier ones. */
 function merged(api, schema) {
   const { allOf = [], ...own } = resolve(api, schema) ?? {};
   return [...allOf.map((part) => merged(api, part)), own].reduce((all, part) => {
@@ -33,14 +33,14 @@ function range(from, to, unit = "") {
   return from === undefined ? `at most ${to}${unit}` : `${from} to ${to}${unit}`;
 }
 
-/** The type and limits of a schema, in one line. */
+/** The type and limits of a schema, on one line. */
 export function summary(api, schema) {
   const full = merged(api, schema);
   const pattern = full.pattern ?? full.anyOf?.map((part) => merged(api, part).pattern).find(Boolean);
-  const told = (word, value) => (value === undefined ? undefined : `${word} ${value}`);
+  const limit = (word, value) => (value === undefined ? undefined : `${word} ${value}`);
   const words = [
-    range(full.minimum, full.maximum), told("not", full.not?.const), range(full.minLength, full.maxLength, " characters"),
-    range(full.minItems, full.maxItems, " items"), told("by default", full.default), told("as", full.format),
+    range(full.minimum, full.maximum), limit("not", full.not?.const), range(full.minLength, full.maxLength, " characters"),
+    range(full.minItems, full.maxItems, " items"), limit("default", full.default), limit("format", full.format),
   ].filter(Boolean);
   return [
     h("span", { class: "type" }, type(api, full)),
@@ -49,7 +49,7 @@ export function summary(api, schema) {
   ];
 }
 
-/** The fields of a schema, with a mark at those that have to be sent; nothing where it has none. */
+/** The fields of a schema; required ones are marked if it is `sent`. Undefined if it has no fields. */
 export function fields(api, schema, { sent }) {
   const full = merged(api, schema);
   const inner = full.type === "array" ? full.items : full.anyOf?.find((part) => merged(api, part).properties);

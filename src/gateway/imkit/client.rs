@@ -1,4 +1,4 @@
-//! A client as IMKit shows it and takes it.
+//! The JSON of a client: in answers to admins and to the user itself, and in request bodies.
 
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -10,9 +10,8 @@ use super::{
 };
 use crate::proto::v1 as pb;
 
-/// Fields that are the service's to say, or that have a field of their own, and are no custom
-/// fields.
-const OWN_FIELDS: [&str; 17] = [
+/// Fields that the service sets or stores apart. All others are custom fields.
+const RESERVED_FIELDS: [&str; 17] = [
     "_id",
     "id",
     "__v",
@@ -32,7 +31,7 @@ const OWN_FIELDS: [&str; 17] = [
     "expirationDate",
 ];
 
-/// As an admin sees it. A field that is not known is absent.
+/// A client as an admin sees it. A field without a value is absent.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdminView {
@@ -87,11 +86,11 @@ pub(super) fn admin_view(app: &str, client: pb::Client) -> AdminView {
         last_login_time_ms: client
             .last_login_time
             .map(|time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000),
-        custom: custom(serde_json::from_str(&client.custom_json).unwrap_or_default()),
+        custom: custom_fields(serde_json::from_str(&client.custom_json).unwrap_or_default()),
     }
 }
 
-/// As the user itself sees it.
+/// A client as the user itself sees it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OwnView {
@@ -128,48 +127,55 @@ pub(super) fn own_view(me: &Me, client: pb::Client) -> OwnView {
     }
 }
 
-/// Without fields that are not custom ones.
-fn custom(mut fields: Map<String, Value>) -> Map<String, Value> {
-    fields.retain(|name, _| !OWN_FIELDS.contains(&name.as_str()));
+fn custom_fields(mut fields: Map<String, Value>) -> Map<String, Value> {
+    fields.retain(|name, _| !RESERVED_FIELDS.contains(&name.as_str()));
     fields
 }
 
-/// The client of a body: known fields, and all others as custom ones.
+/// Parses the client of a body. Fields that are not reserved are custom fields.
 pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure> {
-    let user = string(&body, "_id")?
+    let user = optional_string(&body, "_id")?
         .filter(|id| !id.is_empty())
         .ok_or_else(|| Failure::invalid("_id is missing"))?;
     let client = pb::Client {
         user,
-        nickname: string(&body, "nickname")?,
-        avatar_url: string(&body, "avatarUrl")?,
-        description: string(&body, "description")?,
-        email: string(&body, "email")?,
-        is_robot: flag(&body, "isRobot")?,
+        nickname: optional_string(&body, "nickname")?,
+        avatar_url: optional_string(&body, "avatarUrl")?,
+        description: optional_string(&body, "description")?,
+        email: optional_string(&body, "email")?,
+        is_robot: optional_bool(&body, "isRobot")?,
         ..Default::default()
     };
-    body = custom(body);
+    body = custom_fields(body);
     let custom_json = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
     Ok(pb::Client { custom_json, ..client })
 }
 
-pub(super) fn string(body: &Map<String, Value>, name: &str) -> Result<Option<String>, Failure> {
+/// A field that is a string, null or absent.
+pub(super) fn optional_string(
+    body: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<String>, Failure> {
     match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Failure::invalid(format!("{name} is a string"))),
+        Some(_) => Err(Failure::invalid(format!("{name} must be a string"))),
     }
 }
 
-pub(super) fn flag(body: &Map<String, Value>, name: &str) -> Result<Option<bool>, Failure> {
+/// A field that is true, false, null or absent.
+pub(super) fn optional_bool(
+    body: &Map<String, Value>,
+    name: &str,
+) -> Result<Option<bool>, Failure> {
     match body.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(_) => Err(Failure::invalid(format!("{name} is true or false"))),
+        Some(_) => Err(Failure::invalid(format!("{name} must be true or false"))),
     }
 }
 
-/// RFC 3339 with milliseconds, always.
+/// RFC 3339, always with milliseconds.
 pub(super) fn rfc3339(time: &Timestamp) -> String {
     let text = time.to_string();
     if text.contains('.') { text } else { text.replace('Z', ".000Z") }

@@ -1,4 +1,4 @@
-//! Who a request to an IMKit path comes from, and the envelopes of its answers and errors.
+//! The caller of an IMKit path, and the envelope of its answer.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
 
 type Segments = HashMap<String, String>;
 
-/// A request of an app's admin: whoever has its API key.
+/// A request of an app's admin, authenticated by the app's API key.
 pub(super) struct Admin {
     pub(super) app: String,
     pub(super) caller: Caller,
@@ -43,13 +43,13 @@ impl FromRequestParts<Gateway> for Admin {
 }
 
 impl Admin {
-    /// The path's segment of that name.
+    /// The path segment with that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
     }
 }
 
-/// A request of a user for itself: with the app's client key and a token of its own.
+/// A request of a user about itself, authenticated by the app's client key and the user's token.
 pub(super) struct Me {
     pub(super) app: String,
     pub(super) user: String,
@@ -75,8 +75,9 @@ impl FromRequestParts<Gateway> for Me {
             Err(error) => return Err(Failure::of_reason(error.reason)),
             Ok(_) => return Err(Failure::of_reason(Reason::InvalidToken)),
         };
-        let user_agent = wire::text(&parts.headers, header::USER_AGENT).map(str::to_owned);
-        let (peer, started_ms) = (peer(parts), gateway.clock.now_ms());
+        let user_agent = wire::header_text(&parts.headers, header::USER_AGENT).map(str::to_owned);
+        let peer = peer(parts);
+        let started_ms = gateway.clock.now_ms();
         let request_id = wire::request_id(&parts.headers);
         Ok(Self {
             app,
@@ -92,12 +93,12 @@ impl FromRequestParts<Gateway> for Me {
 }
 
 impl Me {
-    /// The path's segment of that name.
+    /// The path segment with that name.
     pub(super) fn segment(&self, name: &str) -> String {
         self.segments.get(name).cloned().unwrap_or_default()
     }
 
-    /// Where the request came from.
+    /// The address that the request came from.
     pub(super) fn address(&self) -> Option<Address> {
         let (ip, port) = self.peer?;
         let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -105,15 +106,15 @@ impl Me {
     }
 }
 
-/// The caller behind a trusted proxy, whose port it does not tell; else the connection.
+/// The caller's address. Behind a trusted proxy it comes from a header, which has no port.
 fn peer(parts: &Parts) -> Option<(IpAddr, Option<u16>)> {
-    let behind = parts.extensions.get::<Arc<Peer>>().map(|peer| (peer.ip, None));
-    behind.or_else(|| wire::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
+    let proxied = parts.extensions.get::<Arc<Peer>>().map(|peer| (peer.ip, None));
+    proxied.or_else(|| wire::peer(parts).map(|peer| (peer.ip(), Some(peer.port()))))
 }
 
 async fn segments(parts: &mut Parts, gateway: &Gateway) -> Result<Segments, Failure> {
     let segments = Path::<Segments>::from_request_parts(parts, gateway).await;
-    segments.map(|Path(segments)| segments).map_err(|_| Failure::invalid("the path is no UTF-8"))
+    segments.map(|Path(segments)| segments).map_err(|_| Failure::invalid("the path must be UTF-8"))
 }
 
 #[derive(Serialize)]
@@ -125,9 +126,9 @@ struct Success<T> {
     result: T,
 }
 
-/// The answer with this result.
-pub(super) fn done<T: Serialize>(result: T) -> Response {
-    wire::answer(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
+/// A successful answer with this result.
+pub(super) fn success<T: Serialize>(result: T) -> Response {
+    wire::json_response(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
 }
 
 #[derive(Serialize)]

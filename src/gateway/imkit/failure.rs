@@ -1,4 +1,4 @@
-//! Errors in the vendor's format: which status, name and text an error of the service has there.
+//! IMKit's errors: the status, code and text that each error of the service has there.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::{
     grpc::status::DecodedError,
 };
 
-/// One error, as IMKit's callers know it.
+/// An error in IMKit's format.
 pub(super) struct Failure {
     status: StatusCode,
-    /// The line in `RM`.
-    line: &'static str,
+    /// The text of `RM`.
+    summary: &'static str,
     code: &'static str,
     message: String,
     retry_after: Option<Duration>,
@@ -27,20 +27,20 @@ pub(super) struct Failure {
 impl Failure {
     fn new(
         status: u16,
-        line: &'static str,
+        summary: &'static str,
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, line, code, message: message.into(), retry_after: None }
+        Self { status, summary, code, message: message.into(), retry_after: None }
     }
 
-    /// A request that is not as documented.
+    /// A field that is missing or invalid.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "Bad Request", "INVALID_REQUEST", message)
     }
 
-    /// An admin has unmuted a room that was not muted.
+    /// An admin unmutes a room that is not muted.
     pub(super) fn room_not_muted() -> Self {
         Self::new(
             400,
@@ -50,7 +50,7 @@ impl Failure {
         )
     }
 
-    /// The directory lacks the client.
+    /// The client is not in the directory.
     pub(super) fn client_not_found() -> Self {
         Self::of_reason(Reason::ClientNotFound)
     }
@@ -64,7 +64,7 @@ impl Failure {
         })
     }
 
-    /// The error table's IMKit column.
+    /// The IMKit error of an RPC's error.
     pub(super) fn of(error: DecodedError) -> Self {
         const UNAVAILABLE: &str = "Service Unavailable";
         let message = error.message;
@@ -116,12 +116,12 @@ impl Failure {
         Self { retry_after: error.retry_after, ..failure }
     }
 
-    /// A status that comes of no handler.
+    /// The error of a status that no handler returned.
     pub(super) fn of_status(status: StatusCode) -> Self {
-        let (line, code, message) = match status {
-            StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "There is no such path"),
+        let (summary, code, message) = match status {
+            StatusCode::NOT_FOUND => ("Not Found", "NOT_FOUND", "Path not found"),
             StatusCode::METHOD_NOT_ALLOWED => {
-                ("Method Not Allowed", "METHOD_NOT_ALLOWED", "The path has no such method")
+                ("Method Not Allowed", "METHOD_NOT_ALLOWED", "Method not allowed on this path")
             }
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB")
@@ -137,17 +137,15 @@ impl Failure {
             StatusCode::URI_TOO_LONG => {
                 ("URI Too Long", "URI_TOO_LONG", "The path and query are longer than 16 KiB")
             }
-            StatusCode::SERVICE_UNAVAILABLE => (
-                "Service Unavailable",
-                "OVERLOADED",
-                "The service has as many calls as it can take; try again",
-            ),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                ("Service Unavailable", "OVERLOADED", "The service is overloaded; try again later")
+            }
             StatusCode::REQUEST_TIMEOUT => {
                 ("Request Timeout", "REQUEST_TIMEOUT", "The request took too long")
             }
             _ => ("Bad Request", "INVALID_REQUEST", "The request cannot be served"),
         };
-        Self::new(status.as_u16(), line, code, message)
+        Self::new(status.as_u16(), summary, code, message)
     }
 }
 
@@ -155,10 +153,10 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut error = json!({"code": self.code, "message": self.message});
         if let Some(wait) = self.retry_after {
-            error["retryAfter"] = Value::from(wire::retry_seconds(wait));
+            error["retryAfter"] = Value::from(wire::retry_after_seconds(wait));
         }
-        let body = json!({"RC": self.status.as_u16(), "RM": self.line, "error": error});
-        wire::answer(self.status, &body, self.retry_after)
+        let body = json!({"RC": self.status.as_u16(), "RM": self.summary, "error": error});
+        wire::json_response(self.status, &body, self.retry_after)
     }
 }
 
@@ -166,8 +164,8 @@ impl From<BadBody> for Failure {
     fn from(body: BadBody) -> Self {
         match body {
             BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
-            BadBody::NoJson => Self::invalid("The body is not valid JSON"),
-            BadBody::Broken => Self::of_status(StatusCode::BAD_REQUEST),
+            BadBody::InvalidJson => Self::invalid("The body is not valid JSON"),
+            BadBody::Incomplete => Self::of_status(StatusCode::BAD_REQUEST),
         }
     }
 }

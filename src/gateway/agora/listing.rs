@@ -1,0 +1,96 @@
+//! Complete lists, streamed page by page, so that a long list costs the server no more memory than
+//! a page. Each page after the first waits for its turn among the calls of the app.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::header,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use super::envelope::VendorRequest;
+
+/// Elements, and the token of the next page; the token is empty on the last page.
+pub(super) type Page<T> = (Vec<T>, String);
+
+/// For all pages together: a list of millions, whose pages take turns with other calls.
+const LIST_TIMEOUT: Duration = Duration::from_secs(300);
+
+struct Listing<N, E> {
+    /// None after the last page.
+    page_token: Option<String>,
+    fetch: N,
+    /// Renders the end of the envelope, from the number of elements.
+    tail: E,
+    count: usize,
+    deadline: Instant,
+}
+
+/// An envelope whose `data` are all elements, followed by their `count` if `with_count`. The caller
+/// fetches the first page, so that its error is still answered with a status; `fetch` gets the page
+/// of a token. An error of a later page cuts the connection.
+pub(super) fn stream<T, F, N>(
+    request: &VendorRequest,
+    action: &str,
+    with_count: bool,
+    first: Page<T>,
+    fetch: N,
+) -> Response
+where
+    T: Serialize + Send + 'static,
+    N: Fn(String) -> F + Send + 'static,
+    F: Future<Output = Result<Page<T>, Status>> + Send + 'static,
+{
+    let (head, tail) = request.envelope_parts(action);
+    let tail = move |count: usize| tail(with_count.then_some(count));
+    let mut listing = Listing {
+        page_token: None,
+        fetch,
+        tail,
+        count: 0,
+        deadline: Instant::now() + LIST_TIMEOUT,
+    };
+    // One chunk with the head: the memory of an answer's first chunk is charged before it is sent.
+    let first = Bytes::from(head + &listing.render(first));
+    let pages = stream::try_unfold(listing, |mut listing| async move {
+        let page = match listing.page_token.take() {
+            None => return Ok(None),
+            Some(token) => {
+                timeout_at(listing.deadline, (listing.fetch)(token)).await.map_err(timed_out)??
+            }
+        };
+        Ok::<_, Status>(Some((Bytes::from(listing.render(page)), listing)))
+    });
+    let first = stream::once(std::future::ready(Ok(first)));
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(first.chain(pages)))
+        .into_response()
+}
+
+fn timed_out<E>(_: E) -> Status {
+    Status::deadline_exceeded("the list took longer than 300 seconds")
+}
+
+impl<N, E: Fn(usize) -> String> Listing<N, E> {
+    fn render<T: Serialize>(&mut self, (elements, token): Page<T>) -> String {
+        let mut text = String::new();
+        for element in elements {
+            if self.count > 0 {
+                text.push(',');
+            }
+            text.push_str(&serde_json::to_string(&element).unwrap_or_default());
+            self.count += 1;
+        }
+        if token.is_empty() {
+            text.push_str(&(self.tail)(self.count));
+        } else {
+            self.page_token = Some(token);
+        }
+        text
+    }
+}
