@@ -69,9 +69,10 @@ fn routes(file: &str, prefixes: &[&str]) -> Routes {
             .unwrap();
     let mut routes = Routes::new();
     for added in text.split(".route(").skip(1) {
-        let (path, methods) =
-            added.trim_start_matches("&path(").strip_prefix('"').unwrap().split_once('"').unwrap();
-        let methods = methods.lines().next().unwrap();
+        let added = added.trim_start().trim_start_matches("&path(");
+        let (path, methods) = added.strip_prefix('"').unwrap().split_once('"').unwrap();
+        // Up to the next route, or the end of the function.
+        let methods = methods.split('}').next().unwrap();
         for method in ["get", "post", "delete", "put", "patch"]
             .into_iter()
             .filter(|method| methods.contains(&format!("{method}(")))
