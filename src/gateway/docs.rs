@@ -21,8 +21,8 @@ use serde_json::{Map, Value, json};
 use super::wire::Gateway;
 
 /// The page may run its own scripts and call this host, and nothing else.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const BY_NAME: &str = "/{org_name}/{app_name}";
 const BY_ID: &str = "/app-id/{app_id}";
@@ -81,7 +81,10 @@ fn document() -> Value {
         serde_json::from_str(include_str!("docs/openapi.json")).unwrap_or_default();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     if let Some(tags) = document["tags"].as_array_mut() {
-        tags.push(json!({"name": BY_ID_TAG, "description": "The same operations for an app whose key has one part."}));
+        tags.push(json!({
+            "name": BY_ID_TAG,
+            "description": "The same operations for an app whose key has one part.",
+        }));
     }
     if let Some(paths) = document["paths"].as_object_mut() {
         let copy = |(path, item): (&String, &Value)| {

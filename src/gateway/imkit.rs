@@ -206,7 +206,13 @@ async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcom
     let room =
         into_message(api.upsert_room(rpc(&admin.caller, message)).await)?.room.unwrap_or_default();
     let updated_at = room.update_time.as_ref().map(client::rfc3339);
-    let mut result = json!({"_id": room.room, "id": room.room, "appID": admin.app, "name": room.name, "updatedAt": updated_at});
+    let mut result = json!({
+        "_id": room.room,
+        "id": room.room,
+        "appID": admin.app,
+        "name": room.name,
+        "updatedAt": updated_at,
+    });
     if !room.description.is_empty() {
         result["description"] = json!(room.description);
     }

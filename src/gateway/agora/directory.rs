@@ -145,6 +145,10 @@ pub(super) async fn issue_token(
     };
     let response = into_message(api.issue_token(rpc(&request.caller, message)).await, "")?;
     let expires_in = response.ttl.map_or(NO_EXPIRY_S, |ttl| ttl.seconds);
-    let answer = json!({"access_token": response.access_token, "expires_in": expires_in, "application": request.application()});
+    let answer = json!({
+        "access_token": response.access_token,
+        "expires_in": expires_in,
+        "application": request.application(),
+    });
     Ok(wire::json_response(StatusCode::OK, &answer, None))
 }

@@ -80,7 +80,13 @@ pub(super) async fn muted_user(request: VendorRequest, State(api): State<Api>) -
     let now_ms = request.now_ms();
     let remaining_s =
         list.users.into_iter().next().map_or(0, |mute| remaining_s(mute.expire_time, now_ms));
-    let data = json!({"userid": user, "chatroom": remaining_s, "chat": 0, "groupchat": 0, "unixtime": now_ms / 1_000});
+    let data = json!({
+        "userid": user,
+        "chatroom": remaining_s,
+        "chat": 0,
+        "groupchat": 0,
+        "unixtime": now_ms / 1_000,
+    });
     Ok(request.data("get", data))
 }
 
