@@ -1,5 +1,5 @@
-//! Compiles `proto/` with protox, in Rust: no protoc on the machine. The descriptor set feeds the
-//! reflection service.
+//! Compiles `proto/` with protox, which is written in Rust, so the machine needs no protoc. The
+//! reflection service serves the descriptor set.
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
@@ -18,14 +18,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().codec_path("crate::proto::codec::Codec").compile_fds(files)?;
-    // etcd's API: ours to call, not to serve. Tests serve it: what they include is in a folder of
-    // its own, and no part of the program.
+    // etcd's API: the program has a client only. The tests' etcd double includes a server, from a
+    // directory of its own.
     let etcd = protox::compile(["etcd/rpc.proto"], ["proto"])?;
     let double = out.join("double");
     fs::create_dir_all(&double)?;
     tonic_prost_build::configure().out_dir(double).compile_fds(etcd.clone())?;
     tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
-    // Told, not found out: whatever is in the work tree, the same source gives the same program.
+    // Taken from the environment and not from the work tree, so that builds are reproducible.
     for name in ["MUTE_BUILD_REVISION", "MUTE_BUILD_DATE"] {
         println!("cargo:rerun-if-env-changed={name}");
         println!(

@@ -32,7 +32,7 @@ use crate::{
     watch::Hub,
 };
 
-/// Why a start or a run has failed.
+/// Why the start, the run or a command failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Failure {
@@ -41,12 +41,12 @@ pub enum Failure {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
-        "{what} {addr} cannot be served: {source}; choose another address, or port 0 for a free one"
+        "{what} {addr}: cannot listen: {source}; choose another address, or port 0 for a free port"
     )]
     Bind { what: &'static str, addr: SocketAddr, source: io::Error },
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
-    #[error("the dev directory could not be written: {0}")]
+    #[error("cannot write the users and rooms of dev mode: {0}")]
     Seed(Error),
     #[error(transparent)]
     Transfer(#[from] transfer::Failure),
@@ -54,7 +54,7 @@ pub enum Failure {
     Serve(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The addresses that were bound.
+/// The bound addresses of the listeners.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct Addresses {
@@ -63,33 +63,34 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
-/// A process that is ready to serve.
+/// A started service: its listeners are bound, its store is open, its view is loaded.
 pub struct App {
-    /// The addresses that were bound.
+    /// The bound addresses of the listeners.
     pub addresses: Addresses,
     /// The service behind the listeners.
     pub service: Arc<Service>,
     gateway: Gateway,
     listeners: [TcpListener; 3],
     rules: Rules,
-    /// Origins of grpc-web.
-    pages: Vec<Origin>,
-    /// Of the embedded store.
+    /// Origins that may call gRPC over grpc-web.
+    web_origins: Vec<Origin>,
+    /// None for a cluster.
     data_dir: Option<PathBuf>,
-    /// What runs as long as the app does; aborted when it is dropped.
+    /// Tasks that run as long as the service; dropping the set aborts them.
     background: JoinSet<()>,
     stop_delay: Duration,
     drain: Duration,
 }
 
 impl App {
-    /// Binds the listeners, opens the store, fills the view.
+    /// Binds the listeners, opens the store and loads the view. Errors: the configuration is
+    /// invalid, an address is in use, or the store cannot be opened or read.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
         let clock = clock.doubted_for(config.clock_doubt);
         let access = Access::new(config.credentials(&clock).map_err(Failure::Config)?).await;
         if config.apps.is_empty() {
             tracing::warn!(
-                "no app is configured, so every call will be refused: see --config, or --dev to try things out"
+                "no app is configured, so all calls will be refused; add [[apps]] to the file of --config, or try the service with --dev"
             );
         }
         let tls = config
@@ -97,7 +98,7 @@ impl App {
             .clone()
             .map(Tls::new)
             .transpose()
-            .map_err(|wrong| Failure::Config(vec![wrong]))?
+            .map_err(|error| Failure::Config(vec![error]))?
             .map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
         let (store, filled) = load(config).await?;
@@ -145,8 +146,8 @@ impl App {
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,
         };
-        let pages = config.grpc_web_origins.clone();
-        let data_dir = match &config.place {
+        let web_origins = config.grpc_web_origins.clone();
+        let data_dir = match &config.location {
             Location::Directory { path, .. } => Some(path.clone()),
             Location::Cluster(_) => None,
         };
@@ -158,7 +159,7 @@ impl App {
             gateway,
             listeners,
             rules,
-            pages,
+            web_origins,
             data_dir,
             background,
             stop_delay,
@@ -166,26 +167,27 @@ impl App {
         })
     }
 
-    /// Tokens for the examples of dev mode: of the Agora-style app, and of the IMKit-style app's
-    /// user.
+    /// Tokens for the examples of dev mode: one of the Agora app, and one of the IMKit app's user.
+    /// They expire after 30 days.
     pub fn dev_tokens(&self) -> Result<(String, String), Error> {
         let now_ms = self.service.clock.now_ms();
-        let month_s = 30 * 24 * 3_600;
+        let ttl_s = 30 * 24 * 3_600;
         let agora = self.service.access.app(dev::AGORA_APP)?;
         let imkit = self.service.access.app(dev::IMKIT_APP)?;
         let (Some(agora_keys), Some(imkit_keys)) = (&agora.tokens, &imkit.tokens) else {
-            return Err(Error::internal("the dev apps have no tokens"));
+            return Err(Error::internal("the apps of dev mode have no token_secret"));
         };
         let user = UserId::parse(dev::IMKIT_USER.to_owned(), false)?;
-        let app_token = agora_keys.mint_app(&agora.key, now_ms, Some(month_s))?;
+        let app_token = agora_keys.mint_app(&agora.key, now_ms, Some(ttl_s))?;
         Ok((
             app_token,
-            imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms, now_ms / 1_000 + month_s)?,
+            imkit_keys.mint_user(&imkit.key, user.as_str(), now_ms, now_ms / 1_000 + ttl_s)?,
         ))
     }
 
-    /// Serves until `stop`, or until a part of it fails; then drains: health says so first, for a
-    /// while nothing else changes, calls that run are finished, the store is closed.
+    /// Serves until `stop` completes or a part of the service fails. Then it drains: health reports
+    /// not ready; new calls are still served for the stop delay; running calls are finished; the
+    /// store is closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         let Self {
             addresses,
@@ -193,15 +195,16 @@ impl App {
             gateway,
             listeners,
             rules,
-            pages,
+            web_origins,
             data_dir,
             mut background,
             stop_delay,
             drain,
         } = self;
         let [grpc, rest, admin] = listeners;
-        let [(tell_health, told_health), (tell, told), (tell_admin, told_admin)] =
-            [(); 3].map(|()| watch::channel(false));
+        let (stop_health, health_stopped) = watch::channel(false);
+        let (stop_calls, calls_stopped) = watch::channel(false);
+        let (stop_admin, admin_stopped) = watch::channel(false);
         let (routes, health) =
             server::grpc_routes(gateway.api.clone()).await.map_err(Failure::Serve)?;
         let mut servers = JoinSet::new();
@@ -211,12 +214,12 @@ impl App {
             grpc,
             rules.clone(),
             routes,
-            pages,
+            web_origins,
             access.clone(),
             load,
-            told.clone(),
+            calls_stopped.clone(),
         ));
-        servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), told));
+        servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), calls_stopped));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
         let admin = tokio::spawn(server::serve_admin(
@@ -224,39 +227,46 @@ impl App {
             service.clone(),
             data_dir,
             access,
-            told_health,
-            told_admin,
+            health_stopped,
+            admin_stopped,
         ));
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = service.store.fatal_error() => Err(Failure::Store(error)),
-            Some(ended) = servers.join_next() => Err(Failure::Serve(format!("a listener has ended: {ended:?}").into())),
-            Some(ended) = background.join_next() => Err(Failure::Serve(format!("a background task has ended: {ended:?}").into())),
+            Some(result) = servers.join_next() => {
+                Err(Failure::Serve(format!("a listener ended unexpectedly: {result:?}").into()))
+            }
+            Some(result) = background.join_next() => {
+                Err(Failure::Serve(format!("a background task ended unexpectedly: {result:?}").into()))
+            }
         };
-        tell_health.send_replace(true);
+        stop_health.send_replace(true);
         server::set_serving(&health, ServingStatus::NotServing).await;
         if outcome.is_ok() && !stop_delay.is_zero() {
-            tracing::info!(?stop_delay, "stopping: not ready any more, and serving on for a while");
+            tracing::info!(?stop_delay, "stopping: not ready, still serving new calls");
             tokio::time::sleep(stop_delay).await;
         }
-        tracing::info!(?drain, "stopping: finishing the calls that run");
-        // Watches have no end of their own, and would hold up a stop.
+        tracing::info!(?drain, "stopping: finishing running calls");
+        // A watch never ends by itself, so it would delay the stop.
         service.hub.close();
-        tell.send_replace(true);
+        stop_calls.send_replace(true);
         server::end_health_watches(&health).await;
         if tokio::time::timeout(drain, servers.join_all()).await.is_err() {
-            tracing::warn!(?drain, "some connections were still open and are cut");
+            tracing::warn!(
+                ?drain,
+                "calls were still running after the drain; their connections are closed"
+            );
         }
         drop(background);
         let closed = service.store.close().await;
-        tell_admin.send_replace(true);
+        stop_admin.send_replace(true);
         admin.abort();
         tracing::info!(revision = service.view.revision(), "closed");
         outcome.and(closed.map_err(Failure::Store))
     }
 }
 
-/// What has to be there before anybody is served: the dev directory, and the file that says where.
+/// Writes what must exist before the first call: the directory of dev mode, and the address file.
 async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Result<(), Failure> {
     if config.dev {
         dev::seed(service).await.map_err(Failure::Seed)?;
@@ -267,22 +277,19 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
     }
 }
 
+/// Opens the store and loads all its records into the view.
 async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> {
     let started = Instant::now();
-    tracing::info!(place = %config.place, "opening the store");
-    let store = store::open(&config.place, config.retention).await?;
+    tracing::info!(place = %config.location, "opening the store");
+    let store = store::open(&config.location, config.retention).await?;
     let filled = View::load(&*store).await?;
     let view = &filled.view;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(
-        records = view.records(),
-        revision = view.revision(),
-        took_ms,
-        "the view is filled"
-    );
+    tracing::info!(records = view.records(), revision = view.revision(), took_ms, "view loaded");
     Ok((store, filled))
 }
 
+/// Binds the listeners of gRPC, REST and admin, in this order.
 async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure> {
     let bind = async |what, addr| {
         let bound = async {

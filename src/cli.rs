@@ -1,5 +1,5 @@
-//! The command line: what can be asked of the program, and its exit codes: 0, 64 for usage and
-//! configuration, 1 for a failure.
+//! The command line: the commands, and the exit codes: 0 for success, 64 for an error in usage or
+//! configuration, 1 for any other failure.
 
 use std::process::ExitCode;
 
@@ -33,9 +33,9 @@ const VERSION: &str = concat!(
     name = "mute-service",
     version = VERSION,
     about,
-    after_help = "Without a command it is `serve --dev`: the embedded store in ./data, loopback only, with the documents' own apps, users and rooms.\n\
+    after_help = "Without a command, `serve --dev` runs: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
                   MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
-                  Exit codes: 0, 64 for usage and configuration, 1 for a failure."
+                  Exit codes: 0 for success, 64 for an error in usage or configuration, 1 for any other failure."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -44,61 +44,61 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve gRPC, REST and admin until SIGTERM or SIGINT
+    /// Run the service: gRPC, REST and admin, until SIGTERM or SIGINT
     Serve(serve::Serve),
-    /// Check a configuration, tell everything that is wrong with it, and start nothing
+    /// Check a configuration and report all errors in it, without starting the service
     CheckConfig(serve::Serve),
-    /// Mint an app token, or a user token, of a configured app
+    /// Mint a token for a configured app or for one of its users
     Token(credentials::Token),
-    /// Print the hash of a key, to be put in the configuration; the key is read from standard input
-    /// where it is not given
+    /// Print the hash of a key, for the configuration; without KEY, the key is read from standard
+    /// input
     HashKey {
-        /// A random key of at least 32 characters; what is given here can be seen by others on the
-        /// machine
+        /// A random key of at least 32 characters; other users of the machine can see arguments, so
+        /// prefer standard input
         key: Option<String>,
     },
-    /// Write the records of a stopped service as JSON lines, one record each
+    /// Export the records of a stopped service as JSON lines
     ///
-    /// A header, a line for each record, and an end with their number and SHA-256, so that a file
-    /// that was cut is found out. Times are RFC 3339; without "expire" a mark is for good. It can
-    /// be imported into any store.
+    /// The export has a header line, one line per record, and an end line with the number of
+    /// records and their SHA-256, by which a truncated file is detected. Times are RFC 3339. A mute
+    /// or ban without "expire" is for good. An export can be imported into either storage engine.
     Export(transfer::Export),
-    /// Put an export into the store of a stopped service
+    /// Import an export into the store of a stopped service
     ///
-    /// All of the file is checked first, and where anything is wrong with it, it is told by its
-    /// line and nothing is changed. Records that are there already are left alone, so an import
-    /// that was interrupted is simply done again. Takes some 200 bytes of memory for each record. A
-    /// file made elsewhere needs a header and an end, whose "sha256" is that of the lines between:
-    /// `sed '1d;$d' FILE | sha256sum`. In an app that folds users' case, ids are folded where
-    /// --config names its configuration; without it, an id of an app org#app has to be in lower
-    /// case.
+    /// The whole file is checked first; if it has errors, they are reported with their line numbers
+    /// and nothing is changed. Records that the store has already are not written again, so repeat
+    /// an import that was interrupted. An import takes some 200 bytes of memory per record. A file
+    /// from another source needs a header line and an end line, whose "sha256" is that of the lines
+    /// between them: `sed '1d;$d' FILE | sha256sum`. For apps with case-insensitive user ids, name
+    /// the service's configuration with --config, and the ids are converted to lower case; without
+    /// it, the user ids of an app org#app must be in lower case.
     Import(transfer::Import),
-    /// Read everything, check every checksum, and print the number of records of each kind and
-    /// their hash
+    /// Read a whole store or backup, verify all checksums, and print the number of records of each
+    /// kind and a hash
     ///
-    /// The hash is of the records alone: two stores, or a store and a backup, that have the same
-    /// records have the same hash, whatever engine keeps them and whatever their revisions are.
+    /// The hash covers the records only: stores and backups with the same records have the same
+    /// hash, whatever their engines and revisions.
     Verify(transfer::Verify),
-    /// Write one file with all records of one revision, of a running service or a stopped one
+    /// Back up all records at one revision to a file, from a running service or a stopped one
     ///
-    /// A running service goes on meanwhile. The file is read back and checked before it gets its
-    /// name.
+    /// A running service keeps serving meanwhile. The file is read back and verified before it
+    /// replaces an older one.
     Backup(transfer::Backup),
-    /// Put a backup back, into an empty directory of an embedded store
+    /// Restore a backup into an empty directory, as an embedded store
     ///
-    /// The backup is checked before anything is written, and the directory is a store only when all
-    /// of it is on the disk. Records keep their revisions; new ones go on above all that the lost
-    /// store can have given out, so that whoever followed its changes is told to begin anew. The
-    /// history of events is not in a backup.
+    /// The backup is verified before anything is written, and the directory becomes a store only
+    /// when all of it is on disk. Records keep their revisions. New revisions start above all that
+    /// the lost store can have issued, so that watchers of the lost store must list and watch
+    /// again. A backup does not contain the history of events.
     Restore(transfer::Restore),
-    /// Mute, ban, check and watch by hand, over gRPC
+    /// Call a running service over gRPC: mute, ban, check, watch
     Ctl(ctl::Ctl),
-    /// Print what makes a shell complete the commands, to be put where it looks for it
+    /// Print a completion script for a shell; save it where the shell looks for completions
     #[command(
         after_help = "Example: mute-service completions bash > ~/.local/share/bash-completion/completions/mute-service"
     )]
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }
@@ -106,8 +106,7 @@ enum Command {
 /// Runs the program with the arguments and the environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Whatever is written, a store, its backup, an export, may hold everything: it is for its owner
-    // alone.
+    // Stores, backups and exports hold all records: only their owner may read them.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let arguments: Vec<_> = std::env::args_os().collect();
     let parsed = if arguments.len() > 1 {
@@ -118,7 +117,7 @@ pub fn main() -> ExitCode {
     match parsed {
         Ok(cli) => run(cli.command),
         Err(error) => {
-            // A closed pipe is nobody to tell of it.
+            // If standard error is closed, there is nowhere to report that.
             let _ = error.print();
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
@@ -151,7 +150,7 @@ fn run(command: Command) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if telemetry::logs_are_json() {
-                tracing::error!(error = %failure, "the service has failed");
+                tracing::error!(error = %failure, "the service failed");
             } else {
                 complain(&failure.to_string());
             }

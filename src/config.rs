@@ -1,5 +1,6 @@
-//! Settings: flag before environment before file before default. Each has its unit in its name, its
-//! default beside it, and is checked before anything starts; whatever is wrong is told at once.
+//! The configuration. A flag overrides an environment variable, which overrides the file, which
+//! overrides the default. A setting has its unit in its name and its default beside it. All
+//! settings are checked before anything starts, and all errors are reported at once.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -19,7 +20,7 @@ use crate::{
     dev,
     limits::rate::Rates,
     server::{tls::TlsFiles, web::Origin},
-    service::Quotas,
+    service::{MAX_TTL_S, Quotas},
     store::{Engine, Location, Memory, Retention},
     telemetry::LogFormat,
 };
@@ -33,12 +34,12 @@ pub use etcd::EtcdSettings;
 use file::File;
 pub use settings::Settings;
 
-/// The whole configuration, checked.
+/// The complete configuration, checked.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Config {
     pub dev: bool,
-    pub place: Location,
+    pub location: Location,
     pub grpc_addr: SocketAddr,
     pub rest_addr: SocketAddr,
     pub admin_addr: SocketAddr,
@@ -71,8 +72,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Puts flags and environment, the file, and the defaults together. Errors: everything that is
-    /// wrong, a sentence each.
+    /// Merges flags, environment, file and defaults. Errors: all that is wrong, a sentence each.
     pub fn load(flags: Settings, file: Option<&Path>, dev: bool) -> Result<Self, Vec<String>> {
         let mut file = file.map(File::read).transpose()?.unwrap_or_default();
         if dev {
@@ -90,7 +90,7 @@ impl Config {
                 .journal_mib
                 .map_or(memory.journal_bytes, |mib| mib.saturating_mul(1 << 20)),
         };
-        let place = match settings.store.unwrap_or_default() {
+        let location = match settings.store.unwrap_or_default() {
             Engine::Sled => Location::Directory {
                 path: settings.data_dir.unwrap_or_else(|| PathBuf::from("data")),
                 memory,
@@ -102,20 +102,20 @@ impl Config {
             (None, None, None) => None,
             _ => {
                 return Err(vec![
-                    "tls_cert and tls_key go together, and tls_client_ca with both".to_owned(),
+                    "TLS needs both tls_cert and tls_key; tls_client_ca needs both too".to_owned(),
                 ]);
             }
         };
-        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
-            place,
-            grpc_addr: settings.grpc_addr.unwrap_or_else(|| local(50_051)),
-            rest_addr: settings.rest_addr.unwrap_or_else(|| local(8_080)),
-            admin_addr: settings.admin_addr.unwrap_or_else(|| local(9_090)),
+            location,
+            grpc_addr: settings.grpc_addr.unwrap_or_else(|| loopback(50_051)),
+            rest_addr: settings.rest_addr.unwrap_or_else(|| loopback(8_080)),
+            admin_addr: settings.admin_addr.unwrap_or_else(|| loopback(9_090)),
             addr_file: settings.addr_file,
             rates: Rates {
-                // What the vendors' documents promise for each app.
+                // The limit that the vendors' documents state for each app.
                 calls: settings.rate_limit.unwrap_or(100),
                 user_calls: settings.user_rate_limit.unwrap_or(20),
                 tokens: settings.token_rate_limit.unwrap_or(300),
@@ -123,7 +123,7 @@ impl Config {
             max_users: settings.max_users.unwrap_or(60),
             token_ttl_seconds: settings.token_ttl_seconds.unwrap_or(7 * 24 * 3_600),
             trusted_proxies: settings.trusted_proxies.unwrap_or_default(),
-            // The event of one mute takes some 100 bytes, that of a hundred mutes 1 KiB or more.
+            // The event of one mute takes some 100 bytes, that of 100 mutes 1 KiB or more.
             retention: Retention {
                 events: settings.keep_events.unwrap_or(1_000_000),
                 age_ms: settings.keep_days.unwrap_or(30).saturating_mul(24 * 3_600_000),
@@ -138,9 +138,9 @@ impl Config {
                 requests: settings.keep_requests.unwrap_or(quotas.requests),
                 watchers: settings.quota_watchers.unwrap_or(quotas.watchers),
             },
-            // Well within the minute after which proxies take an idle stream for dead.
+            // Proxies close a stream that is idle for a minute.
             watch_heartbeat_seconds: settings.watch_heartbeat_seconds.unwrap_or(15),
-            // Above the election of a leader.
+            // More than the election of a leader takes.
             max_view_age_seconds: settings.max_view_age_seconds.unwrap_or(10),
             refuse_old_views: settings.refuse_old_views.unwrap_or(false),
             clock_doubt: settings
@@ -149,78 +149,86 @@ impl Config {
             refuse_skewed_clock: settings.refuse_skewed_clock.unwrap_or(false),
             tls,
             grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),
-            // An idle connection takes some 10 KiB, a call that runs some more.
+            // An idle connection takes some 10 KiB; a running call takes more.
             max_connections: settings.max_connections.unwrap_or(10_000),
             max_calls: settings.max_calls.unwrap_or(10_000),
-            // Decoded, a message takes some times as much.
+            // Size on the wire; a decoded message takes several times as much.
             max_message_bytes: settings.max_message_mib.unwrap_or(64).saturating_mul(1 << 20),
             max_connection_age_seconds: settings.max_connection_age_seconds.unwrap_or(1_800),
             stop_delay_seconds: settings.stop_delay_seconds.unwrap_or(0),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             log_format: settings.log_format.unwrap_or_default(),
             otlp_endpoint: settings.otlp_endpoint,
-            // Of 100,000 checks a second more than enough.
+            // At 100,000 checks a second, more than enough.
             trace_share: settings.trace_share.unwrap_or(0.01),
             apps: file.apps,
             services: file.services,
             issuers: file.issuers,
         };
-        let wrong = config.faults();
-        if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+        let errors = config.errors();
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
-    /// Who may call. Errors: everything that is wrong, a sentence each.
+    /// The callers and their credentials. Errors: all that is wrong, a sentence each.
     pub fn credentials(&self, clock: &Clock) -> Result<Credentials, Vec<String>> {
         Credentials::new(&self.apps, &self.services, &self.issuers, clock.clone())
     }
 
-    fn faults(&self) -> Vec<String> {
-        let mut wrong = self.credentials(&Clock::system()).err().unwrap_or_default();
-        wrong.extend(weak::secrets(&self.apps, &self.services));
+    fn errors(&self) -> Vec<String> {
+        let mut errors = self.credentials(&Clock::system()).err().unwrap_or_default();
+        errors.extend(weak::errors(&self.apps, &self.services));
         if !(1..=100).contains(&self.max_users) {
-            wrong.push("max_users is 1 to 100".to_owned());
+            errors.push("max_users must be 1 to 100".to_owned());
         }
-        if self.token_ttl_seconds > crate::service::MAX_TTL_S {
-            wrong.push("token_ttl_seconds is at most 2147483647; 0 is without end".to_owned());
+        if self.token_ttl_seconds > MAX_TTL_S {
+            errors.push(
+                "token_ttl_seconds must be at most 2147483647; 0 means that tokens do not expire"
+                    .to_owned(),
+            );
         }
         if self.retention.events == 0 || self.retention.age_ms == 0 {
-            wrong.push("keep_events is at least 1, keep_days at least 1".to_owned());
+            errors.push("keep_events and keep_days must be at least 1".to_owned());
         }
         let Quotas { rooms, clients, mutes, profile_bytes, requests, watchers } = self.quotas;
         if [rooms, clients, mutes, profile_bytes, requests, watchers].contains(&0) {
-            wrong.push("keep_requests and every quota are at least 1".to_owned());
+            errors.push("keep_requests and each quota must be at least 1".to_owned());
         }
         if self.max_view_age_seconds < 3 {
-            wrong.push("max_view_age_seconds is at least 3".to_owned());
+            errors.push("max_view_age_seconds must be at least 3".to_owned());
         }
         if self.max_connections == 0 || self.max_calls == 0 {
-            wrong.push("max_connections is at least 1, max_calls at least 1".to_owned());
+            errors.push("max_connections and max_calls must be at least 1".to_owned());
         }
         if !(16..=1 << 20).contains(&(self.max_message_bytes >> 20)) {
-            wrong.push("max_message_mib is 16 to 1048576".to_owned());
+            errors.push("max_message_mib must be 16 to 1048576".to_owned());
         }
         if !(0.0..=1.0).contains(&self.trace_share) {
-            wrong.push("trace_share is 0 to 1".to_owned());
+            errors.push("trace_share must be 0 to 1".to_owned());
         }
         if self.otlp_endpoint.as_ref().is_some_and(|endpoint| !endpoint.starts_with("http://")) {
-            wrong.push("otlp_endpoint is http://HOST:PORT, where a collector takes OTLP over gRPC; one elsewhere is reached through one beside this".to_owned());
+            errors.push(
+                "otlp_endpoint must be http://HOST:PORT of a collector that accepts OTLP over gRPC; \
+                 TLS is not supported: run a local collector that forwards"
+                    .to_owned(),
+            );
         }
         if !(1..=3_600).contains(&self.watch_heartbeat_seconds) {
-            wrong.push("watch_heartbeat_seconds is 1 to 3600".to_owned());
+            errors.push("watch_heartbeat_seconds must be 1 to 3600".to_owned());
         }
-        if let Location::Directory { memory, .. } = &self.place {
+        if let Location::Directory { memory, .. } = &self.location {
             if !(1..=1 << 20).contains(&(memory.cache_bytes >> 20)) {
-                wrong.push("cache_mib is 1 to 1048576".to_owned());
+                errors.push("cache_mib must be 1 to 1048576".to_owned());
             }
             if !(1..=1 << 10).contains(&(memory.journal_bytes >> 20)) {
-                wrong.push("journal_mib is 1 to 1024".to_owned());
+                errors.push("journal_mib must be 1 to 1024".to_owned());
             }
         }
         for service in &self.services {
             for app in &service.apps {
-                if app != "*" && !self.apps.iter().any(|known| known.key == *app) {
-                    wrong.push(format!(
-                        "service \"{}\": the app \"{app}\" is not configured",
+                if app != "*" && !self.apps.iter().any(|configured| configured.key == *app) {
+                    errors.push(format!(
+                        "service \"{}\": the app \"{app}\" is not configured: \
+                         add it to [[apps]], or correct the key",
                         service.name
                     ));
                 }
@@ -233,11 +241,14 @@ impl Config {
                 ("admin_addr", self.admin_addr),
             ] {
                 if !addr.ip().is_loopback() {
-                    wrong.push(format!("{name} {addr}: dev mode has well-known keys and serves loopback addresses only"));
+                    errors.push(format!(
+                        "{name} {addr}: dev mode has public keys and serves loopback addresses only; \
+                         choose a loopback address, or leave out --dev"
+                    ));
                 }
             }
         }
-        wrong
+        errors
     }
 }
 
@@ -247,9 +258,9 @@ mod tests {
 
     #[test]
     fn dev_mode_serves_loopback_only() {
-        let open = Settings { rest_addr: "0.0.0.0:8080".parse().ok(), ..Settings::default() };
-        let wrong = Config::load(open.clone(), None, true).err().unwrap_or_default();
-        assert!(wrong.iter().any(|what| what.contains("loopback")), "{wrong:?}");
-        assert!(Config::load(open, None, false).is_ok());
+        let public = Settings { rest_addr: "0.0.0.0:8080".parse().ok(), ..Settings::default() };
+        let errors = Config::load(public.clone(), None, true).err().unwrap_or_default();
+        assert!(errors.iter().any(|error| error.contains("loopback")), "{errors:?}");
+        assert!(Config::load(public, None, false).is_ok());
     }
 }

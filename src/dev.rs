@@ -1,5 +1,5 @@
-//! Dev mode: apps, keys and a directory that make the documents' own examples work. None of it
-//! exists without `--dev`.
+//! Dev mode: apps, keys, users and rooms with which the examples in the vendors' documents work.
+//! They exist with `--dev` only.
 
 use std::net::SocketAddr;
 
@@ -15,11 +15,11 @@ use crate::{
     service::{ClientPatch, RequestContext, RoomPatch, Service},
 };
 
-/// The app of Agora's and Easemob's documents.
+/// The app in Agora's and Easemob's documents.
 pub const AGORA_APP: &str = "easemob-demo#testapp";
-/// The app of IMKit's documents.
+/// The app in IMKit's documents.
 pub const IMKIT_APP: &str = "SampleApp";
-/// The user of IMKit's `/me` documents.
+/// The user in IMKit's `/me` documents.
 pub const IMKIT_USER: &str = "1485248560558";
 
 const CLIENT_ID: &str = "dev-client";
@@ -29,13 +29,13 @@ const CLIENT_KEY: &str = "dev-client-key";
 const SERVICE_TOKEN: &str = "dev-service-token";
 const AGORA_ROOM: &str = "1265710621211";
 
-/// The two apps.
+/// The two apps, with public keys.
 #[must_use]
 pub fn apps() -> [AppConfig; 2] {
-    let app = |key: &str, fold| AppConfig {
+    let app = |key: &str, is_case_insensitive| AppConfig {
         key: key.to_owned(),
         directory: Directory::Strict,
-        case_insensitive_users: Some(fold),
+        case_insensitive_users: Some(is_case_insensitive),
         api_key_hash: Vec::new(),
         client_key_hash: Vec::new(),
         client_id: None,
@@ -58,7 +58,7 @@ pub fn apps() -> [AppConfig; 2] {
     ]
 }
 
-/// The internal service.
+/// The internal service, with a public token and all scopes.
 #[must_use]
 pub fn service() -> ServiceConfig {
     ServiceConfig {
@@ -72,9 +72,9 @@ pub fn service() -> ServiceConfig {
     }
 }
 
-/// Registers the clients and rooms of the documents, where they are not registered.
+/// Registers the clients and rooms of the documents that are not registered yet.
 pub async fn seed(service: &Service) -> Result<(), Error> {
-    let agora = enter(service, AGORA_APP)?;
+    let agora = admin_context(service, AGORA_APP)?;
     for user in ["user1", "user2", "user3", "user4", "user5", "owner1"] {
         seed_client(service, &agora, user, ClientPatch::default()).await?;
     }
@@ -84,7 +84,7 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
         ..RoomPatch::default()
     };
     seed_room(service, &agora, AGORA_ROOM, room).await?;
-    let imkit = enter(service, IMKIT_APP)?;
+    let imkit = admin_context(service, IMKIT_APP)?;
     seed_client(service, &imkit, "aaa", admin_example()).await?;
     seed_client(service, &imkit, IMKIT_USER, user_example()).await?;
     for room in ["demo", "demo-room"] {
@@ -99,7 +99,8 @@ pub async fn seed(service: &Service) -> Result<(), Error> {
     Ok(())
 }
 
-fn enter(service: &Service, app: &str) -> Result<RequestContext, Error> {
+/// The context of calls by an app's admin.
+fn admin_context(service: &Service, app: &str) -> Result<RequestContext, Error> {
     let principal =
         Principal::AppAdmin { app: AppKey::parse(app.to_owned())?, by: Credential::Token };
     service.authorize(Caller::of(Ok(principal)), app.to_owned(), "Seed")
@@ -135,7 +136,7 @@ fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The client of IMKit's admin document.
+/// The client in IMKit's admin document.
 fn admin_example() -> ClientPatch {
     ClientPatch {
         is_robot: Some(false),
@@ -156,7 +157,7 @@ fn admin_example() -> ClientPatch {
     }
 }
 
-/// The client of IMKit's `/me` document.
+/// The client in IMKit's `/me` document.
 fn user_example() -> ClientPatch {
     ClientPatch {
         email: text("test@test.com"),
@@ -167,11 +168,11 @@ fn user_example() -> ClientPatch {
     }
 }
 
-/// What to paste, at these addresses, with these tokens.
+/// Commands to paste into a shell, for these addresses and tokens.
 #[must_use]
 pub fn welcome(rest: SocketAddr, grpc: SocketAddr, app_token: &str, user_token: &str) -> String {
     format!(
-        "Dev mode: loopback only, with keys that everybody knows.
+        "Dev mode: loopback addresses only, because its keys are public.
   app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
   app {IMKIT_APP}: IM-API-KEY {API_KEY}, IM-CLIENT-KEY {CLIENT_KEY}; rooms demo, demo-room
   internal service, over gRPC at {grpc}: authorization: Bearer {SERVICE_TOKEN}
@@ -183,7 +184,7 @@ Mute and unmute a room's notifications for a client, as admin (IMKit):
   curl -X POST 'http://{rest}/admin/clients/aaa/mute/demo' -H 'IM-API-KEY: {API_KEY}'
   curl -X DELETE 'http://{rest}/admin/clients/aaa/mute/demo' -H 'IM-API-KEY: {API_KEY}'
 
-Mute and unmute a room's notifications, as the user itself (IMKit):
+Mute and unmute a room's notifications, as that user (IMKit):
   curl -X POST 'http://{rest}/me/mute/demo-room' -H 'IM-CLIENT-KEY: {CLIENT_KEY}' -H 'IM-Authorization: {user_token}'
   curl -X DELETE 'http://{rest}/me/mute/demo-room' -H 'IM-CLIENT-KEY: {CLIENT_KEY}' -H 'IM-Authorization: {user_token}'
 "

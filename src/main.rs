@@ -1,4 +1,4 @@
-//! The program. Everything is in the library, where tests reach it.
+//! The program. All code is in the library, so that tests can use it.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

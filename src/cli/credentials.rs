@@ -1,4 +1,4 @@
-//! `token` and `hash-key`.
+//! `token` mints tokens; `hash-key` hashes keys for the configuration.
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _},
@@ -26,28 +26,34 @@ pub(super) struct Token {
     /// Key of the app, such as org#app
     #[arg(long)]
     app: String,
-    /// Mint a token of this user; without it, one of the app
+    /// User to mint the token for; without it, the token is the app's
     #[arg(long)]
     user: Option<String>,
-    /// How long it is good for; 0, for an app token, is without end
+    /// Lifetime; 0 for an app token that does not expire
     #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3_600, value_parser = clap::value_parser!(u64).range(..=MAX_TTL_S))]
     ttl: u64,
 }
 
 pub(super) fn mint(token: &Token) -> Result<(), Failure> {
-    let wrong = |what: &str| Failure::Config(vec![what.to_owned()]);
+    let usage = |message: &str| Failure::Config(vec![message.to_owned()]);
     let config = token.source.load(Settings::default())?;
     let apps = Apps::new(&config.apps).map_err(Failure::Config)?;
     let app = apps.get(&token.app).map_err(|_| {
-        wrong("--app: no such app is configured; give its key, and --config or --dev")
+        usage(
+            "--app: this app is not configured; give the key of a configured app, \
+             and name the configuration with --config or --dev",
+        )
     })?;
-    let keys =
-        app.tokens.as_ref().ok_or_else(|| wrong("the app has no token_secret to sign with"))?;
+    let keys = app.tokens.as_ref().ok_or_else(|| {
+        usage("the app has no token_secret to sign with; add one to its [[apps]] table")
+    })?;
     let now_ms = Clock::system().now_ms();
     let minted = match &token.user {
-        Some(_) if token.ttl == 0 => return Err(wrong("--ttl: a user token has an end")),
+        Some(_) if token.ttl == 0 => {
+            return Err(usage("--ttl: a user token must expire; give a number of seconds above 0"));
+        }
         Some(user) => {
-            let user = app.user(user.clone()).map_err(|error| wrong(&error.message))?;
+            let user = app.user(user.clone()).map_err(|error| usage(&error.message))?;
             keys.mint_user(
                 &app.key,
                 user.as_str(),
@@ -60,20 +66,21 @@ pub(super) fn mint(token: &Token) -> Result<(), Failure> {
     let minted = minted.map_err(|error| Failure::Serve(error.into()))?;
     say(&format!("{minted}\n"));
     let facts = Unverified::read(&minted).map_err(|error| Failure::Serve(error.into()))?;
-    let end = facts.ends_ms().map_or_else(
-        || "without end".to_owned(),
-        |end_ms| format!("good until {}", moment(end_ms)),
+    let expiry = facts.ends_ms().map_or_else(
+        || "does not expire".to_owned(),
+        |end_ms| format!("expires {}", rfc3339(end_ms)),
     );
     let id = facts.id().unwrap_or_default();
     let signer = facts.signer.as_deref().unwrap_or_default();
     complain(&format!(
-        "{end}; its id, to revoke it by (revoked_tokens), is {id}; signed with the token_secret {signer}"
+        "{expiry}; id {id} (to revoke the token, add it to revoked_tokens); \
+         signed with the token_secret {signer}"
     ));
     Ok(())
 }
 
-/// RFC 3339, in UTC.
-fn moment(time_ms: u64) -> String {
+/// In UTC.
+fn rfc3339(time_ms: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
 }
 
@@ -83,12 +90,14 @@ pub(super) fn hash_key(key: Option<String>) -> Result<(), Failure> {
         None => read_key()?,
     };
     if key.len() < 16 {
-        let what = "the key is shorter than 16 characters, and would be guessed; take a random one, such as `openssl rand -hex 32` makes";
-        return Err(Failure::Config(vec![what.to_owned()]));
+        let error = "the key is shorter than 16 characters and can be guessed; \
+                     make a random one with `openssl rand -hex 32`";
+        return Err(Failure::Config(vec![error.to_owned()]));
     }
     if key.len() < 32 {
         complain(
-            "warning: the key is shorter than 32 characters; take a random one, such as `openssl rand -hex 32` makes",
+            "warning: the key is shorter than 32 characters; \
+             make a random one with `openssl rand -hex 32`",
         );
     }
     say(&format!("{}\n", KeyHash::of(&key)));
@@ -97,14 +106,16 @@ pub(super) fn hash_key(key: Option<String>) -> Result<(), Failure> {
 
 fn read_key() -> Result<String, Failure> {
     if io::stdin().is_terminal() {
-        complain("The key, then Enter:");
+        complain("Type the key, then press Enter:");
     }
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     read.map_err(|source| Failure::File { what: "standard input".to_owned(), source })?;
     let key = line.trim_end_matches(['\r', '\n']);
     if key.is_empty() {
-        Err(Failure::Config(vec!["no key was given".to_owned()]))
+        Err(Failure::Config(vec![
+            "the key is empty; give it as an argument or on standard input".to_owned(),
+        ]))
     } else {
         Ok(key.to_owned())
     }

@@ -1,4 +1,4 @@
-//! `serve` and `check-config`.
+//! `serve` runs the service; `check-config` checks what it would run with.
 
 use std::{io, pin::pin};
 
@@ -31,13 +31,13 @@ pub(super) struct Serve {
 }
 
 pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
-    // From before it is read, so that what changes meanwhile is read again.
+    // Created before the file is read, so that a change in between is not missed.
     let files = FileWatcher::new(source.config.iter().cloned().collect());
     let config = source.load(settings.clone())?;
     telemetry::init_logs(config.log_format);
-    // Each connection is an open file. Where the system gives no more, there is what there was.
+    // Each connection is an open file. If the limit cannot be raised, the present one stays.
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    tracing::debug!(open_files, "as many files may be open");
+    tracing::debug!(open_files, "limit of open files");
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
@@ -47,7 +47,7 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
             .as_ref()
             .map(|endpoint| Traces::start(endpoint, config.trace_share))
             .transpose();
-        let traces = traces.map_err(|wrong| Failure::Config(vec![wrong]))?;
+        let traces = traces.map_err(|error| Failure::Config(vec![error]))?;
         let app = tokio::select! {
             app = App::start(&config, Clock::system()) => app?,
             () = &mut stop => return Ok(()),
@@ -58,20 +58,20 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
             say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
         }
         let access = app.service.access.clone();
-        let ended = tokio::select! {
-            ended = app.run(stop) => ended,
-            () = watch_files(source, files, &settings, &access, hangups) => Ok(()),
+        let outcome = tokio::select! {
+            outcome = app.run(stop) => outcome,
+            () = reload_credentials(source, files, &settings, &access, hangups) => Ok(()),
         };
         if let Some(traces) = traces {
             traces.end().await;
         }
-        ended
+        outcome
     })
 }
 
-/// Reads again who may call, when the file has changed and on SIGHUP: all of it, or nothing where
-/// something is wrong. Never ends by itself.
-async fn watch_files(
+/// Reloads the callers' credentials when the file changes and on SIGHUP. If the file has an error,
+/// none of it takes effect. Never returns.
+async fn reload_credentials(
     source: &Source,
     mut files: FileWatcher,
     settings: &Settings,
@@ -83,8 +83,8 @@ async fn watch_files(
             () = files.changed() => {}
             Some(()) = hangups.recv() => {}
         }
-        let read = Config::load(settings.clone(), source.config.as_deref(), source.dev);
-        match read.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
+        let config = Config::load(settings.clone(), source.config.as_deref(), source.dev);
+        match config.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
             Ok((credentials, config)) => {
                 access.replace(credentials).await;
                 let apps = config.apps.len();
@@ -94,18 +94,18 @@ async fn watch_files(
                     apps,
                     services,
                     issuers,
-                    "who may call was read again; other settings are those of the start"
+                    "the credentials were reloaded; other settings take effect at the next start"
                 );
             }
-            Err(wrong) => tracing::error!(
-                wrong = wrong.join("; "),
-                "who may call was not read again; what was known goes on"
+            Err(errors) => tracing::error!(
+                wrong = errors.join("; "),
+                "the credentials were not reloaded; the previous ones stay in force"
             ),
         }
     }
 }
 
-/// Done when the process is told to stop.
+/// Completes on SIGTERM or SIGINT.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -119,42 +119,42 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 pub(super) fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = source.load(settings)?;
-    config.tls.map(Tls::new).transpose().map_err(|wrong| Failure::Config(vec![wrong]))?;
+    config.tls.map(Tls::new).transpose().map_err(|error| Failure::Config(vec![error]))?;
     let apps = config.apps.len();
     let services = config.services.len();
     let issuers = config.issuers.len();
     say(&format!(
-        "The configuration is good: {apps} apps, {services} services, {issuers} issuers.\n"
+        "The configuration is valid: apps {apps}, services {services}, issuers {issuers}.\n"
     ));
-    let known = Apps::new(&config.apps).map_err(Failure::Config)?;
+    let parsed = Apps::new(&config.apps).map_err(Failure::Config)?;
     config.apps.iter().for_each(|app| {
-        say(&changing(app, known.get(&app.key).ok().and_then(|app| app.tokens.as_ref())))
+        say(&rotation(app, parsed.get(&app.key).ok().and_then(|app| app.tokens.as_ref())))
     });
-    let two = config.services.iter().filter(|service| service.token_hash.len() > 1);
-    two.for_each(|service| {
-        say(&format!("service {}: two of token_hash are good\n", shown(&service.name)))
+    let rotating = config.services.iter().filter(|service| service.token_hash.len() > 1);
+    rotating.for_each(|service| {
+        say(&format!("service {}: two values of token_hash are valid\n", shown(&service.name)))
     });
     Ok(())
 }
 
-/// Which keys of an app are about to take the place of others, and which tokens are refused.
-fn changing(app: &AppConfig, tokens: Option<&TokenKeys>) -> String {
-    let mut said = Vec::new();
-    said.extend(
+/// The keys of an app that are being rotated, and the tokens that it refuses; a line each.
+fn rotation(app: &AppConfig, tokens: Option<&TokenKeys>) -> String {
+    let mut lines = Vec::new();
+    lines.extend(
         app.hashes()
             .iter()
             .filter(|(_, hashes)| hashes.len() > 1)
-            .map(|(field, _)| format!("two of {field} are good")),
+            .map(|(field, _)| format!("two values of {field} are valid")),
     );
     if let Some([new, old]) = tokens.map(|tokens| tokens.signers().collect::<Vec<_>>()).as_deref() {
-        said.push(format!("token_secret {new} signs, and what {old} has signed is good"));
+        lines.push(format!("token_secret {new} signs; tokens signed by {old} are valid too"));
     }
-    said.extend(
-        app.tokens_not_before.iter().map(|time| format!("tokens of before {time} are refused")),
+    lines.extend(
+        app.tokens_not_before.iter().map(|time| format!("tokens issued before {time} are refused")),
     );
-    said.extend(
+    lines.extend(
         (!app.revoked_tokens.is_empty())
             .then(|| format!("{} tokens are revoked", app.revoked_tokens.len())),
     );
-    said.iter().map(|what| format!("app {}: {what}\n", app.key)).collect()
+    lines.iter().map(|line| format!("app {}: {line}\n", app.key)).collect()
 }

@@ -1,4 +1,4 @@
-//! Where the configuration of a command comes from.
+//! The options that name a command's configuration.
 
 use std::path::PathBuf;
 
@@ -11,15 +11,17 @@ use crate::{
 
 #[derive(Args)]
 pub(super) struct Source {
-    /// The configuration: settings, [[apps]] and [[services]], in TOML
+    /// Configuration file in TOML: settings, [[apps]], [[services]] and [[issuers]]
     #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
     pub(super) config: Option<PathBuf>,
-    /// Add apps, keys and a directory that make the documents' examples work; loopback only
+    /// Dev mode: add the apps, keys, users and rooms of the vendors' examples; the keys are public,
+    /// so only loopback addresses are served
     #[arg(long, env = "MUTE_DEV", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) dev: bool,
 }
 
 impl Source {
+    /// Errors: all that is wrong with the configuration.
     pub(super) fn load(&self, settings: Settings) -> Result<Config, Failure> {
         Config::load(settings, self.config.as_deref(), self.dev).map_err(Failure::Config)
     }

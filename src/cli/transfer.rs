@@ -1,4 +1,5 @@
-//! `export`, `import`, `verify`, `backup`, `restore`.
+//! The commands `export`, `import`, `verify`, `backup` and `restore`. Each opens the store itself,
+//! so no service may run on it; only `backup --from` asks a running service.
 
 use std::{
     fs::File,
@@ -32,22 +33,22 @@ use crate::{
     },
 };
 
-/// Which store; no service may be running on a directory.
+/// The options that name a store.
 #[derive(Args)]
-struct Where {
-    /// What keeps the records [default: the embedded store]
+struct StoreOptions {
+    /// Storage engine [default: sled]
     #[arg(long, value_enum, env = "MUTE_STORE")]
     store: Option<Engine>,
-    /// The directory of an embedded store that no service is running on
+    /// Directory of an embedded store; the service that uses it must be stopped
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     etcd: EtcdSettings,
 }
 
-impl Where {
-    /// Nothing where none is named.
-    fn named(self) -> Result<Option<Location>, Failure> {
+impl StoreOptions {
+    /// None if the options name no store.
+    fn optional_location(self) -> Result<Option<Location>, Failure> {
         Ok(match self.store.unwrap_or_default() {
             Engine::Sled => {
                 self.data_dir.map(|path| Location::Directory { path, memory: Memory::default() })
@@ -56,9 +57,9 @@ impl Where {
         })
     }
 
-    fn place(self) -> Result<Location, Failure> {
-        self.named()?.ok_or_else(|| {
-            usage("name the store: --data-dir DIR, or --store etcd --etcd-endpoints URL")
+    fn location(self) -> Result<Location, Failure> {
+        self.optional_location()?.ok_or_else(|| {
+            usage("name a store: --data-dir DIR, or --store etcd --etcd-endpoints URL")
         })
     }
 }
@@ -66,11 +67,11 @@ impl Where {
 #[derive(Args)]
 pub(super) struct Export {
     #[command(flatten)]
-    store: Where,
-    /// A file to write to, whole or not at all; without it, standard output
+    store: StoreOptions,
+    /// File to write; it appears only when complete [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only the records of this app, such as org#app
+    /// Export only the records of this app, such as org#app
     #[arg(long)]
     app: Option<String>,
 }
@@ -78,54 +79,54 @@ pub(super) struct Export {
 #[derive(Args)]
 pub(super) struct Import {
     #[command(flatten)]
-    store: Where,
-    /// What becomes of records that the file does not have: `merge` leaves them, `replace` removes
-    /// them (of an export of one app, that app's)
+    store: StoreOptions,
+    /// What to do with records of the store that the file lacks: `merge` keeps them, `replace`
+    /// removes them (only those of the app, for an export of one app)
     #[arg(long, value_enum, default_value = "merge")]
     mode: Mode,
-    /// Check the file, tell what would change, and change nothing
+    /// Check the file and print what would change, without changing anything
     #[arg(long)]
     dry_run: bool,
-    /// The configuration of the service: in its apps that fold users' case, ids of the file are
-    /// folded
+    /// Configuration of the service: user ids of its apps with case-insensitive user ids are
+    /// converted to lower case
     #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
     config: Option<PathBuf>,
-    /// An export, or - for standard input
+    /// Export to read, or - for standard input
     file: PathBuf,
 }
 
 #[derive(Args)]
 pub(super) struct Verify {
     #[command(flatten)]
-    store: Where,
-    /// A backup; comes before a store
+    store: StoreOptions,
+    /// Backup to verify; overrides the options that name a store
     #[arg(long, value_name = "FILE")]
     backup: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(super) struct Backup {
-    /// The admin listener of a running service, such as http://127.0.0.1:9090; comes before a store
+    /// Admin listener of a running service, such as http://127.0.0.1:9090; overrides the options
+    /// that name a store
     #[arg(long, value_name = "URL", requires = "token")]
     from: Option<String>,
-    /// The token of a service with the scope "admin" and the apps ["*"]; what is given here can be
-    /// seen by others on the machine
+    /// Token of an internal service with the scope "admin" and the apps ["*"]; other users of the
+    /// machine can see arguments, so prefer the variable
     #[arg(long, env = "MUTE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     #[command(flatten)]
-    store: Where,
-    /// The file to write, whole or not at all; replaces one that is there
+    store: StoreOptions,
+    /// File to write; it appears, or replaces an older one, only when complete
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 }
 
 #[derive(Args)]
 pub(super) struct Restore {
-    /// An empty directory, or one that is not there yet; a cluster is restored by its own
-    /// snapshots, or with `import`
+    /// Empty or new directory; to restore a cluster, use etcd's own snapshots, or `import`
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     data_dir: PathBuf,
-    /// A backup
+    /// Backup to restore
     file: PathBuf,
 }
 
@@ -134,9 +135,9 @@ pub(super) fn export(command: Export) -> Result<(), Failure> {
     if let Some(Err(error)) = app.clone().map(AppKey::parse) {
         return Err(usage(&format!("--app: {}", error.message)));
     }
-    let place = store.place()?;
+    let location = store.location()?;
     run(async {
-        let store = transfer::open(&place, false).await?;
+        let store = transfer::open(&location, false).await?;
         let now_ms = Clock::system().now_ms();
         let content = match &output {
             None => {
@@ -147,11 +148,7 @@ pub(super) fn export(command: Export) -> Result<(), Failure> {
         };
         store.close().await?;
         let content = content?;
-        complain(&format!(
-            "{} records are exported; sha256 {}",
-            content.records(),
-            content.sha256()
-        ));
+        complain(&format!("exported {} records; sha256 {}", content.records(), content.sha256()));
         Ok(())
     })
 }
@@ -170,7 +167,7 @@ async fn export_to_file(
 
 pub(super) fn import(command: Import) -> Result<(), Failure> {
     let Import { store, mode, dry_run, config, file } = command;
-    let place = store.place()?;
+    let location = store.location()?;
     let apps = config.map(|file| {
         Config::load(Settings::default(), Some(&file), false).map(|config| config.apps)
     });
@@ -178,16 +175,16 @@ pub(super) fn import(command: Import) -> Result<(), Failure> {
         apps.transpose().map_err(Failure::Config)?.map(|apps| Folds::of(&apps)).unwrap_or_default();
     let incoming = read_export(&file, folds)?;
     run(async {
-        // A trial creates nothing, not even an empty store.
-        let store = match !dry_run || exists(&place).await? {
-            true => Some(transfer::open(&place, true).await?),
+        // A dry run does not create a store.
+        let store = match !dry_run || exists(&location).await? {
+            true => Some(transfer::open(&location, true).await?),
             false => None,
         };
-        let told = merge(store.as_deref(), incoming, mode, dry_run).await;
+        let summary = merge(store.as_deref(), incoming, mode, dry_run).await;
         if let Some(store) = store {
             store.close().await?;
         }
-        say(&told?);
+        say(&summary?);
         Ok(())
     })
 }
@@ -203,23 +200,23 @@ async fn merge(
         None => None,
     };
     let plan = MergePlan::of(incoming, snapshot, mode).await?;
-    let told = format!(
-        "{} new, {} changed, {} removed, {} as they were\n",
+    let summary = format!(
+        "{} new, {} changed, {} removed, {} unchanged\n",
         plan.new, plan.changed, plan.removed, plan.same
     );
     let Some(store) = store.filter(|_| !dry_run) else {
-        return Ok(format!("Would be imported: {told}"));
+        return Ok(format!("Would import: {summary}"));
     };
     let mut progress = Progress::of(plan.changes());
     plan.commit(store, Clock::system().now_ms(), |done| progress.report(done)).await?;
-    Ok(format!("Imported: {told}"))
+    Ok(format!("Imported: {summary}"))
 }
 
 fn read_export(file: &Path, folds: Folds) -> Result<Incoming, Failure> {
-    let is_standard = file == Path::new("-");
-    let what = if is_standard { "standard input".to_owned() } else { file.display().to_string() };
+    let is_stdin = file == Path::new("-");
+    let what = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
     let failed = |source| transfer::Failure::File { what: what.clone(), source };
-    let from: Box<dyn BufRead> = match is_standard {
+    let from: Box<dyn BufRead> = match is_stdin {
         true => Box::new(io::stdin().lock()),
         false => Box::new(BufReader::new(File::open(file).map_err(failed)?)),
     };
@@ -229,20 +226,20 @@ fn read_export(file: &Path, folds: Folds) -> Result<Incoming, Failure> {
 
 pub(super) fn verify(command: Verify) -> Result<(), Failure> {
     let Verify { store, backup } = command;
-    let (content, revision) = match (backup, store.named()?) {
+    let (content, revision) = match (backup, store.optional_location()?) {
         (Some(file), _) => {
             let (header, content) = backup::verify(&file)?;
             (content, header.revision)
         }
-        (None, Some(place)) => run(async {
-            let store = transfer::open(&place, false).await?;
+        (None, Some(location)) => run(async {
+            let store = transfer::open(&location, false).await?;
             let content = read_all(&*store).await;
             store.close().await?;
             content
         })?,
         (None, None) => {
             return Err(usage(
-                "name a backup (--backup), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL",
+                "name a backup (--backup FILE) or a store (--data-dir DIR, or --store etcd --etcd-endpoints URL)",
             ));
         }
     };
@@ -261,29 +258,29 @@ async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
 
 pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     let Backup { from, token, store, output: path } = command;
-    let place = store.named()?;
+    let location = store.optional_location()?;
     let failed = |error| transfer::Failure::file(&path, error);
     let mut output = Output::create(&path).map_err(failed)?;
-    match (from, place) {
+    match (from, location) {
         (Some(from), _) => run(async {
             let token = token.unwrap_or_default();
             Ok(fetch::backup(&from, &token, &mut output, &path.display().to_string())
                 .await
                 .map(drop)?)
         })?,
-        (None, Some(place)) => run(async {
-            let store = transfer::open(&place, false).await?;
+        (None, Some(location)) => run(async {
+            let store = transfer::open(&location, false).await?;
             let written = write_backup(&*store, &mut output).await;
             store.close().await?;
             written
         })?,
         (None, None) => {
             return Err(usage(
-                "name a running service (--from), or a store: --data-dir DIR, or --store etcd --etcd-endpoints URL",
+                "name a running service (--from URL) or a store (--data-dir DIR, or --store etcd --etcd-endpoints URL)",
             ));
         }
     }
-    // What was sent and what is on the disk may be two things.
+    // Verified from the disk, where a write can have gone wrong.
     let (header, content) = backup::verify(output.draft().map_err(failed)?)?;
     output.finish().map_err(failed)?;
     say(&content.report(header.revision).to_string());
@@ -291,11 +288,11 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
 }
 
 async fn write_backup(store: &dyn Store, output: &mut Output) -> Result<(), Failure> {
-    let mut pieces =
+    let mut chunks =
         std::pin::pin!(backup::bytes(store.snapshot().await?, Clock::system().now_ms()));
-    while let Some(piece) = pieces.next().await {
+    while let Some(chunk) = chunks.next().await {
         output
-            .write_all(&piece?)
+            .write_all(&chunk?)
             .map_err(|source| Failure::File { what: "the backup".to_owned(), source })?;
     }
     Ok(())
@@ -305,10 +302,10 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let Restore { data_dir, file } = command;
     telemetry::init_logs(telemetry::LogFormat::Text);
     let now_ms = Clock::system().now_ms();
-    let (header, content, newest) = backup::restore(&file, &data_dir, now_ms)?;
+    let (header, content, revision) = backup::restore(&file, &data_dir, now_ms)?;
     say(&content.report(header.revision).to_string());
     complain(&format!(
-        "The store is at revision {newest}; whoever followed the changes of the lost one has to begin anew."
+        "The store is at revision {revision}. Watchers of the lost store must list and watch again."
     ));
     Ok(())
 }
@@ -318,6 +315,6 @@ fn run<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failur
     Runtime::new().map_err(|error| Failure::Serve(error.into()))?.block_on(command)
 }
 
-fn usage(what: &str) -> Failure {
-    Failure::Config(vec![what.to_owned()])
+fn usage(message: &str) -> Failure {
+    Failure::Config(vec![message.to_owned()])
 }

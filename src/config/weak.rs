@@ -1,4 +1,4 @@
-//! Secrets that everybody knows, or that are none.
+//! Finds secrets that are public, empty or shared.
 
 use std::collections::HashMap;
 
@@ -8,57 +8,61 @@ use crate::auth::{
     secret::{KeyHash, Secret},
 };
 
-/// How the secrets of the sample configuration begin, and those among them that are there by their
-/// hashes.
-const SAMPLE: &str = "change-me";
-const SAMPLES: [&str; 4] = [
+/// The prefix of each secret in the sample configuration, and those that it has as hashes.
+const SAMPLE_PREFIX: &str = "change-me";
+const SAMPLE_SECRETS: [&str; 4] = [
     "change-me-client-secret",
     "change-me-api-key",
     "change-me-client-key",
     "change-me-service-token",
 ];
-const MAKE: &str =
+const HINT: &str =
     "make one with `openssl rand -hex 32`, and its hash with `mute-service hash-key`";
 
-/// Everything that is wrong with the secrets of a configuration, a sentence each.
-pub(super) fn secrets(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<String> {
-    let mut wrong = Vec::new();
+/// What is wrong with the secrets of a configuration, a sentence each.
+pub(super) fn errors(apps: &[AppConfig], services: &[ServiceConfig]) -> Vec<String> {
+    let mut errors = Vec::new();
     let mut signers: HashMap<&str, &str> = HashMap::new();
     for app in apps {
         for (field, hashes) in app.hashes() {
-            let what = hashes.iter().filter_map(of_hash);
-            wrong
-                .extend(what.map(|what| format!("app \"{}\": {field} is {what}: {MAKE}", app.key)));
+            let found = hashes.iter().filter_map(weakness);
+            errors.extend(
+                found.map(|weakness| format!("app \"{}\": {field} is {weakness}: {HINT}", app.key)),
+            );
         }
         for secret in app.token_secret.iter().map(Secret::expose) {
-            if secret.starts_with(SAMPLE) {
-                wrong.push(format!(
-                    "app \"{}\": token_secret is that of the sample: {MAKE}",
+            if secret.starts_with(SAMPLE_PREFIX) {
+                errors.push(format!(
+                    "app \"{}\": token_secret is that of the sample configuration: {HINT}",
                     app.key
                 ));
             }
             if let Some(other) = signers.insert(secret, &app.key) {
-                wrong.push(format!(
-                    "app \"{}\": token_secret is that of \"{other}\" too, whose tokens would be good here",
+                errors.push(format!(
+                    "app \"{}\": token_secret is that of \"{other}\" too, so the tokens of each app would be accepted by the other",
                     app.key
                 ));
             }
         }
     }
     for service in services {
-        let what = service.token_hash.iter().filter_map(of_hash);
-        wrong.extend(
-            what.map(|what| format!("service \"{}\": token_hash is {what}: {MAKE}", service.name)),
-        );
+        let found = service.token_hash.iter().filter_map(weakness);
+        errors.extend(found.map(|weakness| {
+            format!("service \"{}\": token_hash is {weakness}: {HINT}", service.name)
+        }));
     }
-    wrong
+    errors
 }
 
-fn of_hash(hash: &KeyHash) -> Option<&'static str> {
+/// The kind of a weak secret; none for a strong one.
+fn weakness(hash: &KeyHash) -> Option<&'static str> {
     if hash.is_of("") {
-        return Some("that of nothing");
+        return Some("the hash of an empty secret");
     }
-    SAMPLES.iter().any(|sample| hash.is_of(sample)).then_some("that of the sample")
+    SAMPLE_SECRETS
+        .iter()
+        .any(|sample| hash.is_of(sample))
+        .then_some("that of the sample configuration")
 }
 
 #[cfg(test)]
@@ -66,14 +70,14 @@ mod tests {
     use super::*;
     use crate::config::file::File;
 
-    fn wrong(text: &str) -> String {
+    fn errors_of(text: &str) -> String {
         let file = File::parse(text).unwrap();
-        secrets(&file.apps, &file.services).join("\n")
+        errors(&file.apps, &file.services).join("\n")
     }
 
     #[test]
     fn every_secret_of_the_sample_is_found() {
-        let found = wrong(include_str!("../../deploy/mute-service.toml"));
+        let found = errors_of(include_str!("../../deploy/mute-service.toml"));
         assert_eq!(found.lines().count(), 6, "{found}");
         let secrets = ["client_secret_hash", "api_key_hash", "client_key_hash", "token_hash"];
         assert!(
@@ -84,14 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn hashes_of_nothing_and_secrets_of_two_apps_are_found() {
+    fn empty_and_shared_secrets_are_found() {
         let nothing = KeyHash::of("");
-        let found = wrong(&format!(
+        let found = errors_of(&format!(
             "[[apps]]\nkey = \"a\"\napi_key_hash = \"{nothing}\"\ntoken_secret = \"0123456789abcdef\"\n\
              [[apps]]\nkey = \"b\"\ntoken_secret = \"0123456789abcdef\"\n\
              [[services]]\nname = \"s\"\ntoken_hash = \"{nothing}\"\nscopes = []\napps = []\n"
         ));
-        assert_eq!((found.lines().count(), found.matches("of nothing").count()), (3, 2), "{found}");
+        assert_eq!(
+            (found.lines().count(), found.matches("of an empty secret").count()),
+            (3, 2),
+            "{found}"
+        );
         assert!(found.contains("\"a\" too"), "{found}");
     }
 }

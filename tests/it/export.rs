@@ -172,16 +172,16 @@ async fn an_import_of_an_export_is_the_same_store_and_idempotent() {
     let lines = stdout(&exported);
     let verify = |data: &Path| stdout(&run(&["verify", "--data-dir", path(data)]));
     let tried = pipe(lines.as_bytes(), &["import", "--data-dir", path(&again), "--dry-run", "-"]);
-    assert_eq!(stdout(&tried), "Would be imported: 9 new, 0 changed, 0 removed, 0 as they were\n");
+    assert_eq!(stdout(&tried), "Would import: 9 new, 0 changed, 0 removed, 0 unchanged\n");
     assert!(!again.exists());
     let imported = pipe(lines.as_bytes(), &["import", "--data-dir", path(&again), "-"]);
-    assert_eq!(stdout(&imported), "Imported: 9 new, 0 changed, 0 removed, 0 as they were\n");
+    assert_eq!(stdout(&imported), "Imported: 9 new, 0 changed, 0 removed, 0 unchanged\n");
     let hash = |report: &str| report.lines().last().unwrap().to_owned();
     let once = verify(&again);
     assert_eq!(hash(&once), hash(&verify(&data)));
     stdout(&run(&["export", "--data-dir", path(&data), "--output", path(&file)]));
     let repeated = run(&["import", "--data-dir", path(&again), "--mode", "replace", path(&file)]);
-    assert_eq!(stdout(&repeated), "Imported: 0 new, 0 changed, 0 removed, 9 as they were\n");
+    assert_eq!(stdout(&repeated), "Imported: 0 new, 0 changed, 0 removed, 9 unchanged\n");
     // The revision is in it.
     assert_eq!(verify(&again), once);
     // What the hash is of can be seen by anybody.

@@ -424,7 +424,7 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
     )
     .unwrap();
     process.signal("-HUP");
-    until(async || fs::read_to_string(files.join("log")).unwrap().contains("was read again")).await;
+    until(async || fs::read_to_string(files.join("log")).unwrap().contains("were reloaded")).await;
     assert_eq!(actor(&process, &of_second).await.unwrap(), "service:chat");
     let log = fs::read_to_string(files.join("log")).unwrap();
     assert!(

@@ -372,7 +372,7 @@ fn the_small_commands_do_what_they_say() {
     let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
     assert_eq!(
         text(&checked.stdout),
-        "The configuration is good: 2 apps, 1 services, 0 issuers.\n",
+        "The configuration is valid: apps 2, services 1, issuers 0.\n",
         "{}",
         text(&checked.stderr)
     );

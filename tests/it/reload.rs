@@ -49,7 +49,7 @@ async fn new_apps_and_services_may_call_at_once() {
     more(directory.path(), "[[apps]]\nkey = \"Third\"\ndirectory = \"shut\"\n");
     process.signal("-HUP");
     let log = || fs::read_to_string(directory.path().join("log")).unwrap();
-    until("the bad file is told", async || log().contains("was not read again")).await;
+    until("the bad file is told", async || log().contains("were not reloaded")).await;
     assert!(log().contains("[[apps]] number 3"), "{}", log());
     assert_eq!(code(&process, "New", new).await, Code::Ok);
     assert_eq!(code(&process, "Open", SERVICE.1.trim_start_matches("Bearer ")).await, Code::Ok);
@@ -85,7 +85,7 @@ async fn every_key_is_rotated_without_a_refused_call() {
         let log = || {
             fs::read_to_string(directory.path().join("log"))
                 .unwrap()
-                .matches("was read again")
+                .matches("were reloaded")
                 .count()
         };
         let before = log();
@@ -98,7 +98,7 @@ async fn every_key_is_rotated_without_a_refused_call() {
             [&["token", "--config", path.to_str().unwrap(), "--app", "Turn"], arguments].concat();
         let token = run(&arguments);
         let told = text(&token.stderr);
-        let id = told.split("is ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        let id = told.split("id ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
         (text(&token.stdout).trim().to_owned(), id, told)
     };
     let code_of = async |header: (&'static str, &str)| {
@@ -142,19 +142,19 @@ async fn every_key_is_rotated_without_a_refused_call() {
     set(&[new, old], "").await;
     let checked = text(&run(&["check-config", "--config", path.to_str().unwrap()]).stdout);
     assert!(
-        checked.contains("app Turn: two of api_key_hash are good")
-            && checked.contains(" signs, and what "),
+        checked.contains("app Turn: two values of api_key_hash are valid")
+            && checked.contains(" signs; tokens signed by "),
         "{checked}"
     );
     let (of_new, id, told) = minted(&["--ttl", "0"]);
-    assert!(told.starts_with("without end"), "{told}");
+    assert!(told.starts_with("does not expire"), "{told}");
     assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([true; 4], [true; 4]));
     set(&[new], "").await;
     assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([false; 4], [true; 4]));
     // One token alone, and all of before a time.
     set(&[new], &format!("revoked_tokens = [\"{id}\"]\n")).await;
     let (other, _, told) = minted(&[]);
-    assert!(told.starts_with("good until 2"), "{told}");
+    assert!(told.starts_with("expires 2"), "{told}");
     assert_eq!(
         (good(new, &of_new).await, good(new, &other).await),
         ([false, true, true, true], [true; 4])
@@ -186,7 +186,7 @@ async fn a_watch_ends_when_its_service_is_configured_no_more() {
     // Read again, and as it was: it goes on.
     process.signal("-HUP");
     let log = || fs::read_to_string(directory.path().join("log")).unwrap();
-    until("it was read again", async || log().contains("was read again")).await;
+    until("it was read again", async || log().contains("were reloaded")).await;
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
     assert!(watch.message().await.unwrap().is_some());
     fs::write(&path, &config[..config.find("[[services]]").unwrap()]).unwrap();

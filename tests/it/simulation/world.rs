@@ -294,7 +294,7 @@ fn config(place: Location) -> Config {
     };
     let mut config = Config::load(settings, None, true).unwrap();
     config.dev = false;
-    config.place = place;
+    config.location = place;
     config.retention = RETENTION;
     config.apps = vec![app(OPEN, Directory::Open), app(STRICT, Directory::Strict)];
     config.services.clear();
