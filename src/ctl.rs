@@ -1,7 +1,7 @@
-//! `mute-service ctl`: a person's hands. It is a caller like any other, over gRPC: it knows the
-//! messages of the API and nothing of what is behind them. `args` is what may be asked for, `hands`
-//! does it, `follow` does the one thing that has no end; `records` says what is shown of each
-//! message, and `output` how.
+//! `mute-service ctl`: calls a running service from a terminal. It is an ordinary gRPC client: it
+//! knows the API's messages and nothing of the service's internals. `args` parses the arguments,
+//! `commands` runs a command, `follow` runs `watch`; `records` selects the fields to show of each
+//! message, and `output` prints them.
 
 use std::{io, process::ExitCode};
 
@@ -21,7 +21,7 @@ use commands::Commands;
 use failure::Failure;
 use output::Output;
 
-/// What `ctl` is given: how to reach the service, and what to do.
+/// The arguments of `ctl`: how to reach the service, and the command.
 #[derive(Args)]
 pub struct Ctl {
     #[command(flatten)]
@@ -30,12 +30,12 @@ pub struct Ctl {
     command: args::Command,
 }
 
-/// Does what is asked for, and tells standard error where it went wrong. 0; 64 for usage; 1 for a
-/// failure. A reader that has closed our output has seen enough, which is no failure.
+/// Runs the command and prints its error to standard error. The exit code is 0 for success, 64 for
+/// an error in usage, 1 for any other failure. It is a success if the reader closes the output.
 #[must_use]
 pub fn run(ctl: Ctl) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => match runtime.block_on(work(ctl)) {
+        Ok(runtime) => match runtime.block_on(execute(ctl)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                 ExitCode::SUCCESS
@@ -52,7 +52,7 @@ pub fn run(ctl: Ctl) -> ExitCode {
     }
 }
 
-async fn work(Ctl { options, command }: Ctl) -> Result<(), Failure> {
+async fn execute(Ctl { options, command }: Ctl) -> Result<(), Failure> {
     let out = Output::stdout(options.json, Clock::system());
     let app = options.app()?;
     let mutes = connection::connect(&options).await?;

@@ -1,5 +1,4 @@
-//! What may be asked for on the command line, and the forms in which people write durations and
-//! times.
+//! The commands and options of `ctl`, and how durations and times are written on the command line.
 
 use std::{
     path::PathBuf,
@@ -15,11 +14,11 @@ use prost_types::Timestamp;
 use super::{failure::Failure, records};
 use crate::proto::v1::ChangeKind;
 
-/// How to reach the service, and in what form to answer. Of all commands.
+/// The options of all commands: how to reach the service, and the output format.
 #[derive(Args)]
 #[command(next_help_heading = "Options of every ctl command")]
 pub struct Options {
-    /// Where the service's gRPC is; https:// where it is served over TLS
+    /// gRPC address of the service; https:// if it uses TLS
     #[arg(
         long,
         global = true,
@@ -28,41 +27,42 @@ pub struct Options {
         default_value = "http://127.0.0.1:50051"
     )]
     pub addr: String,
-    /// For https: the authorities of its certificate, in PEM
+    /// For https: certificate authorities of the service, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "MUTE_CA")]
     pub ca: Option<PathBuf>,
-    /// For https: a certificate to be known by, in PEM, instead of a token
+    /// For https: client certificate to authenticate with instead of a token, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "MUTE_CERT")]
     pub cert: Option<PathBuf>,
-    /// Its key
+    /// Private key of the client certificate, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "MUTE_KEY")]
     pub key: Option<PathBuf>,
-    /// The token of a service or of an app; what is given here can be seen by others on the machine
+    /// Token of an internal service or of an app; other users of the machine can see arguments, so
+    /// prefer the variable or --token-file
     #[arg(long, global = true, value_name = "TOKEN", env = "MUTE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// A file that holds the token; it comes before --token
+    /// File with the token; overrides --token
     #[arg(long, global = true, value_name = "FILE", env = "MUTE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Key of the app, such as org#app
     #[arg(long, global = true, value_name = "APP", env = "MUTE_APP")]
     app: Option<String>,
-    /// Answer in JSON, one object a line, its fields named as in the proto
+    /// Print JSON, one object per line; fields are named as in the API's .proto files
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 impl Options {
-    /// The app; clap cannot require what may stand anywhere.
+    /// The app. Checked here, because clap cannot require a global option.
     pub fn app(&self) -> Result<String, Failure> {
         self.app.clone().ok_or_else(|| {
-            Failure::Usage("no app is named: give its key with --app, or in MUTE_APP".to_owned())
+            Failure::Usage("no app is named; give its key with --app or in MUTE_APP".to_owned())
         })
     }
 }
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Forbid members of a room to speak, for a time or for good
+    /// Mute members of a room, for a time or for good
     #[command(
         after_help = "Example: mute-service ctl mute 1265710621211 user1 user2 --for 24h --reason spam"
     )]
@@ -72,17 +72,17 @@ pub enum Command {
         #[command(flatten)]
         length: Length,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// Let members of a room speak again
+    /// Unmute members of a room
     #[command(after_help = "Example: mute-service ctl unmute 1265710621211 user1")]
     Unmute {
         #[command(flatten)]
         members: Members,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// List who is muted in a room, until when, by whom and why
+    /// List the muted members of a room: until when, by whom and why
     #[command(visible_alias = "muted", after_help = "Example: mute-service ctl list 1265710621211")]
     List {
         #[command(flatten)]
@@ -90,7 +90,7 @@ pub enum Command {
         #[command(flatten)]
         limit: Limit,
     },
-    /// Forbid everybody in a room to speak but its owner, its admins and its allow list
+    /// Ban a room: only its owner, its admins and its allow list may speak
     #[command(after_help = "Example: mute-service ctl ban 1265710621211 --for 10m --reason raid")]
     Ban {
         #[command(flatten)]
@@ -98,7 +98,7 @@ pub enum Command {
         #[command(flatten)]
         length: Length,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
     /// End the ban of a room
     #[command(after_help = "Example: mute-service ctl unban 1265710621211")]
@@ -106,25 +106,25 @@ pub enum Command {
         #[command(flatten)]
         room: Room,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// Let members of a room speak while it is banned
+    /// Add members to a room's allow list, to let them speak while the room is banned
     #[command(after_help = "Example: mute-service ctl allow 1265710621211 user3")]
     Allow {
         #[command(flatten)]
         members: Members,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// Take members off the allow list of a room
+    /// Remove members from the allow list of a room
     #[command(after_help = "Example: mute-service ctl disallow 1265710621211 user3")]
     Disallow {
         #[command(flatten)]
         members: Members,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// List who may speak in a room while it is banned
+    /// List the allow list of a room: the members who may speak while it is banned
     #[command(after_help = "Example: mute-service ctl allowed 1265710621211")]
     Allowed {
         #[command(flatten)]
@@ -132,24 +132,24 @@ pub enum Command {
         #[command(flatten)]
         limit: Limit,
     },
-    /// Show a room: its ban, its owner and admins, how many are muted
+    /// Show a room: its ban, its owner and admins, and the number of muted members
     #[command(after_help = "Example: mute-service ctl room 1265710621211")]
     Room(Room),
-    /// Say whether a user may speak in a room now, and if not, until when and why
+    /// Check whether a user may speak in a room now, and if not, until when and why
     #[command(after_help = "Example: mute-service ctl check 1265710621211 user1")]
     Check(Member),
-    /// Follow the changes of the app, or of one room, until Ctrl-C, over restarts of the service
-    /// too
+    /// Print the changes of the app or of one room as they happen, until Ctrl-C; reconnects if the
+    /// service restarts
     #[command(after_help = "Example: mute-service ctl watch --room 1265710621211")]
     Watch {
-        /// Only the changes of this room
+        /// Watch only this room
         #[arg(long, value_name = "ROOM")]
         room: Option<String>,
-        /// Go on after this revision; 0 is from the first that is kept [default: from now on]
+        /// Start after this revision; 0 starts at the oldest change that is kept [default: now]
         #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
         after: Option<i64>,
     },
-    /// List what has happened, newest first
+    /// List past events, newest first
     #[command(
         after_help = "Example: mute-service ctl events --room 1265710621211 --kind muted,expired --since 2h"
     )]
@@ -159,7 +159,7 @@ pub enum Command {
         #[command(flatten)]
         limit: Limit,
     },
-    /// Forbid a user to speak in every room of the app, for a time or for good
+    /// Mute a user in all rooms of the app, for a time or for good
     #[command(
         alias = "user-mute",
         after_help = "Example: mute-service ctl mute-user user4 --for 7d --reason spam"
@@ -170,20 +170,20 @@ pub enum Command {
         #[command(flatten)]
         length: Length,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// End the mute of a user in every room of the app, which leaves those in single rooms
+    /// End a user mute; mutes of the user in single rooms stay in force
     #[command(alias = "user-unmute", after_help = "Example: mute-service ctl unmute-user user4")]
     UnmuteUser {
         #[command(flatten)]
         user: User,
         #[command(flatten)]
-        why: Why,
+        reason: Reason,
     },
-    /// List who is muted in every room of the app
+    /// List the users who are muted in all rooms of the app
     #[command(alias = "user-list", after_help = "Example: mute-service ctl muted-users")]
     MutedUsers(Limit),
-    /// Send a user no push from a room, for a time or for good
+    /// Mute a room's push notifications for a user, for a time or for good
     #[command(
         after_help = "Example: mute-service ctl mute-notifications 1265710621211 user5 --for 8h"
     )]
@@ -193,10 +193,10 @@ pub enum Command {
         #[command(flatten)]
         length: Length,
     },
-    /// Send a user pushes from a room again
+    /// Unmute a room's push notifications for a user
     #[command(after_help = "Example: mute-service ctl unmute-notifications 1265710621211 user5")]
     UnmuteNotifications(Member),
-    /// List the rooms from which a user gets no push, in the order of muting
+    /// List the rooms whose push notifications a user has muted, in the order of muting
     #[command(after_help = "Example: mute-service ctl muted-rooms user5")]
     MutedRooms {
         #[command(flatten)]
@@ -235,81 +235,82 @@ pub struct Members {
     /// Room id
     #[arg(value_name = "ROOM")]
     pub room: String,
-    /// User ids, up to 100: all of them or none
+    /// User ids, up to 100; on an error, none of them is changed
     #[arg(value_name = "USER", required = true)]
     pub users: Vec<String>,
 }
 
 #[derive(Args)]
 pub struct Length {
-    /// For how long, such as 10m, 24h or 7d; or for `good`, which is what it is without this
-    #[arg(long = "for", value_name = "DURATION", value_parser = length)]
-    pub length: Option<Lasting>,
+    /// Duration, such as 10m, 24h or 7d, or `good` for a mute or ban without end [default: good]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length)]
+    pub length: Option<MuteLength>,
 }
 
 #[derive(Args)]
-pub struct Why {
-    /// Why, at most 512 bytes; whoever is affected may be told
+pub struct Reason {
+    /// Reason, at most 512 bytes; the affected users can see it
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }
 
 #[derive(Args)]
 pub struct Limit {
-    /// Stop after so many [default: all]
+    /// Maximum number of entries [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
 }
 
 #[derive(Args)]
 pub struct Filter {
-    /// Only what is about this room
+    /// Only events of this room
     #[arg(long, value_name = "ROOM", default_value = "", hide_default_value = true)]
     pub room: String,
-    /// Only what is about this user
+    /// Only events of this user
     #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
     pub user: String,
-    /// Only what this actor did: service:NAME, app, user:ID, or `service` for what has ended by
-    /// itself
+    /// Only events by this actor: service:NAME, app, user:ID, or `service` for mutes and bans that
+    /// expired
     #[arg(long, value_name = "ACTOR", default_value = "", hide_default_value = true)]
     pub actor: String,
-    /// Only these kinds
-    #[arg(long = "kind", value_name = "KIND,KIND", value_delimiter = ',', ignore_case = true, value_parser = kind())]
+    /// Only events of these kinds
+    #[arg(long = "kind", value_name = "KIND,KIND", value_delimiter = ',', ignore_case = true, value_parser = kind_parser())]
     pub kinds: Vec<ChangeKind>,
-    /// From this time on: 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such as 2h
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Only events at or after this time: 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such
+    /// as 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub since: Option<Timestamp>,
-    /// Before this time
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Only events before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub until: Option<Timestamp>,
 }
 
-/// For how long something is set; nothing is for good.
+/// The duration of a mute or ban; none is for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lasting(Option<Duration>);
+pub struct MuteLength(Option<Duration>);
 
 impl Length {
-    /// As the messages say it: nothing is for good.
+    /// The duration of an RPC; none is for good.
     pub fn duration(&self) -> Option<prost_types::Duration> {
-        let duration = self.length.and_then(|Lasting(duration)| duration)?;
-        // What is too long for a message is refused by the service, as too long.
+        let duration = self.length.and_then(|MuteLength(duration)| duration)?;
+        // A duration that the message cannot hold becomes its maximum, which the service refuses.
         prost_types::Duration::try_from(duration)
             .ok()
             .or(Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }))
     }
 }
 
-fn length(raw: &str) -> Result<Lasting, String> {
+fn parse_length(raw: &str) -> Result<MuteLength, String> {
     if raw == "good" {
-        return Ok(Lasting(None));
+        return Ok(MuteLength(None));
     }
     let duration = humantime::parse_duration(raw);
     duration
-        .map(|duration| Lasting(Some(duration)))
+        .map(|duration| MuteLength(Some(duration)))
         .map_err(|error| format!("{error}; write 10m, 24h, 7d, or good"))
 }
 
-fn time(raw: &str) -> Result<Timestamp, String> {
+fn parse_time(raw: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = humantime::parse_duration(raw) {
         let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
         return Ok(time.into());
@@ -319,12 +320,12 @@ fn time(raw: &str) -> Result<Timestamp, String> {
     })
 }
 
-fn kind() -> impl TypedValueParser<Value = ChangeKind> {
-    let known = |name: String| {
+fn kind_parser() -> impl TypedValueParser<Value = ChangeKind> {
+    let kind_of = |name: String| {
         records::kinds().find(|kind| records::kind_name(*kind).eq_ignore_ascii_case(&name))
     };
     PossibleValuesParser::new(records::kinds().map(records::kind_name))
-        .try_map(move |name| known(name).ok_or("no such kind"))
+        .try_map(move |name| kind_of(name).ok_or("unknown event kind"))
 }
 
 #[cfg(test)]
@@ -332,35 +333,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_is_as_people_write_it_or_for_good() {
-        let seconds = |seconds| Ok(Lasting(Some(Duration::from_secs(seconds))));
+    fn a_length_is_a_duration_or_for_good() {
+        let seconds = |seconds| Ok(MuteLength(Some(Duration::from_secs(seconds))));
         for (raw, expected) in
             [("10m", 600), ("24h", 86_400), ("7d", 604_800), ("1h 30m", 5_400), ("90s", 90)]
         {
-            assert_eq!(length(raw), seconds(expected), "{raw}");
+            assert_eq!(parse_length(raw), seconds(expected), "{raw}");
         }
-        assert_eq!(length("good"), Ok(Lasting(None)));
+        assert_eq!(parse_length("good"), Ok(MuteLength(None)));
         for raw in ["", "soon", "10", "-1h"] {
-            assert!(length(raw).is_err(), "{raw}");
+            assert!(parse_length(raw).is_err(), "{raw}");
         }
     }
 
     #[test]
-    fn a_time_is_a_date_a_moment_or_how_long_ago() {
-        assert_eq!(time("2022-01-13").unwrap().to_string(), "2022-01-13T00:00:00Z");
+    fn a_time_is_a_date_a_timestamp_or_an_age() {
+        assert_eq!(parse_time("2022-01-13").unwrap().to_string(), "2022-01-13T00:00:00Z");
         assert_eq!(
-            time("2022-01-13T09:59:10.410+02:00").unwrap().to_string(),
+            parse_time("2022-01-13T09:59:10.410+02:00").unwrap().to_string(),
             "2022-01-13T07:59:10.410Z"
         );
-        let time_then: SystemTime = time("2h").unwrap().try_into().unwrap();
+        let time_then: SystemTime = parse_time("2h").unwrap().try_into().unwrap();
         assert_eq!(time_then.elapsed().unwrap().as_secs() / 60, 120);
-        assert!(time("yesterday").is_err());
+        assert!(parse_time("yesterday").is_err());
     }
 
     #[test]
-    fn what_no_message_can_hold_is_as_long_as_one_can() {
-        let length = Length { length: Some(Lasting(Some(Duration::MAX))) };
+    fn a_duration_is_capped_at_the_maximum_of_a_message() {
+        let length = Length { length: Some(MuteLength(Some(Duration::MAX))) };
         assert_eq!(length.duration().unwrap().seconds, i64::MAX);
-        assert_eq!(Length { length: Some(Lasting(None)) }.duration(), None);
+        assert_eq!(Length { length: Some(MuteLength(None)) }.duration(), None);
     }
 }

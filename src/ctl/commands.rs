@@ -1,13 +1,13 @@
-//! What each command does: one message, one call, its answer shown. Lists are asked for and shown
-//! page by page, however long they are.
+//! Runs a command: builds the request, calls the service, prints the answer. Lists are fetched and
+//! printed page by page, so that a long one needs little memory.
 
-// What a command does not say is left to the service, fields that messages get later included.
+// `..Default::default()` is in each request, so that a field added to the API needs no change here.
 #![allow(clippy::needless_update)]
 
 use tonic::Status;
 
 use super::{
-    args::{Command, Filter, Length, Limit, Member, Members, Room, User, Why},
+    args::{Command, Filter, Length, Limit, Member, Members, Reason, Room, User},
     connection::Mutes,
     failure::Failure,
     follow::Follow,
@@ -16,35 +16,37 @@ use super::{
 };
 use crate::{proto::v1 as pb, visible::shown};
 
-/// The most that the service answers at once.
-const PAGE: u64 = 1_000;
+/// The maximum page size of the service.
+const MAX_PAGE_SIZE: u64 = 1_000;
 
-/// What works for one person.
+/// Runs one command, on one connection.
 pub struct Commands {
     pub mutes: Mutes,
     pub app: String,
     pub out: Output,
 }
 
-type Done = Result<(), Failure>;
+type Outcome = Result<(), Failure>;
 
 impl Commands {
-    pub async fn run(self, command: Command) -> Done {
+    pub async fn run(self, command: Command) -> Outcome {
         match command {
-            Command::Mute { members, length, why } => self.mute(members, &length, why).await,
-            Command::Unmute { members, why } => self.unmute(members, why).await,
+            Command::Mute { members, length, reason } => self.mute(members, &length, reason).await,
+            Command::Unmute { members, reason } => self.unmute(members, reason).await,
             Command::List { room, limit } => self.list(room, &limit).await,
-            Command::Ban { room, length, why } => self.ban(room, &length, why).await,
-            Command::Unban { room, why } => self.unban(room, why).await,
-            Command::Allow { members, why } => self.allow(members, why).await,
-            Command::Disallow { members, why } => self.disallow(members, why).await,
+            Command::Ban { room, length, reason } => self.ban(room, &length, reason).await,
+            Command::Unban { room, reason } => self.unban(room, reason).await,
+            Command::Allow { members, reason } => self.allow(members, reason).await,
+            Command::Disallow { members, reason } => self.disallow(members, reason).await,
             Command::Allowed { room, limit } => self.allowed(room, &limit).await,
             Command::Room(room) => self.room(room).await,
             Command::Check(member) => self.check(member).await,
             Command::Watch { room, after } => self.watch(room, after).await,
             Command::Events { filter, limit } => self.events(filter, &limit).await,
-            Command::MuteUser { user, length, why } => self.mute_user(user, &length, why).await,
-            Command::UnmuteUser { user, why } => self.unmute_user(user, why).await,
+            Command::MuteUser { user, length, reason } => {
+                self.mute_user(user, &length, reason).await
+            }
+            Command::UnmuteUser { user, reason } => self.unmute_user(user, reason).await,
             Command::MutedUsers(limit) => self.muted_users(&limit).await,
             Command::MuteNotifications { member, length } => {
                 self.mute_notifications(member, &length).await
@@ -58,12 +60,16 @@ impl Commands {
         mut self,
         Members { room, users }: Members,
         length: &Length,
-        Why { reason }: Why,
-    ) -> Done {
-        let app = self.app;
-        let duration = length.duration();
-        let request =
-            pb::MuteMembersRequest { app, room, users, duration, reason, ..Default::default() };
+        Reason { reason }: Reason,
+    ) -> Outcome {
+        let request = pb::MuteMembersRequest {
+            app: self.app,
+            room,
+            users,
+            duration: length.duration(),
+            reason,
+            ..Default::default()
+        };
         let answer = self.mutes.mute_members(request).await?.into_inner();
         let rows = answer
             .members
@@ -72,7 +78,11 @@ impl Commands {
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
-    async fn unmute(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
+    async fn unmute(
+        mut self,
+        Members { room, users }: Members,
+        Reason { reason }: Reason,
+    ) -> Outcome {
         let request =
             pb::UnmuteMembersRequest { app: self.app, room, users, reason, ..Default::default() };
         let answer = self.mutes.unmute_members(request).await?.into_inner();
@@ -82,15 +92,13 @@ impl Commands {
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
-    async fn list(mut self, Room { room }: Room, limit: &Limit) -> Done {
+    async fn list(mut self, Room { room }: Room, limit: &Limit) -> Outcome {
         let mutes = self.mutes;
         let app = self.app;
-        let ask = async |page_size, page_token| {
-            let app = app.clone();
-            let room = room.clone();
+        let fetch = async |page_size, page_token| {
             let request = pb::ListMutedMembersRequest {
-                app,
-                room,
+                app: app.clone(),
+                room: room.clone(),
                 page_size,
                 page_token,
                 ..Default::default()
@@ -98,52 +106,75 @@ impl Commands {
             let page = mutes.clone().list_muted_members(request).await?.into_inner();
             Ok(Page::of(page.members, records::muted_member, page.next_page_token))
         };
-        pages(&mut self.out, limit, ask).await
+        print_pages(&mut self.out, limit, fetch).await
     }
 
-    async fn ban(mut self, Room { room }: Room, length: &Length, Why { reason }: Why) -> Done {
-        let app = self.app;
-        let duration = length.duration();
-        let request = pb::BanRoomRequest { app, room, duration, reason, ..Default::default() };
+    async fn ban(
+        mut self,
+        Room { room }: Room,
+        length: &Length,
+        Reason { reason }: Reason,
+    ) -> Outcome {
+        let request = pb::BanRoomRequest {
+            app: self.app,
+            room,
+            duration: length.duration(),
+            reason,
+            ..Default::default()
+        };
         let answer = self.mutes.ban_room(request).await?.into_inner();
         Ok(self.out.one(&records::banned(answer))?)
     }
 
-    async fn unban(mut self, Room { room }: Room, Why { reason }: Why) -> Done {
+    async fn unban(mut self, Room { room }: Room, Reason { reason }: Reason) -> Outcome {
         let request = pb::UnbanRoomRequest { app: self.app, room, reason, ..Default::default() };
         let answer = self.mutes.unban_room(request).await?.into_inner();
         Ok(self.out.one(&records::unbanned(answer))?)
     }
 
-    async fn allow(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
-        let app = self.app;
-        let named = users.clone();
-        let request = pb::AllowMembersRequest { app, room, users, reason, ..Default::default() };
+    async fn allow(
+        mut self,
+        Members { room, users }: Members,
+        Reason { reason }: Reason,
+    ) -> Outcome {
+        let request = pb::AllowMembersRequest {
+            app: self.app,
+            room,
+            users: users.clone(),
+            reason,
+            ..Default::default()
+        };
         let revision = self.mutes.allow_members(request).await?.into_inner().revision;
-        let rows = named.into_iter().map(|user| records::allowed(user).at(revision));
+        let rows = users.into_iter().map(|user| records::allowed(user).at(revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
-    async fn disallow(mut self, Members { room, users }: Members, Why { reason }: Why) -> Done {
-        let app = self.app;
-        let named = users.clone();
-        let request = pb::DisallowMembersRequest { app, room, users, reason, ..Default::default() };
+    async fn disallow(
+        mut self,
+        Members { room, users }: Members,
+        Reason { reason }: Reason,
+    ) -> Outcome {
+        let request = pb::DisallowMembersRequest {
+            app: self.app,
+            room,
+            users: users.clone(),
+            reason,
+            ..Default::default()
+        };
         let answer = self.mutes.disallow_members(request).await?.into_inner();
-        let rows = named.into_iter().zip(answer.was_allowed);
+        let rows = users.into_iter().zip(answer.was_allowed);
         let rows = rows
             .map(|(user, was_allowed)| records::was_allowed(user, was_allowed).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
-    async fn allowed(mut self, Room { room }: Room, limit: &Limit) -> Done {
+    async fn allowed(mut self, Room { room }: Room, limit: &Limit) -> Outcome {
         let mutes = self.mutes;
         let app = self.app;
-        let ask = async |page_size, page_token| {
-            let app = app.clone();
-            let room = room.clone();
+        let fetch = async |page_size, page_token| {
             let request = pb::ListAllowedMembersRequest {
-                app,
-                room,
+                app: app.clone(),
+                room: room.clone(),
                 page_size,
                 page_token,
                 ..Default::default()
@@ -151,16 +182,16 @@ impl Commands {
             let page = mutes.clone().list_allowed_members(request).await?.into_inner();
             Ok(Page::of(page.members, records::allowed_member, page.next_page_token))
         };
-        pages(&mut self.out, limit, ask).await
+        print_pages(&mut self.out, limit, fetch).await
     }
 
-    async fn room(mut self, Room { room }: Room) -> Done {
+    async fn room(mut self, Room { room }: Room) -> Outcome {
         let request = pb::GetRoomRequest { app: self.app, room, ..Default::default() };
         let answer = self.mutes.get_room(request).await?.into_inner();
         Ok(self.out.one(&records::room(answer))?)
     }
 
-    async fn check(mut self, Member { room, user }: Member) -> Done {
+    async fn check(mut self, Member { room, user }: Member) -> Outcome {
         let request = pb::CheckSendRequest {
             app: self.app,
             room: room.clone(),
@@ -173,7 +204,7 @@ impl Commands {
         Ok(self.out.sentence(&records::check(&room, &user, &answer), style, &verdict)?)
     }
 
-    async fn watch(mut self, room: Option<String>, after: Option<i64>) -> Done {
+    async fn watch(mut self, room: Option<String>, after: Option<i64>) -> Outcome {
         let follow =
             Follow { mutes: self.mutes, app: self.app, room: room.unwrap_or_default(), after };
         follow.run(&mut self.out).await
@@ -183,46 +214,47 @@ impl Commands {
         mut self,
         Filter { room, user, actor, kinds, since, until }: Filter,
         limit: &Limit,
-    ) -> Done {
+    ) -> Outcome {
         let kinds = kinds.into_iter().map(i32::from).collect();
-        let app = self.app;
-        let start_time = since;
-        let end_time = until;
-        let wanted = pb::ListEventsRequest {
-            app,
+        let first = pb::ListEventsRequest {
+            app: self.app,
             room,
             user,
             actor,
             kinds,
-            start_time,
-            end_time,
+            start_time: since,
+            end_time: until,
             ..Default::default()
         };
         let mutes = self.mutes;
-        let ask = async |page_size, page_token| {
-            let request = pb::ListEventsRequest { page_size, page_token, ..wanted.clone() };
+        let fetch = async |page_size, page_token| {
+            let request = pb::ListEventsRequest { page_size, page_token, ..first.clone() };
             let page = mutes.clone().list_events(request).await?.into_inner();
             Ok(Page::of(page.events, records::change, page.next_page_token))
         };
-        pages(&mut self.out, limit, ask).await
+        print_pages(&mut self.out, limit, fetch).await
     }
 
     async fn mute_user(
         mut self,
         User { user }: User,
         length: &Length,
-        Why { reason }: Why,
-    ) -> Done {
-        let app = self.app;
-        let duration = length.duration();
-        let request = pb::MuteUserRequest { app, user, duration, reason, ..Default::default() };
+        Reason { reason }: Reason,
+    ) -> Outcome {
+        let request = pb::MuteUserRequest {
+            app: self.app,
+            user,
+            duration: length.duration(),
+            reason,
+            ..Default::default()
+        };
         let answer = self.mutes.mute_user(request).await?.into_inner();
         let rows =
             answer.user.into_iter().map(|user| records::muted_user(user).at(answer.revision));
         Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
     }
 
-    async fn unmute_user(mut self, User { user }: User, Why { reason }: Why) -> Done {
+    async fn unmute_user(mut self, User { user }: User, Reason { reason }: Reason) -> Outcome {
         let request = pb::UnmuteUserRequest {
             app: self.app,
             user: user.clone(),
@@ -233,10 +265,10 @@ impl Commands {
         Ok(self.out.rows(&[records::was_muted(user, answer.was_muted).at(answer.revision)])?)
     }
 
-    async fn muted_users(mut self, limit: &Limit) -> Done {
+    async fn muted_users(mut self, limit: &Limit) -> Outcome {
         let mutes = self.mutes;
         let app = self.app;
-        let ask = async |page_size, page_token| {
+        let fetch = async |page_size, page_token| {
             let request = pb::ListMutedUsersRequest {
                 app: app.clone(),
                 page_size,
@@ -246,19 +278,26 @@ impl Commands {
             let page = mutes.clone().list_muted_users(request).await?.into_inner();
             Ok(Page::of(page.users, records::muted_user, page.next_page_token))
         };
-        pages(&mut self.out, limit, ask).await
+        print_pages(&mut self.out, limit, fetch).await
     }
 
-    async fn mute_notifications(mut self, Member { room, user }: Member, length: &Length) -> Done {
-        let app = self.app;
-        let duration = length.duration();
-        let request =
-            pb::MuteRoomNotificationsRequest { app, user, room, duration, ..Default::default() };
+    async fn mute_notifications(
+        mut self,
+        Member { room, user }: Member,
+        length: &Length,
+    ) -> Outcome {
+        let request = pb::MuteRoomNotificationsRequest {
+            app: self.app,
+            user,
+            room,
+            duration: length.duration(),
+            ..Default::default()
+        };
         let answer = self.mutes.mute_room_notifications(request).await?.into_inner();
         Ok(self.out.one(&records::client(answer.client).at(answer.revision))?)
     }
 
-    async fn unmute_notifications(mut self, Member { room, user }: Member) -> Done {
+    async fn unmute_notifications(mut self, Member { room, user }: Member) -> Outcome {
         let request =
             pb::UnmuteRoomNotificationsRequest { app: self.app, user, room, ..Default::default() };
         let answer = self.mutes.unmute_room_notifications(request).await?.into_inner();
@@ -270,15 +309,13 @@ impl Commands {
         Ok(self.out.one(&record.at(answer.revision))?)
     }
 
-    async fn muted_rooms(mut self, User { user }: User, limit: &Limit) -> Done {
+    async fn muted_rooms(mut self, User { user }: User, limit: &Limit) -> Outcome {
         let mutes = self.mutes;
         let app = self.app;
-        let ask = async |page_size, page_token| {
-            let app = app.clone();
-            let user = user.clone();
+        let fetch = async |page_size, page_token| {
             let request = pb::ListMutedRoomsRequest {
-                app,
-                user,
+                app: app.clone(),
+                user: user.clone(),
                 page_size,
                 page_token,
                 ..Default::default()
@@ -286,11 +323,11 @@ impl Commands {
             let page = mutes.clone().list_muted_rooms(request).await?.into_inner();
             Ok(Page::of(page.rooms, records::muted_room, page.next_page_token))
         };
-        pages(&mut self.out, limit, ask).await
+        print_pages(&mut self.out, limit, fetch).await
     }
 }
 
-/// A page of a list. One without records need not be the last.
+/// A page of a list. A page without records need not be the last.
 struct Page {
     records: Vec<Record>,
     next_page_token: String,
@@ -302,23 +339,23 @@ impl Page {
     }
 }
 
-/// Shows each page as it comes, until the limit or the end.
-async fn pages(
+/// Prints each page when it arrives, until the limit or the end of the list.
+async fn print_pages(
     out: &mut Output,
     limit: &Limit,
-    ask: impl AsyncFn(i32, String) -> Result<Page, Status>,
-) -> Done {
-    let mut left = limit.limit.unwrap_or(u64::MAX);
+    fetch: impl AsyncFn(i32, String) -> Result<Page, Status>,
+) -> Outcome {
+    let mut remaining = limit.limit.unwrap_or(u64::MAX);
     let mut page_token = String::new();
     let mut is_empty = true;
     loop {
-        let size = i32::try_from(left.min(PAGE)).unwrap_or_default();
-        let page = ask(size, page_token).await?;
+        let size = i32::try_from(remaining.min(MAX_PAGE_SIZE)).unwrap_or_default();
+        let page = fetch(size, page_token).await?;
         out.rows(&page.records)?;
         is_empty &= page.records.is_empty();
-        left = left.saturating_sub(u64::try_from(page.records.len()).unwrap_or(u64::MAX));
+        remaining = remaining.saturating_sub(u64::try_from(page.records.len()).unwrap_or(u64::MAX));
         page_token = page.next_page_token;
-        if left == 0 || page_token.is_empty() {
+        if remaining == 0 || page_token.is_empty() {
             break;
         }
     }
@@ -328,41 +365,47 @@ async fn pages(
     Ok(())
 }
 
-/// The answer as a sentence: who, where, by whom, until when, how long still, and why.
+/// The answer as a sentence: user, room, actor, end, remaining time and reason.
 fn verdict(out: &Output, room: &str, user: &str, answer: &pb::CheckSendResponse) -> String {
     let room = shown(room);
     let user = shown(user);
     let until = if answer.expire_time.is_some() { "until " } else { "" };
-    let set = format!(
+    let cause = format!(
         "by {} {until}{}, {}",
         shown(&answer.actor),
         out.end(answer.expire_time),
-        why(&answer.reason)
+        quoted_reason(&answer.reason)
     );
-    let says = if answer.allowed { "may speak" } else { "may not speak" };
+    let verdict = if answer.allowed { "may speak" } else { "may not speak" };
     match answer.rule() {
-        pb::Rule::MemberMute => format!("{user} {says} in {room}: muted {set}."),
+        pb::Rule::MemberMute => format!("{user} {verdict} in {room}: muted {cause}."),
         pb::Rule::UserMute => {
-            format!("{user} {says} in {room}, nor in any other room of the app: muted {set}.")
+            format!("{user} {verdict} in {room}, nor in any other room of the app: muted {cause}.")
         }
-        pb::Rule::RoomBan => format!("{user} {says} in {room}: the room is banned {set}."),
+        pb::Rule::RoomBan => format!("{user} {verdict} in {room}: the room is banned {cause}."),
         pb::Rule::RoomStaff => {
-            format!("{user} {says} in {room}, as its owner or admin: the room is banned {set}.")
+            format!(
+                "{user} {verdict} in {room}, as its owner or admin: the room is banned {cause}."
+            )
         }
         pb::Rule::AllowList => {
-            format!("{user} {says} in {room}, being on its allow list: the room is banned {set}.")
+            format!(
+                "{user} {verdict} in {room}, being on its allow list: the room is banned {cause}."
+            )
         }
-        pb::Rule::None => format!("{user} {says} in {room}: nothing forbids it."),
+        pb::Rule::None => format!("{user} {verdict} in {room}: nothing forbids it."),
         pb::Rule::NotRegistered => {
-            format!("{user} {says} in {room}: the app does not know the one or the other.")
+            format!(
+                "{user} {verdict} in {room}: the room or the user is not registered in the app."
+            )
         }
-        pb::Rule::Unspecified => format!("{user} {says} in {room}."),
+        pb::Rule::Unspecified => format!("{user} {verdict} in {room}."),
     }
 }
 
-fn why(reason: &str) -> String {
+fn quoted_reason(reason: &str) -> String {
     if reason.is_empty() {
-        "without a reason given".to_owned()
+        "no reason given".to_owned()
     } else {
         format!("because of \"{}\"", shown(reason))
     }

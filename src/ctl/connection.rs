@@ -1,4 +1,4 @@
-//! The connection: where, and as whom.
+//! Connects to the service and authenticates.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,17 +12,17 @@ use tonic::{
 use super::{args::Options, failure::Failure};
 use crate::{fetch, pem, proto::v1::mute_service_client::MuteServiceClient};
 
-/// A page of 1,000 events that name 100 users each has its place.
+/// A page of 1,000 events with 100 users each fits.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until an answer begins.
-const ANSWER: Duration = Duration::from_secs(30);
-/// A peer that has gone without a word is noticed in so long, twice.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A ping is sent after this time of silence. A peer that vanished is detected after twice as long.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 pub type Mutes = MuteServiceClient<InterceptedService<Channel, Bearer>>;
 
-/// Sends the token, where there is one, with each call.
+/// Adds the token, if there is one, to each call.
 #[derive(Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -35,9 +35,10 @@ impl Interceptor for Bearer {
     }
 }
 
-/// A connection that stands; it stands up again by itself when a call finds it broken.
+/// Connects. A call on a broken connection reconnects by itself. Errors: invalid options, or the
+/// service is unreachable.
 pub async fn connect(options: &Options) -> Result<Mutes, Failure> {
-    let bearer = Bearer(token(options)?.map(|token| header(&token)).transpose()?);
+    let bearer = Bearer(token(options)?.map(|token| authorization(&token)).transpose()?);
     let endpoint = endpoint(options)?;
     let channel = endpoint
         .connect()
@@ -50,34 +51,34 @@ pub async fn connect(options: &Options) -> Result<Mutes, Failure> {
 fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
     let addr = &options.addr;
     let url = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
-    let wrong = || {
+    let invalid_address = || {
         Failure::Usage(format!(
-            "--addr: `{addr}` is no address; write http://HOST:PORT, or https://"
+            "--addr: `{addr}` is not an address; write http://HOST:PORT or https://HOST:PORT"
         ))
     };
-    let endpoint = Endpoint::from_shared(url).map_err(|_| wrong())?;
+    let endpoint = Endpoint::from_shared(url).map_err(|_| invalid_address())?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("http") => endpoint,
         Some("https") => endpoint.tls_config(tls(options)?).map_err(|error| {
             Failure::Usage(format!("--ca, --cert, --key: {}", fetch::describe(&error)))
         })?,
-        _ => return Err(wrong()),
+        _ => return Err(invalid_address()),
     };
-    let endpoint = endpoint.connect_timeout(CONNECT).timeout(ANSWER);
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(RESPONSE_TIMEOUT);
     Ok(endpoint
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
         .keep_alive_while_idle(true))
 }
 
 fn tls(options: &Options) -> Result<ClientTlsConfig, Failure> {
-    let missing = || {
+    let missing_ca = || {
         Failure::Usage(
-            "https needs --ca, such as /etc/ssl/certs/ca-certificates.crt for public authorities"
+            "https needs --ca; for public authorities, it is a file such as /etc/ssl/certs/ca-certificates.crt"
                 .to_owned(),
         )
     };
-    let ca = options.ca.as_ref().ok_or_else(missing)?;
+    let ca = options.ca.as_ref().ok_or_else(missing_ca)?;
     pem::certificates(ca).map_err(|error| Failure::Usage(format!("--ca: {error}")))?;
     let ca = read("--ca", ca)?;
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
@@ -86,7 +87,9 @@ fn tls(options: &Options) -> Result<ClientTlsConfig, Failure> {
         (Some(cert), Some(key)) => {
             Ok(tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?)))
         }
-        _ => Err(Failure::Usage("--cert and --key go together".to_owned())),
+        _ => {
+            Err(Failure::Usage("--cert and --key need each other: give both or neither".to_owned()))
+        }
     }
 }
 
@@ -102,10 +105,15 @@ fn token(options: &Options) -> Result<Option<String>, Failure> {
     }
 }
 
-fn header(token: &str) -> Result<MetadataValue<Ascii>, Failure> {
+fn authorization(token: &str) -> Result<MetadataValue<Ascii>, Failure> {
     let value = MetadataValue::try_from(format!("Bearer {}", token.trim()));
-    let mut value =
-        value.map_err(|_| Failure::Usage("the token holds what no token holds".to_owned()))?;
+    let mut value = value.map_err(|_| {
+        Failure::Usage(
+            "the token contains characters that a token cannot have; \
+                 check --token, --token-file or MUTE_TOKEN"
+                .to_owned(),
+        )
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

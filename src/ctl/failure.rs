@@ -1,4 +1,4 @@
-//! What can go wrong for a person: what the service says, why, and what to do next.
+//! The errors of `ctl`: the service's message, its reason, and what to do next.
 
 use std::{fmt, io, process::ExitCode};
 
@@ -9,13 +9,13 @@ const USAGE: u8 = 64;
 
 #[derive(Debug)]
 pub enum Failure {
-    /// Not as the help says.
+    /// Invalid arguments.
     Usage(String),
-    /// Nobody is at the address.
+    /// No connection to the address.
     Unreachable { addr: String, error: tonic::transport::Error },
-    /// The service has said no.
+    /// The service refused the call.
     Refused(Box<Status>),
-    /// What was to be shown could not be written.
+    /// Standard output cannot be written.
     Output(io::Error),
 }
 
@@ -43,94 +43,96 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(what) => f.write_str(what),
+            Self::Usage(message) => f.write_str(message),
             Self::Unreachable { addr, error } => {
                 write!(
                     f,
                     "cannot reach {addr}: {}\n{}",
-                    cause(error),
-                    next("UNREACHABLE").unwrap_or_default()
+                    root_cause(error),
+                    hint("UNREACHABLE").unwrap_or_default()
                 )
             }
-            Self::Refused(status) => refused(f, status),
+            Self::Refused(status) => write_refusal(f, status),
             Self::Output(error) => write!(f, "cannot write: {error}"),
         }
     }
 }
 
-/// The reason of the error table; nothing in a status that the service has not made.
+/// The reason in the status's details. None if the status is not from the service.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
 
-fn refused(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
+fn write_refusal(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
     let details = status.get_error_details();
     let info = details.error_info();
     let reason = info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason.clone());
     write!(f, "{} ({reason})", status.message())?;
     for violation in details.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        write!(f, "\nIt is about: {}", violation.field)?;
+        write!(f, "\nField: {}", violation.field)?;
     }
     if let Some(users) = info.and_then(|info| info.metadata.get("users")) {
-        write!(f, "\nIt is about: {}", users.replace('\n', ", "))?;
+        write!(f, "\nUsers: {}", users.replace('\n', ", "))?;
     }
-    let name = match status.code() {
+    let hint_reason = match status.code() {
         Code::Unavailable if info.is_none() => "UNREACHABLE",
         Code::Unimplemented | Code::Unknown | Code::Internal if info.is_none() => "FOREIGN",
         _ => reason.as_str(),
     };
-    next(name).map_or(Ok(()), |next| write!(f, "\n{next}"))
+    hint(hint_reason).map_or(Ok(()), |hint| write!(f, "\n{hint}"))
 }
 
-/// What to do next.
-fn next(reason: &str) -> Option<&'static str> {
+/// What to do next. None if the message says it, or if the user of `ctl` cannot do anything.
+fn hint(reason: &str) -> Option<&'static str> {
     Some(match reason {
         "UNREACHABLE" => {
-            "Is the service running, and is that its gRPC address? Name another with --addr, or in MUTE_ADDR."
+            "Check that the service is running and that this is its gRPC address; set the address with --addr or MUTE_ADDR."
         }
         "FOREIGN" => {
-            "Is that the gRPC address of a mute-service, as new as this program? Name another with --addr, or in MUTE_ADDR."
+            "Check that this is the gRPC address of a mute-service at least as new as this program; set the address with --addr or MUTE_ADDR."
         }
         "MISSING_TOKEN" | "MALFORMED_TOKEN" | "INVALID_TOKEN" => {
-            "Give a token of a service, or one that `mute-service token --app APP` mints: in MUTE_TOKEN, with --token-file, or with --token."
+            "Give the token of an internal service, or one minted by `mute-service token --app APP`, in MUTE_TOKEN, with --token-file or with --token."
         }
         "PERMISSION_DENIED" => {
-            "The token is known, but not good for this. Is --app the right app? A service has to have the app and the scope in its configuration."
+            "The token is valid, but does not permit this call. Check --app. An internal service needs the app and the scope in its configuration."
         }
-        "APP_NOT_FOUND" => "--app takes the key of a configured app, such as org#app.",
+        "APP_NOT_FOUND" => "Give the key of a configured app, such as org#app, with --app.",
         "ROOM_NOT_FOUND" => {
-            "Is the room id right, and is --app? In an app whose directory is strict, a room has to be registered first: UpsertRoom, or POST /chatrooms."
+            "Check the room id and --app. In an app with a strict directory, register the room first: UpsertRoom, or POST /chatrooms."
         }
         "CLIENT_NOT_FOUND" => {
-            "Is the user id right, and is --app? In an app whose directory is strict, a user has to be registered first: UpsertClient, or POST /users."
+            "Check the user id and --app. In an app with a strict directory, register the user first: UpsertClient, or POST /users."
         }
         "OWNER_NOT_MUTABLE" => {
-            "`ctl mute-user` mutes a user in every room, also where it is the owner."
+            "To mute an owner, use `ctl mute-user`: it mutes the user in all rooms, including those it owns."
         }
-        "TOO_MANY_USERS" => "Name fewer a call; `xargs -n 100` does.",
-        "RATE_LIMITED" => "Try again in a second; a service's token is not limited.",
+        "TOO_MANY_USERS" => "Name fewer users per call, for example with `xargs -n 100`.",
+        "RATE_LIMITED" => {
+            "Try again in a second, or use the token of an internal service, which is not limited."
+        }
         "QUOTA_EXCEEDED" => {
-            "Remove what the app needs no more, or raise its quota: see `mute-service serve --help`."
+            "Remove records that the app no longer needs, or raise its quota: see `mute-service serve --help`."
         }
         "STORE_UNAVAILABLE" | "STOPPING" | "OVERLOADED" => {
-            "Try again in a moment; doing it twice does no harm."
+            "Try again in a moment; a repeated write does no harm."
         }
         "STORE_FULL" => {
-            "Make room on the disk that holds the service's data, or in the cluster's quota (see README, More than one machine)."
+            "Free space on the disk that holds the service's data, or raise the cluster's quota (see README, More than one machine)."
         }
-        "INTERNAL" => "The log of the service says what has happened.",
+        "INTERNAL" => "See the log of the service for the cause.",
         _ => return None,
     })
 }
 
-/// The innermost cause, which is the one that helps: "Connection refused" rather than "transport
+/// The innermost cause, which is the useful one: "Connection refused" rather than "transport
 /// error".
-fn cause(error: &tonic::transport::Error) -> String {
-    let mut at: &dyn std::error::Error = error;
-    while let Some(source) = at.source() {
-        at = source;
+fn root_cause(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    at.to_string()
+    cause.to_string()
 }
 
 #[cfg(test)]
@@ -139,13 +141,14 @@ mod tests {
     use crate::error::Reason;
 
     #[test]
-    fn a_hint_is_given_for_every_reason_that_a_person_can_do_something_about() {
+    fn each_reason_that_a_person_can_act_on_has_a_hint() {
         let without: Vec<_> = Reason::ALL
             .into_iter()
             .map(Reason::as_str)
-            .filter(|reason| next(reason).is_none())
+            .filter(|reason| hint(reason).is_none())
             .collect();
-        // Those of other doors; what says itself what to do; what a watch goes on from by itself.
+        // Reasons of REST only, reasons whose message says what to do, and those that `watch`
+        // handles.
         let expected = [
             "INVALID_API_KEY",
             "INVALID_CLIENT_KEY",

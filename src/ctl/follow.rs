@@ -1,5 +1,5 @@
-//! Following the changes until the reader has enough: each once, over restarts of the service too,
-//! and with a word wherever some are missing.
+//! `watch`: prints each change once, reconnects after a broken connection, and reports where
+//! changes are missing.
 
 use std::time::Duration;
 
@@ -14,66 +14,69 @@ use super::{
 };
 use crate::proto::v1::{WatchRequest, watch_response::Event};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// For the columns of a table that comes a line at a time.
-const WIDTHS: [usize; 7] = [8, 20, 12, 14, 14, 36, 12];
+/// The delay before a reconnection doubles up to its maximum.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
+/// Of the table's columns, since rows are printed before later ones are known.
+const COLUMN_WIDTHS: [usize; 7] = [8, 20, 12, 14, 14, 36, 12];
 
-/// One person's watch.
+/// One watch, over all its connections.
 pub struct Follow {
     pub mutes: Mutes,
     pub app: String,
     pub room: String,
-    /// All changes up to here have been shown; nothing: from now on.
+    /// All changes up to this revision are printed; none: start with the next change.
     pub after: Option<i64>,
 }
 
-/// How the service ended a stream.
-enum End {
-    /// It may be taken up again where it was.
+/// Why a stream ended.
+enum StreamEnd {
+    /// It can be resumed where it ended.
     Broken(Status),
-    /// What comes next is no longer kept, or was lost.
+    /// The next changes are no longer kept, or were lost.
     Compacted(Status),
-    /// Asking again would be answered the same.
+    /// A retry would be refused too.
     Refused(Status),
 }
 
 impl Follow {
-    /// Ends with a failure only: what the service refuses, or output that cannot be written. A
-    /// service that is not there is a failure at the start, and is waited for afterwards.
+    /// Returns on an error only: the service refuses the watch, or the output cannot be written. An
+    /// unreachable service is an error before the first stream; later it is retried.
     pub async fn run(mut self, out: &mut Output) -> Result<(), Failure> {
-        out.reserve(&WIDTHS);
+        out.reserve(&COLUMN_WIDTHS);
         let mut has_begun = false;
-        let mut pause = FIRST_PAUSE;
+        let mut retry_delay = MIN_RETRY_DELAY;
         loop {
             let mut is_alive = false;
-            let end = match self.stream(out, &mut is_alive, has_begun).await? {
-                Ok(()) => End::Broken(Status::unavailable("the stream has ended")),
-                Err(status) => end(status),
+            let stream_end = match self.print_stream(out, &mut is_alive, has_begun).await? {
+                Ok(()) => StreamEnd::Broken(Status::unavailable("the stream has ended")),
+                Err(status) => classify(status),
             };
             has_begun |= is_alive;
-            match end {
-                End::Broken(status) if has_begun => {
+            match stream_end {
+                StreamEnd::Broken(status) if has_begun => {
                     if is_alive {
                         notice(&format!(
-                            "The connection is lost ({}); trying again.",
+                            "Lost the connection ({}); reconnecting.",
                             status.message()
                         ));
-                        pause = FIRST_PAUSE;
+                        retry_delay = MIN_RETRY_DELAY;
                     }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(retry_delay).await;
+                    retry_delay = (retry_delay * 2).min(MAX_RETRY_DELAY);
                 }
-                End::Compacted(_) if self.after.is_some() => self.go_on_from_now(out)?,
-                End::Compacted(status) | End::Broken(status) | End::Refused(status) => {
+                StreamEnd::Compacted(_) if self.after.is_some() => self.skip_to_now(out)?,
+                StreamEnd::Compacted(status)
+                | StreamEnd::Broken(status)
+                | StreamEnd::Refused(status) => {
                     return Err(status.into());
                 }
             }
         }
     }
 
-    /// Shows what is told until the service ends it.
-    async fn stream(
+    /// Prints changes until the stream ends. `is_alive` becomes true with the first message.
+    async fn print_stream(
         &mut self,
         out: &mut Output,
         is_alive: &mut bool,
@@ -89,21 +92,21 @@ impl Follow {
             Err(status) => return Ok(Err(status)),
         };
         loop {
-            let told = match stream.message().await {
+            let event = match stream.message().await {
                 Ok(Some(message)) => message.event,
                 Ok(None) => return Ok(Ok(())),
                 Err(status) => return Ok(Err(status)),
             };
-            let (revision, change) = match told {
+            let (revision, change) = match event {
                 Some(Event::Change(change)) => (change.revision, Some(change)),
                 Some(Event::Heartbeat(heartbeat)) => (heartbeat.revision, None),
                 None => continue,
             };
             if !*is_alive {
                 *is_alive = true;
-                let how = if has_begun { "Following again" } else { "Following" };
+                let verb = if has_begun { "Following again" } else { "Following" };
                 notice(&format!(
-                    "{how} after revision {}; Ctrl-C ends it.",
+                    "{verb} after revision {}; Ctrl-C ends it.",
                     self.after.unwrap_or(revision)
                 ));
             }
@@ -114,11 +117,11 @@ impl Follow {
         }
     }
 
-    /// Says that changes are missing, to people and to programs.
-    fn go_on_from_now(&mut self, out: &mut Output) -> Result<(), Failure> {
+    /// Reports that changes are missing, and continues with the next change.
+    fn skip_to_now(&mut self, out: &mut Output) -> Result<(), Failure> {
         if let Some(after) = self.after.take() {
             notice(&format!(
-                "What came after revision {after} is no longer kept: list again what you need; going on from now."
+                "Changes after revision {after} are no longer available: list again what you need. Continuing from now."
             ));
             out.json_line(&records::gap(after))?;
         }
@@ -126,16 +129,16 @@ impl Follow {
     }
 }
 
-fn end(status: Status) -> End {
+fn classify(status: Status) -> StreamEnd {
     match status.code() {
         Code::OutOfRange if reason(&status).as_deref() == Some("REVISION_COMPACTED") => {
-            End::Compacted(status)
+            StreamEnd::Compacted(status)
         }
         Code::Unauthenticated
         | Code::PermissionDenied
         | Code::NotFound
         | Code::InvalidArgument
-        | Code::Unimplemented => End::Refused(status),
-        _ => End::Broken(status),
+        | Code::Unimplemented => StreamEnd::Refused(status),
+        _ => StreamEnd::Broken(status),
     }
 }

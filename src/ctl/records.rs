@@ -1,5 +1,5 @@
-//! What is shown of each message: one list of fields, from which both the table and the JSON are
-//! made. A field is named as in the proto.
+//! Selects the fields to show of each message: one list for both the table and the JSON. Fields are
+//! named as in the API's .proto files.
 
 use prost_types::Timestamp;
 use serde::{Serialize, Serializer};
@@ -8,7 +8,7 @@ use crate::proto::v1 as pb;
 
 const KIND_PREFIX: &str = "CHANGE_KIND_";
 
-/// One thing that is shown: a row of a table, or an object of JSON.
+/// A row of the table, or an object of the JSON.
 #[derive(Debug)]
 pub struct Record(pub Vec<Field>);
 
@@ -16,7 +16,7 @@ pub struct Record(pub Vec<Field>);
 pub struct Field {
     /// As in the proto.
     pub name: &'static str,
-    /// Heads the column; a field without one is for JSON only.
+    /// The column's title. A field with an empty title is in the JSON only.
     pub title: &'static str,
     pub value: Value,
 }
@@ -27,22 +27,22 @@ pub enum Value {
     Texts(Vec<String>),
     Number(i64),
     Flag(bool),
-    /// A value of an enum; people are shown the second.
+    /// A value of an enum: its name for JSON, and its text for the table.
     Name(&'static str, String),
     Time(Option<Timestamp>),
-    /// When something that is set ends by itself; nothing is for good.
+    /// The end of a mute or ban; none is for good.
     End(Option<Timestamp>),
     Record(Option<Record>),
 }
 
 impl Record {
-    /// With one more field.
+    /// The record with one more field.
     pub fn with(mut self, name: &'static str, title: &'static str, value: Value) -> Self {
         self.0.push(Field { name, title, value });
         self
     }
 
-    /// With the revision of the answer it came in, for programs.
+    /// The record with the revision of its answer, in the JSON only.
     pub fn at(self, revision: i64) -> Self {
         self.with("revision", "", Value::Number(revision))
     }
@@ -74,18 +74,19 @@ impl Serialize for Value {
     }
 }
 
-/// Every kind of change.
+/// All kinds of changes.
 pub fn kinds() -> impl Iterator<Item = pb::ChangeKind> {
     (1..).map_while(|kind| pb::ChangeKind::try_from(kind).ok())
 }
 
-/// The name of a kind, without what all of them begin with.
+/// The name of a kind, without the prefix that all kinds share.
 pub fn kind_name(kind: pb::ChangeKind) -> &'static str {
     let name = kind.as_str_name();
     name.strip_prefix(KIND_PREFIX).unwrap_or(name)
 }
 
-fn spoken(name: &str) -> String {
+/// A kind's name as words.
+fn words(name: &str) -> String {
     name.to_ascii_lowercase().replace('_', " ")
 }
 
@@ -199,7 +200,7 @@ fn profile(
     )
 }
 
-/// Of the client what is about its notifications.
+/// A client's fields that concern notifications.
 pub fn client(client: Option<pb::Client>) -> Record {
     let client = client.map(|client| {
         let record = Record::new().with("user", "USER", text(client.user));
@@ -218,7 +219,7 @@ pub fn change(change: pb::Change) -> Record {
     let record = Record::new().with("revision", "REVISION", Value::Number(change.revision));
     let record = record.with("change_time", "TIME", Value::Time(change.change_time));
     let record =
-        record.with("kind", "KIND", Value::Name(kind.as_str_name(), spoken(kind_name(kind))));
+        record.with("kind", "KIND", Value::Name(kind.as_str_name(), words(kind_name(kind))));
     let record = record.with("room", "ROOM", text(change.room)).with(
         "users",
         "USERS",
@@ -231,7 +232,7 @@ pub fn change(change: pb::Change) -> Record {
     )
 }
 
-/// In the place of changes that are missing from a watch.
+/// Marks changes that are missing from a watch.
 pub fn gap(after: i64) -> Record {
     Record::new().with("compacted_after_revision", "", Value::Number(after))
 }

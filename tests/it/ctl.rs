@@ -172,7 +172,7 @@ user5  for good              2022-01-13T07:59:10Z  service:dev  -
 user1 may not speak in 1265710621211: muted by service:dev until 2022-01-14T07:59:10Z, because of \"spam\".
 "),
         ("check 1265710621211 user5", "\
-user5 may not speak in 1265710621211: muted by service:dev for good, without a reason given.
+user5 may not speak in 1265710621211: muted by service:dev for good, no reason given.
 "),
         ("unmute 1265710621211 user5 user4", "\
 USER   WAS MUTED
@@ -398,7 +398,7 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     )
     .await;
     let strangers = ctl(&grpc, AGORA, &["mute", ROOM, "user1", "x", "y"]);
-    refused(strangers, &[], 1, &["(CLIENT_NOT_FOUND)", "It is about: x, y", "UpsertClient"]).await;
+    refused(strangers, &[], 1, &["(CLIENT_NOT_FOUND)", "Users: x, y", "UpsertClient"]).await;
     refused(
         ctl(&grpc, AGORA, &["mute", ROOM, "owner1"]),
         &[],
@@ -426,15 +426,19 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     .await;
     // Nobody there, or somebody else.
     let free = Port::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let words =
-        ["cannot reach http://127.0.0.1", "Connection refused", "Is the service running", "--addr"];
+    let words = [
+        "cannot reach http://127.0.0.1",
+        "Connection refused",
+        "Check that the service is running",
+        "--addr",
+    ];
     refused(to(&free), &[], 1, &words).await;
     refused(ctl(&free, AGORA, &["watch"]), &[], 1, &words).await;
     refused(
         to(&server.addresses.rest.to_string()),
         &[],
         1,
-        &["Is that the gRPC address of a mute-service", "--addr"],
+        &["Check that this is the gRPC address of a mute-service", "--addr"],
     )
     .await;
     // Ours.
@@ -517,7 +521,7 @@ async fn a_watch_shows_each_change_once_over_kills_of_the_service() {
                 (&json!([format!("u{expected}")]), &json!("CHANGE_KIND_MUTED"))
             );
         }
-        watch.notice("The connection is lost").await;
+        watch.notice("Lost the connection").await;
         watch.notice("Following again after revision").await;
     }
     assert!(watch.out.try_recv().is_err());
@@ -555,7 +559,7 @@ async fn a_watch_says_where_changes_are_missing_and_goes_on() {
     relay.turn_to(second.grpc());
     drop(first);
     assert_eq!(watch.object().await, json!({"compacted_after_revision": last}));
-    assert!(watch.notice("What came after").await.contains("list again"));
+    assert!(watch.notice("Changes after revision").await.contains("list again"));
     watch.notice("Following again").await;
     mute(&second, "u4").await;
     assert_eq!(watch.object().await["users"], json!(["u4"]));
@@ -609,7 +613,7 @@ async fn what_users_write_is_shown_and_not_obeyed_by_the_terminal() {
     }
     let nowhere =
         run(ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "x\u{202e}y"])).await;
-    assert!(nowhere.err.contains(r"It is about: x\u{202e}y"), "{nowhere:?}");
+    assert!(nowhere.err.contains(r"Users: x\u{202e}y"), "{nowhere:?}");
 }
 
 #[tokio::test]
