@@ -101,8 +101,8 @@ impl App {
             .map_err(|error| Failure::Config(vec![error]))?
             .map(Arc::new);
         let (listeners, addresses) = bind(config).await?;
-        let (store, filled) = load(config).await?;
-        let view = filled.view.clone();
+        let (store, loaded) = load(config).await?;
+        let view = loaded.view.clone();
         let hub = Hub::new(&view, clock.clone());
         let service = Arc::new(Service {
             limits: Limits::new(config.rates, &clock).into(),
@@ -120,7 +120,7 @@ impl App {
             load: ConcurrencyLimit::new(config.max_calls, config.max_message_bytes),
         });
         let mut background = JoinSet::new();
-        background.spawn(filled.follow(store.clone()));
+        background.spawn(loaded.follow(store.clone()));
         background.spawn(view.clone().track_age(store.clone()));
         background.spawn(hub.follow(store.clone(), view.clone()));
         background.spawn(Sweeper { store: store.clone(), view, clock: clock.clone() }.run());
@@ -282,11 +282,11 @@ async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> 
     let started = Instant::now();
     tracing::info!(place = %config.location, "opening the store");
     let store = store::open(&config.location, config.retention).await?;
-    let filled = View::load(&*store).await?;
-    let view = &filled.view;
+    let loaded = View::load(&*store).await?;
+    let view = &loaded.view;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "view loaded");
-    Ok((store, filled))
+    Ok((store, loaded))
 }
 
 /// Binds the listeners of gRPC, REST and admin, in this order.

@@ -249,7 +249,7 @@ pub struct Length {
 
 #[derive(Args)]
 pub struct Reason {
-    /// Reason, at most 512 bytes; the affected users can see it
+    /// Reason, at most 512 bytes; it may be shown to the affected users
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }
