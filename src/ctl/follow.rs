@@ -18,7 +18,7 @@ use crate::proto::v1::{WatchRequest, watch_response::Event};
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
 /// Of the table's columns, since rows are printed before later ones are known.
-const COLUMN_WIDTHS: [usize; 7] = [8, 20, 12, 14, 14, 36, 12];
+const COLUMN_WIDTHS: [u16; 7] = [8, 20, 12, 14, 14, 36, 12];
 
 /// One watch, over all its connections.
 pub struct Follow {

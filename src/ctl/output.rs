@@ -1,5 +1,4 @@
-//! How things are shown: aligned tables for people, a JSON object a line for programs. What users
-//! wrote cannot play with the terminal, in either.
+//! How things are shown: aligned tables for people, a JSON object a line for programs. What users wrote cannot play with the terminal, in either.
 
 use std::{
     env,
@@ -8,6 +7,7 @@ use std::{
 };
 
 use clap::builder::styling::{AnsiColor, Style};
+use comfy_table::{ColumnConstraint::Absolute, Table, Width, presets};
 use prost_types::Timestamp;
 use serde::Serialize as _;
 use serde_json::ser::{Formatter, Serializer};
@@ -21,7 +21,8 @@ use crate::{
 const HEADING: Style = Style::new().bold();
 pub const GOOD: Style = AnsiColor::Green.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default();
-const GAP: &str = "  ";
+/// Spaces between the columns of a table.
+const GAP: u16 = 2;
 
 /// Where answers go, and in what form.
 pub struct Output {
@@ -31,7 +32,7 @@ pub struct Output {
     /// For how long something lasts still.
     clock: Clock,
     /// Of the columns of the table that is being written; they only grow.
-    widths: Vec<usize>,
+    widths: Vec<u16>,
     has_heading: bool,
 }
 
@@ -48,7 +49,7 @@ impl Output {
     }
 
     /// Makes columns so wide from the start, for a table that comes a row at a time.
-    pub fn reserve(&mut self, widths: &[usize]) {
+    pub fn reserve(&mut self, widths: &[u16]) {
         self.widths = widths.to_vec();
     }
 
@@ -57,22 +58,12 @@ impl Output {
         if self.is_json {
             records.iter().try_for_each(|record| self.json(record))?;
         } else if let Some(first) = records.first() {
-            let titles: Vec<_> = columns(first).map(|(title, _)| title.to_owned()).collect();
-            let rows: Vec<Vec<_>> = records
-                .iter()
-                .map(|record| columns(record).map(|(_, value)| self.cell(value)).collect())
-                .collect();
-            self.widen(&titles);
-            rows.iter().for_each(|row| self.widen(row));
+            let mut lines = self.table(first, records);
             if !self.has_heading {
                 self.has_heading = true;
-                let line = self.line(&titles);
-                self.styled(HEADING, &line)?;
+                self.styled(HEADING, &lines[0])?;
             }
-            for row in &rows {
-                let line = self.line(row);
-                writeln!(self.to, "{line}")?;
-            }
+            lines.drain(1..).try_for_each(|line| writeln!(self.to, "{line}"))?;
         }
         self.to.flush()
     }
@@ -89,7 +80,7 @@ impl Output {
             let title = format!("{title:width$}");
             let title =
                 if self.is_colored { format!("{HEADING}{title}{HEADING:#}") } else { title };
-            writeln!(self.to, "{title}{GAP}{cell}")?;
+            writeln!(self.to, "{title}  {cell}")?;
         }
         self.to.flush()
     }
@@ -118,8 +109,8 @@ impl Output {
         }
     }
 
-    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the
-    /// latter where it has passed by our clock, which may not be the service's.
+    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the latter where it has passed by our clock, which may
+    /// not be the service's.
     pub fn end(&self, end: Option<Timestamp>) -> String {
         let Some(end) = end else { return "for good".to_owned() };
         let end_ms = u64::try_from(end.seconds).unwrap_or_default().saturating_mul(1_000);
@@ -168,16 +159,24 @@ impl Output {
         }
     }
 
-    fn widen(&mut self, cells: &[String]) {
-        self.widths.resize(self.widths.len().max(cells.len()), 0);
-        for (width, cell) in self.widths.iter_mut().zip(cells) {
-            *width = (*width).max(cell.chars().count());
+    /// The heading and the rows. comfy-table makes whole tables, and this one comes in parts: each
+    /// is given the widths of those before it. A cell of more than 65,535 columns would be wrapped;
+    /// none has as many.
+    fn table(&mut self, first: &Record, records: &[Record]) -> Vec<String> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(columns(first).map(|(title, _)| title));
+        for record in records {
+            table.add_row(columns(record).map(|(_, value)| self.cell(value)));
         }
-    }
-
-    fn line(&self, cells: &[String]) -> String {
-        let padded = cells.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+        self.widths.resize(table.column_max_content_widths().len(), 0);
+        for (width, needed) in self.widths.iter_mut().zip(table.column_max_content_widths()) {
+            *width = needed.max(*width);
+        }
+        for (column, width) in table.column_iter_mut().zip(&self.widths) {
+            let width = Absolute(Width::Fixed(width.saturating_add(GAP)));
+            column.set_padding((0, GAP)).set_constraint(width);
+        }
+        table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 }
 
@@ -231,6 +230,8 @@ impl Formatter for Harmless {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use unicode_width::UnicodeWidthStr as _;
+
     use super::*;
     use crate::{ctl::records, proto::v1 as pb};
 
@@ -283,6 +284,21 @@ someone  for good                        2022-01-13T07:59:10Z  app  -
 v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
 ";
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn columns_are_aligned_by_the_width_that_a_terminal_shows() {
+        let names = ["u", "名前", "Zoe\u{308}", "🙂🙂", "한국어", "n\u{303}a\u{301}"];
+        let table = written(false, false, |out| {
+            out.rows(&names.map(|name| member(name, None, ""))).unwrap();
+            out.rows(&[member("a later page", None, ""), member("名", None, "")]).unwrap();
+        });
+        let at = |line: &str, text: &str| line.split_once(text).unwrap().0.width();
+        let (first, last) = table.split_at(table.find("a later").unwrap());
+        let heads = [at(first, "UNTIL"), at(last, "for good")];
+        assert_eq!(heads, ["한국어".width() + 2, "a later page".len() + 2], "\n{table}");
+        assert!(first.lines().skip(1).all(|line| at(line, "for good") == heads[0]), "\n{table}");
+        assert!(last.lines().all(|line| at(line, "for good") == heads[1]), "\n{table}");
     }
 
     #[test]
