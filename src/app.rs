@@ -1,7 +1,7 @@
 //! The life of one process: open the store, fill the view, bind, serve, drain, close.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     dev,
     error::Error,
+    files::durable::DurableFile,
     gateway::Gateway,
     grpc::Api,
     limits::concurrency::ConcurrencyLimit,
@@ -27,7 +28,7 @@ use crate::{
     service::Service,
     store::{self, Location, Store, StoreError},
     sweep::Sweeper,
-    transfer::{self, output::Output},
+    transfer,
     view::{LoadedView, View},
     watch::Hub,
 };
@@ -272,7 +273,7 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
         dev::seed(service).await.map_err(Failure::Seed)?;
     }
     match &config.addr_file {
-        Some(path) => write_whole(path, &serde_json::to_string(&addresses).unwrap_or_default()),
+        Some(path) => write_addresses(path, addresses),
         None => Ok(()),
     }
 }
@@ -305,11 +306,11 @@ async fn bind(config: &Config) -> Result<([TcpListener; 3], Addresses), Failure>
     Ok(([grpc_listener, rest_listener, admin_listener], Addresses { grpc, rest, admin }))
 }
 
-/// Whoever waits for the file finds it whole.
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
-    let written = Output::create(path).and_then(|mut output| {
-        output.write_all(text.as_bytes())?;
-        output.finish()
+/// The file appears whole, because others wait for it.
+fn write_addresses(path: &Path, addresses: Addresses) -> Result<(), Failure> {
+    let written = DurableFile::create(path).and_then(|mut file| {
+        serde_json::to_writer(&mut file, &addresses)?;
+        file.commit()
     });
     written.map_err(|source| Failure::File { what: path.display().to_string(), source })
 }

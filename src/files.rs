@@ -1,11 +1,17 @@
-//! Watches files that are reloaded when they change, such as certificates and the configuration.
-//! Kubernetes replaces a symbolic link to their directory, which shows as a change too.
+//! Watches files that are reloaded when they change, such as certificates and the configuration;
+//! [`durable`] writes a file.
+//!
+//! Files are polled every few seconds instead of watched with `notify`: Kubernetes replaces a
+//! symbolic link to their directory, network file systems report no changes, and polling is a dozen
+//! lines.
 
 use std::{
     fs,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
+
+pub mod durable;
 
 /// How often the files are checked.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);

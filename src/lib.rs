@@ -35,7 +35,7 @@
 //!
 //! Each protocol has one entrance, [`grpc`] or [`gateway`], and every call stays within the bounds
 //! of [`limits`]. [`server`] owns the connections. [`files`] reports when certificates or
-//! credentials change on disk, [`pem`] reads certificates, [`fetch`] downloads over HTTP, and
+//! credentials change on disk and writes files that a power cut leaves whole, [`pem`] reads certificates, [`fetch`] downloads over HTTP, and
 //! [`visible`] escapes what others wrote before a person reads it. [`transfer`] reads and writes
 //! backups and exports, over the store alone. [`ctl`] is a client like any other.
 //!

@@ -21,7 +21,6 @@ pub mod fold;
 pub mod import;
 pub mod line;
 pub mod merge;
-pub mod output;
 pub mod record;
 pub mod stored;
 

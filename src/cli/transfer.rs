@@ -19,6 +19,7 @@ use crate::{
     app::Failure,
     clock::Clock,
     config::{Config, EtcdSettings, Settings},
+    files::durable::DurableFile,
     model::AppKey,
     store::{Engine, Location, Memory, Store, exists},
     telemetry,
@@ -29,7 +30,6 @@ use crate::{
         fold::Folds,
         import::{self, Incoming},
         merge::{MergePlan, Mode},
-        output::Output,
     },
 };
 
@@ -159,9 +159,10 @@ async fn export_to_file(
     now_ms: u64,
     path: &Path,
 ) -> Result<Content, transfer::Failure> {
-    let mut to = Output::create(path).map_err(|error| transfer::Failure::file(path, error))?;
+    let failed = |error| transfer::Failure::file(path, error);
+    let mut to = DurableFile::create(path).map_err(failed)?;
     let content = export::export(store, app, now_ms, &mut to, &path.display().to_string()).await?;
-    to.finish().map_err(|error| transfer::Failure::file(path, error))?;
+    to.commit().map_err(failed)?;
     Ok(content)
 }
 
@@ -260,7 +261,7 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     let Backup { from, token, store, output: path } = command;
     let location = store.optional_location()?;
     let failed = |error| transfer::Failure::file(&path, error);
-    let mut output = Output::create(&path).map_err(failed)?;
+    let mut output = DurableFile::create(&path).map_err(failed)?;
     match (from, location) {
         (Some(from), _) => run(async {
             let token = token.unwrap_or_default();
@@ -282,12 +283,12 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     }
     // Verified from the disk, where a write can have gone wrong.
     let (header, content) = backup::verify(output.draft().map_err(failed)?)?;
-    output.finish().map_err(failed)?;
+    output.commit().map_err(failed)?;
     say(&content.report(header.revision).to_string());
     Ok(())
 }
 
-async fn write_backup(store: &dyn Store, output: &mut Output) -> Result<(), Failure> {
+async fn write_backup(store: &dyn Store, output: &mut DurableFile) -> Result<(), Failure> {
     let mut chunks =
         std::pin::pin!(backup::bytes(store.snapshot().await?, Clock::system().now_ms()));
     while let Some(chunk) = chunks.next().await {
