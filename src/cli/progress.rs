@@ -1,44 +1,68 @@
-//! Tells how far a long command is.
+//! How far a long command is: a line at the foot of a terminal, which is gone when the command has
+//! ended. Elsewhere nothing is shown, but an import logs now and then how many records it has
+//! committed.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
-/// On a terminal a line that is written over, else a line of the log now and then.
-pub(super) struct Progress {
-    total: u64,
-    told: Instant,
-    is_terminal: bool,
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Between two lines of the log.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// Bytes of a file that is read. Nothing is shown of a pipe, whose length is not known.
+pub(super) fn bytes_read(path: &Path) -> ProgressBar {
+    match fs::metadata(path) {
+        Ok(file) if file.is_file() => {
+            let template = "{msg} {wide_bar} {percent:>3} % of {binary_total_bytes}";
+            bar(template, Some(file.len())).with_message("checking")
+        }
+        _ => ProgressBar::hidden(),
+    }
 }
 
-impl Progress {
-    const PERIOD: Duration = Duration::from_millis(200);
-    const LOG_PERIOD: Duration = Duration::from_secs(10);
+/// Bytes of a file that is written: how many there will be is not known.
+pub(super) fn bytes_written() -> ProgressBar {
+    bar("{spinner} {binary_bytes} written", None)
+}
 
-    /// Of so many records.
+/// Records that are read: how many there are is not known.
+pub(super) fn records_read() -> ProgressBar {
+    bar("{spinner} {human_pos} records read", None)
+}
+
+/// Shown on standard error, where that is a terminal.
+fn bar(template: &str, total: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Records of an import that are committed.
+pub(super) struct Import {
+    bar: ProgressBar,
+    total: u64,
+    logged: Instant,
+}
+
+impl Import {
+    /// Of so many.
     pub(super) fn of(total: u64) -> Self {
-        Self { total, told: Instant::now(), is_terminal: io::stderr().is_terminal() }
+        let bar = bar("importing {wide_bar} {percent:>3} % of {human_len} records", Some(total));
+        Self { bar, total, logged: Instant::now() }
     }
 
     /// So many are done.
     pub(super) fn report(&mut self, done: u64) {
-        let Self { total, is_terminal, .. } = *self;
-        let period = if is_terminal { Self::PERIOD } else { Self::LOG_PERIOD };
-        let is_last = is_terminal && done == total;
-        if self.told.elapsed() < period && !is_last {
-            return;
-        }
-        self.told = Instant::now();
-        if is_terminal {
-            let percent = done * 100 / total.max(1);
-            let _ = write!(
-                io::stderr(),
-                "\r{done} of {total} records, {percent} %{}",
-                if is_last { "\n" } else { "" }
-            );
-        } else {
-            tracing::info!(done, total, "importing");
+        self.bar.set_position(done);
+        if self.bar.is_hidden() && self.logged.elapsed() >= LOG_PERIOD {
+            self.logged = Instant::now();
+            tracing::info!(done, total = self.total, "importing");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, Write as _},
+    io::{self, BufRead, BufReader, BufWriter},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     output::{complain, say},
-    progress::Progress,
+    progress::{self, bytes_read, bytes_written, records_read},
 };
 use crate::{
     app::Failure,
@@ -140,6 +140,7 @@ pub(super) fn export(command: Export) -> Result<(), Failure> {
         let store = transfer::open(&location, false).await?;
         let now_ms = Clock::system().now_ms();
         let content = match &output {
+            // Without progress, which would be among the records where both are the same terminal.
             None => {
                 let mut to = BufWriter::new(io::stdout());
                 export::export(&*store, app.as_deref(), now_ms, &mut to, "standard output").await
@@ -160,9 +161,11 @@ async fn export_to_file(
     path: &Path,
 ) -> Result<Content, transfer::Failure> {
     let failed = |error| transfer::Failure::file(path, error);
-    let mut to = DurableFile::create(path).map_err(failed)?;
+    let mut file = DurableFile::create(path).map_err(failed)?;
+    let mut to = bytes_written().wrap_write(&mut file);
     let content = export::export(store, app, now_ms, &mut to, &path.display().to_string()).await?;
-    to.commit().map_err(failed)?;
+    drop(to);
+    file.commit().map_err(failed)?;
     Ok(content)
 }
 
@@ -208,7 +211,7 @@ async fn merge(
     let Some(store) = store.filter(|_| !dry_run) else {
         return Ok(format!("Would import: {summary}"));
     };
-    let mut progress = Progress::of(plan.changes());
+    let mut progress = progress::Import::of(plan.changes());
     plan.commit(store, Clock::system().now_ms(), |done| progress.report(done)).await?;
     Ok(format!("Imported: {summary}"))
 }
@@ -219,7 +222,10 @@ fn read_export(file: &Path, folds: Folds) -> Result<Incoming, Failure> {
     let failed = |source| transfer::Failure::File { what: what.clone(), source };
     let from: Box<dyn BufRead> = match is_stdin {
         true => Box::new(io::stdin().lock()),
-        false => Box::new(BufReader::new(File::open(file).map_err(failed)?)),
+        false => {
+            let opened = File::open(file).map_err(failed)?;
+            Box::new(BufReader::new(bytes_read(file).wrap_read(opened)))
+        }
     };
     let read = import::read(from, folds).map_err(failed)?;
     Ok(read.map_err(|faults| transfer::Failure::Faults { what, faults })?)
@@ -229,7 +235,7 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
     let Verify { store, backup } = command;
     let (content, revision) = match (backup, store.optional_location()?) {
         (Some(file), _) => {
-            let (header, content) = backup::verify(&file)?;
+            let (header, content) = backup::verify(&file, &bytes_read(&file))?;
             (content, header.revision)
         }
         (None, Some(location)) => run(async {
@@ -251,8 +257,11 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
 async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
     let mut snapshot = store.snapshot().await?;
     let mut content = Content::default();
+    let progress = records_read();
     while let Some(page) = snapshot.pages.next().await {
-        page?.iter().try_for_each(|entry| content.add(entry, None).map(drop))?;
+        let page = page?;
+        page.iter().try_for_each(|entry| content.add(entry, None).map(drop))?;
+        progress.inc(page.len() as u64);
     }
     Ok((content, snapshot.revision))
 }
@@ -261,7 +270,8 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     let Backup { from, token, store, output: path } = command;
     let location = store.optional_location()?;
     let failed = |error| transfer::Failure::file(&path, error);
-    let mut output = DurableFile::create(&path).map_err(failed)?;
+    let mut file = DurableFile::create(&path).map_err(failed)?;
+    let mut output = bytes_written().wrap_write(&mut file);
     match (from, location) {
         (Some(from), _) => run(async {
             let token = token.unwrap_or_default();
@@ -281,14 +291,16 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
             ));
         }
     }
+    drop(output);
     // Verified from the disk, where a write can have gone wrong.
-    let (header, content) = backup::verify(output.draft().map_err(failed)?)?;
-    output.commit().map_err(failed)?;
+    let draft = file.draft().map_err(failed)?;
+    let (header, content) = backup::verify(draft, &bytes_read(draft))?;
+    file.commit().map_err(failed)?;
     say(&content.report(header.revision).to_string());
     Ok(())
 }
 
-async fn write_backup(store: &dyn Store, output: &mut DurableFile) -> Result<(), Failure> {
+async fn write_backup(store: &dyn Store, output: &mut impl io::Write) -> Result<(), Failure> {
     let mut chunks =
         std::pin::pin!(backup::bytes(store.snapshot().await?, Clock::system().now_ms()));
     while let Some(chunk) = chunks.next().await {
@@ -303,7 +315,8 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let Restore { data_dir, file } = command;
     telemetry::init_logs(telemetry::LogFormat::Text);
     let now_ms = Clock::system().now_ms();
-    let (header, content, revision) = backup::restore(&file, &data_dir, now_ms)?;
+    let (header, content, revision) =
+        backup::restore(&file, &data_dir, now_ms, &bytes_read(&file))?;
     say(&content.report(header.revision).to_string());
     complain(&format!(
         "The store is at revision {revision}. Watchers of the lost store must list and watch again."

@@ -11,6 +11,7 @@
 use std::{fs::File, io::BufReader, path::Path};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use indicatif::{ProgressBar, ProgressBarIter};
 
 use super::{Failure, PROGRAM, content::Content};
 use crate::store::{
@@ -50,10 +51,10 @@ pub fn bytes(
     stream::iter([Ok(header_frame)]).chain(record_frames)
 }
 
-/// Reads a backup to its end, and returns what is in it. Errors: [`Failure::Backup`] if it is
-/// damaged, [`Failure::File`].
-pub fn verify(path: &Path) -> Result<(Header, Content), Failure> {
-    let (mut pages, header) = Pages::open(path)?;
+/// Reads a backup to its end, and returns what is in it; `progress` shows how much of it is read.
+/// Errors: [`Failure::Backup`] if it is damaged, [`Failure::File`].
+pub fn verify(path: &Path, progress: &ProgressBar) -> Result<(Header, Content), Failure> {
+    let (mut pages, header) = Pages::open(path, progress)?;
     let mut content = Content::default();
     pages.try_for_each(|page| {
         page?.iter().try_for_each(|entry| content.add(entry, None).map(drop).map_err(Failure::from))
@@ -68,25 +69,28 @@ pub fn restore(
     path: &Path,
     directory: &Path,
     now_ms: u64,
+    progress: &ProgressBar,
 ) -> Result<(Header, Content, Revision), Failure> {
-    let (header, content) = verify(path)?;
+    let (header, content) = verify(path, progress)?;
     let latest = header.revision.saturating_add(REVISION_LEAP).max(now_ms.saturating_mul(1_000));
-    let (pages, _) = Pages::open(path)?;
+    progress.set_message("restoring");
+    let (pages, _) = Pages::open(path, progress)?;
     store::restore(directory, pages, latest)?;
     Ok((header, content, latest))
 }
 
 /// The records of a backup. It ends after the first error.
 struct Pages<'a> {
-    reader: Reader<BufReader<File>>,
+    reader: Reader<BufReader<ProgressBarIter<File>>>,
     path: &'a Path,
 }
 
 impl<'a> Pages<'a> {
-    fn open(path: &'a Path) -> Result<(Self, Header), Failure> {
+    fn open(path: &'a Path, progress: &ProgressBar) -> Result<(Self, Header), Failure> {
         let file = File::open(path).map_err(|error| Failure::file(path, error))?;
-        let (reader, header) =
-            Reader::begin(BufReader::new(file)).map_err(|source| damaged(path, source))?;
+        progress.set_position(0);
+        let (reader, header) = Reader::begin(BufReader::new(progress.wrap_read(file)))
+            .map_err(|source| damaged(path, source))?;
         Ok((Self { reader, path }, header))
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::join_all};
+use indicatif::ProgressBar;
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
     store::{self, Batch, Entry, Location, Retention, Revision, Store, StoreError},
@@ -66,7 +67,7 @@ async fn back_up(data: &Path, file: &Path) {
 }
 
 fn restore(file: &Path, data: &Path, now_ms: u64) -> Result<Revision, transfer::Failure> {
-    backup::restore(file, data, now_ms).map(|(_, _, newest)| newest)
+    backup::restore(file, data, now_ms, &ProgressBar::hidden()).map(|(_, _, newest)| newest)
 }
 
 fn path(path: &Path) -> &str {
@@ -369,7 +370,7 @@ async fn only_an_admin_service_of_all_apps_may_back_up() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("backup");
     fs::write(&file, bytes).unwrap();
-    let (header, content) = backup::verify(&file).unwrap();
+    let (header, content) = backup::verify(&file, &ProgressBar::hidden()).unwrap();
     assert_eq!((header.revision, header.at_ms), (server.service.view.revision(), START_MS));
     assert_eq!(content.records(), server.service.view.records());
 }
@@ -433,7 +434,7 @@ fn a_backup_of_version_1_is_read_for_ever() {
         runtime.block_on(back_up(directory.path(), &golden));
     }
     let directory = tempfile::tempdir().unwrap();
-    let (header, content) = backup::verify(&golden).unwrap();
+    let (header, content) = backup::verify(&golden, &ProgressBar::hidden()).unwrap();
     assert_eq!((header.revision, header.at_ms, content.records()), (9, START_MS, 9));
     restore(&golden, directory.path(), START_MS).unwrap();
     let (_, restored) = tokio::runtime::Runtime::new()

@@ -48,6 +48,7 @@ mod permissions;
 mod power;
 mod prefixes;
 mod process;
+mod progress;
 mod properties;
 mod quotas;
 mod recipients;

@@ -1,0 +1,103 @@
+//! How far a long command is: shown at the foot of a terminal, and nowhere else.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    process::{Child, Stdio},
+};
+
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+
+use crate::process::{Process, mute, program, run, text};
+
+/// A program whose standard error is a terminal.
+struct OnTerminal {
+    child: Child,
+    terminal: File,
+}
+
+impl OnTerminal {
+    fn spawn(arguments: &[&str]) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        tcsetwinsize(&terminal, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let end = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let child = program()
+            .env("TERM", "xterm")
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(end)
+            .spawn()
+            .unwrap();
+        Self { child, terminal: terminal.into() }
+    }
+
+    /// All that was shown until the program has ended.
+    fn shown(mut self) -> String {
+        let mut shown = Vec::new();
+        // The end of a terminal that nobody holds any more is an error.
+        let _ = self.terminal.read_to_end(&mut shown);
+        assert!(self.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&shown));
+        text(&shown)
+    }
+}
+
+#[tokio::test]
+async fn a_long_command_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let process = Process::start(directory.path());
+    let users = |from: usize| (from..from + 100).map(|number| format!("u{number}")).collect();
+    for from in [0, 100, 200] {
+        mute(&mut process.mutes().await, "room", users(from)).await.unwrap();
+    }
+    drop(process);
+    let [data, backup, export] = ["data", "backup", "export"].map(path);
+    let cases = |to: &str| -> Vec<(Vec<String>, &[&str])> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        vec![
+            (
+                words(&["backup", "--data-dir", &data, "--output", &backup]),
+                &["written", "checking", "100 % of "][..],
+            ),
+            (
+                words(&["restore", "--data-dir", &path(&format!("restored{to}")), &backup]),
+                &["checking", "restoring", "100 % of "],
+            ),
+            (words(&["export", "--data-dir", &data, "--output", &export]), &["written"]),
+            (
+                words(&["import", "--data-dir", &path(&format!("imported{to}")), &export]),
+                &["checking", "importing", "100 % of 3"],
+            ),
+            (words(&["verify", "--data-dir", &data]), &["records read"]),
+            (words(&["verify", "--backup", &backup]), &["checking", "100 % of "]),
+        ]
+    };
+    for (arguments, words) in cases("") {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let shown = OnTerminal::spawn(&arguments).shown();
+        for word in words {
+            assert!(shown.contains(word), "{arguments:?}: {word}: {shown:?}");
+        }
+        let rest = shown.rsplit("\u{1b}[2K").next().unwrap();
+        assert!(
+            !words.iter().any(|word| rest.contains(word)),
+            "{arguments:?}: it is still there: {shown:?}"
+        );
+    }
+    for (arguments, words) in cases("2") {
+        let done = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let told = text(&done.stderr);
+        assert!(
+            done.status.success() && !told.contains(['\r', '\u{1b}']),
+            "{arguments:?}: {told:?}"
+        );
+        assert!(!words.iter().any(|word| told.contains(word)), "{arguments:?}: {told:?}");
+    }
+}
