@@ -28,7 +28,7 @@ const RARELY_REFUSED_BYTES: usize = 64 << 10;
 /// The size of a chunk.
 const CHUNK_BYTES: usize = 64 << 10;
 /// The size of the last chunk. Every flow-control window that is accepted takes a last chunk whole
-/// (`server/h2_goaway_fix.rs`).
+/// (`server/narrow_window.rs`).
 pub const LAST_CHUNK_BYTES: usize = 2 << 10;
 
 /// What a call holds until its end.

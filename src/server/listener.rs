@@ -44,7 +44,7 @@ use tower::{Service, ServiceExt as _};
 use super::{
     admission::{Admission, SiteHolders},
     forwarded,
-    h2_goaway_fix::GoawayFix,
+    h2_frames::Inspected,
     http::{HEAD_TIMEOUT, Protocols, builder},
     tls::{self, Tls},
 };
@@ -252,7 +252,7 @@ async fn serve_requests(
         service.clone().oneshot(request)
     });
     let builder = builder(protocols);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(GoawayFix::new(io)), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Inspected::new(io)), service));
     // This set is polled only when one of its futures is ready, not at each frame.
     let events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
     events.push(sleep(HEAD_TIMEOUT).map(|()| Event::FirstRequestDue).boxed());

@@ -1,0 +1,224 @@
+//! The frames of a client over HTTP/2, looked at before h2 does, for two things of which it has no
+//! setting: [`GoawayFix`] and [`is_narrow`]. h2 keeps its own parser to itself; this one knows
+//! heads and lengths only.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{h2_goaway_fix::GoawayFix, narrow_window::is_narrow};
+
+/// What a connection over HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Length, kind, flags and stream of a frame.
+const HEAD: usize = 9;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+/// A kind of frame that there is not, which h2 passes over.
+const UNKNOWN: u8 = 0xfe;
+/// One of the settings: a name of two bytes, a value of four.
+const SETTING: usize = 6;
+const PING_BYTES: usize = 8;
+
+/// A connection whose client is let go for narrow windows, and without what comes too late.
+pub(super) struct Inspected<T> {
+    io: T,
+    frames: Frames,
+}
+
+impl<T> Inspected<T> {
+    pub(super) fn new(io: T) -> Self {
+        Self { io, frames: Frames::default() }
+    }
+}
+
+/// The frames of a client, as its bytes come.
+#[derive(Default)]
+pub(super) struct Frames {
+    next: Next,
+    /// What has come of the next part.
+    begun: [u8; PREFACE.len()],
+    filled: usize,
+    /// Bytes to pass over before that.
+    skipped: usize,
+    goaway_fix: GoawayFix,
+    is_narrow: bool,
+}
+
+/// The part that is looked at next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Next {
+    #[default]
+    Preface,
+    Head,
+    /// A setting, and so many bytes of the frame from there on.
+    Setting(usize),
+    Pong,
+    /// This is no HTTP/2.
+    Nothing,
+}
+
+impl Next {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Preface => PREFACE.len(),
+            Self::Head => HEAD,
+            Self::Setting(_) => SETTING,
+            Self::Pong => PING_BYTES,
+            Self::Nothing => 0,
+        }
+    }
+}
+
+impl Frames {
+    pub(super) fn pass(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while at < bytes.len() && self.next != Next::Nothing {
+            let skipped = self.skipped.min(bytes.len() - at);
+            self.skipped -= skipped;
+            at += skipped;
+            let taken = (self.next.bytes() - self.filled).min(bytes.len() - at);
+            self.begun[self.filled..self.filled + taken].copy_from_slice(&bytes[at..at + taken]);
+            self.filled += taken;
+            at += taken;
+            if self.filled == self.next.bytes() {
+                self.filled = 0;
+                self.next = self.look(&mut bytes[..at]);
+            }
+        }
+    }
+
+    /// Looks at a part that ends where these bytes end, and answers which is next.
+    fn look(&mut self, bytes: &mut [u8]) -> Next {
+        match self.next {
+            Next::Preface if self.begun == *PREFACE => Next::Head,
+            Next::Preface | Next::Nothing => Next::Nothing,
+            Next::Head => self.look_at_head(bytes),
+            Next::Setting(length) => {
+                let [a, b, c, d, e, f, ..] = self.begun;
+                self.is_narrow |= is_narrow([a, b, c, d, e, f]);
+                if length > SETTING { Next::Setting(length - SETTING) } else { Next::Head }
+            }
+            Next::Pong => {
+                self.goaway_fix.pong(&self.begun[..PING_BYTES]);
+                Next::Head
+            }
+        }
+    }
+
+    fn look_at_head(&mut self, bytes: &mut [u8]) -> Next {
+        let [a, b, c, kind, flags, id @ ..] = self.begun;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let id = u32::from_be_bytes([id[0], id[1], id[2], id[3]]) & (u32::MAX >> 1);
+        // Where the kind has come before, with the read before this one, it is left as it is.
+        if self.goaway_fix.is_late(kind, id) && bytes.len() >= HEAD - 3 {
+            bytes[bytes.len() - (HEAD - 3)] = UNKNOWN;
+        }
+        match kind {
+            // Of another length, h2 ends the connection.
+            SETTINGS if flags & ACK == 0 && length > 0 && length.is_multiple_of(SETTING) => {
+                Next::Setting(length)
+            }
+            PING if flags & ACK != 0 && length == PING_BYTES => Next::Pong,
+            _ => {
+                self.skipped = length;
+                Next::Head
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Inspected<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        self.frames.pass(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(if self.frames.is_narrow {
+            Err(io::Error::other("its windows take nothing"))
+        } else {
+            Ok(())
+        })
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Inspected<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &id.to_be_bytes(), payload].concat()
+    }
+
+    #[test]
+    fn windows_that_take_nothing_are_found_however_the_bytes_come() {
+        let setting =
+            |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        let is_narrow = |payload: &[u8], flags: u8, read: usize| {
+            let mut bytes =
+                [&PREFACE[..], &frame(SETTINGS, flags, 0, payload), &frame(1, 4, 1, b"head")]
+                    .concat();
+            let mut frames = Frames::default();
+            bytes.chunks_mut(read).for_each(|read| frames.pass(read));
+            assert_eq!(
+                (frames.next, frames.skipped, frames.filled),
+                (Next::Head, 0, 0),
+                "what follows is found"
+            );
+            frames.is_narrow
+        };
+        for read in 1..80 {
+            assert!(!is_narrow(&[], 0, read) && !is_narrow(&[], ACK, read));
+            assert!(!is_narrow(
+                &[setting(3, 0), setting(4, 65_535), setting(5, 1)].concat(),
+                0,
+                read
+            ));
+            assert!(
+                !is_narrow(&setting(4, 2_048), 0, read)
+                    && !is_narrow(&setting(4, u32::MAX), 0, read)
+            );
+            assert!(is_narrow(&[setting(3, 100), setting(4, 2_047)].concat(), 0, read));
+            assert!(is_narrow(&[setting(4, 0), setting(4, 65_535)].concat(), 0, read));
+        }
+    }
+}
