@@ -46,11 +46,9 @@ impl KeyHash {
     /// Reads `sha256:` and 64 hex digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.is_ascii())?;
+        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64)?;
         let mut hash = [0; 32];
-        for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
+        base16ct::mixed::decode(hex, &mut hash).ok()?;
         Some(Self(hash))
     }
 
@@ -69,8 +67,7 @@ impl KeyHash {
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "sha256:{}", base16ct::lower::encode_string(&self.0))
     }
 }
 
@@ -136,8 +133,11 @@ mod tests {
         assert_eq!(KeyHash::parse(&hash.to_string()), Some(hash.clone()));
         assert!(hash.is_of("dev-api-key"));
         assert!(!hash.is_of("dev-api-kez"));
-        for bad in
-            ["", "sha256:", "sha256:zz", &format!("sha256:{}", "g".repeat(64)), &"0".repeat(64)]
+        let upper = hash.to_string().to_uppercase().replace("SHA", "sha");
+        assert_eq!(KeyHash::parse(&upper), Some(hash));
+        let of = |digits: &str| format!("sha256:{}", digits.repeat(32));
+        let zeros = "0".repeat(64);
+        for bad in ["", "sha256:", "sha256:zz", &of("gg"), &of("+f"), &of("0"), &of("000"), &zeros]
         {
             assert_eq!(KeyHash::parse(bad), None, "{bad}");
         }

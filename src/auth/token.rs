@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use base16ct::lower as hex;
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -86,15 +87,11 @@ impl SigningKeys {
             |what: &str| Sha256::new().chain_update(what).chain_update(secret.expose()).finalize();
         let pair = |key: &[u8]| (EncodingKey::from_secret(key), DecodingKey::from_secret(key));
         Self {
-            id: hex(&hash("mute-service key id\0")[..4]),
+            id: hex::encode_string(&hash("mute-service key id\0")[..4]),
             user: pair(secret.expose().as_bytes()),
             app: pair(&hash("mute-service app token\0")),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The token is wrong, revoked, expired, or of another app.

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use base16ct::lower as hex;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -50,7 +51,7 @@ impl Content {
     /// The hash, in hex.
     #[must_use]
     pub fn sha256(&self) -> String {
-        hex(self.hash.clone())
+        hex::encode_string(&self.hash.clone().finalize())
     }
 
     /// A report for a person: a line for each kind, their sum, the revision and the hash.
@@ -63,8 +64,4 @@ impl Content {
         let rows = rows.into_iter().map(|(name, number)| format!("{name:<20}{number:>20}\n"));
         rows.collect::<String>() + &format!("sha256 {}\n", self.sha256())
     }
-}
-
-pub(super) fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

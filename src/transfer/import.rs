@@ -9,10 +9,10 @@ use std::{
     io::{self, BufRead, Read as _},
 };
 
+use base16ct::lower as hex;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    content::hex,
     fold::Folds,
     line::{End, FORMAT, Header, Line, VERSION},
     record,
@@ -140,7 +140,7 @@ impl Reader {
 
     fn finish(mut self) -> Result<Incoming, Faults> {
         let records = self.records;
-        let sha256 = hex(self.hash.clone());
+        let sha256 = hex::encode_string(&self.hash.clone().finalize());
         match &self.end {
             None if self.number == 0 => self.faults.add(1, "the file is empty"),
             None => self.faults.add(self.number, "the file is truncated: it has no \"end\" line"),

@@ -1,9 +1,10 @@
 //! Signs tokens.
 
+use base16ct::lower as hex;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, hex, invalid};
+use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, invalid};
 use crate::{error::Error, model::AppKey};
 
 #[derive(Serialize)]
@@ -61,5 +62,5 @@ impl TokenKeys {
 
 /// 96 random bits as hex digits.
 fn new_id() -> String {
-    hex(&rand::random::<[u8; 12]>())
+    hex::encode_string(&rand::random::<[u8; 12]>())
 }
