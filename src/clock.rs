@@ -1,5 +1,6 @@
 //! The clock that every part of the service shares. Tests set it by hand, so that none of them
 //! sleeps.
+//! No crate's clock reports that the wall clock was set.
 //!
 //! # Two times of day
 //! [`Clock::now_ms`] is the wall clock. It decides whether a mute is in force now, which the next

@@ -1,4 +1,5 @@
 //! An HTTP client for other servers: for backups of a running service, and the keys of an issuer.
+//! It is hyper's own client; `reqwest`, which is built on it, would add crates for two GETs.
 
 use std::{path::Path, sync::Arc};
 

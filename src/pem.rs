@@ -1,4 +1,5 @@
 //! Reads certificates from PEM files.
+//! `rustls` reads them; this adds errors that name the file.
 
 use std::path::Path;
 

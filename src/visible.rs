@@ -1,5 +1,6 @@
 //! Escapes text from others before people see it, so that no character of it controls a terminal,
 //! reorders its surroundings or stays invisible.
+//! No crate escapes these. `icu_properties` has the property of most of them, and is large.
 
 use std::io::{self, Write};
 

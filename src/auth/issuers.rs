@@ -6,6 +6,9 @@
 //! soon after a token with an unknown key. A failed load keeps the previous keys. Verifying a
 //! signature takes some hundred microseconds, so results are cached until the token expires or the
 //! keys change.
+//!
+//! `jsonwebtoken` checks signatures. Crates that also fetch keys, such as `jwt-authorizer`, bring
+//! another HTTP client, and another clock than the service's.
 
 use std::{sync::Arc, time::Duration};
 

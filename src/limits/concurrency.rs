@@ -5,6 +5,8 @@
 //! been given up by its client. The first half of a limit is first come, first served. Beyond it,
 //! no peer address and no app may hold more than its share. The last part is reserved for internal
 //! services, which ask on every message; their calls have no share and may use the whole limit.
+//!
+//! `tower`'s `ConcurrencyLimit` has one limit for all callers, and makes calls beyond it wait.
 
 use std::{
     sync::{

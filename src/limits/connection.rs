@@ -1,5 +1,6 @@
 //! The state of one connection: where it comes from, how long it has been idle, and whether its
 //! responses are being read.
+//! hyper reports none of this.
 
 use std::{
     net::SocketAddr,

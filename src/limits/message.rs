@@ -1,4 +1,5 @@
 //! Reads the whole body of a request, counted against the permit of its call.
+//! `http_body_util::Limited` limits one body; here all of them together have a limit too.
 
 use std::{
     future::poll_fn,

@@ -1,6 +1,8 @@
 //! The caller behind trusted proxies, from `X-Forwarded-For`. Each proxy appends the address that
 //! it got the request from. Only the entries of trusted proxies can be trusted, and the one before
 //! them.
+//! `axum-client-ip` takes the last address, or the header of one product; it has no list of
+//! trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 

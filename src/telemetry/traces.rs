@@ -4,6 +4,8 @@
 //! The trace of a service (`traceparent`, W3C Trace Context) continues here and in the calls to
 //! etcd; the trace of any other caller is only linked. Without a collector no span is made, and a
 //! call without ids costs only the look-up of two headers.
+//!
+//! `tracing-opentelemetry` makes its spans from those of `tracing`, so each call would need one.
 
 use std::{
     fmt::Display,
