@@ -59,6 +59,11 @@ impl EventFilter {
             && self.start_ms.is_none_or(|start_ms| event.at_ms >= start_ms)
             && self.end_ms.is_none_or(|end_ms| event.at_ms < end_ms)
     }
+
+    /// Whether an event of this time is certainly before the start, even if a clock was set back.
+    fn is_before_start(&self, at_ms: u64) -> bool {
+        self.start_ms.is_some_and(|start_ms| at_ms.saturating_add(MAX_DISORDER_MS) < start_ms)
+    }
 }
 
 impl Service {
@@ -91,13 +96,8 @@ impl Service {
                 .store
                 .events(EventRange { after: None, before: Some(before) }, true, READ_BATCH)
                 .await?;
-            let too_old = |at_ms: u64| {
-                filter
-                    .start_ms
-                    .is_some_and(|start_ms| at_ms.saturating_add(MAX_DISORDER_MS) < start_ms)
-            };
-            let is_last =
-                page.len() < READ_BATCH || page.iter().all(|stored| too_old(stored.at_ms));
+            let is_last = page.len() < READ_BATCH
+                || page.iter().all(|stored| filter.is_before_start(stored.at_ms));
             let apps = codec::apps_of_events(&page)?;
             if let (Some(latest), Some(oldest)) = (page.first(), page.last()) {
                 // The caller's revision can be later than every commit so far.
