@@ -12,12 +12,12 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap, HeaderName, Request, header::AUTHORIZATION};
+use http::{Extensions, Request};
 use tower::util::MapRequestLayer;
 
-use super::{Principal, token::Unverified};
+use super::Principal;
 use crate::{
-    error::{Error, Reason},
+    error::Error,
     limits::{
         concurrency::{Account, CallerKind},
         connection::peer_of,
@@ -28,15 +28,13 @@ use crate::{
 mod access;
 mod config;
 mod lookup;
+mod request;
 
 pub use access::Access;
 pub use config::ServiceConfig;
 pub use lookup::Credentials;
-
-// Parsed once, because each call looks them up.
-static IM_API_KEY: HeaderName = HeaderName::from_static("im-api-key");
-static IM_CLIENT_KEY: HeaderName = HeaderName::from_static("im-client-key");
-static IM_AUTHORIZATION: HeaderName = HeaderName::from_static("im-authorization");
+use request::missing;
+pub use request::{CertNames, Proof};
 
 /// The caller of a request, or why it is not authenticated.
 #[derive(Clone, Debug)]
@@ -50,13 +48,6 @@ pub struct Caller {
     pub site: Option<Site>,
     /// Whose concurrency limits it counts against; the call takes it.
     pub account: Account,
-}
-
-/// The credentials of a request, to check them again later.
-#[derive(Clone, Debug, Default)]
-pub struct Proof {
-    headers: HeaderMap,
-    certificate: Option<Arc<CertNames>>,
 }
 
 impl Caller {
@@ -95,32 +86,6 @@ impl Caller {
     }
 }
 
-/// The names in a client's certificate, in the extensions of its requests: its DNS names and URIs,
-/// or its common name if it has neither.
-#[derive(Debug, PartialEq, Eq)]
-pub struct CertNames(pub Vec<String>);
-
-impl Proof {
-    /// The credentials of a request.
-    #[must_use]
-    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
-        let names = [&IM_API_KEY, &IM_CLIENT_KEY, &IM_AUTHORIZATION, &AUTHORIZATION];
-        let headers = names
-            .into_iter()
-            .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())))
-            .collect();
-        Self { headers, certificate: extensions.get().cloned() }
-    }
-
-    /// The expiry that its token claims, in Unix milliseconds.
-    fn expires_ms(&self) -> Option<u64> {
-        let header = [&IM_AUTHORIZATION, &AUTHORIZATION]
-            .into_iter()
-            .find_map(|name| header(&self.headers, name))?;
-        Unverified::read(strip_bearer(header)).ok()?.ends_ms()
-    }
-}
-
 /// The authentication layer.
 pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> Request<B> + Clone> {
     MapRequestLayer::new(move |mut request: Request<B>| {
@@ -140,27 +105,4 @@ pub fn layer<B>(access: Arc<Access>) -> MapRequestLayer<impl Fn(Request<B>) -> R
         });
         request
     })
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    // Neither a value that is not text nor a repeated header is accepted: an intermediary may have
-    // used the other value.
-    Some(if values.next().is_some() {
-        "\u{fffd}"
-    } else {
-        value.to_str().unwrap_or("\u{fffd}").trim()
-    })
-}
-
-fn strip_bearer(value: &str) -> &str {
-    match value.split_at_checked(6) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
-        _ => value,
-    }
-}
-
-fn missing() -> Error {
-    Error::new(Reason::MissingToken, "no token was sent")
 }

@@ -8,22 +8,21 @@ use foldhash::HashMap;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Metric, Registry},
+    registry::Registry,
 };
 
 use crate::error::Reason;
 
+mod register;
 mod rpc;
 
+use register::{latency_histogram, register};
 pub use rpc::Method;
 use rpc::{Methods, OTHER};
 
 /// The metrics of this process.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// From a quarter of a millisecond; each is four times the one before.
-const LATENCY_BUCKETS_S: [f64; 9] =
-    [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384];
 const SIZE_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1_024.0];
 
 /// Reasons that count as failures of credentials, and of the store.
@@ -317,13 +316,4 @@ fn by_reason(reasons: &[Reason]) -> Family<ReasonLabels, Counter> {
         drop(family.get_or_create_owned(&ReasonLabels { reason: reason.as_str() }))
     });
     family
-}
-
-fn latency_histogram() -> Histogram {
-    Histogram::new(LATENCY_BUCKETS_S)
-}
-
-fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
 }

@@ -201,7 +201,7 @@ async fn a_message_of_millions_of_fields_is_refused_undecoded() {
         let answer = client.send_request(request).await.unwrap();
         assert_eq!(answer.headers()["grpc-status"], "3", "{method}: INVALID_ARGUMENT");
         let words = answer.headers()["grpc-message"].to_str().unwrap();
-        assert!(words.contains("parts"), "{method}: {words}");
+        assert!(words.contains("fields"), "{method}: {words}");
     }
     // Larger than any message of a call may be: by its length alone, where that is said.
     let request = call(process.grpc(), "MuteMembers", SERVICE.1)

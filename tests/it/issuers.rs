@@ -428,7 +428,7 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
     assert_eq!(actor(&process, &of_second).await.unwrap(), "service:chat");
     let log = fs::read_to_string(files.join("log")).unwrap();
     assert!(
-        log.contains("the keys of an issuer were not read") && !log.contains("of the pod"),
+        log.contains("the keys of an issuer could not be loaded") && !log.contains("of the pod"),
         "{log}"
     );
     let metrics =
@@ -449,10 +449,10 @@ fn an_issuer_that_cannot_be_meant_is_no_configuration() {
     };
     let cases = [
         (issuer(""), "jwks_file or jwks_url"),
-        (issuer(&format!("{file}\njwks_url = \"https://x/\"")), "one of the two"),
-        (issuer(&format!("{file}\njwks_ca = \"x\"")), "go with jwks_url"),
+        (issuer(&format!("{file}\njwks_url = \"https://x/\"")), "set either jwks_file or jwks_url"),
+        (issuer(&format!("{file}\njwks_ca = \"x\"")), "need jwks_url"),
         (issuer("jwks_url = \"https://x/\""), "https needs jwks_ca"),
-        (issuer("jwks_url = \"http://x.example/\""), "http:// to this machine"),
+        (issuer("jwks_url = \"http://x.example/\""), "http:// on this machine"),
         (issuer("jwks_url = \"https://x/\"\njwks_ca = \"/nowhere.pem\""), "/nowhere.pem"),
         (issuer("jwks_file = \"/nowhere.json\""), "/nowhere.json"),
         (issuer(&format!("jwks_file = {path:?}")), "not a JWK set"),

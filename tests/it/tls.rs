@@ -294,7 +294,7 @@ async fn certificates_are_replaced_live_and_a_bad_one_is_ignored() {
     connect(&process, files, "old", None).await.unwrap();
     let log = fs::read_to_string(files.join("log")).unwrap();
     assert!(
-        log.contains("the certificate was not read again") && log.contains("server.key"),
+        log.contains("the certificate could not be reloaded") && log.contains("server.key"),
         "{log}"
     );
     new.issue("server", "localhost");

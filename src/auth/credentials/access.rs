@@ -6,7 +6,10 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use tokio::{sync::watch, time::timeout};
 
-use super::{CertNames, Credentials, Proof};
+use super::{
+    lookup::Credentials,
+    request::{CertNames, Proof},
+};
 use crate::{
     auth::{Principal, apps::App},
     error::{Error, Reason},

@@ -7,8 +7,10 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::sync::Mutex;
 
 use super::{
-    CertNames, IM_API_KEY, IM_AUTHORIZATION, IM_CLIENT_KEY, ServiceConfig, header, missing,
-    strip_bearer,
+    config::ServiceConfig,
+    request::{
+        CertNames, IM_API_KEY, IM_AUTHORIZATION, IM_CLIENT_KEY, header, missing, strip_bearer,
+    },
 };
 use crate::{
     auth::{

@@ -9,7 +9,7 @@ use prometheus_client::{
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, ServiceDescriptorProto};
 
-use super::{latency_histogram, register};
+use super::register::{latency_histogram, register};
 use crate::proto::DESCRIPTORS;
 
 /// The metrics of one RPC method.
