@@ -1,5 +1,5 @@
-//! What people read about settings is true: `--help`, the README and the sample file have the
-//! default that is in force; and what comes before what.
+//! What people read about settings is true: `--help` and the sample file have the default that is
+//! in force; and what comes before what.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,6 @@ use mute_service::config::{Config, Settings};
 
 use crate::process::{program, text};
 
-const README: &str = include_str!("../../README.md");
 const SAMPLE: &str = include_str!("../../deploy/mute-service.toml");
 
 /// The variables of tests and benchmarks that a text has.
@@ -56,67 +55,48 @@ fn settings() -> BTreeMap<String, Option<String>> {
     command.get_arguments().filter_map(setting).collect()
 }
 
-/// The default of one of a row's settings, whose cell has one for each of them, or one for all.
-fn default_of(name: &str, names: &[&str], cell: &str) -> String {
-    let of_all = match cell.split_once("; the prefix is ") {
-        Some((_, prefix)) if name == "etcd_prefix" => prefix,
-        Some((of_others, _)) => of_others,
-        None => cell,
-    };
-    let each: Vec<_> = cell.split(", ").collect();
-    let place = names.iter().position(|other| *other == name).unwrap();
-    if names.len() > 1 && each.len() == names.len() {
-        each[place].to_owned()
-    } else {
-        of_all.to_owned()
-    }
-}
-
-#[test]
-fn the_readme_has_every_setting_with_its_default_and_none_that_is_not() {
-    let mut known = settings();
-    let table = README.split_once("| setting | default | why |").unwrap().1;
-    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
-        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [names, defaults, why] = cells[..] else { panic!("{row}") };
-        assert!(!why.is_empty(), "{row}");
-        let names_of: Vec<_> = names.split(", ").map(|name| name.trim_matches('`')).collect();
-        for &name in &names_of {
-            let default = known.remove(name).unwrap_or_else(|| panic!("{name} is no setting"));
-            let told = default.unwrap_or_else(|| "none".to_owned());
-            assert_eq!(
-                default_of(name, &names_of, defaults),
-                told,
-                "{name} in the README, and in --help"
-            );
-        }
-    }
-    assert_eq!(known, BTreeMap::new(), "not in the README");
-}
-
 /// As the sample file has it: a text where it is nothing else.
 fn value(raw: &str) -> toml::Value {
     let parsed = toml::from_str::<toml::Table>(&format!("value = {raw}"));
     parsed.map_or_else(|_| raw.into(), |table| table["value"].clone())
 }
 
+/// Name and value of a line of the sample file, where it is a setting, commented out or not.
+fn setting(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.trim_start_matches("# ").split_once(" = ")?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    is_name.then_some((name, value))
+}
+
 #[test]
-fn the_sample_file_has_every_setting_with_its_default() {
-    let lines: Vec<_> = SAMPLE.lines().map(|line| line.trim_start_matches("# ")).collect();
-    for (name, default) in settings() {
-        // How others are told where it listens is for a command line.
-        if name == "addr_file" {
-            continue;
-        }
-        let name = name.strip_prefix("etcd_").unwrap_or(&name).to_owned();
-        let line = lines.iter().find(|line| line.starts_with(&format!("{name} = ")));
-        let line = line.unwrap_or_else(|| panic!("{name} is not in the sample file"));
-        let is_commented_out = SAMPLE.contains(&format!("# {line}"));
-        if let Some(default) = default.filter(|default| is_commented_out && default != "none") {
-            let sample: toml::Table = toml::from_str(line).unwrap();
-            assert_eq!(sample[&name], value(default.split(',').next().unwrap()), "{name}");
+fn the_sample_file_explains_every_setting_and_has_its_default() {
+    let mut known = settings();
+    // For tests: no file has it.
+    known.remove("addr_file");
+    let mut table = "";
+    for paragraph in SAMPLE.split("\n\n") {
+        let is_explained = paragraph.starts_with("# ") && setting(paragraph).is_none();
+        for line in paragraph.lines() {
+            let text = line.trim_start_matches("# ");
+            if text.starts_with('[') && text.ends_with(']') {
+                table = text;
+            }
+            let (Some((name, sample)), "" | "[etcd]") = (setting(line), table) else { continue };
+            let prefix = if table.is_empty() { "" } else { "etcd_" };
+            let name = format!("{prefix}{name}");
+            let default = known.remove(&name).unwrap_or_else(|| panic!("{name} is no setting"));
+            assert!(is_explained, "{name} has no comment above it");
+            let Some(default) = default.filter(|default| default != "none") else { continue };
+            let default = default.split(',').next().unwrap();
+            if line.starts_with("# ") {
+                let sample = sample.split(" #").next().unwrap().trim();
+                assert_eq!(value(sample), value(default), "{name}");
+            } else {
+                assert!(paragraph.contains(default), "{name}: the comment has no default");
+            }
         }
     }
+    assert_eq!(known, BTreeMap::new(), "not in the sample file");
 }
 
 /// The configuration of these flags and this file.
