@@ -44,6 +44,7 @@ mod network;
 mod notifications;
 mod nth;
 mod openapi;
+mod pages;
 mod permissions;
 mod power;
 mod prefixes;

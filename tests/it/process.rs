@@ -103,20 +103,28 @@ impl Process {
             "{OPEN_APP}{hash}\"\nscopes = [\"check\", \"write\", \"admin\"]\napps = [\"*\"]\n{more}"
         );
         fs::write(&config, services).unwrap();
-        let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
-        let _ = fs::remove_file(&addr_file);
-        command.args([
-            "serve",
-            "--config",
-            config.to_str().unwrap(),
-            "--addr-file",
-            addr_file.to_str().unwrap(),
-        ]);
+        command.args(["serve", "--config", config.to_str().unwrap()]);
         command.args(["--grpc-addr", addrs[0], "--rest-addr", addrs[1], "--admin-addr", addrs[2]]);
         if !arguments.contains(&"--rate-limit") {
             command.args(["--rate-limit", "0", "--user-rate-limit", "0"]);
         }
         command.args(arguments);
+        Self::begin(command, directory)
+    }
+
+    /// The program without arguments, hence in dev mode, on free ports; its data are in this directory.
+    pub fn dev(directory: &Path) -> Self {
+        let mut command = program();
+        command.current_dir(directory);
+        command
+            .envs(["GRPC", "REST", "ADMIN"].map(|at| (format!("MUTE_{at}_ADDR"), "127.0.0.1:0")));
+        Self::begin(command, directory).ready()
+    }
+
+    fn begin(mut command: Command, directory: &Path) -> Self {
+        let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
+        let _ = fs::remove_file(&addr_file);
+        command.env("MUTE_ADDR_FILE", &addr_file);
         let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log_file).spawn().unwrap();
         Self { child, addresses: Value::Null, addr_file, log }
