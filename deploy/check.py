@@ -14,7 +14,7 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
-# The oldest that README.md promises, and the newest that kubernetes-validate has.
+# The oldest that deploy/README.md promises, and the newest that kubernetes-validate has.
 KUBERNETES = ("1.31", "1.37")
 # Not in the schemas of Kubernetes itself: of the Prometheus operator.
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
@@ -199,7 +199,7 @@ def check_alerts():
         tested |= {(rule["alertname"], bool(rule["exp_alerts"])) for rule in test["alert_rule_test"]}
     anchors = {
         re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
-        for line in (HERE / "README.md").read_text().splitlines()
+        for line in (HERE / "RUNBOOK.md").read_text().splitlines()
         if line.startswith("#")
     }
     for alert in alerts:
@@ -207,7 +207,7 @@ def check_alerts():
         for fires in (True, False):
             expect((name, fires) in tested, f"{name}: no test of how it {'fires' if fires else 'stays silent'}")
         page, _, anchor = alert["annotations"]["runbook"].partition("#")
-        expect(page == "deploy/README.md" and anchor in anchors, f"{name}: {alert['annotations']['runbook']} leads nowhere")
+        expect(page == "deploy/RUNBOOK.md" and anchor in anchors, f"{name}: {alert['annotations']['runbook']} leads nowhere")
         expect(alert["labels"].get("severity") in ("critical", "warning"), f"{name}: no severity")
     return {alert["alert"]: alert["expr"] for alert in alerts}
 

@@ -19,11 +19,12 @@ mod run;
 use page::{ROOT, anchors, blocks, commands, links, masked, page, session, texts, words};
 use run::{Running, TIMEOUT, await_lines, is_installed, localized, printed, shell};
 
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "README.md",
     "deploy/CLUSTER.md",
     "deploy/LIMITS.md",
     "deploy/README.md",
+    "deploy/RUNBOOK.md",
     "proto/README.md",
     "tests/README.md",
 ];
