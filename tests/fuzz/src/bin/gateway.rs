@@ -23,7 +23,7 @@ use mute_service::{
     clock::Clock,
     dev::{AGORA_APP, IMKIT_APP, IMKIT_USER},
     sweep::Sweeper,
-    transfer::{content::Content, line::Line, record::Known},
+    transfer::{content::Content, line::Line, record::KnownRecord},
 };
 use mute_service_fuzz::{
     memory::Records,
@@ -480,7 +480,7 @@ impl Subject<'_> {
             assert_eq!(&again.send(call).await, answer, "after a restart");
         }
         for entry in self.server.store.records().entries() {
-            let Some(Known { line, value, .. }) = Known::of(&entry).unwrap() else { continue };
+            let Some(KnownRecord { line, value, .. }) = KnownRecord::of(&entry).unwrap() else { continue };
             let read: Line = serde_json::from_str(&line.text()).expect("a line that can be read");
             assert_eq!(read, line);
             let (_, key, imported) = read.record().expect("a record that can be imported");
