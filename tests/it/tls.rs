@@ -172,7 +172,7 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
     assert!(code == Some(1) && said.contains("certificate"), "{said}");
     for (options, told) in [
         (&[][..], "https needs --ca"),
-        (&["--ca", &ca, "--cert", &cert], "go together"),
+        (&["--ca", &ca, "--cert", &cert], "need each other"),
         (&["--ca", "/nowhere.pem"], "/nowhere.pem"),
         (&["--ca", &key], "it contains no certificate"),
     ] {
