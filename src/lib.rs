@@ -35,9 +35,10 @@
 //!
 //! Each protocol has one entrance, [`grpc`] or [`gateway`], and every call stays within the bounds
 //! of [`limits`]. [`server`] owns the connections. [`files`] reports when certificates or
-//! credentials change on disk and writes files that a power cut leaves whole, [`pem`] reads certificates, [`fetch`] downloads over HTTP, and
-//! [`visible`] escapes what others wrote before a person reads it. [`transfer`] reads and writes
-//! backups and exports, over the store alone. [`ctl`] is a client like any other.
+//! credentials change on disk, and writes files that a power cut leaves whole. [`pem`] reads
+//! certificates, [`fetch`] downloads over HTTP, and [`visible`] escapes what others wrote before a
+//! person reads it. [`transfer`] reads and writes backups and exports, over the store alone.
+//! [`ctl`] is a client like any other.
 //!
 //! A mute has no effect from the millisecond of its `expire_time`, by the reader's clock; [`sweep`]
 //! only removes the record afterwards and emits its EXPIRED event.

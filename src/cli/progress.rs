@@ -1,6 +1,6 @@
-//! How far a long command is: a line at the foot of a terminal, which is gone when the command has
-//! ended. Elsewhere nothing is shown, but an import logs now and then how many records it has
-//! committed.
+//! Progress of long commands: a line at the foot of a terminal, removed when the command ends.
+//! Without a terminal nothing is shown, except that an import logs regularly how many records it
+//! has committed.
 
 use std::{
     fs,
@@ -10,10 +10,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Between two lines of the log.
+/// The time between two log lines.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// Bytes of a file that is read. Nothing is shown of a pipe, whose length is not known.
+/// Bytes read of a file. Hidden for a pipe, whose length is unknown.
 pub(super) fn bytes_read(path: &Path) -> ProgressBar {
     match fs::metadata(path) {
         Ok(file) if file.is_file() => {
@@ -24,17 +24,17 @@ pub(super) fn bytes_read(path: &Path) -> ProgressBar {
     }
 }
 
-/// Bytes of a file that is written: how many there will be is not known.
+/// Bytes written to a file, whose final size is unknown.
 pub(super) fn bytes_written() -> ProgressBar {
     bar("{spinner} {binary_bytes} written", None)
 }
 
-/// Records that are read: how many there are is not known.
+/// Records read, whose number is unknown.
 pub(super) fn records_read() -> ProgressBar {
     bar("{spinner} {human_pos} records read", None)
 }
 
-/// Shown on standard error, where that is a terminal.
+/// Shown on standard error if that is a terminal.
 fn bar(template: &str, total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     match ProgressStyle::with_template(template) {
@@ -43,7 +43,7 @@ fn bar(template: &str, total: Option<u64>) -> ProgressBar {
     }
 }
 
-/// Records of an import that are committed.
+/// Committed records of an import.
 pub(super) struct Import {
     bar: ProgressBar,
     total: u64,
@@ -51,13 +51,13 @@ pub(super) struct Import {
 }
 
 impl Import {
-    /// Of so many.
-    pub(super) fn of(total: u64) -> Self {
+    /// An import of `total` records.
+    pub(super) fn new(total: u64) -> Self {
         let bar = bar("importing {wide_bar} {percent:>3} % of {human_len} records", Some(total));
         Self { bar, total, logged: Instant::now() }
     }
 
-    /// So many are done.
+    /// Shows that `done` records are committed.
     pub(super) fn report(&mut self, done: u64) {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.logged.elapsed() >= LOG_PERIOD {

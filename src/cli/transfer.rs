@@ -211,7 +211,7 @@ async fn merge(
     let Some(store) = store.filter(|_| !dry_run) else {
         return Ok(format!("Would import: {summary}"));
     };
-    let mut progress = progress::Import::of(plan.changes());
+    let mut progress = progress::Import::new(plan.changes());
     plan.commit(store, Clock::system().now_ms(), |done| progress.report(done)).await?;
     Ok(format!("Imported: {summary}"))
 }

@@ -1,4 +1,5 @@
-//! How things are shown: aligned tables for people, a JSON object a line for programs. What users wrote cannot play with the terminal, in either.
+//! The output of `ctl`: aligned tables for people, one JSON object a line for programs. Text that
+//! users wrote cannot control the terminal in either form.
 
 use std::{
     env,
@@ -24,20 +25,20 @@ pub const BAD: Style = AnsiColor::Red.on_default();
 /// Spaces between the columns of a table.
 const GAP: u16 = 2;
 
-/// Where answers go, and in what form.
+/// Where output goes, and in which form.
 pub struct Output {
     to: Box<dyn Write>,
     is_json: bool,
     is_colored: bool,
-    /// For how long something lasts still.
+    /// Shows how much time is left.
     clock: Clock,
-    /// Of the columns of the table that is being written; they only grow.
+    /// Widths of the table's columns. They only grow from page to page.
     widths: Vec<u16>,
     has_heading: bool,
 }
 
 impl Output {
-    /// Coloured on a terminal only, and nowhere with NO_COLOR.
+    /// Coloured only on a terminal, and never with NO_COLOR.
     pub fn stdout(is_json: bool, clock: Clock) -> Self {
         let is_colored = io::stdout().is_terminal()
             && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -48,12 +49,12 @@ impl Output {
         Self { to, is_json, is_colored, clock, widths: Vec::new(), has_heading: false }
     }
 
-    /// Makes columns so wide from the start, for a table that comes a row at a time.
+    /// Sets minimum widths, for a table that is printed row by row.
     pub fn reserve(&mut self, widths: &[u16]) {
         self.widths = widths.to_vec();
     }
 
-    /// More rows of the table.
+    /// Prints the next rows of the table, after its heading.
     pub fn rows(&mut self, records: &[Record]) -> io::Result<()> {
         if self.is_json {
             records.iter().try_for_each(|record| self.json(record))?;
@@ -68,7 +69,7 @@ impl Output {
         self.to.flush()
     }
 
-    /// One thing, a field a line.
+    /// Prints one record, one field a line.
     pub fn one(&mut self, record: &Record) -> io::Result<()> {
         if self.is_json {
             return self.json_line(record);
@@ -85,7 +86,7 @@ impl Output {
         self.to.flush()
     }
 
-    /// One thing, in words of ours; what others wrote in them has been [`shown`].
+    /// Prints a sentence about one record. Text from others in it must be escaped by [`shown`].
     pub fn sentence(&mut self, record: &Record, style: Style, sentence: &str) -> io::Result<()> {
         if self.is_json {
             return self.json_line(record);
@@ -94,7 +95,7 @@ impl Output {
         self.to.flush()
     }
 
-    /// For programs only.
+    /// Prints a record in JSON output only.
     pub fn json_line(&mut self, record: &Record) -> io::Result<()> {
         if self.is_json {
             self.json(record)?;
@@ -102,15 +103,16 @@ impl Output {
         self.to.flush()
     }
 
-    /// A list that has ended without a row.
+    /// Says that a list has no rows.
     pub fn nothing(&self) {
         if !self.is_json {
             notice("None.");
         }
     }
 
-    /// The end of what is set: RFC 3339 in UTC, to the second, and how long still. Nothing of the latter where it has passed by our clock, which may
-    /// not be the service's.
+    /// The end of a restriction: RFC 3339 in UTC, to the second, with the time left. The time left
+    /// is omitted if the end has passed by this machine's clock, which may differ from the
+    /// service's.
     pub fn end(&self, end: Option<Timestamp>) -> String {
         let Some(end) = end else { return "for good".to_owned() };
         let end_ms = u64::try_from(end.seconds).unwrap_or_default().saturating_mul(1_000);
@@ -149,7 +151,7 @@ impl Output {
         if cell.is_empty() { "-".to_owned() } else { cell }
     }
 
-    /// Fields of a record within are as its own.
+    /// Fields of a nested record are printed like its own.
     fn fields(&self, record: &Record, lines: &mut Vec<(&'static str, String)>) {
         for (title, value) in columns(record) {
             match value {
@@ -159,9 +161,9 @@ impl Output {
         }
     }
 
-    /// The heading and the rows. comfy-table makes whole tables, and this one comes in parts: each
-    /// is given the widths of those before it. A cell of more than 65,535 columns would be wrapped;
-    /// none has as many.
+    /// The heading and the rows. comfy-table renders whole tables; this one is printed in pages, each
+    /// with the widths of the earlier ones. Only a cell of more than 65,535 columns would be
+    /// wrapped.
     fn table(&mut self, first: &Record, records: &[Record]) -> Vec<String> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(columns(first).map(|(title, _)| title));
@@ -180,10 +182,10 @@ impl Output {
     }
 }
 
-/// Tells the person something that is no answer.
+/// Prints a message to standard error that is not part of the output.
 pub fn notice(text: &str) {
     let lines: Vec<_> = text.lines().map(shown).collect();
-    // Nobody is left to be told of an error here.
+    // A failed write to standard error cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
@@ -195,7 +197,7 @@ fn moment(time: Timestamp) -> String {
     Timestamp { nanos: 0, ..time }.to_string()
 }
 
-/// To the next smaller unit.
+/// Rounded down to the next smaller unit.
 fn roughly(seconds: u64) -> String {
     let step = match seconds {
         0..3_600 => 1,
@@ -206,7 +208,7 @@ fn roughly(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds - seconds % step)).to_string()
 }
 
-/// JSON in which the characters that JSON lets stand, and a terminal acts upon, are escaped too.
+/// Also escapes the characters that JSON allows but that control a terminal.
 struct Harmless;
 
 impl Formatter for Harmless {
@@ -302,7 +304,7 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     }
 
     #[test]
-    fn how_long_still_is_told_to_the_next_smaller_unit_and_never_too_short() {
+    fn the_time_left_is_rounded_and_never_too_short() {
         let out = Output::new(Box::new(io::sink()), false, false, Clock::manual(0));
         let end = |ms: u64| {
             out.end(Some(Timestamp {
@@ -327,7 +329,7 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     }
 
     #[test]
-    fn what_others_wrote_cannot_play_with_the_terminal() {
+    fn text_of_users_cannot_control_the_terminal() {
         let evil = "a\u{1b}[2J\r\n\u{7f}\u{9b}31m\u{202e}b\"";
         let table = written(false, false, |out| out.rows(&[member("u", None, evil)]).unwrap());
         let row = table.lines().nth(1).unwrap();
@@ -338,7 +340,7 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     }
 
     #[test]
-    fn colour_is_around_headings_and_verdicts_only_where_it_is_wanted() {
+    fn only_headings_and_verdicts_are_coloured_where_wanted() {
         let write = |out: &mut Output| {
             out.rows(&[member("u", None, "")]).unwrap();
             out.sentence(&member("u", None, ""), BAD, "no").unwrap();

@@ -1,8 +1,8 @@
-//! A file that is there whole or not at all, after a power cut too.
+//! Writes a file atomically: after a power cut it is there whole or not at all.
 //!
-//! `tempfile` has the temporary file: beside the other, with a name of its own, readable by its
-//! owner alone, and removed when it is dropped. The syncs are here: `tempfile` syncs neither the file nor
-//! its directory, `atomic-write-file` only the file.
+//! `tempfile` makes the draft: in the same directory, under a unique name, readable by its owner
+//! only, and removed on drop. This module adds the syncs: `tempfile` syncs neither the file nor its
+//! directory, `atomic-write-file` only the file.
 
 use std::{
     fs::File,
@@ -28,13 +28,13 @@ impl DurableFile {
         Ok(Self { path: path.to_path_buf(), draft: BufWriter::new(draft) })
     }
 
-    /// Where what has been written so far can be read.
+    /// Flushes, and returns the path of the draft.
     pub fn draft(&mut self) -> io::Result<&Path> {
         self.draft.flush()?;
         Ok(self.draft.get_ref().path())
     }
 
-    /// Puts it on the disk, under its own name, in place of what had it.
+    /// Makes the draft durable and renames it to `path`, replacing what is there.
     pub fn commit(self) -> io::Result<()> {
         let draft = self.draft.into_inner()?;
         draft.as_file().sync_all()?;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_its_owners_alone() {
+    fn a_file_is_replaced_whole_and_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "old").unwrap();
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_committed_leaves_nothing_behind() {
+    fn a_dropped_draft_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let mut file = DurableFile::create(&directory.path().join("file")).unwrap();
         file.write_all(b"half").unwrap();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_write_at_once_each_is_whole() {
+    fn concurrent_writers_each_write_a_whole_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let [mut first, mut second] = [(); 2].map(|()| DurableFile::create(&path).unwrap());

@@ -1,6 +1,6 @@
-//! The frames of a client over HTTP/2, looked at before h2 does, for two things of which it has no
-//! setting: [`GoawayFix`] and [`is_narrow`]. h2 keeps its own parser to itself; this one knows
-//! heads and lengths only.
+//! Inspects the HTTP/2 frames of a client before h2 reads them, for two purposes that h2 has no
+//! setting for: [`GoawayFix`] and [`is_narrow`]. h2's own parser is private; this one knows only
+//! frame headers and lengths.
 
 use std::{
     io,
@@ -12,20 +12,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{h2_goaway_fix::GoawayFix, narrow_window::is_narrow};
 
-/// What a connection over HTTP/2 begins with.
+/// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Length, kind, flags and stream of a frame.
+/// The size of a frame header: length, type, flags and stream.
 const HEAD: usize = 9;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const ACK: u8 = 1;
-/// A kind of frame that there is not, which h2 passes over.
+/// An unassigned frame type, which h2 ignores.
 const UNKNOWN: u8 = 0xfe;
-/// One of the settings: a name of two bytes, a value of four.
+/// The size of one setting: an identifier of two bytes, a value of four.
 const SETTING: usize = 6;
 const PING_BYTES: usize = 8;
 
-/// A connection whose client is let go for narrow windows, and without what comes too late.
+/// A connection that fails if its client sets too narrow windows, and without late frames.
 pub(super) struct Inspected<T> {
     io: T,
     frames: Frames,
@@ -37,29 +37,29 @@ impl<T> Inspected<T> {
     }
 }
 
-/// The frames of a client, as its bytes come.
+/// A scanner of the frames of a client.
 #[derive(Default)]
 pub(super) struct Frames {
     next: Next,
-    /// What has come of the next part.
+    /// The bytes of the next part that were read so far.
     begun: [u8; PREFACE.len()],
     filled: usize,
-    /// Bytes to pass over before that.
+    /// Bytes to skip before it.
     skipped: usize,
     goaway_fix: GoawayFix,
     is_narrow: bool,
 }
 
-/// The part that is looked at next.
+/// The next part to inspect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Next {
     #[default]
     Preface,
     Head,
-    /// A setting, and so many bytes of the frame from there on.
+    /// A setting, with the number of bytes left in its frame.
     Setting(usize),
     Pong,
-    /// This is no HTTP/2.
+    /// The connection is not HTTP/2.
     Nothing,
 }
 
@@ -88,17 +88,17 @@ impl Frames {
             at += taken;
             if self.filled == self.next.bytes() {
                 self.filled = 0;
-                self.next = self.look(&mut bytes[..at]);
+                self.next = self.inspect(&mut bytes[..at]);
             }
         }
     }
 
-    /// Looks at a part that ends where these bytes end, and answers which is next.
-    fn look(&mut self, bytes: &mut [u8]) -> Next {
+    /// Inspects the part that ends with these bytes, and returns the next one.
+    fn inspect(&mut self, bytes: &mut [u8]) -> Next {
         match self.next {
             Next::Preface if self.begun == *PREFACE => Next::Head,
             Next::Preface | Next::Nothing => Next::Nothing,
-            Next::Head => self.look_at_head(bytes),
+            Next::Head => self.inspect_header(bytes),
             Next::Setting(length) => {
                 let [a, b, c, d, e, f, ..] = self.begun;
                 self.is_narrow |= is_narrow([a, b, c, d, e, f]);
@@ -111,16 +111,16 @@ impl Frames {
         }
     }
 
-    fn look_at_head(&mut self, bytes: &mut [u8]) -> Next {
+    fn inspect_header(&mut self, bytes: &mut [u8]) -> Next {
         let [a, b, c, kind, flags, id @ ..] = self.begun;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         let id = u32::from_be_bytes([id[0], id[1], id[2], id[3]]) & (u32::MAX >> 1);
-        // Where the kind has come before, with the read before this one, it is left as it is.
+        // A type that came with an earlier read was already passed on and cannot be changed.
         if self.goaway_fix.is_late(kind, id) && bytes.len() >= HEAD - 3 {
             bytes[bytes.len() - (HEAD - 3)] = UNKNOWN;
         }
         match kind {
-            // Of another length, h2 ends the connection.
+            // h2 ends the connection for another length.
             SETTINGS if flags & ACK == 0 && length > 0 && length.is_multiple_of(SETTING) => {
                 Next::Setting(length)
             }
@@ -143,7 +143,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Inspected<T> {
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         self.frames.pass(&mut buffer.filled_mut()[before..]);
         Poll::Ready(if self.frames.is_narrow {
-            Err(io::Error::other("its windows take nothing"))
+            Err(io::Error::other("the client's flow-control window is smaller than the minimum"))
         } else {
             Ok(())
         })
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_take_nothing_are_found_however_the_bytes_come() {
+    fn narrow_windows_are_found_however_the_bytes_arrive() {
         let setting =
             |name: u16, value: u32| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
         let is_narrow = |payload: &[u8], flags: u8, read: usize| {

@@ -1,45 +1,45 @@
-//! A WINDOW_UPDATE that comes too late on a connection that was told to go.
+//! A workaround: h2 closes a connection for a WINDOW_UPDATE that arrives after a graceful GOAWAY.
 //!
-//! h2 says goodbye twice: that no more calls are taken, with a ping; and, when the ping is
-//! answered, which call was the last. Clients that write the answer before calls they have begun
-//! already (gRPC's C core, and with it Python, C++, Ruby, PHP) send some after it. h2 (0.4.20)
-//! ignores their HEADERS, DATA, RST_STREAM and PUSH_PROMISE, by a [guard] `id > max_stream_id()` that
-//! [`recv_window_update`] lacks: it takes the stream for an idle one, which is a fault of the whole
-//! connection, and cuts the calls that run on it.
+//! h2 sends GOAWAY twice: first, with a PING, that it accepts no more streams; then, after the
+//! PING's answer, which stream was the last. Clients that answer the PING before they send streams
+//! already begun (gRPC's C core: Python, C++, Ruby, PHP) send frames of streams after the last one.
+//! h2 (0.4.20) ignores their HEADERS, DATA, RST_STREAM and PUSH_PROMISE by a [guard],
+//! `id > max_stream_id()`, which [`recv_window_update`] lacks. It takes such a stream for an idle
+//! one, which is a connection error, and so ends every call that runs on the connection.
 //!
-//! So such a frame is made one of an unknown kind, which h2 ignores; the client makes the call
-//! elsewhere.
+//! So the type of such a frame is changed to an unknown one, which h2 ignores. The client repeats
+//! the call on another connection.
 //!
 //! [guard]: https://github.com/hyperium/h2/blob/b0e890842ac16d3c76836fd4fcc06421acb15fa7/src/proto/streams/streams.rs#L480
 //! [`recv_window_update`]: https://github.com/hyperium/h2/blob/b0e890842ac16d3c76836fd4fcc06421acb15fa7/src/proto/streams/streams.rs#L730
 
 const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
-/// What h2 has in the ping of its goodbye.
-const GOODBYE: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+/// The payload of the PING that h2 sends with its first GOAWAY.
+const GOAWAY_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 
-/// Knows which calls of one connection h2 does not take.
+/// Knows which streams of one connection h2 does not accept.
 #[derive(Default)]
 pub(super) struct GoawayFix {
-    /// The newest call.
-    newest: u32,
-    /// The last one that is taken, once that is settled.
+    /// The highest stream that was opened.
+    latest: u32,
+    /// The last stream that h2 accepts, once it has sent its second GOAWAY.
     last: Option<u32>,
 }
 
 impl GoawayFix {
-    /// Whether the next frame, of this kind and stream, is one that h2 takes for a fault.
+    /// Whether h2 would close the connection for the next frame, of this type and stream.
     pub(super) fn is_late(&mut self, kind: u8, id: u32) -> bool {
         if kind == HEADERS {
-            self.newest = self.newest.max(id);
+            self.latest = self.latest.max(id);
         }
         kind == WINDOW_UPDATE && self.last.is_some_and(|last| id > last)
     }
 
-    /// Takes the answer to a ping.
+    /// Takes the payload of a PING's answer.
     pub(super) fn pong(&mut self, payload: &[u8]) {
-        if payload == GOODBYE {
-            self.last = Some(self.newest);
+        if payload == GOAWAY_PING {
+            self.last = Some(self.latest);
         }
     }
 }
@@ -77,12 +77,12 @@ mod tests {
         frame(WINDOW_UPDATE, 0, id, &[0, 0, 0, 1])
     }
 
-    /// A whole call: GET / of http.
+    /// A whole call: GET / over http.
     fn call(id: u32) -> Vec<u8> {
         frame(HEADERS, 5, id, &[0x82, 0x84, 0x86, 0x41, 1, b'x'])
     }
 
-    /// The bytes, as they are when they have come in reads of at most so many.
+    /// The bytes after they were read in pieces of at most `read` bytes.
     fn passed(bytes: &[u8], read: usize) -> Vec<u8> {
         let mut frames = Frames::default();
         let mut bytes = bytes.to_vec();
@@ -90,7 +90,7 @@ mod tests {
         bytes
     }
 
-    /// A connection that ends with this frame.
+    /// The bytes of a connection whose last frame is this one.
     fn connection(last: &[u8]) -> Vec<u8> {
         let parts = [
             PREFACE,
@@ -99,11 +99,11 @@ mod tests {
             &window_update(7),
             &frame(PING, ACK, 0, &OTHER),
             &window_update(7),
-            // Which looks like one, within a message.
+            // A payload that looks like a frame.
             &frame(0, 0, 5, &window_update(9)),
-            &frame(PING, 0, 0, &GOODBYE),
+            &frame(PING, 0, 0, &GOAWAY_PING),
             &window_update(7),
-            &frame(PING, ACK, 0, &GOODBYE),
+            &frame(PING, ACK, 0, &GOAWAY_PING),
             &frame(HEADERS, 4, 7, b"head"),
             &window_update(0),
             &window_update(5),
@@ -113,11 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_opens_the_window_of_a_call_after_the_last_is_passed_over() {
-        let (given, expected) =
-            (connection(&window_update(7)), connection(&frame(UNKNOWN, 0, 7, &[0, 0, 0, 1])));
+    fn only_window_updates_after_the_last_stream_are_ignored() {
+        let given = connection(&window_update(7));
+        let expected = connection(&frame(UNKNOWN, 0, 7, &[0, 0, 0, 1]));
         assert_eq!(passed(&given, given.len()), expected);
-        // However the bytes come; but where a read ends within the head of that frame, it is left as it is.
+        // A frame whose head comes in two reads stays as it is.
         let head = given.len() - 13;
         for read in 1..given.len() {
             let is_parted = (head + 3) / read != (head + HEAD - 1) / read;
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_2_is_left_as_it_is() {
+    fn bytes_other_than_http_2_are_unchanged() {
         let given =
             [&b"POST /chatrooms/1/mute HTTP/1.1\r\n\r\n"[..], &connection(&window_update(7))]
                 .concat();
         assert_eq!(passed(&given, 7), given);
     }
 
-    /// Reads until the frame has come. Errors: the connection has ended.
+    /// Reads until the frame arrives. Errors: the connection ended.
     async fn read_until(client: &mut DuplexStream, frame: &[u8]) -> Result<(), String> {
         let mut read = Vec::new();
         while !read.windows(frame.len()).any(|part| part == frame) {
@@ -148,8 +148,8 @@ mod tests {
         Ok(())
     }
 
-    /// Opens the window of a call that came after the goodbye, while another one runs. Errors: how
-    /// the connection ended.
+    /// Sends a WINDOW_UPDATE for a stream after the last one, while another stream is open. Errors:
+    /// how the connection ended.
     async fn open_window_late<T>(wrap: impl FnOnce(DuplexStream) -> T) -> Result<(), String>
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -165,14 +165,14 @@ mod tests {
         let parts = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &call(1)];
         client.write_all(&parts.concat()).await.map_err(|error| error.to_string())?;
         tokio::select! {
-            ended = &mut connection => return Err(format!("before the goodbye: {ended:?}")),
+            ended = &mut connection => return Err(format!("before the GOAWAY: {ended:?}")),
             () = begun.notified() => {}
         }
         connection.as_mut().graceful_shutdown();
         let late = async {
-            read_until(&mut client, &frame(PING, 0, 0, &GOODBYE)).await?;
+            read_until(&mut client, &frame(PING, 0, 0, &GOAWAY_PING)).await?;
             let parts = [
-                frame(PING, ACK, 0, &GOODBYE),
+                frame(PING, ACK, 0, &GOAWAY_PING),
                 call(3),
                 window_update(3),
                 frame(PING, 0, 0, &OTHER),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn h2_alone_still_ends_a_connection_for_a_window_that_is_opened_late() {
+    async fn h2_alone_still_fails_on_a_late_window_update() {
         assert_eq!(open_window_late(Inspected::new).await, Ok(()));
         let ended = open_window_late(|io| io).await;
         let is_needed = ended.as_ref().is_err_and(|how| how.contains("PROTOCOL_ERROR"));

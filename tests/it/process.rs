@@ -112,7 +112,8 @@ impl Process {
         Self::begin(command, directory)
     }
 
-    /// The program without arguments, hence in dev mode, on free ports; its data are in this directory.
+    /// The program without arguments, hence in dev mode, on free ports, with its data in this
+    /// directory.
     pub fn dev(directory: &Path) -> Self {
         let mut command = program();
         command.current_dir(directory);

@@ -49,7 +49,7 @@ impl OnTerminal {
 }
 
 #[tokio::test]
-async fn a_long_command_shows_how_far_it_is_on_a_terminal_and_nowhere_else() {
+async fn long_commands_show_progress_on_a_terminal_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let process = Process::start(directory.path());

@@ -15,29 +15,45 @@ const QUOTING: [&str; 2] = ["src/dev.rs", "tests/it/ctl.rs"];
 /// that plain English does without.
 const REPLACED: &[&str] = &[
     "AGAIN",
+    "Anybody",
+    "Attempt",
+    "Carried",
     "Chapter",
+    "Counted",
+    "DueMark",
     "Expectation",
     "Filler",
-    "Generation",
+    "Followed",
     "Hands",
+    "Keeper",
     "LETTING_GO",
     "LOOK",
     "LONGEST",
+    "Logged",
+    "LoggedEvent",
     "MarkLine",
+    "Missed",
     "Overtaken",
     "PATIENCE",
+    "Recent",
+    "Seat",
     "Tally",
+    "Told",
+    "Unread",
     "WAY_BACK",
+    "Watching",
     "WentBack",
     "anew",
     "both_doors",
+    "caught_up",
     "cut_back",
+    "enter_write",
     "forgetful",
     "hand_out",
     "held_up",
+    "keep_new",
     "let_go",
     "patience",
-    "seal",
     "silenced",
     "tell_time",
     "unseal",
@@ -78,13 +94,14 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|character: char| !(character.is_alphanumeric() || character == '_'))
 }
 
-/// A text between quotes may be longer: it is easier found when it is not cut.
+/// A text in quotes and a URL may be longer, so that a search finds them whole.
 #[test]
 fn lines_have_at_most_100_characters() {
     let long = wrong_lines(
         &texts(&["src", "tests", "proto", "build.rs"], &["rs", "proto"]),
         |name, line| {
-            line.chars().count() > MAX_LINE && !line.contains('"') && !QUOTING.contains(&name)
+            let is_quoted = line.contains('"') || line.contains("https://");
+            line.chars().count() > MAX_LINE && !is_quoted && !QUOTING.contains(&name)
         },
     );
     assert!(long.is_empty(), "{long:#?}");

@@ -93,7 +93,7 @@ fn repaired(input: &[u8]) -> Option<Vec<u8>> {
 
 fn hold(header: &Header, entries: Vec<Entry>, seed: &[u8]) {
     assert!(entries.is_sorted_by(|a, b| a.key < b.key));
-    // Whether they are records of ours is found out by whoever puts them back.
+    // The restore that reads them finds out whether they are records of this service.
     let mut content = Content::default();
     let _ = entries.iter().try_for_each(|entry| content.add(entry, None).map(drop));
     let (mut writer, mut backup) = Writer::begin(header);

@@ -480,7 +480,8 @@ impl Subject<'_> {
             assert_eq!(&again.send(call).await, answer, "after a restart");
         }
         for entry in self.server.store.records().entries() {
-            let Some(KnownRecord { line, value, .. }) = KnownRecord::of(&entry).unwrap() else { continue };
+            let known = KnownRecord::of(&entry).unwrap();
+            let Some(KnownRecord { line, value, .. }) = known else { continue };
             let read: Line = serde_json::from_str(&line.text()).expect("a line that can be read");
             assert_eq!(read, line);
             let (_, key, imported) = read.record().expect("a record that can be imported");
