@@ -10,6 +10,10 @@ pub mod v1 {
     tonic::include_proto!("mute.v1");
 }
 
+/// The rule that decided a check. The view decides with it, the metrics count by it and the API
+/// returns it, so that a new rule is added in one place. (Messages of the API stay at its edge.)
+pub use v1::Rule;
+
 /// Stored messages, package `mute.store.v1`.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub(crate) mod store_v1 {

@@ -50,7 +50,7 @@ pub use self::{
     idempotency::ExpiredRequest,
     leftovers::Leftover,
     page::Page,
-    room::{Decision, Room, Rule, may_speak},
+    room::{Decision, Room, may_speak},
     state::Usage,
     versioned::{MutedRoom, Versioned},
 };

@@ -4,10 +4,9 @@ use prost_types::Timestamp;
 
 use crate::{
     model::{Address, ClientProfile, Expire, Restriction, RoomProfile},
-    proto::v1 as pb,
+    proto::{Rule, v1 as pb},
     service::ClientInfo,
-    telemetry::metrics::Check,
-    view::{Decision, Rule},
+    view::Decision,
 };
 
 /// `None` for 0: the time is not known.
@@ -107,7 +106,7 @@ pub(super) fn client(client: ClientInfo) -> pb::Client {
 pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
     let mut message = pb::CheckSendResponse {
         allowed: decision.allowed,
-        rule: rule(decision.rule).into(),
+        rule: decision.rule.into(),
         ..Default::default()
     };
     if let Some(restriction) = decision.restriction {
@@ -119,33 +118,5 @@ pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
 }
 
 pub(super) fn not_registered() -> pb::CheckSendResponse {
-    pb::CheckSendResponse {
-        allowed: false,
-        rule: pb::Rule::NotRegistered.into(),
-        ..Default::default()
-    }
-}
-
-const fn rule(rule: Rule) -> pb::Rule {
-    match rule {
-        Rule::None => pb::Rule::None,
-        Rule::UserMute => pb::Rule::UserMute,
-        Rule::MemberMute => pb::Rule::MemberMute,
-        Rule::RoomBan => pb::Rule::RoomBan,
-        Rule::RoomStaff => pb::Rule::RoomStaff,
-        Rule::AllowList => pb::Rule::AllowList,
-    }
-}
-
-/// The metric that counts this response.
-pub(super) fn check_metric(answer: &pb::CheckSendResponse) -> Check {
-    match answer.rule() {
-        pb::Rule::None | pb::Rule::Unspecified => Check::None,
-        pb::Rule::UserMute => Check::UserMute,
-        pb::Rule::MemberMute => Check::MemberMute,
-        pb::Rule::RoomBan => Check::RoomBan,
-        pb::Rule::RoomStaff => Check::RoomStaff,
-        pb::Rule::AllowList => Check::AllowList,
-        pb::Rule::NotRegistered => Check::NotRegistered,
-    }
+    pb::CheckSendResponse { allowed: false, rule: Rule::NotRegistered.into(), ..Default::default() }
 }

@@ -322,7 +322,7 @@ impl MuteService for Api {
             ..encode::decision(decision)
         };
         let answer = self.service.check_send(&call, &room, &user, answer)?;
-        METRICS.checked([encode::check_metric(&answer)]);
+        METRICS.checked([answer.rule()]);
         Ok(Response::new(answer))
     }
 
@@ -337,7 +337,7 @@ impl MuteService for Api {
         };
         let revision = self.revision();
         let results = self.service.batch_check_send(&call, &pairs, answer)?;
-        METRICS.checked(results.iter().map(encode::check_metric));
+        METRICS.checked(results.iter().map(pb::CheckSendResponse::rule));
         Ok(Response::new(pb::BatchCheckSendResponse { results, revision }))
     }
 

@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::error::Reason;
+use crate::{error::Reason, proto::Rule};
 
 mod register;
 mod rpc;
@@ -56,47 +56,34 @@ pub struct Metrics {
     connections_refused: Counter,
     connections: Family<ListenerLabels, Gauge>,
     foreign_keys: Counter,
-    checks: [Counter; Check::ALL.len()],
+    checks: [Counter; RULES.len()],
     methods: HashMap<String, Method>,
     other_method: Method,
 }
 
-/// The rule that decided a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Check {
-    None,
-    UserMute,
-    MemberMute,
-    RoomBan,
-    RoomStaff,
-    AllowList,
-    NotRegistered,
-}
+/// Every rule, at the index that is its number in the API.
+const RULES: [Rule; 8] = [
+    Rule::Unspecified,
+    Rule::None,
+    Rule::MemberMute,
+    Rule::RoomBan,
+    Rule::RoomStaff,
+    Rule::AllowList,
+    Rule::NotRegistered,
+    Rule::UserMute,
+];
 
-impl Check {
-    const ALL: [Self; 7] = [
-        Self::None,
-        Self::UserMute,
-        Self::MemberMute,
-        Self::RoomBan,
-        Self::RoomStaff,
-        Self::AllowList,
-        Self::NotRegistered,
-    ];
-
-    const fn labels(self) -> CheckLabels {
-        let (answer, rule) = match self {
-            Self::None => ("allowed", "none"),
-            Self::RoomStaff => ("allowed", "room_staff"),
-            Self::AllowList => ("allowed", "allow_list"),
-            Self::UserMute => ("denied", "user_mute"),
-            Self::MemberMute => ("denied", "member_mute"),
-            Self::RoomBan => ("denied", "room_ban"),
-            Self::NotRegistered => ("denied", "not_registered"),
-        };
-        CheckLabels { answer, rule }
-    }
+const fn check_labels(rule: Rule) -> CheckLabels {
+    let (answer, rule) = match rule {
+        Rule::Unspecified | Rule::None => ("allowed", "none"),
+        Rule::RoomStaff => ("allowed", "room_staff"),
+        Rule::AllowList => ("allowed", "allow_list"),
+        Rule::UserMute => ("denied", "user_mute"),
+        Rule::MemberMute => ("denied", "member_mute"),
+        Rule::RoomBan => ("denied", "room_ban"),
+        Rule::NotRegistered => ("denied", "not_registered"),
+    };
+    CheckLabels { answer, rule }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -225,17 +212,17 @@ impl Metrics {
                 "Foreign keys under this service's prefix of the cluster, which are ignored",
                 Counter::default(),
             ),
-            checks: Check::ALL.map(|check| checks.get_or_create_owned(&check.labels())),
+            checks: RULES.map(|rule| checks.get_or_create_owned(&check_labels(rule))),
             other_method: methods.method(OTHER, OTHER, false),
             methods: methods.by_path(),
             registry,
         }
     }
 
-    /// Counts the checks of one call.
-    pub fn checked(&self, checks: impl IntoIterator<Item = Check>) {
-        let mut counts = [0; Check::ALL.len()];
-        checks.into_iter().for_each(|check| counts[check as usize] += 1);
+    /// Counts the checks of one call, by the rules that decided them.
+    pub fn checked(&self, rules: impl IntoIterator<Item = Rule>) {
+        let mut counts = [0; RULES.len()];
+        rules.into_iter().for_each(|rule| counts[rule as usize] += 1);
         // One that is zero touches nothing: all threads share the counters.
         for (counter, count) in self.checks.iter().zip(counts).filter(|(_, count)| *count > 0) {
             counter.inc_by(count);
@@ -316,4 +303,15 @@ fn by_reason(reasons: &[Reason]) -> Family<ReasonLabels, Counter> {
         drop(family.get_or_create_owned(&ReasonLabels { reason: reason.as_str() }))
     });
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_is_counted_by_its_own_number() {
+        let all: Vec<_> = (0..).map_while(|number| Rule::try_from(number).ok()).collect();
+        assert_eq!(all, RULES);
+    }
 }

@@ -3,6 +3,7 @@
 use super::{index::Entity, tombstone::RoomTombstone, user_map::UserMap, versioned::Versioned};
 use crate::{
     model::{Expire, Key, Restriction, RoomProfile, Value},
+    proto::Rule,
     store::Revision,
 };
 
@@ -211,20 +212,6 @@ impl Room {
         }
         self.tombstone = Some(tombstone);
     }
-}
-
-/// The rule that decided whether a user may speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Rule {
-    /// Nothing forbids it.
-    None,
-    UserMute,
-    MemberMute,
-    RoomBan,
-    /// A ban is in force, and the user is the owner or an admin.
-    RoomStaff,
-    AllowList,
 }
 
 /// Whether the user may speak, and why.
