@@ -439,7 +439,8 @@ async fn an_issued_token_is_good_until_its_end_or_for_ever() {
         let (_, body) = token(&server, "/easemob-demo/testapp", json!({"ttl": ttl})).await;
         body["access_token"].as_str().unwrap().to_owned()
     };
-    let (short, endless) = (issue(600).await, issue(0).await);
+    let short = issue(600).await;
+    let endless = issue(0).await;
     let status = async |token: &str| sent(bearing(&server, Method::GET, "/mute", token)).await.0;
     assert_eq!((status(&short).await, status(&endless).await), (200, 200));
     server.advance(600_000);
@@ -1011,7 +1012,8 @@ async fn forwarded_uri(settings: Settings, headers: &[(&str, &str)]) -> String {
 
 #[tokio::test]
 async fn forwarded_headers_are_believed_of_a_trusted_proxy_only() {
-    let (proto, host) = (("x-forwarded-proto", "https"), ("x-forwarded-host", "a1.example.com"));
+    let proto = ("x-forwarded-proto", "https");
+    let host = ("x-forwarded-host", "a1.example.com");
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
     for (settings, headers, expected) in [
         (unlimited(), vec![proto, host], "http://HOST"),

@@ -88,14 +88,16 @@ fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
-    let (lost, found) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lost = tempfile::tempdir().unwrap();
+    let found = tempfile::tempdir().unwrap();
     let process = Process::start(lost.path());
     let channels = join_all((0..4).map(|_| process.mutes())).await;
     let acknowledged: Arc<Mutex<Vec<BTreeMap<String, Revision>>>> =
         Arc::new(Mutex::new(vec![BTreeMap::new(); 64]));
     let writers: Vec<_> = (0..64)
         .map(|writer| {
-            let (mut mutes, acknowledged) = (channels[writer % 4].clone(), acknowledged.clone());
+            let mut mutes = channels[writer % 4].clone();
+            let acknowledged = acknowledged.clone();
             tokio::spawn(async move {
                 for number in 0.. {
                     let user = format!("{number:06}");
@@ -121,7 +123,8 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
         }
     };
     each_has(0, 20).await;
-    let (from, file) = (process.admin(), lost.path().join("backup"));
+    let from = process.admin();
+    let file = lost.path().join("backup");
     let arguments =
         ["backup", "--from", &from, "--token", "dev-service-token", "--output", path(&file)]
             .map(str::to_owned);
@@ -161,11 +164,9 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file, again) = (
-        directory.path().join("data"),
-        directory.path().join("file"),
-        directory.path().join("again"),
-    );
+    let data = directory.path().join("data");
+    let file = directory.path().join("file");
+    let again = directory.path().join("again");
     every_kind(&data).await;
     let taken = printed(&["backup", "--data-dir", path(&data), "--output", path(&file)]);
     assert_eq!(printed(&["verify", "--data-dir", path(&data)]), taken);
@@ -183,11 +184,9 @@ async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_store_comes_back_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file, again) = (
-        directory.path().join("data"),
-        directory.path().join("file"),
-        directory.path().join("again"),
-    );
+    let data = directory.path().join("data");
+    let file = directory.path().join("file");
+    let again = directory.path().join("again");
     let store = open(&data).await.unwrap();
     fill(&*store, 0..400).await;
     store.close().await.unwrap();
@@ -221,11 +220,9 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_backup_is_refused_and_creates_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, good, bad) = (
-        directory.path().join("data"),
-        directory.path().join("good"),
-        directory.path().join("bad"),
-    );
+    let data = directory.path().join("data");
+    let good = directory.path().join("good");
+    let bad = directory.path().join("bad");
     every_kind(&data).await;
     back_up(&data, &good).await;
     let bytes = fs::read(&good).unwrap();
@@ -254,7 +251,8 @@ async fn a_damaged_backup_is_refused_and_creates_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_is_put_into_an_empty_directory_only() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file) = (directory.path().join("data"), directory.path().join("file"));
+    let data = directory.path().join("data");
+    let file = directory.path().join("file");
     every_kind(&data).await;
     back_up(&data, &file).await;
     let before = entries(&*open(&data).await.unwrap()).await;
@@ -271,7 +269,8 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
 #[tokio::test]
 async fn a_killed_restore_is_refused_and_a_failed_one_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, killed) = (directory.path().join("data"), directory.path().join("killed"));
+    let data = directory.path().join("data");
+    let killed = directory.path().join("killed");
     let page = |at: u8| {
         (0..=255)
             .map(|key| Entry { key: vec![at, key], value: vec![at; 100], revision: 1 })
@@ -304,7 +303,8 @@ async fn a_killed_restore_is_refused_and_a_failed_one_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_positions_from_before_a_restore_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, file) = (directory.path().join("data"), directory.path().join("file"));
+    let data = directory.path().join("data");
+    let file = directory.path().join("file");
     let old = every_kind(&data).await;
     back_up(&data, &file).await;
     let mut positions: Vec<Revision> = vec![0, old, old + 5, old + 10_000];
@@ -351,7 +351,8 @@ async fn get(server: &Server, headers: &[(&str, &str)]) -> (StatusCode, Vec<u8>)
 async fn only_an_admin_service_of_all_apps_may_back_up() {
     let server = Server::start().await;
     let bearer = |token: &str| format!("Bearer {token}");
-    let (app, user) = (bearer(&server.app_token(OPEN)), bearer(&server.user_token(OPEN, "u")));
+    let app = bearer(&server.app_token(OPEN));
+    let user = bearer(&server.user_token(OPEN, "u"));
     let refusals = [
         (None, 401, "MISSING_TOKEN"),
         (Some(("authorization", "Bearer nobody")), 401, "MALFORMED_TOKEN"),
@@ -405,7 +406,8 @@ async fn one_backup_runs_at_a_time_and_a_hang_up_frees_the_place() {
 async fn a_backup_that_fails_leaves_no_file_and_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
-    let (output, from) = (directory.path().join("backup"), process.admin());
+    let output = directory.path().join("backup");
+    let from = process.admin();
     let cases: [(&[&str], &str); 4] = [
         (&["--from", &from, "--token", "wrong"], "MALFORMED_TOKEN"),
         (&["--from", "http://127.0.0.1:1", "--token", "t"], "refused"),

@@ -94,7 +94,8 @@ impl Scene {
         let far = Process::spawn(directory.path(), directory.path(), &arguments);
         let far = tokio::task::spawn_blocking(|| far.ready()).await.unwrap();
         println!("{:?} from its start until it is ready, while nobody writes", begun.elapsed());
-        let (is_over, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let written = Arc::new(AtomicUsize::new(0));
         let mut scene = Self {
             etcd,
             link,
@@ -113,8 +114,9 @@ impl Scene {
     /// Others write all the time.
     async fn write(&mut self) {
         for writer in 0..3 {
-            let (mutes, is_over, written) =
-                (self.near.mutes().await, self.is_over.clone(), self.written.clone());
+            let mutes = self.near.mutes().await;
+            let is_over = self.is_over.clone();
+            let written = self.written.clone();
             self.writers.spawn(async move {
                 let mut next = tokio::time::Instant::now();
                 for number in 0.. {
@@ -154,7 +156,8 @@ impl Scene {
             page_token,
             ..Default::default()
         };
-        let (mut found, mut page_token) = (0, String::new());
+        let mut found = 0;
+        let mut page_token = String::new();
         tokio::time::sleep(Duration::from_secs(1)).await;
         loop {
             let page = self
@@ -190,7 +193,8 @@ async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     scene.etcd.compact().await;
     scene.far.signal("-CONT");
-    let (woken, received) = (Instant::now(), scene.link.received());
+    let woken = Instant::now();
+    let received = scene.link.received();
     // And the cluster goes on forgetting while it is read.
     until("it says that it is behind", async || {
         scene.etcd.compact().await;

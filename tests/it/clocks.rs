@@ -16,7 +16,9 @@ const ROOM: &str = "r";
 /// Mutes of every kind that end in ten seconds.
 async fn mute_all(server: &Server) {
     let short = Some(duration(10_000));
-    let (app, room, user) = (OPEN.to_owned(), ROOM.to_owned(), "u".to_owned());
+    let app = OPEN.to_owned();
+    let room = ROOM.to_owned();
+    let user = "u".to_owned();
     server.mute(OPEN, ROOM, &["u"], Some(10_000)).await;
     let mut mutes = server.mutes().await;
     let ban = pb::BanRoomRequest {

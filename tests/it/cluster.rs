@@ -20,7 +20,8 @@ pub fn replica(etcd: &Etcd) -> (Process, tempfile::TempDir) {
 }
 
 pub fn replica_with(etcd: &Etcd, arguments: &[&str]) -> (Process, tempfile::TempDir) {
-    let (directory, urls) = (tempfile::tempdir().unwrap(), etcd.urls());
+    let directory = tempfile::tempdir().unwrap();
+    let urls = etcd.urls();
     let arguments = [&["--store", "etcd", "--etcd-endpoints", &urls], arguments].concat();
     (Process::spawn(directory.path(), directory.path(), &arguments).ready(), directory)
 }
@@ -57,8 +58,10 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_replica_has_acknowledged_another_answers_with() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
-    let (mut writer, mut reader) = (one.mutes().await, other.mutes().await);
+    let (one, _one) = replica(&etcd);
+    let (other, _other) = replica(&etcd);
+    let mut writer = one.mutes().await;
+    let mut reader = other.mutes().await;
     for number in 0..50 {
         let min_revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
         let user = format!("u{number}");
@@ -72,8 +75,10 @@ async fn what_one_replica_has_acknowledged_another_answers_with() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
-    let (mut writer, watcher) = (one.mutes().await, other.mutes().await);
+    let (one, _one) = replica(&etcd);
+    let (other, _other) = replica(&etcd);
+    let mut writer = one.mutes().await;
+    let watcher = other.mutes().await;
     for number in 0..200 {
         let revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
         // The other replica may not have it yet, which is no reason to say that it is lost.
@@ -94,12 +99,15 @@ async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_at_two_replicas_at_once_takes_effect_once() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
-    let (mut one, mut other) = (one.mutes().await, other.mutes().await);
+    let (one, _one) = replica(&etcd);
+    let (other, _other) = replica(&etcd);
+    let mut one = one.mutes().await;
+    let mut other = other.mutes().await;
     for round in 0..30 {
         let request = || {
-            let (app, room, request_id) =
-                ("Open".into(), format!("room{round}"), format!("request{round}"));
+            let app = "Open".into();
+            let room = format!("room{round}");
+            let request_id = format!("request{round}");
             with(
                 pb::MuteMembersRequest {
                     app,
@@ -125,10 +133,12 @@ async fn one_request_at_two_replicas_at_once_takes_effect_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeat_gets_the_first_answer_at_every_replica() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let (one, _one) = replica(&etcd);
+    let (other, _other) = replica(&etcd);
     let request = |number: usize| {
-        let (app, room, request_id) =
-            ("Open".into(), format!("room{number}"), format!("request{number}"));
+        let app = "Open".into();
+        let room = format!("room{number}");
+        let request_id = format!("request{number}");
         with(
             pb::MuteMembersRequest {
                 app,
@@ -158,7 +168,8 @@ async fn a_repeat_gets_the_first_answer_at_every_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_survive_any_dead_or_hung_member_on_all_replicas() {
     let Some(mut etcd) = Etcd::start(3, &[]) else { return };
-    let ((one, _one), (other, _other)) = (replica(&etcd), replica(&etcd));
+    let (one, _one) = replica(&etcd);
+    let (other, _other) = replica(&etcd);
     let mut writers = [one.mutes().await, other.mutes().await];
     let mut acknowledged = Vec::new();
     for (round, fault) in
@@ -206,10 +217,9 @@ async fn writes_survive_any_dead_or_hung_member_on_all_replicas() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_its_cluster_says_so_and_refuses_writes() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
-    let ((lenient, _lenient), (strict, _strict)) = (
-        replica_with(&etcd, &["--max-view-age-seconds", "3"]),
-        replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]),
-    );
+    let (lenient, _lenient) = replica_with(&etcd, &["--max-view-age-seconds", "3"]);
+    let (strict, _strict) =
+        replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
     let mut writer = lenient.mutes().await;
     mute(&mut writer, "room", vec!["muted".into()]).await.unwrap();
     until("the other replica has the mute", async || !check(&strict, "muted").await.unwrap()).await;

@@ -68,7 +68,8 @@ async fn a_full_etcd_quota_refuses_only_writes_until_there_is_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
-    let ((slept, directory), (awake, _awake)) = (replica(&etcd), replica(&etcd));
+    let (slept, directory) = replica(&etcd);
+    let (awake, _awake) = replica(&etcd);
     let mut writer = awake.mutes().await;
     mute(&mut writer, "room", vec!["before".into()]).await.unwrap();
     until("both have it", async || !check(&slept, "before").await.unwrap()).await;
@@ -120,9 +121,11 @@ async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_put_back_to_an_older_state_restarts_its_replicas() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
-    let ((mut behind, directory), (writer, _writer)) = (replica(&etcd), replica(&etcd));
+    let (mut behind, directory) = replica(&etcd);
+    let (writer, _writer) = replica(&etcd);
     mute(&mut writer.mutes().await, "room", vec!["before".into()]).await.unwrap();
-    let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
+    let disk = etcd.disk(0);
+    let kept = tempfile::tempdir().unwrap();
     let copy = |from: &Path, to: &Path| {
         assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
     };
@@ -157,7 +160,8 @@ async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let (mut behind, directory) = replica(&etcd);
     mute(&mut behind.mutes().await, "room", vec!["before".into()]).await.unwrap();
-    let (disk, kept) = (etcd.disk(0), tempfile::tempdir().unwrap());
+    let disk = etcd.disk(0);
+    let kept = tempfile::tempdir().unwrap();
     let copy = |from: &Path, to: &Path| {
         assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
     };
@@ -222,7 +226,8 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (right, wrong) = (password("right", "secret of mute\n"), password("wrong", "guess\n"));
+    let right = password("right", "secret of mute\n");
+    let wrong = password("wrong", "guess\n");
     for (arguments, told) in [
         (vec![], "none is configured, and the cluster requires one: set --etcd-user"),
         (vec!["--etcd-user", "mute", "--etcd-password-file", &wrong], "authentication failed"),
@@ -289,8 +294,8 @@ fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
 async fn over_tls_both_sides_show_their_certificates() {
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-    let (ours, others) =
-        (Authority::new(files.path(), "ca"), Authority::new(files.path(), "other-ca"));
+    let ours = Authority::new(files.path(), "ca");
+    let others = Authority::new(files.path(), "other-ca");
     ours.issue("client", "mute-service");
     others.issue("stranger", "mute-service");
     let addr = "127.251.0.1".to_owned();

@@ -215,8 +215,8 @@ async fn dribble(addr: &str, pieces: impl Iterator<Item = &str>) -> (Duration, S
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_heads_and_bodies_time_out_and_delay_no_others() {
     let (process, _directory) = start(&[]);
-    let (rest, grpc) =
-        (process.rest().trim_start_matches("http://").to_owned(), process.grpc().to_owned());
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    let grpc = process.grpc().to_owned();
     let head = ["GET /me HTTP/1.1\r\nhost: x\r\n"]
         .into_iter()
         .chain(std::iter::repeat_n("x-a: b\r\n", 90));
@@ -325,7 +325,8 @@ async fn invalid_http_2_frames_end_their_own_connection_only() {
     let begun =
         [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[]), &odd].concat();
     stream.write_all(&begun).await.unwrap();
-    let (mut answer, pong) = (Vec::new(), frame(6, 1, 0, &[7; 8]));
+    let mut answer = Vec::new();
+    let pong = frame(6, 1, 0, &[7; 8]);
     while !answer.windows(pong.len()).any(|window| window == pong) {
         let mut piece = [0; 4_096];
         let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut piece))
@@ -405,7 +406,9 @@ async fn late_frames_do_not_end_a_running_call() {
         [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(1, 0x4, 1, &head)]
             .concat();
     stream.write_all(&begun).await.unwrap();
-    let (mut calls, mut goodbyes, mut has_ended) = (0, Vec::new(), false);
+    let mut calls = 0;
+    let mut goodbyes = Vec::new();
+    let mut has_ended = false;
     while let Some((kind, flags, id, payload)) = read_frame(&mut stream).await {
         match (kind, id) {
             // Its settings: by now it has the call.
@@ -431,7 +434,8 @@ async fn late_frames_do_not_end_a_running_call() {
             _ => assert_ne!(id, 3, "what came too late is answered"),
         }
     }
-    let (last, no_error) = (|id: u32| id.to_be_bytes().to_vec(), vec![0; 4]);
+    let last = |id: u32| id.to_be_bytes().to_vec();
+    let no_error = vec![0; 4];
     assert_eq!(goodbyes[..2], [(last(u32::MAX >> 1), no_error.clone()), (last(1), no_error)]);
     assert!(calls == 2 && has_ended, "the call has no end: {goodbyes:?}");
     assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
@@ -442,8 +446,8 @@ async fn late_frames_do_not_end_a_running_call() {
 async fn place_of_one_that_is_gone(heartbeat_seconds: &str) -> Option<Duration> {
     let network = Network::new(2)?;
     let directory = tempfile::tempdir().unwrap();
-    let (service, data) =
-        (network.command(0, env!("CARGO_BIN_EXE_mute-service")), directory.path().join("data"));
+    let service = network.command(0, env!("CARGO_BIN_EXE_mute-service"));
+    let data = directory.path().join("data");
     let addrs = [50_051, 8_080, 9_090].map(|port| format!("{}:{port}", network.addr(0)));
     let arguments = ["--data-dir", data.to_str().unwrap(), "--max-connections", "1"];
     let arguments = [&arguments[..], &["--watch-heartbeat-seconds", heartbeat_seconds]].concat();

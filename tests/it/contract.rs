@@ -260,9 +260,11 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
     }
     let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let writers = (0..4_u32).map(|writer| {
-        let (store, is_done) = (store.clone(), is_done.clone());
+        let store = store.clone();
+        let is_done = is_done.clone();
         tokio::spawn(async move {
-            let (mut number, mut commits) = (writer, Vec::new());
+            let mut number = writer;
+            let mut commits = Vec::new();
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
                 // Before, at and behind wherever the copy is being read, and keys that were not
                 // there.
@@ -326,7 +328,8 @@ async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location
     for number in 0..200 {
         committed.push(commit(number).await);
     }
-    let (after, follower) = (committed[99], store.clone());
+    let after = committed[99];
+    let follower = store.clone();
     let live = tokio::spawn(async move { follow(&*follower, after, 160).await });
     for number in 200..260 {
         committed.push(commit(number).await);
@@ -524,7 +527,9 @@ async fn clause_7_history_survives_a_crash(place: &Location) {
 async fn clause_7_dropped_history_is_reported_without_holes(place: &Location) {
     // Engines let go of old events many at a time: one of them when it is closed, the other beside
     // its commits.
-    let (mut made, mut kept, mut store) = (0, Vec::new(), open(place).await);
+    let mut made = 0;
+    let mut kept = Vec::new();
+    let mut store = open(place).await;
     while kept.len() as u64 == made {
         assert!(made < 2_000, "nothing was let go of");
         store.close().await.unwrap();

@@ -38,7 +38,9 @@ fn batch() -> Batch {
 
 /// One of each record of a room, with a notification mute of it, and whether it is registered.
 fn filled_room(is_registered: bool) -> Batch {
-    let (app, room, user) = (APP, "r", "u");
+    let app = APP;
+    let room = "r";
+    let user = "u";
     let mut batch = batch();
     if is_registered {
         batch.put(

@@ -65,7 +65,8 @@ async fn a_read_only_directory_stops_the_start_and_is_named() {
     let Some(disk) = SmallDisk::mount(20) else {
         return skipped("run as root, who may mount a tmpfs");
     };
-    let (new, used) = (disk.path().join("new"), disk.path().join("used"));
+    let new = disk.path().join("new");
+    let used = disk.path().join("used");
     drop(open(&used).await.unwrap());
     disk.remount("ro");
     for data in [new, used] {
@@ -136,7 +137,8 @@ async fn a_full_disk_is_reported_and_writes_resume_with_room() {
     let process = Process::spawn(directory.path(), disk.path(), &["--journal-mib", "1"]).ready();
     let mut mutes = process.mutes().await;
     mute(&mut mutes, "r", strings(&["early"])).await.unwrap();
-    let (mut acknowledged, mut refused) = (0, 0);
+    let mut acknowledged = 0;
+    let mut refused = 0;
     // The tree gives room back now and then, so one refusal is not the end.
     while refused < 20 {
         match mute_many(&mut mutes, acknowledged).await {

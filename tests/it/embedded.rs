@@ -25,7 +25,8 @@ pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
 /// longest ids, and the longest reason.
 pub fn largest_commit(room: usize) -> Batch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
-    let (app, room) = (format!("{}#{}", "o".repeat(64), "a".repeat(64)), format!("{room:0>128}"));
+    let app = format!("{}#{}", "o".repeat(64), "a".repeat(64));
+    let room = format!("{room:0>128}");
     let reason: Box<str> = "r".repeat(512).into();
     let mut batch = Batch::of(&Event {
         room: room.clone(),
@@ -119,7 +120,8 @@ async fn a_damaged_file_never_opens_with_acknowledged_writes_lost() {
     store.close().await.unwrap();
     drop(store);
     let size = fs::metadata(original.path().join("store/db")).unwrap().len();
-    let (mut refused, mut cases) = (0, Vec::new());
+    let mut refused = 0;
+    let mut cases = Vec::new();
     cases.extend((0..24).map(|case| (case * size / 24 + case * 37, true)));
     cases.extend((1..8).map(|case| (case * size / 8 + 11, false)));
     for (at, flip) in cases {
@@ -189,7 +191,8 @@ async fn a_full_disk_loses_nothing_and_recovers_with_room() {
     };
     let directory = disk.path().join("data");
     let store = open(&directory).await.unwrap();
-    let (mut acknowledged, mut refused) = (0, 0);
+    let mut acknowledged = 0;
+    let mut refused = 0;
     // The tree gives room back now and then, so one refusal is not the end.
     while refused < 20 {
         match store.commit(largest_commit(acknowledged)).await {

@@ -33,7 +33,8 @@ impl Etcd {
     pub fn start(members: usize, arguments: &[&str]) -> Option<Self> {
         let mut random = rand::rng();
         // A network of its own, so that clusters of tests at the same time do not meet.
-        let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
+        let a = random.random_range(2..250_u8);
+        let b = random.random_range(0..250_u8);
         let addrs: Vec<_> =
             (0..members).map(|member| format!("127.{a}.{b}.{}", member + 1)).collect();
         Self::start_at(&addrs, arguments, |_, program| Command::new(program))
@@ -82,8 +83,8 @@ impl Etcd {
         let listed = list["members"].as_array().unwrap();
         let named =
             |name: &str| listed.iter().find(|member| member["name"] == name).unwrap()["ID"].clone();
-        let (name, addr) =
-            (format!("{}n", self.members[number].name), format!("{}9", self.members[number].addr));
+        let name = format!("{}n", self.members[number].name);
+        let addr = format!("{}9", self.members[number].addr);
         others
             .insist("cluster/member/remove", json!({"ID": named(&self.members[number].name)}))
             .await;
@@ -158,7 +159,8 @@ impl Member {
         arguments: &[&str],
     ) -> Self {
         let scheme = if arguments.contains(&"--cert-file") { "https" } else { "http" };
-        let (client, peer) = (format!("{scheme}://{addr}:2379"), format!("http://{addr}:2380"));
+        let client = format!("{scheme}://{addr}:2379");
+        let peer = format!("http://{addr}:2380");
         command.args([
             "--name",
             name,

@@ -23,7 +23,9 @@ async fn page(server: &Server, message: pb::ListEventsRequest) -> (Vec<pb::Chang
 
 /// All pages, and how many there were.
 async fn all(server: &Server, message: pb::ListEventsRequest) -> (Vec<pb::Change>, usize) {
-    let (mut events, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    let mut events = Vec::new();
+    let mut pages = 0;
+    let mut page_token = String::new();
     loop {
         let (more, next) =
             page(server, pb::ListEventsRequest { page_token, ..message.clone() }).await;

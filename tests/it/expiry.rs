@@ -82,8 +82,11 @@ async fn a_renewed_or_removed_mute_does_not_expire() {
 #[tokio::test]
 async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
     let server = Server::start().await;
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
-    let (app, room, user) = (OPEN.to_owned(), "r".to_owned(), "u".to_owned());
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
+    let app = OPEN.to_owned();
+    let room = "r".to_owned();
+    let user = "u".to_owned();
     let ban = |duration_ms: Option<u64>| pb::BanRoomRequest {
         app: OPEN.into(),
         room: "r".into(),
@@ -149,7 +152,8 @@ async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
             (ChangeKind::NotificationsMuted, ChangeKind::NotificationsExpired, "u"),
             (ChangeKind::UserMuted, ChangeKind::UserMuteExpired, "u"),
         ] {
-            let (set, ended) = (at(set, user), at(ended, user));
+            let set = at(set, user);
+            let ended = at(ended, user);
             assert_eq!((set.len(), ended.len()), (2, 1), "{events:?}");
             assert!(set[0] < ended[0] && ended[0] < set[1], "{events:?}");
         }
@@ -166,7 +170,8 @@ async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
 #[tokio::test]
 async fn deletions_come_after_the_expiries_they_would_hide() {
     let server = Server::start().await;
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
     for _ in 0..20 {
         let since = now(&server);
         let users: Vec<_> = (0..100).map(|user| format!("u{user:03}")).collect();
@@ -176,7 +181,8 @@ async fn deletions_come_after_the_expiries_they_would_hide() {
         }
         // So that there is a room to be deleted, whoever sweeps first.
         server.mute(OPEN, "r1", &["stays"], None).await;
-        let (app, duration_ms) = (OPEN.to_owned(), Some(duration(1_000)));
+        let app = OPEN.to_owned();
+        let duration_ms = Some(duration(1_000));
         let ban = pb::BanRoomRequest {
             app: app.clone(),
             room: "r1".into(),
@@ -216,8 +222,10 @@ async fn deletions_come_after_the_expiries_they_would_hide() {
                 events.iter().enumerate().filter(|(_, event)| event.0 == kind && event.1 == room);
             of_room.map(|(at, _)| at).collect::<Vec<_>>()
         };
-        let (room, client) = (at(ChangeKind::RoomDeleted, "r1"), at(ChangeKind::ClientDeleted, ""));
-        let (mutes, ban) = (at(ChangeKind::Expired, "r1"), at(ChangeKind::BanExpired, "r1"));
+        let room = at(ChangeKind::RoomDeleted, "r1");
+        let client = at(ChangeKind::ClientDeleted, "");
+        let mutes = at(ChangeKind::Expired, "r1");
+        let ban = at(ChangeKind::BanExpired, "r1");
         let push_muted = [
             at(ChangeKind::NotificationsExpired, "r1"),
             at(ChangeKind::NotificationsExpired, "r2"),

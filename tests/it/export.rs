@@ -122,7 +122,8 @@ pub fn framed(lines: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_kind_is_written_and_read_as_version_1() {
-    let (directory, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let again = tempfile::tempdir().unwrap();
     every_kind(directory.path()).await;
     let written = export_text(&*open(directory.path()).await, None)
         .await
@@ -162,11 +163,9 @@ async fn every_record_kind_is_written_and_read_as_version_1() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_of_an_export_is_the_same_store_and_idempotent() {
     let directory = tempfile::tempdir().unwrap();
-    let (data, again, file) = (
-        directory.path().join("data"),
-        directory.path().join("again"),
-        directory.path().join("file"),
-    );
+    let data = directory.path().join("data");
+    let again = directory.path().join("again");
+    let file = directory.path().join("file");
     every_kind(&data).await;
     let exported = run(&["export", "--data-dir", path(&data)]);
     let lines = stdout(&exported);
@@ -321,7 +320,8 @@ async fn merge_keeps_other_records_and_replace_removes_the_apps() {
         ],
     )
     .await;
-    let (all, of_a) = (export_text(&*store, None).await, export_text(&*store, Some("a")).await);
+    let all = export_text(&*store, None).await;
+    let of_a = export_text(&*store, Some("a")).await;
     assert_eq!((all.lines().count(), of_a.lines().count()), (5, 4));
     // One is changed, one is gone, one is new; another app has a new one too.
     put(
@@ -371,7 +371,8 @@ async fn an_import_commits_100_records_of_an_app_at_a_time() {
     let store = open(directory.path()).await;
     let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     let plan = MergePlan::of(read(&file), None, Mode::Merge).await.unwrap();
-    let (mut told, total) = (Vec::new(), plan.changes());
+    let mut told = Vec::new();
+    let total = plan.changes();
     plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
     assert_eq!((total, told.len(), told.last()), (300, 4, Some(&300)));
     let commits: Vec<_> = store.watch(0).await.unwrap().take(4).collect().await;
@@ -559,7 +560,9 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
 proptest! {
     #[test]
     fn a_record_is_the_same_after_its_line((kind, [app, a, b], value) in any_record()) {
-        let (app, room, user) = (app.as_str(), a.as_str(), b.as_str());
+        let app = app.as_str();
+        let room = a.as_str();
+        let user = b.as_str();
         let key = match kind {
             0 => Key::Room { app, room },
             1 => Key::Client { app, user },

@@ -95,7 +95,8 @@ impl Cluster {
     /// One fault, for a while, and its end.
     async fn fault(&mut self, random: &mut StdRng, shared: &Shared) -> &'static str {
         let hold = Duration::from_millis(random.random_range(300..3_000));
-        let (member, replica) = (random.random_range(0..MEMBERS), random.random_range(0..REPLICAS));
+        let member = random.random_range(0..MEMBERS);
+        let replica = random.random_range(0..REPLICAS);
         let machine = MEMBERS + replica;
         let other = (member + random.random_range(1..MEMBERS)) % MEMBERS;
         match random.random_range(0..11) {
@@ -195,10 +196,9 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
             1 => Some(random.random_range(1..3_000)),
             _ => Some(random.random_range(HOUR_MS..24 * HOUR_MS)),
         };
-        let (app, kind) = (
-            "Open".to_owned(),
-            if random.random_bool(0.75) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted },
-        );
+        let app = "Open".to_owned();
+        let kind =
+            if random.random_bool(0.75) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted };
         let told = if kind == pb::ChangeKind::Muted {
             let duration = duration_ms.map(duration);
             let message = pb::MuteMembersRequest {
@@ -268,7 +268,8 @@ async fn look(shared: &Shared, mut reader: Mutes, room: &str, user: &str, min_re
 async fn keep_checking(shared: Arc<Shared>, replica: usize) {
     let is_faulted = || shared.faulted[replica].load(Ordering::SeqCst);
     while !shared.stopped.load(Ordering::SeqCst) {
-        let (before, mut client) = (is_faulted(), shared.clients[replica].clone());
+        let before = is_faulted();
+        let mut client = shared.clients[replica].clone();
         let message = pb::CheckSendRequest {
             app: "Open".into(),
             room: "room0".into(),

@@ -18,8 +18,8 @@ fn a_python_follower_survives_kills_and_sees_each_expiry_once() {
         .args([script, env!("CARGO_BIN_EXE_mute-service"), LENGTH])
         .output()
         .unwrap();
-    let (told, wrong) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{wrong}");
     println!("{told}");
 }

@@ -212,7 +212,9 @@ async fn bad_fields_are_told_by_name_and_change_nothing() {
 async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
     let server = Server::start().await;
     let check = |room: &str, user: &str| {
-        let (app, room, user) = (AGORA.into(), room.into(), user.into());
+        let app = AGORA.into();
+        let room = room.into();
+        let user = user.into();
         pb::CheckSendRequest { app, room, user, min_revision: 0 }
     };
     let mut mutes = server.mutes().await;

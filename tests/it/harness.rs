@@ -93,7 +93,8 @@ impl Server {
         config.services[0].apps.push(OPEN.to_owned());
         config.services.push(directory_keeper());
         let app = App::start(&config, clock.clone()).await.unwrap();
-        let (addresses, service) = (app.addresses, app.service.clone());
+        let addresses = app.addresses;
+        let service = app.service.clone();
         let (stop, told) = oneshot::channel::<()>();
         let mut running = JoinSet::new();
         running.spawn(app.run(async {
@@ -263,7 +264,8 @@ fn open_app() -> AppConfig {
 /// A service that may change the directory, and nothing else.
 fn directory_keeper() -> ServiceConfig {
     let token_hash = vec![KeyHash::of("directory-keeper")];
-    let (scopes, apps) = (vec![Scope::Admin], vec!["*".to_owned()]);
+    let scopes = vec![Scope::Admin];
+    let apps = vec!["*".to_owned()];
     ServiceConfig {
         name: "keeper".to_owned(),
         token_hash,

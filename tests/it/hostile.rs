@@ -91,7 +91,8 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
 /// one took.
 async fn checks(process: &Process) -> (usize, Duration) {
     let mut mutes = process.mutes().await;
-    let (mut refused, mut longest) = (0, Duration::ZERO);
+    let mut refused = 0;
+    let mut longest = Duration::ZERO;
     for _ in 0..100 {
         let started = Instant::now();
         let check = pb::CheckSendRequest {
@@ -378,7 +379,8 @@ async fn answers_that_nobody_reads_are_held_whatever_their_size() {
         page_size: 100,
         ..Default::default()
     };
-    let (mut clients, mut answers) = (Vec::new(), Vec::new());
+    let mut clients = Vec::new();
+    let mut answers = Vec::new();
     for from in 2..6 {
         let (mut client, _) = reading_nothing(from, process.grpc()).await.unwrap();
         for _ in 0..200 {

@@ -81,10 +81,14 @@ fn writes() -> Vec<String> {
 // The macro fills up what a request has besides, and some have nothing.
 #[allow(clippy::needless_update)]
 async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
-    let (app, room, user) = (AGORA.to_owned(), ROOM.to_owned(), "user1".to_owned());
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
+    let app = AGORA.to_owned();
+    let room = ROOM.to_owned();
+    let user = "user1".to_owned();
     let users = strings(&["user1", "user2"]);
-    let (reason, request_id) = ("why".to_owned(), request_id.to_owned());
+    let reason = "why".to_owned();
+    let request_id = request_id.to_owned();
     macro_rules! send {
         ($client:ident.$rpc:ident $request:ident { $($field:ident $(: $value:expr)?),+ }) => {
             $client
@@ -166,7 +170,9 @@ async fn mute_as(
     request_id: &str,
     token: &str,
 ) -> Result<pb::MuteMembersResponse, Status> {
-    let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
+    let app = AGORA.to_owned();
+    let room = ROOM.to_owned();
+    let request_id = request_id.to_owned();
     let message = pb::MuteMembersRequest {
         app,
         room,
@@ -187,7 +193,9 @@ async fn unmute(
     user: &str,
     request_id: &str,
 ) -> Result<pb::UnmuteMembersResponse, Status> {
-    let (app, room, request_id) = (AGORA.to_owned(), ROOM.to_owned(), request_id.to_owned());
+    let app = AGORA.to_owned();
+    let room = ROOM.to_owned();
+    let request_id = request_id.to_owned();
     let message = pb::UnmuteMembersRequest {
         app,
         room,
@@ -399,9 +407,12 @@ async fn an_ended_id_is_reused_over_an_unswept_answer() {
         &*server.service;
     let clock = Clock::manual(START_MS + DAY_MS);
     let limits = Limits::new(Rates::default(), &clock);
-    let (access, store, view, token_ttl_s) =
-        (access.clone(), store.clone(), view.clone(), *token_ttl_s);
-    let (hub, heartbeat) = (hub.clone(), *heartbeat);
+    let access = access.clone();
+    let store = store.clone();
+    let view = view.clone();
+    let token_ttl_s = *token_ttl_s;
+    let hub = hub.clone();
+    let heartbeat = *heartbeat;
     let ahead = Api::new(Arc::new(Service {
         access,
         store,
@@ -417,10 +428,13 @@ async fn an_ended_id_is_reused_over_an_unswept_answer() {
         quotas: Quotas::default(),
         load: ConcurrencyLimit::new(1_000, 64 << 20),
     }));
-    let (app, by) = (AppKey::parse(AGORA.to_owned()).unwrap(), Credential::Token);
+    let app = AppKey::parse(AGORA.to_owned()).unwrap();
+    let by = Credential::Token;
     let caller = Caller { calls: 1, ..Caller::of(Ok(Principal::AppAdmin { app, by })) };
-    let (app, room, users, request_id) =
-        (AGORA.to_owned(), ROOM.to_owned(), strings(&["user2"]), "1".to_owned());
+    let app = AGORA.to_owned();
+    let room = ROOM.to_owned();
+    let users = strings(&["user2"]);
+    let request_id = "1".to_owned();
     let mut message =
         Request::new(pb::MuteMembersRequest { app, room, users, request_id, ..Default::default() });
     message.extensions_mut().insert(caller);
@@ -437,7 +451,8 @@ async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
             nickname: Some("n".into()),
             ..Default::default()
         });
-        let (app, request_id) = (AGORA.to_owned(), "1".to_owned());
+        let app = AGORA.to_owned();
+        let request_id = "1".to_owned();
         with(
             pb::UpsertClientRequest { app, client, issue_access_token: true, request_id },
             &[SERVICE],

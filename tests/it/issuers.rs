@@ -162,7 +162,9 @@ fn spawn(directory: &Path, keys: &str) -> Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let (rsa, ec, stranger) = (Signer::rsa("one"), Signer::ec("two"), Signer::ec("three"));
+    let rsa = Signer::rsa("one");
+    let ec = Signer::ec("two");
+    let stranger = Signer::ec("three");
     let keys = directory.path().join("jwks.json");
     // What is not for signatures is no key for one, whatever its kid.
     let secret = json!({"kty": "oct", "k": BASE64.encode("a secret of sixteen"), "kid": "four", "alg": "HS256"});
@@ -373,7 +375,8 @@ async fn serve_keys(listener: TcpListener, files: &Path, keys: Arc<Mutex<Value>>
     let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(router.clone()));
+        let acceptor = acceptor.clone();
+        let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let _ = hyper::server::conn::http1::Builder::new()
@@ -392,8 +395,10 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let (first, second) = (Signer::ec("first"), Signer::ec("second"));
-    let (of_first, of_second) = (first.sign(&claims()), second.sign(&claims()));
+    let first = Signer::ec("first");
+    let second = Signer::ec("second");
+    let of_first = first.sign(&claims());
+    let of_second = second.sign(&claims());
     let url = format!(
         "jwks_url = \"https://localhost:{}/openid/v1/jwks\"\njwks_ca = {:?}\njwks_token_file = {:?}",
         addr.port(),
@@ -406,7 +411,8 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
     let keys = Arc::new(Mutex::new(json!({"keys": [first.jwk()]})));
     let listener = TcpListener::bind(addr).await.unwrap();
     let server = tokio::spawn({
-        let (files, keys) = (files.to_owned(), keys.clone());
+        let files = files.to_owned();
+        let keys = keys.clone();
         async move { serve_keys(listener, &files, keys).await }
     });
     until(async || actor(&process, &of_first).await.is_ok()).await;

@@ -262,7 +262,8 @@ fn file_of(
     modules: &BTreeSet<Names>,
 ) -> Option<Names> {
     let length = (1..=path.len()).rev().find(|length| paths.contains_key(&path[..*length]))?;
-    let (module, item) = (path[..length].to_vec(), path.get(length));
+    let module = path[..length].to_vec();
+    let item = path.get(length);
     let shown = paths[&module].shown.iter().find(|shown| shown.len() > 1 && shown.last() == item);
     match shown.and_then(|shown| from_root(&module, shown, modules)) {
         Some(from) => file_of(&from, paths, modules),

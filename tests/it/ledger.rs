@@ -167,7 +167,8 @@ impl Page {
         mutes: &mut MuteServiceClient<Channel>,
         duration_ms: Option<u64>,
     ) -> bool {
-        let (call, number) = (self.sent % self.habit.calls, self.sent);
+        let call = self.sent % self.habit.calls;
+        let number = self.sent;
         let reason = format!("{:.<1$}", format!("call {number}"), self.habit.reason_bytes);
         self.sent += 1;
         self.calls.entry(call).or_default().sent = Some(Sent::Mute { reason: reason.clone() });
@@ -218,7 +219,8 @@ impl Page {
         &self,
         mutes: &mut MuteServiceClient<Channel>,
     ) -> BTreeMap<String, pb::MutedMember> {
-        let (mut members, mut page_token) = (BTreeMap::new(), String::new());
+        let mut members = BTreeMap::new();
+        let mut page_token = String::new();
         loop {
             let message = pb::ListMutedMembersRequest {
                 app: "Open".into(),
