@@ -1,5 +1,5 @@
-//! The Agora and Easemob paths, as their documents and SDKs know them. Whole answers are in
-//! `tests/golden/agora`.
+//! The Agora and Easemob REST paths, as their documents and SDKs describe them. Complete answers
+//! are in `tests/golden/agora`.
 
 use std::{env, fs, path::Path, time::Duration};
 
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-const FOR_GOOD_MS: u64 = 4_638_873_600_000;
+const PERMANENT_MS: u64 = 4_638_873_600_000;
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Compares an answer, with ports and tokens masked, with a golden file, key for key. MUTE_BLESS=1
-/// writes the file instead.
+/// Compares an answer with a golden file, key for key. Ports and tokens are masked. With
+/// MUTE_BLESS=1 it writes the file instead.
 pub fn golden(vendor: &str, name: &str, status: u16, mut body: Value) {
     mask(&mut body);
     let found = json!({"status": status, "body": body});
@@ -32,7 +32,7 @@ pub fn golden(vendor: &str, name: &str, status: u16, mut body: Value) {
     let expected: Value = serde_json::from_str(&text).unwrap();
     assert!(
         found == expected,
-        "{vendor}/{name}.json: the answer\n{found:#}\nis not the golden one\n{expected:#}"
+        "{vendor}/{name}.json: the answer\n{found:#}\ndiffers from the golden file\n{expected:#}"
     );
 }
 
@@ -61,7 +61,7 @@ pub fn limited() -> Settings {
 }
 
 /// Settings that trust the headers of proxies in this network.
-pub fn behind(network: &str) -> Settings {
+pub fn trusting_proxies_in(network: &str) -> Settings {
     Settings { trusted_proxies: Some(vec![network.parse().unwrap()]), ..unlimited() }
 }
 
@@ -73,7 +73,7 @@ pub async fn refusal(request: RequestBuilder) -> (u16, Option<String>, Value) {
     (response.status().as_u16(), retry_after, response.json().await.unwrap())
 }
 
-fn is(name: &str, (status, body): (u16, Value)) {
+fn assert_golden(name: &str, (status, body): (u16, Value)) {
     golden("agora", name, status, body);
 }
 
@@ -98,7 +98,7 @@ async fn data(server: &Server, path: &str) -> Value {
     body["data"].take()
 }
 
-/// Who is muted in the dev room, by id.
+/// The ids of the muted users of the dev room.
 async fn muted(server: &Server) -> Vec<String> {
     let users = |list: Value| {
         list.as_array()
@@ -111,7 +111,7 @@ async fn muted(server: &Server) -> Vec<String> {
 }
 
 /// A request to a path of the dev room with this token.
-fn bearing(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
+fn room_request(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}{path}");
     server.rest(method, &path, &[("authorization", &format!("Bearer {token}"))])
 }
@@ -129,7 +129,7 @@ fn names(count: usize) -> Vec<String> {
 #[tokio::test]
 async fn the_documented_mute_is_answered_as_documented() {
     let server = Server::start().await;
-    is("mute", mute(&server, json!(["user1", "user2"]), json!(86_400_000)).await);
+    assert_golden("mute", mute(&server, json!(["user1", "user2"]), json!(86_400_000)).await);
     assert_eq!(muted(&server).await, ["user1", "user2"]);
 }
 
@@ -153,14 +153,17 @@ async fn users_keep_their_order_and_muting_again_replaces_the_end() {
 async fn members_are_unmuted_with_a_comma_or_its_percent_code() {
     let server = Server::start().await;
     mute(&server, json!(["user1", "user2", "user3", "user4", "user5"]), json!(60_000)).await;
-    is("unmute_one", room(&server, Method::DELETE, "/mute/user1", None).await);
-    is("unmute", room(&server, Method::DELETE, "/mute/user2,user3", None).await);
-    is("unmute_percent_code", room(&server, Method::DELETE, "/mute/user4%2Cuser5", None).await);
+    assert_golden("unmute_one", room(&server, Method::DELETE, "/mute/user1", None).await);
+    assert_golden("unmute", room(&server, Method::DELETE, "/mute/user2,user3", None).await);
+    assert_golden(
+        "unmute_percent_code",
+        room(&server, Method::DELETE, "/mute/user4%2Cuser5", None).await,
+    );
     assert_eq!(muted(&server).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn taking_a_mute_away_that_is_not_there_is_no_error() {
+async fn unmuting_a_user_who_is_not_muted_is_no_error() {
     let server = Server::start().await;
     for users in ["user1", "nobody", "nobody,user1", "user1,user1,USER1", "owner1"] {
         let (status, body) = room(&server, Method::DELETE, &format!("/mute/{users}"), None).await;
@@ -176,12 +179,12 @@ async fn taking_a_mute_away_that_is_not_there_is_no_error() {
 }
 
 #[tokio::test]
-async fn the_muted_list_is_whole_and_names_post_as_its_action() {
+async fn the_muted_list_is_complete_and_its_action_is_post() {
     let server = Server::start().await;
-    is("list_muted_empty", room(&server, Method::GET, "/mute", None).await);
+    assert_golden("list_muted_empty", room(&server, Method::GET, "/mute", None).await);
     mute(&server, json!(["user2"]), json!(86_400_000)).await;
     mute(&server, json!(["user1"]), json!(-1)).await;
-    is("list_muted", room(&server, Method::GET, "/mute", None).await);
+    assert_golden("list_muted", room(&server, Method::GET, "/mute", None).await);
 }
 
 #[tokio::test]
@@ -233,7 +236,7 @@ async fn unknown_query_parameters_are_ignored_and_are_not_in_the_uri() {
 }
 
 #[tokio::test]
-async fn a_list_longer_than_an_rpc_page_is_whole_and_in_order() {
+async fn a_list_longer_than_an_rpc_page_is_complete_and_in_order() {
     let server = Server::start().await;
     let users = names(1_020);
     let create = async |chunk: &[String]| {
@@ -252,20 +255,23 @@ async fn a_list_longer_than_an_rpc_page_is_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_ban_is_for_good_or_for_a_time_but_not_for_0() {
+async fn a_ban_is_permanent_or_timed_but_not_for_0_ms() {
     let server = Server::start().await;
-    is("ban", room(&server, Method::POST, "/ban", None).await);
-    is("get_room_banned", room(&server, Method::GET, "", None).await);
-    is(
+    assert_golden("ban", room(&server, Method::POST, "/ban", None).await);
+    assert_golden("get_room_banned", room(&server, Method::GET, "", None).await);
+    assert_golden(
         "ban_for_good",
         room(&server, Method::POST, "/ban", Some(json!({"mute_duration": -1}))).await,
     );
-    is(
+    assert_golden(
         "ban_timed",
         room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 5_000}))).await,
     );
     assert_eq!(data(&server, "").await[0]["mute"], true);
-    is("error_ban_0", room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 0}))).await);
+    assert_golden(
+        "error_ban_0",
+        room(&server, Method::POST, "/ban", Some(json!({"mute_duration": 0}))).await,
+    );
     for wrong in [json!(-2), json!("5000"), json!([1])] {
         let (status, body) =
             room(&server, Method::POST, "/ban", Some(json!({"mute_duration": wrong}))).await;
@@ -275,7 +281,7 @@ async fn a_ban_is_for_good_or_for_a_time_but_not_for_0() {
     assert_eq!(data(&server, "").await[0]["mute"], false);
     assert_eq!(
         room(&server, Method::POST, "/ban", Some(json!({}))).await.1["data"]["expire"],
-        FOR_GOOD_MS
+        PERMANENT_MS
     );
 }
 
@@ -283,31 +289,37 @@ async fn a_ban_is_for_good_or_for_a_time_but_not_for_0() {
 async fn unbanning_ends_a_ban_and_repeating_it_is_no_error() {
     let server = Server::start().await;
     room(&server, Method::POST, "/ban", None).await;
-    is("unban", room(&server, Method::DELETE, "/ban", None).await);
-    is("get_room", room(&server, Method::GET, "", None).await);
-    is("unban", room(&server, Method::DELETE, "/ban", None).await);
+    assert_golden("unban", room(&server, Method::DELETE, "/ban", None).await);
+    assert_golden("get_room", room(&server, Method::GET, "", None).await);
+    assert_golden("unban", room(&server, Method::DELETE, "/ban", None).await);
 }
 
 #[tokio::test]
-async fn the_allow_list_is_filled_asked_and_emptied() {
+async fn the_allow_list_is_filled_queried_and_emptied() {
     let server = Server::start().await;
-    is("white_list_empty", room(&server, Method::GET, "/white/users", None).await);
-    is("white_is_not", room(&server, Method::GET, "/white/users/user1", None).await);
-    is("white_add_one", room(&server, Method::POST, "/white/users/user1", None).await);
-    is(
+    assert_golden("white_list_empty", room(&server, Method::GET, "/white/users", None).await);
+    assert_golden("white_is_not", room(&server, Method::GET, "/white/users/user1", None).await);
+    assert_golden("white_add_one", room(&server, Method::POST, "/white/users/user1", None).await);
+    assert_golden(
         "white_add",
         room(&server, Method::POST, "/white/users", Some(json!({"usernames": ["user3", "user2"]})))
             .await,
     );
-    is("white_is", room(&server, Method::GET, "/white/users/user1", None).await);
-    is("white_list", room(&server, Method::GET, "/white/users", None).await);
-    is("white_remove_one", room(&server, Method::DELETE, "/white/users/user1", None).await);
-    is("white_remove", room(&server, Method::DELETE, "/white/users/user2%2Cuser3", None).await);
+    assert_golden("white_is", room(&server, Method::GET, "/white/users/user1", None).await);
+    assert_golden("white_list", room(&server, Method::GET, "/white/users", None).await);
+    assert_golden(
+        "white_remove_one",
+        room(&server, Method::DELETE, "/white/users/user1", None).await,
+    );
+    assert_golden(
+        "white_remove",
+        room(&server, Method::DELETE, "/white/users/user2%2Cuser3", None).await,
+    );
     assert_eq!(data(&server, "/white/users").await, json!([]));
 }
 
 #[tokio::test]
-async fn allowing_twice_or_disallowing_strangers_is_no_error() {
+async fn allowing_twice_or_disallowing_an_unlisted_user_is_no_error() {
     let server = Server::start().await;
     for users in [json!(["user1"]), json!(["user1", "user1", "USER1"]), json!("user1")] {
         let (status, body) =
@@ -324,21 +336,21 @@ async fn allowing_twice_or_disallowing_strangers_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_user_asks_whether_it_is_muted_and_not_whether_another_is() {
+async fn a_user_may_query_its_own_mute_only() {
     let server = Server::start().await;
     mute(&server, json!(["user1"]), json!(60_000)).await;
     let path = |user: &str| format!("/sdk/chatrooms/{ROOM}/mute/{user}");
-    is("sdk_muted", server.agora(Method::GET, &path("user1"), None).await);
-    is("sdk_not_muted", server.agora(Method::GET, &path("user2"), None).await);
+    assert_golden("sdk_muted", server.agora(Method::GET, &path("user1"), None).await);
+    assert_golden("sdk_not_muted", server.agora(Method::GET, &path("user2"), None).await);
     let bearer = format!("Bearer {}", server.user_token(AGORA, "user1"));
-    let ask = |user: &str| {
+    let query = |user: &str| {
         let path = format!("/easemob-demo/testapp{}", path(user));
         sent(server.rest(Method::GET, &path, &[("authorization", &bearer)]))
     };
-    assert_eq!(ask("user1").await.1["data"], true);
-    is("error_sdk_of_another", ask("user2").await);
+    assert_eq!(query("user1").await.1["data"], true);
+    assert_golden("error_sdk_of_another", query("user2").await);
     server.advance(60_000);
-    assert_eq!(ask("user1").await.1["data"], false);
+    assert_eq!(query("user1").await.1["data"], false);
 }
 
 #[tokio::test]
@@ -349,22 +361,28 @@ async fn a_room_is_created_with_a_numeric_id_and_deleted_once() {
     let id = created["data"]["id"].as_str().unwrap().to_owned();
     assert!(id.bytes().all(|digit| digit.is_ascii_digit()), "{id}");
     created["data"]["id"] = json!("ID");
-    is("create_room", (status, created));
-    let (_, seen) = server.agora(Method::GET, &format!("/chatrooms/{id}"), None).await;
-    let seen = &seen["data"][0];
+    assert_golden("create_room", (status, created));
+    let (_, found) = server.agora(Method::GET, &format!("/chatrooms/{id}"), None).await;
+    let found = &found["data"][0];
     assert_eq!(
-        (&seen["id"], &seen["name"], &seen["description"]),
+        (&found["id"], &found["name"], &found["description"]),
         (&json!(id), &json!("new"), &json!("about"))
     );
     assert_eq!(server.agora(Method::DELETE, &format!("/chatrooms/{id}"), None).await.0, 200);
-    is("delete_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
-    is("error_room", server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await);
+    assert_golden(
+        "delete_room",
+        server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await,
+    );
+    assert_golden(
+        "error_room",
+        server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}"), None).await,
+    );
 }
 
 #[tokio::test]
 async fn a_room_of_an_unknown_owner_is_refused() {
     let server = Server::start().await;
-    is(
+    assert_golden(
         "error_owner_unknown",
         server
             .agora(Method::POST, "/chatrooms", Some(json!({"name": "n", "owner": "Nobody"})))
@@ -375,7 +393,7 @@ async fn a_room_of_an_unknown_owner_is_refused() {
 #[tokio::test]
 async fn users_are_created_singly_or_together_and_can_be_muted() {
     let server = Server::start().await;
-    is(
+    assert_golden(
         "create_user",
         server
             .agora(
@@ -386,7 +404,7 @@ async fn users_are_created_singly_or_together_and_can_be_muted() {
             .await,
     );
     let several = json!([{"username": "new2", "password": "p"}, {"username": "new3"}]);
-    is("create_users", server.agora(Method::POST, "/users", Some(several)).await);
+    assert_golden("create_users", server.agora(Method::POST, "/users", Some(several)).await);
     assert_eq!(mute(&server, json!(["new1", "new2", "new3"]), json!(60_000)).await.0, 200);
 }
 
@@ -418,14 +436,14 @@ async fn a_too_long_nickname_creates_no_user_of_the_call() {
 }
 
 #[tokio::test]
-async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
+async fn a_token_has_the_requested_ttl_a_number_or_a_string() {
     let server = Server::start().await;
     let app = "/easemob-demo/testapp";
-    is("token", token(&server, app, json!({"ttl": 600})).await);
-    is("token", token(&server, app, json!({"ttl": "600"})).await);
-    is("token", token(&server, app, json!({"ttl": 600.0})).await);
-    is("token_without_end", token(&server, app, json!({"ttl": 0})).await);
-    is("token_as_configured", token(&server, app, json!({})).await);
+    assert_golden("token", token(&server, app, json!({"ttl": 600})).await);
+    assert_golden("token", token(&server, app, json!({"ttl": "600"})).await);
+    assert_golden("token", token(&server, app, json!({"ttl": 600.0})).await);
+    assert_golden("token_without_end", token(&server, app, json!({"ttl": 0})).await);
+    assert_golden("token_as_configured", token(&server, app, json!({})).await);
     for ttl in [json!(-1), json!(2_147_483_648_u64), json!("soon"), json!(1.5), json!([])] {
         let (status, body) = token(&server, app, json!({"ttl": ttl})).await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{ttl}");
@@ -433,7 +451,7 @@ async fn a_token_lives_as_long_as_asked_in_a_number_or_a_string() {
 }
 
 #[tokio::test]
-async fn an_issued_token_is_good_until_its_end_or_for_ever() {
+async fn an_issued_token_is_valid_until_its_end_or_forever() {
     let server = Server::start().await;
     let issue = async |ttl: u64| {
         let (_, body) = token(&server, "/easemob-demo/testapp", json!({"ttl": ttl})).await;
@@ -441,7 +459,8 @@ async fn an_issued_token_is_good_until_its_end_or_for_ever() {
     };
     let short = issue(600).await;
     let endless = issue(0).await;
-    let status = async |token: &str| sent(bearing(&server, Method::GET, "/mute", token)).await.0;
+    let status =
+        async |token: &str| sent(room_request(&server, Method::GET, "/mute", token)).await.0;
     assert_eq!((status(&short).await, status(&endless).await), (200, 200));
     server.advance(600_000);
     assert_eq!((status(&short).await, status(&endless).await), (401, 200));
@@ -453,10 +472,10 @@ async fn an_issued_token_is_good_until_its_end_or_for_ever() {
 async fn no_token_is_issued_for_a_wrong_secret_app_or_grant() {
     let server = Server::start().await;
     let app = "/easemob-demo/testapp";
-    is("error_secret", token(&server, app, json!({"client_secret": "wrong"})).await);
-    is("error_secret", token(&server, app, json!({"client_id": "wrong"})).await);
-    // The same: whether there is such an app is told to nobody.
-    is("error_secret", token(&server, "/easemob-demo/nothing", json!({})).await);
+    assert_golden("error_secret", token(&server, app, json!({"client_secret": "wrong"})).await);
+    assert_golden("error_secret", token(&server, app, json!({"client_id": "wrong"})).await);
+    // The same answer: it does not reveal whether the app exists.
+    assert_golden("error_secret", token(&server, "/easemob-demo/nothing", json!({})).await);
     let (status, body) = token(&server, app, json!({"grant_type": "password"})).await;
     assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")));
     for raw in ["", "{", "grant_type=client_credentials"] {
@@ -467,7 +486,7 @@ async fn no_token_is_issued_for_a_wrong_secret_app_or_grant() {
 }
 
 #[tokio::test]
-async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
+async fn an_app_key_of_one_word_is_addressed_by_app_id() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
     let send = |method, path: &str, body: &str| {
@@ -475,7 +494,7 @@ async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
             server.rest(method, &format!("/app-id/SampleApp{path}"), &[("authorization", &bearer)]);
         sent(request.body(body.to_owned()))
     };
-    is(
+    assert_golden(
         "app_id_mute",
         send(
             Method::POST,
@@ -484,8 +503,8 @@ async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
         )
         .await,
     );
-    is("app_id_list_muted", send(Method::GET, "/chatrooms/demo/mute", "").await);
-    is("app_id_unmute", send(Method::DELETE, "/chatrooms/demo/mute/aaa", "").await);
+    assert_golden("app_id_list_muted", send(Method::GET, "/chatrooms/demo/mute", "").await);
+    assert_golden("app_id_unmute", send(Method::DELETE, "/chatrooms/demo/mute/aaa", "").await);
     let (status, body) = send(Method::GET, "/chatrooms/nowhere", "").await;
     assert_eq!(
         (status, &body["error_description"]),
@@ -494,7 +513,7 @@ async fn an_app_with_one_word_for_a_key_is_reached_by_its_id() {
 }
 
 #[tokio::test]
-async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
+async fn an_empty_organization_name_addresses_no_app() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
     for (method, path) in
@@ -507,7 +526,7 @@ async fn an_organization_without_a_name_is_no_other_way_to_the_app() {
 }
 
 #[tokio::test]
-async fn a_case_sensitive_app_names_only_the_users_it_lacks() {
+async fn a_case_sensitive_app_reports_only_the_unknown_users() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.app_token(IMKIT));
     let request = server.rest(
@@ -515,7 +534,7 @@ async fn a_case_sensitive_app_names_only_the_users_it_lacks() {
         "/app-id/SampleApp/chatrooms/demo/mute",
         &[("authorization", &bearer)],
     );
-    is(
+    assert_golden(
         "error_case",
         sent(
             request.body(json!({"usernames": ["aaa", "AAA"], "mute_duration": 60_000}).to_string()),
@@ -536,7 +555,7 @@ async fn a_body_is_read_as_json_whatever_its_content_type() {
         Some("nonsense"),
     ] {
         let request =
-            bearing(&server, Method::POST, "/mute", &server.agora_token()).body(body.clone());
+            room_request(&server, Method::POST, "/mute", &server.agora_token()).body(body.clone());
         let request =
             kind.into_iter().fold(request, |request, kind| request.header("content-type", kind));
         assert_eq!(sent(request).await.0, 200, "{kind:?}");
@@ -546,12 +565,12 @@ async fn a_body_is_read_as_json_whatever_its_content_type() {
 #[tokio::test]
 async fn usernames_as_one_string_are_one_user() {
     let server = Server::start().await;
-    is("mute_one_string", mute(&server, json!("user1"), json!(86_400_000)).await);
+    assert_golden("mute_one_string", mute(&server, json!("user1"), json!(86_400_000)).await);
     assert_eq!(muted(&server).await, ["user1"]);
 }
 
 #[tokio::test]
-async fn usernames_that_are_no_names_are_refused() {
+async fn malformed_usernames_are_refused() {
     let server = Server::start().await;
     let long = "x".repeat(65);
     for wrong in [
@@ -575,26 +594,26 @@ async fn usernames_that_are_no_names_are_refused() {
 }
 
 #[tokio::test]
-async fn a_duration_of_minus_1_is_for_good_and_one_of_0_ends_the_mute() {
+async fn a_duration_of_minus_1_is_permanent_and_0_ends_the_mute() {
     let server = Server::start().await;
-    is("mute_for_good", mute(&server, json!(["user1"]), json!(-1)).await);
+    assert_golden("mute_for_good", mute(&server, json!(["user1"]), json!(-1)).await);
     server.advance(100 * 365 * 86_400_000);
     assert_eq!(muted(&server).await, ["user1"]);
     server.advance(1);
-    is("mute_0", mute(&server, json!(["user1"]), json!(0)).await);
+    assert_golden("mute_0", mute(&server, json!(["user1"]), json!(0)).await);
     assert_eq!(muted(&server).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn an_end_past_what_the_vendor_has_a_number_for_is_for_good() {
+async fn an_end_beyond_the_vendors_largest_time_is_permanent() {
     let server = Server::start().await;
-    let last_ms = FOR_GOOD_MS - START_MS;
+    let last_ms = PERMANENT_MS - START_MS;
     for ms in [last_ms, last_ms + 1, i64::MAX as u64, u64::MAX] {
         let (status, body) = mute(&server, json!(["user1"]), json!(ms)).await;
-        assert_eq!((status, &body["data"][0]["expire"]), (200, &json!(FOR_GOOD_MS)), "{ms}");
+        assert_eq!((status, &body["data"][0]["expire"]), (200, &json!(PERMANENT_MS)), "{ms}");
     }
     let (_, body) = mute(&server, json!(["user1"]), json!(last_ms - 1)).await;
-    assert_eq!(body["data"][0]["expire"], FOR_GOOD_MS - 1);
+    assert_eq!(body["data"][0]["expire"], PERMANENT_MS - 1);
     mute(&server, json!(["user1"]), json!(last_ms + 1)).await;
     server.advance(last_ms + 1);
     assert_eq!(muted(&server).await, ["user1"]);
@@ -603,23 +622,26 @@ async fn an_end_past_what_the_vendor_has_a_number_for_is_for_good() {
 #[tokio::test]
 async fn a_bad_duration_is_refused_and_mutes_no_one() {
     let server = Server::start().await;
-    is("error_mute_duration", mute(&server, json!(["user1"]), json!(-2)).await);
-    is(
+    assert_golden("error_mute_duration", mute(&server, json!(["user1"]), json!(-2)).await);
+    assert_golden(
         "error_mute_duration",
         room(&server, Method::POST, "/mute", Some(json!({"usernames": ["user1"]}))).await,
     );
     for wrong in
         [json!("1000"), json!(null), json!(true), json!([1_000]), json!({}), json!(i64::MIN)]
     {
-        is("error_mute_duration", mute(&server, json!(["user1"]), wrong).await);
+        assert_golden("error_mute_duration", mute(&server, json!(["user1"]), wrong).await);
     }
     assert_eq!(muted(&server).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn names_are_echoed_as_written_and_mean_the_same_users() {
+async fn usernames_are_echoed_as_sent_and_are_case_insensitive() {
     let server = Server::start().await;
-    is("mute_upper_case", mute(&server, json!(["USER1", "User2"]), json!(86_400_000)).await);
+    assert_golden(
+        "mute_upper_case",
+        mute(&server, json!(["USER1", "User2"]), json!(86_400_000)).await,
+    );
     assert_eq!(muted(&server).await, ["user1", "user2"]);
     let (_, added) = room(&server, Method::POST, "/white/users/USER1", None).await;
     assert_eq!(added["data"]["user"], "USER1");
@@ -650,13 +672,13 @@ async fn a_user_named_twice_is_answered_twice_and_muted_once() {
 #[tokio::test]
 async fn an_empty_list_of_users_is_refused() {
     let server = Server::start().await;
-    is("error_empty", mute(&server, json!([]), json!(60_000)).await);
-    is("error_empty", room(&server, Method::DELETE, "/mute/,", None).await);
-    is(
+    assert_golden("error_empty", mute(&server, json!([]), json!(60_000)).await);
+    assert_golden("error_empty", room(&server, Method::DELETE, "/mute/,", None).await);
+    assert_golden(
         "error_empty",
         room(&server, Method::POST, "/white/users", Some(json!({"usernames": []}))).await,
     );
-    is("error_empty", room(&server, Method::DELETE, "/white/users/,", None).await);
+    assert_golden("error_empty", room(&server, Method::DELETE, "/white/users/,", None).await);
 }
 
 #[tokio::test]
@@ -664,8 +686,8 @@ async fn muting_61_users_is_refused_as_documented() {
     let server = Server::start().await;
     let mut users = names(60);
     users.push("user1".to_owned());
-    is("error_61_mute", mute(&server, json!(users), json!(60_000)).await);
-    is(
+    assert_golden("error_61_mute", mute(&server, json!(users), json!(60_000)).await);
+    assert_golden(
         "error_61_white_add",
         room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await,
     );
@@ -678,8 +700,11 @@ async fn unmuting_61_users_is_refused_as_documented() {
     mute(&server, json!(["user1"]), json!(60_000)).await;
     room(&server, Method::POST, "/white/users/user1", None).await;
     let users = format!("{},user1", names(60).join("%2C"));
-    is("error_61_unmute", room(&server, Method::DELETE, &format!("/mute/{users}"), None).await);
-    is(
+    assert_golden(
+        "error_61_unmute",
+        room(&server, Method::DELETE, &format!("/mute/{users}"), None).await,
+    );
+    assert_golden(
         "error_61_white_remove",
         room(&server, Method::DELETE, &format!("/white/users/{users}"), None).await,
     );
@@ -712,14 +737,14 @@ async fn sixty_users_are_within_the_limit() {
 async fn unknown_users_fail_the_whole_call() {
     let server = Server::start().await;
     let users = json!(["user1", "Nobody", "user2", "noone"]);
-    is("error_not_members", mute(&server, users.clone(), json!(60_000)).await);
-    is(
+    assert_golden("error_not_members", mute(&server, users.clone(), json!(60_000)).await);
+    assert_golden(
         "error_not_members",
         room(&server, Method::POST, "/white/users", Some(json!({"usernames": users}))).await,
     );
-    is("error_not_member", mute(&server, json!("x"), json!(-1)).await);
-    is("error_not_member", room(&server, Method::POST, "/white/users/x", None).await);
-    is(
+    assert_golden("error_not_member", mute(&server, json!("x"), json!(-1)).await);
+    assert_golden("error_not_member", room(&server, Method::POST, "/white/users/x", None).await);
+    assert_golden(
         "error_not_member",
         server.agora(Method::GET, &format!("/sdk/chatrooms/{ROOM}/mute/x"), None).await,
     );
@@ -729,13 +754,13 @@ async fn unknown_users_fail_the_whole_call() {
 #[tokio::test]
 async fn naming_a_rooms_owner_mutes_no_one() {
     let server = Server::start().await;
-    is("error_owner", mute(&server, json!(["user1", "owner1"]), json!(60_000)).await);
-    is("error_owner", mute(&server, json!("OWNER1"), json!(-1)).await);
+    assert_golden("error_owner", mute(&server, json!(["user1", "owner1"]), json!(60_000)).await);
+    assert_golden("error_owner", mute(&server, json!("OWNER1"), json!(-1)).await);
     assert_eq!(muted(&server).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_missing_room_is_told_by_its_id_on_every_path() {
+async fn every_path_reports_a_missing_room_by_its_id() {
     let server = Server::start().await;
     let users = json!({"usernames": ["user1"], "mute_duration": 60_000});
     for (method, path, body) in [
@@ -753,44 +778,56 @@ async fn a_missing_room_is_told_by_its_id_on_every_path() {
         (Method::POST, "/white/users/user1", None),
         (Method::DELETE, "/white/users/user1", None),
     ] {
-        is(
+        assert_golden(
             "error_no_room",
             server.agora(method, &format!("/chatrooms/404{path}"), body.cloned()).await,
         );
     }
-    is("error_no_room", server.agora(Method::GET, "/sdk/chatrooms/404/mute/user1", None).await);
+    assert_golden(
+        "error_no_room",
+        server.agora(Method::GET, "/sdk/chatrooms/404/mute/user1", None).await,
+    );
 }
 
 #[tokio::test]
-async fn bad_tokens_are_refused_each_in_its_documented_words() {
+async fn each_kind_of_bad_token_gets_its_documented_error() {
     let server = Server::start().await;
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
-    is("error_no_token", sent(server.rest(Method::GET, &path, &[])).await);
-    is(
+    assert_golden("error_no_token", sent(server.rest(Method::GET, &path, &[])).await);
+    assert_golden(
         "error_no_token",
         sent(server.rest(Method::GET, &path, &[("authorization", "Bearer ")])).await,
     );
     for malformed in ["YWMt4LqJIul7EeizhBO5TSO_UgAAAA", "a.b.c"] {
-        is("error_malformed_token", sent(bearing(&server, Method::GET, "/mute", malformed)).await);
+        assert_golden(
+            "error_malformed_token",
+            sent(room_request(&server, Method::GET, "/mute", malformed)).await,
+        );
     }
-    is(
+    assert_golden(
         "error_bad_token",
-        sent(bearing(&server, Method::GET, "/mute", &server.app_token(IMKIT))).await,
+        sent(room_request(&server, Method::GET, "/mute", &server.app_token(IMKIT))).await,
     );
-    is(
+    assert_golden(
         "error_bad_token",
-        sent(bearing(&server, Method::GET, "/mute", &server.user_token(IMKIT, "aaa"))).await,
+        sent(room_request(&server, Method::GET, "/mute", &server.user_token(IMKIT, "aaa"))).await,
     );
     let mut forged = server.agora_token();
     forged.truncate(forged.rfind('.').unwrap() + 1);
-    is("error_bad_token", sent(bearing(&server, Method::GET, "/mute", &forged)).await);
+    assert_golden(
+        "error_bad_token",
+        sent(room_request(&server, Method::GET, "/mute", &forged)).await,
+    );
     let expired = server.agora_token();
     server.advance(3_600_000);
-    is("error_expired_token", sent(bearing(&server, Method::GET, "/mute", &expired)).await);
+    assert_golden(
+        "error_expired_token",
+        sent(room_request(&server, Method::GET, "/mute", &expired)).await,
+    );
 }
 
 #[tokio::test]
-async fn no_path_does_anything_without_a_good_token() {
+async fn every_path_requires_a_valid_token() {
     let server = Server::start().await;
     let room = format!("/chatrooms/{ROOM}");
     for (method, path, body) in [
@@ -816,9 +853,9 @@ async fn no_path_does_anything_without_a_good_token() {
         let request = |headers| {
             server.rest(method.clone(), &format!("/easemob-demo/testapp{path}"), headers).body(body)
         };
-        is("error_no_token", sent(request(&[])).await);
+        assert_golden("error_no_token", sent(request(&[])).await);
         let other = format!("Bearer {}", server.app_token(IMKIT));
-        is("error_bad_token", sent(request(&[("authorization", &other)])).await);
+        assert_golden("error_bad_token", sent(request(&[("authorization", &other)])).await);
     }
 }
 
@@ -828,9 +865,9 @@ async fn a_user_may_moderate_only_the_rooms_it_owns() {
     let body = json!({"usernames": ["user2"], "mute_duration": 60_000}).to_string();
     let as_user = |user: &str| {
         let token = server.user_token(AGORA, user);
-        sent(bearing(&server, Method::POST, "/mute", &token).body(body.clone()))
+        sent(room_request(&server, Method::POST, "/mute", &token).body(body.clone()))
     };
-    is("error_forbidden", as_user("user1").await);
+    assert_golden("error_forbidden", as_user("user1").await);
     assert_eq!(muted(&server).await, [""; 0]);
     assert_eq!(as_user("owner1").await.0, 200);
     assert_eq!(muted(&server).await, ["user2"]);
@@ -847,30 +884,30 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
         "/chatrooms/1/mute/a/b",
         "/%ff",
     ] {
-        is("error_no_path", server.agora(Method::GET, path, None).await);
+        assert_golden("error_no_path", server.agora(Method::GET, path, None).await);
     }
-    is("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
-    is("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
+    assert_golden("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
+    assert_golden("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
     for (method, path) in [
         (Method::PUT, "/mute"),
         (Method::PATCH, "/ban"),
         (Method::POST, "/mute/user1"),
         (Method::OPTIONS, ""),
     ] {
-        is("error_method", room(&server, method, path, None).await);
+        assert_golden("error_method", room(&server, method, path, None).await);
     }
-    is("error_method", server.agora(Method::GET, "/token", None).await);
+    assert_golden("error_method", server.agora(Method::GET, "/token", None).await);
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_utf_8_is_refused() {
+async fn a_path_that_is_not_utf_8_is_refused() {
     let server = Server::start().await;
-    is("error_utf_8", server.agora(Method::GET, "/chatrooms/%ff/mute", None).await);
-    is("error_utf_8", room(&server, Method::DELETE, "/mute/%c3%28", None).await);
+    assert_golden("error_utf_8", server.agora(Method::GET, "/chatrooms/%ff/mute", None).await);
+    assert_golden("error_utf_8", room(&server, Method::DELETE, "/mute/%c3%28", None).await);
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
+async fn a_body_that_is_not_json_has_an_error_of_its_own() {
     let server = Server::start().await;
     for (path, raw) in [
         ("/mute", ""),
@@ -879,12 +916,13 @@ async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
         ("/white/users", "x"),
         ("/ban", "{"),
     ] {
-        let request = bearing(&server, Method::POST, path, &server.agora_token()).body(raw);
-        is("error_json", sent(request).await);
+        let request = room_request(&server, Method::POST, path, &server.agora_token()).body(raw);
+        assert_golden("error_json", sent(request).await);
     }
     for raw in ["[]", "1", "null", "\"user1\""] {
         let (status, body) =
-            sent(bearing(&server, Method::POST, "/mute", &server.agora_token()).body(raw)).await;
+            sent(room_request(&server, Method::POST, "/mute", &server.agora_token()).body(raw))
+                .await;
         assert_eq!((status, &body["error"]), (400, &json!("illegal_argument")), "{raw}");
     }
 }
@@ -893,13 +931,16 @@ async fn a_body_that_is_no_json_is_refused_in_words_of_its_own() {
 async fn too_long_bodies_and_uris_get_the_error_envelope() {
     let server = Server::start().await;
     let long = "x".repeat(64 << 10);
-    is("error_too_large", mute(&server, json!([long]), json!(60_000)).await);
-    is("error_too_large", room(&server, Method::POST, "/ban", Some(json!({"note": long}))).await);
-    is(
+    assert_golden("error_too_large", mute(&server, json!([long]), json!(60_000)).await);
+    assert_golden(
+        "error_too_large",
+        room(&server, Method::POST, "/ban", Some(json!({"note": long}))).await,
+    );
+    assert_golden(
         "error_uri_too_long",
         room(&server, Method::DELETE, &format!("/mute/{}", &long[..16 << 10]), None).await,
     );
-    is(
+    assert_golden(
         "error_uri_too_long",
         room(&server, Method::GET, &format!("/mute?x={}", &long[..16 << 10]), None).await,
     );
@@ -910,14 +951,14 @@ async fn too_long_bodies_and_uris_get_the_error_envelope() {
 async fn the_101st_call_of_a_method_in_a_second_is_refused() {
     let server = Server::with(limited()).await;
     let token = server.agora_token();
-    let list = || bearing(&server, Method::GET, "/mute", &token);
+    let list = || room_request(&server, Method::GET, "/mute", &token);
     for _ in 0..100 {
         assert_eq!(sent(list()).await.0, 200);
     }
     let (status, retry_after, body) = refusal(list()).await;
     assert_eq!(retry_after.as_deref(), Some("1"));
-    is("error_rate", (status, body));
-    assert_eq!(sent(bearing(&server, Method::GET, "", &token)).await.0, 200);
+    assert_golden("error_rate", (status, body));
+    assert_eq!(sent(room_request(&server, Method::GET, "", &token)).await.0, 200);
     assert_eq!(mute(&server, json!("user1"), json!(60_000)).await.0, 200);
     server.advance(1_000);
     assert_eq!(sent(list()).await.0, 200);
@@ -939,21 +980,21 @@ async fn creating_users_counts_each_and_creates_all_or_none() {
 }
 
 #[tokio::test]
-async fn a_page_counts_for_what_the_list_passes_over_before_it() {
+async fn a_page_counts_for_the_members_skipped_before_it() {
     let server = Server::with(limited()).await;
     let token = server.agora_token();
     let page = async |number: u32| {
         let path = format!("/mute?pagenum={number}&pagesize=1000");
-        sent(bearing(&server, Method::GET, &path, &token)).await.0
+        sent(room_request(&server, Method::GET, &path, &token)).await.0
     };
-    // The call itself, and 49 for the half a million before its page.
+    // Each counts as 50: the call itself, and 49 for the half million members before its page.
     assert_eq!([page(500).await, page(500).await, page(2).await], [200, 200, 429]);
     server.advance(1_000);
     assert_eq!(page(2).await, 200);
 }
 
 #[tokio::test]
-async fn each_rpc_page_of_a_whole_list_counts_and_waits() {
+async fn each_rpc_page_of_an_unpaged_list_counts_and_waits() {
     let server = Server::with(Settings { rate_limit: Some(2), ..Settings::default() }).await;
     let create = async |user: String| {
         let client = Some(pb::Client { user, ..Default::default() });
@@ -971,12 +1012,12 @@ async fn each_rpc_page_of_a_whole_list_counts_and_waits() {
         server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
     let token = server.agora_token();
-    let list = tokio::spawn(sent(bearing(&server, Method::GET, "/mute", &token)));
+    let list = tokio::spawn(sent(room_request(&server, Method::GET, "/mute", &token)));
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!list.is_finished(), "there is no turn for the fourth page");
-    // Who asks for one page has no part in it.
+    assert!(!list.is_finished(), "the fourth page did not wait for the rate limit");
+    // A request for one page does not wait for it.
     assert_eq!(
-        sent(bearing(&server, Method::GET, "/mute?pagenum=1&pagesize=2", &token)).await.0,
+        sent(room_request(&server, Method::GET, "/mute?pagenum=1&pagesize=2", &token)).await.0,
         200
     );
     server.advance(1_000);
@@ -991,7 +1032,7 @@ async fn the_301st_token_within_a_second_is_refused() {
     for _ in 0..300 {
         assert_eq!(token(&server, app, json!({})).await.0, 200);
     }
-    is("error_rate", token(&server, app, json!({})).await);
+    assert_golden("error_rate", token(&server, app, json!({})).await);
     server.advance(1_000);
     assert_eq!(token(&server, app, json!({})).await.0, 200);
 }
@@ -1011,17 +1052,17 @@ async fn forwarded_uri(settings: Settings, headers: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn forwarded_headers_are_believed_of_a_trusted_proxy_only() {
+async fn forwarded_headers_are_used_from_trusted_proxies_only() {
     let proto = ("x-forwarded-proto", "https");
     let host = ("x-forwarded-host", "a1.example.com");
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
     for (settings, headers, expected) in [
         (unlimited(), vec![proto, host], "http://HOST"),
-        (behind("10.0.0.0/8"), vec![proto, host], "http://HOST"),
-        (behind("127.0.0.0/8"), vec![proto, host], "https://a1.example.com"),
-        (behind("127.0.0.1/32"), vec![proto], "https://HOST"),
-        (behind("127.0.0.1/32"), vec![host], "http://a1.example.com"),
-        (behind("127.0.0.1/32"), vec![], "http://HOST"),
+        (trusting_proxies_in("10.0.0.0/8"), vec![proto, host], "http://HOST"),
+        (trusting_proxies_in("127.0.0.0/8"), vec![proto, host], "https://a1.example.com"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![proto], "https://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![host], "http://a1.example.com"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![], "http://HOST"),
         (unlimited(), vec![("host", "chat.example.com")], "http://chat.example.com"),
     ] {
         assert_eq!(

@@ -10,7 +10,7 @@ use rcgen::{
     KeyPair, SanType,
 };
 
-/// One who issues; its certificate is NAME.pem in the directory.
+/// A certificate authority. Its own certificate is NAME.pem in the directory.
 pub struct Authority {
     directory: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -26,12 +26,13 @@ impl Authority {
         Self { directory: directory.to_owned(), issuer }
     }
 
-    /// NAME.pem and NAME.key, good for a server and a client: for this DNS name, address or URI.
+    /// Writes NAME.pem and NAME.key for this DNS name, address or URI, valid for servers and
+    /// clients.
     pub fn issue(&self, name: &str, subject: &str) {
         self.issue_named(name, "", &[subject]);
     }
 
-    /// The same with this common name, for any number of them.
+    /// The same with a common name and any number of subjects.
     pub fn issue_named(&self, name: &str, common: &str, subjects: &[&str]) {
         let key = KeyPair::generate().unwrap();
         let (uris, others): (Vec<_>, Vec<_>) = subjects

@@ -1,4 +1,4 @@
-//! Clocks that are set, and clocks that differ: nothing ends early, and nobody is told that it did.
+//! Clocks that jump and clocks that differ: no mute ends early, and no early end is reported.
 
 use std::time::Duration;
 
@@ -28,26 +28,31 @@ async fn mute_all(server: &Server) {
         ..Default::default()
     };
     mutes.ban_room(server.as_admin(OPEN, ban)).await.unwrap();
-    let all = pb::MuteUserRequest {
+    let user_mute = pb::MuteUserRequest {
         app: app.clone(),
         user: user.clone(),
         duration: short,
         ..Default::default()
     };
-    mutes.mute_user(server.as_admin(OPEN, all)).await.unwrap();
-    let quiet =
+    mutes.mute_user(server.as_admin(OPEN, user_mute)).await.unwrap();
+    let notifications =
         pb::MuteRoomNotificationsRequest { app, room, user, duration: short, ..Default::default() };
-    mutes.mute_room_notifications(server.as_admin(OPEN, quiet)).await.unwrap();
+    mutes.mute_room_notifications(server.as_admin(OPEN, notifications)).await.unwrap();
 }
 
-/// The ends that history tells.
-async fn ends(server: &Server) -> Vec<ChangeKind> {
+/// The expiry events in the history.
+async fn expiries(server: &Server) -> Vec<ChangeKind> {
     use ChangeKind::{BanExpired, Expired, NotificationsExpired, UserMuteExpired};
     let kinds =
         [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
-    let ask = pb::ListEventsRequest { app: OPEN.into(), kinds, ..Default::default() };
-    let page =
-        server.mutes().await.list_events(server.as_admin(OPEN, ask)).await.unwrap().into_inner();
+    let request = pb::ListEventsRequest { app: OPEN.into(), kinds, ..Default::default() };
+    let page = server
+        .mutes()
+        .await
+        .list_events(server.as_admin(OPEN, request))
+        .await
+        .unwrap()
+        .into_inner();
     page.events.iter().map(pb::Change::kind).collect()
 }
 
@@ -60,18 +65,18 @@ async fn a_clock_that_is_ahead_for_a_second_ends_nothing() {
         server.advance(1_000);
         let now_ms = server.clock.now_ms();
         server.clock.set(now_ms + 3_600_000);
-        // By the clock of the moment it is over.
+        // By the clock of this moment the mute has ended.
         assert!(server.check(OPEN, ROOM, "u").await.allowed);
         server.sweep().await;
         server.clock.set(now_ms);
         assert!(!server.check(OPEN, ROOM, "u").await.allowed);
     }
-    assert_eq!(ends(&server).await, []);
+    assert_eq!(expiries(&server).await, []);
     assert_eq!(server.service.view.records(), before);
     assert!(server.clock.jumps() >= 1);
     server.advance(7_000);
     server.sweep().await;
-    assert_eq!(ends(&server).await.len(), 4);
+    assert_eq!(expiries(&server).await.len(), 4);
 }
 
 #[tokio::test]
@@ -80,8 +85,7 @@ async fn writes_under_a_fast_clock_end_no_existing_mute() {
     mute_all(&server).await;
     let now_ms = server.clock.now_ms();
     server.clock.set(now_ms + 3_600_000);
-    // Each takes the place of a mark that has ended by the clock of the moment, and for certain has
-    // not.
+    // Each replaces a restriction that has ended by the fast clock, but not by the true time.
     let mut mutes = server.mutes().await;
     let unmute = pb::UnmuteMembersRequest {
         app: OPEN.into(),
@@ -95,9 +99,9 @@ async fn writes_under_a_fast_clock_end_no_existing_mute() {
     let delete =
         pb::DeleteClientRequest { app: OPEN.into(), user: "u".into(), ..Default::default() };
     server.directory().await.delete_client(server.as_admin(OPEN, delete)).await.unwrap();
-    assert_eq!(ends(&server).await, []);
+    assert_eq!(expiries(&server).await, []);
     server.clock.set(now_ms);
-    // The unmute was one, though the mute seemed over.
+    // The unmute of the member took effect, although its mute seemed to have ended.
     server.mutes().await.unmute_user(server.as_admin(OPEN, unmute_user())).await.unwrap();
     let unban = pb::UnbanRoomRequest { app: OPEN.into(), room: ROOM.into(), ..Default::default() };
     server.mutes().await.unban_room(server.as_admin(OPEN, unban)).await.unwrap();
@@ -109,7 +113,7 @@ fn unmute_user() -> pb::UnmuteUserRequest {
 }
 
 #[tokio::test]
-async fn a_repeat_is_a_repeat_though_the_clock_is_a_day_ahead() {
+async fn a_repeat_is_recognized_after_the_clock_was_a_day_ahead() {
     let server = Server::start().await;
     let request = || pb::MuteMembersRequest {
         app: OPEN.into(),
@@ -153,12 +157,13 @@ async fn readiness(server: &Server) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_a_skewed_clock_says_so_and_never_sweeps() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    // The clocks stand, so what the wall says is what was set.
+    // Manual clocks stand still, so each wall clock shows the time it was set to.
     let (one, _one) = replica(&etcd, START_MS).await;
     let (other, _other) = replica(&etcd, START_MS + 100).await;
     let (ahead, _ahead) = replica(&etcd, START_MS + 60_000).await;
     one.mute(OPEN, ROOM, &["u"], Some(10_000)).await;
-    until("it says so", async || readiness(&ahead).await.1.contains("the clock differs")).await;
+    until("it reports the skew", async || readiness(&ahead).await.1.contains("the clock differs"))
+        .await;
     assert_eq!(readiness(&ahead).await.0, 503);
     let metrics = ahead
         .http
@@ -176,12 +181,12 @@ async fn a_replica_with_a_skewed_clock_says_so_and_never_sweeps() {
         .parse::<f64>()
         .unwrap();
     assert!((57.0..=61.0).contains(&skew), "{skew}");
-    // Its checks are its own; what it does not do is take the mute from the others.
+    // It checks by its own clock, but does not remove the mute for the others.
     assert!(ahead.check(OPEN, ROOM, "u").await.allowed);
     ahead.sweep().await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(!one.check(OPEN, ROOM, "u").await.allowed);
-    assert_eq!(ends(&one).await, []);
+    assert_eq!(expiries(&one).await, []);
     for near in [&one, &other] {
         until("it has heard from the others", async || readiness(near).await == (200, "ok".into()))
             .await;

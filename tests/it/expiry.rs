@@ -1,5 +1,5 @@
-//! What ends by itself is told once: not early, not after a renewal, and also where something takes
-//! its place before the sweeper has come, or the service was down at that moment.
+//! Each expiry is reported once: not early, not after a renewal, and also when a write replaces the
+//! record before the sweep, or when the service was down at that moment.
 
 use mute_service::{
     clock::Clock,
@@ -8,7 +8,7 @@ use mute_service::{
 
 use crate::harness::*;
 
-/// Kind, room and users of all that has happened in the app since this revision, oldest first.
+/// Kind, room and users of the app's events after this revision, oldest first.
 async fn history(server: &Server, app: &str, since: i64) -> Vec<(ChangeKind, String, Vec<String>)> {
     let message = pb::ListEventsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
     let mut events = server
@@ -24,16 +24,16 @@ async fn history(server: &Server, app: &str, since: i64) -> Vec<(ChangeKind, Str
     events.into_iter().map(|event| (event.kind(), event.room, event.users)).collect()
 }
 
-fn happened(kind: ChangeKind, room: &str, users: &[&str]) -> (ChangeKind, String, Vec<String>) {
+fn expected(kind: ChangeKind, room: &str, users: &[&str]) -> (ChangeKind, String, Vec<String>) {
     (kind, room.to_owned(), strings(users))
 }
 
-fn now(server: &Server) -> i64 {
+fn latest_revision(server: &Server) -> i64 {
     i64::try_from(server.service.view.revision()).unwrap()
 }
 
 #[tokio::test]
-async fn a_mute_expires_once_at_its_end_and_not_before() {
+async fn a_mute_expires_once_and_not_before_its_end() {
     let server = Server::start().await;
     let since = server.mute(OPEN, "r", &["u1", "u2"], Some(1_000)).await.revision;
     server.advance(999);
@@ -44,7 +44,7 @@ async fn a_mute_expires_once_at_its_end_and_not_before() {
     server.sweep().await;
     assert_eq!(
         history(&server, OPEN, since).await,
-        [happened(ChangeKind::Expired, "r", &["u1", "u2"])]
+        [expected(ChangeKind::Expired, "r", &["u1", "u2"])]
     );
 }
 
@@ -75,7 +75,7 @@ async fn a_renewed_or_removed_mute_does_not_expire() {
     server.sweep().await;
     assert_eq!(
         history(&server, OPEN, since).await,
-        [happened(ChangeKind::Expired, "r", &["renewed"])]
+        [expected(ChangeKind::Expired, "r", &["renewed"])]
     );
 }
 
@@ -99,22 +99,25 @@ async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
         duration: duration_ms.map(duration),
         ..Default::default()
     };
-    let silence = |duration_ms: Option<u64>| pb::MuteRoomNotificationsRequest {
+    let mute_notifications = |duration_ms: Option<u64>| pb::MuteRoomNotificationsRequest {
         app: OPEN.into(),
         user: "u".into(),
         room: "r".into(),
         duration: duration_ms.map(duration),
         ..Default::default()
     };
-    // Over and over, so that the sweeper that runs by itself does not come first each time.
+    // Repeated, because the background sweeper sometimes comes first.
     for _ in 0..20 {
-        let since = now(&server);
+        let since = latest_revision(&server);
         server.mute(OPEN, "r", &["u", "other"], Some(1_000)).await;
         mutes.ban_room(with(ban(Some(1_000)), &[SERVICE])).await.unwrap();
-        mutes.mute_room_notifications(with(silence(Some(1_000)), &[SERVICE])).await.unwrap();
+        mutes
+            .mute_room_notifications(with(mute_notifications(Some(1_000)), &[SERVICE]))
+            .await
+            .unwrap();
         mutes.mute_user(with(mute_user(Some(1_000)), &[SERVICE])).await.unwrap();
         server.advance(1_000);
-        // An unmute finds nothing in force, and leaves the end to be told.
+        // An unmute finds no mute in force, and leaves the expiry to the sweep.
         let unmute = pb::UnmuteMembersRequest {
             app: app.clone(),
             room: room.clone(),
@@ -131,7 +134,7 @@ async fn a_mute_that_replaces_an_ended_one_comes_after_its_expiry() {
         server.mute(OPEN, "r", &["u", "u"], None).await;
         mutes.mute_user(with(mute_user(None), &[SERVICE])).await.unwrap();
         mutes.ban_room(with(ban(None), &[SERVICE])).await.unwrap();
-        mutes.mute_room_notifications(with(silence(None), &[SERVICE])).await.unwrap();
+        mutes.mute_room_notifications(with(mute_notifications(None), &[SERVICE])).await.unwrap();
         server.sweep().await;
         let events = history(&server, OPEN, since).await;
         let at = |wanted: ChangeKind, user: &str| {
@@ -173,13 +176,13 @@ async fn deletions_come_after_the_expiries_they_would_hide() {
     let mut mutes = server.mutes().await;
     let mut directory = server.directory().await;
     for _ in 0..20 {
-        let since = now(&server);
+        let since = latest_revision(&server);
         let users: Vec<_> = (0..100).map(|user| format!("u{user:03}")).collect();
         let users: Vec<_> = users.iter().map(String::as_str).collect();
         for room in ["r1", "r2"] {
             server.mute(OPEN, room, &users, Some(1_000)).await;
         }
-        // So that there is a room to be deleted, whoever sweeps first.
+        // So that the room still exists when the background sweeper comes first.
         server.mute(OPEN, "r1", &["stays"], None).await;
         let app = OPEN.to_owned();
         let duration_ms = Some(duration(1_000));
@@ -191,14 +194,14 @@ async fn deletions_come_after_the_expiries_they_would_hide() {
         };
         mutes.ban_room(with(ban, &[SERVICE])).await.unwrap();
         for room in ["r1", "r2"] {
-            let silence = pb::MuteRoomNotificationsRequest {
+            let mute_notifications = pb::MuteRoomNotificationsRequest {
                 app: app.clone(),
                 user: "u".into(),
                 room: room.into(),
                 duration: duration_ms,
                 ..Default::default()
             };
-            mutes.mute_room_notifications(with(silence, &[SERVICE])).await.unwrap();
+            mutes.mute_room_notifications(with(mute_notifications, &[SERVICE])).await.unwrap();
         }
         server.advance(1_000);
         directory
@@ -264,8 +267,8 @@ async fn mutes_that_ended_during_downtime_expire_once() {
         assert_eq!(
             events,
             [
-                happened(ChangeKind::Expired, "r", &["u"]),
-                happened(ChangeKind::UserMuteExpired, "", &["u"])
+                expected(ChangeKind::Expired, "r", &["u"]),
+                expected(ChangeKind::UserMuteExpired, "", &["u"])
             ]
         );
         server.stop().await;
@@ -273,7 +276,7 @@ async fn mutes_that_ended_during_downtime_expire_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_that_end_at_once_are_told_within_a_second() {
+async fn many_mutes_that_end_at_once_expire_within_a_second() {
     let server = Server::start().await;
     let rooms: Vec<_> = (0..300).map(|number| format!("r{number}")).collect();
     let mut since = 0;
@@ -282,7 +285,7 @@ async fn many_that_end_at_once_are_told_within_a_second() {
     }
     server.advance(60_000);
     let started = std::time::Instant::now();
-    // The sweeper that runs by itself.
+    // The background sweeper removes them.
     while history(&server, OPEN, since).await.len() < rooms.len() {}
     assert!(started.elapsed().as_millis() < 1_000, "{:?}", started.elapsed());
 }

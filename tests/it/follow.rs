@@ -1,12 +1,12 @@
-//! A client in another language follows the service through kills: `tests/python/follow.py` says
-//! what it holds.
+//! A client in another language follows the service through kills: `tests/python/follow.py`
+//! describes what it checks.
 
 use std::process::Command;
 
 use crate::harness::has_python;
 
-/// How long it writes, in seconds.
-const LENGTH: &str = "12";
+/// How long the script writes.
+const WRITE_SECONDS: &str = "12";
 
 #[test]
 fn a_python_follower_survives_kills_and_sees_each_expiry_once() {
@@ -15,11 +15,11 @@ fn a_python_follower_survives_kills_and_sees_each_expiry_once() {
         return;
     }
     let output = Command::new("python3")
-        .args([script, env!("CARGO_BIN_EXE_mute-service"), LENGTH])
+        .args([script, env!("CARGO_BIN_EXE_mute-service"), WRITE_SECONDS])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    let wrong = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}\n{wrong}");
-    println!("{told}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    println!("{stdout}");
 }

@@ -1,4 +1,4 @@
-//! The same facts through both doors, and the rules of who may speak, over real sockets.
+//! gRPC and REST show the same state; and the rules of who may speak. Over real sockets.
 
 use mute_service::proto::v1 as pb;
 use reqwest::Method;
@@ -119,7 +119,7 @@ async fn case_is_folded_for_agora_apps_and_kept_for_imkit_apps() {
 }
 
 #[tokio::test]
-async fn muting_again_replaces_the_end_and_a_room_takes_its_mutes() {
+async fn a_new_mute_replaces_the_end_and_its_room_ends_it() {
     let server = Server::start().await;
     server.mute(AGORA, ROOM, &["user1"], Some(1_000)).await;
     server.mute(AGORA, ROOM, &["user1"], Some(9_000)).await;
@@ -149,7 +149,7 @@ async fn muting_again_replaces_the_end_and_a_room_takes_its_mutes() {
 }
 
 #[tokio::test]
-async fn those_of_some_users_who_are_allowed_are_told_in_one_page() {
+async fn the_allowed_among_the_given_users_are_in_one_page() {
     let server = Server::start().await;
     let allow = json!({"usernames": ["user1", "user2", "user3"]});
     server.agora(Method::POST, &format!("/chatrooms/{ROOM}/white/users"), Some(allow)).await;
@@ -175,7 +175,7 @@ async fn those_of_some_users_who_are_allowed_are_told_in_one_page() {
 }
 
 #[tokio::test]
-async fn bad_fields_are_told_by_name_and_change_nothing() {
+async fn bad_fields_are_reported_by_name_and_change_nothing() {
     let server = Server::start().await;
     let good = pb::MuteMembersRequest {
         app: AGORA.into(),
@@ -209,7 +209,7 @@ async fn bad_fields_are_told_by_name_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn check_send_in_a_strict_app_knows_rooms_and_clients_only() {
+async fn check_send_in_a_strict_app_requires_registered_ids() {
     let server = Server::start().await;
     let check = |room: &str, user: &str| {
         let app = AGORA.into();
@@ -239,12 +239,12 @@ async fn a_batch_answers_in_order_and_unknown_pairs_fail_no_others() {
         pair(ROOM, "user2"),
         pair(ROOM, "nobody"),
     ];
-    let ask = |pairs: Vec<pb::RoomUser>| {
+    let request = |pairs: Vec<pb::RoomUser>| {
         with(pb::BatchCheckSendRequest { app: AGORA.into(), pairs, min_revision: 0 }, &[SERVICE])
     };
     let mut mutes = server.mutes().await;
     let pb::BatchCheckSendResponse { results, revision } =
-        mutes.batch_check_send(ask(pairs)).await.unwrap().into_inner();
+        mutes.batch_check_send(request(pairs)).await.unwrap().into_inner();
     let found: Vec<_> = results.iter().map(|result| (result.allowed, result.rule())).collect();
     let expected = [
         (false, pb::Rule::MemberMute),
@@ -260,28 +260,28 @@ async fn a_batch_answers_in_order_and_unknown_pairs_fail_no_others() {
     );
     for count in [0, 1_001] {
         let refused =
-            mutes.batch_check_send(ask(vec![pair(ROOM, "user1"); count])).await.unwrap_err();
+            mutes.batch_check_send(request(vec![pair(ROOM, "user1"); count])).await.unwrap_err();
         assert_eq!(reason(&refused), "INVALID_ARGUMENT");
     }
 }
 
 #[tokio::test]
-async fn a_credential_that_is_there_twice_is_none_at_either_door() {
+async fn a_repeated_credential_is_refused_over_grpc_and_rest() {
     let server = Server::start().await;
     let user = server.user_token(IMKIT, "aaa");
     let bearer = format!("Bearer {}", server.agora_token());
     let agora = format!("/easemob-demo/testapp/chatrooms/{ROOM}");
-    for (app, who, path, headers) in [
+    for (app, user, path, headers) in [
         (AGORA, "user1", &*agora, &[("authorization", &*bearer)][..]),
         (IMKIT, "aaa", "/admin/clients/aaa", &[API_KEY]),
         (IMKIT, "aaa", "/me", &[CLIENT_KEY, ("im-authorization", &user)]),
     ] {
-        let ask = async |headers: &[(&str, &str)]| {
+        let call = async |headers: &[(&str, &str)]| {
             let rest =
                 server.rest(Method::GET, path, headers).send().await.unwrap().status().as_u16();
             let mut request = tonic::Request::new(pb::ListMutedRoomsRequest {
                 app: app.into(),
-                user: who.into(),
+                user: user.into(),
                 ..Default::default()
             });
             for (name, value) in headers {
@@ -300,10 +300,10 @@ async fn a_credential_that_is_there_twice_is_none_at_either_door() {
                     .map_err(|status| status.code()),
             )
         };
-        let (rest, grpc) = ask(headers).await;
+        let (rest, grpc) = call(headers).await;
         assert!(rest == 200 && grpc.is_ok(), "{path}: {rest}, {grpc:?}");
         for twice in headers {
-            let (rest, grpc) = ask(&[headers, &[*twice]].concat()).await;
+            let (rest, grpc) = call(&[headers, &[*twice]].concat()).await;
             assert!([401, 403].contains(&rest), "{path}, {} twice: {rest}", twice.0);
             assert_eq!(
                 grpc.unwrap_err(),
@@ -311,8 +311,8 @@ async fn a_credential_that_is_there_twice_is_none_at_either_door() {
                 "{path}, {} twice",
                 twice.0
             );
-            // With nothing in it too.
-            let (rest, grpc) = ask(&[&[(twice.0, "")], headers].concat()).await;
+            // An empty first one is refused too.
+            let (rest, grpc) = call(&[&[(twice.0, "")], headers].concat()).await;
             assert!(
                 [401, 403].contains(&rest) && grpc.is_err(),
                 "{path}, {} empty and then itself: {rest}",

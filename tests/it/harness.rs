@@ -1,5 +1,4 @@
-//! What the tests share: a service on free ports with a clock that is set by hand, and callers of
-//! both of its doors.
+//! What the tests share: a service on free ports with a manual clock, and gRPC and REST callers.
 
 use std::{
     io::Write as _,
@@ -49,8 +48,8 @@ pub const CLIENT_KEY: (&str, &str) = ("IM-CLIENT-KEY", "dev-client-key");
 /// example.
 pub const START_MS: u64 = 1_642_060_750_410;
 
-/// A service in this process, in dev mode, with the manual clock. It stops in order when it is
-/// told, and at once when it is dropped.
+/// A service in this process, in dev mode, with the manual clock. `stop` ends it in order; dropping
+/// it ends it at once.
 pub struct Server {
     pub clock: Clock,
     pub addresses: Addresses,
@@ -95,10 +94,10 @@ impl Server {
         let app = App::start(&config, clock.clone()).await.unwrap();
         let addresses = app.addresses;
         let service = app.service.clone();
-        let (stop, told) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
         let mut running = JoinSet::new();
         running.spawn(app.run(async {
-            let _ = told.await;
+            let _ = stopped.await;
         }));
         let data_dir = directory.to_path_buf();
         Self {
@@ -113,14 +112,14 @@ impl Server {
         }
     }
 
-    /// Stops in order, and has given its directory free when it returns.
+    /// Stops in order. Its directory is free when this returns.
     pub async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         let Self { mut running, service, http, data_dir, _directory, .. } = self;
         drop(http);
         running.join_next().await.unwrap().unwrap().unwrap();
         drop(service);
-        // The last of its tasks lets go of the store on another thread.
+        // The last of its tasks drops the store on another thread.
         let lock = std::fs::File::open(data_dir.join("LOCK")).unwrap();
         for _ in 0..5_000 {
             if lock.try_lock().is_ok() {
@@ -199,12 +198,12 @@ impl Server {
         TokenServiceClient::new(self.channel().await)
     }
 
-    /// A message of the app's admin.
+    /// A request of the app's admin.
     pub fn as_admin<T>(&self, app: &str, message: T) -> Request<T> {
         with(message, &[("authorization", &format!("Bearer {}", self.app_token(app)))])
     }
 
-    /// Asks over gRPC, as the internal service.
+    /// Checks over gRPC, as the internal service.
     pub async fn check(&self, app: &str, room: &str, user: &str) -> pb::CheckSendResponse {
         let message = pb::CheckSendRequest {
             app: app.to_owned(),
@@ -233,7 +232,7 @@ impl Server {
         self.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner()
     }
 
-    /// Sweeps what is due, as the sweeper does by itself, four times a second.
+    /// Sweeps everything that is due, as the background sweeper does four times a second.
     pub async fn sweep(&self) {
         let Service { store, view, clock, .. } = &*self.service;
         let sweeper = Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() };
@@ -309,8 +308,8 @@ pub fn with<T>(message: T, headers: &[(&str, &str)]) -> Request<T> {
     request
 }
 
-/// Status code and JSON of an answer. Every REST answer is a JSON object; one that is not fails the
-/// test.
+/// Status code and JSON of an answer. Panics if it is not a JSON object, as every REST answer must
+/// be.
 pub async fn sent(request: RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
@@ -330,18 +329,18 @@ pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-/// What a test says that cannot run here: `tests/skips` shows it at the end of the run. Where
-/// `MUTE_TEST_REQUIRE` is 1 it has to run.
+/// Records that this test cannot run here; `tests/skips` lists it at the end of the run. Panics if
+/// `MUTE_TEST_REQUIRE` is 1.
 pub fn skipped(why: &str) {
     assert_ne!(std::env::var("MUTE_TEST_REQUIRE").as_deref(), Ok("1"), "skipped: {why}");
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let mut file =
         std::fs::File::options().create(true).append(true).open(skips_of_this_run()).unwrap();
-    // In one piece, so that lines of tests that run at a time do not mix.
+    // In one write, so that lines of concurrent tests do not mix.
     file.write_all(format!("{test}: {why}\n").as_bytes()).unwrap();
 }
 
-/// Whether there is a Python that calls over gRPC; where there is none, the test is skipped.
+/// Whether there is a Python with gRPC; if not, records that the test is skipped.
 pub fn has_python() -> bool {
     let has_stubs = Command::new("python3").args(["-c", "import grpc_tools, grpc"]).output();
     let has_stubs = has_stubs.is_ok_and(|output| output.status.success());

@@ -1,5 +1,5 @@
-//! Callers who want to take the service from others, on the real process. Each comes from an
-//! address of its own, 127.0.0.X.
+//! Callers that try to deny the service to others, on the real process. Each has an address of its
+//! own, 127.0.0.X.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::{
     process::{Process, run, text},
 };
 
-/// The secret that a client of this app has.
+/// The client secret of the app.
 const SECRET: &str = "a secret of sixteen";
 const APP: &str = r#"
 [[apps]]
@@ -36,7 +36,7 @@ fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
     (Process::spawn_with(directory.path(), directory.path(), arguments, &app).ready(), directory)
 }
 
-/// From the address 127.0.0.X.
+/// Connects from the address 127.0.0.X.
 pub async fn connect_from(from: u8, to: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, from], 0).into()).unwrap();
@@ -52,8 +52,7 @@ async fn http2(stream: TcpStream) -> SendRequest<Body> {
     client
 }
 
-/// A connection whose answers are not read: nothing is taken but what the smallest windows let in
-/// at first.
+/// A connection that does not read answers: it accepts only what the smallest windows allow.
 pub async fn reading_nothing(
     from: u8,
     to: &str,
@@ -65,7 +64,7 @@ pub async fn reading_nothing(
     Ok((client, tokio::spawn(connection)))
 }
 
-/// Bytes that are held for callers.
+/// The bytes that the service holds for callers.
 async fn held_bytes(process: &Process) -> u64 {
     let metrics =
         reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap();
@@ -87,8 +86,8 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 
-/// A hundred checks of a service, one after the other; how many were refused, and the longest that
-/// one took.
+/// A hundred checks of a service, one after the other. Returns how many were refused, and the
+/// longest latency.
 async fn checks(process: &Process) -> (usize, Duration) {
     let mut mutes = process.mutes().await;
     let mut refused = 0;
@@ -107,39 +106,40 @@ async fn checks(process: &Process) -> (usize, Duration) {
     (refused, longest)
 }
 
-/// Messages of so many bytes, each all but its end: so many over a connection from each of these.
-async fn nearly_send(
+/// Sends `count` messages of `bytes` bytes, each without its last ten, over a connection from each
+/// of these addresses.
+async fn send_incomplete(
     process: &Process,
     from: &[u8],
     count: usize,
     bytes: usize,
 ) -> Vec<JoinHandle<()>> {
     let message = framed(&vec![0; bytes]);
-    let mut held = Vec::new();
+    let mut tasks = Vec::new();
     for from in from {
         let mut client = http2(connect_from(*from, process.grpc()).await).await;
         for _ in 0..count {
-            let most = Bytes::from(message[..message.len() - 10].to_vec());
-            let body = stream::iter([Ok::<_, std::io::Error>(most)]).chain(stream::pending());
+            let incomplete = Bytes::from(message[..message.len() - 10].to_vec());
+            let body = stream::iter([Ok::<_, std::io::Error>(incomplete)]).chain(stream::pending());
             client.ready().await.unwrap();
             let request = call(process.grpc(), "FilterRecipients", SERVICE.1)
                 .body(Body::from_stream(body))
                 .unwrap();
-            held.push(tokio::spawn(client.send_request(request).map(drop)));
+            tasks.push(tokio::spawn(client.send_request(request).map(drop)));
         }
-        held.push(tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             let _client = client;
             std::future::pending().await
         }));
     }
-    held
+    tasks
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_without_messages_take_no_place_of_a_call() {
+async fn headers_without_a_message_take_no_call_slot() {
     let (process, _directory) = start(&["--max-calls", "200"]);
     for token in ["", SERVICE.1] {
-        let mut held = Vec::new();
+        let mut calls = Vec::new();
         for _ in 0..4 {
             let mut client = http2(connect_from(2, process.grpc()).await).await;
             for _ in 0..200 {
@@ -147,9 +147,9 @@ async fn heads_without_messages_take_no_place_of_a_call() {
                 client.ready().await.unwrap();
                 let answer = client
                     .send_request(call(process.grpc(), "CheckSend", token).body(never).unwrap());
-                held.push(tokio::spawn(answer));
+                calls.push(tokio::spawn(answer));
             }
-            held.push(tokio::spawn(async move {
+            calls.push(tokio::spawn(async move {
                 let _client = client;
                 std::future::pending().await
             }));
@@ -157,24 +157,24 @@ async fn heads_without_messages_take_no_place_of_a_call() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (refused, longest) = checks(&process).await;
         assert_eq!(refused, 0, "{token:?}, the longest took {longest:?}");
-        let done = held.iter().filter(|answer| answer.is_finished()).count();
-        // Who is not known is refused by the head; of the others those beyond the bound, or the
-        // share.
+        let done = calls.iter().filter(|answer| answer.is_finished()).count();
+        // Unauthenticated calls are refused by their headers; of the others, those over the limit
+        // or the share.
         assert!(
             done >= if token.is_empty() { 800 } else { 600 },
             "{token:?}: {done} of 800 are answered"
         );
-        held.iter().for_each(JoinHandle::abort);
+        calls.iter().for_each(JoinHandle::abort);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_messages_stay_within_the_memory_for_messages() {
+async fn incomplete_messages_stay_within_the_message_memory() {
     const MIB: u64 = 1 << 20;
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     checks(&process).await;
     let before = process.memory_bytes();
-    let held = nearly_send(&process, &[2, 2, 2, 2], 50, 2 << 20).await;
+    let tasks = send_incomplete(&process, &[2, 2, 2, 2], 50, 2 << 20).await;
     let mut peak = 0;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
@@ -186,14 +186,14 @@ async fn unfinished_messages_stay_within_the_memory_for_messages() {
     let grown = peak.saturating_sub(before) / MIB;
     println!("{grown} MiB more than {} MiB", before / MIB);
     assert!(grown < 80, "{grown} MiB more than {} MiB", before / MIB);
-    held.iter().for_each(JoinHandle::abort);
+    tasks.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_of_millions_of_fields_is_refused_undecoded() {
     let (process, _directory) = start(&[]);
     let mut client = http2(connect_from(2, process.grpc()).await).await;
-    // Field 2, of no bytes, a hundred and twenty thousand times; and as field 3 of the other.
+    // An empty field, 120,000 times: field 2 of one method, field 3 of the other.
     for (method, part) in [("BatchCheckSend", [0x12, 0]), ("FilterRecipients", [0x1a, 0])] {
         let app =
             pb::BatchCheckSendRequest { app: "Open".into(), ..Default::default() }.encode_to_vec();
@@ -204,7 +204,7 @@ async fn a_message_of_millions_of_fields_is_refused_undecoded() {
         let words = answer.headers()["grpc-message"].to_str().unwrap();
         assert!(words.contains("fields"), "{method}: {words}");
     }
-    // Larger than any message of a call may be: by its length alone, where that is said.
+    // A message that is too large for its method is refused by its length prefix alone.
     let request = call(process.grpc(), "MuteMembers", SERVICE.1)
         .body(Body::from(framed(&vec![0; 200 << 10])))
         .unwrap();
@@ -215,9 +215,9 @@ async fn a_message_of_millions_of_fields_is_refused_undecoded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_has_no_more_than_a_share_of_the_connections() {
     let (process, _directory) = start(&["--max-connections", "40"]);
-    // Opens so many, with a call each, and holds them. Answers those that were let in.
+    // Opens `count` connections with a call each. Returns those that were admitted.
     let open = async |from: u8, count: usize, token: &'static str| {
-        let mut held = Vec::new();
+        let mut admitted = Vec::new();
         for _ in 0..count {
             let stream = TokioIo::new(connect_from(from, process.grpc()).await);
             let Ok((mut client, connection)) =
@@ -238,17 +238,17 @@ async fn one_address_has_no_more_than_a_share_of_the_connections() {
             // A client whose connection is closed just then may get no answer at all.
             let answered =
                 tokio::time::timeout(Duration::from_secs(5), client.send_request(request)).await;
-            held.extend(matches!(answered, Ok(Ok(_))).then_some(client));
+            admitted.extend(matches!(answered, Ok(Ok(_))).then_some(client));
         }
-        held
+        admitted
     };
     let first = open(2, 60, SERVICE.1).await;
-    assert_eq!(first.len(), 20, "half of all, as long as nobody else wants them");
+    assert_eq!(first.len(), 20, "half of all, while no other address wants them");
     assert_eq!(checks(&process).await.0, 0);
     let second = open(3, 30, SERVICE.1).await;
-    assert_eq!(second.len(), 10, "a quarter, of what is half taken");
+    assert_eq!(second.len(), 10, "half of the half that is left");
     assert_eq!(checks(&process).await.0, 0);
-    // Whoever is not known takes no more, nor do three addresses together.
+    // Unauthenticated callers get no more, nor do three addresses together.
     let mut strangers = Vec::new();
     for from in 4..7 {
         strangers.push(open(from, 30, "").await);
@@ -257,7 +257,7 @@ async fn one_address_has_no_more_than_a_share_of_the_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_nothing_makes_room_for_who_does() {
+async fn idle_connections_make_room_for_active_ones() {
     let (process, _directory) = start(&["--max-connections", "40"]);
     let mut silent = Vec::new();
     for from in 2..10 {
@@ -284,26 +284,29 @@ async fn who_asks_for_nothing_makes_room_for_who_does() {
     }
 }
 
-/// Asks for a token over REST, behind a proxy that says for whom; the status.
-async fn token(process: &Process, whom: Option<&str>, client: &str, secret: &str) -> u16 {
+/// Requests a token over REST, behind a proxy that forwards this client address. Returns the
+/// status.
+async fn token(process: &Process, client_addr: Option<&str>, client: &str, secret: &str) -> u16 {
     let body = format!(
         r#"{{"grant_type":"client_credentials","client_id":"{client}","client_secret":"{secret}"}}"#
     );
     let request =
         reqwest::Client::new().post(format!("{}/some/app/token", process.rest())).body(body);
-    let request =
-        whom.into_iter().fold(request, |request, whom| request.header("x-forwarded-for", whom));
+    let request = client_addr
+        .into_iter()
+        .fold(request, |request, client_addr| request.header("x-forwarded-for", client_addr));
     request.send().await.unwrap().status().as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_behind_a_trusted_proxy_have_a_share_each() {
-    let guess =
-        async |process: &Process, client, whom| token(process, Some(whom), client, "wrong").await;
+    let guess = async |process: &Process, client, client_addr| {
+        token(process, Some(client_addr), client, "wrong").await
+    };
     for is_trusted in [true, false] {
         let trust: &[&str] = if is_trusted { &["--trusted-proxies", "127.0.0.0/8"] } else { &[] };
         let (process, _directory) = start(&[&["--token-rate-limit", "10"], trust].concat());
-        // One wrong secret a second and address.
+        // One wrong secret a second is allowed per address.
         assert_eq!(guess(&process, "one", "203.0.113.1").await, 400);
         assert_eq!(guess(&process, "two", "203.0.113.1").await, 429);
         let other = guess(&process, "three", "203.0.113.2").await;
@@ -312,9 +315,9 @@ async fn callers_behind_a_trusted_proxy_have_a_share_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
+async fn unauthenticated_streams_do_not_block_token_requests() {
     let (process, _directory) = start(&["--max-calls", "80"]);
-    let mut held = Vec::new();
+    let mut streams = Vec::new();
     for from in 2..12 {
         let channel = http2(connect_from(from, process.grpc()).await).await;
         for _ in 0..20 {
@@ -323,10 +326,10 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
             let watch = watch.header("content-type", "application/grpc").header("te", "trailers");
             let mut client = channel.clone();
             client.ready().await.unwrap();
-            held.push(
+            streams.push(
                 client.send_request(watch.body(Body::from(framed(&[]))).unwrap()).await.unwrap(),
             );
-            // Nor does a question about the health that never comes.
+            // A health check whose message never arrives does not either.
             let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
             let check =
                 Request::post(format!("http://{}/grpc.health.v1.Health/Check", process.grpc()));
@@ -335,14 +338,15 @@ async fn streams_that_anybody_may_have_keep_nobody_from_a_token() {
             tokio::spawn(client.send_request(check.body(never).unwrap()));
         }
     }
-    let open = held.iter().filter(|answer| !answer.headers().contains_key("grpc-status")).count();
-    assert_eq!(open, 9, "of the ten that strangers may have, but for the reserve");
+    let open =
+        streams.iter().filter(|answer| !answer.headers().contains_key("grpc-status")).count();
+    assert_eq!(open, 9, "the ten for unauthenticated callers, minus the reserve");
     assert_eq!(token(&process, None, "client", SECRET).await, 200);
     assert_eq!(checks(&process).await.0, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_windows_that_take_nothing_is_let_go() {
+async fn connections_with_tiny_windows_are_closed() {
     let (process, _directory) = start(&[]);
     for (window, is_served) in
         [(0, false), (1, false), (2_047, false), (2_048, true), (65_535, true)]
@@ -359,7 +363,7 @@ async fn who_has_windows_that_take_nothing_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_are_held_whatever_their_size() {
+async fn unread_answers_count_against_the_memory_of_messages() {
     let (process, _directory) = start(&["--max-message-mib", "16"]);
     let users = (0..100).map(|user| format!("u{user:02}")).collect();
     let reason = "x".repeat(500);
@@ -371,8 +375,8 @@ async fn answers_that_nobody_reads_are_held_whatever_their_size() {
         ..Default::default()
     };
     process.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
-    // Of 55 KB each. Those that no longer fit into a service's share are refused, and the others
-    // stay served.
+    // Answers of 55 KB each. Those over a service's share of the memory are refused, and other
+    // callers are served.
     let list = pb::ListMutedMembersRequest {
         app: "Open".into(),
         room: "room".into(),
@@ -448,10 +452,13 @@ async fn unread_answers_are_counted_and_close_their_connection() {
     );
     assert_eq!(checks(&process).await.0, 0);
     let closed = tokio::time::timeout(Duration::from_secs(100), connection).await;
-    assert!(closed.is_ok(), "a connection whose answers are not read is closed");
+    assert!(closed.is_ok(), "the connection with unread answers is still open");
     let started = Instant::now();
     while held_bytes(&process).await > 0 {
-        assert!(started.elapsed() < Duration::from_secs(5), "what was held is given back");
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "memory of the closed connection is still held"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

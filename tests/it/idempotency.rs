@@ -1,6 +1,6 @@
-//! Writes with a request id: a repeat is answered what the first call was answered, and changes
-//! nothing. Over restarts and kill -9, for calls at the same moment, and with the header
-//! `Idempotency-Key` over REST.
+//! Writes with a request id: a repeat gets the answer of the first call and changes nothing. This
+//! holds over restarts and kill -9, for concurrent calls, and over REST with the header
+//! `Idempotency-Key`.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use tonic_types::StatusExt as _;
 use crate::{harness::*, process::Process};
 
 const DAY_MS: u64 = 24 * 3_600_000;
-/// RPCs that keep nothing, and so have nothing to repeat.
+/// RPCs that write nothing and so take no request id.
 const READS: [&str; 14] = [
     "ListMutedMembers",
     "GetRoom",
@@ -69,16 +69,15 @@ fn writes() -> Vec<String> {
         );
         assert!(
             has(method.output_type(), "revision", Type::Int64),
-            "{} answers no revision",
+            "{} returns no revision",
             method.name()
         );
     }
     writes.into_iter().map(|method| method.name().to_owned()).collect()
 }
 
-/// Calls this RPC with a request that changes something the first time, and answers the bytes of
-/// the answer.
-// The macro fills up what a request has besides, and some have nothing.
+/// Calls this RPC with a request that changes something the first time. Returns the encoded answer.
+// The macro fills the other fields with defaults, and some requests have no others.
 #[allow(clippy::needless_update)]
 async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
     let mut mutes = server.mutes().await;
@@ -139,7 +138,7 @@ async fn call(server: &Server, rpc: &str, request_id: &str) -> Vec<u8> {
             send!(directory.upsert_room UpsertRoomRequest { name: Some("new".to_owned()) })
         }
         "DeleteRoom" => send!(directory.delete_room DeleteRoomRequest { room }),
-        _ => panic!("{rpc} is not called here"),
+        _ => panic!("add a request for {rpc}"),
     }
 }
 
@@ -215,12 +214,12 @@ async fn may_speak(server: &Server, user: &str) -> bool {
     server.check(AGORA, ROOM, user).await.allowed
 }
 
-/// Commits so far, but for those that remove what was deleted, which come when they come.
+/// Commits so far, without those of the background sweep of deletions, which come at any time.
 async fn commits(server: &Server) -> usize {
     let events = server.service.store.events(EventRange::default(), false, 10_000).await.unwrap();
     events
         .iter()
-        .filter(|logged| codec::decode_event(&logged.event).unwrap().kind != EventKind::Swept)
+        .filter(|stored| codec::decode_event(&stored.event).unwrap().kind != EventKind::Swept)
         .count()
 }
 
@@ -238,7 +237,7 @@ async fn repeats_of_every_write_get_equal_bytes_after_a_restart() {
     let clock = server.clock.clone();
     server.stop().await;
     let server = Server::on(directory.path(), clock, unlimited()).await;
-    // What the dev mode puts back of what was deleted.
+    // The dev mode creates deleted examples again at startup.
     let after = commits(&server).await;
     server.advance(DAY_MS - 2_000);
     assert_eq!(call_all(&server).await, first);
@@ -255,8 +254,8 @@ async fn a_repeat_changes_nothing_that_others_changed_since() {
     assert_eq!(mute(&server, "user1", "1").await.unwrap(), muted);
     assert!(may_speak(&server, "user1").await);
 
-    // The first call has nothing to change, and commits its answer alone, which is no part of the
-    // history.
+    // The first call has nothing to change. It commits only its idempotency record, which is not
+    // part of the history.
     let before = revision(&server);
     let unmuted = unmute(&server, "user1", "2").await.unwrap();
     assert_eq!((unmuted.members[0].was_muted, unmuted.revision), (false, before as i64 + 1));
@@ -275,18 +274,18 @@ async fn only_a_writes_event_carries_its_request_id() {
     for (rpc, _) in call_all(&server).await {
         assert_eq!(next_event(&mut feed).await.request_id, format!("id of {rpc}"));
     }
-    // It has nothing to change, and commits its answer alone.
+    // It has nothing to change, and commits only its idempotency record.
     call(&server, "UnmuteUser", "alone").await;
     assert_eq!(next_event(&mut feed).await.request_id, "alone");
-    let named = revision(&server);
+    let last_with_id = revision(&server);
     call(&server, "UpsertClient", "").await;
     call(&server, "MuteUser", "").await;
     server.advance(DAY_MS);
     server.sweep().await;
     let mut others = Vec::new();
-    let range = EventRange { after: Some(named), before: None };
-    for logged in server.service.store.events(range, false, 10_000).await.unwrap() {
-        let event = codec::decode_event(&logged.event).unwrap();
+    let range = EventRange { after: Some(last_with_id), before: None };
+    for stored in server.service.store.events(range, false, 10_000).await.unwrap() {
+        let event = codec::decode_event(&stored.event).unwrap();
         assert_eq!(event.request_id, "");
         others.push(event.kind);
     }
@@ -298,7 +297,7 @@ async fn only_a_writes_event_carries_its_request_id() {
 async fn next_event(feed: &mut Feed) -> Event {
     loop {
         let event = codec::decode_event(&feed.next().await.unwrap().unwrap().event).unwrap();
-        // What removes the rest of a deletion comes when it comes.
+        // The background sweep of deletions comes at any time.
         if event.kind != EventKind::Swept {
             return event;
         }
@@ -338,14 +337,14 @@ async fn a_reused_id_is_refused_and_apps_have_ids_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_kept_and_the_repeat_is_judged_anew() {
+async fn a_refusal_is_not_stored_and_its_repeat_is_decided_again() {
     let server = Server::start().await;
     assert_eq!(reason(&mute(&server, "user9", "1").await.unwrap_err()), "CLIENT_NOT_FOUND");
     let client = Some(pb::Client { user: "user9".into(), ..Default::default() });
     let client = pb::UpsertClientRequest { app: AGORA.into(), client, ..Default::default() };
     server.directory().await.upsert_client(with(client, &[SERVICE])).await.unwrap();
     let muted = mute(&server, "user9", "1").await.unwrap();
-    // A rule that would refuse it now does not: it was done then.
+    // The repeat is answered although a rule would refuse it now: the write took effect earlier.
     let room = pb::DeleteRoomRequest { app: AGORA.into(), room: ROOM.into(), ..Default::default() };
     server.directory().await.delete_room(with(room, &[SERVICE])).await.unwrap();
     assert_eq!(mute(&server, "user9", "1").await.unwrap(), muted);
@@ -368,7 +367,7 @@ async fn an_id_is_at_most_36_printable_ascii_characters() {
 }
 
 #[tokio::test]
-async fn an_id_is_free_from_the_millisecond_of_its_end() {
+async fn an_id_may_be_reused_from_the_millisecond_it_expires() {
     let server = Server::start().await;
     let ids: Vec<_> = (0..20).map(|number| format!("id {number}")).collect();
     let mut first = Vec::new();
@@ -381,7 +380,7 @@ async fn an_id_is_free_from_the_millisecond_of_its_end() {
     }
     let records = server.service.view.records();
     server.advance(1);
-    // Too soon for the sweeper, for most of them at least; and with another request, which is none
+    // Before the sweep, for most of them at least; and with another request, which is no conflict
     // now.
     for (id, first) in ids[..10].iter().zip(&first) {
         let again = mute(&server, "user2", id).await.unwrap();
@@ -389,7 +388,7 @@ async fn an_id_is_free_from_the_millisecond_of_its_end() {
         assert_eq!(mute(&server, "user2", id).await.unwrap(), again);
     }
     server.sweep().await;
-    // One more is muted, and ten answers are swept.
+    // One more user is muted, and ten idempotency records are swept.
     assert_eq!(server.service.view.records(), records + 1 - 10);
     for (id, first) in ids.iter().zip(&first) {
         let again = mute(&server, "user2", id).await.unwrap();
@@ -398,11 +397,11 @@ async fn an_id_is_free_from_the_millisecond_of_its_end() {
 }
 
 #[tokio::test]
-async fn an_ended_id_is_reused_over_an_unswept_answer() {
+async fn an_expired_id_may_be_reused_before_the_sweep() {
     let server = Server::start().await;
     let first = mute(&server, "user1", "1").await.unwrap();
-    // Another replica of the same store, whose clock is a day ahead: to it the answer has ended, to
-    // the sweeper it has not.
+    // Another replica of the same store, whose clock is a day ahead: for it the record has expired,
+    // for the sweeper it has not.
     let Service { access, store, view, token_ttl_s, hub, heartbeat, max_view_age, .. } =
         &*server.service;
     let clock = Clock::manual(START_MS + DAY_MS);
@@ -443,7 +442,7 @@ async fn an_ended_id_is_reused_over_an_unswept_answer() {
 }
 
 #[tokio::test]
-async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
+async fn a_repeat_gets_a_new_token_because_none_is_stored() {
     let server = Server::start().await;
     let upsert = || {
         let client = Some(pb::Client {
@@ -475,7 +474,7 @@ async fn a_repeat_gets_a_token_of_its_own_because_none_is_kept() {
             records += 1;
             assert!(
                 !entry.value.windows(16).any(|bytes| bytes == &first.access_token.as_bytes()[..16]),
-                "a token is kept"
+                "a token is stored"
             );
         }
     }
@@ -508,7 +507,8 @@ async fn simultaneous_calls_with_one_id_have_one_effect() {
     );
 }
 
-/// Creates rooms, one a call, until the connection breaks. Answers the call that was not answered.
+/// Creates rooms, one a call, until the connection breaks. Returns all answers, the last of which
+/// is `None`.
 async fn create(
     mut directory: DirectoryServiceClient<Channel>,
     mut answers: Vec<Option<pb::UpsertRoomResponse>>,
@@ -528,7 +528,7 @@ async fn create(
     }
 }
 
-/// Without a room id: each that is done makes a room of its own.
+/// Without a room id, so that each call that takes effect creates a room.
 fn creation(writer: usize, call: usize) -> Request<pb::UpsertRoomRequest> {
     let message = pb::UpsertRoomRequest {
         app: "Open".into(),
@@ -540,12 +540,12 @@ fn creation(writer: usize, call: usize) -> Request<pb::UpsertRoomRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_cut_by_a_kill_is_done_once_by_its_repeats() {
-    let place = tempfile::tempdir().unwrap();
+async fn a_call_cut_off_by_a_kill_takes_effect_once_with_repeats() {
+    let data_dir = tempfile::tempdir().unwrap();
     let mut writers = vec![Vec::new(); 4];
     let mut unanswered = 0;
     for kill in 0..10_u64 {
-        let process = Process::start(place.path());
+        let process = Process::start(data_dir.path());
         let mut running = Vec::new();
         for (writer, answers) in writers.drain(..).enumerate() {
             running.push(tokio::spawn(create(process.directory().await, answers, writer)));
@@ -556,7 +556,7 @@ async fn a_call_cut_by_a_kill_is_done_once_by_its_repeats() {
         for writer in running {
             writers.push(writer.await.unwrap());
         }
-        let process = Process::start(place.path());
+        let process = Process::start(data_dir.path());
         let mut directory = process.directory().await;
         for (writer, answers) in writers.iter_mut().enumerate() {
             let from = answers.len().saturating_sub(5);
@@ -572,7 +572,7 @@ async fn a_call_cut_by_a_kill_is_done_once_by_its_repeats() {
             }
         }
     }
-    let process = Process::start(place.path());
+    let process = Process::start(data_dir.path());
     let mut directory = process.directory().await;
     let calls: usize = writers.iter().map(Vec::len).sum();
     let rooms: BTreeSet<_> =
@@ -583,8 +583,8 @@ async fn a_call_cut_by_a_kill_is_done_once_by_its_repeats() {
     assert_eq!((rooms.len(), total), (calls, calls as i64));
 }
 
-/// Sends a request with this key, and answers status and body without what tells the time of the
-/// answer.
+/// Sends a request with this key. Returns status and body, without the fields that depend on the
+/// time of the answer.
 async fn keyed(
     server: &Server,
     key: &str,
@@ -605,8 +605,8 @@ async fn keyed(
     (status, answer)
 }
 
-/// Each of the requests does something the first time, and is answered the same and does nothing
-/// when it is repeated.
+/// Each request changes something the first time. Its repeat gets the same answer and changes
+/// nothing.
 async fn repeats_do_nothing(
     server: &Server,
     headers: &[(&str, &str)],
@@ -685,7 +685,7 @@ async fn repeats_do_nothing_on_every_writing_agora_path() {
     assert_eq!(
         keyed(&server, &"x".repeat(37), &headers, &read).await.0,
         404,
-        "the room is gone, and a key is nothing to a read"
+        "the room is deleted, and a read ignores the key"
     );
 }
 

@@ -1,4 +1,5 @@
-//! The IMKit paths, as their documents know them. Whole answers are in `tests/golden/imkit`.
+//! The IMKit REST paths, as their documents describe them. Complete answers are in
+//! `tests/golden/imkit`.
 
 use futures_util::future::join_all;
 use jsonwebtoken::{EncodingKey, Header};
@@ -6,7 +7,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::{
-    agora::{behind, golden, limited, refusal},
+    agora::{golden, limited, refusal, trusting_proxies_in},
     harness::*,
 };
 
@@ -14,16 +15,16 @@ const ME: &str = "1485248560558";
 const USER_AGENT: (&str, &str) =
     ("user-agent", "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_6) AppleWebKit/537.36");
 
-fn is(name: &str, (status, body): (u16, Value)) {
+fn assert_golden(name: &str, (status, body): (u16, Value)) {
     golden("imkit", name, status, body);
 }
 
-/// Like [`is`], for an answer that shows the caller's own port.
-fn is_own(name: &str, (status, mut body): (u16, Value)) {
+/// Like [`assert_golden`], for an answer that shows the caller's port.
+fn assert_golden_of_me(name: &str, (status, mut body): (u16, Value)) {
     let port = &mut body["result"]["address"]["port"];
     assert!(port.is_u64(), "{port}");
     *port = json!("PORT");
-    is(name, (status, body));
+    assert_golden(name, (status, body));
 }
 
 async fn mute(server: &Server, path: &str) -> (u16, Value) {
@@ -49,12 +50,12 @@ async fn create_room(server: &Server, id: &str) {
 }
 
 /// A request to a `/me` path with this token.
-fn bearing(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
+fn me_request(server: &Server, method: Method, path: &str, token: &str) -> RequestBuilder {
     server.rest(method, path, &[CLIENT_KEY, ("IM-Authorization", token), USER_AGENT])
 }
 
-async fn own(server: &Server, method: Method, path: &str) -> (u16, Value) {
-    sent(bearing(server, method, path, &server.user_token(IMKIT, ME))).await
+async fn as_me(server: &Server, method: Method, path: &str) -> (u16, Value) {
+    sent(me_request(server, method, path, &server.user_token(IMKIT, ME))).await
 }
 
 /// A token as the app's own back end would sign it.
@@ -81,16 +82,16 @@ const OWN_PATHS: [(Method, &str); 3] =
 #[tokio::test]
 async fn the_documented_unmute_of_a_client_is_answered_as_documented() {
     let server = Server::start().await;
-    is("admin_mute", mute(&server, "aaa/mute/demo").await);
-    is("admin_unmute", unmute(&server, "aaa/mute/demo").await);
+    assert_golden("admin_mute", mute(&server, "aaa/mute/demo").await);
+    assert_golden("admin_unmute", unmute(&server, "aaa/mute/demo").await);
 }
 
 #[tokio::test]
 async fn the_documented_unmute_of_oneself_is_answered_as_documented() {
     let server = Server::start().await;
-    is_own("me_mute", own(&server, Method::POST, "/me/mute/demo-room").await);
-    is_own("me_get", own(&server, Method::GET, "/me").await);
-    is_own("me_unmute", own(&server, Method::DELETE, "/me/mute/demo-room").await);
+    assert_golden_of_me("me_mute", as_me(&server, Method::POST, "/me/mute/demo-room").await);
+    assert_golden_of_me("me_get", as_me(&server, Method::GET, "/me").await);
+    assert_golden_of_me("me_unmute", as_me(&server, Method::DELETE, "/me/mute/demo-room").await);
 }
 
 #[tokio::test]
@@ -101,7 +102,7 @@ async fn an_admin_mutes_twice_without_an_error_and_unmutes_once() {
         assert_eq!((status, &body["result"]["mute"]), (200, &json!(["demo"])));
     }
     assert_eq!(unmute(&server, "aaa/mute/demo").await.1["result"]["mute"], json!([]));
-    is("error_not_muted", unmute(&server, "aaa/mute/demo").await);
+    assert_golden("error_not_muted", unmute(&server, "aaa/mute/demo").await);
 }
 
 #[tokio::test]
@@ -109,12 +110,12 @@ async fn a_user_may_unmute_a_room_that_is_not_muted() {
     let server = Server::start().await;
     for _ in 0..2 {
         assert_eq!(
-            own(&server, Method::POST, "/me/mute/demo").await.1["result"]["mute"],
+            as_me(&server, Method::POST, "/me/mute/demo").await.1["result"]["mute"],
             json!(["demo"])
         );
     }
     for _ in 0..2 {
-        let (status, body) = own(&server, Method::DELETE, "/me/mute/demo").await;
+        let (status, body) = as_me(&server, Method::DELETE, "/me/mute/demo").await;
         assert_eq!((status, &body["result"]["mute"]), (200, &json!([])));
     }
 }
@@ -123,9 +124,9 @@ async fn a_user_may_unmute_a_room_that_is_not_muted() {
 async fn admins_and_users_see_and_undo_each_others_mutes() {
     let server = Server::start().await;
     mute(&server, &format!("{ME}/mute/demo")).await;
-    assert_eq!(own(&server, Method::GET, "/me").await.1["result"]["mute"], json!(["demo"]));
-    own(&server, Method::DELETE, "/me/mute/demo").await;
-    own(&server, Method::POST, "/me/mute/demo-room").await;
+    assert_eq!(as_me(&server, Method::GET, "/me").await.1["result"]["mute"], json!(["demo"]));
+    as_me(&server, Method::DELETE, "/me/mute/demo").await;
+    as_me(&server, Method::POST, "/me/mute/demo-room").await;
     assert_eq!(client(&server, ME).await["mute"], json!(["demo-room"]));
     assert_eq!(client(&server, "aaa").await["mute"], json!([]));
 }
@@ -167,11 +168,11 @@ async fn updated_at_changes_with_each_mute_and_unmute() {
 }
 
 #[tokio::test]
-async fn queries_are_ignored_where_they_mean_nothing() {
+async fn unknown_query_parameters_are_ignored() {
     let server = Server::start().await;
     assert_eq!(mute(&server, "aaa/mute/demo?limit=1&skip=5").await.0, 200);
     assert_eq!(unmute(&server, "aaa/mute/demo?limit=0&skip=x").await.0, 200);
-    assert_eq!(own(&server, Method::GET, "/me?limit=1").await.0, 200);
+    assert_eq!(as_me(&server, Method::GET, "/me?limit=1").await.0, 200);
 }
 
 #[tokio::test]
@@ -181,9 +182,9 @@ async fn a_client_is_created_as_given_with_custom_fields() {
         "_id": "new", "nickname": "N", "avatarUrl": "http://example.com/a", "description": "d", "email": "e@example.com",
         "isRobot": true, "level": 7, "tags": ["a", {"b": null}],
     });
-    is("create_client", upsert(&server, new).await);
-    is("create_client", server.imkit(Method::GET, "/admin/clients/new", None).await);
-    is("create_client_bare", upsert(&server, json!({"_id": "bare"})).await);
+    assert_golden("create_client", upsert(&server, new).await);
+    assert_golden("create_client", server.imkit(Method::GET, "/admin/clients/new", None).await);
+    assert_golden("create_client_bare", upsert(&server, json!({"_id": "bare"})).await);
 }
 
 #[tokio::test]
@@ -192,7 +193,7 @@ async fn a_partial_update_keeps_the_other_fields_and_the_mutes() {
     mute(&server, "aaa/mute/demo").await;
     upsert(&server, json!({"_id": "aaa", "level": 7, "kept": "k"})).await;
     server.advance(1_000);
-    is(
+    assert_golden(
         "update_client",
         upsert(&server, json!({"_id": "aaa", "nickname": "BBB", "level": 8})).await,
     );
@@ -201,7 +202,7 @@ async fn a_partial_update_keeps_the_other_fields_and_the_mutes() {
 }
 
 #[tokio::test]
-async fn what_is_the_services_to_say_cannot_be_set() {
+async fn fields_that_the_service_owns_cannot_be_set() {
     let server = Server::start().await;
     let forged = json!({
         "_id": "new", "id": "other", "appID": "other", "__v": 9, "mute": ["demo"], "updatedAt": "x", "token": "t",
@@ -215,17 +216,17 @@ async fn what_is_the_services_to_say_cannot_be_set() {
 }
 
 #[tokio::test]
-async fn an_admin_issues_a_token_that_is_good_until_its_date() {
+async fn an_admin_issues_a_token_that_is_valid_until_its_date() {
     let server = Server::start().await;
     let (status, body) =
         upsert(&server, json!({"_id": "new", "nickname": "N", "issueAccessToken": true})).await;
     let token = body["result"]["token"].as_str().unwrap().to_owned();
-    is("issue_token", (status, body));
-    let (status, me) = sent(bearing(&server, Method::GET, "/me", &token)).await;
+    assert_golden("issue_token", (status, body));
+    let (status, me) = sent(me_request(&server, Method::GET, "/me", &token)).await;
     assert_eq!((status, &me["result"]["_id"]), (200, &json!("new")));
-    assert_eq!(sent(bearing(&server, Method::POST, "/me/mute/demo", &token)).await.0, 200);
+    assert_eq!(sent(me_request(&server, Method::POST, "/me/mute/demo", &token)).await.0, 200);
     server.advance(604_800_000);
-    is("error_token", sent(bearing(&server, Method::GET, "/me", &token)).await);
+    assert_golden("error_token", sent(me_request(&server, Method::GET, "/me", &token)).await);
     let (_, body) = upsert(&server, json!({"_id": "new", "issueAccessToken": false})).await;
     assert_eq!((body["result"].get("token"), body["result"].get("expirationDate")), (None, None));
 }
@@ -233,7 +234,7 @@ async fn an_admin_issues_a_token_that_is_good_until_its_date() {
 #[tokio::test]
 async fn clients_are_listed_50_at_a_time_and_at_most_100() {
     let server = Server::start().await;
-    is("list_clients", server.imkit(Method::GET, "/admin/clients", None).await);
+    assert_golden("list_clients", server.imkit(Method::GET, "/admin/clients", None).await);
     join_all((0..101).map(|number| upsert(&server, json!({"_id": format!("n{number:03}")})))).await;
     for (query, expected) in [
         ("", 50),
@@ -256,7 +257,7 @@ async fn clients_are_listed_50_at_a_time_and_at_most_100() {
 }
 
 #[tokio::test]
-async fn pages_of_clients_follow_each_other() {
+async fn pages_of_clients_do_not_overlap() {
     let server = Server::start().await;
     let mut ids = Vec::new();
     for skip in 0..3 {
@@ -272,20 +273,20 @@ async fn pages_of_clients_follow_each_other() {
 #[tokio::test]
 async fn deleting_a_client_returns_it_and_ends_its_room_mutes() {
     let server = Server::start().await;
-    is("get_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
+    assert_golden("get_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
     mute(&server, "aaa/mute/demo").await;
-    is("delete_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
-    is("error_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
-    is("error_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
+    assert_golden("delete_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
+    assert_golden("error_client", server.imkit(Method::DELETE, "/admin/clients/aaa", None).await);
+    assert_golden("error_client", server.imkit(Method::GET, "/admin/clients/aaa", None).await);
     upsert(&server, json!({"_id": "aaa"})).await;
     assert_eq!(client(&server, "aaa").await["mute"], json!([]));
 }
 
 #[tokio::test]
-async fn a_room_is_created_and_updated_and_can_be_muted_then() {
+async fn a_room_can_be_created_updated_and_then_muted() {
     let server = Server::start().await;
     let room = json!({"_id": "new", "name": "N", "description": "d", "members": ["aaa"]});
-    is("create_room", server.imkit(Method::POST, "/rooms", Some(room)).await);
+    assert_golden("create_room", server.imkit(Method::POST, "/rooms", Some(room)).await);
     let (status, body) =
         server.imkit(Method::POST, "/rooms", Some(json!({"_id": "new", "name": "M"}))).await;
     assert_eq!(
@@ -307,14 +308,17 @@ async fn every_admin_path_refuses_a_missing_or_unknown_api_key() {
             vec![("IM-API-KEY", "dev-client-key")],
             vec![CLIENT_KEY, ("IM-Authorization", &user)],
         ] {
-            is("error_api_key", sent(server.rest(method.clone(), path, &headers).body(body)).await);
+            assert_golden(
+                "error_api_key",
+                sent(server.rest(method.clone(), path, &headers).body(body)).await,
+            );
         }
     }
     assert_eq!(client(&server, "aaa").await["mute"], json!([]));
 }
 
 #[tokio::test]
-async fn an_app_token_does_not_stand_in_for_an_api_key() {
+async fn an_app_token_does_not_replace_an_api_key() {
     let server = Server::start().await;
     let app = format!("Bearer {}", server.app_token(IMKIT));
     for (method, path, body) in ADMIN_PATHS {
@@ -322,7 +326,10 @@ async fn an_app_token_does_not_stand_in_for_an_api_key() {
             vec![("IM-API-KEY", "wrong"), ("Authorization", &*app)],
             vec![("Authorization", &*app)],
         ] {
-            is("error_api_key", sent(server.rest(method.clone(), path, &headers).body(body)).await);
+            assert_golden(
+                "error_api_key",
+                sent(server.rest(method.clone(), path, &headers).body(body)).await,
+            );
         }
     }
 }
@@ -334,7 +341,7 @@ async fn every_user_path_refuses_a_missing_or_unknown_client_key() {
     for (method, path) in OWN_PATHS {
         for key in [None, Some(""), Some("wrong"), Some("dev-api-key")] {
             let request = server.rest(method.clone(), path, &[("IM-Authorization", &token)]);
-            is(
+            assert_golden(
                 "error_client_key",
                 sent(
                     key.into_iter()
@@ -354,11 +361,14 @@ async fn every_user_path_refuses_a_missing_bad_or_foreign_token() {
     let app = server.app_token(IMKIT);
     let forged = signed(&json!({"id": ME, "exp": exp}), "another secret");
     let endless = signed(&json!({"id": ME}), "dev-token-secret of SampleApp");
-    let nobody = signed(&json!({"exp": exp}), "dev-token-secret of SampleApp");
+    let without_user = signed(&json!({"exp": exp}), "dev-token-secret of SampleApp");
     for (method, path) in OWN_PATHS {
-        is("error_token", sent(server.rest(method.clone(), path, &[CLIENT_KEY])).await);
-        for token in ["", "Bearer ", "x", "a.b.c", &other, &app, &forged, &endless, &nobody] {
-            is("error_token", sent(bearing(&server, method.clone(), path, token)).await);
+        assert_golden("error_token", sent(server.rest(method.clone(), path, &[CLIENT_KEY])).await);
+        for token in ["", "Bearer ", "x", "a.b.c", &other, &app, &forged, &endless, &without_user] {
+            assert_golden(
+                "error_token",
+                sent(me_request(&server, method.clone(), path, token)).await,
+            );
         }
     }
 }
@@ -368,9 +378,9 @@ async fn an_expired_token_is_refused() {
     let server = Server::start().await;
     let token = server.user_token(IMKIT, ME);
     server.advance(3_599_000);
-    assert_eq!(sent(bearing(&server, Method::GET, "/me", &token)).await.0, 200);
+    assert_eq!(sent(me_request(&server, Method::GET, "/me", &token)).await.0, 200);
     server.advance(1_000);
-    is("error_token", sent(bearing(&server, Method::GET, "/me", &token)).await);
+    assert_golden("error_token", sent(me_request(&server, Method::GET, "/me", &token)).await);
 }
 
 #[tokio::test]
@@ -380,7 +390,7 @@ async fn a_back_ends_token_names_its_user_in_id_or_sub() {
     for claims in [json!({"id": ME, "exp": exp}), json!({"sub": ME, "exp": exp, "iat": 1})] {
         let token = signed(&claims, "dev-token-secret of SampleApp");
         for token in [token.clone(), format!("Bearer {token}"), format!("bearer {token}")] {
-            let (status, body) = sent(bearing(&server, Method::GET, "/me", &token)).await;
+            let (status, body) = sent(me_request(&server, Method::GET, "/me", &token)).await;
             assert_eq!((status, &body["result"]["_id"]), (200, &json!(ME)), "{claims}");
         }
     }
@@ -391,33 +401,36 @@ async fn an_unknown_client_is_reported_before_an_unknown_room() {
     let server = Server::start().await;
     for method in [Method::POST, Method::DELETE] {
         for path in ["nobody/mute/demo", "nobody/mute/nowhere"] {
-            is(
+            assert_golden(
                 "error_client",
                 server.imkit(method.clone(), &format!("/admin/clients/{path}"), None).await,
             );
         }
-        is(
+        assert_golden(
             "error_room",
             server.imkit(method.clone(), "/admin/clients/aaa/mute/nowhere", None).await,
         );
-        is("error_room", own(&server, method, "/me/mute/nowhere").await);
+        assert_golden("error_room", as_me(&server, method, "/me/mute/nowhere").await);
     }
 }
 
 #[tokio::test]
-async fn a_user_whose_client_does_not_exist_is_told_so() {
+async fn a_user_without_a_client_gets_the_unknown_client_error() {
     let server = Server::start().await;
     for (method, path) in OWN_PATHS {
-        is("error_client", server.me(method, path, "nobody").await);
+        assert_golden("error_client", server.me(method, path, "nobody").await);
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_refused() {
+async fn a_body_that_is_not_json_is_refused() {
     let server = Server::start().await;
     for path in ["/admin/clients", "/rooms"] {
         for raw in ["", "{", "_id=a"] {
-            is("error_json", sent(server.rest(Method::POST, path, &[API_KEY]).body(raw)).await);
+            assert_golden(
+                "error_json",
+                sent(server.rest(Method::POST, path, &[API_KEY]).body(raw)).await,
+            );
         }
         for raw in ["[]", "1", "null"] {
             let (status, body) = sent(server.rest(Method::POST, path, &[API_KEY]).body(raw)).await;
@@ -431,7 +444,7 @@ async fn bodies_without_an_id_or_with_wrong_types_are_refused() {
     let server = Server::start().await;
     for path in ["/admin/clients", "/rooms"] {
         for body in [json!({}), json!({"_id": null}), json!({"_id": ""})] {
-            is("error_no_id", server.imkit(Method::POST, path, Some(body)).await);
+            assert_golden("error_no_id", server.imkit(Method::POST, path, Some(body)).await);
         }
     }
     let long = "x".repeat(65);
@@ -459,7 +472,7 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
         "/me/",
         "/rooms/a/b/c",
     ] {
-        is("error_no_path", server.imkit(Method::GET, path, None).await);
+        assert_golden("error_no_path", server.imkit(Method::GET, path, None).await);
     }
     for (method, path) in [
         (Method::PUT, "/admin/clients"),
@@ -469,7 +482,7 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
         (Method::DELETE, "/me"),
         (Method::PATCH, "/me/mute/demo"),
     ] {
-        is("error_method", server.imkit(method, path, None).await);
+        assert_golden("error_method", server.imkit(method, path, None).await);
     }
 }
 
@@ -477,17 +490,23 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
 async fn too_long_bodies_and_uris_get_the_error_envelope() {
     let server = Server::start().await;
     let long = "x".repeat(64 << 10);
-    is("error_too_large", upsert(&server, json!({"_id": "new", "note": long})).await);
-    is("error_too_large", server.imkit(Method::POST, "/rooms", Some(json!({"_id": long}))).await);
-    is("error_uri_too_long", mute(&server, &format!("aaa/mute/{}", &long[..16 << 10])).await);
-    is(
+    assert_golden("error_too_large", upsert(&server, json!({"_id": "new", "note": long})).await);
+    assert_golden(
+        "error_too_large",
+        server.imkit(Method::POST, "/rooms", Some(json!({"_id": long}))).await,
+    );
+    assert_golden(
         "error_uri_too_long",
-        own(&server, Method::GET, &format!("/me?x={}", &long[..16 << 10])).await,
+        mute(&server, &format!("aaa/mute/{}", &long[..16 << 10])).await,
+    );
+    assert_golden(
+        "error_uri_too_long",
+        as_me(&server, Method::GET, &format!("/me?x={}", &long[..16 << 10])).await,
     );
 }
 
 #[tokio::test]
-async fn the_101st_call_in_a_second_learns_when_to_retry() {
+async fn the_101st_call_in_a_second_gets_a_retry_after() {
     let server = Server::with(limited()).await;
     let get = || server.rest(Method::GET, "/admin/clients/aaa", &[API_KEY]);
     for _ in 0..100 {
@@ -495,7 +514,7 @@ async fn the_101st_call_in_a_second_learns_when_to_retry() {
     }
     let (status, retry_after, body) = refusal(get()).await;
     assert_eq!(retry_after.as_deref(), Some("1"));
-    is("error_rate", (status, body));
+    assert_golden("error_rate", (status, body));
     assert_eq!(mute(&server, "aaa/mute/demo").await.0, 200);
     server.advance(1_000);
     assert_eq!(sent(get()).await.0, 200);
@@ -531,11 +550,11 @@ async fn ids_may_be_percent_encoded_and_hold_a_slash_or_any_utf_8() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_utf_8_is_refused() {
+async fn a_path_that_is_not_utf_8_is_refused() {
     let server = Server::start().await;
-    is("error_utf_8", mute(&server, "%ff/mute/demo").await);
-    is("error_utf_8", unmute(&server, "aaa/mute/%c3%28").await);
-    is("error_utf_8", own(&server, Method::POST, "/me/mute/%ff").await);
+    assert_golden("error_utf_8", mute(&server, "%ff/mute/demo").await);
+    assert_golden("error_utf_8", unmute(&server, "aaa/mute/%c3%28").await);
+    assert_golden("error_utf_8", as_me(&server, Method::POST, "/me/mute/%ff").await);
 }
 
 #[tokio::test]
@@ -558,8 +577,8 @@ async fn only_a_trusted_proxy_sets_the_address_a_user_is_shown() {
     let headers = [CLIENT_KEY, ("x-forwarded-for", "203.0.113.9, 2001:db8::7")];
     for (settings, expected) in [
         (unlimited(), "127.0.0.1"),
-        (behind("10.0.0.0/8"), "127.0.0.1"),
-        (behind("127.0.0.0/8"), "2001:db8::7"),
+        (trusting_proxies_in("10.0.0.0/8"), "127.0.0.1"),
+        (trusting_proxies_in("127.0.0.0/8"), "2001:db8::7"),
     ] {
         let server = Server::with(settings).await;
         let token = server.user_token(IMKIT, ME);

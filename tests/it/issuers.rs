@@ -1,5 +1,5 @@
-//! Services that come with the token of an issuer, such as Kubernetes' service accounts: which
-//! tokens are good, and where their keys come from.
+//! Services that authenticate with the token of an issuer, such as Kubernetes' service accounts:
+//! which tokens are valid, and where their keys come from.
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ const KUBERNETES: &str = "https://kubernetes.default.svc.cluster.local";
 const OTHER: &str = "https://accounts.example";
 const CHAT: &str = "system:serviceaccount:chat:chat-server";
 
-/// The dev service of the harness, and a service that is known by a service account.
+/// A service that is identified by a service account, and the issuer with these keys.
 fn config(keys: &str) -> String {
     format!(
         r#"
@@ -80,7 +80,7 @@ impl Signer {
         }
     }
 
-    /// As the issuer shows it.
+    /// The public key as the issuer publishes it.
     fn jwk(&self) -> Value {
         let mut jwk = json!(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap());
         jwk["kid"] = json!(self.kid);
@@ -105,7 +105,7 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// What Kubernetes says in the token of a service account.
+/// The claims in the token of a Kubernetes service account.
 fn claims() -> Value {
     let now = now_s();
     json!({
@@ -114,7 +114,7 @@ fn claims() -> Value {
     })
 }
 
-fn but(change: Value) -> Value {
+fn claims_with(change: Value) -> Value {
     let mut claims = claims();
     for (name, value) in change.as_object().unwrap() {
         claims[name] = value.clone();
@@ -122,13 +122,13 @@ fn but(change: Value) -> Value {
     claims
 }
 
-fn without(name: &str) -> Value {
+fn claims_without(name: &str) -> Value {
     let mut claims = claims();
     claims.as_object_mut().unwrap().remove(name);
     claims
 }
 
-/// Mutes, and asks who did.
+/// Mutes a user and returns the actor of the mute.
 async fn actor(process: &Process, token: &str) -> Result<String, Status> {
     let mut client = process.mutes().await;
     let bearer = format!("Bearer {token}");
@@ -152,7 +152,7 @@ async fn actor(process: &Process, token: &str) -> Result<String, Status> {
 async fn refusal(process: &Process, token: &str) -> String {
     actor(process, token)
         .await
-        .map_or_else(|status| reason(&status), |actor| format!("taken, from {actor}"))
+        .map_or_else(|status| reason(&status), |actor| format!("accepted, from {actor}"))
 }
 
 fn spawn(directory: &Path, keys: &str) -> Process {
@@ -160,13 +160,13 @@ fn spawn(directory: &Path, keys: &str) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
+async fn an_issuers_token_is_accepted_and_a_forged_one_refused() {
     let directory = tempfile::tempdir().unwrap();
     let rsa = Signer::rsa("one");
     let ec = Signer::ec("two");
     let stranger = Signer::ec("three");
     let keys = directory.path().join("jwks.json");
-    // What is not for signatures is no key for one, whatever its kid.
+    // A key that is not for signatures verifies none, whatever its kid.
     let secret = json!({"kty": "oct", "k": BASE64.encode("a secret of sixteen"), "kid": "four", "alg": "HS256"});
     fs::write(&keys, json!({"keys": [rsa.jwk(), ec.jwk(), secret, {"kty": "new"}]}).to_string())
         .unwrap();
@@ -182,23 +182,25 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
     let good = [
         rsa.sign(&claims()),
         ec.sign(&claims()),
-        rsa.sign(&but(json!({"aud": "mute-service"}))),
-        rsa.sign(&but(json!({"aud": ["other", "mute-service"], "exp": now - 10, "nbf": now + 10}))),
-        rsa.sign(&without("nbf")),
+        rsa.sign(&claims_with(json!({"aud": "mute-service"}))),
+        rsa.sign(&claims_with(
+            json!({"aud": ["other", "mute-service"], "exp": now - 10, "nbf": now + 10}),
+        )),
+        rsa.sign(&claims_without("nbf")),
     ];
     for token in &good {
         for _ in 0..2 {
             assert_eq!(actor(&process, token).await.unwrap(), "service:chat", "{token}");
         }
     }
-    // Of the issuer, and of nobody who is known here.
-    let unknown = rsa.sign(&but(json!({"sub": "system:serviceaccount:chat:other"})));
+    // Signed by the issuer, for a subject that is not configured.
+    let unknown = rsa.sign(&claims_with(json!({"sub": "system:serviceaccount:chat:other"})));
     assert_eq!(refusal(&process, &unknown).await, "PERMISSION_DENIED");
-    let others = stranger.sign(&but(json!({"iss": OTHER})));
+    let others = stranger.sign(&claims_with(json!({"iss": OTHER})));
     assert_eq!(
         refusal(&process, &others).await,
         "PERMISSION_DENIED",
-        "a subject is one of its own issuer only"
+        "a subject belongs to its own issuer only"
     );
 
     let (signed, signature) = good[0].rsplit_once('.').unwrap();
@@ -219,7 +221,7 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
             format!("{}.{}.{signature}", encoded(&json!({"alg": "none"})), encoded(&claims())),
         ),
         ("HS256 with the modulus", hmac(&modulus, "one")),
-        ("HS256 with the public key as it is shown", hmac(rsa.jwk().to_string().as_bytes(), "one")),
+        ("HS256 with the public key as published", hmac(rsa.jwk().to_string().as_bytes(), "one")),
         ("HS256 with the set", hmac(&fs::read(&keys).unwrap(), "one")),
         ("HS256 with the set's secret key", hmac(b"a secret of sixteen", "four")),
         (
@@ -249,21 +251,24 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
             let jwk = serde_json::from_value(own.jwk()).unwrap();
             own.sign_as(&Header { jwk: Some(jwk), ..own.header() }, &claims())
         }),
-        ("demands what is not known", {
+        ("an unknown critical header", {
             rsa.sign_as(&Header { crit: Some(vec!["b64".into()]), ..rsa.header() }, &claims())
         }),
-        ("another audience", rsa.sign(&but(json!({"aud": ["https://kubernetes.default.svc"]})))),
-        ("no audience", rsa.sign(&without("aud"))),
-        ("another issuer", rsa.sign(&but(json!({"iss": "https://elsewhere.example"})))),
-        ("another configured issuer", rsa.sign(&but(json!({"iss": OTHER})))),
-        ("no issuer", rsa.sign(&without("iss"))),
-        ("expired", rsa.sign(&but(json!({"exp": now - 40})))),
-        ("without an end", rsa.sign(&without("exp"))),
-        ("not yet valid", rsa.sign(&but(json!({"nbf": now + 60})))),
-        ("an end that is no number", rsa.sign(&but(json!({"exp": "tomorrow"})))),
+        (
+            "another audience",
+            rsa.sign(&claims_with(json!({"aud": ["https://kubernetes.default.svc"]}))),
+        ),
+        ("no audience", rsa.sign(&claims_without("aud"))),
+        ("another issuer", rsa.sign(&claims_with(json!({"iss": "https://elsewhere.example"})))),
+        ("another configured issuer", rsa.sign(&claims_with(json!({"iss": OTHER})))),
+        ("no issuer", rsa.sign(&claims_without("iss"))),
+        ("expired", rsa.sign(&claims_with(json!({"exp": now - 40})))),
+        ("without an end", rsa.sign(&claims_without("exp"))),
+        ("not yet valid", rsa.sign(&claims_with(json!({"nbf": now + 60})))),
+        ("an end that is not a number", rsa.sign(&claims_with(json!({"exp": "tomorrow"})))),
         (
             "other claims",
-            format!("{head}.{}.{signature}", encoded(&but(json!({"exp": now + 601})))),
+            format!("{head}.{}.{signature}", encoded(&claims_with(json!({"exp": now + 601})))),
         ),
         ("no signature", format!("{signed}.")),
         ("half a signature", format!("{signed}.{}", &signature[..signature.len() / 2])),
@@ -272,7 +277,7 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
         let found = refusal(&process, token).await;
         assert!(matches!(found.as_str(), "INVALID_TOKEN" | "MALFORMED_TOKEN"), "{what}: {found}");
     }
-    // With an end of the file's keys ends what they have signed, although it is remembered.
+    // When a key leaves the file, its tokens are refused, although they are cached.
     fs::write(&keys, json!({"keys": [ec.jwk()]}).to_string()).unwrap();
     until(async || refusal(&process, &good[0]).await == "INVALID_TOKEN").await;
     assert_eq!(actor(&process, &good[1]).await.unwrap(), "service:chat");
@@ -282,28 +287,28 @@ async fn an_issuers_token_is_a_service_and_a_forged_one_is_refused() {
     assert_eq!(
         actor(&process, &good[1]).await.unwrap(),
         "service:chat",
-        "what cannot be read changes nothing"
+        "an unusable key set changes nothing"
     );
     assert!(!fs::read_to_string(&log).unwrap().contains(signature), "a token in the log");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_was_taken_before_is_refused_after_its_end() {
+async fn a_cached_token_is_refused_after_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let signer = Signer::ec("one");
     let keys = directory.path().join("jwks.json");
     fs::write(&keys, json!({"keys": [signer.jwk()]}).to_string()).unwrap();
     let process = spawn(directory.path(), &format!("jwks_file = {keys:?}"));
-    // Good for three seconds more: clocks may differ by 30.
+    // Valid for three seconds more, because clocks may differ by 30.
     let end = now_s() - 27;
-    let token = signer.sign(&but(json!({"exp": end})));
+    let token = signer.sign(&claims_with(json!({"exp": end})));
     assert_eq!(actor(&process, &token).await.unwrap(), "service:chat");
     until(async || refusal(&process, &token).await == "INVALID_TOKEN").await;
     assert!((end + 30..end + 35).contains(&now_s()), "refused {} s after its end", now_s() - end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
+async fn verifications_of_invalid_tokens_are_limited() {
     let directory = tempfile::tempdir().unwrap();
     let signer = Signer::ec("one");
     let keys = directory.path().join("jwks.json");
@@ -311,10 +316,11 @@ async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
     let process = spawn(directory.path(), &format!("jwks_file = {keys:?}"));
     let known = signer.sign(&claims());
     assert_eq!(actor(&process, &known).await.unwrap(), "service:chat");
-    let forged: Vec<_> =
-        (0..400_u32).map(|number| hmac_of(&but(json!({"number": number})))).collect();
+    let forged: Vec<_> = (0..400_u32)
+        .map(|number| signed_with_unknown_key(&claims_with(json!({"number": number}))))
+        .collect();
     let mut client = process.mutes().await;
-    let mut ask = async |token: &str| {
+    let mut check = async |token: &str| {
         let message = pb::CheckSendRequest {
             app: "Open".into(),
             room: "room".into(),
@@ -328,37 +334,37 @@ async fn tokens_that_are_not_good_are_not_looked_at_without_end() {
     };
     let mut found = Vec::new();
     for token in &forged {
-        found.push(ask(token).await);
+        found.push(check(token).await);
     }
     assert!(
         found.iter().take(100).all(|found| found == "INVALID_TOKEN")
             && found.contains(&"RATE_LIMITED".to_owned()),
         "{found:?}"
     );
-    // What is known already needs no look, and a second later all is as it was.
-    assert_eq!(ask(&known).await, "good");
+    // A cached token needs no verification, and a second later new tokens are verified again.
+    assert_eq!(check(&known).await, "good");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    let new = signer.sign(&but(json!({"number": 1})));
-    assert_eq!(ask(&new).await, "good");
+    let new = signer.sign(&claims_with(json!({"number": 1})));
+    assert_eq!(check(&new).await, "good");
 }
 
-/// Signed with a key that nobody knows.
-fn hmac_of(claims: &Value) -> String {
+/// A token that is signed with an unknown key.
+fn signed_with_unknown_key(claims: &Value) -> String {
     let header = Header { kid: Some("none".to_owned()), ..Header::new(Algorithm::HS256) };
     jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(b"nobody's")).unwrap()
 }
 
-async fn until(is_so: impl AsyncFn() -> bool) {
+async fn until(holds: impl AsyncFn() -> bool) {
     for _ in 0..300 {
-        if is_so().await {
+        if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("it has not come about in 30 s");
+    panic!("the condition does not hold after 30 s");
 }
 
-/// Serves what is in its state as the keys of an issuer, over TLS, to whoever has the token.
+/// Serves the keys of an issuer over TLS, to callers with the pod's token.
 async fn serve_keys(listener: TcpListener, files: &Path, keys: Arc<Mutex<Value>>) {
     let answer = async |State(keys): State<Arc<Mutex<Value>>>, headers: HeaderMap| {
         let is_known =
@@ -387,7 +393,7 @@ async fn serve_keys(listener: TcpListener, files: &Path, keys: Arc<Mutex<Value>>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_come_from_a_url_follow_it_and_outlast_it() {
+async fn keys_of_a_url_are_refreshed_and_outlast_its_server() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
     Authority::new(files, "ca").issue("server", "localhost");
@@ -405,7 +411,7 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
         files.join("ca.pem"),
         files.join("token")
     );
-    // Nobody answers there yet: the service starts all the same.
+    // No server answers there yet: the service starts nevertheless.
     let process = spawn(files, &url);
     assert_eq!(refusal(&process, &of_first).await, "INVALID_TOKEN");
     let keys = Arc::new(Mutex::new(json!({"keys": [first.jwk()]})));
@@ -416,11 +422,11 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
         async move { serve_keys(listener, &files, keys).await }
     });
     until(async || actor(&process, &of_first).await.is_ok()).await;
-    // A key that is not known makes it ask again; a key that is gone is no longer good.
+    // An unknown key makes the service fetch again; a removed key is no longer valid.
     *keys.lock().unwrap() = json!({"keys": [second.jwk()]});
     until(async || actor(&process, &of_second).await.is_ok()).await;
     assert_eq!(refusal(&process, &of_first).await, "INVALID_TOKEN");
-    // Without the server, what it has said goes on, also when the configuration is read again.
+    // Without the server the fetched keys stay valid, also after the configuration is reloaded.
     server.abort();
     let _ = server.await;
     let config = files.join("config.toml");
@@ -443,7 +449,7 @@ async fn keys_come_from_a_url_follow_it_and_outlast_it() {
 }
 
 #[test]
-fn an_issuer_that_cannot_be_meant_is_no_configuration() {
+fn contradictory_settings_of_an_issuer_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     let keys = directory.path().join("jwks.json");
@@ -472,9 +478,9 @@ fn an_issuer_that_cannot_be_meant_is_no_configuration() {
     for (config, expected) in cases {
         fs::write(&path, &config).unwrap();
         let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
-        let told = text(&checked.stderr);
+        let error = text(&checked.stderr);
         assert_eq!(checked.status.code(), Some(64), "{config}");
-        assert!(told.contains(expected), "{expected} in {told}, of {config}");
+        assert!(error.contains(expected), "{expected} in {error}, of {config}");
     }
     fs::write(&path, issuer(&file) + &service("issuer = \"i\"\nsubjects = [\"x\"]")).unwrap();
     let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
