@@ -1,5 +1,5 @@
-//! The house as `src/lib.rs` draws it: what each module may reach. A test reads the sources,
-//! because a rule that nothing holds does not hold.
+//! The layers that `src/lib.rs` draws: which modules each module may use. The tests read the
+//! sources, because a rule that no test checks is soon broken.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The modules from the top of the house down. Each reaches those below its own floor only.
+/// The layers from the top down. A module may use only those below its own layer.
 const FLOORS: [&[&str]; 12] = [
     &["cli"],
     &["app"],
@@ -71,8 +71,7 @@ fn module_of(file: &str) -> Names {
     file.trim_end_matches(".rs").split('/').map(str::to_owned).collect()
 }
 
-/// All paths that the code of one file has: those it uses, and those it only shows to others
-/// (`pub use`).
+/// All paths in the code of one file: those it uses, and those it only re-exports (`pub use`).
 #[derive(Default)]
 struct Paths {
     code: BTreeSet<Names>,
@@ -100,10 +99,10 @@ impl<'a> Visit<'a> for Paths {
         visit::visit_path(self, path);
     }
 
-    /// Who may see an item is no use of them.
+    /// A visibility is not a use of the modules that it names.
     fn visit_visibility(&mut self, _: &'a Visibility) {}
 
-    /// What a macro is given need not be Rust.
+    /// The input of a macro need not be Rust, so paths are found in its text.
     fn visit_macro(&mut self, call: &'a Macro) {
         self.visit_path(&call.path);
         let text = call.tokens.to_string().replace(' ', "");
@@ -139,7 +138,7 @@ fn is_for_tests(attribute: &Attribute) -> bool {
     matches!(&attribute.meta, syn::Meta::List(list) if list.path.is_ident("cfg") && list.tokens.to_string() == "test")
 }
 
-/// What the code of a module reaches, from the root of the crate on; other crates are left out.
+/// The paths that the code of a module uses, from the root of the crate on, without other crates.
 fn reached(module: &Names, text: &str, modules: &BTreeSet<Names>) -> BTreeSet<Names> {
     let Paths { code, shown } = paths(text);
     code.union(&shown).filter_map(|path| from_root(module, path, modules)).collect()
@@ -168,7 +167,7 @@ fn modules() -> BTreeSet<Names> {
     texts().keys().map(|file| module_of(file)).collect()
 }
 
-/// What the files of a module, and those below it, reach in other modules.
+/// What the files of a module and of its submodules use in other modules.
 fn reached_by(module: &str) -> BTreeSet<(String, Names)> {
     let modules = modules();
     let files = texts().into_iter().filter(|(file, _)| module_of(file)[0] == module);
@@ -185,14 +184,14 @@ fn floor_of(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))
 }
 
-/// Whether a module may not have this path.
+/// Whether this path leads to another module that is not below this one.
 fn is_up(module: &str, path: &Names) -> bool {
     let other = path.first().and_then(|top| floor_of(top));
     other.is_some_and(|other| path[0] != module && other <= floor_of(module).unwrap())
 }
 
 #[test]
-fn every_module_has_a_floor() {
+fn every_module_has_a_layer() {
     let modules: BTreeSet<_> = modules().into_iter().map(|names| names[0].clone()).collect();
     let floors: BTreeSet<_> = FLOORS.concat().into_iter().map(str::to_owned).collect();
     let without: BTreeSet<_> = ["lib", "main"].map(str::to_owned).into();
@@ -213,7 +212,7 @@ fn no_module_reaches_up() {
 }
 
 #[test]
-fn an_import_of_what_is_not_below_is_found() {
+fn an_import_from_a_higher_layer_is_found() {
     let modules = modules();
     let all = FLOORS.concat();
     for module in &all {
@@ -239,8 +238,8 @@ fn an_import_of_what_is_not_below_is_found() {
     }
 }
 
-/// The modules whose code the code of each one uses. What a module only shows to others, as a
-/// folder's first file does, is of where it comes from.
+/// For each module, the modules whose code it uses. A re-export counts for the module that it comes
+/// from.
 fn uses() -> BTreeMap<Names, BTreeSet<Names>> {
     let modules = modules();
     let paths: BTreeMap<_, _> =
@@ -255,7 +254,7 @@ fn uses() -> BTreeMap<Names, BTreeSet<Names>> {
     paths.iter().map(of_module).collect()
 }
 
-/// The module that has what lies at this path from the root.
+/// The module that defines what this path, from the root, names.
 fn file_of(
     path: &[String],
     paths: &BTreeMap<Names, Paths>,
@@ -271,21 +270,21 @@ fn file_of(
     }
 }
 
-/// Those that reach themselves over others.
+/// The modules that use themselves through others.
 fn in_circles(uses: &BTreeMap<Names, BTreeSet<Names>>) -> BTreeSet<Names> {
     let reaches_itself = |module: &Names| {
-        let mut seen = BTreeSet::new();
+        let mut reached_modules = BTreeSet::new();
         let mut pending = vec![module];
         while let Some(others) = pending.pop().and_then(|module| uses.get(module)) {
-            pending.extend(others.iter().filter(|other| seen.insert((*other).clone())));
+            pending.extend(others.iter().filter(|other| reached_modules.insert((*other).clone())));
         }
-        seen.contains(module)
+        reached_modules.contains(module)
     };
     uses.keys().filter(|module| reaches_itself(module)).cloned().collect()
 }
 
 #[test]
-fn no_files_know_each_other_in_a_circle() {
+fn no_files_import_each_other_in_a_cycle() {
     let mut uses = uses();
     let circles = in_circles(&uses);
     for module in &circles {
@@ -296,7 +295,7 @@ fn no_files_know_each_other_in_a_circle() {
         );
     }
     assert_eq!(circles, BTreeSet::new());
-    // A circle of three is found.
+    // A cycle is found.
     let of = |text: &str| -> Names { text.split("::").map(str::to_owned).collect() };
     uses.entry(of("model::record")).or_default().insert(of("view::state"));
     assert!(
@@ -304,7 +303,7 @@ fn no_files_know_each_other_in_a_circle() {
     );
 }
 
-/// The files in which one of the words stands, other than those below `allowed`.
+/// The files that contain one of the words, other than those below `allowed`.
 fn found(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let has = |code: &str| words.iter().any(|word| code.contains(word));
     let outside = |name: &str| !allowed.iter().any(|allowed| name.starts_with(allowed));
@@ -345,7 +344,7 @@ fn engines_are_named_only_where_one_is_chosen() {
         ]
     );
     assert_eq!(sled["store/contract.rs"], ["Sled,"]);
-    // Above the store it is chosen by name, and its settings are read.
+    // Above the store, an engine is chosen by name and its settings are read.
     let etcd = named("etcd");
     let above: Vec<_> =
         files(&etcd).into_iter().filter(|file| !file.starts_with("store")).collect();
@@ -360,7 +359,7 @@ fn engines_are_named_only_where_one_is_chosen() {
 }
 
 #[test]
-fn messages_of_the_api_are_known_to_grpc_and_its_callers_only() {
+fn api_messages_are_used_by_grpc_and_its_callers_only() {
     assert_eq!(
         found(&["proto::v1", " v1::{", " v1 as pb"], &["grpc", "gateway", "ctl", "server.rs"]),
         [""; 0]
@@ -368,22 +367,22 @@ fn messages_of_the_api_are_known_to_grpc_and_its_callers_only() {
 }
 
 #[test]
-fn stored_messages_are_known_to_the_store_only() {
+fn stored_messages_are_used_by_the_store_only() {
     assert_eq!(found(&["store_v1"], &["store/", "proto.rs"]), [""; 0]);
 }
 
 #[test]
-fn the_gateway_knows_messages_callers_and_bounds() {
+fn the_gateway_uses_neither_service_nor_store() {
     reaches_only("gateway", &["auth", "clock", "error", "grpc", "limits", "proto", "telemetry"]);
 }
 
 #[test]
-fn a_person_is_a_caller_like_any_other() {
+fn ctl_is_a_client_without_access_to_the_server() {
     reaches_only("ctl", &["clock", "fetch", "pem", "proto", "visible"]);
 }
 
 #[test]
-fn the_way_in_and_out_goes_through_the_store_alone() {
+fn transfer_goes_through_the_store_alone() {
     reaches_only("transfer", &["auth", "error", "fetch", "model", "store"]);
 }
 
