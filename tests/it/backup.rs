@@ -1,5 +1,5 @@
-//! Backups: taken while the service runs, found out when they are damaged, and put back so that
-//! nobody mistakes the new store for the lost one.
+//! Backups: taken while the service runs, refused when they are damaged, and restored so that no
+//! client takes the new store for the lost one.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +35,8 @@ fn event() -> Event {
     Event::new(EventKind::Muted, AGORA, "", 1)
 }
 
-/// A data directory with a record of every kind and form, each of a commit of its own, closed in
-/// order.
+/// Creates a data directory with a record of every kind and form, each in a commit of its own, and
+/// closes it in order. Returns the last revision.
 async fn every_kind(directory: &Path) -> Revision {
     let store = open(directory).await.unwrap();
     let mut revision = 0;
@@ -67,14 +67,14 @@ async fn back_up(data: &Path, file: &Path) {
 }
 
 fn restore(file: &Path, data: &Path, now_ms: u64) -> Result<Revision, transfer::Failure> {
-    backup::restore(file, data, now_ms, &ProgressBar::hidden()).map(|(_, _, newest)| newest)
+    backup::restore(file, data, now_ms, &ProgressBar::hidden()).map(|(_, _, latest)| latest)
 }
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What a command has printed, by its first word.
+/// What a command prints: the last word of each line, by the words before it.
 fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
@@ -82,7 +82,7 @@ fn printed(arguments: &[&str]) -> BTreeMap<String, String> {
     lines
         .lines()
         .map(|line| line.rsplit_once(' ').unwrap())
-        .map(|(what, told)| (what.trim().into(), told.into()))
+        .map(|(name, value)| (name.trim().into(), value.into()))
         .collect()
 }
 
@@ -111,18 +111,18 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
             })
         })
         .collect();
-    let each_has = |revision: Revision, count: usize| {
+    let wait_for_writes = |revision: Revision, count: usize| {
         let acknowledged = acknowledged.clone();
         async move {
-            let after = |of: &BTreeMap<String, Revision>| {
-                of.values().filter(|of| **of > revision).count() >= count
+            let has_enough = |writes: &BTreeMap<String, Revision>| {
+                writes.values().filter(|written| **written > revision).count() >= count
             };
-            while !acknowledged.lock().unwrap().iter().all(after) {
+            while !acknowledged.lock().unwrap().iter().all(has_enough) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     };
-    each_has(0, 20).await;
+    wait_for_writes(0, 20).await;
     let from = process.admin();
     let file = lost.path().join("backup");
     let arguments =
@@ -133,8 +133,8 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
             .await
             .unwrap();
     let revision: Revision = taken["revision"].parse().unwrap();
-    // Every writer's last write before the backup is answered.
-    each_has(revision, 2).await;
+    // Now each writer has the answer to its last write before the backup.
+    wait_for_writes(revision, 2).await;
     drop(process); // kill -9
     for writer in writers {
         writer.await.unwrap();
@@ -147,7 +147,7 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
     for (writer, acknowledged) in acknowledged.iter().enumerate() {
         let expected: Vec<_> = acknowledged
             .iter()
-            .filter(|(_, of)| **of <= revision)
+            .filter(|(_, written)| **written <= revision)
             .map(|(user, _)| user.clone())
             .collect();
         assert!(expected.len() >= 20);
@@ -157,8 +157,8 @@ async fn a_backup_among_64_writers_is_exact_as_of_its_revision() {
             "writer {writer} at revision {revision}"
         );
     }
-    let newest = acknowledged.iter().flat_map(|of| of.values()).max().copied().unwrap();
-    assert!(mute(&mut mutes, "r", vec!["u".into()]).await.unwrap() as u64 > newest);
+    let latest = acknowledged.iter().flat_map(|writes| writes.values()).max().copied().unwrap();
+    assert!(mute(&mut mutes, "r", vec!["u".into()]).await.unwrap() as u64 > latest);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,15 +174,15 @@ async fn a_restored_store_has_the_same_records_at_the_same_revisions() {
     assert_eq!((taken["records"].as_str(), taken["member mutes"].as_str()), ("9", "2"));
     assert_eq!(printed(&["restore", "--data-dir", path(&again), path(&file)]), taken);
     let (_, original) = entries(&*open(&data).await.unwrap()).await;
-    let (newest, restored) = entries(&*open(&again).await.unwrap()).await;
+    let (latest, restored) = entries(&*open(&again).await.unwrap()).await;
     assert_eq!(restored, original);
-    // The hash is that of the records, not of their revisions.
-    assert_ne!(newest.to_string(), taken["revision"]);
+    // The hash covers the records, not their revisions.
+    assert_ne!(latest.to_string(), taken["revision"]);
     assert_eq!(printed(&["verify", "--data-dir", path(&again)])["sha256"], taken["sha256"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_store_comes_back_whole() {
+async fn a_large_store_is_restored_completely() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let file = directory.path().join("file");
@@ -199,7 +199,7 @@ async fn a_large_store_comes_back_whole() {
     );
 }
 
-/// Commits of a hundred records with the longest reason: some 60 KiB each.
+/// Commits a hundred records with the longest reason at a time: some 60 KiB a commit.
 async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
     for commit in commits {
         let mut batch = Batch::of(&event());
@@ -230,7 +230,7 @@ async fn a_damaged_backup_is_refused_and_creates_nothing() {
     let refused = |bytes: &[u8], what: &str| {
         fs::write(&bad, bytes).unwrap();
         let error =
-            restore(&bad, &again, START_MS).err().unwrap_or_else(|| panic!("{what} was taken"));
+            restore(&bad, &again, START_MS).err().unwrap_or_else(|| panic!("{what}: accepted"));
         assert!(error.to_string().contains(path(&bad)), "{what}: {error}");
         assert!(!again.exists(), "{what}");
     };
@@ -249,7 +249,7 @@ async fn a_damaged_backup_is_refused_and_creates_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_is_put_into_an_empty_directory_only() {
+async fn a_backup_is_restored_into_an_empty_directory_only() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let file = directory.path().join("file");
@@ -260,7 +260,7 @@ async fn a_backup_is_put_into_an_empty_directory_only() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("is not empty"), "{}", text(&refused.stderr));
     assert_eq!(entries(&*open(&data).await.unwrap()).await, before);
-    // What a new disk has in its root is nothing.
+    // The lost+found of a new file system does not count as content.
     let disk = directory.path().join("disk");
     fs::create_dir_all(disk.join("lost+found")).unwrap();
     assert!(restore(&file, &disk, START_MS).is_ok());
@@ -278,13 +278,13 @@ async fn a_killed_restore_is_refused_and_a_failed_one_leaves_nothing() {
     };
     let failing = (0..=255)
         .map(|at| if at < 255 { Ok(page(at)) } else { Err(StoreError::Full("test".into())) });
-    // What a kill would leave while some of it is in the tree.
-    let look = failing.inspect(|page| {
+    // What a kill leaves when some pages are in the tree.
+    let pages = failing.inspect(|page| {
         if page.is_err() {
             copy(&data, &killed);
         }
     });
-    let failed = store::restore(&data, look, 7);
+    let failed = store::restore(&data, pages, 7);
     assert!(matches!(failed, Err(StoreError::Full(_))), "{failed:?}");
     assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     assert!(killed.join("store/db").metadata().unwrap().len() > 1 << 20);
@@ -308,27 +308,27 @@ async fn watch_positions_from_before_a_restore_are_refused() {
     let old = every_kind(&data).await;
     back_up(&data, &file).await;
     let mut positions: Vec<Revision> = vec![0, old, old + 5, old + 10_000];
-    // The second is of the same backup, a minute later; the third with a clock that is wrong.
+    // The second round restores the same backup a minute later, the third under a wrong clock.
     for (round, now_ms) in [START_MS, START_MS + 60_000, 0].into_iter().enumerate() {
         let again = directory.path().join(round.to_string());
-        let newest = restore(&file, &again, now_ms).unwrap();
+        let latest = restore(&file, &again, now_ms).unwrap();
         let store = open(&again).await.unwrap();
-        assert_eq!(entries(&*store).await.0, newest);
+        assert_eq!(entries(&*store).await.0, latest);
         for after in
-            positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, newest - 1])
+            positions.iter().copied().filter(|_| now_ms > 0).chain([0, old, old + 5, latest - 1])
         {
             let first = store.watch(after).await.unwrap().next().await.unwrap();
             assert!(
                 matches!(first, Err(StoreError::Compacted { .. })),
-                "{after} of {newest}: {first:?}"
+                "{after} of {latest}: {first:?}"
             );
         }
-        let mut feed = store.watch(newest).await.unwrap();
+        let mut feed = store.watch(latest).await.unwrap();
         let next = store.commit(Batch::of(&event())).await.unwrap();
         assert_eq!(feed.next().await.unwrap().unwrap().revision, next);
-        assert!(next > newest && newest >= old + backup::REVISION_LEAP);
-        positions.extend([newest, next, next + 1_000]);
-        // It is a store like any other, also after a stop of either kind.
+        assert!(next > latest && latest >= old + backup::REVISION_LEAP);
+        positions.extend([latest, next, next + 1_000]);
+        // It works like any other store, also after a crash and after an orderly close.
         drop((store, feed));
         let store = open(&again).await.unwrap();
         assert!(store.commit(Batch::of(&event())).await.unwrap() > next);
@@ -377,9 +377,9 @@ async fn only_an_admin_service_of_all_apps_may_back_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_backup_runs_at_a_time_and_a_hang_up_frees_the_place() {
+async fn one_backup_runs_at_a_time_and_a_disconnect_ends_it() {
     let server = Server::start().await;
-    // More than the buffers of a connection hold.
+    // More than the buffers of a connection can hold.
     fill(&*server.service.store, 0..400).await;
     let mut stalled = tokio::net::TcpStream::connect(server.addresses.admin).await.unwrap();
     let request = format!("GET /backup HTTP/1.1\r\nhost: x\r\n{}: {}\r\n\r\n", KEEPER.0, KEEPER.1);
@@ -388,7 +388,7 @@ async fn one_backup_runs_at_a_time_and_a_hang_up_frees_the_place() {
     let (status, body) = get(&server, &[KEEPER]).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert!(String::from_utf8(body).unwrap().contains("RATE_LIMITED"));
-    // Writes and reads go on meanwhile.
+    // Writes and reads continue meanwhile.
     server.mute(AGORA, ROOM, &["user1"], None).await;
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
     drop(stalled);
@@ -396,7 +396,7 @@ async fn one_backup_runs_at_a_time_and_a_hang_up_frees_the_place() {
     while get(&server, &[KEEPER]).await.0 != StatusCode::OK {
         assert!(
             started.elapsed() < Duration::from_secs(20),
-            "the backup nobody reads is still being taken"
+            "the backup without a reader is still running"
         );
     }
     server.stop().await;
@@ -427,7 +427,7 @@ async fn a_backup_that_fails_leaves_no_file_and_says_why() {
 }
 
 #[test]
-fn a_backup_of_version_1_is_read_for_ever() {
+fn a_backup_of_version_1_stays_readable() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transfer/v1.backup");
     if std::env::var_os("MUTE_BLESS").is_some() {
         let directory = tempfile::tempdir().unwrap();

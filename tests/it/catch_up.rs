@@ -1,5 +1,5 @@
-//! A replica that was left behind: it says so, and catches up while others write and the cluster
-//! forgets.
+//! A replica that fell behind reports it, and catches up while others write and the cluster is
+//! compacted.
 
 use std::{
     fs,
@@ -26,18 +26,18 @@ use crate::{
     slow_link::SlowLink,
 };
 
-/// Records of the cluster.
-fn size() -> usize {
+/// Records in the cluster.
+fn record_count() -> usize {
     setting("MUTE_TEST_CATCH_UP_RECORDS").unwrap_or(12_000)
 }
 
-/// Bytes that the link takes a second: the records need three seconds.
+/// Bytes a second over the slow link. By default, all records take three seconds.
 fn bandwidth() -> u64 {
     setting("MUTE_TEST_CATCH_UP_BANDWIDTH").unwrap_or(1_000_000)
 }
 
-/// Commits a second of others.
-const RATE: u32 = 150;
+/// Commits a second of the other writers.
+const COMMITS_PER_S: u32 = 150;
 
 /// Fills the cluster with member mutes, a hundred a commit.
 async fn fill(store: &dyn Store, records: usize) {
@@ -60,13 +60,14 @@ async fn fill(store: &dyn Store, records: usize) {
     assert!(futures_util::future::join_all(commits).await.iter().all(Result::is_ok));
 }
 
-/// A cluster with records, a replica beside it that others write through, and one over a slow link.
+/// A cluster with records, a near replica through which others write, and a far one behind a slow
+/// link.
 struct Scene {
     etcd: Etcd,
     link: SlowLink,
     near: Process,
     far: Process,
-    /// Of the far one.
+    /// Of the far replica.
     directory: tempfile::TempDir,
     _near: tempfile::TempDir,
     is_over: Arc<AtomicBool>,
@@ -75,13 +76,14 @@ struct Scene {
 }
 
 impl Scene {
-    /// Nothing where there is no etcd.
-    async fn set() -> Option<Self> {
+    /// `None` where etcd is not installed.
+    async fn start() -> Option<Self> {
         let etcd = Etcd::start(1, &[])?;
-        let store = store::open(&etcd.place(), Retention { events: 1_000_000, age_ms: u64::MAX })
-            .await
-            .unwrap();
-        fill(&*store, size()).await;
+        let store =
+            store::open(&etcd.location(), Retention { events: 1_000_000, age_ms: u64::MAX })
+                .await
+                .unwrap();
+        fill(&*store, record_count()).await;
         drop(store);
         let (near, _near) = replica(&etcd);
         let link =
@@ -93,7 +95,7 @@ impl Scene {
         let begun = Instant::now();
         let far = Process::spawn(directory.path(), directory.path(), &arguments);
         let far = tokio::task::spawn_blocking(|| far.ready()).await.unwrap();
-        println!("{:?} from its start until it is ready, while nobody writes", begun.elapsed());
+        println!("ready after {:?}, without other writes", begun.elapsed());
         let is_over = Arc::new(AtomicBool::new(false));
         let written = Arc::new(AtomicUsize::new(0));
         let mut scene = Self {
@@ -107,12 +109,12 @@ impl Scene {
             written,
             writers: JoinSet::new(),
         };
-        scene.write().await;
+        scene.start_writers().await;
         Some(scene)
     }
 
-    /// Others write all the time.
-    async fn write(&mut self) {
+    /// Starts writers that write until the end.
+    async fn start_writers(&mut self) {
         for writer in 0..3 {
             let mutes = self.near.mutes().await;
             let is_over = self.is_over.clone();
@@ -127,16 +129,16 @@ impl Scene {
                     if mute(&mut mutes.clone(), "written", users).await.is_ok() {
                         written.fetch_add(1, Ordering::Relaxed);
                     }
-                    next += Duration::from_secs(3) / RATE;
+                    next += Duration::from_secs(3) / COMMITS_PER_S;
                     tokio::time::sleep_until(next).await;
                 }
             });
         }
     }
 
-    /// How long it takes until a mute that the near replica has acknowledged counts at the far one.
-    async fn seen_after(&self) -> Duration {
-        let user = format!("seen {}", rand::random::<u64>());
+    /// How long after its acknowledgement by the near replica a mute is in force at the far one.
+    async fn visible_after(&self) -> Duration {
+        let user = format!("probe {}", rand::random::<u64>());
         mute(&mut self.near.mutes().await, "room", vec![user.clone()]).await.unwrap();
         let acknowledged = Instant::now();
         until("the far replica has it", async || !check(&self.far, &user).await.unwrap()).await;
@@ -148,7 +150,7 @@ impl Scene {
         while let Some(writer) = self.writers.join_next().await {
             writer.unwrap();
         }
-        // Everything that was written through the one is there through the other.
+        // The far replica lists everything that was written through the near one.
         let list = |page_token| pb::ListMutedMembersRequest {
             app: "Open".into(),
             room: "written".into(),
@@ -184,10 +186,10 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
-    let Some(scene) = Scene::set().await else { return };
+    let Some(scene) = Scene::start().await else { return };
     let begun = Instant::now();
-    println!("a mute is seen after {:?} at first", scene.seen_after().await);
-    // It misses so much that the cluster keeps none of it.
+    println!("a mute is visible after {:?} at first", scene.visible_after().await);
+    // Compaction drops everything that the far replica misses.
     scene.far.signal("-STOP");
     scene.link.cut();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -195,14 +197,13 @@ async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     scene.far.signal("-CONT");
     let woken = Instant::now();
     let received = scene.link.received();
-    // And the cluster goes on forgetting while it is read.
-    until("it says that it is behind", async || {
+    // Compaction continues while the replica reads.
+    until("it reports that it is behind", async || {
         scene.etcd.compact().await;
         readiness(&scene.far).await.1.starts_with("no contact with the cluster for")
     })
     .await;
-    // What it cannot know it does not claim: the write is durable, or it is refused because others
-    // were faster.
+    // The write is durable: it is acknowledged, or its error says that it was committed.
     let answer =
         mute(&mut scene.far.mutes().await, "room", vec!["through the far one".into()]).await;
     if let Err(status) = answer {
@@ -224,17 +225,17 @@ async fn a_lagging_replica_catches_up_under_writes_and_compaction() {
     println!("caught up after {took:?}, {bytes} bytes over a link of {} a second", bandwidth());
     assert_eq!(scene.log().matches("rebuilding the view").count(), 1, "{}", scene.log());
     for _ in 0..3 {
-        let seen = scene.seen_after().await;
-        println!("a mute is seen after {seen:?}");
-        assert!(seen < Duration::from_secs(2), "{seen:?}");
+        let delay = scene.visible_after().await;
+        println!("a mute is visible after {delay:?}");
+        assert!(delay < Duration::from_secs(2), "{delay:?}");
     }
     println!("{} writes in {:?}", scene.written.load(Ordering::Relaxed), begun.elapsed());
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_was_stopped_goes_on_where_it_was() {
-    let Some(scene) = Scene::set().await else { return };
+async fn a_replica_that_was_stopped_resumes_where_it_was() {
+    let Some(scene) = Scene::start().await else { return };
     scene.far.signal("-STOP");
     tokio::time::sleep(Duration::from_secs(
         setting("MUTE_TEST_CATCH_UP_STOP_SECONDS").unwrap_or(3),
@@ -243,12 +244,12 @@ async fn a_replica_that_was_stopped_goes_on_where_it_was() {
     scene.far.signal("-CONT");
     let woken = Instant::now();
     println!(
-        "a mute is seen after {:?}, {:?} after it woke",
-        scene.seen_after().await,
+        "a mute is visible after {:?}, {:?} after the replica woke",
+        scene.visible_after().await,
         woken.elapsed()
     );
-    let seen = scene.seen_after().await;
-    assert!(seen < Duration::from_secs(2), "{seen:?}");
+    let delay = scene.visible_after().await;
+    assert!(delay < Duration::from_secs(2), "{delay:?}");
     assert!(!scene.log().contains("rebuilding the view"), "{}", scene.log());
     scene.end().await;
 }

@@ -1,5 +1,5 @@
-//! What writers have done and been told, and what the service says has happened: whether the two
-//! can be of one service that loses nothing.
+//! Compares what writers sent and were answered with the service's history: could a service that
+//! loses no write have produced both?
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use mute_service::proto::v1 as pb;
 
 use crate::harness::ms;
 
-/// A call of a writer, who alone touches its users. The reason it gives is its name.
+/// A call of a writer. No other writer touches its users. The reason identifies the call.
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub reason: String,
@@ -19,19 +19,20 @@ pub struct Operation {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// It was answered, and has changed something.
+    /// Acknowledged at this revision: it changed something.
     Done(i64),
-    /// It was answered that there was nothing to change.
+    /// Acknowledged: there was nothing to change.
     Nothing,
-    /// It has failed, and may have changed something, or may yet.
+    /// It failed. It may have taken effect, or may still do.
     Unknown,
 }
 
-/// Who is muted in which room: until when, in Unix milliseconds, and by which call.
+/// The mutes by room and user: the end in Unix milliseconds, and the reason of the call.
 pub type Muted = BTreeMap<(String, String), (Option<u64>, String)>;
 
-/// Holds the operations, each writer's in order, against the history of all; what has ended before
-/// `until_ms` has to be told. Answers who is muted in the end. Errors: everything that cannot be.
+/// Compares the operations, each writer's in order, with the complete history. Each mute that ends
+/// before `until_ms` must have an expiry event. Returns the mutes at the end of the history.
+/// Errors: all contradictions.
 pub fn check(
     writers: &[Vec<Operation>],
     history: &[pb::Change],
@@ -40,23 +41,23 @@ pub fn check(
     let mut faults = Vec::new();
     for pair in history.windows(2) {
         if pair[0].revision >= pair[1].revision {
-            faults.push(format!("history tells {} before {}", pair[0].revision, pair[1].revision));
+            faults.push(format!("history has {} before {}", pair[0].revision, pair[1].revision));
         }
     }
-    let mut told: HashMap<&str, &pb::Change> = HashMap::new();
+    let mut events: HashMap<&str, &pb::Change> = HashMap::new();
     for change in history.iter().filter(|change| !change.reason.is_empty()) {
-        if told.insert(&change.reason, change).is_some() {
+        if events.insert(&change.reason, change).is_some() {
             faults.push(format!("{} has happened twice", change.reason));
         }
     }
     for operations in writers {
-        let mut newest = 0;
+        let mut latest = 0;
         for operation in operations {
-            let change = told.remove(operation.reason.as_str());
-            check_operation(operation, change, &mut newest, &mut faults);
+            let change = events.remove(operation.reason.as_str());
+            check_operation(operation, change, &mut latest, &mut faults);
         }
     }
-    faults.extend(told.into_values().map(|change| format!("nobody has done {change:?}")));
+    faults.extend(events.into_values().map(|change| format!("no operation made {change:?}")));
     let muted = replay(history, until_ms, &mut faults);
     if faults.is_empty() { Ok(muted) } else { Err(faults) }
 }
@@ -64,7 +65,7 @@ pub fn check(
 fn check_operation(
     operation: &Operation,
     change: Option<&pb::Change>,
-    newest: &mut i64,
+    latest: &mut i64,
     faults: &mut Vec<String>,
 ) {
     match (operation.outcome, change) {
@@ -73,7 +74,7 @@ fn check_operation(
         }
         (Outcome::Done(_), None) => faults.push(format!("{operation:?} was acknowledged and lost")),
         (Outcome::Nothing, Some(change)) => {
-            faults.push(format!("{operation:?} was to change nothing and has: {change:?}"))
+            faults.push(format!("{operation:?} was acknowledged as no change, but made {change:?}"))
         }
         _ => {}
     }
@@ -82,19 +83,19 @@ fn check_operation(
     let is_whole =
         change.kind() == pb::ChangeKind::Unmuted || change.users.len() == operation.users.len();
     if change.kind() != operation.kind || change.room != operation.room || !is_part || !is_whole {
-        faults.push(format!("{operation:?} has happened as {change:?}"));
+        faults.push(format!("{operation:?} has the event {change:?}"));
     }
-    // What has failed may come late: after calls that came later, of other users. What was answered
+    // A failed call may take effect late, after later calls for other users. An acknowledged call
     // may not.
     if let Outcome::Done(revision) = operation.outcome {
-        if revision <= *newest {
-            faults.push(format!("{operation:?} came after {newest}"));
+        if revision <= *latest {
+            faults.push(format!("{operation:?} came after {latest}"));
         }
-        *newest = revision;
+        *latest = revision;
     }
 }
 
-/// Applies the history; each end has to be told once, and not before it.
+/// Applies the history. Each end must have one expiry event, and not before the end.
 fn replay(history: &[pb::Change], until_ms: u64, faults: &mut Vec<String>) -> Muted {
     let mut muted = Muted::new();
     for change in history {
@@ -120,8 +121,8 @@ fn replay(history: &[pb::Change], until_ms: u64, faults: &mut Vec<String>) -> Mu
             }
         }
     }
-    let untold = muted.iter().filter(|(_, (end, _))| end.is_some_and(|end| end < until_ms));
-    faults.extend(untold.map(|untold| format!("the end of {untold:?} was never told")));
+    let missing = muted.iter().filter(|(_, (end, _))| end.is_some_and(|end| end < until_ms));
+    faults.extend(missing.map(|mute| format!("the end of {mute:?} has no event")));
     muted
 }
 
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checker_finds_what_cannot_be() {
+    fn the_checker_finds_contradictions() {
         use Outcome::{Done, Nothing, Unknown};
         use pb::ChangeKind::{Expired, Muted, Unmuted};
         let mute = |revision, reason| change(revision, 10, Muted, reason, Some(50));
@@ -172,12 +173,12 @@ mod tests {
         let cases = [
             ("good", vec![done("a", 1)], vec![mute(1, "a"), end(2, 50)], None),
             (
-                "good: failed and came",
+                "good: failed and took effect",
                 vec![operation("a", Muted, Unknown)],
                 vec![mute(1, "a"), end(2, 50)],
                 None,
             ),
-            ("good: failed and did not", vec![operation("a", Muted, Unknown)], vec![], None),
+            ("good: failed without effect", vec![operation("a", Muted, Unknown)], vec![], None),
             ("lost", vec![done("a", 1)], vec![], Some("acknowledged and lost")),
             (
                 "elsewhere",
@@ -191,15 +192,20 @@ mod tests {
                 vec![mute(1, "a"), mute(2, "a"), end(3, 50)],
                 Some("happened twice"),
             ),
-            ("nobody's", vec![], vec![mute(1, "a"), end(2, 50)], Some("nobody has done")),
             (
-                "not to be",
-                vec![operation("a", Muted, Nothing)],
+                "without an operation",
+                vec![],
                 vec![mute(1, "a"), end(2, 50)],
-                Some("was to change nothing"),
+                Some("no operation made"),
             ),
             (
-                "back",
+                "no change expected",
+                vec![operation("a", Muted, Nothing)],
+                vec![mute(1, "a"), end(2, 50)],
+                Some("acknowledged as no change"),
+            ),
+            (
+                "revisions go back",
                 vec![done("a", 2), done("b", 1)],
                 vec![mute(1, "b"), mute(2, "a"), end(3, 50)],
                 Some("came after 2"),
@@ -208,7 +214,7 @@ mod tests {
                 "disorder",
                 vec![done("a", 2)],
                 vec![mute(2, "a"), end(1, 50)],
-                Some("tells 2 before 1"),
+                Some("has 2 before 1"),
             ),
             (
                 "early end",
@@ -222,9 +228,9 @@ mod tests {
                 vec![mute(1, "a"), end(2, 50), end(3, 51)],
                 Some("cannot be after"),
             ),
-            ("no end", vec![done("a", 1)], vec![mute(1, "a")], Some("was never told")),
+            ("no end", vec![done("a", 1)], vec![mute(1, "a")], Some("has no event")),
             (
-                "of nobody muted",
+                "unmute of a user not muted",
                 vec![operation("a", Unmuted, Done(1))],
                 vec![change(1, 10, Unmuted, "a", None)],
                 Some("cannot be after"),

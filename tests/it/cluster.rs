@@ -1,5 +1,5 @@
-//! Several replicas over a real etcd cluster: what one has acknowledged the others have, whichever
-//! member dies.
+//! Several replicas over a real etcd cluster: a write that one acknowledged is visible at the
+//! others, also when a member dies.
 
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ pub async fn readiness(replica: &Process) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
+/// Waits until this holds, for at most 20 s.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !holds().await {
@@ -56,7 +57,7 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_replica_has_acknowledged_another_answers_with() {
+async fn a_write_acknowledged_by_one_replica_is_visible_at_another() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (one, _one) = replica(&etcd);
     let (other, _other) = replica(&etcd);
@@ -73,7 +74,7 @@ async fn what_one_replica_has_acknowledged_another_answers_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
+async fn a_watch_resumes_at_any_replica_from_anothers_revision() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (one, _one) = replica(&etcd);
     let (other, _other) = replica(&etcd);
@@ -81,11 +82,11 @@ async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
     let watcher = other.mutes().await;
     for number in 0..200 {
         let revision = mute(&mut writer, "room", vec![format!("u{number}")]).await.unwrap();
-        // The other replica may not have it yet, which is no reason to say that it is lost.
+        // The other replica may not have this revision yet: it must not report it as lost.
         let (_, begun) = Watch::begun(watcher.clone(), "Open", "", Some(revision)).await;
         assert!(begun >= revision);
     }
-    // What nobody has committed is not waited for.
+    // A revision that was never committed is refused without a wait.
     let lost = mute(&mut writer, "room", vec!["last".into()]).await.unwrap() + 1_000_000;
     let started = Instant::now();
     let refused = Watch::start(watcher, "Open", "", Some(lost)).await.map(drop).unwrap_err();
@@ -93,7 +94,7 @@ async fn a_watch_goes_on_at_any_replica_after_what_another_has_told() {
         (refused.code(), reason(&refused).as_str()),
         (tonic::Code::OutOfRange, "REVISION_COMPACTED")
     );
-    assert!(started.elapsed() < Duration::from_secs(1), "told after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "refused after {:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,13 +151,13 @@ async fn a_repeat_gets_the_first_answer_at_every_replica() {
             &[SERVICE],
         )
     };
-    // So many at a time that some go to the cluster together.
+    // Enough at a time that some share a transaction of the cluster.
     let all = async |mutes: MuteServiceClient<Channel>| {
-        let ask = |number| {
+        let call = |number| {
             let mut mutes = mutes.clone();
             async move { mutes.mute_members(request(number)).await.unwrap().into_inner() }
         };
-        join_all((0..200).map(ask)).await
+        join_all((0..200).map(call)).await
     };
     let first = all(one.mutes().await).await;
     let (late, _late) = replica(&etcd);
@@ -166,7 +167,7 @@ async fn a_repeat_gets_the_first_answer_at_every_replica() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_survive_any_dead_or_hung_member_on_all_replicas() {
+async fn writes_survive_any_killed_or_stopped_member() {
     let Some(mut etcd) = Etcd::start(3, &[]) else { return };
     let (one, _one) = replica(&etcd);
     let (other, _other) = replica(&etcd);
@@ -207,7 +208,7 @@ async fn writes_survive_any_dead_or_hung_member_on_all_replicas() {
             }
             assert!(
                 started.elapsed() < Duration::from_secs(10),
-                "a replica lacks what was acknowledged"
+                "a replica lacks an acknowledged write"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -228,7 +229,7 @@ async fn a_replica_without_its_cluster_says_so_and_refuses_writes() {
         ((200, "ok".into()), (200, "ok".into()))
     );
     etcd.members[0].kill();
-    until("it tells", async || {
+    until("it reports the lost contact", async || {
         readiness(&lenient).await.1.starts_with("no contact with the cluster for")
     })
     .await;
@@ -241,7 +242,7 @@ async fn a_replica_without_its_cluster_says_so_and_refuses_writes() {
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     assert!(started.elapsed() < Duration::from_secs(5), "refused after {:?}", started.elapsed());
     etcd.members[0].start_again();
-    until("all is well again", async || readiness(&strict).await == (200, "ok".into())).await;
+    until("it is ready again", async || readiness(&strict).await == (200, "ok".into())).await;
     mute(&mut writer, "room", vec!["again".into()]).await.unwrap();
     until("the other replica follows again", async || !check(&strict, "again").await.unwrap())
         .await;

@@ -1,5 +1,5 @@
-//! What happens to a cluster while it is operated: its quota fills, it forgets, it wants logins and
-//! certificates, and members are replaced.
+//! Operation of a cluster: a full quota, compaction, restores, logins, certificates, and replaced
+//! members.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -21,7 +21,7 @@ async fn a_full_etcd_quota_refuses_only_writes_until_there_is_room() {
     let (replica, _replica) =
         replica_with(&etcd, &["--max-view-age-seconds", "3", "--refuse-old-views"]);
     let mut mutes = replica.mutes().await;
-    let mut newest = 0;
+    let mut latest_revision = 0;
     let refused = loop {
         let users = (0..100).map(|user| format!("u{user}")).collect();
         let message = pb::MuteMembersRequest {
@@ -32,7 +32,7 @@ async fn a_full_etcd_quota_refuses_only_writes_until_there_is_room() {
             ..Default::default()
         };
         match mutes.mute_members(with(message, &[SERVICE])).await {
-            Ok(answer) => newest = answer.into_inner().revision,
+            Ok(answer) => latest_revision = answer.into_inner().revision,
             Err(status) => break status,
         }
     };
@@ -43,30 +43,29 @@ async fn a_full_etcd_quota_refuses_only_writes_until_there_is_room() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(readiness(&replica).await, (200, "ok".into()));
     assert!(!check(&replica, "u1").await.unwrap());
-    // What an operator does, until there is room: old revisions go, their room is given back, and
-    // the alarm is taken off.
+    // What an operator does until there is room: compact, defragment, and disarm the alarm.
     let member = &etcd.members[0];
     let mut tries = 0;
     let revision = loop {
         etcd.compact().await;
         let _ = member.call("maintenance/defragment", json!({})).await;
         let alarms = member.call("maintenance/alarm", json!({})).await.unwrap_or_default();
-        let off = json!({"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": alarms["alarms"][0]["memberID"]});
-        let _ = member.call("maintenance/alarm", off).await;
+        let disarm = json!({"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": alarms["alarms"][0]["memberID"]});
+        let _ = member.call("maintenance/alarm", disarm).await;
         match mute(&mut mutes, "room", vec!["late".into()]).await {
             Ok(revision) => break revision,
             Err(status) => assert_eq!(reason(&status), "STORE_FULL"),
         }
         tries += 1;
-        assert!(tries < 20, "there is no room");
+        assert!(tries < 20, "no room after {tries} tries");
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
-    assert!(revision > newest);
+    assert!(revision > latest_revision);
     assert_eq!(muted(&mut mutes, "room").await.len(), 101);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
+async fn a_replica_behind_a_compaction_catches_up_with_its_watchers() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let (slept, directory) = replica(&etcd);
     let (awake, _awake) = replica(&etcd);
@@ -78,7 +77,7 @@ async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
         slept.mutes().await.watch(with(message, &[SERVICE])).await.unwrap().into_inner();
     watch.message().await.unwrap();
     slept.signal("-STOP");
-    // Its watch is gone with the member, and what it missed with the compaction.
+    // The restart ends its watch, and the compaction drops what it missed.
     etcd.members[0].kill();
     etcd.members[0].start_again();
     until("the other writes again", async || {
@@ -105,30 +104,35 @@ async fn a_replica_compacted_past_catches_up_and_so_do_its_watchers() {
     .await;
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     assert!(log.contains("the cluster was compacted behind this replica"), "{log}");
-    // What the watch of the cluster did not bring is in the service's own history.
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    // The cluster's watch has lost these changes; the service's own history has them.
+    let mut changes = Vec::new();
+    while changes.len() < 2 {
         if let Some(pb::watch_response::Event::Change(change)) =
             watch.message().await.unwrap().unwrap().event
         {
-            told.push((change.kind(), change.users));
+            changes.push((change.kind(), change.users));
         }
     }
     use pb::ChangeKind::{Muted, Unmuted};
-    assert_eq!(told, [(Muted, vec!["meanwhile".to_owned()]), (Unmuted, vec!["before".to_owned()])]);
+    assert_eq!(
+        changes,
+        [(Muted, vec!["meanwhile".to_owned()]), (Unmuted, vec!["before".to_owned()])]
+    );
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_put_back_to_an_older_state_restarts_its_replicas() {
+async fn a_cluster_restored_to_an_older_state_stops_its_replicas() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
     let (mut behind, directory) = replica(&etcd);
     let (writer, _writer) = replica(&etcd);
     mute(&mut writer.mutes().await, "room", vec!["before".into()]).await.unwrap();
     let disk = etcd.disk(0);
     let kept = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, to: &Path| {
-        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
-    };
     etcd.members[0].kill();
     copy(&disk, &kept.path().join("kept"));
     etcd.members[0].start_again();
@@ -153,8 +157,8 @@ async fn a_cluster_put_back_to_an_older_state_restarts_its_replicas() {
     assert_eq!(muted(&mut again.mutes().await, "room").await, ["after", "before"]);
 }
 
-/// As `etcdutl snapshot restore --bump-revision` leaves a cluster: older records, and revisions
-/// above all that were ever given out.
+/// As after `etcdutl snapshot restore --bump-revision`: older records, and revisions above all that
+/// were ever used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     let Some(mut etcd) = Etcd::start(1, &[]) else { return };
@@ -162,9 +166,6 @@ async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     mute(&mut behind.mutes().await, "room", vec!["before".into()]).await.unwrap();
     let disk = etcd.disk(0);
     let kept = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, to: &Path| {
-        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success())
-    };
     etcd.members[0].kill();
     copy(&disk, &kept.path().join("kept"));
     etcd.members[0].start_again();
@@ -192,7 +193,7 @@ async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
     assert_eq!(behind.exit_code(Duration::from_secs(20)), Some(1));
     let log = fs::read_to_string(directory.path().join("log")).unwrap();
     assert!(log.contains("an older state has replaced"), "{log}");
-    // It is answered, or its connection ends: it does not hang.
+    // The write is answered or its connection ends; it does not hang.
     let _ = tokio::time::timeout(Duration::from_secs(5), write)
         .await
         .expect("the write hangs")
@@ -200,8 +201,8 @@ async fn a_bumped_restore_of_the_cluster_stops_replicas_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
-    // A token that is not used for a second has ended.
+async fn an_expired_login_is_renewed_and_a_refused_one_reported() {
+    // The token of a login expires after a second without use.
     let Some(mut etcd) = Etcd::start(1, &["--auth-token-ttl", "1"]) else { return };
     let member = &etcd.members[0];
     until("it answers", async || {
@@ -209,7 +210,7 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
     })
     .await;
     let below = json!({"permType": "READWRITE", "key": STANDARD.encode("mute/"), "range_end": STANDARD.encode("mute0")});
-    for (call, question) in [
+    for (call, request) in [
         ("auth/role/grant", json!({"name": "mute", "perm": below})),
         ("auth/user/add", json!({"name": "mute", "password": "secret of mute"})),
         ("auth/user/grant", json!({"user": "mute", "role": "mute"})),
@@ -218,7 +219,7 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
         ("auth/user/grant", json!({"user": "root", "role": "root"})),
         ("auth/enable", json!({})),
     ] {
-        assert!(member.call(call, question).await.is_some(), "{call}");
+        assert!(member.call(call, request).await.is_some(), "{call}");
     }
     let files = tempfile::tempdir().unwrap();
     let password = |name: &str, text: &str| {
@@ -228,7 +229,7 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
     };
     let right = password("right", "secret of mute\n");
     let wrong = password("wrong", "guess\n");
-    for (arguments, told) in [
+    for (arguments, expected) in [
         (vec![], "none is configured, and the cluster requires one: set --etcd-user"),
         (vec!["--etcd-user", "mute", "--etcd-password-file", &wrong], "authentication failed"),
         (
@@ -236,10 +237,10 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
             "permission denied",
         ),
     ] {
-        let said = refused(&etcd, &arguments);
+        let error = startup_error(&etcd, &arguments);
         assert!(
-            said.contains(told) && !said.contains("secret") && !said.contains("guess"),
-            "{told}: {said}"
+            error.contains(expected) && !error.contains("secret") && !error.contains("guess"),
+            "{expected}: {error}"
         );
     }
     let (replica, _replica) =
@@ -249,19 +250,19 @@ async fn an_ended_login_is_repeated_and_a_refused_one_reported() {
         mute(&mut mutes, "room", vec![format!("u{round}")]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1_300)).await;
     }
-    // A member that starts again knows no token of before.
+    // A restarted member does not know earlier tokens.
     etcd.members[0].kill();
     etcd.members[0].start_again();
-    until("writes go on", async || {
+    until("writes continue", async || {
         mute(&mut mutes.clone(), "room", vec!["again".into()]).await.is_ok()
     })
     .await;
-    until("the feed goes on", async || !check(&replica, "again").await.unwrap()).await;
+    until("the feed continues", async || !check(&replica, "again").await.unwrap()).await;
     assert_eq!(muted(&mut mutes, "room").await, ["again", "u0", "u1", "u2"]);
 }
 
-/// What the program says where it cannot start.
-fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
+/// What the program prints when it cannot start.
+fn startup_error(etcd: &Etcd, arguments: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     fs::write(&config, "").unwrap();
@@ -291,7 +292,7 @@ fn refused(etcd: &Etcd, arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_tls_both_sides_show_their_certificates() {
+async fn over_tls_both_sides_verify_certificates() {
     let files = tempfile::tempdir().unwrap();
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
     let ours = Authority::new(files.path(), "ca");
@@ -312,7 +313,7 @@ async fn over_tls_both_sides_show_their_certificates() {
     let Some(etcd) = Etcd::start_at(&[addr], &arguments, |_, program| Command::new(program)) else {
         return;
     };
-    let as_one = |name: &str, ca: &str| {
+    let client_arguments = |name: &str, ca: &str| {
         [
             "--etcd-ca",
             &path(ca),
@@ -324,10 +325,10 @@ async fn over_tls_both_sides_show_their_certificates() {
         .map(str::to_owned)
     };
     for (name, ca) in [("client", "other-ca.pem"), ("stranger", "ca.pem")] {
-        let arguments = as_one(name, ca);
-        refused(&etcd, &arguments.each_ref().map(String::as_str));
+        let arguments = client_arguments(name, ca);
+        startup_error(&etcd, &arguments.each_ref().map(String::as_str));
     }
-    let arguments = as_one("client", "ca.pem");
+    let arguments = client_arguments("client", "ca.pem");
     let (replica, _replica) = replica_with(&etcd, &arguments.each_ref().map(String::as_str));
     mute(&mut replica.mutes().await, "room", vec!["u".into()]).await.unwrap();
     assert!(!check(&replica, "u").await.unwrap());
@@ -342,7 +343,7 @@ async fn members_are_replaced_one_by_one_under_a_running_replica() {
     for number in 0..2 {
         etcd.replace(number).await;
         let user = format!("u{number}");
-        until("writes go on", async || {
+        until("writes continue", async || {
             mute(&mut mutes.clone(), "room", vec![user.clone()]).await.is_ok()
         })
         .await;

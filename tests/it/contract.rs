@@ -1,5 +1,5 @@
-//! The store's contract, one function a clause, for every engine. The clauses stand at the top of
-//! `src/store/contract.rs`.
+//! The store's contract, tested clause by clause for every engine. `src/store/contract.rs` lists
+//! the clauses.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,9 +13,9 @@ use crate::{double::Double, etcd::Etcd};
 
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
-/// Opens the engine under test, anew at each call, on the same place.
-async fn open(place: &Location) -> Arc<dyn Store> {
-    store::open(place, KEEP_ALL).await.unwrap()
+/// Opens the engine under test. Every call opens the same location again.
+async fn open(location: &Location) -> Arc<dyn Store> {
+    store::open(location, KEEP_ALL).await.unwrap()
 }
 
 fn put(key: &str, value: &str) -> Operation {
@@ -35,7 +35,7 @@ fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
     }
 }
 
-fn expecting(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
+fn with_precondition(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
     Batch { preconditions: vec![Precondition { key: key.into(), revision }], ..batch([operation]) }
 }
 
@@ -55,17 +55,17 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 async fn follow(store: &dyn Store, after: Revision, count: usize) -> Vec<Arc<Commit>> {
-    let is_of_something = |commit: &Arc<Commit>| !commit.event.is_empty();
+    let has_event = |commit: &Arc<Commit>| !commit.event.is_empty();
     let feed = store
         .watch(after)
         .await
         .unwrap()
-        .try_filter(|commit| std::future::ready(is_of_something(commit)));
+        .try_filter(|commit| std::future::ready(has_event(commit)));
     feed.take(count).try_collect().await.unwrap()
 }
 
-async fn clause_1_a_commit_is_atomic_and_applied_in_order(place: &Location) {
-    let store = open(place).await;
+async fn clause_1_a_commit_is_atomic_and_applied_in_order(location: &Location) {
+    let store = open(location).await;
     store.commit(batch([put("a/1", "x"), put("a/2", "x"), put("b/1", "x")])).await.unwrap();
     store
         .commit(batch([
@@ -80,14 +80,14 @@ async fn clause_1_a_commit_is_atomic_and_applied_in_order(place: &Location) {
     assert_eq!(read(&*store).await, pairs(&[("a/1", "z"), ("a/2", "x")]));
 }
 
-async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Location) {
-    let store = open(place).await;
+async fn clause_1_concurrent_commits_are_each_atomic(location: &Location) {
+    let store = open(location).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
             let keys = (0..8).map(|key| put(&format!("{writer:02}/{key}"), "x"));
             store.commit(batch(keys)).await.unwrap();
-            // Sees what the same group of commits may still be holding back.
+            // These deletes follow puts that may still wait in the same group of commits.
             store
                 .commit(batch((0..8).map(|key| delete(&format!("{writer:02}/{key}")))))
                 .await
@@ -108,21 +108,20 @@ async fn clause_1_commits_at_the_same_moment_are_each_whole(place: &Location) {
     assert!(entries.iter().all(|entry| entry.key.ends_with(b"/last")));
 }
 
-async fn clause_2_revisions_increase_and_survive_restarts(place: &Location) {
-    let store = open(place).await;
+async fn clause_2_revisions_increase_and_survive_restarts(location: &Location) {
+    let store = open(location).await;
     assert_eq!(entries(&*store).await.1, Vec::new());
     let first = store.commit(batch([put("a", "1")])).await.unwrap();
     store.close().await.unwrap();
     drop(store);
-    let store = open(place).await;
+    let store = open(location).await;
     let second = store.commit(batch([put("b", "2")])).await.unwrap();
     assert!(second > first && first > 0);
     drop(store);
-    let store = open(place).await;
+    let store = open(location).await;
     let (revision, entries) = entries(&*store).await;
     assert!(revision >= second);
-    // A record is known by its revision: whoever expects the one that the commit was answered with
-    // is right.
+    // A precondition on the revision with which the commit was answered holds.
     assert!(
         first <= second
             && entries[0].revision <= first
@@ -130,12 +129,12 @@ async fn clause_2_revisions_increase_and_survive_restarts(place: &Location) {
             && entries[1].revision > first
     );
     for (key, revision) in [("a", first), ("b", second)] {
-        store.commit(expecting(key, Some(revision), put(key, "3"))).await.unwrap();
+        store.commit(with_precondition(key, Some(revision), put(key, "3"))).await.unwrap();
     }
 }
 
-async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Location) {
-    let store = open(place).await;
+async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(location: &Location) {
+    let store = open(location).await;
     // Enough records for several pages, the first and the last always written together.
     for chunk in 0..30 {
         store
@@ -163,11 +162,11 @@ async fn clause_3_a_snapshot_is_of_one_revision_while_others_write(place: &Locat
     writer.await.unwrap();
 }
 
-async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Location) {
-    let store = open(place).await;
+async fn clause_3_a_snapshot_has_every_key_of_any_shape(location: &Location) {
+    let store = open(location).await;
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    // Many below one prefix, one below each of many, prefixes of each other, the ends of the
-    // alphabet.
+    // Many keys below one prefix, one below each of many prefixes, keys that are prefixes of
+    // others, and the lowest and highest bytes.
     keys.extend((0..12_000).map(|number| format!("r/one room/{number:06}").into_bytes()));
     keys.extend((0..4_000_u32).map(|number| format!("r/{number:04}/{number:x}").into_bytes()));
     keys.extend((0..400_u32).map(|number| vec![b'x'; number as usize + 1]));
@@ -188,7 +187,7 @@ async fn clause_3_a_snapshot_has_every_key_whatever_keys_are_like(place: &Locati
     assert_eq!(copy.records.len(), keys.len() - 1);
 }
 
-/// A copy of all records, as whoever follows a store builds it.
+/// A copy of all records, as a follower of the store builds it.
 type Records = BTreeMap<Vec<u8>, (Vec<u8>, Revision)>;
 
 fn apply(records: &mut Records, operation: Operation, revision: Revision) {
@@ -205,7 +204,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// As of the moment when it is complete.
+    /// Follows the store until the copy is complete.
     async fn of(store: &dyn Store) -> Self {
         let mut copy =
             Self { updates: store.follow().await.unwrap(), records: BTreeMap::new(), revision: 0 };
@@ -249,8 +248,8 @@ impl Copy {
     }
 }
 
-async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
-    let store = open(place).await;
+async fn clause_9_a_copy_equals_the_store_under_any_writes(location: &Location) {
+    let store = open(location).await;
     let key = |number: u32| format!("k{number:05}");
     let mut commits = Vec::new();
     for chunk in 0..60 {
@@ -266,8 +265,7 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
             let mut number = writer;
             let mut commits = Vec::new();
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                // Before, at and behind wherever the copy is being read, and keys that were not
-                // there.
+                // Keys before, at and after the position of the copy's reader, and new keys.
                 number = (number * 7_919 + 13) % 6_200;
                 let operation = if number.is_multiple_of(3) {
                     delete(&key(number))
@@ -286,7 +284,7 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
     let mut complete = Vec::new();
     let mut followed = Copy::of(&*store).await;
     for _ in 0..5 {
-        // One that is read on while the next is built.
+        // The first copy continues while the next is built.
         let next = Copy::of(&*store).await;
         complete.push((next.revision, next.records));
         followed.reach(store.latest_revision().await.unwrap()).await;
@@ -294,9 +292,9 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
     is_done.store(true, std::sync::atomic::Ordering::Relaxed);
     let last = Copy::of(&*store).await;
     complete.push((last.revision, last.records));
-    let newest = store.latest_revision().await.unwrap();
+    let latest = store.latest_revision().await.unwrap();
     for writer in writers {
-        followed.reach(newest).await;
+        followed.reach(latest).await;
         commits.extend(writer.await.unwrap());
     }
     followed.reach(store.latest_revision().await.unwrap()).await;
@@ -305,8 +303,9 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
         entries.into_iter().map(|entry| (entry.key, (entry.value, entry.revision))).collect();
     assert!(followed.records == records, "the copy that followed differs");
     commits.sort_unstable_by_key(|(revision, _)| *revision);
-    // Commits of a cluster that became durable together come together, as the first of them.
-    let group = if matches!(place, Location::Cluster(_)) { 128 } else { 1 };
+    // Commits that became durable in one transaction of the cluster arrive as one commit, with the
+    // revision of the first.
+    let group = if matches!(location, Location::Cluster(_)) { 128 } else { 1 };
     for (revision, found) in complete {
         let mut records = BTreeMap::new();
         for (revision, operations) in
@@ -320,8 +319,8 @@ async fn clause_9_a_copy_equals_the_store_under_any_writes(place: &Location) {
     }
 }
 
-async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location) {
-    let store = open(place).await;
+async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(location: &Location) {
+    let store = open(location).await;
     let commit =
         async |number: usize| store.commit(batch([put("k", &number.to_string())])).await.unwrap();
     let mut committed = Vec::new();
@@ -344,12 +343,12 @@ async fn clause_4_a_watcher_gets_every_commit_once_and_in_order(place: &Location
     );
 }
 
-async fn clause_4_snapshot_and_feed_are_everything(place: &Location) {
-    let store = open(place).await;
+async fn clause_4_snapshot_and_feed_together_are_complete(location: &Location) {
+    let store = open(location).await;
     store.commit(batch([put("a", "1")])).await.unwrap();
     store.close().await.unwrap();
     drop(store);
-    let store = open(place).await;
+    let store = open(location).await;
     let (revision, entries) = entries(&*store).await;
     assert_eq!(entries.len(), 1);
     let next = store.commit(batch([put("b", "2")])).await.unwrap();
@@ -360,8 +359,8 @@ async fn clause_4_snapshot_and_feed_are_everything(place: &Location) {
     );
 }
 
-async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Location) {
-    let store = open(place).await;
+async fn clause_4_a_watch_from_a_dropped_revision_is_refused(location: &Location) {
+    let store = open(location).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -391,38 +390,38 @@ async fn clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so(place: &Locatio
     assert_eq!(kept.iter().map(|commit| commit.revision).collect::<Vec<_>>(), committed[6_395..]);
 }
 
-async fn clause_5_an_expectation_that_does_not_hold_changes_nothing(place: &Location) {
-    let store = open(place).await;
-    let first = store.commit(expecting("k", None, put("k", "1"))).await.unwrap();
+async fn clause_5_a_failed_precondition_changes_nothing(location: &Location) {
+    let store = open(location).await;
+    let first = store.commit(with_precondition("k", None, put("k", "1"))).await.unwrap();
     for wrong in [None, Some(first + 1_000)] {
-        let refused = store.commit(expecting("k", wrong, put("k", "2"))).await;
+        let refused = store.commit(with_precondition("k", wrong, put("k", "2"))).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
     }
     assert_eq!(read(&*store).await, pairs(&[("k", "1")]));
-    let second = store.commit(expecting("k", Some(first), put("k", "3"))).await.unwrap();
+    let second = store.commit(with_precondition("k", Some(first), put("k", "3"))).await.unwrap();
     assert_eq!(read(&*store).await, pairs(&[("k", "3")]));
     store.commit(batch([delete("k")])).await.unwrap();
-    assert!(store.commit(expecting("k", Some(second), put("k", "4"))).await.is_err());
-    assert!(store.commit(expecting("k", None, put("k", "5"))).await.is_ok());
+    assert!(store.commit(with_precondition("k", Some(second), put("k", "4"))).await.is_err());
+    assert!(store.commit(with_precondition("k", None, put("k", "5"))).await.is_ok());
 }
 
-async fn clause_5_of_many_with_the_same_expectation_one_gets_through(place: &Location) {
-    let store = open(place).await;
+async fn clause_5_one_of_many_with_equal_preconditions_succeeds(location: &Location) {
+    let store = open(location).await;
     let writers = (0..64).map(|writer| {
         let store = store.clone();
         tokio::spawn(async move {
-            store.commit(expecting("k", None, put("k", &writer.to_string()))).await.is_ok()
+            store.commit(with_precondition("k", None, put("k", &writer.to_string()))).await.is_ok()
         })
     });
-    let mut through = 0;
+    let mut succeeded = 0;
     for writer in writers.collect::<Vec<_>>() {
-        through += usize::from(writer.await.unwrap());
+        succeeded += usize::from(writer.await.unwrap());
     }
-    assert_eq!((through, read(&*store).await.len()), (1, 1));
+    assert_eq!((succeeded, read(&*store).await.len()), (1, 1));
 }
 
-async fn clause_6_keys_and_values_are_any_bytes(place: &Location) {
-    let store = open(place).await;
+async fn clause_6_keys_and_values_are_any_bytes(location: &Location) {
+    let store = open(location).await;
     let key = vec![0, 255, b'/', 0];
     let operations = vec![
         Operation::Put { key: key.clone(), value: Vec::new() },
@@ -430,12 +429,12 @@ async fn clause_6_keys_and_values_are_any_bytes(place: &Location) {
     ];
     store.commit(batch(operations)).await.unwrap();
     drop(store);
-    let (_, entries) = entries(&*open(place).await).await;
+    let (_, entries) = entries(&*open(location).await).await;
     assert_eq!((&entries[0].key, entries[0].value.len()), (&key, 0));
     assert_eq!((&entries[1].key, entries[1].value.len()), (&vec![255], 10_000));
 }
 
-/// A stretch of history; the number of each event, as `make_history` has made it, is in its time.
+/// A range of the history. Checks that each event has the content that `make_history` gave it.
 async fn history(
     store: &dyn Store,
     range: EventRange,
@@ -444,17 +443,17 @@ async fn history(
 ) -> Vec<StoredEvent> {
     let events = store.events(range, newest_first, limit).await.unwrap();
     assert!(
-        events.iter().all(|logged| logged.event == format!("e{}", logged.at_ms / 10).into_bytes())
+        events.iter().all(|stored| stored.event == format!("e{}", stored.at_ms / 10).into_bytes())
     );
     events
 }
 
 fn numbers(events: &[StoredEvent]) -> Vec<u64> {
-    events.iter().map(|logged| logged.at_ms / 10).collect()
+    events.iter().map(|stored| stored.at_ms / 10).collect()
 }
 
-/// Commits this many, each with an event of its own and a time of ten times its number, and answers
-/// their revisions.
+/// Makes this many commits, each with an event of its own and a time of ten times its number.
+/// Returns their revisions.
 async fn make_history(store: &dyn Store, from: u64, count: u64) -> Vec<Revision> {
     let mut revisions = Vec::new();
     for number in from..from + count {
@@ -472,35 +471,35 @@ fn counted(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
     numbers.collect()
 }
 
-async fn clause_7_history_has_every_event_once_in_both_orders(place: &Location) {
-    let store = open(place).await;
+async fn clause_7_history_has_every_event_once_in_both_orders(location: &Location) {
+    let store = open(location).await;
     let all = EventRange::default();
     assert!(history(&*store, all, false, 10).await.is_empty());
     assert!(
         history(&*store, EventRange { after: Some(0), before: None }, true, 10).await.is_empty()
     );
-    // That of event 1 is at place 1.
+    // The revision of event 1 has index 1.
     let mut revisions = vec![0];
     revisions.extend(make_history(&*store, 1, 20).await);
     store.close().await.unwrap();
     drop(store);
-    let store = open(place).await;
+    let store = open(location).await;
     revisions.extend(make_history(&*store, 21, 20).await);
-    let told = history(&*store, all, false, 1_000).await;
-    assert_eq!(told.iter().map(|logged| logged.revision).collect::<Vec<_>>(), revisions[1..]);
-    assert_eq!(numbers(&told), counted(1..=40));
+    let listed = history(&*store, all, false, 1_000).await;
+    assert_eq!(listed.iter().map(|stored| stored.revision).collect::<Vec<_>>(), revisions[1..]);
+    assert_eq!(numbers(&listed), counted(1..=40));
     assert_eq!(numbers(&history(&*store, all, true, 1_000).await), counted((1..=40).rev()));
     let middle = EventRange { after: Some(revisions[10]), before: Some(revisions[31]) };
     assert_eq!(numbers(&history(&*store, middle, false, 15).await), counted(11..=25));
     assert_eq!(numbers(&history(&*store, middle, true, 15).await), counted((16..=30).rev()));
-    let nothing = [
+    let empty_ranges = [
         (revisions[40], None),
         (revisions[40] + 1_000, None),
         (Revision::MAX, None),
         (revisions[20], Some(revisions[21])),
         (revisions[20], Some(revisions[5])),
     ];
-    for (after, before) in nothing {
+    for (after, before) in empty_ranges {
         assert!(
             history(&*store, EventRange { after: Some(after), before }, true, 10).await.is_empty(),
             "{after} {before:?}"
@@ -510,37 +509,37 @@ async fn clause_7_history_has_every_event_once_in_both_orders(place: &Location) 
     assert_eq!(numbers(&history(&*store, beyond, true, 1).await), [40]);
 }
 
-async fn clause_7_history_survives_a_crash(place: &Location) {
+async fn clause_7_history_survives_a_crash(location: &Location) {
     for round in 0..3 {
-        let store = open(place).await;
+        let store = open(location).await;
         make_history(&*store, round * 20 + 1, 20).await;
         if round == 1 {
             store.close().await.unwrap();
         }
     }
-    let store = open(place).await;
+    let store = open(location).await;
     let all = EventRange { after: Some(0), before: None };
     assert_eq!(numbers(&history(&*store, all, false, 1_000).await), counted(1..=60));
     assert_eq!(numbers(&history(&*store, all, true, 50).await), counted((11..=60).rev()));
 }
 
-async fn clause_7_dropped_history_is_reported_without_holes(place: &Location) {
-    // Engines let go of old events many at a time: one of them when it is closed, the other beside
-    // its commits.
+async fn clause_7_dropped_history_is_reported_without_holes(location: &Location) {
+    // Engines drop old events many at a time: one of them when it is closed, the other while it
+    // commits.
     let mut made = 0;
     let mut kept = Vec::new();
-    let mut store = open(place).await;
+    let mut store = open(location).await;
     while kept.len() as u64 == made {
-        assert!(made < 2_000, "nothing was let go of");
+        assert!(made < 2_000, "nothing was dropped");
         store.close().await.unwrap();
         drop(store);
         let keeping_ten =
-            store::open(place, Retention { events: 10, age_ms: u64::MAX }).await.unwrap();
+            store::open(location, Retention { events: 10, age_ms: u64::MAX }).await.unwrap();
         make_history(&*keeping_ten, made + 1, 20).await;
         keeping_ten.close().await.unwrap();
         drop(keeping_ten);
-        store = open(place).await;
-        // It comes after what the other may still have sent.
+        store = open(location).await;
+        // This commit comes after everything that the closed store may still have sent.
         make_history(&*store, made + 21, 1).await;
         made += 21;
         kept = history(&*store, EventRange::default(), false, 3_000).await;
@@ -550,13 +549,16 @@ async fn clause_7_dropped_history_is_reported_without_holes(place: &Location) {
     assert_eq!(numbers(&kept), counted(oldest..=made));
     for newest_first in [true, false] {
         let after = |after| EventRange { after: Some(after), before: None };
-        let Err(StoreError::Compacted { oldest: told }) =
+        let Err(StoreError::Compacted { oldest: reported }) =
             store.events(after(0), newest_first, 1).await
         else {
-            panic!("what is gone is not told");
+            panic!("dropped events are not reported");
         };
-        assert!(told <= kept[0].revision);
-        assert_eq!(history(&*store, after(told - 1), newest_first, 1_000).await.len(), kept.len());
+        assert!(reported <= kept[0].revision);
+        assert_eq!(
+            history(&*store, after(reported - 1), newest_first, 1_000).await.len(),
+            kept.len()
+        );
         let before = EventRange { after: None, before: Some(kept[0].revision) };
         assert!(history(&*store, before, newest_first, 10).await.is_empty());
     }
@@ -566,8 +568,8 @@ async fn clause_7_dropped_history_is_reported_without_holes(place: &Location) {
     );
 }
 
-async fn clause_7_history_is_read_while_others_write(place: &Location) {
-    let store = open(place).await;
+async fn clause_7_history_is_read_while_others_write(location: &Location) {
+    let store = open(location).await;
     let writer = {
         let store = store.clone();
         tokio::spawn(async move { make_history(&*store, 1, 300).await })
@@ -578,19 +580,19 @@ async fn clause_7_history_is_read_while_others_write(place: &Location) {
         read.extend(history(&*store, EventRange { after, before: None }, false, 7).await);
     }
     assert_eq!(
-        read.iter().map(|logged| logged.revision).collect::<Vec<_>>(),
+        read.iter().map(|stored| stored.revision).collect::<Vec<_>>(),
         writer.await.unwrap()
     );
     assert_eq!(numbers(&read), counted(1..=300));
 }
 
-async fn clause_8_the_latest_revision_is_linearizable(place: &Location) {
-    let store = open(place).await;
+async fn clause_8_the_latest_revision_is_linearizable(location: &Location) {
+    let store = open(location).await;
     for number in 0..20 {
         let answered = store.commit(batch([put("key", &number.to_string())])).await.unwrap();
-        let newest = store.latest_revision().await.unwrap();
+        let latest = store.latest_revision().await.unwrap();
         let next = store.commit(batch([put("key", "next")])).await.unwrap();
-        assert!((answered..next).contains(&newest), "{newest} between {answered} and {next}");
+        assert!((answered..next).contains(&latest), "{latest} between {answered} and {next}");
     }
 }
 
@@ -613,7 +615,7 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $clause() {
                     if let Some(etcd) = super::Etcd::start(1, &[]) {
-                        super::$clause(&etcd.place()).await;
+                        super::$clause(&etcd.location()).await;
                     }
                 }
             )+
@@ -623,7 +625,7 @@ macro_rules! contract {
             $(
                 #[tokio::test(start_paused = true)]
                 async fn $clause() {
-                    super::$clause(&super::Double::new(1).place()).await;
+                    super::$clause(&super::Double::new(1).location()).await;
                 }
             )+
         }
@@ -632,15 +634,15 @@ macro_rules! contract {
 
 contract!(
     clause_1_a_commit_is_atomic_and_applied_in_order,
-    clause_1_commits_at_the_same_moment_are_each_whole,
+    clause_1_concurrent_commits_are_each_atomic,
     clause_2_revisions_increase_and_survive_restarts,
     clause_3_a_snapshot_is_of_one_revision_while_others_write,
-    clause_3_a_snapshot_has_every_key_whatever_keys_are_like,
+    clause_3_a_snapshot_has_every_key_of_any_shape,
     clause_4_a_watcher_gets_every_commit_once_and_in_order,
-    clause_4_snapshot_and_feed_are_everything,
-    clause_4_a_watcher_of_what_is_no_longer_kept_is_told_so,
-    clause_5_an_expectation_that_does_not_hold_changes_nothing,
-    clause_5_of_many_with_the_same_expectation_one_gets_through,
+    clause_4_snapshot_and_feed_together_are_complete,
+    clause_4_a_watch_from_a_dropped_revision_is_refused,
+    clause_5_a_failed_precondition_changes_nothing,
+    clause_5_one_of_many_with_equal_preconditions_succeeds,
     clause_6_keys_and_values_are_any_bytes,
     clause_7_history_has_every_event_once_in_both_orders,
     clause_7_history_survives_a_crash,

@@ -1,5 +1,5 @@
-//! kill -9 at random moments, again and again on one directory: what was acknowledged is there with
-//! its exact fields, a call is there whole or not at all, and revisions never go back.
+//! kill -9 at random moments, repeatedly on one directory: every acknowledged write is there with
+//! its exact fields, each call took effect completely or not at all, and revisions never decrease.
 //! `MUTE_TEST_KILLS` sets how often, `MUTE_TEST_SEED` repeats a run.
 
 use std::time::Duration;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use rand::RngExt as _;
 
 use crate::{
-    ledger::{Habit, Ledger, random, setting},
+    ledger::{Ledger, Workload, random, setting},
     process::Process,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_loses_no_acknowledged_write_and_halves_none() {
+async fn a_kill_loses_no_acknowledged_write_and_splits_no_call() {
     let kills = setting("MUTE_TEST_KILLS").unwrap_or(50);
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::new(8, Habit { users: 3, reason_bytes: 0, calls: usize::MAX });
+    let mut ledger = Ledger::new(8, Workload { users: 3, reason_bytes: 0, calls: usize::MAX });
     for kill in 1..=kills {
         if kill % 100 == 0 {
             println!("{kill} kills");

@@ -1,5 +1,5 @@
-//! What is deleted counts for nothing from the commit of the deletion on: before it is swept, after
-//! any restart, and beside what is written anew.
+//! Deleted records have no effect from the commit of the deletion on: before the sweep, after a
+//! restart, and next to newer records.
 
 use std::path::Path;
 
@@ -20,8 +20,8 @@ const APP: &str = "a";
 async fn open(directory: &Path) -> (std::sync::Arc<dyn Store>, LoadedView) {
     let retention = Retention { events: 1_000_000, age_ms: u64::MAX };
     let store = store::open(&Location::directory(directory), retention).await.unwrap();
-    let filled = View::load(&*store).await.unwrap();
-    (store, filled)
+    let loaded = View::load(&*store).await.unwrap();
+    (store, loaded)
 }
 
 fn restriction() -> Restriction {
@@ -36,7 +36,7 @@ fn batch() -> Batch {
     Batch::of(&Event::new(EventKind::Muted, APP, "", 1))
 }
 
-/// One of each record of a room, with a notification mute of it, and whether it is registered.
+/// One record of each kind that a room has, and a notification mute of the room.
 fn filled_room(is_registered: bool) -> Batch {
     let app = APP;
     let room = "r";
@@ -56,8 +56,8 @@ fn filled_room(is_registered: bool) -> Batch {
     batch
 }
 
-/// What a reader finds: registration, ban, member mute, place on the allow list, no push, and the
-/// rooms on the client's list.
+/// What a reader finds: whether the room is registered and banned, the user is muted, allowed and
+/// push muted; and the rooms on the client's list.
 fn found(view: &View) -> ([bool; 5], Vec<String>) {
     let of_room = view.room(APP, "r", |room| {
         room.map(|room| {
@@ -89,30 +89,31 @@ async fn commit(store: &dyn Store, view: &View, batch: Batch) -> Revision {
 async fn a_deleted_room_is_empty_at_once_and_after_a_restart() {
     for is_registered in [true, false] {
         let directory = tempfile::tempdir().unwrap();
-        let (store, filled) = open(directory.path()).await;
-        let view = filled.view.clone();
-        let follower = tokio::spawn(filled.follow(store.clone()));
+        let (store, loaded) = open(directory.path()).await;
+        let view = loaded.view.clone();
+        let follower = tokio::spawn(loaded.follow(store.clone()));
         commit(&*store, &view, filled_room(is_registered)).await;
         assert_eq!(found(&view), ([is_registered, true, true, true, true], vec!["r".to_owned()]));
         let mut delete = batch();
         delete.delete_room(APP, "r");
         commit(&*store, &view, delete).await;
         assert_eq!(found(&view), NOTHING);
-        // Nobody has swept: all of it is stored still. A kill and an orderly stop leave the same.
+        // Without a sweep, all records are still stored. A kill and an orderly stop leave the same
+        // state.
         for is_orderly in [false, true, false] {
             follower.abort();
-            let (again, filled) = open_again(&directory, &store, is_orderly).await;
-            assert_eq!(found(&filled.view), NOTHING);
+            let (again, loaded) = open_again(&directory, &store, is_orderly).await;
+            assert_eq!(found(&loaded.view), NOTHING);
             assert_eq!(
-                filled.view.leftovers(10).iter().map(|leftover| leftover.keys.len()).sum::<usize>(),
+                loaded.view.leftovers(10).iter().map(|leftover| leftover.keys.len()).sum::<usize>(),
                 4
             );
-            drop((again, filled));
+            drop((again, loaded));
         }
-        // What is written anew counts, whatever the tombstone ends.
-        let (store, filled) = open_again(&directory, &store, false).await;
-        let view = filled.view.clone();
-        tokio::spawn(filled.follow(store.clone()));
+        // Records written after the tombstone are in force.
+        let (store, loaded) = open_again(&directory, &store, false).await;
+        let view = loaded.view.clone();
+        tokio::spawn(loaded.follow(store.clone()));
         commit(&*store, &view, filled_room(is_registered)).await;
         let all = ([is_registered, true, true, true, true], vec!["r".to_owned()]);
         assert_eq!(found(&view), all);
@@ -120,7 +121,7 @@ async fn a_deleted_room_is_empty_at_once_and_after_a_restart() {
     }
 }
 
-/// A copy of the directory, opened: the store that has it open stays as it is.
+/// Opens a copy of the directory. The store that has the original open is not touched.
 async fn open_again(
     directory: &tempfile::TempDir,
     store: &std::sync::Arc<dyn Store>,
@@ -130,8 +131,8 @@ async fn open_again(
     crate::embedded::copy(directory.path(), &elsewhere);
     assert!(store.latest_revision().await.is_ok());
     if is_orderly {
-        let (store, filled) = open(&elsewhere).await;
-        drop(filled);
+        let (store, loaded) = open(&elsewhere).await;
+        drop(loaded);
         store.close().await.unwrap();
     }
     open(&elsewhere).await
@@ -140,9 +141,9 @@ async fn open_again(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_client_keeps_only_its_member_mutes() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, filled) = open(directory.path()).await;
-    let view = filled.view.clone();
-    tokio::spawn(filled.follow(store.clone()));
+    let (store, loaded) = open(directory.path()).await;
+    let view = loaded.view.clone();
+    tokio::spawn(loaded.follow(store.clone()));
     commit(&*store, &view, filled_room(true)).await;
     let mut delete = batch();
     delete.delete_client(APP, "u");
@@ -187,7 +188,7 @@ async fn a_notification_mute_made_after_the_deletion_stays() {
 }
 
 async fn recipients(server: &Server, app: &str, room: &str, user: &str) -> Vec<String> {
-    let ask = pb::FilterRecipientsRequest {
+    let request = pb::FilterRecipientsRequest {
         app: app.into(),
         room: room.into(),
         users: vec![user.into()],
@@ -196,7 +197,7 @@ async fn recipients(server: &Server, app: &str, room: &str, user: &str) -> Vec<S
     server
         .mutes()
         .await
-        .filter_recipients(server.as_admin(app, ask))
+        .filter_recipients(server.as_admin(app, request))
         .await
         .unwrap()
         .into_inner()
@@ -209,7 +210,7 @@ async fn records(store: &dyn Store) -> usize {
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
+async fn the_rest_of_a_deletion_is_swept_and_then_its_tombstone() {
     let server = Server::start().await;
     let before = records(&*server.service.store).await;
     for number in 0..25 {
@@ -222,7 +223,7 @@ async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
     let delete =
         pb::DeleteRoomRequest { app: OPEN.into(), room: "large".into(), ..Default::default() };
     server.directory().await.delete_room(server.as_admin(OPEN, delete)).await.unwrap();
-    // It is one small commit, whatever the room had.
+    // The deletion is one small commit, whatever the room has.
     let mut feed = server.service.store.watch(started).await.unwrap();
     let deletion = feed.try_next().await.unwrap().unwrap();
     assert_eq!(deletion.operations.len(), 2);
@@ -235,8 +236,8 @@ async fn what_is_left_of_a_deletion_is_swept_and_then_its_tombstone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_skip_deleted_records_and_imports_replace_them() -> Result<(), StoreError> {
     let directory = tempfile::tempdir().unwrap();
-    let (store, filled) = open(directory.path()).await;
-    drop(filled);
+    let (store, loaded) = open(directory.path()).await;
+    drop(loaded);
     store.commit(filled_room(true)).await?;
     let export = async |store: &dyn Store| {
         let mut text = Vec::new();
@@ -275,13 +276,13 @@ async fn tombstones_come_before_all_other_records() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
+async fn deleted_records_are_swept_during_a_flood_of_expiries() {
     const ENDED: usize = 3_500;
     let directory = tempfile::tempdir().unwrap();
-    let (store, filled) = open(directory.path()).await;
-    let view = filled.view.clone();
+    let (store, loaded) = open(directory.path()).await;
+    let view = loaded.view.clone();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(filled.follow(store.clone()));
+    tasks.spawn(loaded.follow(store.clone()));
     commit(&*store, &view, filled_room(true)).await;
     let mut delete = batch();
     delete.delete_room(APP, "r");
@@ -303,6 +304,6 @@ async fn what_was_deleted_is_swept_beside_a_flood_of_ends() {
         expired += event.users.len();
         kinds.push(event.kind);
     }
-    // The records, and then the tombstone, before the last of the marks.
+    // The records and then the tombstone are swept before the last expired mute.
     assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Swept).count(), 2, "{kinds:?}");
 }

@@ -1,5 +1,5 @@
-//! Bad disks under the real program: read-only, failing, full, damaged. Writers are told, checks go
-//! on, and nothing acknowledged is lost.
+//! Bad disks under the real program: read-only, failing, full, damaged. Writers get an error,
+//! checks continue, and no acknowledged write is lost.
 
 use std::{
     fs::{self, File},
@@ -22,8 +22,8 @@ use crate::{
     process::{Process, mute, muted, run, text},
 };
 
-/// What the program says when it does not start with its data there.
-fn refused(data: &Path) -> String {
+/// What the program prints when it refuses to start with this data directory.
+fn startup_error(data: &Path) -> String {
     let addrs =
         ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
     let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &addrs[..]].concat());
@@ -70,11 +70,8 @@ async fn a_read_only_directory_stops_the_start_and_is_named() {
     drop(open(&used).await.unwrap());
     disk.remount("ro");
     for data in [new, used] {
-        let complaint = refused(&data);
-        assert!(
-            complaint.contains(data.to_str().unwrap()) && complaint.contains("Read-only"),
-            "{complaint}"
-        );
+        let error = startup_error(&data);
+        assert!(error.contains(data.to_str().unwrap()) && error.contains("Read-only"), "{error}");
     }
 }
 
@@ -98,8 +95,8 @@ async fn a_failing_disk_refuses_writes_and_answers_checks(health: Health) {
         assert_eq!((status, &body["error"]), (503, &json!("service_unavailable")), "{body}");
         assert!(!may_speak(&mut mutes, "a").await && may_speak(&mut mutes, "d").await);
         if round == 1 {
-            // What the failed write has left on the disk nobody knows, so that it is well again is
-            // no reason to go on.
+            // What the failed write left on the disk is unknown, so a recovered disk is no reason
+            // to accept writes.
             disk.set_health(Health::Well);
         }
     }
@@ -107,7 +104,7 @@ async fn a_failing_disk_refuses_writes_and_answers_checks(health: Health) {
     let process = Process::spawn(directory.path(), disk.path(), &[]).ready();
     let mut mutes = process.mutes().await;
     let mut found = muted(&mut mutes, "r").await;
-    // No answer said whether this one was muted.
+    // The outcome of this write is unknown.
     found.retain(|user| user != "d");
     assert_eq!(found, ["a", "b", "c"]);
     mute(&mut mutes, "r", strings(&["d"])).await.unwrap();
@@ -139,7 +136,7 @@ async fn a_full_disk_is_reported_and_writes_resume_with_room() {
     mute(&mut mutes, "r", strings(&["early"])).await.unwrap();
     let mut acknowledged = 0;
     let mut refused = 0;
-    // The tree gives room back now and then, so one refusal is not the end.
+    // The tree frees space now and then, so one refusal does not mean that the disk stays full.
     while refused < 20 {
         match mute_many(&mut mutes, acknowledged).await {
             Ok(()) => (acknowledged, refused) = (acknowledged + 1, 0),
@@ -187,11 +184,11 @@ async fn commit_ten(data: &Path) {
     }
 }
 
-/// A store after a stop that was not an orderly one, with all its commits in two files of the
-/// journal.
-async fn with_a_journal(data: &Path) -> [PathBuf; 2] {
+/// A store after a crash, with all its commits in two files of the journal: the oldest and the
+/// newest.
+async fn create_two_journal_files(data: &Path) -> [PathBuf; 2] {
     commit_ten(data).await;
-    // Who opens it puts the first ten into the tree, so that is done elsewhere.
+    // Opening the store moves the first ten into the tree, so a copy of it makes the second ten.
     let elsewhere = tempfile::tempdir().unwrap();
     copy(data, elsewhere.path());
     commit_ten(elsewhere.path()).await;
@@ -202,39 +199,36 @@ async fn with_a_journal(data: &Path) -> [PathBuf; 2] {
     files.map(|file| data.join(file))
 }
 
-/// How far the file is written with anything but zeros.
+/// The offset of the last byte that is not zero.
 fn used(file: &Path) -> u64 {
     fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_is_read_back_file_by_file() {
+async fn a_journal_of_two_files_is_replayed_completely() {
     let data = tempfile::tempdir().unwrap();
-    with_a_journal(data.path()).await;
-    // Both times the same users.
+    create_two_journal_files(data.path()).await;
+    // The second ten commits overwrite the records of the first ten.
     assert_eq!(read_all(data.path()).await.unwrap(), (20, 1_000));
 }
 
-async fn a_journal_damaged_in_this_way_is_refused(damage: impl Fn(&File, u64)) {
+async fn assert_damage_is_refused(damage: impl Fn(&File, u64)) {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let [_, newest] = with_a_journal(&data).await;
+    let [_, newest] = create_two_journal_files(&data).await;
     let file = File::options().read(true).write(true).open(&newest).unwrap();
     damage(&file, used(&newest) / 2);
     let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else {
-        panic!("it is not refused")
+        panic!("the damaged journal is accepted")
     };
     assert!(place.starts_with(data.to_str().unwrap()), "{place}");
-    let complaint = refused(&data);
-    assert!(
-        complaint.contains(data.to_str().unwrap()) && complaint.contains("damaged"),
-        "{complaint}"
-    );
+    let error = startup_error(&data);
+    assert!(error.contains(data.to_str().unwrap()) && error.contains("damaged"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_with_a_flipped_byte_is_refused_by_name() {
-    a_journal_damaged_in_this_way_is_refused(|file, at| {
+    assert_damage_is_refused(|file, at| {
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
@@ -243,8 +237,8 @@ async fn a_journal_with_a_flipped_byte_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_that_was_cut_is_refused_by_name() {
-    a_journal_damaged_in_this_way_is_refused(|file, at| file.set_len(at).unwrap()).await;
+async fn a_truncated_journal_is_refused_by_name() {
+    assert_damage_is_refused(|file, at| file.set_len(at).unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -258,10 +252,10 @@ async fn a_journal_with_a_gap_is_refused_by_file_name() {
     for damage in cases {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
-        let [oldest, newest] = with_a_journal(&data).await;
+        let [oldest, newest] = create_two_journal_files(&data).await;
         damage(&oldest);
         let Err(StoreError::Corrupt { place, .. }) = read_all(&data).await else {
-            panic!("it is not refused")
+            panic!("the damaged journal is accepted")
         };
         assert_eq!(place, newest.display().to_string());
     }

@@ -1,11 +1,11 @@
-//! A double of etcd, in this process and in memory: its API as far as the service calls it
-//! (`serve.rs`), over records with every version since the last compaction (`mvcc.rs`), and the
-//! network to it (`link.rs`).
+//! A double of etcd, in this process and in memory: the part of its API that the service calls
+//! (`serve.rs`), records with every version since the last compaction (`mvcc.rs`), and the network
+//! to it (`link.rs`).
 //!
-//! It waits for nothing but tokio's time and its callers, so under paused time a test of minutes
-//! takes no time at all. Its members are one cluster that always agrees: they differ in what their
-//! links and their watches do. What it says is what etcd 3.4 says: the store's contract runs over
-//! both (`contract.rs`), and both are asked the same at random (`twins.rs`).
+//! It waits only for tokio's time and its callers, so under paused time a test of minutes takes no
+//! time. Its members always agree; only their links and watches differ. It answers as etcd 3.4
+//! does: the store's contract runs over both (`contract.rs`), and both get the same random requests
+//! (`twins.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -20,21 +20,21 @@ use mute_service::store::{ClusterConfig, Connection, Connector, Location};
 use tokio::{sync::watch, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
-use self::{link::Link, mvcc::Mvcc, serve::Door};
+use self::{link::Link, mvcc::Mvcc, serve::MemberServer};
 
+mod faults;
 pub mod link;
 pub mod mvcc;
 mod serve;
 mod twins;
-mod weather;
 
-/// etcd's messages, its server among them; `build.rs` compiles them for tests alone.
+/// etcd's messages and server, which `build.rs` compiles for tests only.
 #[allow(clippy::all, unreachable_pub)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/double/etcdserverpb.rs"));
 }
 
-/// A cluster. Cheap to clone; it is gone with the last handle and connection.
+/// A cluster. Cheap to clone; it is dropped with the last handle and connection.
 #[derive(Clone)]
 pub struct Double {
     shared: Arc<Shared>,
@@ -42,24 +42,24 @@ pub struct Double {
 
 pub struct Shared {
     mvcc: Mutex<Mvcc>,
-    /// Something was written, or is gone.
-    news: watch::Sender<()>,
+    /// Wakes the watches after every write and compaction.
+    updated: watch::Sender<()>,
     members: Vec<Member>,
     links: Mutex<Vec<Arc<Link>>>,
-    /// When each revision was made.
+    /// When each revision was created.
     times: Mutex<BTreeMap<i64, Instant>>,
 }
 
-/// What is of one member alone.
+/// The state that members do not share.
 pub struct Member {
-    /// How late its watches tell.
+    /// Delay of the events of its watches.
     lag_ms: AtomicU64,
     has_leader: AtomicBool,
-    /// Its watches are to end.
-    ended: watch::Sender<()>,
+    /// Ends its watches.
+    end_watches: watch::Sender<()>,
 }
 
-/// A replica's place in the network: a link to each member.
+/// The network as one replica has it: a link to each member.
 #[derive(Clone)]
 pub struct Network {
     pub links: Vec<Arc<Link>>,
@@ -71,14 +71,20 @@ impl Double {
         let member = |_| Member {
             lag_ms: AtomicU64::new(0),
             has_leader: AtomicBool::new(true),
-            ended: watch::Sender::new(()),
+            end_watches: watch::Sender::new(()),
         };
         let members = (0..members).map(member).collect();
         let mvcc = Mutex::default();
         let links = Mutex::default();
         let times = Mutex::default();
         Self {
-            shared: Arc::new(Shared { mvcc, news: watch::Sender::new(()), members, links, times }),
+            shared: Arc::new(Shared {
+                mvcc,
+                updated: watch::Sender::new(()),
+                members,
+                links,
+                times,
+            }),
         }
     }
 
@@ -89,8 +95,8 @@ impl Double {
         Network { links, shared: self.shared.clone() }
     }
 
-    pub fn place(&self) -> Location {
-        self.network().place()
+    pub fn location(&self) -> Location {
+        self.network().location()
     }
 
     pub fn members(&self) -> usize {
@@ -101,12 +107,12 @@ impl Double {
         self.shared.read(Mvcc::revision)
     }
 
-    /// When this revision was made; nothing where it never was.
+    /// When this revision was created; `None` if it never was.
     pub fn time_of(&self, revision: i64) -> Option<Instant> {
         self.shared.times().get(&revision).copied()
     }
 
-    /// Forgets all revisions before this one.
+    /// Drops all revisions before this one.
     pub fn compact(&self, revision: i64) {
         self.shared.write(|mvcc| mvcc.compact(revision));
     }
@@ -115,28 +121,28 @@ impl Double {
         self.shared.write(|mvcc| mvcc.is_full = is_full);
     }
 
-    /// All records as they are, to be put back later.
+    /// The current state, for `restore`.
     pub fn backup(&self) -> Mvcc {
         self.shared.read(Clone::clone)
     }
 
-    /// Puts an older state in the place of all there is; every member is begun anew.
+    /// Replaces the state with an older one, and restarts every member.
     pub fn restore(&self, state: Mvcc) {
         self.shared.write(|mvcc| *mvcc = state);
         (0..self.shared.members.len()).for_each(|member| self.restart(member));
     }
 
-    /// Has the watches of a member tell so late.
+    /// Delays the events of a member's watches.
     pub fn lag(&self, member: usize, ms: u64) {
         self.shared.members[member].lag_ms.store(ms, Ordering::Relaxed);
     }
 
-    /// Takes its leader from a member, or gives it one again.
-    pub fn part(&self, member: usize, has_leader: bool) {
+    /// Takes the leader from a member, or gives it one again.
+    pub fn set_has_leader(&self, member: usize, has_leader: bool) {
         let member = &self.shared.members[member];
         member.has_leader.store(has_leader, Ordering::Relaxed);
         if !has_leader {
-            member.ended.send_replace(());
+            member.end_watches.send_replace(());
         }
     }
 
@@ -151,7 +157,7 @@ impl Double {
 }
 
 impl Network {
-    pub fn place(&self) -> Location {
+    pub fn location(&self) -> Location {
         let url = |link: &Arc<Link>| format!("http://member{}", link.member);
         Location::Cluster(ClusterConfig {
             endpoints: self.links.iter().map(url).collect(),
@@ -167,7 +173,7 @@ impl Network {
         self.links.iter().for_each(|link| link.set(link::State::Cut));
     }
 
-    /// A client of one member, beside the service.
+    /// A client of one member, apart from the service.
     pub fn channel(&self, member: usize) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://member{member}")).unwrap();
         endpoint.connect_with_connector_lazy(self.connector())
@@ -184,7 +190,7 @@ impl Network {
                     .and_then(|number| number.parse().ok());
                 let link = network.links[member.unwrap_or(usize::MAX)].clone();
                 let (client, server) = link.connect().await?;
-                tokio::spawn(Door { shared: network.shared, link }.serve(server));
+                tokio::spawn(MemberServer { shared: network.shared, link }.serve(server));
                 Ok(Box::new(client) as Box<dyn Connection>)
             }
             .boxed()
@@ -202,7 +208,7 @@ impl Shared {
         let written = write(&mut mvcc);
         self.times().entry(mvcc.revision()).or_insert_with(Instant::now);
         drop(mvcc);
-        self.news.send_replace(());
+        self.updated.send_replace(());
         written
     }
 

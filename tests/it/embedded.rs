@@ -1,4 +1,5 @@
-//! What only the embedded engine promises: which files it writes, and what it says of a stop.
+//! What only the embedded engine promises: which files it writes, and that it records an orderly
+//! stop.
 
 use std::{
     fs::{self, File},
@@ -21,7 +22,7 @@ pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
         .await
 }
 
-/// A commit as large as a call can make it, but for the answer to its request: 100 users with the
+/// The largest commit that a call can make, apart from an idempotency record: 100 users with the
 /// longest ids, and the longest reason.
 pub fn largest_commit(room: usize) -> Batch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
@@ -35,11 +36,11 @@ pub fn largest_commit(room: usize) -> Batch {
         request_id: "i".repeat(36),
         ..Event::new(EventKind::Muted, &app, &user(0), 1)
     });
-    let why = Provenance { actor: user(0).into(), reason };
+    let provenance = Provenance { actor: user(0).into(), reason };
     let value = Value::Restriction(Restriction {
         expire: Expire::at_ms(u64::MAX - 1),
         set_ms: u64::MAX,
-        provenance: Arc::new(why),
+        provenance: Arc::new(provenance),
     });
     for number in 0..100 {
         batch.put(Key::MemberMute { app: &app, room: &room, user: &user(number) }, &value);
@@ -48,7 +49,7 @@ pub fn largest_commit(room: usize) -> Batch {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_is_written_is_in_the_file_that_is_synced() {
+async fn all_data_is_in_the_one_file_that_is_synced() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await.unwrap();
     for round in 0..10 {
@@ -60,7 +61,7 @@ async fn all_that_is_written_is_in_the_file_that_is_synced() {
 }
 
 #[tokio::test]
-async fn the_directory_tells_whether_the_last_stop_was_an_orderly_one() {
+async fn the_directory_records_whether_the_last_stop_was_orderly() {
     let directory = tempfile::tempdir().unwrap();
     let running = directory.path().join("RUNNING");
     let store = open(directory.path()).await.unwrap();
@@ -124,41 +125,43 @@ async fn a_damaged_file_never_opens_with_acknowledged_writes_lost() {
     let mut cases = Vec::new();
     cases.extend((0..24).map(|case| (case * size / 24 + case * 37, true)));
     cases.extend((1..8).map(|case| (case * size / 8 + 11, false)));
-    for (at, flip) in cases {
+    for (offset, flip) in cases {
         let damaged = tempfile::tempdir().unwrap();
         copy(original.path(), damaged.path());
         let file =
             File::options().read(true).write(true).open(damaged.path().join("store/db")).unwrap();
         if flip {
             let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+            file.read_exact_at(&mut byte, offset).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
         } else {
-            file.set_len(at).unwrap();
+            file.set_len(offset).unwrap();
         }
         match read_all(damaged.path()).await {
-            Ok(read) => assert_eq!(read, (40, 4_000), "damaged at {at} of {size}, flip {flip}"),
+            Ok(read) => {
+                assert_eq!(read, (40, 4_000), "damaged offset {offset} of {size}, flip {flip}")
+            }
             Err(StoreError::Corrupt { .. }) => refused += 1,
-            Err(other) => panic!("damaged at {at} of {size}, flip {flip}: {other}"),
+            Err(other) => panic!("damaged offset {offset} of {size}, flip {flip}: {other}"),
         }
     }
     assert!(refused > 7, "{refused} refused");
     assert_eq!(read_all(original.path()).await.unwrap(), (40, 4_000));
 }
 
-/// A small disk of its own; unmounted when it is dropped.
+/// A small tmpfs, unmounted when it is dropped.
 pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// Nothing where this user may not mount one.
+    /// `None` where this user may not mount one.
     pub fn mount(mebibytes: u32) -> Option<Self> {
-        let place = tempfile::tempdir().unwrap();
+        let mount_point = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(place.path())
+            .arg(mount_point.path())
             .output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(place))
+        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(mount_point))
     }
 
     pub fn path(&self) -> &Path {
@@ -193,7 +196,7 @@ async fn a_full_disk_loses_nothing_and_recovers_with_room() {
     let store = open(&directory).await.unwrap();
     let mut acknowledged = 0;
     let mut refused = 0;
-    // The tree gives room back now and then, so one refusal is not the end.
+    // The tree frees space now and then, so one refusal does not mean that the disk stays full.
     while refused < 20 {
         match store.commit(largest_commit(acknowledged)).await {
             Ok(_) => (acknowledged, refused) = (acknowledged + 1, 0),

@@ -1,4 +1,4 @@
-//! Real etcd, as many members as a test wants, each at a loopback address of its own.
+//! Real etcd clusters of any size. Each member has a loopback address of its own.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ pub struct Etcd {
     directory: tempfile::TempDir,
 }
 
-/// One process of it.
+/// One process of a cluster.
 pub struct Member {
     pub url: String,
     name: String,
@@ -29,10 +29,10 @@ pub struct Member {
 }
 
 impl Etcd {
-    /// Nothing where there is no etcd.
+    /// `None` where etcd is not installed.
     pub fn start(members: usize, arguments: &[&str]) -> Option<Self> {
         let mut random = rand::rng();
-        // A network of its own, so that clusters of tests at the same time do not meet.
+        // A network of its own, so that clusters of concurrent tests do not meet.
         let a = random.random_range(2..250_u8);
         let b = random.random_range(0..250_u8);
         let addrs: Vec<_> =
@@ -40,8 +40,8 @@ impl Etcd {
         Self::start_at(&addrs, arguments, |_, program| Command::new(program))
     }
 
-    /// A member at each of these addresses; `command` makes the command that runs a program where
-    /// the member is.
+    /// Starts a member at each of these addresses. `command` makes the command that runs a program
+    /// on a member's machine. `None` where etcd is not installed.
     pub fn start_at(
         addrs: &[String],
         arguments: &[&str],
@@ -75,24 +75,30 @@ impl Etcd {
         Some(Self { members: addrs.iter().enumerate().map(start).collect(), directory })
     }
 
-    /// Puts a new member with an empty disk in the place of one that is gone for good.
+    /// Replaces a member that is lost for good by a new one with an empty disk.
     pub async fn replace(&mut self, number: usize) {
         self.members[number].kill();
         let others = &self.members[(number + 1) % self.members.len()];
-        let list = others.insist("cluster/member/list", json!({})).await;
+        let list = others.call_until_accepted("cluster/member/list", json!({})).await;
         let listed = list["members"].as_array().unwrap();
         let named =
             |name: &str| listed.iter().find(|member| member["name"] == name).unwrap()["ID"].clone();
         let name = format!("{}n", self.members[number].name);
         let addr = format!("{}9", self.members[number].addr);
         others
-            .insist("cluster/member/remove", json!({"ID": named(&self.members[number].name)}))
+            .call_until_accepted(
+                "cluster/member/remove",
+                json!({"ID": named(&self.members[number].name)}),
+            )
             .await;
         let mut peers: Vec<_> =
             self.members.iter().map(|member| peer(&member.name, &member.addr)).collect();
         peers[number] = peer(&name, &addr);
         others
-            .insist("cluster/member/add", json!({"peerURLs": [format!("http://{addr}:2380")]}))
+            .call_until_accepted(
+                "cluster/member/add",
+                json!({"peerURLs": [format!("http://{addr}:2380")]}),
+            )
             .await;
         let arguments =
             ["--initial-cluster", &peers.join(","), "--initial-cluster-state", "existing"];
@@ -100,7 +106,7 @@ impl Etcd {
             Member::start(Command::new("etcd"), self.directory.path(), &name, &addr, &arguments);
     }
 
-    /// Where the member has its data.
+    /// The data directory of a member.
     pub fn disk(&self, number: usize) -> PathBuf {
         self.directory.path().join(&self.members[number].name)
     }
@@ -115,7 +121,7 @@ impl Etcd {
         None
     }
 
-    /// Has the cluster forget every revision but the newest.
+    /// Compacts the cluster to its latest revision.
     pub async fn compact(&self) {
         for member in &self.members {
             let Some(read) = member.call("kv/range", json!({"key": "bXV0ZQ=="})).await else {
@@ -138,7 +144,7 @@ impl Etcd {
         self.members.iter().map(|member| member.url.clone()).collect::<Vec<_>>().join(",")
     }
 
-    pub fn place(&self) -> Location {
+    pub fn location(&self) -> Location {
         let endpoints = self.members.iter().map(|member| member.url.clone()).collect();
         Location::Cluster(ClusterConfig {
             endpoints,
@@ -179,19 +185,19 @@ impl Member {
         Self { url: client, name: name.to_owned(), addr: addr.to_owned(), command, child }
     }
 
-    /// Calls its API, by its gateway from JSON.
-    pub async fn call(&self, call: &str, question: Value) -> Option<Value> {
+    /// Calls its API, through its JSON gateway. `None` if the call fails.
+    pub async fn call(&self, call: &str, request: Value) -> Option<Value> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
         let answer =
-            client.post(format!("{}/v3/{call}", self.url)).json(&question).send().await.ok()?;
+            client.post(format!("{}/v3/{call}", self.url)).json(&request).send().await.ok()?;
         answer.error_for_status().ok()?.json().await.ok()
     }
 
-    /// The same, again and again: a cluster takes no new member before it has been well for five
-    /// seconds.
-    async fn insist(&self, call: &str, question: Value) -> Value {
+    /// Repeats a call until it succeeds: a cluster accepts a new member only after it has been
+    /// healthy for five seconds.
+    async fn call_until_accepted(&self, call: &str, request: Value) -> Value {
         for _ in 0..100 {
-            if let Some(answer) = self.call(call, question.clone()).await {
+            if let Some(answer) = self.call(call, request.clone()).await {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -204,7 +210,7 @@ impl Member {
         let _ = self.child.wait();
     }
 
-    /// Starts it again, on what it had.
+    /// Starts it again with its old data.
     pub fn start_again(&mut self) {
         self.child = self.command.spawn().unwrap();
     }
@@ -221,7 +227,7 @@ impl Member {
     }
 }
 
-/// As a member is named to the others.
+/// A member as `--initial-cluster` lists it.
 fn peer(name: &str, addr: &str) -> String {
     format!("{name}=http://{addr}:2380")
 }

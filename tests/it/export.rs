@@ -1,5 +1,5 @@
-//! Exports: JSON lines that a person can read, checked to the last line before anything of them
-//! goes into a store.
+//! Exports: JSON lines that a person can read. An import checks all lines before it writes any
+//! record.
 
 use std::{
     collections::BTreeSet,
@@ -43,11 +43,11 @@ async fn open(directory: &Path) -> Arc<dyn Store> {
 }
 
 fn restriction(reason: &str) -> Value {
-    let why = Provenance { actor: "app".into(), reason: reason.into() };
+    let provenance = Provenance { actor: "app".into(), reason: reason.into() };
     Value::Restriction(Restriction {
         expire: Expire::NEVER,
         set_ms: START_MS,
-        provenance: Arc::new(why),
+        provenance: Arc::new(provenance),
     })
 }
 
@@ -82,9 +82,9 @@ fn read(text: &str) -> Incoming {
 async fn import(store: &dyn Store, text: &str, mode: Mode) -> [u64; 4] {
     let plan =
         MergePlan::of(read(text), Some(store.snapshot().await.unwrap()), mode).await.unwrap();
-    let told = [plan.new, plan.changed, plan.removed, plan.same];
+    let counts = [plan.new, plan.changed, plan.removed, plan.same];
     plan.commit(store, START_MS, |_| {}).await.unwrap();
-    told
+    counts
 }
 
 fn path(path: &Path) -> &str {
@@ -96,7 +96,7 @@ fn stdout(output: &Output) -> String {
     text(&output.stdout)
 }
 
-/// Runs the program with this on its standard input.
+/// Runs the program with this input.
 fn pipe(input: &[u8], arguments: &[&str]) -> Output {
     let mut child = program()
         .args(arguments)
@@ -109,7 +109,7 @@ fn pipe(input: &[u8], arguments: &[&str]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// An export of these lines, with a header and an end that fit.
+/// An export of these lines, with a matching header and end.
 pub fn framed(lines: &[&str]) -> String {
     let header = r#"{"kind":"header","format":"mute-service export","version":1,"revision":1,"time":"2022-01-13T07:59:10Z","program":"p"}"#;
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -138,7 +138,7 @@ async fn every_record_kind_is_written_and_read_as_version_1() {
     assert_eq!(import(&*store, &golden, Mode::Merge).await, [9, 0, 0, 0]);
     let mut snapshot = store.snapshot().await.unwrap();
     let page = snapshot.pages.next().await.unwrap().unwrap();
-    // Answers to requests and tombstones are no records that go out.
+    // Idempotency records and tombstones are not exported.
     let mut expected: Vec<_> = records::records()
         .into_iter()
         .filter(|(_, key, _)| {
@@ -181,9 +181,9 @@ async fn an_import_of_an_export_is_the_same_store_and_idempotent() {
     stdout(&run(&["export", "--data-dir", path(&data), "--output", path(&file)]));
     let repeated = run(&["import", "--data-dir", path(&again), "--mode", "replace", path(&file)]);
     assert_eq!(stdout(&repeated), "Imported: 0 new, 0 changed, 0 removed, 9 unchanged\n");
-    // The revision is in it.
+    // The output includes the revision.
     assert_eq!(verify(&again), once);
-    // What the hash is of can be seen by anybody.
+    // The hash covers the exported lines, so anyone can verify it.
     let records: Vec<_> = lines.split_inclusive('\n').collect();
     let sha256: String = Sha256::digest(records[1..records.len() - 1].concat())
         .iter()
@@ -207,35 +207,35 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
         r#"{"kind":"member_mute","app":"a","room":"r","user":"u","set":"2022-01-13T07:59:10Z"}"#;
     let with = |from: &str, to: &str| good.replace(from, to);
     let bad = [
-        ("no app key", with(r#""app":"a""#, r#""app":"a#b#c""#), "an app key is"),
-        ("no room id", with(r#""r""#, &format!("\"{}\"", "r".repeat(129))), "a room id is"),
-        ("no user id", with(r#""u""#, r#""a\u0001""#), "a user id is"),
-        ("no time", with("2022-01-13T07:59:10Z", "yesterday"), "is not an RFC 3339 time"),
+        ("a bad app key", with(r#""app":"a""#, r#""app":"a#b#c""#), "an app key is"),
+        ("a bad room id", with(r#""r""#, &format!("\"{}\"", "r".repeat(129))), "a room id is"),
+        ("a bad user id", with(r#""u""#, r#""a\u0001""#), "a user id is"),
+        ("a bad time", with("2022-01-13T07:59:10Z", "yesterday"), "is not an RFC 3339 time"),
         ("an empty time", with("2022-01-13T07:59:10Z", ""), "is not an RFC 3339 time"),
         ("a part of a millisecond", with("10Z", "10.0001Z"), "is not an RFC 3339 time"),
         ("before 1970", with("2022", "1969"), "is not an RFC 3339 time"),
         ("a long year", with("2022", "+20222"), "is not an RFC 3339 time"),
-        ("an end that stands for none", with(r#","set""#, r#","expire":"1970-01-01T00:00:00Z","set""#), "cannot be stored as it is"),
+        ("an end of 0", with(r#","set""#, r#","expire":"1970-01-01T00:00:00Z","set""#), "cannot be stored as it is"),
         ("an unknown field", with(r#","set""#, r#","until":1,"set""#), "unknown field `until`"),
         ("an unknown kind", with("member_mute", "mute"), "unknown variant `mute`"),
         ("a field missing", with(r#","user":"u""#, ""), "a member mute must name app, room and user only"),
         ("a field too many", with("member_mute", "user_mute"), "a user mute must name app and user only"),
         ("no place", with("member_mute", "notification_mute"), "a notification mute must name app, user, room and place only"),
         ("the last place there is", with("member_mute", "notification_mute").replace(r#","set""#, r#","place":18446744073709551615,"set""#), "place must be less than"),
-        ("no JSON", "{".into(), "EOF while parsing"),
+        ("not JSON", "{".into(), "EOF while parsing"),
         ("an empty line", String::new(), "EOF while parsing"),
         ("custom fields", r#"{"kind":"client","app":"a","user":"u","custom_json":"[]","created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a JSON object as text"),
         ("an admin", r#"{"kind":"room","app":"a","room":"r","admins":[""],"created":"2022-01-13T07:59:10Z","updated":"2022-01-13T07:59:10Z"}"#.into(), "a user id is"),
         ("too large", with(r#","set""#, &format!(r#","reason":"{}","set""#, "r".repeat(40_000))), "the record is larger than"),
         ("twice", good.into(), "a duplicate of line 2"),
     ];
-    for (what, line, told) in &bad {
+    for (what, line, expected) in &bad {
         let faults = import::read(framed(&[good, line]).as_bytes(), Folds::default())
             .unwrap()
             .err()
-            .unwrap_or_else(|| panic!("{what} was taken"));
+            .unwrap_or_else(|| panic!("{what}: accepted"));
         assert!(
-            faults.to_string().starts_with("line 3: ") && faults.to_string().contains(told),
+            faults.to_string().starts_with("line 3: ") && faults.to_string().contains(expected),
             "{what}: {faults}"
         );
     }
@@ -243,7 +243,7 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
         import::read(framed(&[good]).as_bytes(), Folds::default()).unwrap().unwrap().records.len(),
         1
     );
-    // Of the whole: everything at once, and not more than can be read.
+    // All faults of a file are reported at once, up to a limit.
     let lines: Vec<_> = std::iter::once(good)
         .chain(bad.iter().map(|(_, line, _)| line.as_str()))
         .chain([good; 5])
@@ -252,19 +252,19 @@ async fn an_import_with_faults_names_their_lines_and_changes_nothing() {
     fs::write(&file, framed(&lines)).unwrap();
     let refused = run(&["import", "--data-dir", path(&data), path(&file)]);
     assert_eq!(refused.status.code(), Some(1));
-    let told = text(&refused.stderr);
+    let error = text(&refused.stderr);
     let expected = (3..23).map(|line| format!("line {line}: ")).collect::<Vec<_>>();
     assert!(
-        expected.iter().all(|line| told.contains(line))
-            && told.contains("and 6 more")
-            && told.contains(path(&file)),
-        "{told}"
+        expected.iter().all(|line| error.contains(line))
+            && error.contains("and 6 more")
+            && error.contains(path(&file)),
+        "{error}"
     );
     assert_eq!(stdout(&run(&["verify", "--data-dir", path(&data)])), before);
 }
 
 #[test]
-fn a_file_that_was_cut_or_changed_is_found_out() {
+fn a_truncated_or_changed_file_is_refused() {
     let line = |user: &str| {
         format!(r#"{{"kind":"user_mute","app":"a","user":"{user}","set":"2022-01-13T07:59:10Z"}}"#)
     };
@@ -301,8 +301,8 @@ fn a_file_that_was_cut_or_changed_is_found_out() {
         ),
         ([whole[0], &"x".repeat(200_000)].concat(), "line 2: it is longer than"),
     ];
-    for (text, told) in cases {
-        assert!(fault(&text).contains(told), "{told}: {}", fault(&text));
+    for (text, expected) in cases {
+        assert!(fault(&text).contains(expected), "{expected}: {}", fault(&text));
     }
 }
 
@@ -323,7 +323,7 @@ async fn merge_keeps_other_records_and_replace_removes_the_apps() {
     let all = export_text(&*store, None).await;
     let of_a = export_text(&*store, Some("a")).await;
     assert_eq!((all.lines().count(), of_a.lines().count()), (5, 4));
-    // One is changed, one is gone, one is new; another app has a new one too.
+    // One record is changed, one deleted, one new; another app has a new one too.
     put(
         &*store,
         &[
@@ -371,10 +371,10 @@ async fn an_import_commits_100_records_of_an_app_at_a_time() {
     let store = open(directory.path()).await;
     let file = framed(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     let plan = MergePlan::of(read(&file), None, Mode::Merge).await.unwrap();
-    let mut told = Vec::new();
+    let mut progress = Vec::new();
     let total = plan.changes();
-    plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
-    assert_eq!((total, told.len(), told.last()), (300, 4, Some(&300)));
+    plan.commit(&*store, START_MS, |done| progress.push(done)).await.unwrap();
+    assert_eq!((total, progress.len(), progress.last()), (300, 4, Some(&300)));
     let commits: Vec<_> = store.watch(0).await.unwrap().take(4).collect().await;
     let mut sizes = Vec::new();
     for commit in commits.into_iter().map(Result::unwrap) {
@@ -394,9 +394,9 @@ async fn an_import_commits_at_most_half_a_megabyte_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let plan = MergePlan::of(read(&large_clients(120)), None, Mode::Merge).await.unwrap();
-    let mut told = Vec::new();
-    plan.commit(&*store, START_MS, |done| told.push(done)).await.unwrap();
-    assert_eq!((told.len(), told.last()), (4, Some(&120)));
+    let mut progress = Vec::new();
+    plan.commit(&*store, START_MS, |done| progress.push(done)).await.unwrap();
+    assert_eq!((progress.len(), progress.last()), (4, Some(&120)));
     let commits: Vec<_> = store.watch(0).await.unwrap().take(4).collect().await;
     for commit in commits.into_iter().map(Result::unwrap) {
         let bytes = commit.operations.iter().map(|operation| match operation {
@@ -410,7 +410,7 @@ async fn an_import_commits_at_most_half_a_megabyte_at_a_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_records_are_imported_over_etcd() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let store = transfer::open(&etcd.place(), true).await.unwrap();
+    let store = transfer::open(&etcd.location(), true).await.unwrap();
     assert_eq!(import(&*store, &large_clients(120), Mode::Merge).await, [120, 0, 0, 0]);
     assert_eq!(export_text(&*store, None).await.lines().count(), 122);
 }
@@ -442,7 +442,7 @@ fn user_ids_are_folded_where_the_app_folds_them() {
     );
     let twice = read(&[&line("c", "Aa"), &line("c", "aA")], Folds::of(&apps)).err().unwrap();
     assert!(twice.to_string().contains("line 3: a duplicate of line 2"), "{twice}");
-    // Without the configuration nothing is guessed.
+    // Without the configuration, an import does not guess whether to fold.
     for unknown in [line("o#a", "Aa"), room.to_owned()] {
         let refused = read(&[&unknown], Folds::default()).err().unwrap();
         assert!(
@@ -453,7 +453,7 @@ fn user_ids_are_folded_where_the_app_folds_them() {
     }
 }
 
-/// An export of so many clients of 16 KB each.
+/// An export of this many clients of 16 KB each.
 fn large_clients(count: usize) -> String {
     let custom = serde_json::json!({ "text": "x".repeat(16_000) }).to_string();
     let time = "2022-01-13T07:59:10Z";
@@ -467,7 +467,7 @@ fn large_clients(count: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_somebody_else_writes_during_an_import_is_not_lost() {
+async fn concurrent_writes_during_an_import_are_not_lost() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let line = |reason: &str| {
@@ -489,7 +489,7 @@ async fn what_somebody_else_writes_during_an_import_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_with_a_running_service_is_left_alone() {
+async fn the_directory_of_a_running_service_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     for command in ["export", "verify"] {
@@ -514,11 +514,11 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
     let ms = || 0..253_402_300_800_000_u64;
     let restriction = (prop::option::of(1..253_402_300_800_000_u64), ms(), ".*", ".*").prop_map(
         |(expire, set_ms, actor, reason)| {
-            let why = Provenance { actor: actor.into(), reason: reason.into() };
+            let provenance = Provenance { actor: actor.into(), reason: reason.into() };
             Restriction {
                 expire: expire.map_or(Expire::NEVER, Expire::at_ms),
                 set_ms,
-                provenance: Arc::new(why),
+                provenance: Arc::new(provenance),
             }
         },
     );
@@ -559,7 +559,7 @@ fn any_record() -> impl Strategy<Value = (u8, [String; 3], Value)> {
 
 proptest! {
     #[test]
-    fn a_record_is_the_same_after_its_line((kind, [app, a, b], value) in any_record()) {
+    fn a_record_survives_being_written_as_a_line((kind, [app, a, b], value) in any_record()) {
         let app = app.as_str();
         let room = a.as_str();
         let user = b.as_str();
@@ -576,8 +576,8 @@ proptest! {
         let text = Line::of(codec::decode_key(&key).unwrap(), value.clone()).unwrap().text();
         let line: Line = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(line.text(), text.clone());
-        let (of, found_key, found_value) = line.record().map_err(|what| TestCaseError::fail(format!("{what}: {text}")))?;
-        prop_assert_eq!(of, app);
+        let (found_app, found_key, found_value) = line.record().map_err(|what| TestCaseError::fail(format!("{what}: {text}")))?;
+        prop_assert_eq!(found_app, app);
         prop_assert_eq!(found_value, codec::encode_value(&key, &value));
         prop_assert_eq!(found_key, key);
     }

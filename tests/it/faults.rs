@@ -1,6 +1,6 @@
-//! A cluster of three members and three replicas, each on a machine of its own, while members and
-//! replicas are killed and stopped, links are cut, and the cluster is compacted: nothing
-//! acknowledged is lost, and everybody sees the same. `MUTE_TEST_FAULT_SECONDS` sets for how long,
+//! A cluster of three members and three replicas, each in a network namespace of its own, while
+//! members and replicas are killed and stopped, links are cut, and the cluster is compacted: no
+//! acknowledged write is lost, and all replicas agree. `MUTE_TEST_FAULT_SECONDS` sets for how long,
 //! `MUTE_TEST_SEED` repeats the choice of faults.
 
 use std::{
@@ -37,7 +37,7 @@ type Mutes = MuteServiceClient<Channel>;
 /// What all tasks share.
 struct Shared {
     clients: Vec<Mutes>,
-    /// Replicas that are down or were lately: their callers fail.
+    /// Replicas that are or were lately down: their callers may fail.
     faulted: Vec<AtomicBool>,
     stopped: AtomicBool,
     /// When writes were acknowledged.
@@ -62,7 +62,7 @@ impl Cluster {
         Some(Self { etcd, replicas: (0..REPLICAS).map(|_| None).collect(), directories, network })
     }
 
-    /// Starts the replica, again and again until the cluster lets it.
+    /// Starts the replica; retries until the cluster is available.
     async fn start_replica(&mut self, replica: usize) {
         let directory = self.directories[replica].path();
         let addr = self.network.addr(MEMBERS + replica);
@@ -92,9 +92,9 @@ impl Cluster {
         }
     }
 
-    /// One fault, for a while, and its end.
+    /// Injects a random fault for a while, and ends it. Returns what it was.
     async fn fault(&mut self, random: &mut StdRng, shared: &Shared) -> &'static str {
-        let hold = Duration::from_millis(random.random_range(300..3_000));
+        let length = Duration::from_millis(random.random_range(300..3_000));
         let member = random.random_range(0..MEMBERS);
         let replica = random.random_range(0..REPLICAS);
         let machine = MEMBERS + replica;
@@ -103,24 +103,24 @@ impl Cluster {
             0 => {
                 let leader = self.etcd.leader().await.unwrap_or(member);
                 self.etcd.members[leader].kill();
-                tokio::time::sleep(hold).await;
+                tokio::time::sleep(length).await;
                 self.etcd.members[leader].start_again();
                 "the leader is killed"
             }
             1 => {
                 self.etcd.members[member].signal("-STOP");
-                tokio::time::sleep(hold).await;
+                tokio::time::sleep(length).await;
                 self.etcd.members[member].signal("-CONT");
                 "a member is stopped"
             }
             2 => {
                 self.etcd.members.iter_mut().for_each(|member| member.kill());
-                tokio::time::sleep(hold / 3).await;
+                tokio::time::sleep(length / 3).await;
                 self.etcd.members.iter_mut().for_each(|member| member.start_again());
                 "all members are killed"
             }
             3 => {
-                self.cut(&[(member, other)], hold).await;
+                self.cut(&[(member, other)], length).await;
                 "a member does not reach another"
             }
             4 => {
@@ -128,27 +128,27 @@ impl Cluster {
                     .filter(|other| *other != member)
                     .flat_map(|other| [(member, other), (other, member)])
                     .collect();
-                self.cut(&links, hold).await;
+                self.cut(&links, length).await;
                 "a member is cut off from the others"
             }
             5 => {
                 let links: Vec<_> = (0..MEMBERS).map(|member| (machine, member)).collect();
-                self.cut(&links, hold).await;
+                self.cut(&links, length).await;
                 "a replica does not reach the cluster"
             }
             6 => {
                 let links: Vec<_> = (0..MEMBERS).map(|member| (member, machine)).collect();
-                self.cut(&links, hold).await;
+                self.cut(&links, length).await;
                 "the cluster does not reach a replica"
             }
             7 => {
-                self.cut(&[(machine, member), (member, machine)], hold).await;
+                self.cut(&[(machine, member), (member, machine)], length).await;
                 "a replica is cut off from a member"
             }
             8 => {
                 shared.faulted[replica].store(true, Ordering::SeqCst);
                 self.replicas[replica] = None;
-                tokio::time::sleep(hold / 3).await;
+                tokio::time::sleep(length / 3).await;
                 self.start_replica(replica).await;
                 shared.faulted[replica].store(false, Ordering::SeqCst);
                 "a replica is killed"
@@ -157,7 +157,7 @@ impl Cluster {
                 shared.faulted[replica].store(true, Ordering::SeqCst);
                 let process = self.replicas[replica].as_ref().unwrap();
                 process.signal("-STOP");
-                tokio::time::sleep(hold).await;
+                tokio::time::sleep(length).await;
                 process.signal("-CONT");
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 shared.faulted[replica].store(false, Ordering::SeqCst);
@@ -170,14 +170,14 @@ impl Cluster {
         }
     }
 
-    async fn cut(&self, links: &[(usize, usize)], hold: Duration) {
+    async fn cut(&self, links: &[(usize, usize)], length: Duration) {
         links.iter().for_each(|(from, to)| self.network.cut(*from, *to));
-        tokio::time::sleep(hold).await;
+        tokio::time::sleep(length).await;
         links.iter().for_each(|(from, to)| self.network.heal(*from, *to));
     }
 }
 
-/// Writes with its own users at any of the replicas, and remembers what it was told.
+/// Writes with its own users at random replicas, and records each outcome.
 async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Operation> {
     let mut operations = Vec::new();
     while !shared.stopped.load(Ordering::SeqCst) {
@@ -199,7 +199,7 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
         let app = "Open".to_owned();
         let kind =
             if random.random_bool(0.75) { pb::ChangeKind::Muted } else { pb::ChangeKind::Unmuted };
-        let told = if kind == pb::ChangeKind::Muted {
+        let answer = if kind == pb::ChangeKind::Muted {
             let duration = duration_ms.map(duration);
             let message = pb::MuteMembersRequest {
                 app,
@@ -227,13 +227,13 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
                 if has_changed { Outcome::Done(answer.revision) } else { Outcome::Nothing }
             })
         };
-        let outcome = told.unwrap_or(Outcome::Unknown);
+        let outcome = answer.unwrap_or(Outcome::Unknown);
         if let Outcome::Done(revision) = outcome {
             shared.acknowledged.lock().unwrap().push(Instant::now());
             let lasts = duration_ms.is_none_or(|duration_ms| duration_ms >= HOUR_MS);
             if kind == pb::ChangeKind::Muted && lasts && random.random_bool(0.5) {
                 let reader = shared.clients[random.random_range(0..REPLICAS)].clone();
-                look(&shared, reader, &room, &users[0], revision).await;
+                check_visible(&shared, reader, &room, &users[0], revision).await;
             }
         } else {
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -244,8 +244,14 @@ async fn write(shared: Arc<Shared>, writer: usize, mut random: StdRng) -> Vec<Op
     operations
 }
 
-/// Whoever asks with the revision of a write sees it, at every replica.
-async fn look(shared: &Shared, mut reader: Mutes, room: &str, user: &str, min_revision: i64) {
+/// A check with the revision of a write sees that write, at every replica.
+async fn check_visible(
+    shared: &Shared,
+    mut reader: Mutes,
+    room: &str,
+    user: &str,
+    min_revision: i64,
+) {
     let message = pb::CheckSendRequest {
         app: "Open".into(),
         room: room.into(),
@@ -264,8 +270,8 @@ async fn look(shared: &Shared, mut reader: Mutes, room: &str, user: &str, min_re
     }
 }
 
-/// Asks one replica all the time: it answers, whatever happens to others.
-async fn keep_checking(shared: Arc<Shared>, replica: usize) {
+/// Checks at one replica all the time: it must answer, whatever happens to others.
+async fn check_continuously(shared: Arc<Shared>, replica: usize) {
     let is_faulted = || shared.faulted[replica].load(Ordering::SeqCst);
     while !shared.stopped.load(Ordering::SeqCst) {
         let before = is_faulted();
@@ -292,8 +298,8 @@ async fn keep_checking(shared: Arc<Shared>, replica: usize) {
     }
 }
 
-/// Follows one replica from the very first change, and goes on wherever it was cut; until it has
-/// told of this revision.
+/// Watches one replica from the first change on, and resumes after each disconnect, until it has
+/// seen this revision.
 async fn watch(
     shared: Arc<Shared>,
     replica: usize,
@@ -314,7 +320,7 @@ async fn watch(
         while !is_done(at) {
             match tokio::time::timeout(Duration::from_millis(200), stream.message()).await {
                 Err(_) => {}
-                Ok(Ok(Some(told))) => match told.event {
+                Ok(Ok(Some(response))) => match response.event {
                     Some(pb::watch_response::Event::Change(change)) => {
                         at = change.revision;
                         changes.push(change);
@@ -322,7 +328,7 @@ async fn watch(
                     Some(pb::watch_response::Event::Heartbeat(heartbeat)) => {
                         at = at.max(heartbeat.revision)
                     }
-                    None => return Err("told nothing".to_owned()),
+                    None => return Err("a response without an event".to_owned()),
                 },
                 Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => {
                     return Err(format!("replica {replica}: {status}"));
@@ -384,8 +390,9 @@ async fn faults_lose_no_acknowledged_write_and_replicas_agree() {
     let watchers: Vec<_> = (0..REPLICAS)
         .map(|replica| tokio::spawn(watch(shared.clone(), replica, until.clone())))
         .collect();
-    let checkers: Vec<_> =
-        (0..REPLICAS).map(|replica| tokio::spawn(keep_checking(shared.clone(), replica))).collect();
+    let checkers: Vec<_> = (0..REPLICAS)
+        .map(|replica| tokio::spawn(check_continuously(shared.clone(), replica)))
+        .collect();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             tokio::spawn(write(shared.clone(), writer, StdRng::seed_from_u64(random.random())))
@@ -412,8 +419,8 @@ async fn faults_lose_no_acknowledged_write_and_replicas_agree() {
     shared.stopped.store(true, Ordering::SeqCst);
     let operations: Vec<_> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
     join_all(checkers).await.into_iter().for_each(Result::unwrap);
-    // Every mute of a moment has ended by then, and what was sent and not answered has come, or
-    // never will.
+    // By then every short mute has ended, and every unanswered write has taken effect or never
+    // will.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let last = pb::MuteMembersRequest {
         app: "Open".into(),
@@ -443,7 +450,7 @@ async fn faults_lose_no_acknowledged_write_and_replicas_agree() {
         });
     let checks = shared.checks.load(Ordering::Relaxed);
     println!(
-        "{} writes, {done} acknowledged, {unknown} unknown; {} changes told, {checks} checks",
+        "{} writes, {done} acknowledged, {unknown} unknown; {} changes watched, {checks} checks",
         all.count(),
         histories[0].len()
     );

@@ -1,11 +1,11 @@
-//! Which operation of a disk fails: the Nth of its kind since the count began, once or from then
-//! on. `lossy_disk.rs` asks before each operation.
+//! Decides which operation of a disk fails: the Nth of its kind since the count began, once or from
+//! then on. `lossy_disk.rs` asks before each operation.
 
 use std::collections::BTreeMap;
 
 use fuser::Errno;
 
-/// What is asked of a disk.
+/// A kind of operation on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Open,
@@ -26,13 +26,13 @@ pub struct Fault {
     /// From 1.
     pub nth: usize,
     pub errno: Errno,
-    /// And every one of its kind after it.
+    /// Every later operation of its kind fails too.
     pub forever: bool,
-    /// A write: the first half of it is written, and the next write fails.
+    /// For a write: its first half is written, and the next write fails.
     pub short: bool,
 }
 
-/// What becomes of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Done,
@@ -71,7 +71,7 @@ impl Faults {
         let Some(fault) = self.faults.iter().find(|fault| fault.kind == kind) else {
             return Fate::Done;
         };
-        // A short write has a failing one behind it.
+        // A failing write follows the short one.
         let first = fault.nth + usize::from(fault.short);
         let fate = match *count {
             count if fault.short && count == fault.nth => Fate::Short,

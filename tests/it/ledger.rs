@@ -1,5 +1,5 @@
-//! Writers with known contents, and the comparison of what is there with what they know: for tests
-//! that break the service off at any moment.
+//! Writers that record what they write, and the comparison of their records with the service's
+//! state: for tests that kill the service at any moment.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +13,23 @@ use crate::{
     process::Process,
 };
 
-/// How the writers write.
+/// What the writers write.
 #[derive(Clone, Copy)]
-pub struct Habit {
-    /// Users of one call.
+pub struct Workload {
+    /// Users per call.
     pub users: usize,
     /// Length of a reason.
     pub reason_bytes: usize,
-    /// A writer has users for so many calls; beyond them it mutes the same ones again.
+    /// After this many calls, a writer mutes the same users again.
     pub calls: usize,
 }
 
-/// What is known of one call's users.
+/// What a writer knows of the users of one call.
 #[derive(Clone, Debug, Default)]
-struct Known {
-    /// As it was acknowledged last, or found: muted with these fields, or not muted.
+struct CallState {
+    /// The state that was acknowledged or found last: muted with these fields, or not muted.
     member: Option<pb::MutedMember>,
-    /// What was sent after that, and got no answer.
+    /// What was sent after that and has no answer.
     sent: Option<Sent>,
 }
 
@@ -39,99 +39,99 @@ enum Sent {
     Unmute,
 }
 
-/// What all writers know.
+/// The records of all writers.
 pub struct Ledger {
-    habit: Habit,
-    pages: Vec<Page>,
+    workload: Workload,
+    logs: Vec<WriterLog>,
 }
 
-/// What one writer knows of its calls, by number.
-struct Page {
-    habit: Habit,
+/// The records of one writer.
+struct WriterLog {
+    workload: Workload,
     writer: usize,
-    calls: BTreeMap<usize, Known>,
+    calls: BTreeMap<usize, CallState>,
     /// Mutes that were sent.
     sent: usize,
     /// Mutes and unmutes that were acknowledged.
     acknowledged: usize,
-    newest_revision: i64,
+    latest_revision: i64,
 }
 
 impl Ledger {
-    pub fn new(writers: usize, habit: Habit) -> Self {
-        let page = |writer| Page {
-            habit,
+    pub fn new(writers: usize, workload: Workload) -> Self {
+        let log = |writer| WriterLog {
+            workload,
             writer,
             calls: BTreeMap::new(),
             sent: 0,
             acknowledged: 0,
-            newest_revision: 0,
+            latest_revision: 0,
         };
-        Self { habit, pages: (0..writers).map(page).collect() }
+        Self { workload, logs: (0..writers).map(log).collect() }
     }
 
-    /// Compares what is there with what is known, and settles what was in doubt.
+    /// Compares the service's state with the records. Adopts what it finds for calls without an
+    /// answer.
     pub async fn compare(&mut self, process: &Process) {
         let mut reader = process.mutes().await;
-        for page in &mut self.pages {
-            let listed = page.listed(&mut reader).await;
-            page.compare(listed);
+        for log in &mut self.logs {
+            let listed = log.listed(&mut reader).await;
+            log.compare(listed);
         }
     }
 
     /// Lets all writers write, each on a connection of its own, until it breaks.
     pub async fn write(self, process: &Process, random: &mut StdRng) -> Writers {
         let mut running = Vec::new();
-        for page in self.pages {
+        for log in self.logs {
             let random = StdRng::seed_from_u64(random.random());
-            running.push(tokio::spawn(page.write(process.mutes().await, random)));
+            running.push(tokio::spawn(log.write(process.mutes().await, random)));
         }
-        Writers { habit: self.habit, running }
+        Writers { workload: self.workload, running }
     }
 
     /// Mutes that were sent.
     pub fn sent(&self) -> usize {
-        self.pages.iter().map(|page| page.sent).sum()
+        self.logs.iter().map(|log| log.sent).sum()
     }
 
-    /// Most of what was sent was acknowledged, so that there was something to lose, and about as
-    /// many as there were runs at least.
+    /// Most calls were acknowledged, so that there was something to lose, and more than one a run.
     pub fn assert_acknowledged(&self, runs: usize) {
-        let acknowledged: usize = self.pages.iter().map(|page| page.acknowledged).sum();
+        let acknowledged: usize = self.logs.iter().map(|log| log.acknowledged).sum();
         let sent = self.sent();
         println!(
-            "{acknowledged} calls acknowledged, {sent} mutes sent, newest revision {}",
-            self.newest_revision()
+            "{acknowledged} calls acknowledged, {sent} mutes sent, latest revision {}",
+            self.latest_revision()
         );
         assert!(acknowledged * 2 > sent, "few were acknowledged");
         assert!(acknowledged > runs, "the writers have hardly written");
     }
 
-    fn newest_revision(&self) -> i64 {
-        self.pages.iter().map(|page| page.newest_revision).max().unwrap_or(0)
+    fn latest_revision(&self) -> i64 {
+        self.logs.iter().map(|log| log.latest_revision).max().unwrap_or(0)
     }
 }
 
-/// Writers that write.
+/// Running writers.
 pub struct Writers {
-    habit: Habit,
-    running: Vec<JoinHandle<Page>>,
+    workload: Workload,
+    running: Vec<JoinHandle<WriterLog>>,
 }
 
 impl Writers {
     pub async fn stopped(self) -> Ledger {
-        let mut pages = Vec::new();
+        let mut logs = Vec::new();
         for writer in self.running {
-            pages.push(writer.await.unwrap());
+            logs.push(writer.await.unwrap());
         }
-        Ledger { habit: self.habit, pages }
+        Ledger { workload: self.workload, logs }
     }
 }
 
-impl Page {
+impl WriterLog {
     fn users(&self, call: usize) -> Vec<String> {
         // One call's users are far from each other in the order of keys.
-        (0..self.habit.users).map(|user| format!("u{user}w{}c{call:06}", self.writer)).collect()
+        (0..self.workload.users).map(|user| format!("u{user}w{}c{call:06}", self.writer)).collect()
     }
 
     fn room(&self) -> String {
@@ -145,9 +145,9 @@ impl Page {
                 .sent
                 .checked_sub(random.random_range(1..20))
                 .filter(|_| random.random_bool(0.3));
-            let old = old.map(|call| call % self.habit.calls);
+            let old = old.map(|call| call % self.workload.calls);
             let alive = match old
-                .filter(|call| self.calls.get(call).is_some_and(|known| known.member.is_some()))
+                .filter(|call| self.calls.get(call).is_some_and(|state| state.member.is_some()))
             {
                 Some(call) => self.unmute(&mut mutes, call).await,
                 None => {
@@ -167,9 +167,9 @@ impl Page {
         mutes: &mut MuteServiceClient<Channel>,
         duration_ms: Option<u64>,
     ) -> bool {
-        let call = self.sent % self.habit.calls;
+        let call = self.sent % self.workload.calls;
         let number = self.sent;
-        let reason = format!("{:.<1$}", format!("call {number}"), self.habit.reason_bytes);
+        let reason = format!("{:.<1$}", format!("call {number}"), self.workload.reason_bytes);
         self.sent += 1;
         self.calls.entry(call).or_default().sent = Some(Sent::Mute { reason: reason.clone() });
         let message = pb::MuteMembersRequest {
@@ -205,13 +205,13 @@ impl Page {
 
     fn acknowledged(&mut self, call: usize, member: Option<pb::MutedMember>, revision: i64) {
         assert!(
-            revision > self.newest_revision,
+            revision > self.latest_revision,
             "revision {revision} after {}",
-            self.newest_revision
+            self.latest_revision
         );
-        self.newest_revision = revision;
+        self.latest_revision = revision;
         self.acknowledged += 1;
-        self.calls.insert(call, Known { member, sent: None });
+        self.calls.insert(call, CallState { member, sent: None });
     }
 
     /// What the service lists, by user.
@@ -244,22 +244,22 @@ impl Page {
         for call in calls {
             let users = self.users(call);
             let found: Vec<_> = users.iter().filter_map(|user| listed.remove(user)).collect();
-            let place = format!("writer {}, call {call}", self.writer);
+            let name = format!("writer {}, call {call}", self.writer);
             let whole = found.is_empty() || found.len() == users.len();
-            assert!(whole, "{place} is there by half: {} of {} users", found.len(), users.len());
+            assert!(whole, "{name} took effect by half: {} of {} users", found.len(), users.len());
             let first = found.into_iter().reduce(|first, next| {
                 let same = pb::MutedMember { user: first.user.clone(), ..next };
-                assert_eq!(first, same, "{place} is there by half");
+                assert_eq!(first, same, "{name} took effect by half");
                 first
             });
-            let known = self.calls.entry(call).or_default();
-            known.settle(first).unwrap_or_else(|what| panic!("{place}: {what}"));
+            let state = self.calls.entry(call).or_default();
+            state.adopt(first).unwrap_or_else(|what| panic!("{name}: {what}"));
         }
-        assert!(listed.is_empty(), "nobody has muted {listed:?}");
+        assert!(listed.is_empty(), "no writer has muted {listed:?}");
     }
 }
 
-/// The answer; nothing where the connection broke. The service itself refuses nothing here.
+/// The answer; `None` where the connection broke. The service itself must not refuse the call.
 fn answered<T>(answer: Result<Response<T>, Status>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer.into_inner()),
@@ -270,9 +270,10 @@ fn answered<T>(answer: Result<Response<T>, Status>) -> Option<T> {
     }
 }
 
-impl Known {
-    /// What was found is what was acknowledged, or what was sent after it.
-    fn settle(&mut self, found: Option<pb::MutedMember>) -> Result<(), String> {
+impl CallState {
+    /// Adopts what was found. Errors: it is neither what was acknowledged nor what was sent after
+    /// that.
+    fn adopt(&mut self, found: Option<pb::MutedMember>) -> Result<(), String> {
         let was_done = match (&self.sent, &found) {
             (Some(Sent::Mute { reason }), Some(member)) => {
                 member.reason == *reason && member.actor == "service:dev"
@@ -281,14 +282,14 @@ impl Known {
             (None | Some(_), _) => false,
         };
         if !was_done && found != self.member {
-            return Err(format!("found {found:?}; known is {self:?}"));
+            return Err(format!("found {found:?}, but the writer knows {self:?}"));
         }
         *self = Self { member: found, sent: None };
         Ok(())
     }
 }
 
-/// What a test of this kind is told from outside: how often, and the seed of its random numbers.
+/// A number from the environment, such as a seed. `None` if it is not set.
 pub fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok().and_then(|number| number.parse().ok())
 }

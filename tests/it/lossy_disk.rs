@@ -1,12 +1,10 @@
-//! A file system that forgets, mounted through FUSE: what was not synced when the power goes is
-//! gone, or only a part of it is.
+//! A file system over FUSE that loses unsynced data, or a part of it, when the power is cut.
 //!
 //! `fsync` and `fdatasync` make a file's content and size durable, `fsync` of a directory makes its
-//! entries durable. `sync_file_range` is nothing: files are read and written without the kernel's
-//! page cache, so it never gets here. A cut leaves of each file what was synced, and any of the
-//! pages of 4 KiB that were written since; of each directory what was synced, or what it was at
-//! some moment since. The disk can fail on demand, too: altogether, or in one operation
-//! (`faulty.rs`).
+//! entries durable. `sync_file_range` does nothing: files are read and written without the kernel's
+//! page cache, so the call never arrives here. After a cut, a file has what was synced, and any of
+//! the 4 KiB pages that were written since; a directory has what was synced, or its state at some
+//! moment since. The disk can also fail on demand: altogether, or in one operation (`faulty.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,48 +26,48 @@ use tempfile::TempDir;
 use crate::faulty::{Fate, Fault, Faults, Kind};
 
 const PAGE: usize = 4_096;
-/// The kernel asks again each time.
-const AT_ONCE: Duration = Duration::ZERO;
+/// The kernel caches no attributes.
+const NO_CACHING: Duration = Duration::ZERO;
 
 /// A mounted disk; unmounted when it is dropped.
 pub struct Disk {
     state: Arc<Mutex<State>>,
-    // Dropped in this order: the mount, then its place.
+    // Dropped in this order: the mount, then its directory.
     _session: BackgroundSession,
-    place: TempDir,
+    mount_point: TempDir,
 }
 
-/// What the disk does with whoever wants to change something.
+/// How the disk answers operations that change something.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     Well,
-    /// Everything that changes is refused, as on a file system that the kernel has remounted after
-    /// an error.
+    /// All changes are refused, as on a file system that the kernel has remounted after an error.
     ReadOnly,
     /// Writes fail with EIO.
     FailsWrites,
-    /// Syncs fail with EIO, and what they were to sync is lost.
+    /// Syncs fail with EIO, and their data is lost.
     FailsSyncs,
 }
 
 impl Disk {
-    /// Nothing where this user may not mount one.
+    /// `None` where this user may not mount one.
     pub fn mount() -> Option<Self> {
-        let place = tempfile::tempdir().unwrap();
+        let mount_point = tempfile::tempdir().unwrap();
         let state = Arc::new(Mutex::new(State::new()));
-        let session = fuser::spawn_mount(Mounted(state.clone()), place.path(), &Config::default());
-        Some(Self { state, _session: session.ok()?, place })
+        let session =
+            fuser::spawn_mount(Mounted(state.clone()), mount_point.path(), &Config::default());
+        Some(Self { state, _session: session.ok()?, mount_point })
     }
 
     pub fn path(&self) -> &Path {
-        self.place.path()
+        self.mount_point.path()
     }
 
     pub fn set_health(&self, health: Health) {
         self.state.lock().unwrap().health = health;
     }
 
-    /// Counts operations from zero, and lets these fail.
+    /// Counts operations from zero, and injects these faults.
     pub fn set_faults(&self, faults: &[Fault]) {
         self.state.lock().unwrap().faults.set(faults);
     }
@@ -80,30 +78,30 @@ impl Disk {
         (state.faults.counts(), state.faults.failed())
     }
 
-    /// Forgets everything: a new disk. Nobody may have a file open.
+    /// Empties the disk. No file may be open.
     pub fn format(&self) {
         let mut state = self.state.lock().unwrap();
-        // The kernel may still know files by their numbers.
+        // The kernel may still use earlier numbers of files.
         *state = State { next: state.next, ..State::new() };
     }
 
-    /// Everything as it is now.
+    /// The present content, for `put_back`.
     pub fn image(&self) -> Image {
         Image(self.state.lock().unwrap().nodes.clone())
     }
 
-    /// Makes everything what it was. Nobody may have a file open.
+    /// Restores the content of this image. No file may be open.
     pub fn put_back(&self, image: Image) {
         self.state.lock().unwrap().nodes = image.0;
     }
 
-    /// Cuts the power. Nobody may have a file open.
+    /// Cuts the power. No file may be open.
     pub fn cut(&self, random: &mut StdRng) {
         self.state.lock().unwrap().cut(random);
     }
 }
 
-/// What a disk holds at a moment, on it and in the kernel.
+/// The content of a disk at a moment, synced and unsynced.
 pub struct Image(HashMap<u64, Node>);
 
 struct State {
@@ -123,7 +121,7 @@ enum Node {
 struct File {
     current: Vec<u8>,
     synced: Vec<u8>,
-    /// Pages by number in which `current` may differ.
+    /// Numbers of the pages in which `current` may differ from `synced`.
     dirty: BTreeSet<usize>,
 }
 
@@ -132,7 +130,7 @@ type Entries = BTreeMap<OsString, u64>;
 #[derive(Clone, Default)]
 struct Directory {
     current: Entries,
-    /// What it was before each change since the last sync. The first is what is durable.
+    /// The state before each change since the last sync. The first is the durable one.
     before: Vec<Entries>,
 }
 
@@ -159,7 +157,7 @@ impl File {
         }
     }
 
-    /// Makes one page durable, as far as there is a place for it.
+    /// Makes one page durable, up to the durable size.
     fn keep(&mut self, page: usize) {
         let end = ((page + 1) * PAGE).min(self.synced.len()).min(self.current.len());
         if page * PAGE < end {
@@ -167,8 +165,8 @@ impl File {
         }
     }
 
-    /// Forgets what was not synced, but for each page with this probability.
-    fn forget(&mut self, random: &mut StdRng, kept: f64) {
+    /// Loses unsynced data. Each page survives with this probability.
+    fn lose_unsynced(&mut self, random: &mut StdRng, kept: f64) {
         if random.random_bool(0.5) {
             self.synced.resize(self.current.len(), 0);
         }
@@ -187,7 +185,7 @@ impl Directory {
         change(&mut self.current)
     }
 
-    fn forget(&mut self, random: &mut StdRng) {
+    fn lose_unsynced(&mut self, random: &mut StdRng) {
         let mut states = std::mem::take(&mut self.before);
         states.push(std::mem::take(&mut self.current));
         let kept = if random.random_bool(0.5) { 0 } else { random.random_range(0..states.len()) };
@@ -203,16 +201,16 @@ impl State {
     }
 
     fn cut(&mut self, random: &mut StdRng) {
-        // In the order of their numbers, so that a seed repeats it.
+        // In the order of their numbers, so that a seed repeats the cut.
         let mut numbers: Vec<_> = self.nodes.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
             match self.nodes.get_mut(&number) {
                 Some(Node::File(file)) => {
                     let kept = random.random();
-                    file.forget(random, kept);
+                    file.lose_unsynced(random, kept);
                 }
-                Some(Node::Directory(directory)) => directory.forget(random),
+                Some(Node::Directory(directory)) => directory.lose_unsynced(random),
                 None => {}
             }
         }
@@ -227,7 +225,7 @@ impl State {
         self.nodes.retain(|number, _| reached.contains(number));
     }
 
-    fn is_well(&self) -> Result<(), Errno> {
+    fn check_health(&self) -> Result<(), Errno> {
         match self.health {
             Health::Well | Health::FailsSyncs => Ok(()),
             Health::ReadOnly => Err(Errno::EROFS),
@@ -235,10 +233,10 @@ impl State {
         }
     }
 
-    /// Whether this operation may be done, and by half only. Errors: it fails.
+    /// Whether this operation is done completely or by half. Errors: it fails.
     fn attempt(&mut self, kind: Kind) -> Result<Fate, Errno> {
         if kind != Kind::Open {
-            self.is_well()?;
+            self.check_health()?;
         }
         match self.faults.next(kind) {
             Fate::Failed(code) => Err(Errno::from_i32(code)),
@@ -303,7 +301,8 @@ impl State {
         self.attr(INodeNo(number))
     }
 
-    /// What it leads to stays until the cut: the entry may come back, and who has it open reads on.
+    /// The file itself stays until the cut: its entry may come back, and open handles still read
+    /// it.
     fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
         self.attempt(Kind::Unlink)?;
         let found = self.find(parent, name)?;
@@ -323,7 +322,7 @@ impl State {
     ) -> Result<(), Errno> {
         self.attempt(Kind::Rename)?;
         let found = self.find(from, name)?;
-        assert_eq!(from, to, "nobody moves files between directories here");
+        assert_eq!(from, to, "moves between directories are not supported");
         self.directory(from)?.change(|entries| {
             entries.remove(name);
             entries.insert(new_name.to_owned(), found.0);
@@ -339,7 +338,7 @@ impl State {
         self.attr(number)
     }
 
-    /// Answers how much of it is written.
+    /// Returns how many bytes are written.
     fn write(&mut self, number: INodeNo, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let length = if self.attempt(Kind::Write)? == Fate::Short {
             data.len().div_ceil(2)
@@ -350,9 +349,9 @@ impl State {
         Ok(length)
     }
 
-    /// What a sync that fails was to sync is lost, but for who reads it before the cut.
+    /// A failed sync loses its data at the cut. Until then the data can be read.
     fn sync(&mut self, number: INodeNo, kind: Kind) -> Result<(), Errno> {
-        self.is_well()?;
+        self.check_health()?;
         let attempted = self.attempt(kind);
         let fails = attempted.is_err() || self.health == Health::FailsSyncs;
         match self.nodes.get_mut(&number.0).ok_or(Errno::ENOENT)? {
@@ -365,7 +364,7 @@ impl State {
     }
 }
 
-/// What the kernel talks to.
+/// The FUSE file system that the kernel calls.
 struct Mounted(Arc<Mutex<State>>);
 
 impl Mounted {
@@ -390,14 +389,14 @@ fn opened(reply: ReplyOpen, done: Result<Fate, Errno>, flags: FopenFlags) {
 
 fn entry(reply: ReplyEntry, found: Result<FileAttr, Errno>) {
     match found {
-        Ok(attr) => reply.entry(&AT_ONCE, &attr, Generation(0)),
+        Ok(attr) => reply.entry(&NO_CACHING, &attr, Generation(0)),
         Err(error) => reply.error(error),
     }
 }
 
 fn attributes(reply: ReplyAttr, found: Result<FileAttr, Errno>) {
     match found {
-        Ok(attr) => reply.attr(&AT_ONCE, &attr),
+        Ok(attr) => reply.attr(&NO_CACHING, &attr),
         Err(error) => reply.error(error),
     }
 }
@@ -449,7 +448,7 @@ impl Filesystem for Mounted {
     ) {
         match self.state().add(parent, name, Node::File(File::default())) {
             Ok(attr) => reply.created(
-                &AT_ONCE,
+                &NO_CACHING,
                 &attr,
                 Generation(0),
                 FileHandle(0),
@@ -552,9 +551,9 @@ impl Filesystem for Mounted {
             Ok(directory) => directory.current.clone(),
             Err(error) => return reply.error(error),
         };
-        for (place, (name, number)) in entries.into_iter().enumerate().skip(offset as usize) {
+        for (index, (name, number)) in entries.into_iter().enumerate().skip(offset as usize) {
             let kind = state.attr(INodeNo(number)).map_or(FileType::RegularFile, |attr| attr.kind);
-            if reply.add(INodeNo(number), place as u64 + 1, kind, name) {
+            if reply.add(INodeNo(number), index as u64 + 1, kind, name) {
                 break;
             }
         }

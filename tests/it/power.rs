@@ -10,7 +10,7 @@ use rand::RngExt as _;
 
 use crate::{
     harness::skipped,
-    ledger::{Habit, Ledger, random, setting},
+    ledger::{Ledger, Workload, random, setting},
     lossy_disk::Disk,
     process::Process,
 };
@@ -21,7 +21,7 @@ async fn a_power_cut_loses_no_acknowledged_write_and_halves_none() {
     let cuts = setting("MUTE_TEST_CUTS").unwrap_or(20);
     let mut random = random();
     let directory = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::new(8, Habit { users: 100, reason_bytes: 512, calls: 20 });
+    let mut ledger = Ledger::new(8, Workload { users: 100, reason_bytes: 512, calls: 20 });
     let start = |journal_mib| {
         Process::spawn(directory.path(), disk.path(), &["--journal-mib", journal_mib])
     };

@@ -15,7 +15,7 @@ use crate::{cluster::until, etcd::Etcd};
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
 fn place(etcd: &Etcd, prefix: &str) -> Location {
-    let Location::Cluster(config) = etcd.place() else { unreachable!("it is a cluster") };
+    let Location::Cluster(config) = etcd.location() else { unreachable!("it is a cluster") };
     Location::Cluster(ClusterConfig { prefix: prefix.to_owned(), ..config })
 }
 

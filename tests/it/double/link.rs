@@ -1,5 +1,5 @@
-//! The network between one replica and one member: a connection is a pair of pipes in memory, and
-//! the link says how fast they are, and whether they are.
+//! The network between one replica and one member. A connection is a pair of pipes in memory. The
+//! link sets their latency and bandwidth, and whether they carry anything.
 
 use std::{
     io,
@@ -16,36 +16,36 @@ use tokio::{
     time::sleep,
 };
 
-/// Bytes that are on their way at once.
+/// Bytes in flight at once.
 const BUFFER: usize = 64 << 10;
 
-/// How a link is at the moment.
+/// The state of a link at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Condition {
-    /// For each piece of up to 64 KiB, one way.
+    /// Of each piece of up to 64 KiB, one way.
     pub latency: Duration,
-    /// One way; none is no bound.
+    /// One way; `None` is unlimited.
     pub bytes_per_s: Option<u64>,
     pub state: State,
-    /// Connections that were begun in an earlier one are gone.
+    /// The number of resets so far: connections of an earlier age are closed.
     age: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum State {
     Up,
-    /// Nothing comes through, and nobody is told.
+    /// Nothing comes through, and no error is reported.
     Stalled,
     /// Connections are reset, and new ones refused.
     Cut,
 }
 
-/// What becomes of the answers to transactions that have taken effect.
+/// How the answer to a transaction is lost. The transaction has taken effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// It is never sent.
+    /// The answer is never sent.
     Silent,
-    /// The connection is reset in its place.
+    /// The connection is reset instead.
     Reset,
 }
 
@@ -85,18 +85,18 @@ impl Link {
         });
     }
 
-    /// Resets the connections there are.
+    /// Resets all open connections.
     pub fn reset(&self) {
         self.condition.send_modify(|condition| condition.age += 1);
     }
 
-    /// Has the answers to the next transactions lost, after they have taken effect.
+    /// Loses the answers to the next `count` transactions, which take effect.
     pub fn lose_answers(&self, count: u32, loss: Loss) {
         self.counter(loss).fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Whether this answer is to be lost, and how.
-    pub fn loses(&self) -> Option<Loss> {
+    /// How to lose this answer, if it is to be lost; counts the loss.
+    pub fn take_loss(&self) -> Option<Loss> {
         let take = |loss| {
             let taken =
                 self.counter(loss)
@@ -130,7 +130,7 @@ impl Link {
     }
 }
 
-/// Carries both ways until the connection is reset, or both sides are done.
+/// Carries data both ways until the connection is reset or both sides are done.
 async fn carry(
     near: DuplexStream,
     far: DuplexStream,
@@ -139,12 +139,12 @@ async fn carry(
 ) {
     let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(far);
-    let there = carry_one_way(near_read, far_write, condition.clone());
-    let back = carry_one_way(far_read, near_write, condition.clone());
-    let mut ageing = condition;
+    let to_server = carry_one_way(near_read, far_write, condition.clone());
+    let to_client = carry_one_way(far_read, near_write, condition.clone());
+    let mut resets = condition;
     tokio::select! {
-        _ = async { tokio::join!(there, back) } => {}
-        _ = ageing.wait_for(|condition| condition.age != age) => {}
+        _ = async { tokio::join!(to_server, to_client) } => {}
+        _ = resets.wait_for(|condition| condition.age != age) => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! The records of the double: every version of every key since the last compaction, by revision, as
-//! etcd has them.
+//! etcd keeps them.
 //!
-//! It is plain data, changed by one call at a time. What it refuses, it refuses in etcd's words.
+//! It is plain data that one call at a time changes. Its errors have etcd's texts.
 
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -15,30 +15,30 @@ const MAX_REQUEST_BYTES: usize = 1_572_864;
 
 #[derive(Clone)]
 pub struct Mvcc {
-    /// The newest.
+    /// The latest revision.
     revision: i64,
-    /// What was before it is gone.
+    /// Earlier revisions are dropped.
     compacted: i64,
     keys: BTreeMap<Vec<u8>, Vec<Version>>,
     /// By revision, in the order of the operations.
     changes: BTreeMap<i64, Vec<pb::Event>>,
-    /// Nothing is put any more.
+    /// The quota is exhausted: puts are refused.
     pub is_full: bool,
 }
 
 #[derive(Clone)]
 struct Version {
     revision: i64,
-    /// How often the key was put since it was absent; 0 is a deletion.
+    /// How often the key was put since it was last absent. 0 is a deletion.
     number: i64,
     value: Vec<u8>,
 }
 
-/// What a watch that has told everything before a revision is to tell next.
-pub enum Told {
-    /// Changes of whole revisions, and the revision to go on from.
+/// What a watch sends next.
+pub enum Watched {
+    /// All changes of some revisions, and the revision to continue from.
     Changes(Vec<pb::Event>, i64),
-    /// They are gone; the oldest that can be watched from.
+    /// The revisions are dropped; the oldest that can be watched from.
     Compacted(i64),
 }
 
@@ -83,8 +83,8 @@ impl Mvcc {
         Ok(())
     }
 
-    fn range_as_of(&self, request: &pb::RangeRequest, newest: i64) -> pb::RangeResponse {
-        let as_of = if request.revision > 0 { request.revision } else { newest };
+    fn range_as_of(&self, request: &pb::RangeRequest, latest: i64) -> pb::RangeResponse {
+        let as_of = if request.revision > 0 { request.revision } else { latest };
         let mut kvs = Vec::new();
         let mut count = 0;
         for (key, versions) in self.keys.range(bounds(&request.key, &request.range_end)) {
@@ -100,7 +100,7 @@ impl Mvcc {
         }
         let more = !request.count_only && request.limit > 0 && count > request.limit;
         pb::RangeResponse {
-            header: Some(pb::ResponseHeader { revision: newest }),
+            header: Some(pb::ResponseHeader { revision: latest }),
             kvs,
             more,
             count,
@@ -157,9 +157,9 @@ impl Mvcc {
         use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange};
         match &operation.request {
             Some(RequestRange(request)) => {
-                let newest = if changes.is_empty() { self.revision } else { next };
+                let latest = if changes.is_empty() { self.revision } else { next };
                 return Some(pb::response_op::Response::ResponseRange(
-                    self.range_as_of(request, newest),
+                    self.range_as_of(request, latest),
                 ));
             }
             Some(RequestPut(put)) => {
@@ -167,10 +167,10 @@ impl Mvcc {
             }
             Some(RequestDeleteRange(request)) => {
                 let range = self.keys.range(bounds(&request.key, &request.range_end));
-                let gone = range
+                let deleted = range
                     .filter(|(_, versions)| live(versions, next).is_some())
                     .map(|(key, _)| key.clone());
-                for key in gone.collect::<Vec<_>>() {
+                for key in deleted.collect::<Vec<_>>() {
                     self.write(key, None, next, changes);
                 }
             }
@@ -199,22 +199,22 @@ impl Mvcc {
         });
     }
 
-    /// Forgets what was before this revision. Of the revision itself deletions go too, as they do
-    /// in etcd before 3.4.36 and 3.5.19.
+    /// Drops what was before this revision. Deletions of the revision itself are dropped too, as in
+    /// etcd before 3.4.36 and 3.5.19.
     pub fn compact(&mut self, revision: i64) {
         if revision <= self.compacted || revision > self.revision {
             return;
         }
         self.compacted = revision;
         for versions in self.keys.values_mut() {
-            let newest = versions.iter().rposition(|version| version.revision <= revision);
-            let Some(newest) = newest else { continue };
-            let first = if versions[newest].number == 0 { newest + 1 } else { newest };
+            let latest = versions.iter().rposition(|version| version.revision <= revision);
+            let Some(latest) = latest else { continue };
+            let first = if versions[latest].number == 0 { latest + 1 } else { latest };
             versions.drain(..first);
         }
         self.keys.retain(|_, versions| !versions.is_empty());
         self.changes = self.changes.split_off(&revision);
-        // What is left of it is what can still be read.
+        // Of the revision itself, only what can still be read is kept.
         let Some(mut changes) = self.changes.remove(&revision) else { return };
         let is_there = |kv: &pb::KeyValue| {
             self.keys.get(&kv.key).is_some_and(|versions| versions[0].revision == revision)
@@ -227,51 +227,57 @@ impl Mvcc {
         }
     }
 
-    /// As `etcdctl snapshot restore --bump-revision --restriction-compacted` leaves it: nothing of
-    /// its past can be read.
+    /// As after `etcdutl snapshot restore --bump-revision --mark-compacted`: no earlier revision
+    /// can be read.
     pub fn bump(&mut self, by: i64) {
         self.revision += by;
         self.compact(self.revision);
     }
 
-    /// Changes of a range from this revision on, of at most so many revisions.
-    pub fn changes(&self, key: &[u8], range_end: &[u8], from: i64, revisions: usize) -> Told {
+    /// Changes of a range of keys from this revision on, of at most this many revisions.
+    pub fn changes(
+        &self,
+        key: &[u8],
+        range_end: &[u8],
+        from: i64,
+        max_revisions: usize,
+    ) -> Watched {
         if from < self.compacted {
-            return Told::Compacted(self.compacted);
+            return Watched::Compacted(self.compacted);
         }
         let is_watched = |change: &&pb::Event| {
             change.kv.as_ref().is_some_and(|kv| is_within(&kv.key, key, range_end))
         };
-        let mut told = Vec::new();
-        let mut taken = 0;
+        let mut events = Vec::new();
+        let mut revision_count = 0;
         let mut next = from.max(self.revision + 1);
         for (revision, changes) in self.changes.range(from..) {
-            if taken == revisions {
+            if revision_count == max_revisions {
                 next = *revision;
                 break;
             }
-            let before = told.len();
-            told.extend(changes.iter().filter(is_watched).cloned());
-            taken += usize::from(told.len() > before);
+            let before = events.len();
+            events.extend(changes.iter().filter(is_watched).cloned());
+            revision_count += usize::from(events.len() > before);
         }
-        Told::Changes(told, next)
+        Watched::Changes(events, next)
     }
 }
 
-/// The version that there was as of this revision, where there was one.
+/// The version as of this revision, if the key existed.
 fn live(versions: &[Version], as_of: i64) -> Option<&Version> {
     versions.iter().rfind(|version| version.revision <= as_of).filter(|version| version.number > 0)
 }
 
 type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
-/// An empty end is the key alone; a zero byte is all from the key on.
+/// An empty end means the key alone; a zero byte means all keys from this one on.
 fn bounds(key: &[u8], range_end: &[u8]) -> Bounds {
     let from = Bound::Included(key.to_vec());
     match range_end {
         [] => (from, Bound::Included(key.to_vec())),
         [0] => (from, Bound::Unbounded),
-        // What ends before it begins is empty.
+        // A range that ends before its start is empty.
         end if end <= key => (Bound::Included(Vec::new()), Bound::Excluded(Vec::new())),
         end => (from, Bound::Excluded(end.to_vec())),
     }
@@ -294,8 +300,8 @@ fn require_key(key: &[u8]) -> Result<(), Status> {
 }
 
 fn check(request: &pb::TxnRequest) -> Result<(), Status> {
-    let most = request.compare.len().max(request.success.len()).max(request.failure.len());
-    if most > MAX_OPERATIONS {
+    let operations = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if operations > MAX_OPERATIONS {
         return Err(Status::invalid_argument("etcdserver: too many operations in txn request"));
     }
     request.compare.iter().try_for_each(|compare| require_key(&compare.key))?;
@@ -307,8 +313,8 @@ fn check(request: &pb::TxnRequest) -> Result<(), Status> {
     Ok(())
 }
 
-/// No key is put twice, or put and deleted. Of a deletion of everything from a key on etcd 3.4 does
-/// not see it.
+/// No key is put twice, or both put and deleted. etcd 3.4 does not check this for a deletion of all
+/// keys from one on.
 fn check_operations(operations: &[pb::RequestOp]) -> Result<(), Status> {
     use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange};
     let mut puts = Vec::new();

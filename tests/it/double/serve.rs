@@ -1,4 +1,4 @@
-//! The API of a member, for one connection.
+//! The API of a member, served over one connection.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait, transport::Server
 use super::{
     Member, Shared,
     link::{Link, Loss},
-    mvcc::Told,
+    mvcc::Watched,
     wire::{
         self as pb,
         auth_server::{Auth, AuthServer},
@@ -23,18 +23,18 @@ use super::{
     },
 };
 
-/// Revisions that a watch which has to catch up is told of at once.
-const REVISIONS: usize = 1_000;
+/// Revisions in one message to a watch that catches up.
+const MAX_REVISIONS: usize = 1_000;
 const MESSAGE_BYTES: usize = 2 << 20;
 
-/// What one connection is served by.
+/// Serves one connection to a member.
 #[derive(Clone)]
-pub struct Door {
+pub struct MemberServer {
     pub shared: Arc<Shared>,
     pub link: Arc<Link>,
 }
 
-impl Door {
+impl MemberServer {
     pub async fn serve(self, connection: DuplexStream) {
         let connections = stream::once(async { Ok::<_, std::io::Error>(connection) });
         let kv = KvServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES);
@@ -56,7 +56,7 @@ impl Door {
 }
 
 #[async_trait]
-impl Kv for Door {
+impl Kv for MemberServer {
     async fn range(
         &self,
         request: Request<pb::RangeRequest>,
@@ -72,7 +72,7 @@ impl Kv for Door {
     ) -> Result<Response<pb::TxnResponse>, Status> {
         self.require_leader()?;
         let answer = self.shared.write(|mvcc| mvcc.transact(request.get_ref()))?;
-        match self.link.loses() {
+        match self.link.take_loss() {
             None => Ok(Response::new(answer)),
             Some(loss) => {
                 if loss == Loss::Reset {
@@ -85,7 +85,7 @@ impl Kv for Door {
 }
 
 #[async_trait]
-impl Watch for Door {
+impl Watch for MemberServer {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 
     async fn watch(
@@ -94,11 +94,11 @@ impl Watch for Door {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader()?;
         let (answers, answered) = mpsc::channel(1);
-        let door = self.clone();
+        let member_server = self.clone();
         let requests = request.into_inner();
         tokio::spawn(async move {
             tokio::select! {
-                () = door.watch_all(requests, answers.clone()) => {}
+                () = member_server.watch_all(requests, answers.clone()) => {}
                 () = answers.closed() => {}
             }
         });
@@ -108,15 +108,16 @@ impl Watch for Door {
 
 type Answers = mpsc::Sender<Result<pb::WatchResponse, Status>>;
 
-impl Door {
-    /// One watch a stream, as the service asks for; the stream ends with its requests.
+impl MemberServer {
+    /// Serves one watch a stream, which is all that the service uses. The stream ends with its
+    /// requests.
     async fn watch_all(&self, mut requests: Streaming<pb::WatchRequest>, answers: Answers) {
         let Ok(Some(pb::WatchRequest { request_union: Some(create) })) = requests.message().await
         else {
             return;
         };
         let pb::watch_request::RequestUnion::CreateRequest(create) = create;
-        let mut ended = self.member().ended.subscribe();
+        let mut ended = self.member().end_watches.subscribe();
         tokio::select! {
             () = self.watch_one(create, &answers) => {}
             _ = async { while let Ok(Some(_)) = requests.message().await {} } => {}
@@ -127,7 +128,7 @@ impl Door {
     }
 
     async fn watch_one(&self, create: pb::WatchCreateRequest, answers: &Answers) {
-        let mut news = self.shared.news.subscribe();
+        let mut updated = self.shared.updated.subscribe();
         let header = self.shared.read(|mvcc| mvcc.header());
         let mut next =
             if create.start_revision > 0 { create.start_revision } else { header.revision + 1 };
@@ -137,16 +138,16 @@ impl Door {
             return;
         }
         loop {
-            news.mark_unchanged();
+            updated.mark_unchanged();
             let lag = Duration::from_millis(self.member().lag_ms.load(Ordering::Relaxed));
             if !lag.is_zero() {
                 sleep(lag).await;
             }
-            let (told, header) = self.shared.read(|mvcc| {
-                (mvcc.changes(&create.key, &create.range_end, next, REVISIONS), mvcc.header())
+            let (changes, header) = self.shared.read(|mvcc| {
+                (mvcc.changes(&create.key, &create.range_end, next, MAX_REVISIONS), mvcc.header())
             });
-            let answer = match told {
-                Told::Changes(events, after) => {
+            let answer = match changes {
+                Watched::Changes(events, after) => {
                     let is_behind = after <= header.revision;
                     next = after;
                     if !events.is_empty() {
@@ -159,12 +160,12 @@ impl Door {
                             return;
                         }
                     }
-                    if !is_behind && news.changed().await.is_err() {
+                    if !is_behind && updated.changed().await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Told::Compacted(compact_revision) => pb::WatchResponse {
+                Watched::Compacted(compact_revision) => pb::WatchResponse {
                     header: Some(header),
                     canceled: true,
                     compact_revision,
@@ -172,14 +173,14 @@ impl Door {
                 },
             };
             let _ = answers.send(Ok(answer)).await;
-            // The stream stays open, with no watch on it.
+            // The stream stays open without a watch.
             std::future::pending::<()>().await;
         }
     }
 }
 
 #[async_trait]
-impl Auth for Door {
+impl Auth for MemberServer {
     async fn authenticate(
         &self,
         _: Request<pb::AuthenticateRequest>,

@@ -1,5 +1,4 @@
-//! The double beside a real etcd: both are asked the same, and have to answer the same to the last
-//! field.
+//! The double beside a real etcd: both get the same requests and must give equal answers.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::{
 use crate::{etcd::Etcd, ledger};
 
 const KEYS: usize = 8;
-/// Put at the end of a sequence, so that a watch has an end too.
+/// The last put of a sequence, so that a watch knows where to stop.
 const LAST: &[u8] = b"k/last";
 
 type Answer<T> = Result<T, (Code, String)>;
@@ -25,7 +24,7 @@ struct Twins {
     double: Double,
     channels: [Channel; 2],
     random: StdRng,
-    /// The newest revision that was compacted to.
+    /// The latest revision that was compacted to.
     compacted: i64,
 }
 
@@ -56,14 +55,14 @@ impl Twins {
         }
     }
 
-    /// Mostly a good one.
+    /// A revision to read at, mostly a valid one.
     fn revision(&mut self) -> i64 {
-        let newest = self.double.revision();
+        let latest = self.double.revision();
         match self.random.random_range(0..8) {
-            0 => newest + 1,
+            0 => latest + 1,
             1 => (self.compacted - 1).max(0),
             2 => self.compacted,
-            3 | 4 => self.random.random_range(self.compacted..=newest),
+            3 | 4 => self.random.random_range(self.compacted..=latest),
             _ => 0,
         }
     }
@@ -104,8 +103,7 @@ impl Twins {
     }
 
     fn transaction(&mut self) -> pb::TxnRequest {
-        let [compares, successes, failures] =
-            [2, 4, 4].map(|most| self.random.random_range(0..most));
+        let [compares, successes, failures] = [2, 4, 4].map(|max| self.random.random_range(0..max));
         pb::TxnRequest {
             compare: (0..compares).map(|_| self.compare()).collect(),
             success: (0..successes).map(|_| self.operation()).collect(),
@@ -113,7 +111,7 @@ impl Twins {
         }
     }
 
-    /// What both answer to a transaction.
+    /// The answer of both to a transaction.
     async fn transact(&self, request: &pb::TxnRequest) -> Answer<pb::TxnResponse> {
         let [real, double] = self.channels.clone().map(|channel| async {
             let answer = KvClient::new(channel).txn(request.clone()).await;
@@ -145,17 +143,17 @@ impl Twins {
     }
 
     async fn compact(&mut self, revision: i64) {
-        let asked = self.real.members[0]
+        let compacted = self.real.members[0]
             .call("kv/compaction", json!({"revision": revision, "physical": true}))
             .await;
-        assert!(asked.is_some());
+        assert!(compacted.is_some());
         self.double.compact(revision);
         self.compacted = revision;
     }
 
-    /// Watches from there to the last key at this revision.
+    /// Watches with both until the event of this revision.
     async fn watch(&self, create: &pb::WatchCreateRequest, until: i64) {
-        // Of its own, because a connection bears only so many streams that are given up.
+        // A new connection, because one allows only so many abandoned streams.
         let channels = [self.channels[0].clone(), self.double.network().channel(0)];
         let [real, double] = channels.map(|channel| watched(channel, create.clone(), until));
         assert_eq!(double.await, real.await, "{create:?}");
@@ -178,7 +176,7 @@ async fn watched(channel: Channel, create: pb::WatchCreateRequest, until: i64) -
         futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
     let mut answers = WatchClient::new(channel).watch(requests).await.unwrap().into_inner();
     let mut watched = Watched::default();
-    let mut told = 0;
+    let mut last_revision = 0;
     loop {
         let answer = tokio::time::timeout(Duration::from_secs(5), answers.message())
             .await
@@ -193,12 +191,12 @@ async fn watched(channel: Channel, create: pb::WatchCreateRequest, until: i64) -
                 ..watched
             };
         }
-        // What is of one revision comes together.
+        // The events of one revision arrive together.
         let revision = |event: &pb::Event| event.kv.as_ref().unwrap().mod_revision;
         let Some(first) = answer.events.first().map(revision) else { continue };
         let last = answer.events.last().map_or(first, revision);
-        assert!(first > told && last >= first && last <= answer.header.unwrap().revision);
-        told = last;
+        assert!(first > last_revision && last >= first && last <= answer.header.unwrap().revision);
+        last_revision = last;
         watched.events.extend(answer.events);
         if last == until {
             return watched;
@@ -213,7 +211,7 @@ async fn the_double_answers_as_etcd_does() {
         for _ in 0..12 {
             let transaction = twins.transaction();
             let range = twins.range();
-            // Most of them are refused for a reason, or answered with one.
+            // The answer may be a refusal; `transact` compares it.
             let _ = twins.transact(&transaction).await;
             twins.read(&range).await;
         }
@@ -229,7 +227,7 @@ async fn the_double_answers_as_etcd_does() {
             pb::WatchCreateRequest { key, range_end, start_revision: start_revision.clamp(1, end) }
         };
         let creates = [compacted - 1, compacted, compacted + 1, end - 3, end].map(create);
-        // etcd looks ten times a second for those that have to catch up.
+        // Concurrently, because etcd serves watches that catch up only ten times a second.
         join_all(creates.iter().map(|create| twins.watch(create, end))).await;
     }
 }

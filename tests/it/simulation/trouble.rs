@@ -51,7 +51,7 @@ pub async fn heal(world: &World) {
     world.double.set_full(false);
     for member in 0..world.double.members() {
         world.double.lag(member, 0);
-        world.double.part(member, true);
+        world.double.set_has_leader(member, true);
     }
     world.replicas().iter().for_each(well);
     // Those that are ahead go back.
@@ -99,8 +99,8 @@ fn members(world: &World, random: &mut StdRng) {
     match random.random_range(0..8) {
         0 => world.double.lag(member, random.random_range(10..3_000)),
         1 => world.double.lag(member, 0),
-        2 => world.double.part(member, false),
-        3 => world.double.part(member, true),
+        2 => world.double.set_has_leader(member, false),
+        3 => world.double.set_has_leader(member, true),
         4 => world.double.restart(member),
         5 => world.double.set_full(random.random_bool(0.3)),
         _ => world.double.compact(world.double.revision() - random.random_range(0..20)),

@@ -207,7 +207,7 @@ impl World {
     pub async fn start(&self, machine: usize) -> Result<(), Failure> {
         let network = self.double.network();
         let clock = self.slots[machine].clock.clone();
-        let app = App::start(&config(network.place()), clock.clone()).await?;
+        let app = App::start(&config(network.location()), clock.clone()).await?;
         let service = app.service.clone();
         let replica =
             Replica { number: machine, api: Api::new(service.clone()), service, network, clock };

@@ -1,5 +1,5 @@
-//! What the network and the members of the double can do to a store: each fault on its own, so that
-//! a simulation is known to meet it.
+//! The faults of the double's network and members, one at a time: this shows that a simulation,
+//! which combines them, meets each of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use super::{
 const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
 async fn open(network: &Network) -> Arc<dyn Store> {
-    store::open(&network.place(), KEEP_ALL).await.unwrap()
+    store::open(&network.location(), KEEP_ALL).await.unwrap()
 }
 
-fn new(key: &str) -> Batch {
+fn put_new(key: &str) -> Batch {
     Batch {
         preconditions: vec![Precondition { key: key.into(), revision: None }],
         operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
@@ -30,10 +30,10 @@ fn new(key: &str) -> Batch {
     }
 }
 
-/// How often an event of this name has been committed.
-async fn told(store: &dyn Store, name: &str) -> usize {
+/// How often an event of this name was committed.
+async fn count_events(store: &dyn Store, name: &str) -> usize {
     let events = store.events(store::EventRange::default(), false, 1_000).await.unwrap();
-    events.iter().filter(|logged| logged.event == name.as_bytes()).count()
+    events.iter().filter(|stored| stored.event == name.as_bytes()).count()
 }
 
 async fn records(store: &dyn Store) -> usize {
@@ -41,7 +41,7 @@ async fn records(store: &dyn Store) -> usize {
     pages.concat().len()
 }
 
-async fn sees(store: &dyn Store, after: Revision, name: &str) {
+async fn wait_for_event(store: &dyn Store, after: Revision, name: &str) {
     let mut feed = store.watch(after).await.unwrap();
     while feed.next().await.unwrap().unwrap().event != name.as_bytes() {}
 }
@@ -53,7 +53,7 @@ async fn a_commit_takes_effect_once_whatever_the_network_does() {
     let store = open(&network).await;
     let links = &network.links;
     let faults: [(&str, &dyn Fn()); 7] = [
-        ("answers lost in silence", &|| {
+        ("answers lost without an error", &|| {
             links[..2].iter().for_each(|link| link.lose_answers(1, Loss::Silent))
         }),
         ("answers lost with their connections", &|| {
@@ -61,8 +61,10 @@ async fn a_commit_takes_effect_once_whatever_the_network_does() {
         }),
         ("two members cut off", &|| links[..2].iter().for_each(|link| link.set(State::Cut))),
         ("two members silent", &|| links[1..].iter().for_each(|link| link.set(State::Stalled))),
-        ("members begun anew", &|| (0..3).for_each(|member| double.restart(member))),
-        ("members without a leader", &|| (0..2).for_each(|member| double.part(member, false))),
+        ("members restarted", &|| (0..3).for_each(|member| double.restart(member))),
+        ("members without a leader", &|| {
+            (0..2).for_each(|member| double.set_has_leader(member, false))
+        }),
         ("a slow network", &|| {
             links.iter().for_each(|link| link.pace(Duration::from_millis(50), Some(20_000)))
         }),
@@ -70,13 +72,15 @@ async fn a_commit_takes_effect_once_whatever_the_network_does() {
     for (name, begin) in faults {
         begin();
         let revision =
-            timeout(Duration::from_secs(10), store.commit(new(name))).await.unwrap().unwrap();
+            timeout(Duration::from_secs(10), store.commit(put_new(name))).await.unwrap().unwrap();
         for link in links {
             link.set(State::Up);
         }
-        (0..3).for_each(|member| double.part(member, true));
-        timeout(Duration::from_secs(10), sees(&*store, revision - 1, name)).await.unwrap();
-        assert_eq!(told(&*store, name).await, 1, "{name}");
+        (0..3).for_each(|member| double.set_has_leader(member, true));
+        timeout(Duration::from_secs(10), wait_for_event(&*store, revision - 1, name))
+            .await
+            .unwrap();
+        assert_eq!(count_events(&*store, name).await, 1, "{name}");
     }
     assert_eq!(records(&*store).await, 7);
 }
@@ -89,8 +93,8 @@ async fn a_watch_that_lags_is_late_and_misses_nothing() {
     let started = Instant::now();
     for number in 0..20 {
         let name = number.to_string();
-        let revision = store.commit(new(&name)).await.unwrap();
-        sees(&*store, revision - 1, &name).await;
+        let revision = store.commit(put_new(&name)).await.unwrap();
+        wait_for_event(&*store, revision - 1, &name).await;
     }
     assert!(started.elapsed() > Duration::from_secs(13), "{:?}", started.elapsed());
 }
@@ -99,12 +103,12 @@ async fn a_watch_that_lags_is_late_and_misses_nothing() {
 async fn a_full_cluster_says_so_and_a_compacted_one_goes_on() {
     let double = Double::new(1);
     let store = open(&double.network()).await;
-    store.commit(new("first")).await.unwrap();
+    store.commit(put_new("first")).await.unwrap();
     double.set_full(true);
-    assert!(matches!(store.commit(new("full")).await, Err(StoreError::Full(_))));
+    assert!(matches!(store.commit(put_new("full")).await, Err(StoreError::Full(_))));
     double.set_full(false);
     double.compact(double.revision());
-    store.commit(new("second")).await.unwrap();
+    store.commit(put_new("second")).await.unwrap();
     assert_eq!(records(&*store).await, 2);
 }
 
@@ -112,10 +116,10 @@ async fn a_full_cluster_says_so_and_a_compacted_one_goes_on() {
 async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
     let double = Double::new(1);
     let store = open(&double.network()).await;
-    store.commit(new("kept")).await.unwrap();
+    store.commit(put_new("kept")).await.unwrap();
     let backup = double.backup();
     for number in 0..20 {
-        store.commit(new(&number.to_string())).await.unwrap();
+        store.commit(put_new(&number.to_string())).await.unwrap();
     }
     sleep(Duration::from_secs(3)).await;
     double.restore(backup);
@@ -127,15 +131,15 @@ async fn an_older_state_in_the_place_of_the_cluster_is_noticed() {
 async fn a_start_after_a_bumped_restore_has_the_restored_state() {
     let double = Double::new(1);
     let store = open(&double.network()).await;
-    let revision = store.commit(new("kept")).await.unwrap();
+    let revision = store.commit(put_new("kept")).await.unwrap();
     let mut backup = double.backup();
-    store.commit(new("lost")).await.unwrap();
+    store.commit(put_new("lost")).await.unwrap();
     drop(store);
     backup.bump(1_000_000);
     double.restore(backup);
     let store = open(&double.network()).await;
     assert_eq!(records(&*store).await, 1);
-    assert!(store.commit(new("next")).await.unwrap() > revision + 1_000_000);
+    assert!(store.commit(put_new("next")).await.unwrap() > revision + 1_000_000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,7 +149,7 @@ async fn a_copy_is_complete_once_its_feed_passed_what_it_read() {
     let writer = open(&networks[0]).await;
     let reader = open(&networks[1]).await;
     double.lag(0, 1_000);
-    let written = writer.commit(new("written")).await.unwrap();
+    let written = writer.commit(put_new("written")).await.unwrap();
     let mut updates = reader.follow().await.unwrap();
     let mut has_read = false;
     let revision = loop {
@@ -164,23 +168,23 @@ async fn a_copy_is_complete_once_its_feed_passed_what_it_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_are_dropped_by_age_by_a_certain_time() {
+async fn events_are_dropped_by_age_once_all_clocks_agree() {
     const NOW_MS: u64 = 1_000_000;
     let double = Double::new(1);
-    // A chapter is full with a second.
+    // A segment is full when it spans a second.
     let retention = Retention { events: 1_000_000, age_ms: 16_000 };
     let networks = [double.network(), double.network()];
-    let store = store::open(&networks[0].place(), retention).await.unwrap();
-    let other = store::open(&networks[1].place(), retention).await.unwrap();
+    let store = store::open(&networks[0].location(), retention).await.unwrap();
+    let other = store::open(&networks[1].location(), retention).await.unwrap();
     let write = async |name: &str, at_ms: u64| {
-        store.commit(Batch { at_ms, ..new(name) }).await.unwrap();
-        // A chapter ends behind the commit that fills it.
+        store.commit(Batch { at_ms, ..put_new(name) }).await.unwrap();
+        // A segment ends after the commit that fills it.
         sleep(Duration::from_millis(500)).await;
     };
     write("first", NOW_MS).await;
     write("ahead", NOW_MS + 60_000).await;
     write("before clocks were compared", NOW_MS + 80_000).await;
-    assert_eq!(told(&*store, "first").await, 1);
+    assert_eq!(count_events(&*store, "first").await, 1);
     store.report_wall_clock(NOW_MS);
     other.report_wall_clock(NOW_MS + 60_000);
     sleep(Duration::from_secs(5)).await;
@@ -188,10 +192,10 @@ async fn events_are_dropped_by_age_by_a_certain_time() {
     other.report_wall_clock(NOW_MS + 5_500);
     sleep(Duration::from_secs(6)).await;
     write("it is not late enough", NOW_MS + 92_000).await;
-    assert_eq!(told(&*store, "first").await, 1);
+    assert_eq!(count_events(&*store, "first").await, 1);
     [&store, &other].iter().for_each(|store| store.report_wall_clock(NOW_MS + 110_000));
     sleep(Duration::from_secs(6)).await;
     write("late enough", NOW_MS + 110_000).await;
-    assert_eq!(told(&*store, "first").await, 0);
-    assert_eq!(told(&*store, "late enough").await, 1);
+    assert_eq!(count_events(&*store, "first").await, 0);
+    assert_eq!(count_events(&*store, "late enough").await, 1);
 }
