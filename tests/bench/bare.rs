@@ -1,4 +1,4 @@
-//! A bare tonic service with the same messages: it answers a constant, and looks at nothing.
+//! A bare tonic service with the same messages. It answers a constant without reading the request.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -71,7 +71,7 @@ refuse!(
     list_events ListEventsRequest ListEventsResponse,
 );
 
-/// Serves on a free port, which it prints.
+/// Serves on a free port, and prints the address.
 pub async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -83,7 +83,7 @@ pub async fn serve() {
         .unwrap();
 }
 
-/// The bare service as a process of its own, as ours is. Killed when it is dropped.
+/// The bare service as its own process, like ours. Dropping it kills the process.
 pub struct BareProcess {
     child: Child,
     pub addr: String,

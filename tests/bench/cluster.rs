@@ -1,4 +1,4 @@
-//! Three replicas over three members of an etcd cluster, all on this machine, beside the members
+//! Three replicas over a cluster of three etcd members on this machine, compared with the members
 //! alone.
 
 use std::{
@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::{
     Row,
-    against::rates,
+    against::rates_row,
     grpc::{self, room, user},
     in_turns,
     program::{Program, resident},
@@ -22,10 +22,10 @@ use super::{
 const MEMBERS: usize = 3;
 /// Connections to each replica, and to each member.
 const EACH: usize = 2;
-/// As much as a mute with its event has.
+/// The size of a mute with its event.
 const VALUE_BYTES: usize = 200;
 
-/// Killed when it is dropped.
+/// A member of the cluster. Dropping it kills the process.
 struct Member {
     child: Child,
     addr: String,
@@ -46,7 +46,7 @@ struct Put {
     value: Vec<u8>,
 }
 
-/// What a member tells of itself, as far as it is read.
+/// The status of a member, without the fields that are not used.
 #[derive(prost::Message)]
 struct Status {
     /// The size of its database, in bytes.
@@ -54,23 +54,20 @@ struct Status {
     database: i64,
 }
 
-pub async fn rows(place: &Path) -> Vec<Row> {
+pub async fn rows(root: &Path) -> Vec<Row> {
     let what = "3 replicas over etcd: durable MuteMembers, 96 callers";
     if Command::new("etcd").arg("--version").output().is_err() {
         let theirs = "skipped: install etcd-server".to_owned();
-        return vec![Row { what, ours: "-".to_owned(), theirs, ratio: None, hold: "-" }];
+        return vec![Row { what, ours: "-".to_owned(), theirs, ratio: None, target: "-" }];
     }
-    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
+    let members: Vec<_> = (0..MEMBERS).map(|number| member(root, number, MEMBERS)).collect();
     let urls = members
         .iter()
         .map(|member| format!("http://{}", member.addr))
         .collect::<Vec<_>>()
         .join(",");
     let replica = |name: &str| {
-        Program::start_with(
-            &directory(place, name),
-            &["--store", "etcd", "--etcd-endpoints", &urls],
-        )
+        Program::start_with(&directory(root, name), &["--store", "etcd", "--etcd-endpoints", &urls])
     };
     wait_for(&urls).await;
     let mut rows = Vec::new();
@@ -93,9 +90,10 @@ pub async fn rows(place: &Path) -> Vec<Row> {
             ">= 0.8",
         ));
     }
-    let (cluster, sled) = (replica("replica0"), Program::start(&directory(place, "beside")));
-    let (ours, theirs) =
-        (grpc::connections(&cluster.grpc).await, grpc::connections(&sled.grpc).await);
+    let cluster = replica("replica0");
+    let sled = Program::start(&directory(root, "beside"));
+    let ours = grpc::connections(&cluster.grpc).await;
+    let theirs = grpc::connections(&sled.grpc).await;
     grpc::fill(&ours, ROOMS, USERS).await;
     grpc::fill(&theirs, ROOMS, USERS).await;
     let check = |client, caller, call| {
@@ -118,12 +116,12 @@ pub async fn rows(place: &Path) -> Vec<Row> {
     rows
 }
 
-/// Durable mutes and checks through a replica of each build, over the same members.
-pub async fn against(place: &Path, build: &str) -> Vec<Row> {
+/// Durable mutes through a replica of each build, over the same members.
+pub async fn against(root: &Path, build: &str) -> Vec<Row> {
     if Command::new("etcd").arg("--version").output().is_err() {
         return Vec::new();
     }
-    let members: Vec<_> = (0..MEMBERS).map(|number| member(place, number, MEMBERS)).collect();
+    let members: Vec<_> = (0..MEMBERS).map(|number| member(root, number, MEMBERS)).collect();
     let urls = members
         .iter()
         .map(|member| format!("http://{}", member.addr))
@@ -133,20 +131,18 @@ pub async fn against(place: &Path, build: &str) -> Vec<Row> {
     let replica = |program: &str, name: &str| {
         let arguments =
             ["--store", "etcd", "--etcd-endpoints", &urls, "--etcd-prefix", &format!("{name}/")];
-        Program::start_build(program, &directory(place, name), &arguments)
+        Program::start_build(program, &directory(root, name), &arguments)
     };
-    let (ours, theirs) = (
-        replica(env!("CARGO_BIN_EXE_mute-service"), "our-replica"),
-        replica(build, "their-replica"),
-    );
-    let (ours, theirs) =
-        (grpc::connections(&ours.grpc).await, grpc::connections(&theirs.grpc).await);
+    let ours = replica(env!("CARGO_BIN_EXE_mute-service"), "our-replica");
+    let theirs = replica(build, "their-replica");
+    let ours = grpc::connections(&ours.grpc).await;
+    let theirs = grpc::connections(&theirs.grpc).await;
     let mute = |client, caller: usize, call: usize| {
         grpc::mute(client, format!("grpc{caller:04}"), vec![user(caller * 1_000_000 + call)])
     };
     let what = "a replica over etcd: durable MuteMembers, 64 callers";
     vec![
-        rates(
+        rates_row(
             what,
             async |end| grpc::load(&ours, end, mute).await,
             async |end| grpc::load(&theirs, end, mute).await,
@@ -155,22 +151,23 @@ pub async fn against(place: &Path, build: &str) -> Vec<Row> {
     ]
 }
 
-/// A million mutes: what they take in the cluster and in a replica, and how long a replica takes to
-/// start.
+/// A million mutes: memory and disk they take in a member and in a replica, and how long a replica
+/// takes to start.
 async fn size(
     cluster: &Program,
     ours: &[grpc::Mutes],
     members: &[Member],
     replica: impl Fn() -> Program,
 ) -> Vec<Row> {
-    let (empty, before, database) =
-        (cluster.memory(), resident(members[0].child.id()), database(&members[0]).await);
+    let empty = cluster.memory();
+    let before = resident(members[0].child.id());
+    let database_before = database_bytes(&members[0]).await;
     let filling = Instant::now();
     grpc::fill(ours, 1_000, 1_000).await;
     let filled = MILLION / filling.elapsed().as_secs_f64();
-    let (in_member, in_replica) =
-        (resident(members[0].child.id()) - before, cluster.memory() - empty);
-    let on_disk = self::database(&members[0]).await - database;
+    let in_member = resident(members[0].child.id()) - before;
+    let in_replica = cluster.memory() - empty;
+    let on_disk = database_bytes(&members[0]).await - database_before;
     let started = replica();
     let per = |bytes: f64| bytes / MILLION;
     vec![Row {
@@ -184,13 +181,13 @@ async fn size(
             per(on_disk)
         ),
         ratio: None,
-        hold: "-",
+        target: "-",
     }]
 }
 
-/// How long a replica takes to start, by how many mutes there are: over one member, so that it has
-/// a core of its own.
-pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
+/// How long a replica takes to start with different numbers of mutes, over a single member, so that
+/// the replica has a core of its own.
+pub async fn starts(root: &Path, full: bool) -> Vec<Row> {
     const SIZES: [(usize, &str); 4] = [
         (500, "a replica over etcd with 0.5 M mutes: start to ready"),
         (1_500, "the same with 1.5 M"),
@@ -200,22 +197,24 @@ pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
     if Command::new("etcd").arg("--version").output().is_err() {
         return Vec::new();
     }
-    let member = member(place, 0, 1);
+    let member = member(root, 0, 1);
     let url = format!("http://{}", member.addr);
     wait_for(&url).await;
     let replica = |name: &str| {
-        Program::start_with(&directory(place, name), &["--store", "etcd", "--etcd-endpoints", &url])
+        Program::start_with(&directory(root, name), &["--store", "etcd", "--etcd-endpoints", &url])
     };
     let writer = replica("starts0");
     let clients = grpc::connections(&writer.grpc).await;
-    let (mut rows, mut filled) = (Vec::new(), 0);
+    let mut rows = Vec::new();
+    let mut filled = 0;
     let mut before = (0.0, 0.0);
     for (rooms, what) in SIZES.into_iter().take(if full { 4 } else { 2 }) {
         grpc::fill_rooms(&clients, filled..rooms, 1_000).await;
         filled = rooms;
         let mutes = rooms as f64 * 1_000.0;
         let started = replica("starts1");
-        let (start, memory) = (started.start.as_secs_f64(), resident(member.child.id()));
+        let start = started.start.as_secs_f64();
+        let memory = resident(member.child.id());
         let theirs = format!(
             "{:.2} s a million, {:.2} s for each million more; {:.0} MB in the member's memory, {:.0} MB in the replica's",
             start / mutes * MILLION,
@@ -229,16 +228,16 @@ pub async fn starts(place: &Path, full: bool) -> Vec<Row> {
             ours: format!("{start:.2} s"),
             theirs,
             ratio: None,
-            hold: "<= 5 s a million",
+            target: "<= 5 s a million",
         });
     }
     rows
 }
 
-fn member(place: &Path, number: usize, members: usize) -> Member {
+fn member(root: &Path, number: usize, members: usize) -> Member {
     let addr = |number: usize, port| format!("127.77.77.{}:{port}", number + 1);
-    let (client, peer) =
-        (format!("http://{}", addr(number, 2_379)), format!("http://{}", addr(number, 2_380)));
+    let client = format!("http://{}", addr(number, 2_379));
+    let peer = format!("http://{}", addr(number, 2_380));
     let name = format!("m{number}");
     let peers: Vec<_> =
         (0..members).map(|member| format!("m{member}=http://{}", addr(member, 2_380))).collect();
@@ -247,7 +246,7 @@ fn member(place: &Path, number: usize, members: usize) -> Member {
         "--name",
         &name,
         "--data-dir",
-        directory(place, &name).join("etcd").to_str().unwrap(),
+        directory(root, &name).join("etcd").to_str().unwrap(),
     ]);
     command.args([
         "--listen-client-urls",
@@ -264,7 +263,7 @@ fn member(place: &Path, number: usize, members: usize) -> Member {
     Member { child, addr: addr(number, 2_379) }
 }
 
-/// Until the members have a leader.
+/// Waits until the members have a leader.
 async fn wait_for(urls: &str) {
     let started = Instant::now();
     for url in urls.split(',') {
@@ -279,8 +278,8 @@ async fn wait_for(urls: &str) {
     }
 }
 
-/// Bytes of a member's database.
-async fn database(member: &Member) -> f64 {
+/// The size of a member's database, in bytes.
+async fn database_bytes(member: &Member) -> f64 {
     let client = grpc::connect(&member.addr).await;
     let answer =
         grpc::raw(client, "/etcdserverpb.Maintenance/Status", tonic::Request::new(Bytes::new()))

@@ -1,4 +1,4 @@
-//! The load over gRPC: tonic's own client, the same for both sides.
+//! The load over gRPC: tonic's client, the same for both sides.
 
 use std::{future::Future, time::Instant};
 
@@ -29,19 +29,19 @@ pub async fn connect(addr: &str) -> Mutes {
         .unwrap()
 }
 
-/// So many connections.
+/// Opens [`CONNECTIONS`] connections.
 pub async fn connections(addr: &str) -> Vec<Mutes> {
     join_all((0..CONNECTIONS).map(|_| connect(addr))).await
 }
 
-pub fn ask<T>(message: T) -> Request<T> {
+pub fn authorized<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", TOKEN.parse().unwrap());
     request
 }
 
-/// Calls from every connection, so many at a time on each, until the end. Answers how many calls
-/// were made. A caller's number goes with each of its calls, and the number of the call.
+/// Makes calls on every connection, [`IN_FLIGHT`] at a time on each, until the end. Returns the
+/// number of calls. `call` also gets the numbers of the caller and of the call.
 pub async fn load<F>(
     clients: &[Mutes],
     end: Instant,
@@ -51,7 +51,8 @@ where
     F: Future<Output = ()> + Send,
 {
     let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {
-        let (client, call) = (clients[caller % clients.len()].clone(), call.clone());
+        let client = clients[caller % clients.len()].clone();
+        let call = call.clone();
         tokio::spawn(async move {
             let mut calls = 0;
             while Instant::now() < end {
@@ -66,24 +67,29 @@ where
 
 pub async fn check(client: Mutes, room: String, user: String) {
     MuteServiceClient::new(client)
-        .check_send(ask(pb::CheckSendRequest { app: APP.to_owned(), room, user, min_revision: 0 }))
+        .check_send(authorized(pb::CheckSendRequest {
+            app: APP.to_owned(),
+            room,
+            user,
+            min_revision: 0,
+        }))
         .await
         .unwrap();
 }
 
-/// A batch of checks as it goes over the wire.
+/// An encoded batch of checks.
 pub fn encoded_batch(pairs: Vec<pb::RoomUser>) -> Bytes {
     pb::BatchCheckSendRequest { app: APP.to_owned(), pairs, min_revision: 0 }.encode_to_vec().into()
 }
 
-/// A question who may be pushed to, as it goes over the wire.
+/// An encoded FilterRecipients request.
 pub fn encoded_recipients(room: String, users: Vec<String>) -> Bytes {
     pb::FilterRecipientsRequest { app: APP.to_owned(), room, users, ..Default::default() }
         .encode_to_vec()
         .into()
 }
 
-/// Sends a call of this method that was encoded before, and answers the bytes of its answer.
+/// Sends an encoded call of this method. Returns the encoded answer.
 pub async fn raw(client: Channel, method: &'static str, request: Request<Bytes>) -> Bytes {
     let mut client = tonic::client::Grpc::new(client);
     client.ready().await.unwrap();
@@ -91,16 +97,16 @@ pub async fn raw(client: Channel, method: &'static str, request: Request<Bytes>)
 }
 
 pub async fn batch_check(client: Channel, message: Bytes) {
-    let answer = raw(client, "/mute.v1.MuteService/BatchCheckSend", ask(message)).await;
+    let answer = raw(client, "/mute.v1.MuteService/BatchCheckSend", authorized(message)).await;
     assert!(answer.len() > 2 * 100);
 }
 
 pub async fn filter_recipients(client: Channel, message: Bytes) {
-    let answer = raw(client, "/mute.v1.MuteService/FilterRecipients", ask(message)).await;
+    let answer = raw(client, "/mute.v1.MuteService/FilterRecipients", authorized(message)).await;
     assert!(answer.len() > 10_000);
 }
 
-/// Bytes as they are.
+/// A codec that leaves bytes as they are.
 #[derive(Clone, Copy)]
 struct Raw;
 
@@ -142,10 +148,10 @@ pub async fn mute(client: Mutes, room: String, users: Vec<String>) {
     let duration = Some(prost_types::Duration { seconds: 86_400, nanos: 0 });
     let message =
         pb::MuteMembersRequest { app: APP.to_owned(), room, users, duration, ..Default::default() };
-    MuteServiceClient::new(client).mute_members(ask(message)).await.unwrap();
+    MuteServiceClient::new(client).mute_members(authorized(message)).await.unwrap();
 }
 
-/// Ten bytes.
+/// A user id of ten bytes.
 pub fn user(number: usize) -> String {
     format!("u{number:09}")
 }
@@ -154,8 +160,8 @@ pub fn room(number: usize) -> String {
     format!("room{number:04}")
 }
 
-/// Mutes the notifications of a room for so many users.
-pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
+/// Mutes the notifications of a room for this many users.
+pub async fn mute_notifications(clients: &[Mutes], room: &'static str, users: usize) {
     let callers = clients.len() * IN_FLIGHT;
     let calls = (0..callers).map(|caller| {
         let client = clients[caller % clients.len()].clone();
@@ -168,7 +174,7 @@ pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
                     ..Default::default()
                 };
                 MuteServiceClient::new(client.clone())
-                    .mute_room_notifications(ask(message))
+                    .mute_room_notifications(authorized(message))
                     .await
                     .unwrap();
             }
@@ -179,20 +185,21 @@ pub async fn silence(clients: &[Mutes], room: &'static str, users: usize) {
     }
 }
 
-/// Mutes so many users in each of these rooms, a hundred a call.
+/// Mutes this many users in each of the first rooms, a hundred a call.
 pub async fn fill(clients: &[Mutes], rooms: usize, users: usize) {
     fill_rooms(clients, 0..rooms, users).await;
 }
 
-/// The same, of these rooms.
+/// Mutes this many users in each of these rooms.
 pub async fn fill_rooms(clients: &[Mutes], rooms: std::ops::Range<usize>, users: usize) {
     let calls: Vec<_> =
         rooms.flat_map(|room| (0..users / 100).map(move |chunk| (room, chunk))).collect();
     let calls = std::sync::Arc::new(calls);
     let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let callers = (0..clients.len() * IN_FLIGHT).map(|caller| {
-        let (client, calls, next) =
-            (clients[caller % clients.len()].clone(), calls.clone(), next.clone());
+        let client = clients[caller % clients.len()].clone();
+        let calls = calls.clone();
+        let next = next.clone();
         tokio::spawn(async move {
             while let Some((number, chunk)) =
                 calls.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))

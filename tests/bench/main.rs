@@ -1,12 +1,12 @@
-//! The numbers, each beside what it is compared with, in one run: `cargo bench --bench numbers`.
+//! The benchmark, each number beside what it is compared with, in one run: `cargo bench --bench
+//! numbers`.
 //!
-//! It starts everything by itself: the service (the real program, release build), a bare tonic
-//! service with the same messages that answers a constant, and Redis, where `redis-server` is on
-//! PATH. Both sides of a row are asked by the same client over the same number of connections, in
-//! turns, and the ratio is that of the medians of the turns. `--full` adds what takes minutes: ten
-//! million mutes. `checks`, `writes`, `size`, `watch`, `cluster` and `starts` choose groups of
-//! rows. `against` has both sides from this service: the program, and the one of another build that
-//! `MUTE_BENCH_AGAINST` names.
+//! It starts everything itself: the service (the real program, release build), a bare tonic service
+//! with the same messages that answers a constant, and Redis if `redis-server` is on the PATH. The
+//! same client calls both sides of a row over the same number of connections, in turns. The ratio
+//! is that of the medians of the turns. `checks`, `writes`, `size`, `watch`, `cluster` and `starts`
+//! select groups of rows. `--full` adds rows that take minutes: ten million mutes. `against`
+//! compares the program with another build of it, which `MUTE_BENCH_AGAINST` names.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,14 +27,14 @@ mod watch;
 
 use std::time::{Duration, Instant};
 
-/// That of the program, so that the load and the bare service have the same.
+/// The allocator of the program, so that the load and the bare service use the same.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Connections of the load, and calls in flight on each.
 pub const CONNECTIONS: usize = 4;
 pub const IN_FLIGHT: usize = 16;
-/// How long a turn is, and how many there are of each side.
+/// Length of a turn, and turns of each side.
 const TURN: Duration = Duration::from_secs(1);
 const TURNS: usize = 8;
 
@@ -44,19 +44,20 @@ pub struct Row {
     pub ours: String,
     pub theirs: String,
     pub ratio: Option<f64>,
-    pub hold: &'static str,
+    /// The bound that the ratio or number should keep; `-` for none.
+    pub target: &'static str,
 }
 
 impl Row {
-    /// A row of rates: more is better, and the ratio is ours to theirs.
-    pub fn rates(what: &'static str, ours: f64, theirs: (f64, &str), hold: &'static str) -> Self {
+    /// A row of rates: more is better. The ratio is ours to theirs.
+    pub fn rates(what: &'static str, ours: f64, theirs: (f64, &str), target: &'static str) -> Self {
         let (rate, whose) = theirs;
         Self {
             what,
             ours: per_second(ours),
             theirs: format!("{} {whose}", per_second(rate)),
             ratio: Some(ours / rate),
-            hold,
+            target,
         }
     }
 }
@@ -70,26 +71,27 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
     (numbers[numbers.len() / 2] + numbers[(numbers.len() - 1) / 2]) / 2.0
 }
 
-/// Runs both sides in turns, and answers the median rate of each. Who begins changes: what the
-/// machine does beside it meets both alike.
+/// Runs both sides in turns, and returns the median rate of each. The side that begins alternates,
+/// so that other load on the machine affects both alike.
 pub async fn in_turns(
     ours: impl AsyncFn(Instant) -> u64,
     theirs: impl AsyncFn(Instant) -> u64,
 ) -> (f64, f64) {
-    let (mut us, mut them) = (Vec::new(), Vec::new());
+    let mut our_rates = Vec::new();
+    let mut their_rates = Vec::new();
     for number in 0..TURNS {
         if number % 2 == 0 {
-            us.push(turn(&ours).await);
-            them.push(turn(&theirs).await);
+            our_rates.push(turn(&ours).await);
+            their_rates.push(turn(&theirs).await);
         } else {
-            them.push(turn(&theirs).await);
-            us.push(turn(&ours).await);
+            their_rates.push(turn(&theirs).await);
+            our_rates.push(turn(&ours).await);
         }
     }
-    (median(us), median(them))
+    (median(our_rates), median(their_rates))
 }
 
-/// One turn: calls until the end it is given, and answers calls a second.
+/// Runs one turn. Returns calls a second.
 async fn turn(side: &impl AsyncFn(Instant) -> u64) -> f64 {
     let started = Instant::now();
     let calls = side(started + TURN).await;
@@ -108,13 +110,13 @@ fn main() {
         arguments[1..].iter().filter(|argument| !argument.starts_with("--")).cloned().collect();
     let rows = runtime.block_on(rows::all(full, &groups));
     println!(
-        "\n{}, {CONNECTIONS} connections with {IN_FLIGHT} calls each where nothing else is said\n",
+        "\n{}, {CONNECTIONS} connections with {IN_FLIGHT} calls each unless the row says otherwise\n",
         machine()
     );
     println!("| what | ours | compared with | ratio | hold |\n| --- | --- | --- | --- | --- |");
-    for Row { what, ours, theirs, ratio, hold } in rows {
+    for Row { what, ours, theirs, ratio, target } in rows {
         let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        println!("| {what} | {ours} | {theirs} | {ratio} | {hold} |");
+        println!("| {what} | {ours} | {theirs} | {ratio} | {target} |");
     }
 }
 

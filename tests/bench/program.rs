@@ -1,4 +1,4 @@
-//! The service as a process, with an app whose directory is open.
+//! The service as a process, with one app with an open directory.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use std::{
 pub const APP: &str = "Bench";
 pub const TOKEN: &str = "Bearer bench-token";
 
-/// The running program. Killed when it is dropped.
+/// The running program. Dropping it kills the process.
 pub struct Program {
     child: Child,
     pub grpc: String,
     pub rest: String,
-    /// From the start of the process to the moment when it serves.
+    /// From the start of the process until it serves.
     pub start: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Program {
         Self::start_build(env!("CARGO_BIN_EXE_mute-service"), directory, arguments)
     }
 
-    /// The program of another build.
+    /// Starts the program of another build.
     pub fn start_build(build: &str, directory: &Path, arguments: &[&str]) -> Self {
         let config = directory.join("config.toml");
         let hash = mute_service::auth::secret::KeyHash::of("bench-token");
@@ -80,7 +80,7 @@ impl Program {
         resident(self.child.id())
     }
 
-    /// Stops it in order.
+    /// Stops it gracefully.
     pub fn stop(mut self) {
         let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         let _ = self.child.wait();

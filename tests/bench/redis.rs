@@ -1,5 +1,4 @@
-//! Redis, and the cheapest client it can have: commands written and replies counted on plain
-//! sockets.
+//! Redis, and the cheapest possible client: it writes commands and counts replies on plain sockets.
 
 use std::{
     path::Path,
@@ -13,14 +12,14 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A Redis of our own. Killed when it is dropped.
+/// A Redis server. Dropping it kills the process.
 pub struct Redis {
     child: Child,
     port: u16,
 }
 
 impl Redis {
-    /// Nothing where Redis is not installed.
+    /// `None` where Redis is not installed.
     pub async fn start(directory: &Path, durable: bool) -> Option<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("redis-server");
@@ -82,7 +81,7 @@ impl Connection {
         self.stream.write_all(commands).await.unwrap();
         while replies > 0 {
             let read = self.stream.read(&mut self.buffer[self.filled..]).await.unwrap();
-            assert!(read > 0, "redis has hung up");
+            assert!(read > 0, "Redis closed the connection");
             self.filled += read;
             let mut at = 0;
             while let Some(length) = reply_length(&self.buffer[at..self.filled]) {
@@ -95,7 +94,7 @@ impl Connection {
     }
 }
 
-/// The length of the first reply, where all of it is there.
+/// The length of the first reply, if it is complete.
 fn reply_length(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let length = match bytes[0] {
@@ -116,8 +115,8 @@ pub fn command(into: &mut Vec<u8>, words: &[&str]) {
     }
 }
 
-/// Calls from every connection until the end; each call sends what it is given, and counts for as
-/// many as it has replies.
+/// Makes calls on every connection until the end. `commands` writes the commands of one call.
+/// Returns the number of replies.
 pub async fn load(
     connections: &mut Vec<Connection>,
     end: Instant,
@@ -128,7 +127,8 @@ pub async fn load(
         std::mem::take(connections).into_iter().enumerate().map(|(caller, mut connection)| {
             let commands = commands.clone();
             tokio::spawn(async move {
-                let (mut calls, mut bytes) = (0, Vec::new());
+                let mut calls = 0;
+                let mut bytes = Vec::new();
                 while Instant::now() < end {
                     bytes.clear();
                     commands(&mut bytes, caller, calls);

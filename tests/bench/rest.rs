@@ -1,4 +1,4 @@
-//! The load over REST: HTTP/1.1 on plain sockets that stay open, the cheapest client there is.
+//! The load over REST: HTTP/1.1 on plain sockets that stay open, the cheapest possible client.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub async fn connections(addr: &str) -> Vec<TcpStream> {
     join_all((0..CONNECTIONS * IN_FLIGHT).map(connect)).await
 }
 
-/// Mutes one user a call, from every connection, until the end.
+/// Mutes one user a call on every connection until the end.
 pub async fn load(connections: &mut Vec<TcpStream>, end: Instant) -> u64 {
     let callers =
         std::mem::take(connections).into_iter().enumerate().map(|(caller, mut stream)| {
@@ -52,19 +52,20 @@ async fn mute(stream: &mut TcpStream, caller: usize, call: usize) {
         body.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let (mut buffer, mut filled) = ([0; 4_096], 0);
+    let mut buffer = [0; 4_096];
+    let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await.unwrap();
-        assert!(read > 0, "the service has hung up");
+        assert!(read > 0, "the service closed the connection");
         filled += read;
-        if is_whole(&buffer[..filled]) {
+        if is_complete(&buffer[..filled]) {
             break;
         }
     }
     assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..filled]));
 }
 
-fn is_whole(bytes: &[u8]) -> bool {
+fn is_complete(bytes: &[u8]) -> bool {
     let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head_text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
     let length = head_text

@@ -1,4 +1,4 @@
-//! The rows of the table, in the order of DESIGN's numbers to hold.
+//! The rows of the table, group by group.
 
 use std::{fs::File, io::Write as _, path::Path, time::Instant};
 
@@ -20,65 +20,65 @@ use super::{
 pub const ROOMS: usize = 1_000;
 pub const USERS: usize = 100;
 pub const BATCH: usize = 100;
-/// Notification mutes of the room that recipients are asked for.
-pub const SILENT: usize = 100_000;
-/// Different calls of a batch, made before the turns.
+/// Notification mutes of the room in the rows of recipients.
+pub const NOTIFICATION_MUTES: usize = 100_000;
+/// Different batches, encoded before the turns.
 const PREPARED: usize = 1_000;
 const AGAINST: &str = "against";
 pub const MILLION: f64 = 1_000_000.0;
 
-/// All rows, or those of the groups that are named.
+/// All rows, or those of the named groups.
 pub async fn all(full: bool, groups: &[String]) -> Vec<Row> {
-    // Beside the program, because a temporary directory may not be on a disk.
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // In the target directory, because a temporary directory may not be on a disk.
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let chosen = |group: &str| {
         groups.is_empty() && group != AGAINST || groups.iter().any(|named| named == group)
     };
     let mut rows = Vec::new();
     if chosen("checks") {
-        rows.extend(checks(place.path()).await);
+        rows.extend(checks(root.path()).await);
     }
     if let Ok(build) = std::env::var("MUTE_BENCH_AGAINST")
         && chosen(AGAINST)
     {
-        rows.extend(against::rows(place.path(), &build).await);
+        rows.extend(against::rows(root.path(), &build).await);
     }
     if chosen("writes") {
-        rows.extend(writes(place.path()).await);
+        rows.extend(writes(root.path()).await);
     }
     if chosen("size") {
-        rows.extend(size(place.path()).await);
+        rows.extend(size(root.path()).await);
     }
     if chosen("watch") {
-        rows.extend(watch::rows(&directory(place.path(), "watch")).await);
+        rows.extend(watch::rows(&directory(root.path(), "watch")).await);
     }
     if chosen("cluster") {
-        rows.extend(cluster::rows(place.path()).await);
+        rows.extend(cluster::rows(root.path()).await);
     }
     if chosen("starts") {
-        rows.extend(cluster::starts(place.path(), full).await);
+        rows.extend(cluster::starts(root.path(), full).await);
     }
     if full && chosen("size") {
-        rows.extend(ten_million(place.path()).await);
+        rows.extend(ten_million(root.path()).await);
     }
     rows
 }
 
-pub fn directory(place: &Path, name: &str) -> std::path::PathBuf {
-    let directory = place.join(name);
+pub fn directory(root: &Path, name: &str) -> std::path::PathBuf {
+    let directory = root.join(name);
     std::fs::create_dir_all(&directory).unwrap();
     directory
 }
 
-/// Which pair the call asks for: half of the users are muted.
+/// The room and user of a call: half of the users are muted.
 pub fn pair(caller: usize, call: usize) -> (usize, usize) {
     let mixed = (caller * 7_919 + call).wrapping_mul(2_654_435_761);
     let number = mixed % ROOMS;
     (number, number * USERS + (mixed >> 16) % (2 * USERS))
 }
 
-async fn checks(place: &Path) -> Vec<Row> {
-    let program = Program::start(&directory(place, "checks"));
+async fn checks(root: &Path) -> Vec<Row> {
+    let program = Program::start(&directory(root, "checks"));
     let ours = grpc::connections(&program.grpc).await;
     grpc::fill(&ours, ROOMS, USERS).await;
     let bare = BareProcess::start();
@@ -95,13 +95,13 @@ async fn checks(place: &Path) -> Vec<Row> {
     let mut rows =
         vec![Row::rates("CheckSend", rate, (bare_rate, "bare tonic, a constant"), ">= 0.90")];
 
-    let Some(redis) = Redis::start(&directory(place, "redis"), false).await else {
+    let Some(redis) = Redis::start(&directory(root, "redis"), false).await else {
         rows.push(missing("BatchCheckSend, 100 a call: checks"));
         return rows;
     };
     fill_redis(&redis, ROOMS, USERS).await;
-    // Both sides send what was encoded before, and read replies without decoding them: the load
-    // costs as little as it can.
+    // Both sides send what was encoded before, and read replies without decoding them, so that the
+    // load costs as little as possible.
     let messages: std::sync::Arc<Vec<_>> =
         std::sync::Arc::new((0..PREPARED).map(|call| grpc::encoded_batch(pairs(call))).collect());
     let batch = move |client: grpc::Mutes, caller: usize, call: usize| {
@@ -139,41 +139,44 @@ async fn checks(place: &Path) -> Vec<Row> {
     rows
 }
 
-/// Who of 10,000 users, every second of them silent, may be pushed to from a room with 100,000
-/// notification mutes.
+/// Which of 10,000 users, half of them with a notification mute, may receive pushes from a room
+/// with 100,000 notification mutes.
 async fn recipients(ours: &[grpc::Mutes], redis: &Redis) -> Row {
-    grpc::silence(ours, "push", SILENT).await;
+    grpc::mute_notifications(ours, "push", NOTIFICATION_MUTES).await;
     let mut connection = redis.connect().await;
     let mut bytes = Vec::new();
-    (0..SILENT)
+    (0..NOTIFICATION_MUTES)
         .for_each(|number| command(&mut bytes, &["ZADD", "push", "1642148173726", &user(number)]));
-    connection.call(&bytes, SILENT).await;
-    let asked: Vec<_> =
-        (0..10_000).map(|number| user(SILENT / 2 + number * SILENT / 10_000)).collect();
+    connection.call(&bytes, NOTIFICATION_MUTES).await;
+    let users: Vec<_> = (0..10_000)
+        .map(|number| user(NOTIFICATION_MUTES / 2 + number * NOTIFICATION_MUTES / 10_000))
+        .collect();
     let mut commands = Vec::new();
-    asked.iter().for_each(|user| command(&mut commands, &["ZSCORE", "push", user]));
-    let message = grpc::encoded_recipients("push".to_owned(), asked);
-    let (mut us, mut them) = (Vec::new(), Vec::new());
+    users.iter().for_each(|user| command(&mut commands, &["ZSCORE", "push", user]));
+    let message = grpc::encoded_recipients("push".to_owned(), users);
+    let mut our_times = Vec::new();
+    let mut their_times = Vec::new();
     for _ in 0..3 {
-        us.push(
+        our_times.push(
             one_by_one(100, async |_| {
                 grpc::filter_recipients(ours[0].clone(), message.clone()).await
             })
             .await,
         );
-        them.push(one_by_one(100, async |_| connection.call(&commands, 10_000).await).await);
+        their_times.push(one_by_one(100, async |_| connection.call(&commands, 10_000).await).await);
     }
-    let (ours, theirs) = (median(us), median(them));
+    let ours = median(our_times);
+    let theirs = median(their_times);
     Row {
         what: "FilterRecipients, 10,000 users, 100,000 notification mutes",
         ours: format!("{ours:.0} us"),
         theirs: format!("{theirs:.0} us Redis, 10,000 ZSCORE pipelined"),
         ratio: Some(ours / theirs),
-        hold: "-",
+        target: "-",
     }
 }
 
-/// The pairs of one prepared call.
+/// The pairs of one prepared batch.
 pub fn pairs(call: usize) -> Vec<pb::RoomUser> {
     let one = |at| {
         let (number, who) = pair(0, call * BATCH + at);
@@ -182,7 +185,7 @@ pub fn pairs(call: usize) -> Vec<pb::RoomUser> {
     (0..BATCH).map(one).collect()
 }
 
-/// The same as commands for Redis.
+/// The same batch as commands for Redis.
 fn scores(call: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for pair in pairs(call) {
@@ -197,7 +200,7 @@ fn missing(what: &'static str) -> Row {
         ours: "-".to_owned(),
         theirs: "skipped: install redis-server".to_owned(),
         ratio: None,
-        hold: "-",
+        target: "-",
     }
 }
 
@@ -215,8 +218,8 @@ async fn fill_redis(redis: &Redis, rooms: usize, users: usize) {
     }
 }
 
-async fn writes(place: &Path) -> Vec<Row> {
-    let program = Program::start(&directory(place, "writes"));
+async fn writes(root: &Path) -> Vec<Row> {
+    let program = Program::start(&directory(root, "writes"));
     let ours = grpc::connections(&program.grpc).await;
     let mute = |client, caller: usize, call: usize| {
         let users = vec![user(caller * 1_000_000 + call)];
@@ -224,7 +227,7 @@ async fn writes(place: &Path) -> Vec<Row> {
     };
     let mut rows = Vec::new();
     let what = "durable MuteMembers, 64 callers";
-    match Redis::start(&directory(place, "redis-durable"), true).await {
+    match Redis::start(&directory(root, "redis-durable"), true).await {
         None => rows.push(missing(what)),
         Some(redis) => {
             let connections = Mutex::new(redis.connections(CONNECTIONS * IN_FLIGHT).await);
@@ -252,7 +255,7 @@ async fn writes(place: &Path) -> Vec<Row> {
             ));
         }
     }
-    rows.push(lone_writer(place, &ours[0]).await);
+    rows.push(lone_writer(root, &ours[0]).await);
     let connections = Mutex::new(rest::connections(&program.rest).await);
     let (rest_rate, grpc_rate) = in_turns(
         async |end| rest::load(&mut *connections.lock().await, end).await,
@@ -268,7 +271,7 @@ async fn writes(place: &Path) -> Vec<Row> {
     rows
 }
 
-/// Median microseconds of one call after the other.
+/// Median time of a call in microseconds, one call after the other.
 pub async fn one_by_one(count: usize, mut call: impl AsyncFnMut(usize)) -> f64 {
     let mut took = Vec::with_capacity(count);
     for number in 0..count {
@@ -279,18 +282,20 @@ pub async fn one_by_one(count: usize, mut call: impl AsyncFnMut(usize)) -> f64 {
     median(took)
 }
 
-async fn lone_writer(place: &Path, ours: &grpc::Mutes) -> Row {
+async fn lone_writer(root: &Path, ours: &grpc::Mutes) -> Row {
     let bare = BareProcess::start();
     let client = grpc::connect(&bare.addr).await;
-    let mut file = File::create(place.join("fdatasync")).unwrap();
-    let (mut mutes, mut syncs, mut rpcs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut file = File::create(root.join("fdatasync")).unwrap();
+    let mut mutes = Vec::new();
+    let mut syncs = Vec::new();
+    let mut rpcs = Vec::new();
     for turn in 0..5 {
         let mute = async |number: usize| {
             grpc::mute(ours.clone(), "lone".to_owned(), vec![user(turn * 1_000 + number)]).await
         };
         mutes.push(one_by_one(200, mute).await);
         let mut sync = async |_| {
-            // Appended, as every log is.
+            // Appended, like every log.
             file.write_all(&[1; 512]).unwrap();
             file.sync_data().unwrap();
         };
@@ -299,28 +304,31 @@ async fn lone_writer(place: &Path, ours: &grpc::Mutes) -> Row {
             one_by_one(200, async |_| grpc::check(client.clone(), room(0), user(0)).await).await,
         );
     }
-    let (mute, sync, rpc) = (median(mutes), median(syncs), median(rpcs));
+    let mute = median(mutes);
+    let sync = median(syncs);
+    let rpc = median(rpcs);
     Row {
         what: "one caller's durable mute",
         ours: format!("{mute:.0} us"),
         theirs: format!("{sync:.0} us bare append and fdatasync + {rpc:.0} us empty RPC"),
         ratio: Some(mute / (sync + rpc)),
-        hold: "<= 2",
+        target: "<= 2",
     }
 }
 
-async fn size(place: &Path) -> Vec<Row> {
-    let place_of = directory(place, "size");
-    let program = Program::start(&place_of);
+async fn size(root: &Path) -> Vec<Row> {
+    let data = directory(root, "size");
+    let program = Program::start(&data);
     let empty = program.memory();
     let clients = grpc::connections(&program.grpc).await;
     grpc::fill(&clients, 1_000, 1_000).await;
-    let filled = settled(&program).await;
+    let filled = settled_memory(&program).await;
     program.stop();
-    let program = Program::start(&place_of);
-    let (restarted, start) = (program.memory(), program.start);
+    let program = Program::start(&data);
+    let restarted = program.memory();
+    let start = program.start;
     let per_mute = (filled - empty) / MILLION;
-    let theirs = match Redis::start(&directory(place, "redis-size"), false).await {
+    let theirs = match Redis::start(&directory(root, "redis-size"), false).await {
         None => None,
         Some(redis) => {
             let empty = redis.memory();
@@ -339,20 +347,20 @@ async fn size(place: &Path) -> Vec<Row> {
             ours: format!("{per_mute:.0} B ({after:.0} B after a restart)"),
             theirs: compared,
             ratio: theirs.map(|bytes| per_mute / bytes),
-            hold: "<= 80 B",
+            target: "<= 80 B",
         },
         Row {
             what: "start with 1 M records, to ready",
             ours: format!("{:.2} s", start.as_secs_f64()),
             theirs: "-".to_owned(),
             ratio: None,
-            hold: "<= 2 s",
+            target: "<= 2 s",
         },
     ]
 }
 
-/// Memory once it has not become less for a second: what was written has gone where it stays.
-async fn settled(program: &Program) -> f64 {
+/// Memory once it has not shrunk for a second: the flusher is done then.
+async fn settled_memory(program: &Program) -> f64 {
     let mut least = program.memory();
     loop {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -364,17 +372,19 @@ async fn settled(program: &Program) -> f64 {
     }
 }
 
-/// Checks among ten million mutes, beside checks among a thousand.
-async fn ten_million(place: &Path) -> Vec<Row> {
-    let (large, small) = (directory(place, "large"), directory(place, "small"));
+/// Checks among ten million mutes, compared with checks among a thousand.
+async fn ten_million(root: &Path) -> Vec<Row> {
+    let large = directory(root, "large");
+    let small = directory(root, "small");
     let program = Program::start(&large);
     let empty = program.memory();
     let clients = grpc::connections(&program.grpc).await;
     grpc::fill(&clients, 10_000, 1_000).await;
-    let filled = settled(&program).await;
+    let filled = settled_memory(&program).await;
     program.stop();
     let program = Program::start(&large);
-    let (restarted, start) = (program.memory(), program.start);
+    let restarted = program.memory();
+    let start = program.start;
     let [filled, restarted] = [filled, restarted].map(|memory| (memory - empty) / (10.0 * MILLION));
     let of_many = grpc::connections(&program.grpc).await;
     let few = Program::start(&small);
@@ -397,21 +407,21 @@ async fn ten_million(place: &Path) -> Vec<Row> {
             ours: format!("{rate:.0}/s"),
             theirs: format!("{few_rate:.0}/s among 1,000"),
             ratio: Some(few_rate / rate),
-            hold: "<= 1.25",
+            target: "<= 1.25",
         },
         Row {
             what: "memory of a member mute, 10 M in 10,000 rooms",
             ours: format!("{filled:.0} B ({restarted:.0} B after a restart)"),
             theirs: "-".to_owned(),
             ratio: None,
-            hold: "-",
+            target: "-",
         },
         Row {
             what: "start with 10 M records, to ready",
             ours: format!("{:.2} s", start.as_secs_f64()),
             theirs: "-".to_owned(),
             ratio: None,
-            hold: "<= 20 s",
+            target: "<= 20 s",
         },
     ]
 }

@@ -1,4 +1,4 @@
-//! Ten thousand watchers of one room: what they cost, and how soon the last of them has a change.
+//! Ten thousand watchers of one room: memory of each, and how soon the last one receives a change.
 
 use std::{path::Path, time::Instant};
 
@@ -10,29 +10,30 @@ use tonic::Streaming;
 
 use super::{
     Row,
-    grpc::{self, ask, user},
+    grpc::{self, authorized, user},
     median,
     program::{APP, Program},
 };
 
 const WATCHERS: usize = 10_000;
-/// A server takes 200 streams of one connection.
-const OF_A_CONNECTION: usize = 100;
+/// A server accepts 200 streams on a connection.
+const WATCHES_PER_CONNECTION: usize = 100;
 const ROUNDS: usize = 5;
 const ROOM: &str = "watched";
 
-pub async fn rows(place: &Path) -> Vec<Row> {
-    let program = Program::start(place);
+pub async fn rows(directory: &Path) -> Vec<Row> {
+    let program = Program::start(directory);
     let writer = grpc::connect(&program.grpc).await;
     grpc::mute(writer.clone(), ROOM.to_owned(), vec![user(0)]).await;
     let empty = program.memory();
-    let mut watchers = join_all((0..WATCHERS / OF_A_CONNECTION).map(|_| watch(&program.grpc)))
-        .await
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>();
+    let mut watchers =
+        join_all((0..WATCHERS / WATCHES_PER_CONNECTION).map(|_| watch(&program.grpc)))
+            .await
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
     let each = (program.memory() - empty) / WATCHERS as f64;
-    // It reads nothing any more, and is in nobody's way.
+    // This watcher stops reading, and must not delay the others.
     let _stopped = watchers.pop();
     let mut took = Vec::new();
     for round in 0..ROUNDS {
@@ -54,19 +55,22 @@ pub async fn rows(place: &Path) -> Vec<Row> {
         ),
         theirs: "-".to_owned(),
         ratio: None,
-        hold: "-",
+        target: "-",
     }]
 }
 
-/// Watchers of one connection, each of which is told that it is live.
+/// Opens watches on one connection, each up to its first heartbeat.
 async fn watch(addr: &str) -> Vec<Streaming<pb::WatchResponse>> {
     let channel = grpc::connect(addr).await;
     let mut watchers = Vec::new();
-    for _ in 0..OF_A_CONNECTION {
+    for _ in 0..WATCHES_PER_CONNECTION {
         let message =
             pb::WatchRequest { app: APP.to_owned(), room: ROOM.to_owned(), after_revision: None };
-        let mut stream =
-            MuteServiceClient::new(channel.clone()).watch(ask(message)).await.unwrap().into_inner();
+        let mut stream = MuteServiceClient::new(channel.clone())
+            .watch(authorized(message))
+            .await
+            .unwrap()
+            .into_inner();
         assert!(matches!(
             stream.message().await.unwrap().unwrap().event,
             Some(Event::Heartbeat(_))

@@ -1,5 +1,5 @@
-//! The last target of `cargo test`, as targets run in the order of their names: shows which tests
-//! have said that they cannot run here.
+//! The last target of `cargo test`, since targets run in the order of their names. It lists the
+//! tests that reported that they cannot run here.
 #![allow(clippy::print_stdout)]
 
 use std::{collections::BTreeSet, fs};
@@ -18,7 +18,7 @@ fn main() {
         println!("0 skipped");
     } else {
         println!(
-            "{} skipped, which are among the passed above; with MUTE_TEST_REQUIRE=1 they fail",
+            "{} skipped, counted above as passed; with MUTE_TEST_REQUIRE=1 they fail",
             skips.len()
         );
     }

@@ -1,13 +1,14 @@
-//! Where the skipped tests of one `cargo test` are noted. Each run has a file of its own, so that
-//! what an earlier one has left is nobody's.
+//! The file in which one `cargo test` notes its skipped tests. Each run has its own file, so that
+//! leftovers of an earlier run do not count.
 
 use std::{fs, os::unix::process::parent_id, path::PathBuf};
 
-/// The file of the run, which is the process that has started this one, and when it was started.
+/// The file of this run. Its name has the id and the start time of the parent process, which is the
+/// run.
 pub fn skips_of_this_run() -> PathBuf {
     let parent = parent_id();
     let stat = fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
-    // After the name, which may hold anything, the start is the twentieth.
+    // The start time is field 20 after the name, which may contain any character.
     let started = stat
         .rsplit(')')
         .next()
