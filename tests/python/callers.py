@@ -1,19 +1,19 @@
-"""Callers that go on while the service is restarted beside them, and that know to the last write what it should hold.
+"""Callers that keep calling while the service is restarted, and that know after every write what the service should have.
 
     python tests/python/callers.py stopped|killed 127.0.0.1:50051[,127.0.0.2:50051...] [callers]
 
 The addresses are those of the replicas, which have an app "Open" whose directory is open and a service with the token "dev-service-token"; they are
-stopped in order, or killed. It prints a line when everybody calls, goes on until its standard input ends, compares, prints what it has counted as JSON,
-and leaves with 1 where something was wrong.
+stopped in order, or killed. It prints a line once all callers have begun, runs until its standard input ends, compares, prints its counts as JSON,
+and exits with 1 if something was wrong.
 
-- The platform's callers have the service config that is shipped, deploy/grpc-service-config.json, and grpcio as it comes. Where the service is stopped
-  in order none of their calls may fail; where it is killed those may whose answer had begun, which no client repeats: they are made again. These callers
-  mute and unmute with a `request_id`, and hold each answer of CheckSend, BatchCheckSend and ListMutedMembers, of whichever replica, to what they have
-  written.
-- A follower has the same, watches, and goes on after the last revision when its watch ends: each change that was acknowledged comes once, in order,
-  and no other does.
-- Bare callers have neither service config nor retries. Their calls may fail, with UNAVAILABLE alone. A write that has failed was not taken where the
-  service was stopped in order; where it was killed nobody knows. Sent again with its `request_id` it is there once, and is answered the same each time.
+- The platform's callers use the shipped service config, deploy/grpc-service-config.json, and grpcio without further options. If the service is stopped
+  in order, none of their calls may fail. If it is killed, calls whose answer had begun may fail, because no client retries them: the callers repeat
+  them. These callers mute and unmute with a `request_id`, and compare each answer of CheckSend, BatchCheckSend and ListMutedMembers, from any replica,
+  with what they have written.
+- A follower with the same config watches, and resumes after the last revision when its watch ends: each acknowledged change arrives once, in order,
+  and no other change does.
+- Bare callers have neither service config nor retries. Their calls may fail, but only with UNAVAILABLE. If the service was stopped in order, a failed
+  write had no effect; if it was killed, that is unknown. Repeated with its `request_id`, the write takes effect once, and each repeat gets the same answer.
 """
 
 import asyncio
@@ -29,24 +29,24 @@ from stubs import ROOT, pb, rpc
 
 APP = "Open"
 TOKEN = [("authorization", "Bearer dev-service-token")]
-# What the platform gives a call: more than a start takes on the slowest machine, and what a client then waits before it tries again.
+# The deadline of a call: more than a start on the slowest machine and the backoff of a client after it.
 DEADLINE_S = 30
 BARE = 2
-# Between the rounds of one caller.
+# Pause between the rounds of one caller.
 PAUSE_S = 0.005
-# For what is told to come to the follower.
-PATIENCE_S = 20
+# How long to wait for changes to reach the follower.
+WAIT_TIMEOUT_S = 20
 
 wrong = []
-# Writes that were answered, as the follower is to be told of them, and with which revision.
+# Acknowledged writes, in the form in which the follower receives them, with their revisions.
 acknowledged = {}
 
 
 class Client:
-    """A stub that counts its calls, with connections of its own, as a process has them."""
+    """A stub that counts its calls, with its own connections, like those of a separate process."""
 
     def __init__(self, addrs, options):
-        # The authority would be the whole list, which is none.
+        # By default the authority would be the whole list, which is invalid.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "mute-service"), *options]
         self.stub = rpc.MuteServiceStub(grpc.aio.insecure_channel("ipv4:" + ",".join(addrs), options=options))
         self.calls, self.failed, self.longest_s = collections.Counter(), collections.Counter(), 0.0
@@ -65,11 +65,11 @@ class Client:
 
 
 class Caller:
-    """Writes one room, and is alone in it."""
+    """The only writer of one room."""
 
     def __init__(self, client, room, is_killed):
         self.client, self.room, self.is_killed, self.rounds = client, room, is_killed, 0
-        # Who is muted and why, as of this revision.
+        # The muted users with their reasons, at this revision.
         self.muted, self.revision = {}, 0
 
     async def run(self, stop):
@@ -78,23 +78,23 @@ class Caller:
             await self.round()
             await asyncio.sleep(PAUSE_S)
 
-    def complain(self, what):
+    def report_error(self, what):
         wrong.append(f"{self.room}, round {self.rounds}: {what}")
 
-    def muting(self):
+    def mute_request(self):
         users = [f"u{self.rounds}a", f"u{self.rounds}b"]
         return pb.MuteMembersRequest(app=APP, room=self.room, users=users, reason=f"round {self.rounds}", request_id=str(uuid.uuid4()))
 
-    def are_muted(self, message, answer):
-        self.acknowledge(pb.CHANGE_KIND_MUTED, message, answer)
+    def record_mute(self, message, answer):
+        self.record_write(pb.CHANGE_KIND_MUTED, message, answer)
         self.muted.update((user, message.reason) for user in message.users)
 
-    def acknowledge(self, kind, message, answer):
+    def record_write(self, kind, message, answer):
         acknowledged[kind, message.room, tuple(message.users), message.request_id] = answer.revision
         self.revision = max(self.revision, answer.revision)
 
     async def compare(self, ask):
-        """Holds all pages of the list to what is known."""
+        """Compares all pages of the list with the expected mutes."""
         listed, token = {}, ""
         while True:
             message = pb.ListMutedMembersRequest(
@@ -107,28 +107,28 @@ class Caller:
                 break
         different = {user for user in listed.keys() | self.muted.keys() if listed.get(user) != self.muted.get(user)}
         if different:
-            self.complain(f"{len(different)} of {len(self.muted)} mutes are not as they should be: {sorted(different)[:5]}")
+            self.report_error(f"{len(different)} of {len(self.muted)} mutes differ from what is expected: {sorted(different)[:5]}")
 
 
 class Platform(Caller):
     async def ask(self, method, message):
-        """The answer. A call that has failed is made again, so that what comes after it is seen too."""
+        """The answer. A failed call is repeated, so that later errors are found as well."""
         while True:
             answer = await self.client.call(method, message)
             if not isinstance(answer, grpc.RpcError):
                 return answer
             if not self.is_killed or answer.code() != grpc.StatusCode.UNAVAILABLE:
-                self.complain(f"{method} has failed: {answer.code().name}: {answer.details()}")
+                self.report_error(f"{method} has failed: {answer.code().name}: {answer.details()}")
             await asyncio.sleep(0.1)
 
     async def round(self):
-        message = self.muting()
-        self.are_muted(message, await self.ask("MuteMembers", message))
+        message = self.mute_request()
+        self.record_mute(message, await self.ask("MuteMembers", message))
         user = message.users[0]
         check = pb.CheckSendRequest(app=APP, room=self.room, user=user, min_revision=self.revision)
         answer = await self.ask("CheckSend", check)
         if answer.allowed or answer.reason != message.reason:
-            self.complain(f"{user} is muted, and is told {answer}")
+            self.report_error(f"{user} is muted, but the answer is {answer}")
         if self.rounds % 2 == 0:
             await self.unmute(list(self.muted)[:2])
         await self.check_many()
@@ -138,9 +138,9 @@ class Platform(Caller):
     async def unmute(self, users):
         message = pb.UnmuteMembersRequest(app=APP, room=self.room, users=users, request_id=str(uuid.uuid4()))
         answer = await self.ask("UnmuteMembers", message)
-        self.acknowledge(pb.CHANGE_KIND_UNMUTED, message, answer)
+        self.record_write(pb.CHANGE_KIND_UNMUTED, message, answer)
         if not all(member.was_muted for member in answer.members):
-            self.complain(f"{users} were muted, and {answer} is told")
+            self.report_error(f"{users} were muted, but the answer is {answer}")
         for user in users:
             del self.muted[user]
 
@@ -149,9 +149,9 @@ class Platform(Caller):
         pairs = [pb.RoomUser(room=self.room, user=user) for user in users]
         message = pb.BatchCheckSendRequest(app=APP, pairs=pairs, min_revision=self.revision)
         answer = await self.ask("BatchCheckSend", message)
-        may_not = {user for user, result in zip(users, answer.results, strict=True) if not result.allowed}
-        if may_not != self.muted.keys() & users:
-            self.complain(f"of {users} {may_not} may not speak")
+        denied = {user for user, result in zip(users, answer.results, strict=True) if not result.allowed}
+        if denied != self.muted.keys() & users:
+            self.report_error(f"of {users} the service denies {denied}")
 
 
 class Bare(Caller):
@@ -160,84 +160,84 @@ class Bare(Caller):
         self.failed = []
 
     async def ask(self, method, message):
-        """The answer, or nothing."""
+        """The answer, or None after a failure."""
         answer = await self.client.call(method, message)
         if not isinstance(answer, grpc.RpcError):
             return answer
         if answer.code() != grpc.StatusCode.UNAVAILABLE:
-            self.complain(f"{method} has failed with {answer.code().name}: {answer.details()}")
+            self.report_error(f"{method} has failed with {answer.code().name}: {answer.details()}")
         await asyncio.sleep(0.01)
         return None
 
     async def round(self):
-        message = self.muting()
+        message = self.mute_request()
         answer = await self.ask("MuteMembers", message)
         if answer is None:
             self.failed.append(message)
         else:
-            self.are_muted(message, answer)
+            self.record_mute(message, answer)
         check = pb.CheckSendRequest(app=APP, room=self.room, user=message.users[0], min_revision=self.revision)
         check = await self.ask("CheckSend", check)
         if check is not None and check.allowed != (answer is None) and not self.is_killed:
-            self.complain(f"a mute is answered with {answer or 'an error'}, and then {check}")
+            self.report_error(f"a mute is answered with {answer or 'an error'}, and the check after it with {check}")
 
-    async def repeat(self, ask, told):
-        """Sends again what has failed, twice."""
-        done = {request_id for _, (*_, request_id) in told}
+    async def repeat(self, ask, received):
+        """Repeats failed writes, twice."""
+        done = {request_id for _, (*_, request_id) in received}
         for message in self.failed:
             if message.request_id in done and not self.is_killed:
-                self.complain(f"has failed and has taken effect: {message}")
+                self.report_error(f"failed but has taken effect: {message}")
             first, second = await ask("MuteMembers", message), await ask("MuteMembers", message)
             if first != second:
-                self.complain(f"{message} is answered with {first}, and then with {second}")
-            self.are_muted(message, first)
+                self.report_error(f"{message} is answered with {first}, and then with {second}")
+            self.record_mute(message, first)
 
 
 class Follower:
-    """Watches all of the app, over the ends of its watches."""
+    """Watches the whole app, and resumes when a watch ends."""
 
     def __init__(self, client):
-        self.client, self.told, self.at, self.resumed = client, [], None, 0
+        self.client, self.received, self.at, self.resumed = client, [], None, 0
 
     async def run(self):
         while True:
             watch = self.client.stub.Watch(pb.WatchRequest(app=APP, after_revision=self.at), metadata=TOKEN)
             try:
-                async for told in watch:
-                    self.take(told)
-                wrong.append("a watch has ended without an error")
+                async for event in watch:
+                    self.receive(event)
+                wrong.append("a watch ended without an error")
             except grpc.RpcError as error:
-                if not ends_in_order(error):
+                if not is_resumable(error):
                     wrong.append(f"a watch after {self.at} has ended with {error.code().name}: {error.details()}")
                     return
             self.resumed += 1
 
-    def take(self, told):
-        if told.HasField("heartbeat"):
-            self.at = max(self.at or 0, told.heartbeat.revision)
+    def receive(self, event):
+        if event.HasField("heartbeat"):
+            self.at = max(self.at or 0, event.heartbeat.revision)
             return
-        change = told.change
+        change = event.change
         if change.revision <= self.at:
-            wrong.append(f"revision {change.revision} is told after {self.at}")
+            wrong.append(f"revision {change.revision} arrives after {self.at}")
         self.at = change.revision
-        self.told.append((change.revision, (change.kind, change.room, tuple(change.users), change.request_id)))
+        self.received.append((change.revision, (change.kind, change.room, tuple(change.users), change.request_id)))
 
     async def catch_up(self):
-        await until(lambda: len(self.told) >= len(acknowledged))
+        await until(lambda: len(self.received) >= len(acknowledged))
 
     def compare(self):
-        told = [write for _, write in self.told]
-        missed, strange = [acknowledged.keys() - told, set(told) - acknowledged.keys()]
-        if missed or strange or len(told) != len(acknowledged):
-            wrong.append(f"{len(told)} changes are told of {len(acknowledged)}; missed: {missed}; strange: {strange}")
-        # Over a cluster the answer to a write that is named may be the revision of one that was kept together with it.
-        early = [write for revision, write in self.told if revision < acknowledged.get(write, 0)]
+        received = [write for _, write in self.received]
+        missed, unexpected = [acknowledged.keys() - received, set(received) - acknowledged.keys()]
+        if missed or unexpected or len(received) != len(acknowledged):
+            wrong.append(f"{len(received)} changes received of {len(acknowledged)}; missed: {missed}; unexpected: {unexpected}")
+        # Over a cluster, the repeat of a write may return the revision of another write of the same group.
+        early = [write for revision, write in self.received if revision < acknowledged.get(write, 0)]
         if early:
-            wrong.append(f"{len(early)} changes are told at a revision before that of their answer: {early[:5]}")
+            wrong.append(f"{len(early)} changes arrived with a revision below that of their answer: {early[:5]}")
 
 
-def ends_in_order(error):
-    """Whether a watch is to go on where it was: the service is gone, or its reader was too slow."""
+def is_resumable(error):
+    """Whether a watch can be resumed: the service stopped, or the reader was too slow."""
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return True
     return any(name == "grpc-status-details-bin" and b"WATCHER_TOO_SLOW" in value for name, value in error.trailing_metadata())
@@ -245,14 +245,14 @@ def ends_in_order(error):
 
 async def until(holds):
     began = time.monotonic()
-    while not holds() and time.monotonic() < began + PATIENCE_S:
+    while not holds() and time.monotonic() < began + WAIT_TIMEOUT_S:
         await asyncio.sleep(0.02)
 
 
 async def main(how, addrs, callers="8"):
     addrs = addrs.split(",")
     platform = Client(addrs, [("grpc.service_config", (ROOT / "deploy/grpc-service-config.json").read_text())])
-    # They come back soon, to meet the service while it starts.
+    # They reconnect quickly, so that they reach the service while it starts.
     soon = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
     bare = Client(addrs, [("grpc.enable_retries", 0), *soon])
     is_killed = how == "killed"
@@ -271,7 +271,7 @@ async def main(how, addrs, callers="8"):
 
     await follower.catch_up()
     for caller in bares:
-        await caller.repeat(callers[0].ask, list(follower.told))
+        await caller.repeat(callers[0].ask, list(follower.received))
     await follower.catch_up()
     following.cancel()
     follower.compare()
@@ -284,7 +284,7 @@ async def main(how, addrs, callers="8"):
         "failed": platform.failed,
         "longest_s": round(platform.longest_s, 3),
         "writes": len(acknowledged),
-        "changes": len(follower.told),
+        "changes": len(follower.received),
         "resumed": follower.resumed,
         "bare_calls": bare.calls.total(),
         "bare_failed": bare.failed,

@@ -3,8 +3,8 @@
     python tests/python/follow.py target/release/mute-service [seconds] [seed]
 
 It makes the stubs from proto/ (package grpcio-tools), starts the program on a directory of its own, mutes, renews and unmutes at random, kills the
-program with -9 twice and starts it again. At the end its copy has to be what ListMutedMembers says, and every expiry to have been told exactly
-once: not before its time, not after a renewal, and at most a second late where the program was running.
+program with -9 twice and starts it again. At the end its copy has to equal ListMutedMembers, and every expiry must have been emitted exactly
+once: not before its time, not after a renewal, and at most a second late while the program was running.
 """
 
 import json
@@ -24,7 +24,7 @@ from stubs import pb, rpc
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="follow-"))
 APP, ROOMS, USERS = "App", [f"room{n}" for n in range(5)], [f"user{n}" for n in range(40)]
 TOKEN = [("authorization", "Bearer token-of-the-follower")]
-LATE_S = 1.0
+MAX_LAG_S = 1.0
 
 
 class Program:
@@ -59,14 +59,14 @@ class Program:
         self.downs.append((began, time.time()))
 
     def was_down(self, since, until):
-        return any(began <= until and ended + LATE_S >= since for began, ended in self.downs)
+        return any(began <= until and ended + MAX_LAG_S >= since for began, ended in self.downs)
 
 
 class Copy:
-    """Who is muted until when, as the list and then the watch tell it."""
+    """The muted users with the ends of their mutes, from the list and then the watch."""
 
     def __init__(self, addr):
-        self.addr, self.muted, self.ends, self.faults = addr, {}, [], []
+        self.addr, self.muted, self.ends, self.errors = addr, {}, [], []
         self.revision, self.resumed, self.changes, self.stopped = None, 0, 0, False
         self.listed_at, self.listed_until = None, None
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -85,19 +85,19 @@ class Copy:
         if self.revision is None:
             self.snapshot(stub)
         watch = stub.Watch(pb.WatchRequest(app=APP, after_revision=self.revision), metadata=TOKEN)
-        for told in watch:
-            if told.HasField("change"):
-                change = told.change
+        for event in watch:
+            if event.HasField("change"):
+                change = event.change
                 if change.revision <= self.revision:
-                    self.faults.append(f"revision {change.revision} after {self.revision}")
+                    self.errors.append(f"revision {change.revision} after {self.revision}")
                 self.apply(change)
                 self.changes += 1
                 self.revision = change.revision
             else:
-                self.revision = max(self.revision, told.heartbeat.revision)
+                self.revision = max(self.revision, event.heartbeat.revision)
 
     def snapshot(self, stub):
-        """The first page's revision is no newer than any page: what is told again changes nothing."""
+        """Lists all rooms. Watching after the lowest revision of the pages repeats some changes, which is harmless."""
         revision, self.listed_at = None, time.time()
         for room in ROOMS:
             for member, at in muted_members(stub, room):
@@ -113,18 +113,18 @@ class Copy:
             if change.kind == pb.CHANGE_KIND_MUTED:
                 old = self.muted.get(key)
                 if old is not None and old <= at:
-                    self.faults.append(f"{key} was renewed at {at} and its end at {old} was never told")
+                    self.errors.append(f"{key} was renewed at {at} and its end at {old} was never emitted")
                 self.muted[key] = end_of(change)
             elif change.kind == pb.CHANGE_KIND_UNMUTED:
-                # What was done while the list was made may be in it already, and is told again.
+                # A change during the listing may be in the list already, and arrives again.
                 if self.muted.pop(key, "nothing") == "nothing" and at > self.listed_until:
-                    self.faults.append(f"{key} was unmuted and was not muted")
+                    self.errors.append(f"{key} was unmuted and was not muted")
             elif change.kind == pb.CHANGE_KIND_EXPIRED:
                 end = self.muted.pop(key, None)
-                if end is None and at <= self.listed_at + LATE_S:
-                    pass  # It had ended when the list was made, which does not tell it, and its end was told after.
+                if end is None and at <= self.listed_at + MAX_LAG_S:
+                    pass  # It had ended before the listing, which therefore omits it; its expiry was emitted after.
                 elif end is None:
-                    self.faults.append(f"{key} has ended twice, or was for good")
+                    self.errors.append(f"{key} has expired twice, or was permanent")
                 else:
                     self.ends.append((key, end, at))
 
@@ -133,12 +133,12 @@ def seconds(timestamp):
     return timestamp.seconds + timestamp.nanos / 1e9
 
 
-def end_of(told):
-    return seconds(told.expire_time) if told.HasField("expire_time") else None
+def end_of(mute):
+    return seconds(mute.expire_time) if mute.HasField("expire_time") else None
 
 
 def muted_members(stub, room):
-    """Each member with the revision of its page; a page without members as nothing with its revision."""
+    """Each member with the revision of its page, and None with the revision of each page."""
     token = ""
     while True:
         request = pb.ListMutedMembersRequest(app=APP, room=room, page_size=7, page_token=token)
@@ -182,25 +182,25 @@ def main():
         except grpc.RpcError as error:
             assert error.code() == grpc.StatusCode.UNAVAILABLE, error
         time.sleep(chance.uniform(0, 0.02))
-    # Every mute that ends has ended by then, and was told.
-    time.sleep(3 + LATE_S + 0.5)
+    # By then every temporary mute has ended, and its expiry was emitted.
+    time.sleep(3 + MAX_LAG_S + 0.5)
     copy.stopped = True
     now = {(room, member.user): end_of(member) for room in ROOMS for member, _ in muted_members(stub, room) if member is not None}
     early = [end for end in copy.ends if end[2] < end[1]]
-    late = [end for end in copy.ends if end[2] > end[1] + LATE_S and not program.was_down(end[1], end[2])]
+    late = [end for end in copy.ends if end[2] > end[1] + MAX_LAG_S and not program.was_down(end[1], end[2])]
     lag = max(at - end for (_, end, at) in copy.ends if not program.was_down(end, at))
     program.process.terminate()
-    assert program.process.wait(20) == 0, "the program has not left in order"
+    assert program.process.wait(20) == 0, "the program has not exited with 0"
     print(
-        f"seed {seed}: {writes} writes, {copy.changes} changes told, {len(copy.ends)} expiries, at most {lag:.3f} s late, "
+        f"seed {seed}: {writes} writes, {copy.changes} changes received, {len(copy.ends)} expiries, at most {lag:.3f} s late, "
         f"{copy.resumed} times resumed, {len(now)} mutes at the end"
     )
-    assert not copy.faults, copy.faults[:5]
+    assert not copy.errors, copy.errors[:5]
     assert copy.muted == now, {key: (copy.muted.get(key), now.get(key)) for key in copy.muted.keys() ^ now.keys()}
     assert not early, early[:5]
     assert not late, late[:5]
     assert copy.resumed >= 2 and len(copy.ends) > 20
-    print("the copy is what the service says, and every expiry was told exactly once")
+    print("the copy equals the lists of the service, and every expiry was emitted exactly once")
 
 
 main()

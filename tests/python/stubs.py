@@ -1,4 +1,4 @@
-"""The stubs, made from proto/ by the package grpcio-tools into a directory that goes at the end: `from stubs import pb, rpc`."""
+"""The stubs, generated from proto/ by the package grpcio-tools into a temporary directory: `from stubs import pb, rpc`."""
 
 import atexit
 import pathlib

@@ -1,4 +1,4 @@
-"""What no schema can say: refusals that are about what the server has, and keeping what dev mode has."""
+"""What no schema can express: refusals that depend on the state of the server. Also keeps the rooms and clients of dev mode."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def post(path, body, headers):
 
 
 def is_about_state(response):
-    """Refusals with 400, as the vendors document them, of what would be accepted in another app or at another time."""
+    """Documented refusals with 400 of requests that another app, or another state, would accept."""
     body = response.json()
     if body.get("error") == "forbidden_op":
         return body["error_description"].endswith("are not members of this group!")
@@ -32,7 +32,7 @@ def is_about_state(response):
 
 
 def is_beyond_schemas(case):
-    """A schema counts characters where the limit is in bytes, and knows no greatest number written as text."""
+    """A schema counts characters where the limit is in bytes, and has no maximum for a number in a string."""
     parameters, body = case.path_parameters or {}, case.body if isinstance(case.body, dict) else {}
     texts = [str(parameters.get("room", "")), *(body[name] for name in ("_id",) if isinstance(body.get(name), str))]
     long_texts = [body[name] for name in ("name", "description", "nickname", "avatarUrl", "email") if isinstance(body.get(name), str)]
@@ -52,7 +52,7 @@ def filter_failure(context, failure, case, response):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Rooms and clients come and go: a repeat of a named request, which changes nothing, is made a new one; and what dev mode has stays."""
+    """Rooms and clients are created and deleted, so a repeat with an Idempotency-Key, which would change nothing, gets a new key. Deletions spare what dev mode has."""
     name = case.operation.definition.raw["operationId"].removesuffix("ById")
     if name not in ("createRoom", "deleteRoom", "upsertClient", "deleteClient") or case.method.lower() != case.operation.method:
         return

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Holds a running server against its OpenAPI document, with thousands of requests that are as described, and of such that are not.
+"""Checks a running server against its OpenAPI document, with thousands of valid and invalid requests.
 
     cargo run --release -- serve --dev --rate-limit 0 --token-rate-limit 0 --data-dir "$(mktemp -d)"
     python tests/schemathesis/run.py [--url http://127.0.0.1:8080] [--max-examples 100] [--seed 1] [more options of schemathesis]
 
-Schemathesis (`pip install schemathesis`) makes them from /openapi.json, and makes all of its checks. Its settings are in schemathesis.toml; hooks.py knows
-what is no fault, and keeps the rooms and users of dev mode, so that most calls get past "no such room".
+Schemathesis (`pip install schemathesis`) generates them from /openapi.json, and runs all of its checks. Its settings are in schemathesis.toml. hooks.py filters
+findings that are no faults, and keeps the rooms and users of dev mode, so that most calls get past "no such room".
 """
 
 import argparse
@@ -29,7 +29,7 @@ def post(url, body, headers=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="REST address of a server in dev mode")
-    parser.add_argument("--max-examples", type=int, default=100, help="requests of an operation in each phase, at most")
+    parser.add_argument("--max-examples", type=int, default=100, help="maximum number of requests of an operation in each phase")
     parser.add_argument("--seed", type=int, default=1)
     arguments, more = parser.parse_known_args()
     if importlib.util.find_spec("schemathesis") is None:
