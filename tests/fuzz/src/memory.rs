@@ -1,4 +1,4 @@
-//! A store in memory that keeps the contract of `store.rs`, but for history: an input may need a
+//! A store in memory that keeps the contract of `store.rs`, except for history. An input may need a
 //! new one, and there are thousands of inputs a second.
 
 use std::{
@@ -15,7 +15,7 @@ use mute_service::store::{
 };
 use tokio::sync::watch;
 
-/// What is in a store.
+/// The content of a store.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Records {
     revision: Revision,
@@ -23,7 +23,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// In the order of keys.
+    /// All records, in the order of keys.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         self.by_key.iter().map(|(key, (revision, value))| Entry {
             key: key.clone(),
@@ -42,51 +42,51 @@ impl Records {
     }
 }
 
-/// The store.
+/// A store in memory.
 pub struct Memory {
-    kept: Arc<Mutex<Kept>>,
-    newest: watch::Sender<Revision>,
+    content: Arc<Mutex<Content>>,
+    latest: watch::Sender<Revision>,
 }
 
-struct Kept {
+struct Content {
     records: Records,
-    /// By revision: all since it was made.
+    /// All commits since the store was created, by revision.
     commits: BTreeMap<Revision, Arc<Commit>>,
 }
 
 impl Memory {
-    /// With these records.
+    /// A store with these records.
     #[must_use]
     pub fn of(records: Records) -> Arc<Self> {
-        let newest = watch::Sender::new(records.revision);
+        let latest = watch::Sender::new(records.revision);
         Arc::new(Self {
-            kept: Arc::new(Mutex::new(Kept { records, commits: BTreeMap::new() })),
-            newest,
+            content: Arc::new(Mutex::new(Content { records, commits: BTreeMap::new() })),
+            latest,
         })
     }
 
-    /// What it holds now.
+    /// The current content.
     #[must_use]
     pub fn records(&self) -> Records {
-        self.kept().records.clone()
+        self.content().records.clone()
     }
 
-    /// The newest commit.
+    /// The latest revision.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.kept().records.revision
+        self.content().records.revision
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap()
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap()
     }
 }
 
 #[async_trait]
 impl Store for Memory {
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
-        let mut kept = self.kept();
-        let Kept { records, commits } = &mut *kept;
+        let mut content = self.content();
+        let Content { records, commits } = &mut *content;
         let revision_of = |key: &Vec<u8>| records.by_key.get(key).map(|(revision, _)| *revision);
         if batch
             .preconditions
@@ -100,7 +100,7 @@ impl Store for Memory {
         let Batch { operations, event, at_ms, .. } = batch;
         let revision = records.revision;
         commits.insert(revision, Arc::new(Commit { revision, operations, event, at_ms }));
-        self.newest.send_replace(revision);
+        self.latest.send_replace(revision);
         Ok(revision)
     }
 
@@ -111,10 +111,10 @@ impl Store for Memory {
     }
 
     async fn watch(&self, after: Revision) -> Result<Feed, StoreError> {
-        let begin = (self.kept.clone(), self.newest.subscribe(), after);
-        let feed = stream::unfold(begin, async |(kept, mut newest, after)| {
-            newest.wait_for(|newest| *newest > after).await.ok()?;
-            let next = kept
+        let start = (self.content.clone(), self.latest.subscribe(), after);
+        let feed = stream::unfold(start, async |(content, mut latest, after)| {
+            latest.wait_for(|latest| *latest > after).await.ok()?;
+            let next = content
                 .lock()
                 .unwrap()
                 .commits
@@ -123,7 +123,7 @@ impl Store for Memory {
                 .1
                 .clone();
             let revision = next.revision;
-            Some((Ok(next), (kept, newest, revision)))
+            Some((Ok(next), (content, latest, revision)))
         });
         Ok(feed.boxed())
     }
@@ -131,17 +131,17 @@ impl Store for Memory {
     async fn follow(&self) -> Result<Updates, StoreError> {
         let records = self.records();
         let revision = records.revision;
-        let begun = [
+        let initial = [
             Update::Reset,
             Update::Records(records.entries().collect()),
             Update::Complete(revision),
         ];
         let later = self.watch(revision).await?.map_ok(Update::Commit);
-        Ok(stream::iter(begun.map(Ok)).chain(later).boxed())
+        Ok(stream::iter(initial.map(Ok)).chain(later).boxed())
     }
 
     async fn latest_revision(&self) -> Result<Revision, StoreError> {
-        Ok(self.kept().records.revision)
+        Ok(self.content().records.revision)
     }
 
     async fn events(

@@ -1,6 +1,6 @@
-//! The service in this process, in dev mode, as `app.rs` puts it together, but for listeners and a
-//! disk: REST requests are handed to its routes. Its clock is set by hand, and nothing runs behind
-//! a request but the view, so that an input does the same each time.
+//! The service in this process, in dev mode, assembled as in `app.rs` but without listeners and
+//! disk: requests go directly to the REST routes. Its clock is set by hand, and only the view runs
+//! in the background, so that an input does the same each time.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use mute_service::{
     gateway::{self, Gateway},
     grpc::Api,
     limits::{
-        concurrency::Load,
+        concurrency::ConcurrencyLimit,
         connection::Connection,
         rate::{Limits, Rates},
     },
@@ -32,24 +32,24 @@ use tower::{Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::memory::{Memory, Records};
 
-/// An app whose directory is open: any id is one of it.
+/// An app with an open directory: any id is valid in it.
 pub const OPEN: &str = "Open";
-/// Where the clock starts.
+/// The initial time of the clock.
 pub const START_MS: u64 = 1_642_060_750_410;
-/// Where requests come from: a proxy that is trusted.
+/// The address of the requests: a trusted proxy.
 const PEER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50_000);
 
-/// A service, as long as an input needs it.
+/// The service for one input.
 pub struct Server {
-    /// Of the service, the store and the answers.
+    /// The clock of the service, the store and the answers.
     pub clock: Clock,
-    /// What it has written.
+    /// The store below it.
     pub store: Arc<Memory>,
-    /// The rules.
+    /// The service below the routes.
     pub service: Arc<Service>,
     routes: BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>,
-    /// Aborted when it is dropped.
+    /// Aborted on drop.
     _view: JoinSet<()>,
 }
 
@@ -71,30 +71,31 @@ pub fn apps() -> Vec<AppConfig> {
     dev::apps().into_iter().chain([open]).collect()
 }
 
-/// The service of dev mode, in all of them.
+/// The dev service, with access to all apps.
 #[must_use]
 pub fn services() -> Vec<ServiceConfig> {
     vec![ServiceConfig { apps: vec!["*".to_owned()], ..dev::service() }]
 }
 
 impl Server {
-    /// What dev mode has in its directory.
+    /// The records that dev mode creates.
     pub async fn seeds() -> Records {
         let server = Self::start(Records::default(), Clock::manual(START_MS)).await;
         dev::seed(&server.service).await.unwrap();
         server.store.records()
     }
 
-    /// A service over these records.
+    /// Starts a service over these records.
     pub async fn start(records: Records, clock: Clock) -> Self {
-        let (apps, services) = (apps(), services());
+        let apps = apps();
+        let services = services();
         let access =
             Access::new(Credentials::new(&apps, &services, &[], clock.clone()).unwrap()).await;
         let store = Memory::of(records);
-        let filled = View::load(&*store).await.unwrap();
-        let view = filled.view.clone();
-        let mut following = JoinSet::new();
-        following.spawn(filled.follow(store.clone()));
+        let loaded = View::load(&*store).await.unwrap();
+        let view = loaded.view.clone();
+        let mut follower = JoinSet::new();
+        follower.spawn(loaded.follow(store.clone()));
         let service = Arc::new(Service {
             limits: Limits::new(Rates::default(), &clock).into(),
             token_ttl_s: 3_600,
@@ -108,7 +109,7 @@ impl Server {
             refuse_old_views: false,
             refuse_skewed_clock: false,
             quotas: Quotas::default(),
-            load: Load::new(1_000, 64 << 20),
+            load: ConcurrencyLimit::new(1_000, 64 << 20),
         });
         let gateway = Gateway {
             api: Api::new(service.clone()),
@@ -119,16 +120,16 @@ impl Server {
         };
         let routes =
             BoxCloneSyncService::new(credentials::layer(access).layer(gateway::router(gateway)));
-        Self { clock, store, service, routes, _view: following }
+        Self { clock, store, service, routes, _view: follower }
     }
 
-    /// Another service over the same records, at the same time.
+    /// Starts another service over the same records, at the same time.
     pub async fn restart(&self) -> Self {
         let clock = Clock::manual(self.clock.now_ms());
         Self::start(self.store.records(), clock).await
     }
 
-    /// What a request is answered.
+    /// Returns the answer to a request.
     pub async fn answer(&self, mut request: Request<Body>) -> Response<Body> {
         request.extensions_mut().insert(Arc::new(Connection::new(PEER, None)));
         match self.routes.clone().oneshot(request).await {
@@ -137,11 +138,12 @@ impl Server {
         }
     }
 
-    /// An app token; a user's where there is one.
+    /// A token of the app, or of this user.
     #[must_use]
     pub fn token(&self, app: &str, user: Option<&str>) -> String {
         let app = self.service.access.app(app).unwrap();
-        let (keys, now_ms) = (app.tokens.as_ref().unwrap(), self.clock.now_ms());
+        let keys = app.tokens.as_ref().unwrap();
+        let now_ms = self.clock.now_ms();
         let token = match user {
             Some(user) => keys.mint_user(&app.key, user, now_ms, now_ms / 1_000 + 1_000_000),
             None => keys.mint_app(&app.key, now_ms, None),

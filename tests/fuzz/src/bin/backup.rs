@@ -1,11 +1,11 @@
 //! Backups: frames of records.
 //!
-//! An input is a backup, as in `tests/golden/transfer`. It is read as it is, and then with its
-//! checksums, its number of records and its end put right, as far as it has frames at all.
+//! An input is a backup, as in `tests/golden/transfer`. It is read as it is, and then with
+//! corrected checksums, number of records and end, as far as it has frames.
 //!
-//! What is read to its end has its records in the order of keys, and no more and no fewer of them
-//! than frames before the end have told; the same records are written as a backup that is read as
-//! the same. One byte that has changed there, is missing or follows is found.
+//! A backup that is read to its end has its records in the order of keys, exactly as many as the
+//! frames before the end have. Written again, these records are a backup that reads the same. A
+//! changed, missing or additional byte in it is detected.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 const FIRST_LINE: &[u8] = b"mute-service backup 1\n";
 const HEAD_BYTES: usize = 5;
 
-/// As the last frame has it.
+/// The message of the last frame.
 #[derive(Message)]
 struct End {
     #[prost(uint64, tag = "1")]
@@ -36,14 +36,15 @@ struct End {
 fuzz_target!(|input: &[u8]| {
     let mut entries = Vec::new();
     if let Ok(header) = read(input, &mut entries) {
-        hold(&header, entries, input);
+        check(&header, entries, input);
     }
     let Some(mut backup) = repaired(input) else { return };
-    let (mut before, mut entries) = (Vec::new(), Vec::new());
-    assert!(read(&backup, &mut before).is_err(), "there is no end yet");
+    let mut before = Vec::new();
+    let mut entries = Vec::new();
+    assert!(read(&backup, &mut before).is_err(), "the end is missing");
     let number = frames(&backup[FIRST_LINE.len()..]).count() as u64;
     let sha256 = Sha256::digest(&backup).to_vec();
-    backup.extend(frame(
+    backup.extend(backup_frame(
         b'e',
         number,
         &End { records: before.len() as u64, sha256 }.encode_to_vec(),
@@ -51,14 +52,14 @@ fuzz_target!(|input: &[u8]| {
     match read(&backup, &mut entries) {
         Ok(header) => {
             assert_eq!(entries, before);
-            hold(&header, entries, input);
+            check(&header, entries, input);
         }
-        // A frame before the end is at fault.
+        // A frame before the end is damaged.
         Err(error) => assert!(matches!(error, BackupError::Damaged { .. }), "{error}"),
     }
 });
 
-/// What a backup says of itself; its records, up to a fault, go into `entries`.
+/// Reads a backup and returns its header. Its records, up to a fault, go into `entries`.
 fn read(backup: &[u8], entries: &mut Vec<Entry>) -> Result<Header, BackupError> {
     let (mut reader, header) = Reader::begin(backup)?;
     while let Some(page) = reader.records()? {
@@ -67,33 +68,33 @@ fn read(backup: &[u8], entries: &mut Vec<Entry>) -> Result<Header, BackupError> 
     Ok(header)
 }
 
-/// Tag and message of what look like frames; the last may be cut.
+/// Tag and message of everything that looks like a frame; the last one may be truncated.
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let (&[tag, a, b, c, d], rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let (sealed, rest) =
+        let (framed, rest) =
             rest.split_at(rest.len().min(u32::from_le_bytes([a, b, c, d]) as usize));
         bytes = rest;
-        Some((tag, sealed.get(HEAD_BYTES..).unwrap_or_default()))
+        Some((tag, framed.get(HEAD_BYTES..).unwrap_or_default()))
     })
 }
 
-fn frame(tag: u8, number: u64, message: &[u8]) -> Vec<u8> {
-    let sealed = frame(&[b"backup", &[tag][..], &number.to_be_bytes()].concat(), message);
-    [&[tag], &(sealed.len() as u32).to_le_bytes()[..], &sealed].concat()
+fn backup_frame(tag: u8, number: u64, message: &[u8]) -> Vec<u8> {
+    let framed = frame(&[b"backup", &[tag][..], &number.to_be_bytes()].concat(), message);
+    [&[tag], &(framed.len() as u32).to_le_bytes()[..], &framed].concat()
 }
 
-/// The same frames up to the end, with lengths and checksums that fit. Nothing where there are
-/// none.
+/// The same frames up to the end, with correct lengths and checksums. `None` where there are no
+/// frames.
 fn repaired(input: &[u8]) -> Option<Vec<u8>> {
     let frames = frames(input.get(FIRST_LINE.len()..)?).take_while(|(tag, _)| *tag != b'e');
-    let frames = frames.zip(0..).map(|((tag, message), number)| frame(tag, number, message));
+    let frames = frames.zip(0..).map(|((tag, message), number)| backup_frame(tag, number, message));
     Some([FIRST_LINE.to_vec()].into_iter().chain(frames).flatten().collect())
 }
 
-fn hold(header: &Header, entries: Vec<Entry>, seed: &[u8]) {
+fn check(header: &Header, entries: Vec<Entry>, seed: &[u8]) {
     assert!(entries.is_sorted_by(|a, b| a.key < b.key));
-    // The restore that reads them finds out whether they are records of this service.
+    // Only a restore checks whether the entries are valid records.
     let mut content = Content::default();
     let _ = entries.iter().try_for_each(|entry| content.add(entry, None).map(drop));
     let (mut writer, mut backup) = Writer::begin(header);
@@ -107,7 +108,7 @@ fn hold(header: &Header, entries: Vec<Entry>, seed: &[u8]) {
     changed[at] ^= 1 << (sum >> 29);
     let is_refused = |backup: &[u8]| read(backup, &mut Vec::new()).is_err();
     assert!(is_refused(&changed), "byte {at} has changed");
-    assert!(is_refused(&backup[..at]), "cut at {at}");
+    assert!(is_refused(&backup[..at]), "truncated at {at}");
     backup.push(sum as u8);
-    assert!(is_refused(&backup), "a byte follows");
+    assert!(is_refused(&backup), "an additional byte");
 }

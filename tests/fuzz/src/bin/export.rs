@@ -1,11 +1,11 @@
-//! Exports: lines, and the records they become.
+//! Exports: lines and the records they become.
 //!
 //! An input is the text of an export, as in `tests/golden/transfer`. It is read as it is, and then
-//! with a header and an end that fit, which no fuzzer finds.
+//! with a matching header and end, which no fuzzer finds.
 //!
-//! What is accepted says the same when it is written again, and is the same records, whatever the
-//! order of its lines; it is imported into an empty store once, and then there is nothing to
-//! import; and the service starts over it. What is refused is refused with words.
+//! An accepted export means the same when it is written again, and becomes the same records in any
+//! order of its lines. It is imported into an empty store once, and then there is nothing left to
+//! import; and the view loads from it. A refusal names the line.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ use mute_service::{
         export,
         import::{self, Incoming},
         line::Line,
-        merge::{Mode, Plan},
+        merge::{MergePlan, Mode},
     },
     view::View,
 };
@@ -40,9 +40,9 @@ thread_local! {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let hold = |incoming: &Incoming| RUNTIME.with(|runtime| runtime.block_on(hold(incoming)));
+    let check = |incoming: &Incoming| RUNTIME.with(|runtime| runtime.block_on(check(incoming)));
     if let Some(incoming) = read(input) {
-        hold(&incoming);
+        check(&incoming);
     }
     let of_kind =
         |line: &[u8], kind: &str| line.starts_with(format!("{{\"kind\":\"{kind}\"").as_bytes());
@@ -55,43 +55,44 @@ fuzz_target!(|input: &[u8]| {
         .filter(|line| !of_kind(line, "header") && !of_kind(line, "end"))
         .copied()
         .collect();
-    let there = read(&framed(header, records.iter().copied()));
-    let back = read(&framed(header, records.iter().rev().copied()));
-    assert_eq!(there.as_ref().map(keys_and_values), back.as_ref().map(keys_and_values));
-    // Lines that are good each by itself are good together, where none is of the record of another.
+    let forward = read(&framed(header, records.iter().copied()));
+    let backward = read(&framed(header, records.iter().rev().copied()));
+    assert_eq!(forward.as_ref().map(keys_and_values), backward.as_ref().map(keys_and_values));
+    // Lines that are valid alone are valid together, unless two are of the same record.
     let mut keys = BTreeSet::new();
-    let good: Vec<_> = records
+    let valid: Vec<_> = records
         .iter()
         .filter(|line| key(line).is_some_and(|key| keys.insert(key)))
         .copied()
         .collect();
-    let incoming = read(&framed(HEADER.as_bytes(), good.iter().copied())).expect("good lines");
-    assert_eq!(incoming.records.len(), good.len());
-    good.into_iter().for_each(hold_meaning);
-    hold(&incoming);
+    let incoming = read(&framed(HEADER.as_bytes(), valid.iter().copied())).expect("valid lines");
+    assert_eq!(incoming.records.len(), valid.len());
+    valid.into_iter().for_each(check_meaning);
+    check(&incoming);
 });
 
-/// Of a line that is good by itself.
+/// The key of a line that is valid alone.
 fn key(line: &[u8]) -> Option<Vec<u8>> {
     let (_, key, _) = serde_json::from_slice::<Line>(line).ok()?.record().ok()?;
     Some(key)
 }
 
-/// Nothing where it is refused.
+/// `None` where the text is refused.
 fn read(text: &[u8]) -> Option<Incoming> {
     match import::read(text, Default::default()).expect("bytes in memory") {
         Ok(incoming) => Some(incoming),
         Err(faults) => {
-            let told = faults.to_string();
-            assert!(told.lines().any(|line| line.starts_with("line ")), "{told}");
+            let message = faults.to_string();
+            assert!(message.lines().any(|line| line.starts_with("line ")), "{message}");
             None
         }
     }
 }
 
-/// These lines, with a header before them and an end that fits behind them.
+/// These lines between a header and a matching end.
 fn framed<'a>(header: &[u8], lines: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (mut records, mut count) = (Vec::new(), 0);
+    let mut records = Vec::new();
+    let mut count = 0;
     for line in lines {
         records.extend([line, b"\n"].concat());
         count += 1;
@@ -105,38 +106,39 @@ fn keys_and_values(incoming: &Incoming) -> Vec<(&[u8], &[u8])> {
     incoming.records.iter().map(|(key, (_, value))| (key.as_slice(), value.as_slice())).collect()
 }
 
-/// A line that was accepted says the same when it is written again.
-fn hold_meaning(line: &[u8]) {
-    let said: Value = serde_json::from_slice(line).unwrap();
-    let told: Value =
+/// Checks that an accepted line means the same when it is written again.
+fn check_meaning(line: &[u8]) {
+    let original: Value = serde_json::from_slice(line).unwrap();
+    let rewritten: Value =
         serde_json::from_str(&serde_json::from_slice::<Line>(line).unwrap().text()).unwrap();
-    for (name, told) in told.as_object().unwrap() {
-        match (TIMES.contains(&name.as_str()), said[name].as_str()) {
-            // A time may be written in many ways; one of its own ways is kept, but for thousandths
-            // that are none.
-            (true, Some(time)) if !is_ours(time) => {}
-            (true, Some(time)) => assert_eq!(told, &time.replace(".000Z", "Z")),
-            _ => assert_eq!(told, &said[name]),
+    for (name, rewritten) in rewritten.as_object().unwrap() {
+        match (TIMES.contains(&name.as_str()), original[name].as_str()) {
+            // A time can be written in many ways. One in the form of the export stays as it is,
+            // except for zero milliseconds.
+            (true, Some(time)) if !has_export_form(time) => {}
+            (true, Some(time)) => assert_eq!(rewritten, &time.replace(".000Z", "Z")),
+            _ => assert_eq!(rewritten, &original[name]),
         }
     }
     let is_left_out = |value: &Value| {
         value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
     };
     assert!(
-        said.as_object()
+        original
+            .as_object()
             .unwrap()
             .iter()
-            .all(|(name, value)| told.get(name).is_some() || is_left_out(value))
+            .all(|(name, value)| rewritten.get(name).is_some() || is_left_out(value))
     );
 }
 
-/// `2022-01-13T07:59:10.410Z`, and no leap second.
-fn is_ours(time: &str) -> bool {
+/// Whether a time has the form `2022-01-13T07:59:10.410Z` and is no leap second.
+fn has_export_form(time: &str) -> bool {
     let form: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     form == "0000-00-00T00:00:00.000Z" && !time.contains(":60")
 }
 
-async fn hold(incoming: &Incoming) {
+async fn check(incoming: &Incoming) {
     let copy = || Incoming { app: incoming.app.clone(), records: incoming.records.clone() };
     for (key, (_, value)) in &incoming.records {
         let (decoded, model) = codec::decode(key, value).unwrap();
@@ -149,19 +151,19 @@ async fn hold(incoming: &Incoming) {
         );
     }
     let store = Memory::of(Records::default());
-    let plan = Plan::of(copy(), None, Mode::Merge).await.unwrap();
+    let plan = MergePlan::of(copy(), None, Mode::Merge).await.unwrap();
     assert_eq!(
         (plan.new, plan.changes()),
         (incoming.records.len() as u64, incoming.records.len() as u64)
     );
     plan.commit(&*store, START_MS, |_| {}).await.unwrap();
     let again =
-        Plan::of(copy(), Some(store.snapshot().await.unwrap()), Mode::Replace).await.unwrap();
+        MergePlan::of(copy(), Some(store.snapshot().await.unwrap()), Mode::Replace).await.unwrap();
     assert_eq!((again.same, again.changes()), (incoming.records.len() as u64, 0));
     let mut exported = Vec::new();
     export::export(&*store, None, START_MS, &mut exported, "memory").await.unwrap();
     assert_eq!(
-        keys_and_values(&read(&exported).expect("an export of our own")),
+        keys_and_values(&read(&exported).expect("an export of the program")),
         keys_and_values(incoming)
     );
     View::load(&*store).await.unwrap();

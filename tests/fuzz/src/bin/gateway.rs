@@ -1,14 +1,14 @@
-//! The REST gateway: targets with their percent codes and queries, headers, and bodies of both
+//! The REST gateway: request targets with percent codes and queries, headers, and bodies of both
 //! vendors.
 //!
-//! An input is text, as in `seeds/gateway`: requests with a line `###` between them, each of a line
+//! An input is text, as in `seeds/gateway`: requests separated by a line `###`, each with a line
 //! `WHO METHOD TARGET`, headers, an empty line and a body. WHO is a letter that stands for
-//! credentials ([`credentials`]); `t MS` lets time pass.
+//! credentials ([`credentials`]); `t MS` advances the clock.
 //!
-//! Every answer is a JSON object in the envelope of the vendor, never a 5xx, and of an app that the
-//! caller may call. A refusal changes nothing; what was done can be seen; a repeat under the same
-//! `Idempotency-Key` is answered the same and changes nothing. In the end neither a sweep nor a
-//! restart changes any answer, and every record can be exported and imported.
+//! Every answer is a JSON object in the envelope of the vendor, is never a 5xx, and belongs to an
+//! app that the caller may use. A refusal changes nothing. A change with 200 is visible to reads. A
+//! repeat with the same `Idempotency-Key` returns the same answer and changes nothing. At the end
+//! neither a sweep nor a restart changes any answer, and every record can be exported and imported.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -33,13 +33,13 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-/// Requests of one input.
+/// The maximum number of steps of an input.
 const STEPS: usize = 8;
-/// The most that time passes at once: a quarter of a year.
-const LONGEST_MS: u64 = 90 * 24 * 3_600_000;
+/// The longest step of the clock: a quarter of a year.
+const MAX_ADVANCE_MS: u64 = 90 * 24 * 3_600_000;
 /// Headers that only [`credentials`] may set.
 const SECRETS: [&str; 4] = ["authorization", "im-api-key", "im-client-key", "im-authorization"];
-/// What is served to people.
+/// The pages for people.
 const PAGES: [&str; 7] = [
     "/docs",
     "/docs/page.css",
@@ -63,16 +63,16 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// What lasts from input to input.
+/// State that is kept from input to input.
 struct Fixture {
     runtime: Runtime,
     seeds: Records,
     tokens: Tokens,
-    /// One that has changed nothing, and is as new.
+    /// A server that the last input has not changed.
     unchanged: Option<Server>,
 }
 
-/// Of the apps, and of their users.
+/// Tokens of the apps and of their users.
 struct Tokens {
     agora: String,
     imkit: String,
@@ -102,7 +102,7 @@ struct Answer {
     body: Bytes,
 }
 
-/// The input between lines of `###`.
+/// The blocks of the input, separated by lines of `###`.
 fn blocks(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(input);
     std::iter::from_fn(move || {
@@ -120,7 +120,7 @@ fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
 }
 
 impl<'a> Step<'a> {
-    /// Nothing for what no HTTP server would take for a request.
+    /// `None` for a block that no HTTP server would accept as a request.
     fn parse(block: &'a [u8]) -> Option<Self> {
         let (head, body) = split(block, b"\n\n").unwrap_or((block, &[]));
         let mut lines = head.split(|byte| *byte == b'\n');
@@ -128,10 +128,11 @@ impl<'a> Step<'a> {
         let (&[who], word) = (words.next()?, words.next()?) else { return None };
         if who == b't' {
             return Some(Self::Wait(
-                str::from_utf8(word).ok()?.parse().ok().filter(|ms| *ms <= LONGEST_MS)?,
+                str::from_utf8(word).ok()?.parse().ok().filter(|ms| *ms <= MAX_ADVANCE_MS)?,
             ));
         }
-        let (method, uri) = (Method::from_bytes(word).ok()?, Uri::try_from(words.next()?).ok()?);
+        let method = Method::from_bytes(word).ok()?;
+        let uri = Uri::try_from(words.next()?).ok()?;
         let mut headers = HeaderMap::new();
         for line in lines.filter(|line| !line.is_empty()) {
             let (name, value) = split(line, b": ")?;
@@ -142,8 +143,8 @@ impl<'a> Step<'a> {
         Some(Self::Call(Box::new(Call { who, method, uri, headers, body })))
     }
 
-    /// The call, if it is one that changes nothing.
-    fn question(&self) -> Option<&Call<'a>> {
+    /// The call, if it is a read.
+    fn read(&self) -> Option<&Call<'a>> {
         match self {
             Self::Call(call) if call.method == Method::GET => Some(call),
             _ => None,
@@ -183,11 +184,11 @@ impl Fixture {
             for step in steps {
                 match step {
                     Step::Wait(ms) => subject.server.clock.advance(Duration::from_millis(*ms)),
-                    Step::Call(call) => subject.hold(call).await,
+                    Step::Call(call) => subject.check_call(call).await,
                 }
             }
             if subject.server.store.revision() > before {
-                subject.hold_at_the_end(steps).await;
+                subject.check_final_state(steps).await;
             } else if subject.server.clock.now_ms() == START_MS {
                 *unchanged = Some(subject.server);
             }
@@ -195,13 +196,13 @@ impl Fixture {
     }
 }
 
-/// What is called, and by whom.
+/// The server, and the tokens of its callers.
 struct Subject<'a> {
     server: Server,
     tokens: &'a Tokens,
 }
 
-/// The headers of this letter, and the apps that they are good for.
+/// The headers for this letter, and the apps that they give access to.
 fn credentials<'a>(
     who: u8,
     tokens: &'a Tokens,
@@ -227,7 +228,7 @@ fn decoded(segment: &str) -> Option<String> {
     percent_decode_str(segment).decode_utf8().ok().map(Into::into)
 }
 
-/// What a body says, if it is JSON.
+/// The body as JSON, or null.
 fn value(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_default()
 }
@@ -241,7 +242,7 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Everything but answers that are kept for repeats.
+/// A digest of all records except idempotency records.
 fn content(records: &Records) -> String {
     let mut content = Content::default();
     records.entries().for_each(|entry| drop(content.add(&entry, None).unwrap()));
@@ -264,12 +265,12 @@ impl Subject<'_> {
             request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
         }
         let (head, body) = self.server.answer(request).await.into_parts();
-        let body = to_bytes(body, usize::MAX).await.expect("a body that comes to its end");
+        let body = to_bytes(body, usize::MAX).await.expect("a complete body");
         Answer { status: head.status.as_u16(), kind: head.headers.get(CONTENT_TYPE).cloned(), body }
     }
 
-    /// What a path of this is answered to the internal service.
-    async fn see(&self, path: &str) -> (u16, Value) {
+    /// What the internal service gets from this path.
+    async fn get_as_service(&self, path: &str) -> (u16, Value) {
         let uri = Uri::try_from(path).unwrap();
         let call =
             Call { who: b'i', method: Method::GET, uri, headers: HeaderMap::new(), body: &[] };
@@ -277,22 +278,22 @@ impl Subject<'_> {
         (answer.status, value(&answer.body))
     }
 
-    async fn hold(&self, call: &Call<'_>) {
+    async fn check_call(&self, call: &Call<'_>) {
         let before = self.server.store.records();
         let answer = self.send(call).await;
         let after = self.server.store.records();
         self.check_envelope(call, &answer);
         let writes = matches!(call.method, Method::POST | Method::DELETE);
-        assert!(writes || after == before, "{} has changed something", call.method);
+        assert!(writes || after == before, "{} changed something", call.method);
         if answer.status != 200 {
             assert!(
                 after == before || content(&after) == content(&before),
-                "a refusal has changed something: {answer:?}"
+                "a refusal changed something: {answer:?}"
             );
         }
         if writes && call.headers.contains_key("idempotency-key") {
             assert_eq!(self.send(call).await, answer, "a repeat");
-            assert!(self.server.store.records() == after, "a repeat has changed something");
+            assert!(self.server.store.records() == after, "a repeat changed something");
         }
         if answer.status == 200 && writes {
             self.check_effect(call, &value(&answer.body)).await;
@@ -305,17 +306,18 @@ impl Subject<'_> {
         if call.method == Method::HEAD {
             return assert!(body.is_empty());
         }
-        let (path, segments) = (call.uri.path(), call.segments());
+        let path = call.uri.path();
+        let segments = call.segments();
         if *status == 200 && PAGES.contains(&path) {
             return assert!(call.method == Method::GET && !body.is_empty());
         }
         assert_eq!(kind.as_ref().map(HeaderValue::as_bytes), Some(&b"application/json"[..]));
-        let body: Value = serde_json::from_slice(body).expect("an answer that is JSON");
+        let body: Value = serde_json::from_slice(body).expect("an answer in JSON");
         if path == "/openapi.json" && *status == 200 {
             return assert!(body["openapi"].is_string());
         }
         let of_imkit = match segments.as_slice() {
-            // No organization has such a name: either vendor may refuse it.
+            // No organization has such a name, so either vendor may refuse it.
             [
                 "admin" | "me" | "rooms",
                 _,
@@ -378,10 +380,10 @@ impl Subject<'_> {
             }
             _ => panic!("{body}"),
         };
-        assert!(allowed.contains(&app.as_str()), "{app} is none of {allowed:?}: {body}");
+        assert!(allowed.contains(&app.as_str()), "{app} is not one of {allowed:?}: {body}");
     }
 
-    /// What was answered with 200 can be seen.
+    /// Checks that a change answered with 200 is visible to reads.
     async fn check_effect(&self, call: &Call<'_>, body: &Value) {
         let segments = call.segments();
         if let ["admin" | "me" | "rooms", ..] = segments.as_slice() {
@@ -389,8 +391,8 @@ impl Subject<'_> {
         }
         let [first, second, rest @ ..] = segments.as_slice() else { return };
         let prefix = format!("/{first}/{second}");
-        let asked = value(call.body);
-        let named = match &asked["usernames"] {
+        let requested = value(call.body);
+        let named = match &requested["usernames"] {
             Value::String(user) => vec![user.clone()],
             users => users
                 .as_array()
@@ -416,75 +418,84 @@ impl Subject<'_> {
                 let is_muted =
                     is_post && data[0]["expire"].as_u64().unwrap() > self.server.clock.now_ms();
                 for user in named.iter().take(3) {
-                    let (status, seen) =
-                        self.see(&format!("{prefix}/sdk/chatrooms/{room}/mute/{user}")).await;
-                    let (_, everywhere) = self.see(&format!("{prefix}/mutes/{user}")).await;
+                    let (status, found) = self
+                        .get_as_service(&format!("{prefix}/sdk/chatrooms/{room}/mute/{user}"))
+                        .await;
+                    let (_, everywhere) =
+                        self.get_as_service(&format!("{prefix}/mutes/{user}")).await;
                     let expected = is_muted || everywhere["data"]["chatroom"] != 0;
-                    // An unmute does not ask whether there is such a user.
+                    // An unmute accepts unknown users.
                     assert!(
-                        seen["data"] == expected || (status == 400 && !is_muted),
-                        "{user}: {seen}, {everywhere}"
+                        found["data"] == expected || (status == 400 && !is_muted),
+                        "{user}: {found}, {everywhere}"
                     );
                 }
             }
             ["chatrooms", room, "ban"] => {
-                let (_, seen) = self.see(&format!("{prefix}/chatrooms/{room}")).await;
-                assert_eq!(seen["data"][0]["mute"], is_post, "{seen}");
+                let (_, found) = self.get_as_service(&format!("{prefix}/chatrooms/{room}")).await;
+                assert_eq!(found["data"][0]["mute"], is_post, "{found}");
             }
             ["chatrooms", room, "white", "users", users @ ..] => {
                 let named: Vec<_> = if users.is_empty() { named } else { in_path(users[0]) };
-                let told = if data.is_array() {
+                let returned = if data.is_array() {
                     texts(data, "user")
                 } else {
                     texts(&json!([data]), "user")
                 };
-                assert_eq!(told, named, "{body}");
+                assert_eq!(returned, named, "{body}");
                 for user in named.iter().take(3) {
-                    let (_, seen) =
-                        self.see(&format!("{prefix}/chatrooms/{room}/white/users/{user}")).await;
-                    assert_eq!(seen["data"]["white"], is_post, "{user}: {seen}");
+                    let (_, found) = self
+                        .get_as_service(&format!("{prefix}/chatrooms/{room}/white/users/{user}"))
+                        .await;
+                    assert_eq!(found["data"]["white"], is_post, "{user}: {found}");
                 }
             }
             ["chatrooms"] => {
-                let (status, seen) =
-                    self.see(&format!("{prefix}/chatrooms/{}", data["id"].as_str().unwrap())).await;
-                assert_eq!((status, &seen["data"][0]["id"]), (200, &data["id"]), "{seen}");
+                let (status, found) = self
+                    .get_as_service(&format!("{prefix}/chatrooms/{}", data["id"].as_str().unwrap()))
+                    .await;
+                assert_eq!((status, &found["data"][0]["id"]), (200, &data["id"]), "{found}");
             }
             ["mutes"] => {
-                let (_, seen) = self
-                    .see(&format!("{prefix}/mutes/{}", asked["username"].as_str().unwrap()))
+                let (_, found) = self
+                    .get_as_service(&format!(
+                        "{prefix}/mutes/{}",
+                        requested["username"].as_str().unwrap()
+                    ))
                     .await;
                 assert_eq!(
-                    seen["data"]["chatroom"] == 0,
-                    asked["chatroom"].as_f64() == Some(0.0),
-                    "{seen}"
+                    found["data"]["chatroom"] == 0,
+                    requested["chatroom"].as_f64() == Some(0.0),
+                    "{found}"
                 );
             }
             _ => {}
         }
     }
 
-    /// What holds after everything.
-    async fn hold_at_the_end(&self, steps: &[Step<'_>]) {
-        let questions: Vec<_> = steps.iter().filter_map(Step::question).collect();
+    /// Checks what must hold after all steps.
+    async fn check_final_state(&self, steps: &[Step<'_>]) {
+        let reads: Vec<_> = steps.iter().filter_map(Step::read).collect();
         let mut answers = Vec::new();
-        for call in &questions {
+        for call in &reads {
             answers.push(self.send(call).await);
         }
-        let again = Subject { server: self.server.restart().await, tokens: self.tokens };
-        let (service, clock) = (&self.server.service, self.server.clock.clone());
+        let restarted = Subject { server: self.server.restart().await, tokens: self.tokens };
+        let service = &self.server.service;
+        let clock = self.server.clock.clone();
         let sweeper = Sweeper { store: service.store.clone(), view: service.view.clone(), clock };
         while sweeper.sweep().await.unwrap() > 0 {}
-        for (call, answer) in questions.into_iter().zip(&answers) {
+        for (call, answer) in reads.into_iter().zip(&answers) {
             assert_eq!(&self.send(call).await, answer, "after a sweep");
-            assert_eq!(&again.send(call).await, answer, "after a restart");
+            assert_eq!(&restarted.send(call).await, answer, "after a restart");
         }
         for entry in self.server.store.records().entries() {
-            let known = KnownRecord::of(&entry).unwrap();
-            let Some(KnownRecord { line, value, .. }) = known else { continue };
-            let read: Line = serde_json::from_str(&line.text()).expect("a line that can be read");
+            let Some(KnownRecord { line, value, .. }) = KnownRecord::of(&entry).unwrap() else {
+                continue;
+            };
+            let read: Line = serde_json::from_str(&line.text()).expect("a readable line");
             assert_eq!(read, line);
-            let (_, key, imported) = read.record().expect("a record that can be imported");
+            let (_, key, imported) = read.record().expect("an importable record");
             assert_eq!((key, &imported, &value), (entry.key, &entry.value, &entry.value));
         }
     }
@@ -505,10 +516,11 @@ fn check_imkit(status: u16, body: &Value) {
 }
 
 fn check_imkit_effect(call: &Call<'_>, segments: &[&str], body: &Value) {
-    let (asked, result) = (value(call.body), &body["result"]);
-    let has = |names: &[&str]| {
-        for name in names.iter().filter(|name| !asked[name].is_null()) {
-            assert_eq!(result[name], asked[name], "{name}: {body}");
+    let requested = value(call.body);
+    let result = &body["result"];
+    let reflects = |names: &[&str]| {
+        for name in names.iter().filter(|name| !requested[name].is_null()) {
+            assert_eq!(result[name], requested[name], "{name}: {body}");
         }
     };
     match segments {
@@ -518,9 +530,9 @@ fn check_imkit_effect(call: &Call<'_>, segments: &[&str], body: &Value) {
             assert_eq!(is_muted, call.method == Method::POST, "{body}");
         }
         ["admin", "clients"] => {
-            has(&["_id", "nickname", "avatarUrl", "description", "email", "isRobot"])
+            reflects(&["_id", "nickname", "avatarUrl", "description", "email", "isRobot"])
         }
-        ["rooms"] => has(&["_id", "name"]),
+        ["rooms"] => reflects(&["_id", "name"]),
         _ => {}
     }
 }

@@ -1,13 +1,13 @@
 //! The record codec: keys, values, events.
 //!
-//! The first byte of an input names a golden record, whose message the rest is appended to:
-//! protobuf merges the two. Or it stands for none, and the rest is a key of its own up to the byte
-//! 0xff, which no key holds, and a message. Nothing finds a checksum by itself, so it is put before
-//! the message here.
+//! The first byte of an input selects a golden record, to whose message the rest is appended:
+//! protobuf merges the two. If it selects none, the rest is a key, then the byte 0xff, which no key
+//! contains, and a message. No fuzzer finds a checksum, so the target prepends it.
 //!
-//! What is decoded is encoded as something that is decoded the same, and a key as the same bytes.
-//! Under another key, or with another byte, it is nothing. What goes in and out has a line that is
-//! read back as the same record, where it holds no time that RFC 3339 has no text for.
+//! A decoded value is encoded into something that decodes to the same, and a key into the same
+//! bytes. Under another key, or with a changed byte, a value does not decode. A record has an
+//! export line that reads back as the same record, unless it has a time that RFC 3339 cannot
+//! express.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -30,17 +30,17 @@ thread_local! {
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Some((first, rest)) = input.split_first() else { return Corpus::Reject };
     GOLDEN.with(|golden| match golden.get(usize::from(*first)) {
-        Some((key, message)) => hold(key, &[message, rest].concat()),
+        Some((key, message)) => check(key, &[message, rest].concat()),
         None => {
             let mut parts = rest.splitn(2, |byte| *byte == 0xff);
-            let (key, message) =
-                (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            hold(key, message);
-            // Without a checksum of ours.
-            let is_sealed =
+            let key = parts.next().unwrap_or_default();
+            let message = parts.next().unwrap_or_default();
+            check(key, message);
+            // Without a correct checksum nothing decodes.
+            let is_framed =
                 message.get(HEADER_BYTES..).is_some_and(|body| frame(key, body) == message);
             assert!(
-                is_sealed
+                is_framed
                     || (codec::decode(key, message).is_err()
                         && codec::decode_event(message).is_err())
             );
@@ -63,29 +63,29 @@ fn golden() -> Vec<(Vec<u8>, Vec<u8>)> {
     records.map(|[key, value]| (key, value[HEADER_BYTES..].to_vec())).collect()
 }
 
-fn hold(key: &[u8], message: &[u8]) {
-    hold_key(key);
-    hold_event(message);
-    let sealed = frame(key, message);
-    let Ok((decoded, value)) = codec::decode(key, &sealed) else { return };
+fn check(key: &[u8], message: &[u8]) {
+    check_key(key);
+    check_event(message);
+    let framed = frame(key, message);
+    let Ok((decoded, value)) = codec::decode(key, &framed) else { return };
     let again = codec::encode_value(key, &value);
     assert_eq!(codec::decode(key, &again).unwrap(), (decoded, value.clone()));
-    let mut torn = again.clone();
-    let at = message.len() % torn.len();
-    torn[at] ^= 0x10;
-    assert!(codec::decode(key, &torn).is_err() && codec::decode(key, &again[..at]).is_err());
-    // Another key, of the same kind or of none.
+    let mut changed = again.clone();
+    let at = message.len() % changed.len();
+    changed[at] ^= 0x10;
+    assert!(codec::decode(key, &changed).is_err() && codec::decode(key, &again[..at]).is_err());
+    // Another key, of the same kind or invalid.
     assert!(codec::decode(&[key, b"x"].concat(), &again).is_err());
-    hold_line(key, again, &value);
+    check_line(key, again, &value);
 }
 
-fn hold_key(bytes: &[u8]) {
+fn check_key(bytes: &[u8]) {
     let Ok(key) = codec::decode_key(bytes) else { return };
     assert_eq!(codec::encode_key(key), bytes);
     assert_eq!(bytes.iter().filter(|byte| **byte == 0).count(), 2);
 }
 
-fn hold_event(message: &[u8]) {
+fn check_event(message: &[u8]) {
     let Ok(event) = codec::decode_event(&frame(&[], message)) else { return };
     let again = Batch::of(&event);
     assert_eq!(
@@ -94,8 +94,8 @@ fn hold_event(message: &[u8]) {
     );
 }
 
-/// The year 9999 is the last that has four digits.
-fn has_text(value: &Value) -> bool {
+/// Whether RFC 3339 can express all times of the value: 9999 is the last year with four digits.
+fn has_rfc3339_times(value: &Value) -> bool {
     const END_MS: u64 = 253_402_300_800_000;
     let times = match value {
         Value::Room(room) => vec![room.created_ms, room.updated_ms],
@@ -110,19 +110,19 @@ fn has_text(value: &Value) -> bool {
     times.iter().all(|ms| *ms < END_MS)
 }
 
-fn hold_line(key: &[u8], value: Vec<u8>, decoded: &Value) {
+fn check_line(key: &[u8], value: Vec<u8>, decoded: &Value) {
     let entry = Entry { key: key.to_vec(), value, revision: 1 };
-    let known = KnownRecord::of(&entry).unwrap();
+    let exported = KnownRecord::of(&entry).unwrap();
     use Key::{DeletedClient, DeletedRoom, Request};
-    let stays = matches!(
+    let is_internal = matches!(
         codec::decode_key(key),
         Ok(Request { .. } | DeletedRoom { .. } | DeletedClient { .. })
     );
-    let Some(KnownRecord { line, value, app, .. }) = known else { return assert!(stays) };
-    assert!(!stays && value == entry.value);
+    let Some(KnownRecord { line, value, app, .. }) = exported else { return assert!(is_internal) };
+    assert!(!is_internal && value == entry.value);
     let text = line.text();
     assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
-    if has_text(decoded) {
+    if has_rfc3339_times(decoded) {
         let read: Line = serde_json::from_str(&text).unwrap();
         assert_eq!(read, line);
         // An id or a custom field may be one that no caller could have written.

@@ -1,14 +1,13 @@
 //! Tokens, and credentials in headers.
 //!
-//! The first byte of an input says what the rest is. `=`: a token. `u`, `a`, `o`: header and
-//! claims, with a line feed between them, that are signed with the key of an app's users, with that
-//! of the app itself, with the key of another app. `t`: a user, with an end and a change of its
-//! token. `h`: headers, a line each, in which `{user}`, `{app}` and `{other}` stand for good
-//! tokens.
+//! The first byte of an input gives the kind of the rest. `=`: a token. `u`, `a`, `o`: header and
+//! claims, separated by a line feed, to be signed with the key of an app's users, the key of the
+//! app itself, or the key of another app. `t`: a user, the end of a token and a change of it. `h`:
+//! headers, one a line, in which `{user}`, `{app}` and `{other}` stand for valid tokens.
 //!
-//! Nothing is good that was not signed with the one right key, by a checksum of our own; of what
-//! was signed only what the claims allow; and one byte that has changed is enough. A good token is
-//! taken for what it says.
+//! A token is only valid with the signature of the right key, which this file computes itself, and
+//! only for what its claims allow. One changed byte makes it invalid. A valid token gives the
+//! principal that its claims name.
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -33,7 +32,7 @@ use mute_service_fuzz::server::{START_MS, apps, services};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-/// The header that the service itself writes, but for `typ`, which nobody asks for.
+/// The header that the service itself writes, without `typ`, which no code reads.
 const HEADER: &str = r#"{"alg":"HS256"}"#;
 
 thread_local! {
@@ -45,12 +44,12 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let Ok(text) = str::from_utf8(rest) else { return Corpus::Reject };
     FIXTURE.with(|fixture| {
         match kind {
-            b'=' => fixture.hold(text),
-            b'u' => fixture.hold_signed(text, &fixture.keys[0].user),
-            b'a' => fixture.hold_signed(text, &fixture.keys[0].app),
-            b'o' => fixture.hold_signed(text, &fixture.keys[1].user),
-            b't' => fixture.hold_changed(text),
-            b'h' => fixture.hold_headers(text),
+            b'=' => fixture.check(text),
+            b'u' => fixture.check_signed(text, &fixture.keys[0].user),
+            b'a' => fixture.check_signed(text, &fixture.keys[0].app),
+            b'o' => fixture.check_signed(text, &fixture.keys[1].user),
+            b't' => fixture.check_changed(text),
+            b'h' => fixture.check_headers(text),
             _ => return Corpus::Reject,
         }
         Corpus::Keep
@@ -59,12 +58,12 @@ fuzz_target!(|input: &[u8]| -> Corpus {
 
 struct Fixture {
     access: Arc<Access>,
-    /// The app that tokens are made for, and another.
+    /// The app of the tokens, and another one.
     apps: [Arc<App>; 2],
     keys: [Keys; 2],
 }
 
-/// As `auth/token.rs` describes them.
+/// Keys derived as described in `auth/token.rs`.
 struct Keys {
     user: Vec<u8>,
     app: Vec<u8>,
@@ -92,9 +91,8 @@ fn is_signed(token: &str, key: &[u8]) -> bool {
         .is_ok_and(|signature| signature == hmac(key, signed.as_bytes()))
 }
 
-/// Header and claims of a token that was found good. Nothing for one with a number that is too
-/// large for us, or half a character, in what nobody reads: the service passes over that without a
-/// look at its value.
+/// Header and claims of a valid token. `None` for a part with a number out of range or an
+/// incomplete surrogate pair in a field that is not read: the service skips such values.
 fn parts(token: &str) -> [Option<Map<String, Value>>; 2] {
     let parts: Vec<_> = token.split('.').collect();
     let &[header, claims, _] = parts.as_slice() else { panic!("{token}") };
@@ -107,7 +105,7 @@ fn parts(token: &str) -> [Option<Map<String, Value>>; 2] {
                     "lone leading surrogate",
                 ]
                 .iter()
-                .any(|of| error.to_string().starts_with(of)) =>
+                .any(|message| error.to_string().starts_with(message)) =>
             {
                 None
             }
@@ -116,27 +114,31 @@ fn parts(token: &str) -> [Option<Map<String, Value>>; 2] {
     })
 }
 
-/// What claims say that an app's own users' key has signed; nothing where they say too little.
+/// The user named by claims that the key of the app's users has signed; `None` where the claims are
+/// incomplete.
 fn user_of(claims: &Map<String, Value>, app: &str, now_ms: u64) -> Option<String> {
     let text = |name| match claims.get(name) {
         None | Some(Value::Null) => Some(None),
         Some(Value::String(text)) => Some(Some(text.as_str())),
         Some(_) => None,
     };
-    let (of, id, sub, kind) = (text("app")?, text("id")?, text("sub")?, text("typ")?);
-    let begins = match claims.get("nbf") {
+    let claimed_app = text("app")?;
+    let id = text("id")?;
+    let sub = text("sub")?;
+    let kind = text("typ")?;
+    let not_before = match claims.get("nbf") {
         None | Some(Value::Null) => 0.0,
-        Some(begins) => begins.as_f64()?,
+        Some(not_before) => not_before.as_f64()?,
     };
     let now_s = now_ms as f64 / 1_000.0;
-    let is_good = kind != Some("app")
-        && of.is_none_or(|of| of == app)
-        && begins <= now_s
+    let is_valid = kind != Some("app")
+        && claimed_app.is_none_or(|claimed| claimed == app)
+        && not_before <= now_s
         && now_s < claims.get("exp")?.as_f64()?;
-    id.or(sub).filter(|_| is_good).map(str::to_owned)
+    id.or(sub).filter(|_| is_valid).map(str::to_owned)
 }
 
-/// Whether claims that an app's own key has signed make an app token.
+/// Whether claims that the app's own key has signed make an app token.
 fn is_of_app(claims: &Map<String, Value>, app: &str, now_ms: u64) -> bool {
     let in_time = match claims.get("exp") {
         None | Some(Value::Null) => true,
@@ -149,24 +151,24 @@ fn is_of_app(claims: &Map<String, Value>, app: &str, now_ms: u64) -> bool {
 impl Fixture {
     fn build() -> Self {
         let configs = apps();
-        let known = Apps::new(&configs).unwrap();
+        let by_key = Apps::new(&configs).unwrap();
         let [agora, imkit] = [AGORA_APP, IMKIT_APP].map(|key| {
             let config = configs.iter().find(|config| config.key == key).unwrap();
             let secret = config.token_secret[0].expose();
             let app =
                 Sha256::digest([b"mute-service app token\0", secret.as_bytes()].concat()).to_vec();
-            (known.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
+            (by_key.get(key).unwrap().clone(), Keys { user: secret.as_bytes().to_vec(), app })
         });
         let credentials =
             Credentials::new(&configs, &services(), &[], Clock::manual(START_MS)).unwrap();
-        // Without an issuer there is nothing to wait for.
+        // Without issuers this does not wait.
         let access = Access::new(credentials).now_or_never().unwrap();
         Self { access, apps: [agora.0, imkit.0], keys: [agora.1, imkit.1] }
     }
 
-    /// A token of any origin: good only where it was signed, and for nothing but what its claims
+    /// Checks that a token is valid only with the right signature, and only for what its claims
     /// say.
-    fn hold(&self, token: &str) {
+    fn check(&self, token: &str) {
         let read = Unverified::read(token);
         for (app, keys) in self.apps.iter().zip(&self.keys) {
             let verified = app.tokens.as_ref().unwrap().verify(&app.key, token, START_MS);
@@ -195,16 +197,16 @@ impl Fixture {
         }
     }
 
-    /// Header and claims that somebody has signed with this key.
-    fn hold_signed(&self, text: &str, key: &[u8]) {
+    /// Checks a token with this header and these claims, signed with this key.
+    fn check_signed(&self, text: &str, key: &[u8]) {
         let (header, claims) = text.split_once('\n').unwrap_or((HEADER, text));
-        self.hold(&sign(header, claims, key));
-        // Written again, no claim is there twice: which of two counts is not for us to say, so long
-        // as it is one of them.
+        self.check(&sign(header, claims, key));
+        // Written again, no claim is duplicated: the service may use either of two.
         let Ok(claims) = serde_json::from_str::<Map<String, Value>>(claims) else { return };
         let token = sign(HEADER, &Value::Object(claims.clone()).to_string(), key);
-        self.hold(&token);
-        let (app, keys) = (&self.apps[0], &self.keys[0]);
+        self.check(&token);
+        let app = &self.apps[0];
+        let keys = &self.keys[0];
         let verified = app.tokens.as_ref().unwrap().verify(&app.key, &token, START_MS).ok();
         let expected = match (
             user_of(&claims, app.key.as_str(), START_MS),
@@ -217,32 +219,35 @@ impl Fixture {
         assert_eq!(verified, expected, "{claims:?}");
     }
 
-    /// `END AT BYTE USER`: a token of this user until that second, and what is left of it when the
-    /// byte there is another.
-    fn hold_changed(&self, text: &str) {
+    /// `END AT BYTE USER`: checks a token of this user that is valid until that second, and the
+    /// same token with another byte at that position.
+    fn check_changed(&self, text: &str) {
         let mut words = text.splitn(4, ' ');
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         let (Some(end), Some(at), Some(byte)) = (number(), number(), number()) else { return };
         let Some(user) = words.next() else { return };
         let app = &self.apps[0];
         let keys = app.tokens.as_ref().unwrap();
-        let of_user = keys.mint_user(&app.key, user, START_MS, end).unwrap();
-        let of_app = keys.mint_app(&app.key, START_MS, Some(end)).unwrap();
+        let user_token = keys.mint_user(&app.key, user, START_MS, end).unwrap();
+        let app_token = keys.mint_app(&app.key, START_MS, Some(end)).unwrap();
         let in_time = START_MS < end.saturating_mul(1_000);
         let verify = |token: &str| keys.verify(&app.key, token, START_MS).ok();
-        assert_eq!(verify(&of_user), in_time.then(|| Bearer::User(user.to_owned())));
-        assert_eq!(verify(&of_app), (end > 0).then_some(Bearer::App));
-        for token in [of_user, of_app] {
+        assert_eq!(verify(&user_token), in_time.then(|| Bearer::User(user.to_owned())));
+        assert_eq!(verify(&app_token), (end > 0).then_some(Bearer::App));
+        for token in [user_token, app_token] {
             let mut changed = token.clone().into_bytes();
             let at = at as usize % changed.len();
             changed[at] = byte as u8 & 0x7f;
             let changed = String::from_utf8(changed).unwrap();
-            assert!(changed == token || verify(&changed).is_none(), "{changed} is {token}");
+            assert!(
+                changed == token || verify(&changed).is_none(),
+                "{changed} is accepted, changed from {token}"
+            );
             assert_eq!(verify(&token[..at]), None);
         }
     }
 
-    fn hold_headers(&self, text: &str) {
+    fn check_headers(&self, text: &str) {
         let mint = |app: &App| {
             app.tokens
                 .as_ref()
@@ -250,7 +255,8 @@ impl Fixture {
                 .mint_user(&app.key, "user1", START_MS, START_MS / 1_000 + 10)
                 .unwrap()
         };
-        let (user, other) = (mint(&self.apps[0]), mint(&self.apps[1]));
+        let user = mint(&self.apps[0]);
+        let other = mint(&self.apps[1]);
         let app = self.apps[0]
             .tokens
             .as_ref()
@@ -268,7 +274,7 @@ impl Fixture {
             };
             headers.append(name, value);
         }
-        // The first of its name counts, without what may stand around and before it.
+        // The first header of a name counts, without surrounding space and scheme.
         let first =
             |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
         let token = |name: &str| {
@@ -280,15 +286,16 @@ impl Fixture {
             }
             Ok(principal) => {
                 assert!(!headers.contains_key("im-api-key"));
-                let of_client = headers.contains_key("im-client-key");
-                assert!(!of_client || first("im-client-key") == Some("dev-client-key"));
-                let token = bare(
-                    token(if of_client { "im-authorization" } else { "authorization" }).unwrap(),
+                let has_client_key = headers.contains_key("im-client-key");
+                assert!(!has_client_key || first("im-client-key") == Some("dev-client-key"));
+                let token = without_scheme(
+                    token(if has_client_key { "im-authorization" } else { "authorization" })
+                        .unwrap(),
                 );
                 match principal {
                     Principal::Service(service) => {
                         assert_eq!(
-                            (service.name.as_str(), token, of_client),
+                            (service.name.as_str(), token, has_client_key),
                             ("dev", "dev-service-token", false)
                         );
                     }
@@ -296,14 +303,14 @@ impl Fixture {
                         let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
                         assert!(
                             is_signed(token, &keys.app)
-                                && (!of_client || app.as_str() == IMKIT_APP)
+                                && (!has_client_key || app.as_str() == IMKIT_APP)
                         );
                     }
                     Principal::User { app, user } => {
                         let keys = &self.keys[usize::from(app.as_str() == IMKIT_APP)];
                         assert!(
                             is_signed(token, &keys.user)
-                                && (!of_client || app.as_str() == IMKIT_APP)
+                                && (!has_client_key || app.as_str() == IMKIT_APP)
                         );
                         assert!(
                             parts(token)[1].as_ref().is_some_and(|claims| claims["id"] == user)
@@ -325,8 +332,8 @@ impl Fixture {
     }
 }
 
-/// Without its scheme, which need not be followed by a space.
-fn bare(token: &str) -> &str {
+/// The token without its scheme, which need not be followed by a space.
+fn without_scheme(token: &str) -> &str {
     match token.split_at_checked(6) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
         _ => token,
