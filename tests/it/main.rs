@@ -1,5 +1,5 @@
-//! One integration binary: real sockets, real files, real processes. One file a feature; `harness`
-//! starts and stops what they need.
+//! One integration binary: real sockets, files and processes. Each file tests one feature.
+//! `harness` starts and stops what the tests need.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod harness;

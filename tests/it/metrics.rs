@@ -1,4 +1,4 @@
-//! What /metrics tells, and that dashboard and alerts ask for nothing else.
+//! The metrics that /metrics exports. The dashboard and the alerts use no others.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -21,7 +21,7 @@ async fn scrape(process: &Process) -> String {
     answer.text().await.unwrap()
 }
 
-/// The value of one line.
+/// The value of the sample with this name and these labels.
 fn value(metrics: &str, name: &str) -> f64 {
     let line = metrics
         .lines()
@@ -32,6 +32,11 @@ fn value(metrics: &str, name: &str) -> f64 {
         .unwrap()
         .parse()
         .unwrap()
+}
+
+/// The labels of a unary RPC of the mute service.
+fn labels(method: &str) -> String {
+    format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,29 +65,26 @@ async fn calls_checks_commits_and_refusals_are_counted() {
         let _ = mutes.check_send(with(check, headers)).await;
     }
     reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
-    // What ends is counted when it is swept.
-    until("the end is counted", async || {
+    // An expiry is counted when the sweeper removes its record.
+    until("the expiry is counted", async || {
         value(&scrape(&process).await, "mute_expiry_lag_seconds_count") == 1.0
     })
     .await;
     let metrics = scrape(&process).await;
-    let of = |method: &str| {
-        format!("grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"{method}\"")
-    };
     for (name, expected) in [
-        (format!("grpc_server_started_total{{{}}}", of("CheckSend")), 4.0),
-        (format!("grpc_server_handled_total{{{},grpc_code=\"OK\"}}", of("CheckSend")), 3.0),
+        (format!("grpc_server_started_total{{{}}}", labels("CheckSend")), 4.0),
+        (format!("grpc_server_handled_total{{{},grpc_code=\"OK\"}}", labels("CheckSend")), 3.0),
         (
             format!(
                 "grpc_server_handled_total{{{},grpc_code=\"Unauthenticated\"}}",
-                of("CheckSend")
+                labels("CheckSend")
             ),
             1.0,
         ),
-        (format!("grpc_server_handling_seconds_count{{{}}}", of("MuteMembers")), 2.0),
+        (format!("grpc_server_handling_seconds_count{{{}}}", labels("MuteMembers")), 2.0),
         ("mute_checks_total{answer=\"denied\",rule=\"member_mute\"}".into(), 1.0),
         ("mute_checks_total{answer=\"allowed\",rule=\"none\"}".into(), 2.0),
-        // The two mutes, and the end of one.
+        // Two mutes and one expiry.
         ("mute_commits_total".into(), 3.0),
         ("mute_commit_seconds_count".into(), 3.0),
         ("mute_expiries_total".into(), 1.0),
@@ -98,11 +100,11 @@ async fn calls_checks_commits_and_refusals_are_counted() {
     assert!(value(&metrics, "mute_disk_bytes") > 0.0 && metrics.trim_end().ends_with("# EOF"));
     assert!(
         !metrics.contains("\"Open") && !metrics.contains("lobby"),
-        "no label is a caller's to choose"
+        "no label has a value that a caller chooses"
     );
 }
 
-/// Words in the text that begin like a metric's name.
+/// The words of the text that start like the name of a metric.
 fn names(text: &str) -> BTreeSet<String> {
     let words =
         text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
@@ -113,21 +115,21 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+async fn dashboard_and_alerts_use_only_exported_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
-    let there = names(&scrape(&process).await);
+    let exported = names(&scrape(&process).await);
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for file in ["grafana/dashboard.json", "prometheus/alerts.yaml"] {
-        let asked = names(&fs::read_to_string(deploy.join(file)).unwrap());
+        let used = names(&fs::read_to_string(deploy.join(file)).unwrap());
         let unknown: Vec<_> =
-            asked.difference(&there).filter(|name| !is_ours_alone(name)).collect();
-        assert!(asked.len() > 10 && unknown.is_empty(), "{file}: {unknown:?}");
+            used.difference(&exported).filter(|name| !is_no_metric(name)).collect();
+        assert!(used.len() > 10 && unknown.is_empty(), "{file}: {unknown:?}");
     }
 }
 
-/// Words that look like a metric and are none: of the dashboard's own.
-fn is_ours_alone(name: &str) -> bool {
+/// Words that look like the name of a metric but belong to the dashboard itself.
+fn is_no_metric(name: &str) -> bool {
     name == "mute_service"
 }

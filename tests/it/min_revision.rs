@@ -1,5 +1,5 @@
-//! Reads that ask to see at least one commit: they wait for it, and no longer than their caller
-//! does.
+//! Reads with a `min_revision`: they wait until the view has reached it, at most until their
+//! deadline.
 
 use std::{
     collections::BTreeMap,
@@ -14,17 +14,18 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::*;
 
-/// Asks every read at once, with good fields and this `min_revision`, and answers what each said,
-/// and the revision of those that tell one.
+/// Calls every read at once, with valid fields and this `min_revision`. Returns each outcome by the
+/// name of the RPC, with the revision of the answer where it has one.
 #[allow(clippy::needless_update)]
 async fn reads(
     server: &Server,
     min_revision: i64,
     timeout: Duration,
 ) -> BTreeMap<&'static str, Result<Option<i64>, Status>> {
-    let (mutes, directory) = (server.mutes().await, server.directory().await);
+    let mutes = server.mutes().await;
+    let directory = server.directory().await;
     let mut answers: Vec<BoxFuture<'_, _>> = Vec::new();
-    macro_rules! ask {
+    macro_rules! call {
         ($(
             $client:ident.$rpc:ident $name:literal
             $request:ident { $($field:ident: $value:expr),* } $(, $revision:ident)?
@@ -48,8 +49,9 @@ async fn reads(
             )+
         };
     }
-    let (room, user) = (|| ROOM.to_owned(), || "user1".to_owned());
-    ask!(
+    let room = || ROOM.to_owned();
+    let user = || "user1".to_owned();
+    call!(
         mutes.list_muted_members "ListMutedMembers" ListMutedMembersRequest { room: room() }, revision;
         mutes.get_room "GetRoom" GetRoomRequest { room: room() }, revision;
         mutes.list_allowed_members "ListAllowedMembers" ListAllowedMembersRequest { room: room() }, revision;
@@ -75,25 +77,26 @@ async fn every_read_takes_a_min_revision_and_lists_return_theirs() {
         .into_iter()
         .filter(|file| file.package() == "mute.v1")
         .flat_map(|file| file.message_type);
-    let asks =
+    let reads_in_proto =
         messages.filter(|message| message.field.iter().any(|field| field.name() == "min_revision"));
-    let asks: Vec<_> =
-        asks.map(|message| message.name().trim_end_matches("Request").to_owned()).collect();
+    let reads_in_proto: Vec<_> = reads_in_proto
+        .map(|message| message.name().trim_end_matches("Request").to_owned())
+        .collect();
     let revision = server.mute(AGORA, ROOM, &["user1"], None).await.revision;
     let reads = reads(&server, revision, Duration::from_secs(5)).await;
     assert!(
-        asks.iter().all(|rpc| reads.contains_key(rpc.as_str())),
-        "the walk leaves out one of {asks:?}"
+        reads_in_proto.iter().all(|rpc| reads.contains_key(rpc.as_str())),
+        "the test does not call all of {reads_in_proto:?}"
     );
     for (rpc, answer) in reads {
-        let told = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
-        assert_eq!(told, told.map(|_| revision), "{rpc}");
-        assert!(!rpc.starts_with("List") || told.is_some(), "{rpc} tells no revision");
+        let returned = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
+        assert_eq!(returned, returned.map(|_| revision), "{rpc}");
+        assert!(!rpc.starts_with("List") || returned.is_some(), "{rpc} returns no revision");
     }
 }
 
 #[tokio::test]
-async fn a_negative_one_is_refused_on_every_read() {
+async fn a_negative_min_revision_is_refused_on_every_read() {
     let server = Server::start().await;
     for (rpc, answer) in reads(&server, -1, Duration::from_secs(5)).await {
         let refused = answer.unwrap_err();
@@ -109,7 +112,8 @@ async fn a_negative_one_is_refused_on_every_read() {
 #[tokio::test]
 async fn a_missing_revision_is_reported_before_the_deadline() {
     let server = Server::start().await;
-    let (started, timeout) = (Instant::now(), Duration::from_secs(2));
+    let started = Instant::now();
+    let timeout = Duration::from_secs(2);
     let answers = reads(&server, i64::MAX, timeout).await;
     assert!((timeout * 9 / 10..timeout).contains(&started.elapsed()), "{:?}", started.elapsed());
     for (rpc, answer) in answers {
@@ -129,14 +133,16 @@ async fn a_missing_revision_is_reported_before_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_read_waits_for_a_commit_that_is_to_come_and_sees_it() {
+async fn a_read_waits_for_a_future_commit_and_sees_it() {
     let server = Server::start().await;
     let next = server.mute(AGORA, ROOM, &["user2"], None).await.revision + 1;
-    let (app, room, user) = (AGORA.to_owned(), ROOM.to_owned(), "user1".to_owned());
+    let app = AGORA.to_owned();
+    let room = ROOM.to_owned();
+    let user = "user1".to_owned();
     let message = pb::CheckSendRequest { app, room, user, min_revision: next };
     let mut mutes = server.mutes().await;
     let mut waiting = std::pin::pin!(mutes.check_send(with(message, &[SERVICE])));
-    // Others are answered meanwhile, and nothing but the commit ends the wait.
+    // Other calls are answered meanwhile. Only the commit ends the wait.
     for _ in 0..20 {
         tokio::select! {
             biased;

@@ -1,5 +1,5 @@
-//! What is written is for its owner alone, whatever the umask, and never leads through somebody's
-//! link.
+//! Files and directories that the program writes are private to their owner, whatever the umask.
+//! Writing never follows a symbolic link that another user has placed.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{
     process::{Process, build, run},
 };
 
-/// Everything below the directory that others may do anything with.
+/// Paths below the directory to which group or others have any access.
 fn open_to_others(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
@@ -28,7 +28,7 @@ fn open_to_others(directory: &Path) -> Vec<String> {
     found
 }
 
-/// The program with a umask that takes nothing away.
+/// The program with a umask that removes no permission.
 fn with_open_umask() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "umask 000; exec \"$0\" \"$@\"", build().get_program().to_str().unwrap()]);
@@ -36,10 +36,10 @@ fn with_open_umask() -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
+async fn written_files_are_private_to_the_owner_under_any_umask() {
     let directory = tempfile::tempdir().unwrap();
     let written = directory.path().join("written");
-    // A directory that is there and open is shut.
+    // An existing data directory with open permissions is made private.
     fs::create_dir_all(written.join("data")).unwrap();
     fs::set_permissions(written.join("data"), fs::Permissions::from_mode(0o777)).unwrap();
     let path = |name: &str| written.join(name).to_str().unwrap().to_owned();

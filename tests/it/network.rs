@@ -1,5 +1,5 @@
-//! Machines of a network, as namespaces of this one: links between them can be cut, in one
-//! direction too.
+//! Machines of a network, as network namespaces of this one. Links between them can be cut, also in
+//! one direction only.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use rand::RngExt as _;
 
 use crate::harness::skipped;
 
-/// Namespaces behind one bridge. Gone when it is dropped.
+/// Namespaces behind one bridge. Dropping it removes them.
 pub struct Network {
     name: String,
     net: String,
@@ -15,27 +15,25 @@ pub struct Network {
 }
 
 impl Network {
-    /// Nothing where this user may not make one: the test is skipped.
+    /// `None` where this user may not create one: the test is skipped.
     pub fn new(machines: usize) -> Option<Self> {
         let mut random = rand::rng();
-        let (name, a, b) = (
-            format!("mt{:05x}", random.random_range(0..1_u32 << 20)),
-            random.random_range(64..250_u8),
-            random.random_range(0..250_u8),
-        );
+        let name = format!("mt{:05x}", random.random_range(0..1_u32 << 20));
+        let a = random.random_range(64..250_u8);
+        let b = random.random_range(0..250_u8);
         let network = Self { name, net: format!("10.{a}.{b}"), machines };
         let bridge = &network.name;
         let gateway = format!("{}.254/24", network.net);
-        let made = ip(&["link", "add", bridge, "type", "bridge"])
+        let is_created = ip(&["link", "add", bridge, "type", "bridge"])
             && ip(&["addr", "add", &gateway, "dev", bridge])
             && ip(&["link", "set", bridge, "up"])
             && (0..machines).all(|machine| network.add(machine));
-        if !made {
+        if !is_created {
             skipped(
-                "run as root who may make network namespaces, with ip on the PATH (Debian: iproute2)",
+                "run as root with the right to create network namespaces and ip on the PATH (Debian: iproute2)",
             );
         }
-        made.then_some(network)
+        is_created.then_some(network)
     }
 
     pub fn addr(&self, machine: usize) -> String {
@@ -49,7 +47,7 @@ impl Network {
         command
     }
 
-    /// Nothing that one sends to the other arrives.
+    /// Drops all packets from one machine to the other.
     pub fn cut(&self, from: usize, to: usize) {
         ip(&[
             "-n",
@@ -73,7 +71,8 @@ impl Network {
     }
 
     fn add(&self, machine: usize) -> bool {
-        let (space, outer) = (self.space(machine), format!("{}v{machine}", self.name));
+        let space = self.space(machine);
+        let outer = format!("{}v{machine}", self.name);
         ip(&["netns", "add", &space])
             && ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &space])
             && ip(&["link", "set", &outer, "master", &self.name, "up"])

@@ -1,4 +1,4 @@
-//! Notification mutes: their order, their ends, and what becomes of them when a room goes.
+//! Notification mutes: their order, their expiry, and what happens to them when a room is deleted.
 
 use futures_util::future::join_all;
 use mute_service::{clock::Clock, proto::v1 as pb};
@@ -16,7 +16,7 @@ impl<'a> Caller<'a> {
         Self { server, app, token: format!("Bearer {}", server.app_token(app)) }
     }
 
-    fn ask<T>(&self, message: T) -> tonic::Request<T> {
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
         with(message, &[("authorization", &self.token)])
     }
 
@@ -34,12 +34,14 @@ impl<'a> Caller<'a> {
             duration,
             ..Default::default()
         };
-        let answer = self.server.mutes().await.mute_room_notifications(self.ask(message)).await?;
+        let answer =
+            self.server.mutes().await.mute_room_notifications(self.request(message)).await?;
         Ok(answer.into_inner().client.unwrap())
     }
 
     async fn list(&self, user: &str) -> Vec<String> {
-        let (mut rooms, mut page_token) = (Vec::new(), String::new());
+        let mut rooms = Vec::new();
+        let mut page_token = String::new();
         loop {
             let message = pb::ListMutedRoomsRequest {
                 app: self.app.into(),
@@ -52,7 +54,7 @@ impl<'a> Caller<'a> {
                 .server
                 .mutes()
                 .await
-                .list_muted_rooms(self.ask(message))
+                .list_muted_rooms(self.request(message))
                 .await
                 .unwrap()
                 .into_inner();
@@ -66,7 +68,7 @@ impl<'a> Caller<'a> {
 }
 
 #[tokio::test]
-async fn rooms_are_listed_in_the_order_of_muting_over_a_restart_too() {
+async fn rooms_are_listed_in_order_of_muting_even_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut expected: Vec<_> = (0..20).map(|number| format!("r{}", (number * 7) % 20)).collect();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
@@ -74,7 +76,7 @@ async fn rooms_are_listed_in_the_order_of_muting_over_a_restart_too() {
     for room in &expected {
         caller.mute("u", room, None).await.unwrap();
     }
-    // Muting again keeps the place; a mute that has ended has lost it.
+    // A room that is muted again keeps its position. An expired mute loses it.
     caller.mute("u", &expected[3], Some(60_000)).await.unwrap();
     caller.mute("u", &expected[5], Some(1_000)).await.unwrap();
     server.advance(1_000);
@@ -89,7 +91,7 @@ async fn rooms_are_listed_in_the_order_of_muting_over_a_restart_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mutes_of_one_client_at_the_same_moment_are_all_kept() {
+async fn concurrent_mutes_of_one_client_are_all_kept() {
     let server = Server::start().await;
     let caller = Caller::admin(&server, OPEN);
     let rooms: Vec<_> = (0..64).map(|number| format!("r{number}")).collect();

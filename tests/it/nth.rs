@@ -1,13 +1,13 @@
-//! The Nth operation of the disk fails: a scripted life of a store (open, commits, new journal
-//! files, the way into the tree, retention, a snapshot, close, open) over a disk of which one
-//! operation fails, once or for good; then it is killed, now and then with the power, and opened on
-//! a disk that is well. What was acknowledged is there, what was refused is not, what has got no
-//! answer is there whole or not at all.
+//! The Nth operation of the disk fails. A store goes through a scripted life (open, commits, new
+//! journal files, flushes into the tree, retention, a snapshot, close, open) over a disk of which
+//! one operation fails, once or permanently. Then the process is killed, sometimes with a power
+//! cut, and the store is opened on a healthy disk. Acknowledged commits are there, refused ones are
+//! not, and each commit without an answer is there completely or not at all.
 //!
-//! `MUTE_TEST_NTH=all` runs every case, a number runs so many; `MUTE_TEST_SEED` repeats a run.
+//! `MUTE_TEST_NTH=all` runs every case, a number runs that many. `MUTE_TEST_SEED` repeats a run.
 //!
-//! How many operations of a kind a life has varies a little with the turns of threads, so that the
-//! last of each kind may not be reached.
+//! The number of operations of a kind varies a little with thread scheduling, so the last ones of
+//! each kind may not be reached.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,59 +33,60 @@ use crate::{
     lossy_disk::Disk,
 };
 
-/// Pairs of keys that are written again and again.
+/// Pairs of keys that are overwritten repeatedly.
 const SLOTS: u64 = 6;
 const VALUE_BYTES: usize = 3_000;
 const MEMORY: Memory = Memory { cache_bytes: 1 << 20, journal_bytes: 64 << 10 };
 const RETENTION: Retention = Retention { events: 12, age_ms: u64::MAX };
-/// Cases of a run that nobody asks more of.
+/// Cases of a run without `MUTE_TEST_NTH`.
 const SAMPLE: usize = 24;
-/// They run at once.
+/// Processes that share the cases and run at the same time.
 const PROCESSES: usize = 2;
-/// Which of them this one is.
+/// The environment variable with the number of this process.
 const PROCESS: &str = "MUTE_TEST_NTH_PROCESS";
-const NAME: &str = "nth::nothing_is_lost_whichever_operation_of_the_disk_fails";
+const NAME: &str = "nth::no_failed_disk_operation_loses_acknowledged_data";
 const ERRORS: [Errno; 3] = [Errno::ENOSPC, Errno::EIO, Errno::EMFILE];
 
 async fn open(data: &Path) -> Result<Arc<dyn Store>, StoreError> {
     store::open(&Location::Directory { path: data.to_path_buf(), memory: MEMORY }, RETENTION).await
 }
 
-/// What a slot holds: the commit by its number, and its revision; nothing after a deletion.
+/// What a slot contains: the number of the commit and its revision. `None` after a deletion.
 type Content = Option<(u64, Revision)>;
 
 #[derive(Default)]
 struct Slot {
-    known: Content,
-    /// Commits that have got no answer since: their numbers, and whether they delete.
+    confirmed: Content,
+    /// Commits without an answer since then: their numbers, and whether they delete.
     in_doubt: Vec<(u64, bool)>,
 }
 
 impl Slot {
-    fn may_hold(&self, found: Content) -> bool {
+    fn may_contain(&self, found: Content) -> bool {
         let was_done = |&(number, deletes): &(u64, bool)| {
             found.map_or(deletes, |(found, _)| !deletes && found == number)
         };
-        found == self.known || self.in_doubt.iter().any(was_done)
+        found == self.confirmed || self.in_doubt.iter().any(was_done)
     }
 }
 
-/// What is known of a store.
+/// What the answers of a store say about its content.
 #[derive(Default)]
-struct Known {
+struct Ledger {
     slots: BTreeMap<u64, Slot>,
     acknowledged: BTreeMap<Revision, u64>,
     refused: BTreeSet<u64>,
-    newest: Revision,
+    latest_revision: Revision,
     commits: u64,
-    /// Calls that have failed.
+    /// Failed commits.
     failures: usize,
 }
 
-impl Known {
+impl Ledger {
     fn next(&mut self) -> (u64, bool, Batch) {
         self.commits += 1;
-        let (number, deletes) = (self.commits, self.commits.is_multiple_of(9));
+        let number = self.commits;
+        let deletes = self.commits.is_multiple_of(9);
         let operation = |key: &str| {
             let key = format!("{key}{}", number % SLOTS).into_bytes();
             let value = number.to_be_bytes().into_iter().cycle().take(VALUE_BYTES).collect();
@@ -104,27 +105,33 @@ impl Known {
         )
     }
 
-    /// Commits so many, `at_once` or one after the other.
+    /// Makes `count` commits, all `at_once` or one after the other.
     async fn commit(&mut self, store: &dyn Store, count: usize, at_once: bool) {
         let batches: Vec<_> = std::iter::repeat_with(|| self.next()).take(count).collect();
         for batches in batches.chunks(if at_once { count } else { 1 }) {
             let answers =
                 join_all(batches.iter().map(|(.., batch)| store.commit(batch.clone()))).await;
             for ((number, deletes, _), answer) in batches.iter().zip(answers) {
-                self.answered(*number, *deletes, answer);
+                self.record(*number, *deletes, answer);
             }
         }
     }
 
-    fn answered(&mut self, number: u64, deletes: bool, answer: Result<Revision, StoreError>) {
+    fn record(&mut self, number: u64, deletes: bool, answer: Result<Revision, StoreError>) {
         let slot = self.slots.entry(number % SLOTS).or_default();
         match answer {
             Ok(revision) => {
-                assert!(revision > self.newest, "revision {revision} after {}", self.newest);
-                self.newest = revision;
+                assert!(
+                    revision > self.latest_revision,
+                    "revision {revision} after {}",
+                    self.latest_revision
+                );
+                self.latest_revision = revision;
                 self.acknowledged.insert(revision, number);
-                *slot =
-                    Slot { known: (!deletes).then_some((number, revision)), in_doubt: Vec::new() };
+                *slot = Slot {
+                    confirmed: (!deletes).then_some((number, revision)),
+                    in_doubt: Vec::new(),
+                };
             }
             Err(StoreError::Full(_)) => {
                 self.failures += 1;
@@ -138,16 +145,16 @@ impl Known {
         }
     }
 
-    /// Compares the store with what is known, and settles what was in doubt.
+    /// Compares the store with the ledger, and resolves what was in doubt.
     async fn compare(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let snapshot = store.snapshot().await?;
         assert!(
-            snapshot.revision >= self.newest,
-            "revision {} is lost; it ends with {}",
-            self.newest,
+            snapshot.revision >= self.latest_revision,
+            "revision {} is lost; the store ends with {}",
+            self.latest_revision,
             snapshot.revision
         );
-        self.newest = snapshot.revision;
+        self.latest_revision = snapshot.revision;
         let mut found = BTreeMap::new();
         for entry in snapshot.pages.try_collect::<Vec<_>>().await?.concat() {
             let number = u64::from_be_bytes(entry.value[..8].try_into().unwrap());
@@ -155,17 +162,17 @@ impl Known {
         }
         for slot in 0..SLOTS {
             let [a, b] = ["a", "b"].map(|key| found.remove(&format!("{key}{slot}")));
-            assert_eq!(a, b, "a commit of slot {slot} is there by half");
-            let known = self.slots.entry(slot).or_default();
+            assert_eq!(a, b, "half of a commit of slot {slot} is missing");
+            let expected = self.slots.entry(slot).or_default();
             assert!(
-                known.may_hold(a),
-                "slot {slot} holds {a:?}; known is {:?}, and in doubt {:?}",
-                known.known,
-                known.in_doubt
+                expected.may_contain(a),
+                "slot {slot} contains {a:?}; confirmed is {:?}, in doubt {:?}",
+                expected.confirmed,
+                expected.in_doubt
             );
-            *known = Slot { known: a, in_doubt: Vec::new() };
+            *expected = Slot { confirmed: a, in_doubt: Vec::new() };
         }
-        assert!(found.is_empty(), "nobody has written {found:?}");
+        assert!(found.is_empty(), "the test has not written {found:?}");
         self.compare_history(store).await
     }
 
@@ -185,36 +192,40 @@ impl Known {
             );
             assert!(
                 !self.refused.contains(&number),
-                "commit {number} was refused, and is in the history"
+                "commit {number} was refused but is in the history"
             );
         }
         Ok(())
     }
 }
 
-/// The life of a store, up to the kill: shortly after the first failure, or at its end.
-async fn live(data: &Path, known: &mut Known, more_after_failure: usize) -> Option<Arc<dyn Store>> {
+/// The life of a store until the kill: shortly after the first failure, or at its end.
+async fn live(
+    data: &Path,
+    ledger: &mut Ledger,
+    more_after_failure: usize,
+) -> Option<Arc<dyn Store>> {
     let mut store = open(data).await.ok()?;
     for step in 0..8 {
         match step {
-            2 => known.commit(&*store, 5, true).await,
-            4 => drop(known.compare(&*store).await),
+            2 => ledger.commit(&*store, 5, true).await,
+            4 => drop(ledger.compare(&*store).await),
             6 => {
                 let _ = store.close().await;
                 drop(store);
                 store = open(data).await.ok()?;
             }
-            _ => known.commit(&*store, 8, false).await,
+            _ => ledger.commit(&*store, 8, false).await,
         }
-        if known.failures > 0 {
-            known.commit(&*store, more_after_failure, false).await;
+        if ledger.failures > 0 {
+            ledger.commit(&*store, more_after_failure, false).await;
             return Some(store);
         }
     }
     Some(store)
 }
 
-/// Whatever a store does while it is dropped, a process that is killed has not done.
+/// Undoes what the store does while it is dropped: a killed process would not have done it.
 fn kill(disk: &Disk, store: Option<Arc<dyn Store>>) {
     let image = disk.image();
     disk.set_faults(&[]);
@@ -222,7 +233,7 @@ fn kill(disk: &Disk, store: Option<Arc<dyn Store>>) {
     disk.put_back(image);
 }
 
-/// Waits until the store reads its tree again, which it opens anew after a failure.
+/// Waits until the store can read its tree, which it reopens after a failure.
 async fn reads_again(store: &dyn Store) {
     for _ in 0..200 {
         let snapshot = store.snapshot().await.unwrap();
@@ -231,38 +242,40 @@ async fn reads_again(store: &dyn Store) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("the tree is not opened anew");
+    panic!("the tree was not reopened");
 }
 
 async fn run(disk: &Disk, case: &Case, random: &mut StdRng) -> bool {
     disk.format();
     let data = disk.path().join("data");
-    let mut known = Known::default();
+    let mut ledger = Ledger::default();
     disk.set_faults(&case.0);
-    let store = live(&data, &mut known, random.random_range(0..12)).await;
+    let store = live(&data, &mut ledger, random.random_range(0..12)).await;
     if let Some(store) = &store
         && random.random_bool(0.25)
-        && !case.is_for_good()
+        && !case.is_permanent()
     {
         reads_again(&**store).await;
-        known.commit(&**store, 16, false).await;
+        ledger.commit(&**store, 16, false).await;
     }
     let (_, failed) = disk.operations();
     kill(disk, store);
     if random.random() {
         disk.cut(random);
     }
-    let store = open(&data).await.unwrap_or_else(|error| panic!("it does not open: {error}"));
-    known.compare(&*store).await.unwrap();
-    known.failures = 0;
-    known.commit(&*store, 16, false).await;
-    assert_eq!(known.failures, 0, "a disk that is well refuses commits");
-    kill(disk, Some(store));
-    // What was found after the first stop counts, and is there after the second.
-    disk.cut(random);
     let store =
-        open(&data).await.unwrap_or_else(|error| panic!("it does not open after the cut: {error}"));
-    known.compare(&*store).await.unwrap();
+        open(&data).await.unwrap_or_else(|error| panic!("the store does not open: {error}"));
+    ledger.compare(&*store).await.unwrap();
+    ledger.failures = 0;
+    ledger.commit(&*store, 16, false).await;
+    assert_eq!(ledger.failures, 0, "a store on a healthy disk refuses commits");
+    kill(disk, Some(store));
+    // What was found after the first stop is confirmed, and must be there after the second.
+    disk.cut(random);
+    let store = open(&data)
+        .await
+        .unwrap_or_else(|error| panic!("the store does not open after the power cut: {error}"));
+    ledger.compare(&*store).await.unwrap();
     store.close().await.unwrap();
     failed > 0
 }
@@ -271,7 +284,7 @@ async fn run(disk: &Disk, case: &Case, random: &mut StdRng) -> bool {
 struct Case(Vec<Fault>);
 
 impl Case {
-    fn is_for_good(&self) -> bool {
+    fn is_permanent(&self) -> bool {
         self.0.iter().any(|fault| fault.forever)
     }
 }
@@ -291,13 +304,13 @@ impl fmt::Display for Case {
     }
 }
 
-/// Every operation of a whole life, failing in every way. What was written by half is cut off, so
-/// each short write also comes with a cut that fails.
+/// Every operation of a whole life, with every kind of failure. A partial write is truncated, so
+/// each short write also comes with a failing truncation.
 fn cases(counts: &BTreeMap<Kind, usize>) -> Vec<Case> {
     let mut cases = Vec::new();
     for (&kind, &count) in counts {
-        let ways = (1..=count).flat_map(|nth| ERRORS.map(|errno| (nth, errno)));
-        for ((nth, errno), forever) in ways.flat_map(|way| [(way, false), (way, true)]) {
+        let faults = (1..=count).flat_map(|nth| ERRORS.map(|errno| (nth, errno)));
+        for ((nth, errno), forever) in faults.flat_map(|fault| [(fault, false), (fault, true)]) {
             let fault = Fault { kind, nth, errno, forever, short: false };
             cases.push(Case(vec![fault]));
             if kind == Kind::Write {
@@ -310,7 +323,7 @@ fn cases(counts: &BTreeMap<Kind, usize>) -> Vec<Case> {
     cases
 }
 
-/// Runs every case that is this process's turn, each with a seed of its own.
+/// Runs the cases of this process, each with its own seed.
 async fn run_cases(disk: &Disk, process: usize, random: &mut StdRng) {
     let mut cases = all_cases(disk).await;
     let all = cases.len();
@@ -320,7 +333,9 @@ async fn run_cases(disk: &Disk, process: usize, random: &mut StdRng) {
         Ok(number) => number.parse().unwrap(),
         Err(_) => SAMPLE,
     });
-    let (mut count, mut reached, mut wrong) = (0, 0, Vec::new());
+    let mut count = 0;
+    let mut reached = 0;
+    let mut failed_cases = Vec::new();
     for (case, seed) in
         cases.into_iter().map(|case| (case, random.random())).skip(process).step_by(PROCESSES)
     {
@@ -331,29 +346,28 @@ async fn run_cases(disk: &Disk, process: usize, random: &mut StdRng) {
         let mut random = StdRng::seed_from_u64(seed);
         match AssertUnwindSafe(run(disk, &case, &mut random)).catch_unwind().await {
             Ok(has_failed) => reached += usize::from(has_failed),
-            Err(_) => wrong.push(case.to_string()),
+            Err(_) => failed_cases.push(case.to_string()),
         }
         disk.set_faults(&[]);
     }
     println!(
         "process {process}: {count} of {all} cases, {reached} of them with a failed operation"
     );
-    assert!(wrong.is_empty(), "{} cases have gone wrong: {wrong:#?}", wrong.len());
-    assert!(reached * 4 > count * 3, "many cases have failed nothing");
+    assert!(failed_cases.is_empty(), "{} cases failed: {failed_cases:#?}", failed_cases.len());
+    assert!(reached * 4 > count * 3, "in too many cases no operation failed");
 }
 
-/// All cases of a life without faults, and what it does with the disk.
+/// All cases for the operations of a life without faults.
 async fn all_cases(disk: &Disk) -> Vec<Case> {
     disk.set_faults(&[]);
-    let store = live(&disk.path().join("data"), &mut Known::default(), 0).await;
+    let store = live(&disk.path().join("data"), &mut Ledger::default(), 0).await;
     let (counts, _) = disk.operations();
     kill(disk, store);
-    println!("a life has {counts:?}");
+    println!("operations of a life: {counts:?}");
     cases(&counts)
 }
 
-/// This test in processes of its own: a tree that fails has locks that all stores of a process
-/// share.
+/// Runs this test in other processes: a failed tree keeps locks that all stores of a process share.
 async fn in_processes(seed: u64) {
     let run = |process: usize| {
         let mut program = Command::new(std::env::current_exe().unwrap());
@@ -372,7 +386,7 @@ async fn in_processes(seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_whichever_operation_of_the_disk_fails() {
+async fn no_failed_disk_operation_loses_acknowledged_data() {
     let Some(disk) = Disk::mount() else { return skipped("run as root with /dev/fuse") };
     let mut random = random();
     match setting(PROCESS) {

@@ -1,8 +1,8 @@
 //! Who may do what: every RPC and every REST path, with a valid request, by every kind of caller,
-//! against one table.
+//! compared with one table.
 //!
-//! What is not in the table fails, so that a new RPC or path comes with its row. A refusal is one
-//! of permission or of credentials, whatever else may be wrong, and changes nothing.
+//! An RPC or path without a row fails the test. A refusal is one of permission or of credentials,
+//! whatever else may be wrong with the request, and changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -33,10 +33,10 @@ use crate::{
 /// The columns of the table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Caller {
-    Nobody,
-    /// Of the app, and neither the one that is asked about nor staff of the room.
+    Unauthenticated,
+    /// A user of the app: neither the target of the request nor staff of the room.
     AnotherUser,
-    /// The one that is asked about, who is no staff.
+    /// The target of the request, who is no staff.
     UserItself,
     /// Admin of the room.
     Staff,
@@ -45,7 +45,7 @@ enum Caller {
     AppAdmin,
     ApiKey,
     Service(Scope),
-    /// These are of another app; the service has all scopes there.
+    /// These belong to another app; the service has all scopes there.
     ServiceElsewhere,
     AppAdminElsewhere,
     UserElsewhere,
@@ -53,7 +53,7 @@ enum Caller {
 }
 
 const CALLERS: [Caller; 14] = [
-    Caller::Nobody,
+    Caller::Unauthenticated,
     Caller::AnotherUser,
     Caller::UserItself,
     Caller::Staff,
@@ -69,13 +69,13 @@ const CALLERS: [Caller; 14] = [
     Caller::ApiKeyElsewhere,
 ];
 
-/// Each RPC and each operation of the OpenAPI document (one by an app's id is as the one by its
-/// name), and what each of [`CALLERS`] gets: y: let through; n: PERMISSION_DENIED; m:
-/// MISSING_TOKEN; t: INVALID_TOKEN; k: INVALID_API_KEY; c: INVALID_CLIENT_KEY. -: not asked,
+/// Each RPC and each operation of the OpenAPI document (those by app id share the row of those by
+/// app name), and what each of [`CALLERS`] gets: y: admitted; n: PERMISSION_DENIED; m:
+/// MISSING_TOKEN; t: INVALID_TOKEN; k: INVALID_API_KEY; c: INVALID_CLIENT_KEY. -: not tested,
 /// because the key itself names the app, and the request would be one of that app.
 #[rustfmt::skip]
 const TABLE: &[(&str, &str)] = &[
-    //                                     nobody | users:    | the app's: | services:    | foreign
+    //                                     none   | users:    | the app's: | services:    | foreign
     //                                            | an itself | token      | check        | service
     //                                            | staff own | key        |  write admin | key
     ("MuteMembers",                         "m      n n y y     y y          n y n          n t t k"),
@@ -112,7 +112,7 @@ const TABLE: &[(&str, &str)] = &[
     ("UpsertRoom of a new one",             "m      n n n n     y y          n n y          n t t k"),
     ("DeleteRoom",                          "m      n n n n     y y          n n y          n t t k"),
     ("ListRooms",                           "m      n n n n     y y          y n n          n t t k"),
-    // Its own fields are the credential.
+    // The credential is in the fields of the request.
     ("IssueToken",                          "y      y y y y     y y          y y y          y y y y"),
 
     ("muteMembers",                         "m      n n y y     y y          n y n          n t t k"),
@@ -134,7 +134,7 @@ const TABLE: &[(&str, &str)] = &[
     ("getRoom",                             "m      y y y y     y y          y n n          n t t k"),
     ("deleteRoom",                          "m      n n n n     y y          n n y          n t t k"),
     ("createUsers",                         "m      n n n n     y y          n n y          n t t k"),
-    // The admin's paths of IMKit are for API keys alone, and those of a user for itself alone.
+    // IMKit's admin paths accept only API keys, and its `/me` paths only the user itself.
     ("muteRoom",                            "k      k k k k     k y          k k k          k k k -"),
     ("unmuteRoom",                          "k      k k k k     k y          k k k          k k k -"),
     ("upsertClient",                        "k      k k k k     k y          k k k          k k k -"),
@@ -147,20 +147,20 @@ const TABLE: &[(&str, &str)] = &[
     ("getMe",                               "c      y y y y     t c          c c c          c t t c"),
 ];
 
-/// The app of the callers that are elsewhere.
+/// The app of the callers from another app.
 const ELSEWHERE: &str = "Elsewhere";
 
-/// Who and what is asked about in one app: what the examples of the document have.
+/// The targets of the requests in one app: those of the examples in the document.
 #[derive(Clone, Copy)]
-struct Stage {
+struct Targets {
     app: &'static str,
     room: &'static str,
     user: &'static str,
 }
 
-const STAGES: [Stage; 2] = [
-    Stage { app: AGORA, room: ROOM, user: "user1" },
-    Stage { app: IMKIT, room: "demo", user: "aaa" },
+const TARGETS: [Targets; 2] = [
+    Targets { app: AGORA, room: ROOM, user: "user1" },
+    Targets { app: IMKIT, room: "demo", user: "aaa" },
 ];
 
 fn api_key(app: &str) -> String {
@@ -192,7 +192,7 @@ fn service(token: &str, scopes: &[Scope], apps: &[&str]) -> ServiceConfig {
     }
 }
 
-/// A server whose apps know every kind of credential, and whose services have one scope each.
+/// A server whose apps accept every kind of credential, and whose services have one scope each.
 async fn server() -> Server {
     let server = Server::start().await;
     let dev = dev::apps();
@@ -209,15 +209,15 @@ async fn server() -> Server {
     let credentials = Credentials::new(&apps, &services, &[], server.clock.clone())
         .unwrap_or_else(|wrong| panic!("{wrong:?}"));
     server.service.access.replace(credentials).await;
-    for stage in STAGES {
-        stage.set(&server).await;
+    for targets in TARGETS {
+        targets.create(&server).await;
     }
     server
 }
 
-impl Stage {
-    /// Everything that the requests are about is there.
-    async fn set(self, server: &Server) {
+impl Targets {
+    /// Creates everything that the requests refer to.
+    async fn create(self, server: &Server) {
         let service = &server.service;
         let call = self.as_admin(server);
         for user in [self.user, "user1", "user2", "user3", "another", "staff", "boss", "owner1"] {
@@ -231,7 +231,7 @@ impl Stage {
         };
         let room = RoomId::parse(self.room.to_owned()).unwrap();
         service.upsert_room(&call, Some(&room), &patch, |_| ()).await.unwrap();
-        // The one path that refuses to take away what is not there.
+        // One path refuses to remove a notification mute that does not exist.
         let user = call.app.user(self.user.to_owned()).unwrap();
         service.mute_notifications(&call, &user, &room, None, |_| ()).await.unwrap();
     }
@@ -250,9 +250,9 @@ impl Stage {
             Caller::Owner => server.user_token(self.app, "boss"),
             Caller::AppAdmin => server.app_token(self.app),
             Caller::AppAdminElsewhere => server.app_token(ELSEWHERE),
-            // Of the same name.
+            // The same user name in another app.
             Caller::UserElsewhere => server.user_token(ELSEWHERE, self.user),
-            Caller::Nobody
+            Caller::Unauthenticated
             | Caller::ApiKey
             | Caller::Service(_)
             | Caller::ServiceElsewhere
@@ -262,8 +262,7 @@ impl Stage {
         })
     }
 
-    /// What the caller sends along; over the paths of a user for itself, tokens go with the app's
-    /// client key.
+    /// The caller's credential headers. On `/me` paths a token comes with the app's client key.
     fn headers(
         self,
         server: &Server,
@@ -286,7 +285,7 @@ impl Stage {
     }
 }
 
-/// What each caller gets, by the table.
+/// What each caller gets, according to the table.
 fn expected(name: &str) -> impl Iterator<Item = (Caller, char)> {
     let (_, letters) =
         TABLE.iter().find(|(row, _)| *row == name).unwrap_or_else(|| panic!("no row for {name}"));
@@ -297,7 +296,7 @@ fn expected(name: &str) -> impl Iterator<Item = (Caller, char)> {
 
 fn reason_of(letter: char) -> &'static str {
     match letter {
-        'y' => "let through",
+        'y' => "admitted",
         'n' => "PERMISSION_DENIED",
         'm' => "MISSING_TOKEN",
         't' => "INVALID_TOKEN",
@@ -307,8 +306,8 @@ fn reason_of(letter: char) -> &'static str {
     }
 }
 
-/// As the two vendors' paths tell it.
-fn told_over_rest(letter: char, is_imkit: bool) -> (u16, &'static str) {
+/// Status and error code in the envelope of the path's vendor.
+fn rest_error_of(letter: char, is_imkit: bool) -> (u16, &'static str) {
     match (letter, is_imkit) {
         ('y', _) => (200, ""),
         ('n', false) => (403, "forbidden_op"),
@@ -321,17 +320,17 @@ fn told_over_rest(letter: char, is_imkit: bool) -> (u16, &'static str) {
     }
 }
 
-/// The rows that are of RPCs, or of paths.
-fn rows(of_rpcs: bool) -> BTreeSet<&'static str> {
+/// The rows of RPCs, or those of paths.
+fn rows(are_rpcs: bool) -> BTreeSet<&'static str> {
     TABLE
         .iter()
         .map(|(name, _)| *name)
-        .filter(|name| name.starts_with(char::is_uppercase) == of_rpcs)
+        .filter(|name| name.starts_with(char::is_uppercase) == are_rpcs)
         .collect()
 }
 
 #[tokio::test]
-async fn every_rpc_lets_through_whom_the_table_says_and_nobody_else() {
+async fn every_rpc_admits_exactly_the_callers_in_the_table() {
     let server = server().await;
     let files =
         prost_types::FileDescriptorSet::decode(mute_service::proto::DESCRIPTORS).unwrap().file;
@@ -344,9 +343,10 @@ async fn every_rpc_lets_through_whom_the_table_says_and_nobody_else() {
     let in_table: BTreeSet<_> =
         rows(true).iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(in_table, served, "each RPC has a row");
-    let (channel, mut wrong) = (server.channel().await, Vec::new());
-    for stage in STAGES {
-        let rpcs = rpcs(stage);
+    let channel = server.channel().await;
+    let mut wrong = Vec::new();
+    for targets in TARGETS {
+        let rpcs = rpcs(targets);
         assert_eq!(
             rpcs.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(),
             rows(true),
@@ -355,7 +355,7 @@ async fn every_rpc_lets_through_whom_the_table_says_and_nobody_else() {
         for (name, send) in rpcs {
             for (caller, letter) in expected(name) {
                 let before = server.service.view.revision();
-                let found = send(channel.clone(), stage.headers(&server, caller, false)).await;
+                let found = send(channel.clone(), targets.headers(&server, caller, false)).await;
                 let has_changed = letter != 'y' && something_changed(&server, before).await;
                 if found != reason_of(letter) || has_changed {
                     wrong.push(format!(
@@ -363,14 +363,14 @@ async fn every_rpc_lets_through_whom_the_table_says_and_nobody_else() {
                         reason_of(letter)
                     ));
                 }
-                stage.set(&server).await;
+                targets.create(&server).await;
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Whether anybody has changed anything since; the sweeper does not count.
+/// Whether a caller has changed anything since; the sweeper does not count.
 async fn something_changed(server: &Server, after: Revision) -> bool {
     if server.service.view.revision() == after {
         return false;
@@ -384,9 +384,9 @@ async fn something_changed(server: &Server, after: Revision) -> bool {
     events.iter().any(|logged| Change::decode(logged.revision, &logged.event).unwrap().is_some())
 }
 
-/// An operation of the document for this caller: sent with what its path takes, and held against
-/// its row.
-async fn walk(
+/// Sends an operation of the document as this caller, and compares the answer with its row. Returns
+/// what is wrong.
+async fn check_operation(
     server: &Server,
     operation: &Operation,
     caller: Caller,
@@ -394,10 +394,10 @@ async fn walk(
 ) -> Option<String> {
     let is_imkit =
         ["/admin", "/me", "/rooms"].iter().any(|prefix| operation.path.starts_with(prefix));
-    let stage = STAGES[usize::from(is_imkit || operation.path.starts_with("/app-id"))];
+    let targets = TARGETS[usize::from(is_imkit || operation.path.starts_with("/app-id"))];
     let body = operation.bodies().into_iter().next();
     let request = operation.request(server, body.as_ref());
-    let headers = stage.headers(server, caller, operation.path.starts_with("/me"));
+    let headers = targets.headers(server, caller, operation.path.starts_with("/me"));
     let request =
         headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
     let before = server.service.view.revision();
@@ -405,19 +405,19 @@ async fn walk(
     let error = if is_imkit { &answer["error"]["code"] } else { &answer["error"] };
     let found = (status, error.as_str().unwrap_or_default());
     let has_changed = letter != 'y' && something_changed(server, before).await;
-    stage.set(server).await;
-    let wanted = told_over_rest(letter, is_imkit);
-    let is_right = found == wanted && !has_changed;
+    targets.create(server).await;
+    let expected = rest_error_of(letter, is_imkit);
+    let is_right = found == expected && !has_changed;
     (!is_right).then(|| {
         format!(
-            "{} by {caller:?}: {found:?} (changed: {has_changed}), not {wanted:?}",
+            "{} by {caller:?}: {found:?} (changed: {has_changed}), not {expected:?}",
             operation.name()
         )
     })
 }
 
 #[tokio::test]
-async fn every_path_lets_through_whom_the_table_says_and_nobody_else() {
+async fn every_path_admits_exactly_the_callers_in_the_table() {
     let server = server().await;
     let operations = operations(&document(&server).await);
     let row = |operation: &Operation| operation.name().trim_end_matches("ById").to_owned();
@@ -430,7 +430,7 @@ async fn every_path_lets_through_whom_the_table_says_and_nobody_else() {
     let mut wrong = Vec::new();
     for operation in &operations {
         for (caller, letter) in expected(&row(operation)) {
-            wrong.extend(walk(&server, operation, caller, letter).await);
+            wrong.extend(check_operation(&server, operation, caller, letter).await);
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

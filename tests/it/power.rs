@@ -1,8 +1,8 @@
-//! The power fails at random moments, again and again on one disk that forgets what was not synced:
-//! what was acknowledged is there with its exact fields, a call is there whole or not at all, and
-//! revisions never go back. Journals are small and the same users are muted again and again, so
-//! that the tree is filled, and its space used again, all the time. `MUTE_TEST_CUTS` sets how
-//! often, `MUTE_TEST_SEED` repeats a run.
+//! The power fails at random moments, many times, on one disk that forgets what was not synced.
+//! Acknowledged writes are there with their exact fields, a call is there completely or not at all,
+//! and revisions never go back. Journals are small and the same users are muted repeatedly, so that
+//! the tree is filled and its space reused all the time. `MUTE_TEST_CUTS` sets the number of cuts,
+//! `MUTE_TEST_SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn a_power_cut_loses_no_acknowledged_write_and_halves_none() {
             println!("{cut} cuts");
         }
         let mut process = start(if random.random() { "1" } else { "4" });
-        // Now and then the power fails already while it starts.
+        // Sometimes the power fails while the process starts.
         let writers = if random.random_bool(0.25) {
             Err(ledger)
         } else {
@@ -40,8 +40,8 @@ async fn a_power_cut_loses_no_acknowledged_write_and_halves_none() {
         };
         let until_ms = random.random_range(1..if writers.is_ok() { 1_000 } else { 60 });
         tokio::time::sleep(Duration::from_millis(until_ms)).await;
-        // Dropped: kill -9. Now and then that is all, and the next process goes on with what the
-        // kernel alone has.
+        // Dropped: kill -9. Sometimes that is all, and the next process reads what only the
+        // kernel's cache has.
         drop(process);
         if random.random_bool(0.75) {
             disk.cut(&mut random);

@@ -1,5 +1,5 @@
-//! Services that share a cluster: no prefix lets one reach into another, and a stranger's key is no
-//! damage.
+//! Services that share a cluster: no prefix gives one service access to the keys of another, and
+//! foreign keys do no damage.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::TryStreamExt as _;
@@ -19,7 +19,7 @@ fn place(etcd: &Etcd, prefix: &str) -> Location {
     Location::Cluster(ClusterConfig { prefix: prefix.to_owned(), ..config })
 }
 
-/// A mute whose user is the prefix.
+/// A mute of a user whose name contains the prefix.
 fn mute_of(prefix: &str) -> Batch {
     let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
     let restriction = Restriction {
@@ -44,7 +44,7 @@ async fn users(store: &dyn Store) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn services_whose_prefixes_lie_in_each_other_do_not_meet() {
+async fn services_with_nested_prefixes_stay_separate() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let prefixes = [
         "mute/",
@@ -58,13 +58,13 @@ async fn services_whose_prefixes_lie_in_each_other_do_not_meet() {
         "",
         "mute/d\u{10ffff}",
     ];
-    // Both ways: the outer ones begin before some of the inner ones, and after others.
+    // In both orders: an outer prefix is opened before some of its inner ones and after others.
     let mut running = Vec::new();
     for prefix in prefixes.iter().chain(prefixes[..4].iter().rev()) {
         let store = store::open(&place(&etcd, prefix), KEEP_ALL).await.unwrap();
-        let filled = View::load(&*store).await.unwrap();
-        let view = filled.view.clone();
-        let following = tokio::spawn(filled.follow(store.clone()));
+        let loaded = View::load(&*store).await.unwrap();
+        let view = loaded.view.clone();
+        let following = tokio::spawn(loaded.follow(store.clone()));
         running.push((*prefix, store, view, following));
     }
     for (prefix, store, view, following) in &running {
@@ -79,12 +79,12 @@ async fn services_whose_prefixes_lie_in_each_other_do_not_meet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
+async fn a_foreign_key_is_skipped_before_and_after_a_start() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let store = store::open(&place(&etcd, "mute/"), KEEP_ALL).await.unwrap();
-    let filled = View::load(&*store).await.unwrap();
-    let view = filled.view.clone();
-    tokio::spawn(filled.follow(store.clone()));
+    let loaded = View::load(&*store).await.unwrap();
+    let view = loaded.view.clone();
+    tokio::spawn(loaded.follow(store.clone()));
     for key in [
         "mute/",
         "mute/stray",
@@ -113,7 +113,7 @@ async fn a_strangers_key_is_passed_over_before_and_after_a_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_of_earlier_versions_is_refused_with_what_to_do() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    // Its chapter of history: number 1.
+    // The key of its first segment of history, number 1.
     let put = json!({"key": STANDARD.encode("mute/n"), "value": STANDARD.encode([0x08, 0x01])});
     until("the key is put", async || etcd.members[0].call("kv/put", put.clone()).await.is_some())
         .await;

@@ -1,4 +1,4 @@
-//! The real program: its exit codes, its life over signals and restarts, and its memory.
+//! The real program: its exit codes, its reaction to signals and restarts, and its memory.
 
 use std::{
     fs,
@@ -17,8 +17,8 @@ use tonic::transport::Channel;
 
 use crate::harness::{SERVICE, with};
 
-/// An app whose directory is open, so that users need not be registered; and the dev service, for
-/// all apps.
+/// An app with an open directory, so that users need not be registered, and the dev service with
+/// access to all apps.
 const OPEN_APP: &str = r#"
 [[apps]]
 key = "Open"
@@ -38,7 +38,7 @@ pub fn build() -> Command {
     std::env::var("MUTE_TEST_PROGRAM").map_or_else(|_| program(), |path| command(&path))
 }
 
-/// This program, without the environment of the tests.
+/// The program at this path, without the environment of the tests.
 fn command(path: &str) -> Command {
     let mut program = Command::new(path);
     program.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
@@ -53,7 +53,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A running program with its addresses, once it is ready. It is killed when it is dropped.
+/// A running program and its addresses. Dropping it kills the process.
 pub struct Process {
     child: Child,
     addresses: Value,
@@ -66,20 +66,20 @@ impl Process {
         Self::spawn(directory, directory, &[]).ready()
     }
 
-    /// Begins to start, with its data in a directory on `disk`, and more arguments.
+    /// Starts the process, with its data in a directory on `disk` and more arguments. Does not
+    /// wait: see [`Process::ready`].
     pub fn spawn(directory: &Path, disk: &Path, arguments: &[&str]) -> Self {
         Self::spawn_with(directory, disk, arguments, "")
     }
 
-    /// The same, with more of the configuration.
+    /// Like [`Process::spawn`], with more configuration.
     pub fn spawn_with(directory: &Path, disk: &Path, arguments: &[&str], config: &str) -> Self {
         let data = disk.join("data");
         let arguments = [&["--data-dir", data.to_str().unwrap()], arguments].concat();
         Self::launch_with(build(), directory, ["127.0.0.1:0"; 3], &arguments, config)
     }
 
-    /// Begins to start as this command, which is the program, with these addresses for gRPC, REST
-    /// and admin.
+    /// Starts this command, which is the program, with these addresses for gRPC, REST and admin.
     pub fn launch(
         command: Command,
         directory: &Path,
@@ -109,21 +109,22 @@ impl Process {
             command.args(["--rate-limit", "0", "--user-rate-limit", "0"]);
         }
         command.args(arguments);
-        Self::begin(command, directory)
+        Self::spawn_command(command, directory)
     }
 
-    /// The program without arguments, hence in dev mode, on free ports, with its data in this
-    /// directory.
+    /// Starts the program without arguments, hence in dev mode, on free ports, with its data in
+    /// this directory. Returns once it is ready.
     pub fn dev(directory: &Path) -> Self {
         let mut command = program();
         command.current_dir(directory);
         command
             .envs(["GRPC", "REST", "ADMIN"].map(|at| (format!("MUTE_{at}_ADDR"), "127.0.0.1:0")));
-        Self::begin(command, directory).ready()
+        Self::spawn_command(command, directory).ready()
     }
 
-    fn begin(mut command: Command, directory: &Path) -> Self {
-        let (addr_file, log) = (directory.join("addresses.json"), directory.join("log"));
+    fn spawn_command(mut command: Command, directory: &Path) -> Self {
+        let addr_file = directory.join("addresses.json");
+        let log = directory.join("log");
         let _ = fs::remove_file(&addr_file);
         command.env("MUTE_ADDR_FILE", &addr_file);
         let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
@@ -131,12 +132,12 @@ impl Process {
         Self { child, addresses: Value::Null, addr_file, log }
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the process has exited.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// How it has ended, within this time.
+    /// Its exit code, if it exits within this time.
     pub fn exit_code(&mut self, within: Duration) -> Option<i32> {
         let started = Instant::now();
         while started.elapsed() < within {
@@ -163,7 +164,7 @@ impl Process {
         self
     }
 
-    /// Where its gRPC is.
+    /// The address of gRPC.
     pub fn grpc(&self) -> &str {
         self.addresses["grpc"].as_str().unwrap()
     }
@@ -176,12 +177,12 @@ impl Process {
         DirectoryServiceClient::connect(format!("http://{}", self.grpc())).await.unwrap()
     }
 
-    /// Where REST is, as a URL.
+    /// The URL of REST.
     pub fn rest(&self) -> String {
         format!("http://{}", self.addresses["rest"].as_str().unwrap())
     }
 
-    /// Where the admin listener is, as a URL.
+    /// The URL of the admin listener.
     pub fn admin(&self) -> String {
         format!("http://{}", self.addresses["admin"].as_str().unwrap())
     }
@@ -192,26 +193,26 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// What it has in memory.
+    /// Resident memory.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_kib("VmRSS") << 10
     }
 
-    /// The most that it has had in memory since it was asked to forget.
+    /// Peak resident memory since the start or [`Process::reset_peak`].
     pub fn peak_bytes(&self) -> u64 {
         self.memory_kib("VmHWM") << 10
     }
 
-    /// Begins the peak anew.
-    pub fn forget_peak(&self) {
+    /// Resets the peak to what is resident now.
+    pub fn reset_peak(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
-    /// The time that it was on a processor.
+    /// CPU time of the process.
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        // In hundredths of a second, in user and in system mode.
+        // In hundredths of a second: user time and system time.
         Duration::from_millis(10)
             * (fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap())
     }
@@ -235,9 +236,9 @@ pub async fn connect(grpc: &str) -> MuteServiceClient<Channel> {
     MuteServiceClient::connect(format!("http://{grpc}")).await.unwrap()
 }
 
-/// Whether this call was not taken, because its connection was told to go: the client has never
-/// sent it, or it came after the last call that the GOAWAY names. The client of the tests tells so,
-/// and leaves it to the caller to call again.
+/// Whether the server did not process this call, because its connection was closing: the client
+/// never sent it, or it came after the last call that the GOAWAY names. The tests' client reports
+/// such calls and leaves the retry to the caller.
 pub fn was_not_taken(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -263,9 +264,10 @@ pub async fn mute(
     mutes.mute_members(with(message, &[SERVICE])).await.map(|answer| answer.into_inner().revision)
 }
 
-/// All muted users of the room, page by page.
+/// All muted users of the room, read page by page.
 pub async fn muted(mutes: &mut MuteServiceClient<Channel>, room: &str) -> Vec<String> {
-    let (mut users, mut page_token) = (Vec::new(), String::new());
+    let mut users = Vec::new();
+    let mut page_token = String::new();
     loop {
         let message = pb::ListMutedMembersRequest {
             app: "Open".into(),
@@ -287,14 +289,15 @@ fn user(number: usize) -> String {
     format!("user{number:06}")
 }
 
-/// Mutes users of these numbers, a hundred a call, eight calls at a time.
+/// Mutes users with these numbers, a hundred a call, eight calls at a time.
 async fn fill(process: &Process, room: &str, numbers: impl Iterator<Item = usize>) {
     let users: Vec<_> = numbers.map(user).collect();
     let mutes = process.mutes().await;
     let calls: Vec<_> = users.chunks(100).map(<[String]>::to_vec).collect();
     for calls in calls.chunks(8) {
         let mute = |users: &Vec<String>| {
-            let (mut mutes, users) = (mutes.clone(), users.clone());
+            let mut mutes = mutes.clone();
+            let users = users.clone();
             async move { mute(&mut mutes, room, users).await.unwrap() }
         };
         join_all(calls.iter().map(mute)).await;
@@ -302,7 +305,7 @@ async fn fill(process: &Process, room: &str, numbers: impl Iterator<Item = usize
 }
 
 #[test]
-fn where_the_log_is_json_the_reason_of_a_failed_start_is_too() {
+fn a_failed_start_is_logged_as_json_when_the_log_is_json() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("data"), "no directory").unwrap();
     let data = directory.path().join("data/below");
@@ -321,9 +324,10 @@ fn where_the_log_is_json_the_reason_of_a_failed_start_is_too() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_told_before_the_start() {
+fn check_config_reports_an_unusable_certificate() {
     let directory = tempfile::tempdir().unwrap();
-    let (cert, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+    let cert = directory.path().join("tls.crt");
+    let key = directory.path().join("tls.key");
     fs::write(&cert, "no certificate").unwrap();
     fs::write(&key, "no key").unwrap();
     let checked = run(&[
@@ -356,9 +360,9 @@ fn usage_errors_exit_with_64_and_say_what_to_do() {
 }
 
 #[test]
-fn the_small_commands_do_what_they_say() {
+fn check_config_hash_key_token_and_help_work() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/mute-service.toml");
-    // Everybody knows the secrets of the sample.
+    // The secrets of the sample are public.
     let checked = run(&["check-config", "--config", sample]);
     let wrong = text(&checked.stderr);
     assert_eq!(
@@ -371,9 +375,9 @@ fn the_small_commands_do_what_they_say() {
     let mut config = fs::read_to_string(sample).unwrap();
     for name in ["client-secret", "api-key", "client-key", "service-token"] {
         let hash = |key: &str| text(&run(&["hash-key", key]).stdout).trim().to_owned();
-        let of_sample = hash(&format!("change-me-{name}"));
-        assert!(config.contains(&of_sample), "{name}");
-        config = config.replace(&of_sample, &hash(&format!("a random one of {name}")));
+        let sample_hash = hash(&format!("change-me-{name}"));
+        assert!(config.contains(&sample_hash), "{name}");
+        config = config.replace(&sample_hash, &hash(&format!("a random {name}")));
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
@@ -405,7 +409,7 @@ fn the_small_commands_do_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_finishes_the_calls_that_run_and_leaves_with_0() {
+async fn sigterm_finishes_running_calls_and_exits_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Process::start(directory.path());
     let writers: Vec<_> = join_all((0..8).map(|_| process.mutes())).await;
@@ -437,7 +441,7 @@ async fn sigterm_finishes_the_calls_that_run_and_leaves_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
+async fn acknowledged_mutes_survive_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = Vec::new();
     let mut last = 0;
@@ -465,10 +469,10 @@ fn a_second_start_on_the_same_directory_is_a_clear_error() {
         ["--grpc-addr", "127.0.0.1:0", "--rest-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
     let output = run(&[&["serve", "--data-dir", data.to_str().unwrap()], &free[..]].concat());
     assert_eq!(output.status.code(), Some(1));
-    let complaint = text(&output.stderr);
+    let error = text(&output.stderr);
     assert!(
-        complaint.contains("in use by another mute-service") && complaint.contains("--data-dir"),
-        "{complaint}"
+        error.contains("in use by another mute-service") && error.contains("--data-dir"),
+        "{error}"
     );
 }
 
@@ -476,7 +480,7 @@ fn a_second_start_on_the_same_directory_is_a_clear_error() {
 async fn a_list_of_100_000_pages_without_gaps_and_streams_flat() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
-    // Those with even numbers stay; those with odd ones come and go.
+    // Users with even numbers stay muted; those with odd ones are muted and unmuted.
     fill(&process, "big", (0..200_000).step_by(2)).await;
 
     let churn = {
@@ -505,9 +509,9 @@ async fn a_list_of_100_000_pages_without_gaps_and_streams_flat() {
     churn.abort();
     let _ = churn.await;
 
-    // The first pass warms the allocator up; the second is measured.
+    // The first pass warms up the allocator; the second is measured.
     assert!(stream_list(&process).await >= 100_000);
-    fs::write(format!("/proc/{}/clear_refs", process.child.id()), "5").unwrap();
+    process.reset_peak();
     let before_kib = process.memory_kib("VmRSS");
     assert!(stream_list(&process).await >= 100_000);
     let growth_kib = process.memory_kib("VmHWM").saturating_sub(before_kib);

@@ -1,12 +1,12 @@
-//! Random operations against a plain model, in an app with a strict directory and in one with an
-//! open one: what the service answers is what a few maps would say; the view that the feed has
-//! built is the view that a snapshot builds; neither a restart, a sweep nor a clock that is off for
-//! a moment changes anything, whatever they come between; and history tells each end once.
+//! Random operations compared with a plain model, in an app with a strict directory and in one with
+//! an open one. The service answers what a few maps would. The view built from the feed equals the
+//! view built from a snapshot. Neither a restart, nor a sweep, nor a clock that is wrong for a
+//! moment changes anything, at any point. History has each expiry once.
 
 mod model;
 mod subject;
 
-use model::{Ends, Facts, Model, RoomFacts};
+use model::{Expiries, Facts, Model, RoomFacts};
 use mute_service::proto::v1 as pb;
 use proptest::{
     collection::vec,
@@ -20,7 +20,7 @@ use crate::harness::*;
 
 const ROOMS: [&str; 2] = ["pro", "pro-room"];
 const USERS: [&str; 4] = ["aa", "1485248560559", "u3", "u4"];
-/// Who moderates as an admin of a room, where it is one.
+/// The user who moderates as an admin, in rooms where it is one.
 const MODERATOR: &str = "moderator";
 
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ enum Step {
     DeleteRoom {
         room: usize,
     },
-    /// Gives the moderator the room, or takes it away.
+    /// Makes the moderator an admin of the room, or removes it.
     SetStaff {
         room: usize,
         is_staff: bool,
@@ -91,13 +91,13 @@ enum Step {
     Advance {
         ms: u64,
     },
-    /// The wall clock is set by so much, something is swept, and it is set right again.
+    /// Sets the wall clock off by this much, runs the sweeper once, and sets it right again.
     Jump {
         by_ms: i64,
     },
-    /// One look of the sweeper at what has ended.
+    /// One pass of the sweeper over expired records.
     Sweep,
-    /// One look of the sweeper at what was deleted.
+    /// One pass of the sweeper over deleted rooms and clients.
     SweepDeleted,
     Restart,
 }
@@ -150,10 +150,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..40)
 }
 
-async fn drive(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
-    let place = tempfile::tempdir().unwrap();
+async fn run_steps(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
+    let directory = tempfile::tempdir().unwrap();
     let mut model = Model::new(app == IMKIT, START_MS);
-    let mut subject = Subject::start(app, &place, START_MS).await;
+    let mut subject = Subject::start(app, &directory, START_MS).await;
     if app == IMKIT {
         subject.register_all().await;
     }
@@ -162,7 +162,7 @@ async fn drive(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
         if matches!(step, Step::Restart) {
             let before = subject.facts().await;
             subject.server.stop().await;
-            subject = Subject::start(app, &place, model.now_ms()).await;
+            subject = Subject::start(app, &directory, model.now_ms()).await;
             prop_assert_eq!(subject.facts().await, before, "before and after a restart");
         } else {
             prop_assert_eq!(
@@ -177,33 +177,39 @@ async fn drive(app: &'static str, steps: &[Step]) -> Result<(), TestCaseError> {
     subject.server.sweep().await;
     let records = subject.server.service.view.records();
     prop_assert_eq!(subject.facts().await, model.facts(), "service and model after a sweep");
-    prop_assert_eq!(subject.ended().await, model.ended(), "what has ended");
+    prop_assert_eq!(subject.expiries().await, model.expiries(), "expiries");
     subject.server.stop().await;
-    subject = Subject::start(app, &place, model.now_ms()).await;
+    subject = Subject::start(app, &directory, model.now_ms()).await;
     prop_assert_eq!(
         subject.server.service.view.records(),
         records,
-        "view by feed, view by snapshot"
+        "view from feed, view from snapshot"
     );
-    prop_assert_eq!(subject.facts().await, model.facts(), "service and model at last");
+    prop_assert_eq!(subject.facts().await, model.facts(), "service and model at the end");
     Ok(())
 }
 
-fn cases(app: &'static str) {
+fn run_cases(app: &'static str) {
     let runtime = Runtime::new().unwrap();
-    let cases =
-        std::env::var("MUTE_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12);
-    let config =
-        Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
-    TestRunner::new(config).run(&steps(), |steps| runtime.block_on(drive(app, &steps))).unwrap();
+    let count =
+        std::env::var("MUTE_TEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(12);
+    let config = Config {
+        cases: count,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&steps(), |steps| runtime.block_on(run_steps(app, &steps)))
+        .unwrap();
 }
 
 #[test]
-fn a_strict_app_answers_as_a_plain_model_would() {
-    cases(IMKIT);
+fn a_strict_app_answers_like_a_plain_model() {
+    run_cases(IMKIT);
 }
 
 #[test]
-fn an_open_app_answers_as_a_plain_model_would() {
-    cases(OPEN);
+fn an_open_app_answers_like_a_plain_model() {
+    run_cases(OPEN);
 }

@@ -1,4 +1,4 @@
-//! What one caller may spend, and one app have: nobody spends or fills what is for others.
+//! Limits of a caller and quotas of an app: no caller and no app uses up what belongs to others.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn as_user<T>(server: &Server, user: &str, message: T) -> Request<T> {
 }
 
 #[tokio::test]
-async fn users_who_may_not_moderate_take_nothing_from_those_who_may() {
+async fn denied_users_do_not_use_up_the_limits_of_moderators() {
     let limits = Settings { rate_limit: Some(50), user_rate_limit: Some(20), ..unlimited() };
     let server = Server::with(limits).await;
     let admins = Some(pb::RoomAdmins { users: strings(&["mod"]) });
@@ -37,9 +37,10 @@ async fn users_who_may_not_moderate_take_nothing_from_those_who_may() {
         pb::UpsertRoomRequest { app: OPEN.into(), room: ROOM.into(), admins, ..Default::default() };
     server.directory().await.upsert_room(with(room, &[SERVICE])).await.unwrap();
     let mut mutes = server.mutes().await;
-    let (mut denied, mut limited) = (0, 0);
+    let mut denied = 0;
+    let mut limited = 0;
     for number in 0..300 {
-        // Ten of them, and most of their calls are too many.
+        // Ten users, most of whose calls exceed the limit.
         let refused = mutes
             .mute_members(as_user(&server, &format!("u{}", number % 10), mute(ROOM, "x")))
             .await
@@ -66,7 +67,7 @@ async fn users_who_may_not_moderate_take_nothing_from_those_who_may() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_with_the_token_that_it_was_begun_with() {
+async fn a_watch_ends_when_its_token_expires() {
     let server = Server::start().await;
     let app = server.service.access.app(OPEN).unwrap();
     let key = AppKey::parse(OPEN.to_owned()).unwrap();
@@ -97,9 +98,9 @@ async fn a_watch_ends_with_the_token_that_it_was_begun_with() {
 }
 
 #[tokio::test]
-async fn ids_of_a_users_requests_are_its_own() {
+async fn request_ids_are_scoped_to_the_user() {
     let server = Server::start().await;
-    let silence = |user: &str| pb::MuteRoomNotificationsRequest {
+    let mute_notifications = |user: &str| pb::MuteRoomNotificationsRequest {
         app: OPEN.into(),
         user: user.into(),
         room: ROOM.into(),
@@ -110,39 +111,42 @@ async fn ids_of_a_users_requests_are_its_own() {
     let mut revisions = Vec::new();
     for user in ["a", "b", "a"] {
         let answer = mutes
-            .mute_room_notifications(as_user(&server, user, silence(user)))
+            .mute_room_notifications(as_user(&server, user, mute_notifications(user)))
             .await
             .unwrap()
             .into_inner();
         revisions.push(answer.revision);
     }
     assert!(revisions[0] != revisions[1] && revisions[0] == revisions[2], "{revisions:?}");
-    let by_service =
-        mutes.mute_room_notifications(with(silence("c"), &[SERVICE])).await.unwrap().into_inner();
+    let by_service = mutes
+        .mute_room_notifications(with(mute_notifications("c"), &[SERVICE]))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!revisions.contains(&by_service.revision));
 }
 
 #[tokio::test]
-async fn an_id_over_quota_is_refused_without_harm_to_other_apps() {
+async fn a_request_id_over_quota_is_refused_only_in_its_app() {
     let server = Server::with(Settings { keep_requests: Some(10), ..unlimited() }).await;
     let mut mutes = server.mutes().await;
-    let named = |app: &str, number: usize| pb::MuteMembersRequest {
+    let with_id = |app: &str, number: usize| pb::MuteMembersRequest {
         app: app.into(),
         request_id: format!("id {number}"),
         ..mute(ROOM, &format!("u{number}"))
     };
-    let first = mutes.mute_members(with(named(OPEN, 0), &[SERVICE])).await.unwrap().into_inner();
+    let first = mutes.mute_members(with(with_id(OPEN, 0), &[SERVICE])).await.unwrap().into_inner();
     for number in 1..10 {
-        mutes.mute_members(with(named(OPEN, number), &[SERVICE])).await.unwrap();
+        mutes.mute_members(with(with_id(OPEN, number), &[SERVICE])).await.unwrap();
     }
-    let refused = mutes.mute_members(with(named(OPEN, 10), &[SERVICE])).await.unwrap_err();
+    let refused = mutes.mute_members(with(with_id(OPEN, 10), &[SERVICE])).await.unwrap_err();
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
         (Code::ResourceExhausted, "QUOTA_EXCEEDED")
     );
-    assert!(server.check(OPEN, ROOM, "u10").await.allowed, "what is refused changes nothing");
-    // A repeat is answered, one without an id is done, and another app has its own.
-    let again = mutes.mute_members(with(named(OPEN, 0), &[SERVICE])).await.unwrap().into_inner();
+    assert!(server.check(OPEN, ROOM, "u10").await.allowed, "a refused call changes nothing");
+    // A repeat is answered, a call without an id is accepted, and another app has its own quota.
+    let again = mutes.mute_members(with(with_id(OPEN, 0), &[SERVICE])).await.unwrap().into_inner();
     assert_eq!(again, first);
     mutes.mute_members(with(mute(ROOM, "u10"), &[SERVICE])).await.unwrap();
     let other = pb::UpsertRoomRequest {
@@ -153,7 +157,7 @@ async fn an_id_over_quota_is_refused_without_harm_to_other_apps() {
     server.directory().await.upsert_room(with(other, &[SERVICE])).await.unwrap();
     server.advance(24 * HOUR_MS);
     server.sweep().await;
-    mutes.mute_members(with(named(OPEN, 10), &[SERVICE])).await.unwrap();
+    mutes.mute_members(with(with_id(OPEN, 10), &[SERVICE])).await.unwrap();
 }
 
 #[tokio::test]
@@ -166,7 +170,8 @@ async fn an_app_at_its_quota_may_still_change_and_remove() {
         ..unlimited()
     };
     let server = Server::with(quotas).await;
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
     let room = |room: &str| pb::UpsertRoomRequest {
         app: OPEN.into(),
         room: room.into(),
@@ -200,7 +205,7 @@ async fn an_app_at_its_quota_may_still_change_and_remove() {
         refused(directory.upsert_client(with(client("f"), &[SERVICE])).await.unwrap_err())
             .contains("20 clients")
     );
-    // A mute of each kind, and none of a fifth.
+    // One mute of each kind; a fifth is refused.
     let app = || OPEN.to_owned();
     mutes.mute_members(with(mute("a", "u"), &[SERVICE])).await.unwrap();
     mutes
@@ -217,13 +222,13 @@ async fn an_app_at_its_quota_may_still_change_and_remove() {
         ))
         .await
         .unwrap();
-    let silence = pb::MuteRoomNotificationsRequest {
+    let mute_notifications = pb::MuteRoomNotificationsRequest {
         app: app(),
         user: "a".into(),
         room: "a".into(),
         ..Default::default()
     };
-    mutes.mute_room_notifications(with(silence, &[SERVICE])).await.unwrap();
+    mutes.mute_room_notifications(with(mute_notifications, &[SERVICE])).await.unwrap();
     assert!(
         refused(mutes.mute_members(with(mute("a", "v"), &[SERVICE])).await.unwrap_err())
             .contains("4 mutes")
@@ -244,7 +249,7 @@ async fn an_app_at_its_quota_may_still_change_and_remove() {
     };
     mutes.unmute_members(with(unmute, &[SERVICE])).await.unwrap();
     mutes.mute_members(with(mute("a", "v"), &[SERVICE])).await.unwrap();
-    // Another app has its own.
+    // Another app has its own quota.
     directory
         .upsert_room(with(
             pb::UpsertRoomRequest { app: AGORA.into(), ..Default::default() },
@@ -256,7 +261,7 @@ async fn an_app_at_its_quota_may_still_change_and_remove() {
     let first = mutes.watch(watch()).await.unwrap();
     assert!(refused(mutes.watch(watch()).await.unwrap_err()).contains("1 watchers"));
     drop(first);
-    crate::cluster::until("the place of a watch is given up", async || {
+    crate::cluster::until("the slot of the closed watch is free", async || {
         server.mutes().await.watch(watch()).await.is_ok()
     })
     .await;
@@ -277,14 +282,14 @@ async fn profiles_grow_up_to_the_quota_of_their_bytes_and_no_further() {
         fits += 1;
     }
     assert!((60..=66).contains(&fits), "{fits} of 16 kB");
-    // One that is there may lose some, and then another is as large again.
+    // A profile may shrink, and then another may grow by as much.
     directory.upsert_client(client(0, 100)).await.unwrap();
     directory.upsert_client(client(fits, 15_000)).await.unwrap();
     directory.upsert_client(client(0, 15_000)).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn a_page_ends_where_clients_would_not_take_more() {
+async fn a_page_stays_below_the_default_message_limit_of_clients() {
     let server = Server::start().await;
     let mut directory = server.directory().await;
     let custom_json = format!("{{\"x\":\"{}\"}}", "x".repeat(16_000));
@@ -297,7 +302,9 @@ async fn a_page_ends_where_clients_would_not_take_more() {
         let message = pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() };
         directory.upsert_client(with(message, &[SERVICE])).await.unwrap();
     }
-    let (mut users, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    let mut users = Vec::new();
+    let mut pages = 0;
+    let mut page_token = String::new();
     loop {
         let message = pb::ListClientsRequest {
             app: OPEN.into(),
@@ -305,7 +312,7 @@ async fn a_page_ends_where_clients_would_not_take_more() {
             page_token,
             ..Default::default()
         };
-        // tonic's own client takes 4 MiB.
+        // A tonic client accepts at most 4 MiB by default.
         let page = directory.list_clients(with(message, &[SERVICE])).await.unwrap().into_inner();
         users.extend(page.clients.into_iter().map(|client| client.user));
         (pages, page_token) = (pages + 1, page.next_page_token);
@@ -326,7 +333,9 @@ async fn a_page_ends_where_clients_would_not_take_more() {
         };
         server.mutes().await.mute_members(with(message, &[SERVICE])).await.unwrap();
     }
-    let (mut rooms, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+    let mut rooms = Vec::new();
+    let mut pages = 0;
+    let mut page_token = String::new();
     loop {
         let kinds = vec![pb::ChangeKind::Muted.into()];
         let message = pb::ListEventsRequest {

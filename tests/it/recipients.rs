@@ -1,4 +1,4 @@
-//! Recipients: who of many users may be pushed to from a room.
+//! FilterRecipients: which of many users may receive a push from a room.
 
 use mute_service::proto::v1 as pb;
 use tonic::Status;
@@ -26,8 +26,16 @@ async fn filter(
         .users)
 }
 
-async fn silence(server: &Server, app: &str, user: &str, room: &str, duration_ms: Option<u64>) {
-    let (user, room, duration) = (user.to_owned(), room.to_owned(), duration_ms.map(duration));
+async fn mute_notifications(
+    server: &Server,
+    app: &str,
+    user: &str,
+    room: &str,
+    duration_ms: Option<u64>,
+) {
+    let user = user.to_owned();
+    let room = room.to_owned();
+    let duration = duration_ms.map(duration);
     let message = pb::MuteRoomNotificationsRequest {
         app: app.to_owned(),
         user,
@@ -41,13 +49,13 @@ async fn silence(server: &Server, app: &str, user: &str, room: &str, duration_ms
 #[tokio::test]
 async fn recipients_keep_the_callers_order_and_spelling() {
     let server = Server::start().await;
-    silence(&server, AGORA, "user2", ROOM, None).await;
-    silence(&server, AGORA, "user4", ROOM, Some(1_000)).await;
+    mute_notifications(&server, AGORA, "user2", ROOM, None).await;
+    mute_notifications(&server, AGORA, "user4", ROOM, Some(1_000)).await;
     let asked = ["user5", "User2", "USER1", "Nobody", "user4", "user2", "user5", "user3"];
     let answered = filter(&server, AGORA, ROOM, strings(&asked)).await.unwrap();
     assert_eq!(answered, ["user5", "USER1", "Nobody", "user5", "user3"]);
-    // A mute of another room, of another app, and one of speaking say nothing about it.
-    silence(&server, IMKIT, "aaa", "demo", None).await;
+    // Notification mutes of other rooms or apps, and member mutes, do not count.
+    mute_notifications(&server, IMKIT, "aaa", "demo", None).await;
     server.mute(IMKIT, "demo-room", &["aaa"], None).await;
     assert_eq!(
         filter(&server, IMKIT, "demo-room", strings(&["aaa", "AAA"])).await.unwrap(),
@@ -59,7 +67,7 @@ async fn recipients_keep_the_callers_order_and_spelling() {
 #[tokio::test]
 async fn an_ended_notification_mute_stops_no_push() {
     let server = Server::start().await;
-    silence(&server, AGORA, "user1", ROOM, Some(1_500)).await;
+    mute_notifications(&server, AGORA, "user1", ROOM, Some(1_500)).await;
     server.advance(1_499);
     assert_eq!(filter(&server, AGORA, ROOM, strings(&["user1"])).await.unwrap(), [""; 0]);
     server.advance(1);
@@ -77,9 +85,9 @@ async fn an_unknown_room_is_an_error_only_in_a_strict_app() {
 }
 
 #[tokio::test]
-async fn a_call_asks_for_none_to_ten_thousand_users() {
+async fn a_call_takes_zero_to_ten_thousand_users() {
     let server = Server::start().await;
-    silence(&server, OPEN, "u00500", "r", None).await;
+    mute_notifications(&server, OPEN, "u00500", "r", None).await;
     let mut users: Vec<_> = (0..10_000).map(|number| format!("u{number:05}")).collect();
     let answered = filter(&server, OPEN, "r", users.clone()).await.unwrap();
     users.remove(500);
@@ -99,8 +107,8 @@ async fn a_call_asks_for_none_to_ten_thousand_users() {
 async fn only_services_and_app_admins_may_filter_recipients() {
     let server = Server::start().await;
     let bearer = |token: String| format!("Bearer {token}");
-    let (user, owner) =
-        (bearer(server.user_token(AGORA, "user1")), bearer(server.user_token(AGORA, "owner1")));
+    let user = bearer(server.user_token(AGORA, "user1"));
+    let owner = bearer(server.user_token(AGORA, "owner1"));
     let admin = bearer(server.agora_token());
     for (header, expected) in [
         (("authorization", user.as_str()), "PERMISSION_DENIED"),
@@ -108,7 +116,9 @@ async fn only_services_and_app_admins_may_filter_recipients() {
         (KEEPER, "PERMISSION_DENIED"),
         (("authorization", admin.as_str()), ""),
     ] {
-        let (app, room, users) = (AGORA.into(), ROOM.into(), strings(&["user1"]));
+        let app = AGORA.into();
+        let room = ROOM.into();
+        let users = strings(&["user1"]);
         let message = pb::FilterRecipientsRequest { app, room, users, min_revision: 0 };
         let refused = server.mutes().await.filter_recipients(with(message, &[header])).await.err();
         assert_eq!(refused.as_ref().map(reason).unwrap_or_default(), expected);

@@ -1,6 +1,6 @@
-//! The stored form of every record. `tests/golden/records/v1.json` pins what version 1 looks like:
-//! what it holds must be readable for ever, and a change of form is a new version with a golden
-//! file of its own. `MUTE_BLESS=1` writes the file.
+//! The stored form of every record. `tests/golden/records/v1.json` pins version 1, which must stay
+//! readable forever. A change of the form is a new version with its own golden file. `MUTE_BLESS=1`
+//! writes the file.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -16,12 +16,14 @@ use proptest::prelude::*;
 const APP: &str = "easemob-demo#testapp";
 
 fn restriction(expire: Expire) -> Restriction {
-    let why = Provenance { actor: "service:chat".into(), reason: "spam, ünïcode".into() };
-    Restriction { expire, set_ms: 1_642_060_750_410, provenance: Arc::new(why) }
+    let provenance = Provenance { actor: "service:chat".into(), reason: "spam, ünïcode".into() };
+    Restriction { expire, set_ms: 1_642_060_750_410, provenance: Arc::new(provenance) }
 }
 
 pub fn records() -> Vec<(&'static str, Key<'static>, Value)> {
-    let (app, room, user) = (APP, "1265710621211", "user1");
+    let app = APP;
+    let room = "1265710621211";
+    let user = "user1";
     let client = ClientProfile {
         nickname: Some("AAA".into()),
         avatar_url: Some("http://example.com/a".into()),
@@ -136,7 +138,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
+fn version_1_matches_its_golden_file_both_ways() {
     let mut written: BTreeMap<_, _> = records()
         .iter()
         .map(|(name, key, value)| {
@@ -161,7 +163,7 @@ fn version_1_is_written_as_it_was_and_read_as_it_was_meant() {
     for (name, event) in events() {
         assert_eq!(codec::decode_event(&unhex(&golden[name][1])).unwrap(), event, "{name}");
     }
-    // As the end of a ban was written before it had a kind of its own.
+    // The expiry of a ban, in the form used before it had its own kind.
     let ended = Event { kind: EventKind::Expired, users: Vec::new(), ..event() };
     assert_eq!(
         codec::decode_event(&Batch::of(&ended).event).unwrap(),
@@ -175,10 +177,10 @@ fn a_changed_byte_or_a_moved_value_is_detected() {
         let key = codec::encode_key(key);
         let value = codec::encode_value(&key, &value);
         for at in 0..value.len() {
-            let mut torn = value.clone();
-            torn[at] ^= 0x10;
+            let mut changed = value.clone();
+            changed[at] ^= 0x10;
             assert!(
-                matches!(codec::decode(&key, &torn), Err(StoreError::Corrupt { .. })),
+                matches!(codec::decode(&key, &changed), Err(StoreError::Corrupt { .. })),
                 "{name} at {at}"
             );
             assert!(codec::decode(&key, &value[..at]).is_err(), "{name} cut at {at}");
@@ -199,8 +201,8 @@ proptest! {
     }
 
     #[test]
-    fn a_key_is_read_as_it_was_written(app in "[a-z]{1,8}(#[a-z]{1,8})?", room in "\\PC{1,20}", user in "\\PC{1,20}") {
-        let (app, room, user) = (app.as_str(), room.as_str(), user.as_str());
+    fn keys_decode_to_what_was_encoded(app in "[a-z]{1,8}(#[a-z]{1,8})?", room in "\\PC{1,20}", user in "\\PC{1,20}") {
+        let app = app.as_str(); let room = room.as_str(); let user = user.as_str();
         for key in [
             Key::Room { app, room },
             Key::Ban { app, room },

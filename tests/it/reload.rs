@@ -1,4 +1,4 @@
-//! Who may call is read again while the service runs: all of it or nothing.
+//! Apps, services and keys are reloaded while the service runs: completely or not at all.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,7 @@ async fn code(process: &Process, app: &str, token: &str) -> Code {
     checked.err().map_or(Code::Ok, |status| status.code())
 }
 
-fn more(directory: &Path, config: &str) {
+fn append(directory: &Path, config: &str) {
     let path = directory.join("config.toml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{text}{config}")).unwrap();
@@ -40,24 +40,24 @@ async fn new_apps_and_services_may_call_at_once() {
         "[[services]]\nname = \"new\"\ntoken_hash = \"{}\"\nscopes = [\"check\"]\napps = [\"New\"]\n",
         hash.trim()
     );
-    more(directory.path(), &format!("[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n{service}"));
+    append(directory.path(), &format!("[[apps]]\nkey = \"New\"\ndirectory = \"open\"\n{service}"));
     process.signal("-HUP");
     let new = "the token of the new one, and a long one";
     until("the new service may call", async || code(&process, "New", new).await == Code::Ok).await;
     assert_eq!(code(&process, "New", "dev-service-token").await, Code::Ok);
     assert_eq!(code(&process, "Open", new).await, Code::PermissionDenied);
-    more(directory.path(), "[[apps]]\nkey = \"Third\"\ndirectory = \"shut\"\n");
+    append(directory.path(), "[[apps]]\nkey = \"Third\"\ndirectory = \"shut\"\n");
     process.signal("-HUP");
     let log = || fs::read_to_string(directory.path().join("log")).unwrap();
-    until("the bad file is told", async || log().contains("were not reloaded")).await;
+    until("the bad file is logged", async || log().contains("were not reloaded")).await;
     assert!(log().contains("[[apps]] number 3"), "{}", log());
     assert_eq!(code(&process, "New", new).await, Code::Ok);
     assert_eq!(code(&process, "Open", SERVICE.1.trim_start_matches("Bearer ")).await, Code::Ok);
-    // Without a signal too; and whoever is gone may not call any more.
+    // The file is also reloaded without a signal, and a removed service may no longer call.
     let path = directory.path().join("config.toml");
     let first = fs::read_to_string(&path).unwrap();
     fs::write(&path, &first[..first.find("[[apps]]\nkey = \"New\"").unwrap()]).unwrap();
-    until("the service is gone", async || {
+    until("the service is removed", async || {
         code(&process, "New", new).await == Code::Unauthenticated
     })
     .await;
@@ -75,10 +75,11 @@ async fn every_key_is_rotated_without_a_refused_call() {
         if let [one] = &quoted[..] { one.clone() } else { format!("[{}]", quoted.join(", ")) }
     };
     let configured = |keys: &[&str], more: &str| {
-        let (of, as_is) = (list(keys, &hash), list(keys, &str::to_owned));
+        let hashes = list(keys, &hash);
+        let plain = list(keys, &str::to_owned);
         format!(
-            "{base}[[apps]]\nkey = \"Turn\"\ndirectory = \"open\"\napi_key_hash = {of}\nclient_id = \"turn\"\nclient_secret_hash = {of}\n\
-             token_secret = {as_is}\n{more}[[services]]\nname = \"turn\"\ntoken_hash = {of}\nscopes = [\"check\"]\napps = [\"Turn\"]\n"
+            "{base}[[apps]]\nkey = \"Turn\"\ndirectory = \"open\"\napi_key_hash = {hashes}\nclient_id = \"turn\"\nclient_secret_hash = {hashes}\n\
+             token_secret = {plain}\n{more}[[services]]\nname = \"turn\"\ntoken_hash = {hashes}\nscopes = [\"check\"]\napps = [\"Turn\"]\n"
         )
     };
     let set = async |keys: &[&str], more: &str| {
@@ -97,11 +98,11 @@ async fn every_key_is_rotated_without_a_refused_call() {
         let arguments =
             [&["token", "--config", path.to_str().unwrap(), "--app", "Turn"], arguments].concat();
         let token = run(&arguments);
-        let told = text(&token.stderr);
-        let id = told.split("id ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-        (text(&token.stdout).trim().to_owned(), id, told)
+        let info = text(&token.stderr);
+        let id = info.split("id ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        (text(&token.stdout).trim().to_owned(), id, info)
     };
-    let code_of = async |header: (&'static str, &str)| {
+    let list_code = async |header: (&'static str, &str)| {
         let message = pb::ListMutedMembersRequest {
             app: "Turn".into(),
             room: "room".into(),
@@ -127,18 +128,20 @@ async fn every_key_is_rotated_without_a_refused_call() {
             .await
             .is_ok()
     };
-    let (old, new) = ("the old key, which is a long one", "the new key, which is a long one");
+    let old = "the old key, which is a long one";
+    let new = "the new key, which is a long one";
     set(&[old], "").await;
-    let (of_old, ..) = minted(&["--ttl", "0"]);
-    // Whether what is of each key is good.
-    let good = async |key: &str, token: &str| {
+    let (old_token, ..) = minted(&["--ttl", "0"]);
+    // Whether the token, the API key, the service token and the client secret of this key are
+    // accepted.
+    let accepted = async |key: &str, token: &str| {
         let bearer = format!("Bearer {token}");
-        let by_token = code_of(("authorization", bearer.as_str())).await == Code::Ok;
-        let by_key = code_of(("im-api-key", key)).await == Code::Ok;
+        let by_token = list_code(("authorization", bearer.as_str())).await == Code::Ok;
+        let by_key = list_code(("im-api-key", key)).await == Code::Ok;
         let service = code(&process, "Turn", key).await == Code::Ok;
         [by_token, by_key, service, issued(key).await]
     };
-    assert_eq!((good(old, &of_old).await, good(new, "").await), ([true; 4], [false; 4]));
+    assert_eq!((accepted(old, &old_token).await, accepted(new, "").await), ([true; 4], [false; 4]));
     set(&[new, old], "").await;
     let checked = text(&run(&["check-config", "--config", path.to_str().unwrap()]).stdout);
     assert!(
@@ -146,21 +149,27 @@ async fn every_key_is_rotated_without_a_refused_call() {
             && checked.contains(" signs; tokens signed by "),
         "{checked}"
     );
-    let (of_new, id, told) = minted(&["--ttl", "0"]);
-    assert!(told.starts_with("does not expire"), "{told}");
-    assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([true; 4], [true; 4]));
-    set(&[new], "").await;
-    assert_eq!((good(old, &of_old).await, good(new, &of_new).await), ([false; 4], [true; 4]));
-    // One token alone, and all of before a time.
-    set(&[new], &format!("revoked_tokens = [\"{id}\"]\n")).await;
-    let (other, _, told) = minted(&[]);
-    assert!(told.starts_with("expires 2"), "{told}");
+    let (new_token, id, info) = minted(&["--ttl", "0"]);
+    assert!(info.starts_with("does not expire"), "{info}");
     assert_eq!(
-        (good(new, &of_new).await, good(new, &other).await),
+        (accepted(old, &old_token).await, accepted(new, &new_token).await),
+        ([true; 4], [true; 4])
+    );
+    set(&[new], "").await;
+    assert_eq!(
+        (accepted(old, &old_token).await, accepted(new, &new_token).await),
+        ([false; 4], [true; 4])
+    );
+    // Revokes one token, then all tokens issued before a time.
+    set(&[new], &format!("revoked_tokens = [\"{id}\"]\n")).await;
+    let (other, _, info) = minted(&[]);
+    assert!(info.starts_with("expires 2"), "{info}");
+    assert_eq!(
+        (accepted(new, &new_token).await, accepted(new, &other).await),
         ([false, true, true, true], [true; 4])
     );
     set(&[new], "tokens_not_before = 2999-01-01T00:00:00Z\n").await;
-    assert_eq!(good(new, &other).await, [false, true, true, true]);
+    assert_eq!(accepted(new, &other).await, [false, true, true, true]);
 }
 
 #[tokio::test]
@@ -169,13 +178,13 @@ async fn a_change_before_the_first_wait_is_seen() {
     let path = directory.path().join("config.toml");
     fs::write(&path, "a").unwrap();
     let mut files = mute_service::files::FileWatcher::new(vec![path.clone()]);
-    // While a service starts, say.
+    // For example while a service starts.
     fs::write(&path, "ab").unwrap();
     tokio::time::timeout(std::time::Duration::from_secs(20), files.changed()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_ends_when_its_service_is_configured_no_more() {
+async fn a_watch_ends_when_its_service_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let watch = || with(pb::WatchRequest { app: "Open".into(), ..Default::default() }, &[SERVICE]);
@@ -183,7 +192,7 @@ async fn a_watch_ends_when_its_service_is_configured_no_more() {
     watch.message().await.unwrap().unwrap();
     let path = directory.path().join("config.toml");
     let config = fs::read_to_string(&path).unwrap();
-    // Read again, and as it was: it goes on.
+    // A reload without a change does not end the watch.
     process.signal("-HUP");
     let log = || fs::read_to_string(directory.path().join("log")).unwrap();
     until("it was read again", async || log().contains("were reloaded")).await;

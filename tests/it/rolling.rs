@@ -1,6 +1,7 @@
-//! Replicas that are restarted, one by one, under load. `tests/python/callers.py` says what callers
-//! with the shipped service config hold, and what those without. `MUTE_TEST_ROLLS` sets how many
-//! times each replica is restarted, `MUTE_TEST_CALLERS` how many of them call at a time.
+//! Rolling restarts: replicas are restarted one by one under load. `tests/python/callers.py`
+//! describes what callers with the shipped service config may rely on, and what those without it.
+//! `MUTE_TEST_ROLLS` sets how often each replica is restarted, `MUTE_TEST_CALLERS` how many callers
+//! there are.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -20,14 +21,14 @@ use crate::{
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// SIGTERM: it leaves with 0.
+enum Ending {
+    /// SIGTERM: the process exits with 0.
     Stopped,
     /// kill -9.
     Killed,
 }
 
-/// A replica that is started again where it was.
+/// A replica that is restarted at the same address and on the same data.
 struct Replica {
     directory: tempfile::TempDir,
     addr: String,
@@ -57,10 +58,10 @@ impl Replica {
         self.process = Some(process);
     }
 
-    /// Ends it and starts it again. Answers for how long there was none.
-    async fn restart(&mut self, how: How) -> Duration {
+    /// Stops or kills the process and starts it again. Returns how long there was none.
+    async fn restart(&mut self, how: Ending) -> Duration {
         let mut process = self.process.take().unwrap();
-        if how == How::Stopped {
+        if how == Ending::Stopped {
             process.signal("-TERM");
             assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
         }
@@ -71,17 +72,17 @@ impl Replica {
     }
 }
 
-/// The process of `callers.py`, which ends when its standard input does.
+/// The process of `callers.py`, which stops when its standard input is closed.
 struct Callers {
     child: Child,
-    told: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Callers {
-    /// Once all of them call.
-    fn start(how: How, addrs: &[String]) -> Self {
+    /// Returns once all callers have begun.
+    fn start(how: Ending, addrs: &[String]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/callers.py");
-        let how = if how == How::Stopped { "stopped" } else { "killed" };
+        let how = if how == Ending::Stopped { "stopped" } else { "killed" };
         let callers = setting("MUTE_TEST_CALLERS").unwrap_or(8_u32).to_string();
         let mut command = Command::new("python3");
         command
@@ -89,19 +90,20 @@ impl Callers {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let told = BufReader::new(child.stdout.take().unwrap());
-        let mut callers = Self { child, told };
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut callers = Self { child, output };
         assert_eq!(callers.line(), "calling");
         callers
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.told.read_line(&mut line).unwrap();
+        self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
-    /// What they have counted, once they have compared what is there with what they know.
+    /// Stops the callers. Returns their counts, once they have compared what the service has with
+    /// what they wrote.
     fn end(mut self) -> Value {
         drop(self.child.stdin.take());
         let counted = self.line();
@@ -111,17 +113,18 @@ impl Callers {
     }
 }
 
-/// An address for each replica that no connection has as its own end: where nobody listens for a
-/// while, a client might take the port.
+/// An address for each replica that no client connection can have as its own: while a replica is
+/// down, a client might otherwise take its port.
 fn addrs(replicas: usize) -> Vec<String> {
     let mut random = rand::rng();
-    let (a, b) = (random.random_range(2..250_u8), random.random_range(0..250_u8));
+    let a = random.random_range(2..250_u8);
+    let b = random.random_range(0..250_u8);
     (1..=replicas).map(|replica| format!("127.{a}.{b}.{replica}:50051")).collect()
 }
 
-/// Restarts each replica in turn, again and again, while callers call. Answers what these have
-/// counted.
-async fn roll(how: How, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>) -> Value {
+/// Restarts each replica in turn, several times, while callers call. Returns the counts of the
+/// callers.
+async fn roll(how: Ending, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>) -> Value {
     let rolls = setting("MUTE_TEST_ROLLS").unwrap_or(3);
     let addrs: Vec<_> = replicas.iter().map(|replica| replica.addr.clone()).collect();
     let callers = Callers::start(how, &addrs);
@@ -135,40 +138,38 @@ async fn roll(how: How, replicas: &mut [Replica], pause_ms: std::ops::Range<u64>
         }
     }
     pause().await;
-    println!("from end to ready: {gaps:?}");
+    println!("from exit to ready: {gaps:?}");
     let counted = callers.end();
-    assert!(how == How::Killed || counted["failed"] == json!({}), "{counted}");
-    assert!(
-        counted["calls"].as_u64().unwrap() > 50 * gaps.len() as u64,
-        "hardly anybody has called"
-    );
-    assert!(counted["resumed"].as_u64().unwrap() >= rolls, "hardly a watch has ended");
+    assert!(how == Ending::Killed || counted["failed"] == json!({}), "{counted}");
+    assert!(counted["calls"].as_u64().unwrap() > 50 * gaps.len() as u64, "too few calls were made");
+    assert!(counted["resumed"].as_u64().unwrap() >= rolls, "too few watches have ended");
     counted
 }
 
 /// Two replicas over a cluster of one member.
-async fn roll_over_etcd(how: How) {
+async fn roll_over_etcd(how: Ending) {
     if !has_python() {
         return;
     }
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let (urls, addrs) = (etcd.urls(), addrs(2));
+    let urls = etcd.urls();
+    let addrs = addrs(2);
     let arguments = ["--store", "etcd", "--etcd-endpoints", &urls, "--stop-delay-seconds", "1"];
     let mut replicas =
         [Replica::start(&addrs[0], &arguments).await, Replica::start(&addrs[1], &arguments).await];
-    // Now and then the next one ends before clients have come back to the one before, which they do
-    // after about a second.
+    // Sometimes the next replica stops before clients have reconnected to the previous one, which
+    // takes about a second.
     roll(how, &mut replicas, 200..2_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_over_etcd_fails_no_call() {
-    roll_over_etcd(How::Stopped).await;
+    roll_over_etcd(Ending::Stopped).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rolling_kills_over_etcd_keep_every_write_once() {
-    roll_over_etcd(How::Killed).await;
+    roll_over_etcd(Ending::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,12 +177,12 @@ async fn the_shipped_service_config_hides_a_restart_over_sled() {
     if !has_python() {
         return;
     }
-    // No delay: there is no other replica to go to meanwhile.
+    // No delay: there is no other replica that could serve meanwhile.
     let mut replicas = [Replica::start(&addrs(1)[0], &["--stop-delay-seconds", "0"]).await];
-    // Until clients have come back, and call.
-    let counted = roll(How::Stopped, &mut replicas, 1_500..2_500).await;
+    // Long enough for clients to reconnect and call.
+    let counted = roll(Ending::Stopped, &mut replicas, 1_500..2_500).await;
     assert!(
         counted["bare_writes_failed"].as_u64().unwrap() > 0,
-        "nobody has called while there was none"
+        "no call was made while the service was down"
     );
 }

@@ -1,9 +1,9 @@
-//! A known service and a moderator at their work, while hostile callers attack the real process:
-//! what they see of it, and what it costs.
+//! A service and a moderator work while hostile callers attack the real process: latency and
+//! failures they see, and CPU and memory of the process.
 //!
-//! `MUTE_TEST_SIEGE_SECONDS` says for how long all attack at once; in a release build, others are
-//! served meanwhile. `MUTE_TEST_SIEGE_EACH`, in seconds, has each attack for itself too, and prints
-//! a table. `MUTE_TEST_PROGRAM` names the build that is attacked.
+//! `MUTE_TEST_SIEGE_SECONDS` is how long all attacks run at once. Only a release build has to serve
+//! other callers meanwhile. `MUTE_TEST_SIEGE_EACH`, in seconds, also runs each attack alone and
+//! prints a table. `MUTE_TEST_PROGRAM` names the build to attack.
 
 use std::{
     fmt,
@@ -26,9 +26,9 @@ mod attacks;
 
 use attacks::{ATTACKS, Target};
 
-/// The limit of the manifests.
+/// The memory limit of the manifests.
 const MEMORY_BYTES: u64 = 1 << 30;
-/// Another tenant, who is hostile.
+/// A hostile tenant.
 const HOSTILE: &str = r#"
 [[apps]]
 key = "evil#tenant"
@@ -39,41 +39,43 @@ client_secret_hash = "sha256:f6f2ea8f45d8a057c9566a33f99474da2e5c6a6604d73612165
 "#;
 const CHECKS_PER_S: u32 = 500;
 const MUTES_PER_S: u32 = 20;
-/// An answer after this time is none.
+/// Deadline of the calls.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the calls of one kind have ended.
+/// Outcomes of the calls of one kind.
 #[derive(Default)]
-struct Seen {
-    /// From when it was due.
-    took: Vec<Duration>,
-    refused: usize,
+struct CallStats {
+    /// Time from when the call was due to its answer.
+    latencies: Vec<Duration>,
+    failed: usize,
 }
 
-/// What was seen while something went on.
+/// One row of the table.
 struct Row {
-    checks: Seen,
-    mutes: Seen,
+    checks: CallStats,
+    mutes: CallStats,
     cpu: f64,
     peak_mib: u64,
 }
 
-impl Seen {
+impl CallStats {
     fn percentile(&self, part: f64) -> f64 {
-        let at = (self.took.len() as f64 * part) as usize;
-        self.took.get(at.min(self.took.len() - 1)).unwrap().as_secs_f64() * 1_000.0
+        let at = (self.latencies.len() as f64 * part) as usize;
+        self.latencies.get(at.min(self.latencies.len() - 1)).unwrap().as_secs_f64() * 1_000.0
     }
 
-    /// Of those that were due, how many were answered in time.
-    fn answered(&self) -> f64 {
-        1.0 - self.refused as f64 / self.took.len() as f64
+    /// The share of due calls that were answered in time.
+    fn answered_share(&self) -> f64 {
+        1.0 - self.failed as f64 / self.latencies.len() as f64
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for CallStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (of, p50, p99) = (self.took.len(), self.percentile(0.5), self.percentile(0.99));
-        write!(f, "{p50:.1} / {p99:.1} ms, {} of {of} refused", self.refused)
+        let total = self.latencies.len();
+        let p50 = self.percentile(0.5);
+        let p99 = self.percentile(0.99);
+        write!(f, "{p50:.1} / {p99:.1} ms, {} of {total} failed", self.failed)
     }
 }
 
@@ -90,16 +92,16 @@ impl fmt::Display for Row {
     }
 }
 
-/// What is attacked.
-struct Scene {
+/// The process under attack.
+struct Siege {
     process: Process,
     target: Arc<Target>,
     moderator: String,
     _directory: tempfile::TempDir,
 }
 
-impl Scene {
-    async fn set() -> Self {
+impl Siege {
+    async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let arguments = ["--rate-limit", "100", "--max-connections", "1000"];
         let process =
@@ -118,41 +120,45 @@ impl Scene {
         Self { moderator: token(&["Open"]), process, target, _directory: directory }
     }
 
-    /// What others see for so long, while these attack.
+    /// Measures the other callers for this time while these attacks run.
     async fn row(&self, attacks: &[attacks::Attack], time: Duration) -> Row {
-        // They would have machines of their own: on this one they take what is left.
-        let behind = || {
+        // Real attackers would have machines of their own; here they run at the lowest priority.
+        let lower_priority = || {
             rustix::process::nice(19).unwrap();
         };
         let attackers = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
-            .on_thread_start(behind)
+            .on_thread_start(lower_priority)
             .build()
             .unwrap();
         for attack in attacks {
             attackers.spawn(attack(self.target.clone()));
         }
-        self.process.forget_peak();
-        let (cpu, started) = (self.process.cpu(), Instant::now());
-        let (grpc, moderator) = (self.process.grpc().to_owned(), self.moderator.clone());
-        // On a thread of their own: how busy the attackers are is not what is asked.
-        let others = thread::spawn(move || {
+        self.process.reset_peak();
+        let cpu = self.process.cpu();
+        let started = Instant::now();
+        let grpc = self.process.grpc().to_owned();
+        let moderator = self.moderator.clone();
+        // On a thread of their own: the load of the attackers must not affect the measurement.
+        let measured_callers = thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(others(&grpc, &moderator, time))
+            runtime.block_on(measured_callers(&grpc, &moderator, time))
         });
-        let (checks, mutes) = tokio::task::spawn_blocking(|| others.join().unwrap()).await.unwrap();
+        let (checks, mutes) =
+            tokio::task::spawn_blocking(|| measured_callers.join().unwrap()).await.unwrap();
         let cpu = (self.process.cpu() - cpu).as_secs_f64() / started.elapsed().as_secs_f64();
         attackers.shutdown_background();
         Row { checks, mutes, cpu, peak_mib: self.process.peak_bytes() >> 20 }
     }
 }
 
-/// Checks and mutes, each begun when it is due, however the one before it fares.
-async fn others(grpc: &str, moderator: &str, time: Duration) -> (Seen, Seen) {
+/// Makes checks and mutes, each when it is due, even if earlier ones are still running.
+async fn measured_callers(grpc: &str, moderator: &str, time: Duration) -> (CallStats, CallStats) {
     let clients = [connect(grpc).await, connect(grpc).await];
     let mut calls: JoinSet<(bool, bool, Duration)> = JoinSet::new();
-    let (started, mut number) = (Instant::now(), 0);
+    let started = Instant::now();
+    let mut number = 0;
     let each = CHECKS_PER_S / MUTES_PER_S;
     let mut due = tokio::time::interval(Duration::from_secs(1) / CHECKS_PER_S);
     while started.elapsed() < time {
@@ -160,22 +166,24 @@ async fn others(grpc: &str, moderator: &str, time: Duration) -> (Seen, Seen) {
         let client = clients[number as usize % clients.len()].clone();
         calls.spawn(async move { (true, check(client).await.is_ok(), due.elapsed()) });
         if number % each == 0 {
-            let (client, moderator) = (clients[0].clone(), moderator.to_owned());
+            let client = clients[0].clone();
+            let moderator = moderator.to_owned();
             calls.spawn(async move {
                 (false, mute(client, &moderator, number).await.is_ok(), due.elapsed())
             });
         }
         number += 1;
     }
-    let (mut checks, mut mutes) = (Seen::default(), Seen::default());
+    let mut checks = CallStats::default();
+    let mut mutes = CallStats::default();
     while let Some(ended) = calls.join_next().await {
         let (is_check, is_answered, took) = ended.unwrap();
-        let seen = if is_check { &mut checks } else { &mut mutes };
-        seen.took.push(took);
-        seen.refused += usize::from(!is_answered);
+        let stats = if is_check { &mut checks } else { &mut mutes };
+        stats.latencies.push(took);
+        stats.failed += usize::from(!is_answered);
     }
-    checks.took.sort_unstable();
-    mutes.took.sort_unstable();
+    checks.latencies.sort_unstable();
+    mutes.latencies.sort_unstable();
     (checks, mutes)
 }
 
@@ -186,7 +194,7 @@ async fn check(mut client: MuteServiceClient<Channel>) -> Result<(), Status> {
         user: "u".into(),
         min_revision: 0,
     };
-    client.check_send(patient(message, SERVICE.1)).await.map(drop)
+    client.check_send(with_timeout(message, SERVICE.1)).await.map(drop)
 }
 
 async fn mute(
@@ -201,36 +209,36 @@ async fn mute(
         users,
         ..Default::default()
     };
-    client.mute_members(patient(message, token)).await.map(drop)
+    client.mute_members(with_timeout(message, token)).await.map(drop)
 }
 
-fn patient<T>(message: T, token: &str) -> Request<T> {
+fn with_timeout<T>(message: T, token: &str) -> Request<T> {
     let mut request = with(message, &[("authorization", token)]);
     request.set_timeout(TIMEOUT);
     request
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_process_outlives_all_attacks_at_once_and_serves_others() {
-    let scene = Scene::set().await;
+async fn the_process_survives_all_attacks_and_serves_other_callers() {
+    let siege = Siege::start().await;
     println!("| | checks | a moderator's mutes | CPU | most memory |");
-    let calm = scene.row(&[], Duration::from_secs(2)).await;
+    let calm = siege.row(&[], Duration::from_secs(2)).await;
     println!("| calm | {calm} |");
     if let Some(seconds) = setting("MUTE_TEST_SIEGE_EACH") {
         for (name, attack) in ATTACKS {
-            let row = scene.row(&[attack], Duration::from_secs(seconds)).await;
+            let row = siege.row(&[attack], Duration::from_secs(seconds)).await;
             println!("| {name} | {row} |");
         }
     }
     let time = Duration::from_secs(setting("MUTE_TEST_SIEGE_SECONDS").unwrap_or(3));
-    let row = scene.row(&ATTACKS.map(|(_, attack)| attack), time).await;
+    let row = siege.row(&ATTACKS.map(|(_, attack)| attack), time).await;
     println!("| all at once | {row} |");
-    println!("{} MiB afterwards", scene.process.memory_bytes() >> 20);
-    // Not in a build that is not optimised: it needs the processors for the attacks.
-    let is_in_time = row.checks.answered() >= 0.9 && row.mutes.answered() >= 0.9;
+    println!("{} MiB afterwards", siege.process.memory_bytes() >> 20);
+    // Not in a debug build: the attacks need the CPU.
+    let is_in_time = row.checks.answered_share() >= 0.9 && row.mutes.answered_share() >= 0.9;
     assert!(is_in_time || cfg!(debug_assertions), "{row}");
     assert!(row.peak_mib << 20 < MEMORY_BYTES, "{row}");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let after = scene.row(&[], Duration::from_secs(1)).await;
-    assert_eq!((after.checks.refused, after.mutes.refused), (0, 0), "{after}");
+    let after = siege.row(&[], Duration::from_secs(1)).await;
+    assert_eq!((after.checks.failed, after.mutes.failed), (0, 0), "{after}");
 }

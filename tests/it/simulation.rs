@@ -1,11 +1,10 @@
-//! The cluster in one process, in virtual time: replicas over a double of etcd, callers, and
-//! trouble, all by the numbers of one seed; then what was acknowledged, told and answered is held
-//! against the promises.
+//! A simulated cluster in one process, in virtual time: replicas over a double of etcd, callers,
+//! and faults, all driven by one seed. Afterwards, commits, events and answers are checked against
+//! the promises of the service.
 //!
-//! `MUTE_TEST_SIMULATIONS=1000` runs so many seeds, `MUTE_TEST_SEED` is the first of them, and
-//! `MUTE_TEST_ALL_FAULTS=1` tells the known faults too. A seed repeats as far as the service lets
-//! it: ids of transactions, the member it asks first and the pauses between two tries are random in
-//! itself.
+//! `MUTE_TEST_SIMULATIONS=1000` runs that many seeds, `MUTE_TEST_SEED` is the first of them, and
+//! `MUTE_TEST_ALL_FAULTS=1` also reports known faults. A seed repeats a run only approximately: the
+//! service itself draws transaction ids, the first member and the pauses between retries at random.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use self::{
     callers::{CLIENTS, DELETED_ROOMS},
-    world::{Answer, OPEN, STRICT, World, as_admin, ask},
+    world::{Answer, OPEN, STRICT, World, as_admin, outcome_of},
 };
 use crate::{checker::Operation, double::mvcc::Mvcc, ledger::setting};
 
@@ -33,54 +32,55 @@ mod trouble;
 mod verdict;
 mod world;
 
-/// What can be wrong, by the promise that was not kept.
+/// The promises that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Nothing acknowledged is lost, nothing happens twice, all is told once and in order.
+    /// No acknowledged write is lost, no write happens twice, and every event is emitted once and
+    /// in order.
     History,
-    /// A quiet second later every view is what the store has.
+    /// After a quiet second every view equals the store.
     Stale,
-    /// No mute ends early, whatever one clock says.
+    /// No mute ends early, even if one clock is wrong.
     EarlyEnd,
-    /// What was muted before a deletion is not in force after it.
+    /// No mute from before a deletion is in force after it.
     DeletedRoom,
-    /// What is muted after a deletion is in force until it is removed or ends.
+    /// A mute from after a deletion is in force until it is removed or ends.
     AfterDeletion,
-    /// Who has lost a right writes no more.
-    RightGone,
+    /// A caller that has lost a right makes no more writes.
+    RevokedRight,
     /// A watch that meets an import ends.
-    ImportPassedOver,
-    /// A replica that was cut off sees what was deleted at the revision that was compacted to
-    /// meanwhile.
+    ImportSkipped,
+    /// A replica that was partitioned sees the deletions at the revision to which the cluster was
+    /// compacted meanwhile.
     CompactedDeletion,
-    /// After another state was put in the place of the cluster a replica ends, or has that state.
+    /// After a restore of the cluster under it, a replica exits or has the restored state.
     Hangs,
 }
 
-/// Those that are known, and not cured yet: they are looked for and not told.
+/// Known faults that are not fixed yet: they are detected but not reported.
 const KNOWN_FAULTS: &[Fault] = &[];
 
 const STEPS: usize = 60;
-/// The seeds of the normal run.
+/// Seeds of a run without `MUTE_TEST_SIMULATIONS`.
 const SEEDS: u64 = 5;
 
-fn is_told(fault: Fault) -> bool {
+fn is_reported(fault: Fault) -> bool {
     std::env::var("MUTE_TEST_ALL_FAULTS").as_deref() == Ok("1") || !KNOWN_FAULTS.contains(&fault)
 }
 
 #[test]
-fn the_promises_hold_whatever_happens_to_the_cluster() {
+fn promises_hold_under_random_cluster_faults() {
     simulate(SEEDS, 1, run);
 }
 
 #[test]
-fn a_replica_that_is_behind_catches_up_while_others_write() {
-    // Each writes some 15 MB.
+fn a_lagging_replica_catches_up_while_others_write() {
+    // Each seed writes some 15 MB.
     simulate(1, 100, flood::run);
 }
 
 #[test]
-fn a_deletion_at_the_compacted_revision_is_seen() {
+fn a_deletion_at_the_compacted_revision_is_applied() {
     simulate(1, 10, compacted::run);
 }
 
@@ -89,15 +89,16 @@ fn mutes_after_a_deletion_survive_the_sweep_of_older_ones() {
     simulate(1, 10, deleted::run);
 }
 
-/// Runs so many seeds, or one in `every` of those that are asked for from outside, each in a
-/// runtime of its own.
+/// Runs this many seeds, or one in `every` of the number in `MUTE_TEST_SIMULATIONS`, each in its
+/// own runtime.
 fn simulate<F: Future<Output = Vec<(Fault, String)>>>(
     seeds: u64,
     every: u64,
     run: impl Fn(StdRng) -> F,
 ) {
     let first = setting("MUTE_TEST_SEED").unwrap_or(1);
-    let count = setting("MUTE_TEST_SIMULATIONS").map_or(seeds, |asked: u64| asked.div_ceil(every));
+    let count =
+        setting("MUTE_TEST_SIMULATIONS").map_or(seeds, |requested: u64| requested.div_ceil(every));
     let started = Instant::now();
     let mut found = BTreeMap::<Fault, Vec<u64>>::new();
     for seed in first..first + count {
@@ -111,7 +112,7 @@ fn simulate<F: Future<Output = Vec<(Fault, String)>>>(
         if begun.elapsed() > Duration::from_secs(20) {
             println!("seed {seed} has taken {:?}", begun.elapsed());
         }
-        for (fault, what) in faults.into_iter().filter(|(fault, _)| is_told(*fault)) {
+        for (fault, what) in faults.into_iter().filter(|(fault, _)| is_reported(*fault)) {
             let seeds = found.entry(fault).or_default();
             if seeds.last() != Some(&seed) {
                 println!("seed {seed}: {fault:?}: {what}");
@@ -120,7 +121,7 @@ fn simulate<F: Future<Output = Vec<(Fault, String)>>>(
         }
     }
     println!("{count} seeds from {first} in {:?}", started.elapsed());
-    assert!(found.is_empty(), "seeds that have found something: {found:?}");
+    assert!(found.is_empty(), "seeds with faults: {found:?}");
 }
 
 async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
@@ -135,24 +136,24 @@ async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
         callers::register(&world.any_replica(&mut random).unwrap(), app, room).await;
     }
     let callers = Callers::begin(&world, &mut random);
-    let kept = trouble::trouble(&world, &mut random, STEPS).await;
+    let backup = trouble::inject_faults(&world, &mut random, STEPS).await;
     trouble::heal(&world).await;
     world.stop_callers();
     let operations = callers.end().await;
-    // What ends soon has ended; a replica that is gone has no say any more about the clocks of the
-    // others; and what has ended is swept.
+    // Wait until short mutes have ended, the clocks of stopped replicas no longer count for the
+    // others, and expired records are swept.
     sleep(Duration::from_secs(18)).await;
     if let Err(what) = judge(&world, operations).await {
-        world.fault(Fault::History, format!("what there is cannot be read: {what}"));
+        world.fault(Fault::History, format!("the final state cannot be read: {what}"));
     }
-    if random.random_bool(0.3) && is_told(Fault::Hangs) {
+    if random.random_bool(0.3) && is_reported(Fault::Hangs) {
         let by = if random.random_bool(0.7) { 1_000_000 } else { 0 };
-        restore(&world, kept, by).await;
+        restore(&world, backup, by).await;
     }
     std::mem::take(&mut world.log().faults)
 }
 
-/// All who call, each in a task of its own.
+/// All callers, each in its own task.
 struct Callers {
     writers: Vec<tokio::task::JoinHandle<Vec<Operation>>>,
     others: Vec<tokio::task::JoinHandle<()>>,
@@ -191,21 +192,20 @@ impl Callers {
     }
 }
 
-/// Holds everything against the history, when all has been quiet for a while. Errors: what cannot
-/// be read.
+/// Checks everything against the history, after a quiet while. Errors: what cannot be read.
 async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), String> {
     let replicas = world.replicas();
     for replica in &replicas {
         DELETED_ROOMS.iter().for_each(|(app, room)| callers::observe(world, replica, app, room));
-        if let Some(why) = replica.service.store.fatal_error().now_or_never() {
-            world.fault(Fault::History, format!("replica {} has ended: {why}", replica.number));
+        if let Some(error) = replica.service.store.fatal_error().now_or_never() {
+            world.fault(Fault::History, format!("replica {} has failed: {error}", replica.number));
         }
     }
     let after_ms = world.now_ms() + 5_000;
-    let store = facts::of_store(&replicas[0], after_ms).await?;
+    let store = facts::stored_facts(&replicas[0], after_ms).await?;
     for replica in &replicas {
         let found =
-            facts::of_replica(replica, after_ms).await.map_err(|status| status.to_string())?;
+            facts::replica_facts(replica, after_ms).await.map_err(|status| status.to_string())?;
         let what = verdict::difference(&format!("replica {}", replica.number), &found, &store);
         what.into_iter().for_each(|what| world.fault(Fault::Stale, what));
     }
@@ -215,29 +215,29 @@ async fn judge(world: &World, operations: Vec<Vec<Operation>>) -> Result<(), Str
     faults.extend(verdict::records(&history, &store, after_ms));
     faults.extend(verdict::rights(&history, &world.log()));
     faults.extend(verdict::watches(&history, &world.log()));
-    faults.extend(of_app(world, OPEN, &history));
+    faults.extend(verdict_of_app(world, OPEN, &history));
     let history =
         facts::history(&replicas[0], STRICT).await.map_err(|status| status.to_string())?;
-    faults.extend(of_app(world, STRICT, &history));
+    faults.extend(verdict_of_app(world, STRICT, &history));
     world.log().faults.extend(faults);
     Ok(())
 }
 
-fn of_app(world: &World, app: &str, history: &[pb::Change]) -> Vec<(Fault, String)> {
+fn verdict_of_app(world: &World, app: &str, history: &[pb::Change]) -> Vec<(Fault, String)> {
     let mut faults = verdict::ends(world, app, history);
     let log = world.log();
-    let observations = log.observations.iter().filter(|seen| seen.app == app);
-    faults.extend(observations.flat_map(|seen| verdict::observation(history, seen)));
+    let observations = log.observations.iter().filter(|observation| observation.app == app);
+    faults.extend(observations.flat_map(|observation| verdict::observation(history, observation)));
     faults
 }
 
-/// Puts an older state in the place of the cluster, its revision raised by so much, under replicas
-/// that run.
+/// Restores an older state of the cluster, with its revision raised by `by`, under running
+/// replicas.
 async fn restore(world: &World, mut state: Mvcc, by: i64) {
     if by > 0 {
         state.bump(by);
     }
-    // Whoever tries without end tries so often only.
+    // Slows the links, so that replicas that retry forever retry less often.
     for link in world.replicas().iter().flat_map(|replica| &replica.network.links) {
         link.pace(Duration::from_millis(20), None);
     }
@@ -251,24 +251,24 @@ async fn restore(world: &World, mut state: Mvcc, by: i64) {
             users: vec![user],
             ..Default::default()
         };
-        let written = ask(replica.api.mute_members(as_admin(OPEN, message))).await;
-        // Only one that has not ended is to go on; and with what there is now.
+        let written = outcome_of(replica.api.mute_members(as_admin(OPEN, message))).await;
+        // A replica that has not failed must serve, with the restored state.
         if ended.is_ok() {
             continue;
         }
         let after_ms = world.now_ms() + 5_000;
-        let store = facts::of_store(&replica, after_ms).await;
-        let found = facts::of_replica(&replica, after_ms).await;
+        let store = facts::stored_facts(&replica, after_ms).await;
+        let found = facts::replica_facts(&replica, after_ms).await;
         if !matches!(written, Answer::Done(_)) {
             world.fault(
                 Fault::Hangs,
-                format!("replica {} goes on, and does not write", replica.number),
+                format!("replica {} keeps running but does not write", replica.number),
             );
         }
         let Ok(store) = store else { continue };
         let Ok(found) = found else { continue };
         let what = verdict::difference(
-            &format!("replica {}, which goes on,", replica.number),
+            &format!("replica {}, which keeps running,", replica.number),
             &found,
             &store,
         );

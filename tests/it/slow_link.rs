@@ -1,5 +1,5 @@
-//! A TCP link of a bandwidth, which can be cut: what stands between a replica and its cluster in
-//! tests.
+//! A TCP link with limited bandwidth, which can be cut. Tests put it between a replica and its
+//! cluster.
 
 use std::{
     net::SocketAddr,
@@ -17,30 +17,31 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What is passed on at once.
-const PIECE: usize = 16 << 10;
+/// Bytes that are forwarded at once.
+const CHUNK_BYTES: usize = 16 << 10;
 
 pub struct SlowLink {
     pub addr: SocketAddr,
-    /// Connections of an older number are cut.
-    number: watch::Sender<u64>,
-    /// What has come from the cluster.
+    /// Connections of an earlier generation are cut.
+    generation: watch::Sender<u64>,
+    /// Bytes received from the cluster.
     received: Arc<AtomicU64>,
     _task: JoinSet<()>,
 }
 
 impl SlowLink {
-    /// To this address, with so many bytes a second each way for all connections together.
+    /// A link to this address, with this bandwidth in each direction for all connections together.
     pub async fn start(to: String, bytes_per_second: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let number = watch::Sender::new(0);
+        let generation = watch::Sender::new(0);
         let received = Arc::new(AtomicU64::new(0));
         let mut task = JoinSet::new();
-        let (subscribe, counter) = (number.clone(), received.clone());
+        let subscribe = generation.clone();
+        let counter = received.clone();
         task.spawn(async move {
-            let pieces_per_second = (bytes_per_second / PIECE as u64).max(1);
-            let ways =
+            let chunks_per_second = (bytes_per_second / CHUNK_BYTES as u64).max(1);
+            let directions =
                 [(); 2].map(|()| Arc::new(tokio::sync::Mutex::new(tokio::time::Instant::now())));
             let mut connections = JoinSet::new();
             loop {
@@ -48,13 +49,13 @@ impl SlowLink {
                 let Ok(member) = TcpStream::connect(&to).await else { continue };
                 let (from_caller, to_caller) = caller.into_split();
                 let (from_member, to_member) = member.into_split();
-                let [up, down] = ways.clone();
+                let [up, down] = directions.clone();
                 let mut cut = subscribe.subscribe();
                 let counter = counter.clone();
                 connections.spawn(async move {
-                    let nobody = Arc::new(AtomicU64::new(0));
-                    let up = pass(from_caller, to_member, up, pieces_per_second, nobody);
-                    let down = pass(from_member, to_caller, down, pieces_per_second, counter);
+                    let uncounted = Arc::new(AtomicU64::new(0));
+                    let up = forward(from_caller, to_member, up, chunks_per_second, uncounted);
+                    let down = forward(from_member, to_caller, down, chunks_per_second, counter);
                     tokio::select! {
                         () = up => {}
                         () = down => {}
@@ -63,16 +64,16 @@ impl SlowLink {
                 });
             }
         });
-        Self { addr, number, received, _task: task }
+        Self { addr, generation, received, _task: task }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Ends all connections; new ones are let through.
+    /// Cuts all open connections; new ones are accepted.
     pub fn cut(&self) {
-        self.number.send_modify(|number| *number += 1);
+        self.generation.send_modify(|generation| *generation += 1);
     }
 
     pub fn received(&self) -> u64 {
@@ -80,24 +81,24 @@ impl SlowLink {
     }
 }
 
-/// Passes on what comes, each piece when the one before has had its time.
-async fn pass(
+/// Forwards what arrives, each chunk when the previous one has had its time.
+async fn forward(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    way: Arc<tokio::sync::Mutex<tokio::time::Instant>>,
-    pieces_per_second: u64,
+    direction: Arc<tokio::sync::Mutex<tokio::time::Instant>>,
+    chunks_per_second: u64,
     counter: Arc<AtomicU64>,
 ) {
-    let mut piece = vec![0; PIECE];
-    while let Ok(read) = from.read(&mut piece).await {
-        if read == 0 || to.write_all(&piece[..read]).await.is_err() {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    while let Ok(read) = from.read(&mut chunk).await {
+        if read == 0 || to.write_all(&chunk[..read]).await.is_err() {
             return;
         }
         counter.fetch_add(read as u64, Ordering::Relaxed);
         let free_at = {
-            let mut free_at = way.lock().await;
+            let mut free_at = direction.lock().await;
             let took = Duration::from_nanos(
-                1_000_000_000 / pieces_per_second * read as u64 / PIECE as u64,
+                1_000_000_000 / chunks_per_second * read as u64 / CHUNK_BYTES as u64,
             );
             *free_at = (*free_at).max(tokio::time::Instant::now()) + took;
             *free_at

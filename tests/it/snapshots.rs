@@ -1,5 +1,5 @@
-//! Snapshots of the embedded engine while it is written to: nobody waits for who reads one, and
-//! each is of one revision.
+//! Snapshots of the embedded engine during writes: no writer waits for a reader, and each snapshot
+//! is of one revision.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::ledger::random;
 
 const KEYS: u32 = 20_000;
 const MEMORY: Memory = Memory { cache_bytes: 1 << 20, journal_bytes: 64 << 10 };
-/// Less than a reader that holds somebody up would hold them up.
+/// Less than the time a blocking reader would block a writer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Records = BTreeMap<Vec<u8>, (Revision, Vec<u8>)>;
@@ -20,7 +20,7 @@ fn key(number: u32) -> Vec<u8> {
     format!("key {number:08}").into_bytes()
 }
 
-/// A commit of these keys: two of three get a value, the third goes.
+/// Commits these keys: two of three get a value, the third is deleted.
 async fn commit(store: &dyn Store, records: &mut Records, numbers: &[u32]) {
     let value = vec![numbers.len() as u8; 40];
     let operation = |number: &u32| match number % 3 {
@@ -53,7 +53,7 @@ async fn commit_at_random(
     count: usize,
 ) {
     for _ in 0..count {
-        // Keys that were there, and some behind them.
+        // Keys that exist, and some after them.
         let numbers: Vec<_> = (0..10).map(|_| random.random_range(0..KEYS + 1_000)).collect();
         commit(store, records, &numbers).await;
     }
@@ -67,10 +67,11 @@ async fn read(snapshot: store::Snapshot) -> Records {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_snapshot_reader_blocks_no_writer() {
     let directory = tempfile::tempdir().unwrap();
-    let place = Location::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
+    let location = Location::Directory { path: directory.path().to_path_buf(), memory: MEMORY };
     let store: Arc<dyn Store> =
-        store::open(&place, Retention { events: 1_000, age_ms: u64::MAX }).await.unwrap();
-    let (mut random, mut records) = (random(), Records::new());
+        store::open(&location, Retention { events: 1_000, age_ms: u64::MAX }).await.unwrap();
+    let mut random = random();
+    let mut records = Records::new();
     for first in (0..KEYS).step_by(500) {
         commit(&*store, &mut records, &(first..first + 500).collect::<Vec<_>>()).await;
     }
@@ -81,9 +82,12 @@ async fn a_stalled_snapshot_reader_blocks_no_writer() {
         snapshots.push((snapshot, records.clone()));
         commit_at_random(&*store, &mut records, &mut random, commits).await;
     }
-    // One more, of which a part is read now and then.
-    let (snapshot, expected) = (store.snapshot().await.unwrap(), records.clone());
-    let (revision, mut pages, mut part) = (snapshot.revision, snapshot.pages, Vec::new());
+    // One more snapshot, which is read slowly.
+    let snapshot = store.snapshot().await.unwrap();
+    let expected = records.clone();
+    let revision = snapshot.revision;
+    let mut pages = snapshot.pages;
+    let mut part = Vec::new();
     while let Some(page) = pages.try_next().await.unwrap() {
         part.push(page);
         commit_at_random(&*store, &mut records, &mut random, 20).await;
@@ -105,8 +109,8 @@ async fn a_stalled_snapshot_reader_blocks_no_writer() {
     assert!(read(store.snapshot().await.unwrap()).await == records);
     let late = store.snapshot().await.unwrap();
     drop(store);
-    // Whoever has one holds the directory no longer than a piece takes.
+    // A snapshot keeps the directory open for at most the time of one page.
     let reopened =
-        join_all([store::open(&place, Retention { events: 1_000, age_ms: u64::MAX })]).await;
+        join_all([store::open(&location, Retention { events: 1_000, age_ms: u64::MAX })]).await;
     assert!(reopened[0].is_ok() && late.pages.try_collect::<Vec<_>>().await.is_err());
 }

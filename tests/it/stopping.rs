@@ -1,4 +1,4 @@
-//! A stop in order: not ready first, then no new calls, and no call that was taken is lost.
+//! A graceful stop: first not ready, then no new calls. No accepted call is lost.
 
 use std::{
     sync::{
@@ -23,7 +23,8 @@ async fn a_stop_serves_while_not_ready_then_finishes_open_calls() {
     let has_refused = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..8)
         .map(|caller| {
-            let (grpc, has_refused) = (process.grpc().to_owned(), has_refused.clone());
+            let grpc = process.grpc().to_owned();
+            let has_refused = has_refused.clone();
             tokio::spawn(async move {
                 let mut mutes = connect(&grpc).await;
                 let mut acknowledged = Vec::new();
@@ -32,10 +33,11 @@ async fn a_stop_serves_while_not_ready_then_finishes_open_calls() {
                     match mute(&mut mutes, "room", vec![user.clone()]).await {
                         Ok(_) => acknowledged.push(user),
                         Err(status) => {
-                            // What was not taken was told so, and may be sent elsewhere.
-                            let is_told =
+                            // An unprocessed call is reported as such, and may be retried
+                            // elsewhere.
+                            let is_retryable =
                                 status.code() == tonic::Code::Unavailable || was_not_taken(&status);
-                            assert!(is_told, "{status:?}");
+                            assert!(is_retryable, "{status:?}");
                             has_refused.store(true, Ordering::SeqCst);
                             break;
                         }
@@ -46,21 +48,21 @@ async fn a_stop_serves_while_not_ready_then_finishes_open_calls() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let told = Instant::now();
+    let signalled = Instant::now();
     process.signal("-TERM");
     let ready = || async {
         reqwest::get(format!("{}/readyz", process.admin())).await.unwrap().status().as_u16()
     };
     while ready().await == 200 {
-        assert!(told.elapsed() < Duration::from_secs(1), "still ready");
+        assert!(signalled.elapsed() < Duration::from_secs(1), "still ready");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
-    while told.elapsed() < Duration::from_millis(1_500) {
+    while signalled.elapsed() < Duration::from_millis(1_500) {
         assert!(
             !has_refused.load(Ordering::SeqCst),
-            "a call was refused before its time, after {:?}",
-            told.elapsed()
+            "a call was refused too early, after {:?}",
+            signalled.elapsed()
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -69,7 +71,7 @@ async fn a_stop_serves_while_not_ready_then_finishes_open_calls() {
         acknowledged.extend(caller.await.unwrap());
     }
     assert_eq!(process.exit_code(Duration::from_secs(10)), Some(0));
-    assert!(told.elapsed() < Duration::from_secs(6), "{:?}", told.elapsed());
+    assert!(signalled.elapsed() < Duration::from_secs(6), "{:?}", signalled.elapsed());
     let process = Process::start(directory.path());
     let found = muted(&mut process.mutes().await, "room").await;
     acknowledged.sort_unstable();
@@ -87,15 +89,15 @@ async fn a_call_without_end_is_cut_after_drain_seconds() {
     let mut stream =
         TcpStream::connect(process.rest().trim_start_matches("http://")).await.unwrap();
     let head = "POST /app-id/Open/chatrooms/room/mute HTTP/1.1\r\nhost: x\r\nauthorization: Bearer dev-service-token\r\n";
-    let begun = format!("{head}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n");
-    stream.write_all(begun.as_bytes()).await.unwrap();
-    // Told to go on: the call has begun.
-    let mut told = [0; 12];
-    stream.read_exact(&mut told).await.unwrap();
-    assert_eq!(&told, b"HTTP/1.1 100");
-    let ordered = Instant::now();
+    let request = format!("{head}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // The server asks for the body: the call has begun.
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 100");
+    let signalled = Instant::now();
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
-    let took = ordered.elapsed();
+    let took = signalled.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }

@@ -1,4 +1,4 @@
-//! Apps are sealed from each other.
+//! Apps are isolated from each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,27 +32,27 @@ async fn the_same_ids_in_two_apps_are_different_rooms_and_users() {
 }
 
 #[tokio::test]
-async fn an_app_token_needs_the_secret_and_is_good_in_its_app() {
+async fn an_app_token_needs_the_secret_and_works_only_in_its_app() {
     let server = Server::start().await;
     let mut tokens = server.tokens().await;
-    let ask = |app: &str, secret: &str| pb::IssueTokenRequest {
+    let request = |app: &str, secret: &str| pb::IssueTokenRequest {
         app: app.into(),
         client_id: "dev-client".into(),
         client_secret: secret.into(),
         ttl: None,
     };
-    let issued = tokens.issue_token(ask(AGORA, "dev-secret")).await.unwrap().into_inner();
+    let issued = tokens.issue_token(request(AGORA, "dev-secret")).await.unwrap().into_inner();
     assert_eq!(issued.ttl.unwrap().seconds, 604_800);
     assert_eq!(
-        reason(&tokens.issue_token(ask(AGORA, "wrong")).await.unwrap_err()),
+        reason(&tokens.issue_token(request(AGORA, "wrong")).await.unwrap_err()),
         "INVALID_CREDENTIALS"
     );
     assert_eq!(
-        reason(&tokens.issue_token(ask(IMKIT, "dev-secret")).await.unwrap_err()),
+        reason(&tokens.issue_token(request(IMKIT, "dev-secret")).await.unwrap_err()),
         "INVALID_CREDENTIALS"
     );
     assert_eq!(
-        reason(&tokens.issue_token(ask("nobody#here", "dev-secret")).await.unwrap_err()),
+        reason(&tokens.issue_token(request("nobody#here", "dev-secret")).await.unwrap_err()),
         "INVALID_CREDENTIALS"
     );
     let bearer = format!("Bearer {}", issued.access_token);
@@ -104,14 +104,15 @@ async fn a_user_acts_for_itself_only() {
     assert_eq!(server.check(AGORA, ROOM, "user2").await.actor, "user:owner1");
 }
 
-/// Calls every RPC but the token endpoint for an app, with these headers, and answers the reason of
-/// each refusal by the RPC's name.
+/// Calls every RPC except IssueToken for an app, with these headers. Returns the reason of each
+/// refusal by the name of the RPC.
 async fn refusals(
     server: &Server,
     app: &str,
     headers: &[(&str, &str)],
 ) -> BTreeMap<&'static str, String> {
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
     let mut refusals = BTreeMap::new();
     macro_rules! call {
         ($client:ident: $($rpc:ident $name:literal $request:ident),+ $(,)?) => {
@@ -119,7 +120,7 @@ async fn refusals(
                 let message = pb::$request { app: app.to_owned(), ..Default::default() };
                 let answer = $client.$rpc(with(message, headers)).await;
                 let refused = answer.err().map(|status| reason(&status));
-                refusals.insert($name, refused.unwrap_or_else(|| "let in".to_owned()));
+                refusals.insert($name, refused.unwrap_or_else(|| "admitted".to_owned()));
             )+
         };
     }
@@ -172,10 +173,10 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
         .map(|method| method.name().to_owned())
         .collect();
     let bearer = |token: String| format!("Bearer {token}");
-    let (imkit_app, imkit_user) =
-        (bearer(server.app_token(IMKIT)), bearer(server.user_token(IMKIT, "aaa")));
-    let (agora_app, agora_user) =
-        (bearer(server.app_token(AGORA)), bearer(server.user_token(AGORA, "user1")));
+    let imkit_app = bearer(server.app_token(IMKIT));
+    let imkit_user = bearer(server.user_token(IMKIT, "aaa"));
+    let agora_app = bearer(server.app_token(AGORA));
+    let agora_user = bearer(server.user_token(AGORA, "user1"));
     let agora_user_raw = server.user_token(AGORA, "user1");
     let cases: [Case<'_>; 8] = [
         (AGORA, vec![], "MISSING_TOKEN"),
@@ -189,18 +190,18 @@ async fn a_credential_of_one_app_is_refused_by_the_other_on_every_rpc() {
     ];
     for (app, headers, expected) in cases {
         let refusals = refusals(&server, app, &headers).await;
-        let walked: BTreeSet<_> = refusals
+        let called: BTreeSet<_> = refusals
             .keys()
             .map(|name| (*name).to_owned())
             .chain(["IssueToken".to_owned()])
             .collect();
-        assert_eq!(walked, rpcs, "the walk leaves out an RPC");
+        assert_eq!(called, rpcs, "the test does not call every RPC");
         assert!(
             refusals.values().all(|reason| reason == expected),
             "{app} {expected}: {refusals:?}"
         );
     }
-    // A service that may call for all apps it is configured for is told nothing of others.
+    // A service is configured for all existing apps; about other apps it learns nothing.
     let others = refusals(&server, "nobody#here", &[SERVICE]).await;
     assert!(others.values().all(|reason| reason == "PERMISSION_DENIED"), "{others:?}");
 }
@@ -327,19 +328,29 @@ async fn each_app_has_its_own_share_of_calls_and_of_tokens() {
         let refused = mutes.list_muted_users(server.as_admin(app, list)).await.unwrap_err();
         assert_eq!(reason(&refused), "RATE_LIMITED", "{app}");
     }
-    // Guesses are limited too, and spend nothing of what is for those who know.
-    let ask = |secret: &str| pb::IssueTokenRequest {
+    // Wrong secrets are limited separately, and do not use up the limit of callers with the right
+    // one.
+    let request = |secret: &str| pb::IssueTokenRequest {
         app: AGORA.into(),
         client_id: "dev-client".into(),
         client_secret: secret.into(),
         ttl: None,
     };
-    assert_eq!(reason(&tokens.issue_token(ask("wrong")).await.unwrap_err()), "INVALID_CREDENTIALS");
+    assert_eq!(
+        reason(&tokens.issue_token(request("wrong")).await.unwrap_err()),
+        "INVALID_CREDENTIALS"
+    );
     for _ in 0..10 {
-        assert_eq!(reason(&tokens.issue_token(ask("wrong")).await.unwrap_err()), "RATE_LIMITED");
+        assert_eq!(
+            reason(&tokens.issue_token(request("wrong")).await.unwrap_err()),
+            "RATE_LIMITED"
+        );
     }
     for _ in 0..2 {
-        tokens.issue_token(ask("dev-secret")).await.unwrap();
+        tokens.issue_token(request("dev-secret")).await.unwrap();
     }
-    assert_eq!(reason(&tokens.issue_token(ask("dev-secret")).await.unwrap_err()), "RATE_LIMITED");
+    assert_eq!(
+        reason(&tokens.issue_token(request("dev-secret")).await.unwrap_err()),
+        "RATE_LIMITED"
+    );
 }

@@ -1,5 +1,5 @@
-//! Both listeners over TLS: who a client's certificate makes it, and certificates that are replaced
-//! while calls run.
+//! Both listeners over TLS: which service a client certificate authenticates, and certificates that
+//! are replaced while calls run.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ use crate::{
 
 const CHAT: &str = "spiffe://chat.example/ns/chat/sa/chat-server";
 
-/// A service that is known by its certificate alone, besides those there are.
+/// An additional service, which only has a certificate.
 const BY_CERTIFICATE: &str = "
 [[services]]
 name = \"chat\"
@@ -102,10 +102,11 @@ async fn mute(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_certificate_is_a_service_without_a_credential() {
+async fn a_client_certificate_authenticates_a_service() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
-    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    let servers = Authority::new(files, "servers");
+    let clients = Authority::new(files, "clients");
     servers.issue("server", "localhost");
     clients.issue("chat", CHAT);
     clients.issue("unknown", "spiffe://chat.example/ns/chat/sa/other");
@@ -118,7 +119,7 @@ async fn a_client_certificate_is_a_service_without_a_credential() {
     assert_eq!(
         wrong.code(),
         Code::Unauthenticated,
-        "a credential that is wrong is not made up for by a certificate"
+        "a certificate does not make up for a wrong credential"
     );
     for identity in [None, Some("unknown")] {
         let mut client = connect(&process, files, "servers", identity).await.unwrap();
@@ -129,15 +130,15 @@ async fn a_client_certificate_is_a_service_without_a_credential() {
         );
         assert_eq!(mute(&mut client, &[SERVICE]).await.unwrap(), "service:dev");
     }
-    // In TLS 1.3 a client learns only with its first answer that its certificate was refused.
+    // In TLS 1.3 a client learns only with the first answer that its certificate was refused.
     if let Ok(mut client) = connect(&process, files, "servers", Some("stranger")).await {
         assert!(mute(&mut client, &[SERVICE]).await.is_err());
     }
     assert!(
         connect(&process, files, "clients", None).await.is_err(),
-        "a server that another authority vouches for"
+        "a server certificate of another authority is accepted"
     );
-    // REST on the same certificates; the admin listener has none.
+    // REST has the same certificates; the admin listener has none.
     let rest = process.rest().trim_start_matches("http://").to_owned();
     let answer = get_over_tls(&rest, &files.join("servers.pem")).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
@@ -146,10 +147,11 @@ async fn a_client_certificate_is_a_service_without_a_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
+async fn ctl_calls_over_tls_and_authenticates_by_certificate() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
-    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    let servers = Authority::new(files, "servers");
+    let clients = Authority::new(files, "clients");
     servers.issue("server", "localhost");
     clients.issue("chat", CHAT);
     let process = start(files);
@@ -161,23 +163,25 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
         let done = run(&command);
         (done.status.code(), text(&done.stdout) + &text(&done.stderr))
     };
-    let (ca, other, cert, key) =
-        (path("servers.pem"), path("clients.pem"), path("chat.pem"), path("chat.key"));
-    let (code, said) = ctl(&["--ca", &ca, "--cert", &cert, "--key", &key]);
-    assert!(code == Some(0) && said.contains("service:chat"), "{said}");
-    let (code, said) = ctl(&["--ca", &ca, "--token", "dev-service-token"]);
-    assert!(code == Some(0) && said.contains("service:dev"), "{said}");
-    // Who the server is comes first; then what is missing is told.
-    let (code, said) = ctl(&["--ca", &other, "--token", "dev-service-token"]);
-    assert!(code == Some(1) && said.contains("certificate"), "{said}");
-    for (options, told) in [
+    let ca = path("servers.pem");
+    let other = path("clients.pem");
+    let cert = path("chat.pem");
+    let key = path("chat.key");
+    let (code, output) = ctl(&["--ca", &ca, "--cert", &cert, "--key", &key]);
+    assert!(code == Some(0) && output.contains("service:chat"), "{output}");
+    let (code, output) = ctl(&["--ca", &ca, "--token", "dev-service-token"]);
+    assert!(code == Some(0) && output.contains("service:dev"), "{output}");
+    // The server is verified first; then missing options are reported.
+    let (code, output) = ctl(&["--ca", &other, "--token", "dev-service-token"]);
+    assert!(code == Some(1) && output.contains("certificate"), "{output}");
+    for (options, expected) in [
         (&[][..], "https needs --ca"),
         (&["--ca", &ca, "--cert", &cert], "need each other"),
         (&["--ca", "/nowhere.pem"], "/nowhere.pem"),
         (&["--ca", &key], "it contains no certificate"),
     ] {
-        let (code, said) = ctl(options);
-        assert!(code == Some(64) && said.contains(told), "{told} in {said}");
+        let (code, output) = ctl(options);
+        assert!(code == Some(64) && output.contains(expected), "{expected} in {output}");
     }
 }
 
@@ -185,7 +189,8 @@ async fn ctl_calls_over_tls_and_is_known_by_its_certificate() {
 async fn a_common_name_counts_only_without_other_names() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
-    let (servers, clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    let servers = Authority::new(files, "servers");
+    let clients = Authority::new(files, "clients");
     servers.issue("server", "localhost");
     let process = start(files);
     let cases: [(&[&str], bool); 6] = [
@@ -210,15 +215,16 @@ async fn a_common_name_counts_only_without_other_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_port_of_grpc_speaks_http_2_alone_and_that_of_rest_both() {
+async fn grpc_speaks_only_http_2_and_rest_speaks_both() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
-    let (servers, _clients) = (Authority::new(files, "servers"), Authority::new(files, "clients"));
+    let servers = Authority::new(files, "servers");
+    let _clients = Authority::new(files, "clients");
     servers.issue("server", "localhost");
     let process = start(files);
     let rest = process.rest().trim_start_matches("http://").to_owned();
     let agreed = async |addr: &str, offered: &[&str]| {
-        let stream = over_tls(addr, &files.join("servers.pem"), offered).await.ok()?;
+        let stream = connect_over_tls(addr, &files.join("servers.pem"), offered).await.ok()?;
         let agreed = stream
             .get_ref()
             .1
@@ -238,8 +244,8 @@ async fn the_port_of_grpc_speaks_http_2_alone_and_that_of_rest_both() {
     }
 }
 
-/// To a server that this authority vouches for.
-async fn over_tls(
+/// Connects to a server whose certificate this authority has issued.
+async fn connect_over_tls(
     addr: &str,
     ca: &Path,
     protocols: &[&str],
@@ -259,7 +265,7 @@ async fn over_tls(
 
 /// GET /me.
 async fn get_over_tls(addr: &str, ca: &Path) -> String {
-    let mut stream = over_tls(addr, ca, &[]).await.unwrap();
+    let mut stream = connect_over_tls(addr, ca, &[]).await.unwrap();
     stream
         .write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await
@@ -273,14 +279,16 @@ async fn get_over_tls(addr: &str, ca: &Path) -> String {
 async fn certificates_are_replaced_live_and_a_bad_one_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let files = directory.path();
-    let (old, new) = (Authority::new(files, "old"), Authority::new(files, "new"));
+    let old = Authority::new(files, "old");
+    let new = Authority::new(files, "new");
     Authority::new(files, "clients");
     old.issue("server", "localhost");
     let process = Arc::new(start(files));
     let stop = Arc::new(AtomicBool::new(false));
     let calls = Arc::new(AtomicUsize::new(0));
     let caller = {
-        let (stop, calls) = (stop.clone(), calls.clone());
+        let stop = stop.clone();
+        let calls = calls.clone();
         let mut client = connect(&process, files, "old", None).await.unwrap();
         tokio::spawn(async move {
             while !stop.load(Ordering::SeqCst) {
@@ -301,13 +309,13 @@ async fn certificates_are_replaced_live_and_a_bad_one_is_ignored() {
     let mut waited = 0;
     while connect(&process, files, "new", None).await.is_err() {
         waited += 1;
-        assert!(waited < 100, "the new certificate is not shown");
+        assert!(waited < 100, "the new certificate is not used");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(connect(&process, files, "old", None).await.is_err());
     let before = calls.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(calls.load(Ordering::SeqCst) > before, "the connection from before goes on");
+    assert!(calls.load(Ordering::SeqCst) > before, "the earlier connection stays open");
     stop.store(true, Ordering::SeqCst);
     caller.await.unwrap();
 }

@@ -1,5 +1,5 @@
-//! Traces: what goes to a collector, that a caller's trace goes on here and in the cluster, and
-//! that its ids are in the log.
+//! Traces: the spans that a collector receives, the propagation of a caller's trace to the service
+//! and the cluster, and trace ids in the log.
 
 use std::{
     fs,
@@ -35,12 +35,12 @@ use crate::{
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
-const TRACED: (&str, &str) =
+const SAMPLED: (&str, &str) =
     ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-const NOT_TRACED: (&str, &str) =
+const NOT_SAMPLED: (&str, &str) =
     ("traceparent", "00-aaf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
 
-/// Keeps what it is sent.
+/// A collector that keeps the spans it receives.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Span>>>);
 
@@ -50,8 +50,8 @@ impl TraceService for Collector {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        for of_process in request.into_inner().resource_spans {
-            let resource = of_process.resource.unwrap();
+        for process_spans in request.into_inner().resource_spans {
+            let resource = process_spans.resource.unwrap();
             let name = resource
                 .attributes
                 .iter()
@@ -64,14 +64,14 @@ impl TraceService for Collector {
             self.0
                 .lock()
                 .unwrap()
-                .extend(of_process.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans));
+                .extend(process_spans.scope_spans.into_iter().flat_map(|scope| scope.spans));
         }
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
-    /// Where it is, as a URL.
+    /// Starts it. Returns its URL.
     async fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -142,13 +142,14 @@ async fn traced_mute(process: &Process) {
         users: vec!["u".into()],
         ..Default::default()
     };
-    let headers = [SERVICE, TRACED, ("x-request-id", "req-17")];
+    let headers = [SERVICE, SAMPLED, ("x-request-id", "req-17")];
     process.mutes().await.mute_members(with(message, &headers)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
-    let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
+async fn a_callers_trace_continues_and_its_ids_are_logged() {
+    let directory = tempfile::tempdir().unwrap();
+    let collector = Collector::default();
     let data = directory.path().join("data");
     let mut process = start(
         directory.path(),
@@ -157,29 +158,28 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
         &["--data-dir", data.to_str().unwrap()],
     );
     traced_mute(&process).await;
-    // Not to be traced, by what the caller says or by the share; a header that is none changes
-    // nothing.
-    assert!(!check(&process, "Open", &[SERVICE, NOT_TRACED]).await.unwrap());
+    // Not traced, because the caller or the share says so. An invalid header changes nothing.
+    assert!(!check(&process, "Open", &[SERVICE, NOT_SAMPLED]).await.unwrap());
     assert!(!check(&process, "Open", &[SERVICE]).await.unwrap());
     assert!(!check(&process, "Open", &[SERVICE, ("traceparent", "00-nonsense")]).await.unwrap());
-    check(&process, "None", &[SERVICE, TRACED]).await.unwrap_err();
+    check(&process, "None", &[SERVICE, SAMPLED]).await.unwrap_err();
     let client = reqwest::Client::new();
-    let ask =
-        || client.get(format!("{}/admin/clients/u17", process.rest())).header(TRACED.0, TRACED.1);
-    let answered = ask().header(SERVICE.0, SERVICE.1).send().await.unwrap().status().as_u16();
-    // Whoever is no service does not say what is followed.
-    assert_eq!(ask().send().await.unwrap().status(), 401);
-    // What is left goes out at the stop.
+    let get_client =
+        || client.get(format!("{}/admin/clients/u17", process.rest())).header(SAMPLED.0, SAMPLED.1);
+    let answered =
+        get_client().header(SERVICE.0, SERVICE.1).send().await.unwrap().status().as_u16();
+    // Only a service decides what is traced.
+    assert_eq!(get_client().send().await.unwrap().status(), 401);
+    // The remaining spans are sent at the stop.
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
 
-    let (muting, checking, rest) = (
-        "mute.v1.MuteService/MuteMembers",
-        "mute.v1.MuteService/CheckSend",
-        "GET /admin/clients/{uid}",
-    );
+    let muting = "mute.v1.MuteService/MuteMembers";
+    let checking = "mute.v1.MuteService/CheckSend";
+    let rest = "GET /admin/clients/{uid}";
     assert_eq!(collector.names(), [rest, "commit", checking, muting]);
-    let (call, commit) = (collector.span(muting), collector.span("commit"));
+    let call = collector.span(muting);
+    let commit = collector.span("commit");
     assert_eq!(
         (hex(&call.trace_id), hex(&call.parent_span_id)),
         (TRACE.to_owned(), CALLER.to_owned())
@@ -193,7 +193,7 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
         commit.start_time_unix_nano >= call.start_time_unix_nano
             && commit.end_time_unix_nano <= call.end_time_unix_nano
     );
-    // What a caller has done wrong is no failure of the service.
+    // An error of the caller is no failure of the service.
     let checked = collector.span(checking);
     assert_eq!(attribute(&checked, "rpc.grpc.status_code"), Some(tonic::Code::NotFound as i64));
     assert_ne!(checked.status.unwrap_or_default().code(), StatusCode::Error);
@@ -206,24 +206,25 @@ async fn a_callers_trace_goes_on_here_and_its_ids_are_in_the_log() {
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let calls: Vec<_> =
         lines.iter().filter(|line| line["message"] == "a call was answered").collect();
-    let of_call = calls.iter().find(|line| line["span"]["request_id"] == "req-17").unwrap();
+    let log_line = calls.iter().find(|line| line["span"]["request_id"] == "req-17").unwrap();
     assert_eq!(
-        (&of_call["span"]["method"], &of_call["span"]["trace_id"]),
+        (&log_line["span"]["method"], &log_line["span"]["trace_id"]),
         (&muting.into(), &TRACE.into()),
-        "{of_call}"
+        "{log_line}"
     );
     assert_eq!(calls.len(), 7, "one line a call: {log}");
     assert!(!log.contains("dev-service-token") && !log.contains("u17"), "{log}");
 }
 
-/// Hands calls on to a member, and keeps the traces that they are of.
-async fn between(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
+/// Starts a proxy in front of a member, which records the `traceparent` of each call. Returns its
+/// URL and the traces.
+async fn proxy(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let traces = Arc::new(Mutex::new(Vec::new()));
     let client: Client<HttpConnector, Body> =
         Client::builder(TokioExecutor::new()).http2_only(true).build_http();
-    let hand_on = async |State((client, member, traces)): State<(
+    let forward = async |State((client, member, traces)): State<(
         Client<_, _>,
         String,
         Arc<Mutex<Vec<_>>>,
@@ -243,14 +244,15 @@ async fn between(member: &str) -> (String, Arc<Mutex<Vec<String>>>) {
             .unwrap()
     };
     let router =
-        Router::new().fallback(hand_on).with_state((client, member.to_owned(), traces.clone()));
+        Router::new().fallback(forward).with_state((client, member.to_owned(), traces.clone()));
     tokio::spawn(async move { axum::serve(listener, router).await });
     (format!("http://{addr}"), traces)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_trace_of_one_who_is_no_service_is_linked() {
-    let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
+async fn a_trace_from_a_non_service_is_linked_not_continued() {
+    let directory = tempfile::tempdir().unwrap();
+    let collector = Collector::default();
     let data = directory.path().join("data");
     let mut process = start(
         directory.path(),
@@ -258,14 +260,14 @@ async fn the_trace_of_one_who_is_no_service_is_linked() {
         "1",
         &["--data-dir", data.to_str().unwrap()],
     );
-    for caller in [TRACED, NOT_TRACED] {
+    for caller in [SAMPLED, NOT_SAMPLED] {
         check(&process, "Open", &[caller]).await.unwrap_err();
     }
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
     let spans = collector.0.lock().unwrap();
-    assert_eq!(spans.len(), 2, "both are followed, as the share says");
-    for (span, caller) in spans.iter().zip([TRACED, NOT_TRACED]) {
+    assert_eq!(spans.len(), 2, "both are traced, as the share says");
+    for (span, caller) in spans.iter().zip([SAMPLED, NOT_SAMPLED]) {
         let linked: Vec<_> = span.links.iter().map(|link| hex(&link.trace_id)).collect();
         assert!(span.parent_span_id.is_empty() && !caller.1.contains(&hex(&span.trace_id)));
         assert!(linked.len() == 1 && caller.1.contains(&linked[0]), "{linked:?}");
@@ -273,19 +275,21 @@ async fn the_trace_of_one_who_is_no_service_is_linked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_takes_the_trace_of_its_call_to_the_cluster() {
+async fn a_commit_propagates_its_calls_trace_to_etcd() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let (url, traces) = between(&etcd.members[0].url).await;
-    let (directory, collector) = (tempfile::tempdir().unwrap(), Collector::default());
+    let (url, traces) = proxy(&etcd.members[0].url).await;
+    let directory = tempfile::tempdir().unwrap();
+    let collector = Collector::default();
     let arguments = ["--store", "etcd", "--etcd-endpoints", &url];
     let mut process = start(directory.path(), &collector.start().await, "0", &arguments);
     mute(&mut process.mutes().await, "room", vec!["other".to_owned()]).await.unwrap();
     traced_mute(&process).await;
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
-    let (commit, transaction) = (collector.span("commit"), collector.span("etcd transaction"));
+    let commit = collector.span("commit");
+    let transaction = collector.span("etcd transaction");
     assert_eq!(transaction.parent_span_id, commit.span_id);
     assert_eq!(transaction.kind(), SpanKind::Client);
-    let handed_on = format!("/etcdserverpb.KV/Txn 00-{TRACE}-{}-01", hex(&transaction.span_id));
-    assert_eq!(*traces.lock().unwrap(), [handed_on]);
+    let forwarded = format!("/etcdserverpb.KV/Txn 00-{TRACE}-{}-01", hex(&transaction.span_id));
+    assert_eq!(*traces.lock().unwrap(), [forwarded]);
 }

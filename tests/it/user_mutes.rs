@@ -1,4 +1,4 @@
-//! User mutes: in every room of an app, over both doors. Whole REST answers are in
+//! User mutes: in every room of an app, over gRPC and REST. Whole REST answers are in
 //! `tests/golden/agora`.
 
 use futures_util::future::join_all;
@@ -23,7 +23,8 @@ async fn mute(
     user: &str,
     duration_ms: Option<u64>,
 ) -> Result<pb::MutedUser, Status> {
-    let (user, reason) = (user.to_owned(), "spam".to_owned());
+    let user = user.to_owned();
+    let reason = "spam".to_owned();
     let message = pb::MuteUserRequest {
         app: app.to_owned(),
         user,
@@ -60,7 +61,8 @@ async fn list(server: &Server, message: pb::ListMutedUsersRequest) -> pb::ListMu
 }
 
 async fn rule(server: &Server, app: &str, room: &str, user: &str) -> pb::Rule {
-    let (room, user) = (room.to_owned(), user.to_owned());
+    let room = room.to_owned();
+    let user = user.to_owned();
     let message = pb::CheckSendRequest { app: app.to_owned(), room, user, min_revision: 0 };
     server
         .mutes()
@@ -82,7 +84,7 @@ fn records(server: &Server) -> u64 {
     server.service.view.records()
 }
 
-/// The events of the commits after this revision, as the feed tells them.
+/// The events of the commits after this revision, from the change feed.
 async fn events(server: &Server, after: u64) -> Vec<(EventKind, Vec<String>, String)> {
     use futures_util::{StreamExt as _, TryStreamExt as _};
     let count = (server.service.view.revision() - after) as usize;
@@ -172,12 +174,12 @@ async fn an_unknown_client_can_be_muted_only_in_an_open_app() {
     mute(&server, OPEN, "anybody", None).await.unwrap();
     assert_eq!(rule(&server, OPEN, "any room", "anybody").await, pb::Rule::UserMute);
     assert_eq!(rule(&server, OPEN, "any room", "somebody").await, pb::Rule::None);
-    // It is a mute of this app only.
+    // The mute counts in this app only.
     assert_eq!((muted(&server, AGORA).await.len(), muted(&server, OPEN).await.len()), (0, 1));
 }
 
 #[tokio::test]
-async fn deleting_the_client_does_not_lift_it_over_a_restart_either() {
+async fn deleting_the_client_keeps_its_user_mute_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
     let before = records(&server);
@@ -198,7 +200,7 @@ async fn deleting_the_client_does_not_lift_it_over_a_restart_either() {
     assert_eq!(muted(&server, AGORA).await, ["user1", "user2"]);
     server.stop().await;
 
-    // The dev directory registers the client anew.
+    // The dev directory registers the client again.
     let server = Server::on(directory.path(), Clock::manual(START_MS + 59_999), unlimited()).await;
     assert_eq!(muted(&server, AGORA).await, ["user1", "user2"]);
     let check = server.check(AGORA, ROOM, "user1").await;
@@ -222,7 +224,7 @@ async fn an_ended_user_mute_is_swept_once_and_a_renewed_one_never() {
     mute(&server, AGORA, "user2", Some(9_000)).await.unwrap();
     unmute(&server, AGORA, "user2").await;
     mute(&server, AGORA, "user2", Some(9_000)).await.unwrap();
-    // One whose client goes is swept in its time too.
+    // The mute of a deleted client is swept as well.
     mute(&server, OPEN, "gone", Some(1_000)).await.unwrap();
     let client = Some(pb::Client { user: "gone".into(), ..Default::default() });
     let upsert = pb::UpsertClientRequest { app: OPEN.into(), client, ..Default::default() };
@@ -276,7 +278,9 @@ async fn the_list_is_paged_in_order_without_gaps_under_changes() {
     let server = Server::start().await;
     let users: Vec<_> = (0..30).map(|number| format!("u{number:02}")).collect();
     join_all(users.iter().map(|user| mute(&server, OPEN, user, None))).await;
-    let (mut seen, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    let mut seen = Vec::new();
+    let mut page_token = String::new();
+    let mut pages = 0;
     loop {
         let message = pb::ListMutedUsersRequest {
             app: OPEN.into(),
@@ -286,7 +290,8 @@ async fn the_list_is_paged_in_order_without_gaps_under_changes() {
         };
         let page = list(&server, message).await;
         seen.extend(page.users.into_iter().map(|mute| mute.user));
-        // The last of the page goes, one before it comes, and one behind it goes.
+        // The last user of the page is unmuted, one before it is muted, and one after it is
+        // unmuted.
         unmute(&server, OPEN, seen.last().unwrap()).await;
         mute(&server, OPEN, &format!("a{pages}"), None).await.unwrap();
         unmute(&server, OPEN, "u29").await;
@@ -316,7 +321,7 @@ async fn the_list_is_paged_in_order_without_gaps_under_changes() {
 }
 
 #[tokio::test]
-async fn those_of_some_users_who_are_muted_are_told_in_one_page() {
+async fn a_list_by_user_returns_the_muted_ones_in_one_page() {
     let server = Server::start().await;
     for user in ["user1", "user2", "user3"] {
         mute(&server, AGORA, user, Some(1_000)).await.unwrap();
@@ -335,7 +340,7 @@ async fn those_of_some_users_who_are_muted_are_told_in_one_page() {
 }
 
 #[tokio::test]
-async fn no_user_mutes_or_lists_in_the_whole_app() {
+async fn users_may_not_mute_or_list_across_the_app() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", server.user_token(AGORA, "owner1"));
     let headers = [("authorization", bearer.as_str())];
@@ -364,7 +369,7 @@ async fn no_user_mutes_or_lists_in_the_whole_app() {
     golden("agora", "error_forbidden", status, body);
 }
 
-fn is(name: &str, (status, body): (u16, Value)) {
+fn assert_golden(name: &str, (status, body): (u16, Value)) {
     golden("agora", name, status, body);
 }
 
@@ -372,7 +377,7 @@ async fn post(server: &Server, body: Value) -> (u16, Value) {
     server.agora(Method::POST, "/mutes", Some(body)).await
 }
 
-async fn left(server: &Server, user: &str) -> Value {
+async fn remaining_seconds(server: &Server, user: &str) -> Value {
     let (status, mut body) = server.agora(Method::GET, &format!("/mutes/{user}"), None).await;
     assert_eq!(status, 200, "{body}");
     body["data"]["chatroom"].take()
@@ -381,14 +386,14 @@ async fn left(server: &Server, user: &str) -> Value {
 #[tokio::test]
 async fn rest_user_mutes_are_in_seconds_and_can_be_removed() {
     let server = Server::start().await;
-    is("mutes_not_muted", server.agora(Method::GET, "/mutes/user1", None).await);
-    is("mutes_set", post(&server, json!({"username": "user1", "chatroom": 100})).await);
-    is("mutes_get", server.agora(Method::GET, "/mutes/user1", None).await);
+    assert_golden("mutes_not_muted", server.agora(Method::GET, "/mutes/user1", None).await);
+    assert_golden("mutes_set", post(&server, json!({"username": "user1", "chatroom": 100})).await);
+    assert_golden("mutes_get", server.agora(Method::GET, "/mutes/user1", None).await);
     assert_eq!(server.check(AGORA, ROOM, "user1").await.rule(), pb::Rule::UserMute);
-    // A part of a second is one: 0 would say that the user may speak.
+    // A part of a second counts as one: 0 would mean that the user may speak.
     for (ms, expected) in [(0, 100), (1, 100), (999, 99), (98_999, 1), (1, 0)] {
         server.advance(ms);
-        assert_eq!(left(&server, "user1").await, expected);
+        assert_eq!(remaining_seconds(&server, "user1").await, expected);
     }
     assert_eq!(
         post(&server, json!({"username": "USER1", "chatroom": -1, "chat": 0, "groupchat": 0}))
@@ -396,37 +401,40 @@ async fn rest_user_mutes_are_in_seconds_and_can_be_removed() {
             .0,
         200
     );
-    is("mutes_get_for_good", server.agora(Method::GET, "/mutes/User1", None).await);
+    assert_golden("mutes_get_for_good", server.agora(Method::GET, "/mutes/User1", None).await);
     assert_eq!(
         post(&server, json!({"username": "user1", "chatroom": 0})).await.1["data"],
         json!({"result": "ok"})
     );
-    assert_eq!(left(&server, "user1").await, 0);
+    assert_eq!(remaining_seconds(&server, "user1").await, 0);
     assert_eq!(post(&server, json!({"username": "nobody", "chatroom": 0})).await.0, 200);
-    assert_eq!(left(&server, "nobody").await, 0);
+    assert_eq!(remaining_seconds(&server, "nobody").await, 0);
 }
 
 #[tokio::test]
-async fn rest_holds_ends_to_what_the_vendor_has_numbers_for() {
+async fn rest_clamps_ends_to_the_vendors_range() {
     let server = Server::start().await;
     for (seconds, expected) in
         [(i64::from(i32::MAX), i64::from(i32::MAX)), (4_000_000_000, -1), (i64::MAX, -1)]
     {
         assert_eq!(post(&server, json!({"username": "user1", "chatroom": seconds})).await.0, 200);
-        assert_eq!(left(&server, "user1").await, expected, "{seconds}");
+        assert_eq!(remaining_seconds(&server, "user1").await, expected, "{seconds}");
     }
     mute(&server, AGORA, "user1", Some(2_500_000_000_000)).await.unwrap();
-    assert_eq!(left(&server, "user1").await, i64::from(i32::MAX));
+    assert_eq!(remaining_seconds(&server, "user1").await, i64::from(i32::MAX));
 }
 
 #[tokio::test]
 async fn rest_lists_the_muted_in_pages() {
     let server = Server::start().await;
-    is("mutes_list_empty", server.agora(Method::GET, "/mutes", None).await);
+    assert_golden("mutes_list_empty", server.agora(Method::GET, "/mutes", None).await);
     for (user, seconds) in [("user2", 69), ("USER1", -1), ("user3", 1)] {
         post(&server, json!({"username": user, "chatroom": seconds})).await;
     }
-    is("mutes_list", server.agora(Method::GET, "/mutes?pageNum=1&pageSize=50", None).await);
+    assert_golden(
+        "mutes_list",
+        server.agora(Method::GET, "/mutes?pageNum=1&pageSize=50", None).await,
+    );
     let page = async |query: &str| {
         let (_, body) = server.agora(Method::GET, &format!("/mutes?{query}"), None).await;
         let users = body["data"]["data"].as_array().unwrap().iter();
@@ -440,57 +448,66 @@ async fn rest_lists_the_muted_in_pages() {
     assert_eq!(page("pageNum=2147483647&pageSize=50").await, "");
     assert_eq!(page("pageSize=1").await, "user1");
     assert_eq!(page("pageNum=1").await, "user1,user2,user3");
-    is(
+    assert_golden(
         "error_mutes_page_size",
         server.agora(Method::GET, "/mutes?pageNum=1&pageSize=51", None).await,
     );
     for query in ["pageSize=0", "pageSize=-1", "pageSize=x", "pageSize="] {
-        is(
+        assert_golden(
             "error_mutes_page_size",
             server.agora(Method::GET, &format!("/mutes?{query}"), None).await,
         );
     }
-    is(
+    assert_golden(
         "error_mutes_page_num",
         server.agora(Method::GET, "/mutes?pageNum=0&pageSize=10", None).await,
     );
 }
 
 #[tokio::test]
-async fn rest_refuses_what_it_would_not_keep_and_nobody_is_muted() {
+async fn rest_refuses_unsupported_mutes_and_mutes_no_user() {
     let server = Server::start().await;
-    is(
+    assert_golden(
         "error_mutes_chat",
         post(&server, json!({"username": "user1", "chatroom": 60, "chat": 60})).await,
     );
-    is(
+    assert_golden(
         "error_mutes_groupchat",
         post(&server, json!({"username": "user1", "chatroom": 60, "groupchat": -1})).await,
     );
-    is("error_mutes_chatroom", post(&server, json!({"username": "user1", "chat": 0})).await);
+    assert_golden(
+        "error_mutes_chatroom",
+        post(&server, json!({"username": "user1", "chat": 0})).await,
+    );
     for wrong in [json!(-2), json!("60"), json!(null), json!(true), json!(0.5), json!(i64::MIN)] {
-        is(
+        assert_golden(
             "error_mutes_chatroom",
             post(&server, json!({"username": "user1", "chatroom": wrong})).await,
         );
     }
-    is("error_mutes_no_name", post(&server, json!({"chatroom": 60})).await);
-    is("error_mutes_name", post(&server, json!({"username": "a b", "chatroom": 60})).await);
-    is("error_mutes_name", server.agora(Method::GET, "/mutes/a%20b", None).await);
-    is("error_not_member", post(&server, json!({"username": "x", "chatroom": 60})).await);
-    is("error_method", server.agora(Method::DELETE, "/mutes/user1", None).await);
+    assert_golden("error_mutes_no_name", post(&server, json!({"chatroom": 60})).await);
+    assert_golden(
+        "error_mutes_name",
+        post(&server, json!({"username": "a b", "chatroom": 60})).await,
+    );
+    assert_golden("error_mutes_name", server.agora(Method::GET, "/mutes/a%20b", None).await);
+    assert_golden(
+        "error_not_member",
+        post(&server, json!({"username": "x", "chatroom": 60})).await,
+    );
+    assert_golden("error_method", server.agora(Method::DELETE, "/mutes/user1", None).await);
     assert_eq!(muted(&server, AGORA).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn the_sdk_path_tells_a_user_mute_as_one_in_its_rooms() {
+async fn the_sdk_path_reports_a_user_mute_like_a_member_mute() {
     let server = Server::start().await;
     let path = format!("/sdk/chatrooms/{ROOM}/mute/user1");
     server.mute(AGORA, ROOM, &["user1"], None).await;
     mute(&server, AGORA, "user1", None).await.unwrap();
-    is("sdk_muted", server.agora(Method::GET, &path, None).await);
+    assert_golden("sdk_muted", server.agora(Method::GET, &path, None).await);
     server.agora(Method::DELETE, &format!("/chatrooms/{ROOM}/mute/user1"), None).await;
-    is("sdk_muted", server.agora(Method::GET, &path, None).await);
+    assert_golden("sdk_muted", server.agora(Method::GET, &path, None).await);
 }
 
 #[tokio::test]
@@ -503,7 +520,7 @@ async fn the_101st_call_within_a_second_is_refused() {
         (Method::POST, "/mutes", body(0)),
         (Method::GET, "/mutes/user1", String::new()),
     ] {
-        let ask = || {
+        let request = || {
             let request = server.rest(
                 method.clone(),
                 &format!("/easemob-demo/testapp{path}"),
@@ -512,10 +529,10 @@ async fn the_101st_call_within_a_second_is_refused() {
             request.body(body.clone())
         };
         for _ in 0..100 {
-            assert_eq!(sent(ask()).await.0, 200);
+            assert_eq!(sent(request()).await.0, 200);
         }
-        let (status, retry_after, body) = refusal(ask()).await;
+        let (status, retry_after, body) = refusal(request()).await;
         assert_eq!(retry_after.as_deref(), Some("1"));
-        is("error_rate", (status, body));
+        assert_golden("error_rate", (status, body));
     }
 }

@@ -1,5 +1,5 @@
-//! The change feed: each change once and in order, over restarts and kills; what ends by itself is
-//! told once; who is slow is cut, and nobody else.
+//! The change feed: each change once and in order, over restarts and kills. Each expiry is emitted
+//! once. A slow watcher is cut, and only that one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{harness::*, process::Process};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One caller's watch.
+/// The watch of one caller.
 pub struct Watch {
     stream: Streaming<pb::WatchResponse>,
 }
@@ -34,7 +34,8 @@ impl Watch {
         Ok(Self { stream: mutes.watch(with(message, &[SERVICE])).await?.into_inner() })
     }
 
-    /// A watch that has begun, and the revision it began at.
+    /// Starts a watch and reads its first heartbeat. Returns the watch and the revision at which it
+    /// begins.
     pub async fn begun(
         mutes: MuteServiceClient<Channel>,
         app: &str,
@@ -49,11 +50,12 @@ impl Watch {
     }
 
     async fn next(&mut self) -> Result<Event, Status> {
-        let message = timeout(TIMEOUT, self.stream.message()).await.expect("nothing is told");
+        let message =
+            timeout(TIMEOUT, self.stream.message()).await.expect("the watch emits nothing");
         Ok(message?.expect("a watch ends with an error only").event.unwrap())
     }
 
-    /// The next change; heartbeats are left out.
+    /// The next change; heartbeats are skipped.
     pub async fn change(&mut self) -> Result<pb::Change, Status> {
         loop {
             if let Event::Change(change) = self.next().await? {
@@ -71,7 +73,7 @@ impl Watch {
         changes
     }
 
-    /// How the watch ends, and the last revision that was told.
+    /// Reads until the watch ends. Returns the status and the last revision that was emitted.
     pub async fn end(&mut self) -> (Status, Option<i64>) {
         let mut last = None;
         loop {
@@ -92,15 +94,15 @@ fn revisions(changes: &[pb::Change]) -> Vec<i64> {
     changes.iter().map(|change| change.revision).collect()
 }
 
-/// Kind and users of each.
-fn told(changes: &[pb::Change]) -> Vec<(ChangeKind, Vec<&str>)> {
+/// Kind and users of each change.
+fn kinds_and_users(changes: &[pb::Change]) -> Vec<(ChangeKind, Vec<&str>)> {
     changes
         .iter()
         .map(|change| (change.kind(), change.users.iter().map(String::as_str).collect()))
         .collect()
 }
 
-/// Mutes users of a writer's own, one a call; answers the revisions.
+/// Mutes users of this writer, one a call. Returns the revisions.
 async fn write(mut mutes: MuteServiceClient<Channel>, writer: usize, calls: usize) -> Vec<i64> {
     let mut revisions = Vec::new();
     for call in 0..calls {
@@ -134,7 +136,7 @@ async fn every_change_comes_once_and_in_order_while_many_write() {
     let last = *written.last().unwrap();
     let changes = live.up_to(last).await;
     assert_eq!(revisions(&changes), written.iter().copied().collect::<Vec<_>>());
-    // Whoever comes later is told the same, whatever is written meanwhile.
+    // A watch that starts later receives the same, whatever is written meanwhile.
     let (more, late) = tokio::join!(write_together(&server, 16, 20), async {
         let (mut late, from) = Watch::begun(server.mutes().await, OPEN, "", Some(begun)).await;
         assert_eq!(from, begun);
@@ -161,7 +163,7 @@ async fn a_watch_resumes_after_any_revision_while_others_write() {
 }
 
 #[tokio::test]
-async fn a_change_tells_who_did_what_to_whom_when_why_and_until_when() {
+async fn a_change_has_actor_users_reason_and_times() {
     let server = Server::start().await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, AGORA, "", None).await;
     let message = pb::MuteMembersRequest {
@@ -188,7 +190,7 @@ async fn a_change_tells_who_did_what_to_whom_when_why_and_until_when() {
         ..Default::default()
     };
     assert_eq!(change, expected);
-    // Whoever is told and asks, is answered by it.
+    // A check after the change was received already uses it.
     assert!(!server.check(AGORA, ROOM, "user1").await.allowed);
 }
 
@@ -197,9 +199,12 @@ async fn a_change_tells_who_did_what_to_whom_when_why_and_until_when() {
 async fn every_kind_of_change_is_watched_except_internal_ones() {
     let server = Server::start().await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, IMKIT, "", None).await;
-    let (mut mutes, mut directory) = (server.mutes().await, server.directory().await);
-    let (app, room, user, users) =
-        (IMKIT.to_owned(), "demo".to_owned(), "aaa".to_owned(), strings(&["aaa"]));
+    let mut mutes = server.mutes().await;
+    let mut directory = server.directory().await;
+    let app = IMKIT.to_owned();
+    let room = "demo".to_owned();
+    let user = "aaa".to_owned();
+    let users = strings(&["aaa"]);
     macro_rules! call {
         ($client:ident.$rpc:ident $request:ident { $($field:ident: $value:expr),* }) => {
             let message = pb::$request {
@@ -256,8 +261,8 @@ async fn every_kind_of_change_is_watched_except_internal_ones() {
     });
     call!(directory.upsert_room UpsertRoomRequest { room: "new".into() });
     call!(directory.delete_room DeleteRoomRequest { room: room.clone() });
-    // Removes the notification mute of the deleted room, and then its tombstone: commits that are
-    // told to nobody.
+    // Removes the notification mute of the deleted room, and then its tombstone: commits that no
+    // watch emits.
     server.sweep().await;
     let client = Some(pb::Client { user: "new".into(), ..Default::default() });
     call!(directory.upsert_client UpsertClientRequest { client: client });
@@ -300,7 +305,7 @@ async fn every_kind_of_change_is_watched_except_internal_ones() {
     );
     let ended = &changes[17];
     assert_eq!((ended.actor.as_str(), ended.room.as_str(), &ended.users), ("service", "", &users));
-    // In history it is the same.
+    // A watch from history returns the same.
     let (mut again, _) = Watch::begun(server.mutes().await, IMKIT, "", Some(begun)).await;
     assert_eq!(again.up_to(last).await, changes);
 }
@@ -323,28 +328,28 @@ async fn a_watch_is_limited_to_its_room_or_app() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_carries_the_newest_revision_that_was_passed() {
+async fn a_heartbeat_carries_the_latest_skipped_revision() {
     let server = Server::with(mute_service::config::Settings {
         watch_heartbeat_seconds: Some(1),
         ..unlimited()
     })
     .await;
     let (mut watch, begun) = Watch::begun(server.mutes().await, OPEN, "quiet", None).await;
-    let newest = server.mute(OPEN, "loud", &["u"], None).await.revision;
-    assert!(newest > begun);
+    let latest = server.mute(OPEN, "loud", &["u"], None).await.revision;
+    assert!(latest > begun);
     match watch.next().await.unwrap() {
-        Event::Heartbeat(heartbeat) => assert_eq!(heartbeat.revision, newest),
+        Event::Heartbeat(heartbeat) => assert_eq!(heartbeat.revision, latest),
         Event::Change(change) => panic!("{change:?}"),
     }
     let own = server.mute(OPEN, "quiet", &["u"], None).await.revision;
-    let (mut resumed, from) = Watch::begun(server.mutes().await, OPEN, "quiet", Some(newest)).await;
-    assert_eq!(from, newest);
+    let (mut resumed, from) = Watch::begun(server.mutes().await, OPEN, "quiet", Some(latest)).await;
+    assert_eq!(from, latest);
     assert_eq!(resumed.change().await.unwrap().revision, own);
     assert_eq!(watch.change().await.unwrap().revision, own);
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_after_a_restart_where_it_ended() {
+async fn a_watch_resumes_after_a_restart_where_it_ended() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::on(directory.path(), Clock::manual(START_MS), unlimited()).await;
     let (mut watch, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
@@ -357,47 +362,50 @@ async fn a_watch_goes_on_after_a_restart_where_it_ended() {
     let (mut watch, _) = Watch::begun(server.mutes().await, OPEN, "", Some(first)).await;
     let changes = watch.up_to(third).await;
     assert_eq!(revisions(&changes), [second, third]);
-    assert_eq!(told(&changes)[0], (ChangeKind::Muted, vec!["u2"]));
+    assert_eq!(kinds_and_users(&changes)[0], (ChangeKind::Muted, vec!["u2"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_resumes_after_a_kill_with_all_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut after, mut seen, mut acknowledged) = (0, Vec::new(), Vec::new());
+    let mut after = 0;
+    let mut received = Vec::new();
+    let mut acknowledged = Vec::new();
     for round in 0..3 {
         let process = Process::start(directory.path());
         let (mut watch, from) = Watch::begun(process.mutes().await, OPEN, "", Some(after)).await;
         assert_eq!(from, after);
-        // What was not read before the kill is read now.
-        for _ in seen.len()..acknowledged.len() {
-            seen.push(watch.change().await.unwrap().revision);
+        // Read what was not read before the kill.
+        for _ in received.len()..acknowledged.len() {
+            received.push(watch.change().await.unwrap().revision);
         }
-        assert_eq!(seen, acknowledged);
+        assert_eq!(received, acknowledged);
         acknowledged.extend(write(process.mutes().await, round, 40).await);
-        while seen.len() < acknowledged.len() - 10 {
-            seen.push(watch.change().await.unwrap().revision);
+        while received.len() < acknowledged.len() - 10 {
+            received.push(watch.change().await.unwrap().revision);
         }
-        after = *seen.last().unwrap();
+        after = *received.last().unwrap();
     }
-    assert_eq!(seen, acknowledged[..seen.len()]);
+    assert_eq!(received, acknowledged[..received.len()]);
 }
 
 #[tokio::test]
-async fn what_is_no_longer_kept_and_what_was_never_there_is_refused() {
+async fn compacted_and_unknown_revisions_are_refused() {
     let settings = mute_service::config::Settings { keep_events: Some(10), ..unlimited() };
     let directory = tempfile::tempdir().unwrap();
-    let (mut gone, mut last) = (0, 0);
-    // The oldest go many at a time, when what is newer is put in order.
+    let mut dropped = 0;
+    let mut last = 0;
+    // The oldest events are dropped many at a time, when newer ones are sorted.
     for _ in 0..2 {
         let server = Server::on(directory.path(), Clock::manual(START_MS), settings.clone()).await;
-        gone = last;
+        dropped = last;
         for _ in 0..20 {
             last = server.mute(OPEN, "r", &["u"], None).await.revision;
         }
         server.stop().await;
     }
     let server = Server::on(directory.path(), Clock::manual(START_MS), settings).await;
-    for after in [0, gone - 1, last + 1, i64::MAX] {
+    for after in [0, dropped - 1, last + 1, i64::MAX] {
         let refused = Watch::start(server.mutes().await, OPEN, "", Some(after))
             .await
             .err()
@@ -410,22 +418,22 @@ async fn what_is_no_longer_kept_and_what_was_never_there_is_refused() {
     }
     let refused = Watch::start(server.mutes().await, OPEN, "", Some(-1)).await.err().unwrap();
     assert_eq!(reason(&refused), "INVALID_ARGUMENT");
-    let (mut kept, _) = Watch::begun(server.mutes().await, OPEN, "", Some(last - 5)).await;
-    assert_eq!(revisions(&kept.up_to(last).await), (last - 4..=last).collect::<Vec<_>>());
+    let (mut resumed, _) = Watch::begun(server.mutes().await, OPEN, "", Some(last - 5)).await;
+    assert_eq!(revisions(&resumed.up_to(last).await), (last - 4..=last).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_watcher_is_cut_with_its_last_revision() {
     let server = Server::start().await;
-    // As little as HTTP/2 allows is on the way to it.
-    let narrow = Channel::from_shared(format!("http://{}", server.addresses.grpc)).unwrap();
-    let narrow = narrow
+    // Flow-control windows of 64 KiB, the smallest that HTTP/2 allows for a connection.
+    let channel = Channel::from_shared(format!("http://{}", server.addresses.grpc)).unwrap();
+    let channel = channel
         .initial_stream_window_size(65_535)
         .initial_connection_window_size(65_535)
         .connect()
         .await
         .unwrap();
-    let (mut slow, begun) = Watch::begun(MuteServiceClient::new(narrow), OPEN, "r", None).await;
+    let (mut slow, begun) = Watch::begun(MuteServiceClient::new(channel), OPEN, "r", None).await;
     let (mut quick, _) = Watch::begun(server.mutes().await, OPEN, "r", None).await;
     let users: Vec<_> = (0..100).map(|user| format!("{user:064}")).collect();
     let message =
@@ -440,7 +448,7 @@ async fn a_slow_watcher_is_cut_with_its_last_revision() {
             .into_inner()
             .revision;
         assert_eq!(quick.change().await.unwrap().revision, written);
-        assert!(written - begun < 2_000, "it is not cut");
+        assert!(written - begun < 2_000, "the slow watcher is not cut");
     }
     let written =
         mutes.mute_members(with(message, &[SERVICE])).await.unwrap().into_inner().revision;
@@ -458,16 +466,16 @@ async fn a_slow_watcher_is_cut_with_its_last_revision() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_watches_and_says_where_to_go_on() {
+async fn a_stop_ends_watches_with_the_revision_to_resume_at() {
     let server = Server::start().await;
     let (mut idle, begun) = Watch::begun(server.mutes().await, OPEN, "idle", None).await;
     let (mut busy, _) = Watch::begun(server.mutes().await, OPEN, "", None).await;
     let last = server.mute(OPEN, "r", &["u"], None).await.revision;
     assert_eq!(busy.change().await.unwrap().revision, last);
     let (idle_end, busy_end, ()) = tokio::join!(idle.end(), busy.end(), server.stop());
-    for (status, told) in [&idle_end, &busy_end] {
+    for (status, emitted) in [&idle_end, &busy_end] {
         assert_eq!(
-            (status.code(), reason(status).as_str(), *told),
+            (status.code(), reason(status).as_str(), *emitted),
             (Code::Unavailable, "STOPPING", None)
         );
     }
@@ -476,9 +484,9 @@ async fn a_stop_ends_the_watches_and_says_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_goes_leaves_nothing_behind() {
+async fn a_closed_watch_leaves_no_subscription_behind() {
     let server = Server::start().await;
-    let seated = async |count| {
+    let has_watchers = async |count| {
         while server.service.hub.watchers() != count {
             tokio::task::yield_now().await;
         }
@@ -487,15 +495,15 @@ async fn a_watcher_that_goes_leaves_nothing_behind() {
     for room in ["", "r1", "r1", "r2"] {
         watches.push(Watch::begun(server.mutes().await, OPEN, room, None).await);
     }
-    timeout(TIMEOUT, seated(4)).await.unwrap();
+    timeout(TIMEOUT, has_watchers(4)).await.unwrap();
     watches.truncate(1);
-    timeout(TIMEOUT, seated(1)).await.unwrap();
+    timeout(TIMEOUT, has_watchers(1)).await.unwrap();
     watches.clear();
-    timeout(TIMEOUT, seated(0)).await.unwrap();
+    timeout(TIMEOUT, has_watchers(0)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_mute_reaches_all_who_watch_its_room() {
+async fn one_mute_reaches_all_watchers_of_its_room() {
     let server = Server::start().await;
     let count: usize = std::env::var("MUTE_TEST_WATCHERS")
         .ok()
@@ -513,9 +521,9 @@ async fn one_mute_reaches_all_who_watch_its_room() {
     }
     let revision = server.mute(OPEN, "r", &["u"], None).await.revision;
     let started = std::time::Instant::now();
-    let told = join_all(watches.iter_mut().map(|(watch, _)| watch.change())).await;
-    println!("{count} watchers were told in {:?}", started.elapsed());
-    assert!(told.into_iter().all(|change| change.unwrap().revision == revision));
+    let changes = join_all(watches.iter_mut().map(|(watch, _)| watch.change())).await;
+    println!("{count} watchers received the change in {:?}", started.elapsed());
+    assert!(changes.into_iter().all(|change| change.unwrap().revision == revision));
 }
 
 #[tokio::test]

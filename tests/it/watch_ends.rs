@@ -1,5 +1,5 @@
-//! What ends a watch: an import, live and in history, here and in a cluster; and what does not: a
-//! burst.
+//! An import ends watches, live ones and those in history, in one process and in a cluster. A burst
+//! of changes does not.
 
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::{cluster::replica, etcd::Etcd, harness::*, process::mute, watch::Watch};
 
-/// A commit of an import into the app, as `import` makes it.
+/// Commits what `import` commits for one record of the app.
 async fn import_one(server: &Server, app: &str) -> i64 {
     let mut batch = Batch::of(&Event::new(EventKind::Imported, app, "service", START_MS));
     let restriction = Restriction {
@@ -30,12 +30,12 @@ async fn import_one(server: &Server, app: &str) -> i64 {
 
 async fn ends_compacted(watch: &mut Watch) {
     let (status, _) =
-        timeout(Duration::from_secs(10), watch.end()).await.expect("the watch goes on");
+        timeout(Duration::from_secs(10), watch.end()).await.expect("the watch does not end");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::OutOfRange, "REVISION_COMPACTED"));
 }
 
 #[tokio::test]
-async fn every_watch_of_an_app_ends_where_it_meets_an_import() {
+async fn an_import_ends_every_watch_of_its_app() {
     let server = Server::start().await;
     let mutes = server.mutes().await;
     let before = server.mute(OPEN, "r", &["u"], None).await.revision;
@@ -53,7 +53,7 @@ async fn every_watch_of_an_app_ends_where_it_meets_an_import() {
     for watch in &mut live {
         ends_compacted(watch).await;
     }
-    // Those of other apps go on, and so does whoever lists again and begins after the import.
+    // Watches of other apps continue, and so does one that starts after the import.
     let (mut again, _) = Watch::begun(mutes.clone(), OPEN, "r", Some(imported)).await;
     let own = server.mute(AGORA, ROOM, &["user1"], None).await.revision;
     assert_eq!(other.change().await.unwrap().revision, own);
@@ -64,9 +64,10 @@ async fn every_watch_of_an_app_ends_where_it_meets_an_import() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_into_a_running_cluster_ends_the_watches_of_it() {
+async fn an_import_into_a_running_cluster_ends_its_watches() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
-    let ((one, _one), (other, directory)) = (replica(&etcd), replica(&etcd));
+    let (one, _one) = replica(&etcd);
+    let (other, directory) = replica(&etcd);
     let from = mute(&mut one.mutes().await, "room", vec!["u".into()]).await.unwrap();
     let mut live = Vec::new();
     for replica in [&one, &other] {
@@ -86,7 +87,7 @@ async fn an_import_into_a_running_cluster_ends_the_watches_of_it() {
     }
 }
 
-/// Mutes of so many rooms that end together.
+/// Mutes one user in each of this many rooms. All mutes end together.
 async fn mute_rooms(server: &Server, rooms: usize) {
     let mutes = server.mutes().await;
     for at in (0..rooms).step_by(200) {
@@ -108,7 +109,7 @@ async fn mute_rooms(server: &Server, rooms: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_mutes_that_end_at_once_are_all_told_to_a_prompt_reader() {
+async fn a_prompt_reader_receives_every_one_of_many_expiries() {
     for rooms in [400, 5_000] {
         let server = Server::start().await;
         mute_rooms(&server, rooms).await;

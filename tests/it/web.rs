@@ -1,4 +1,4 @@
-//! grpc-web: calls of web pages, from the origins that may, over HTTP/1.1.
+//! grpc-web: calls from web pages of allowed origins, over HTTP/1.1.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use mute_service::proto::v1 as pb;
@@ -19,7 +19,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
     [&[0], length.as_slice(), &bytes].concat()
 }
 
-/// The frames of a body: the message where there is one, and the trailers.
+/// The frames of a body: the message, if there is one, and the trailers.
 fn frames(mut body: &[u8]) -> (Option<Vec<u8>>, String) {
     let mut message = None;
     loop {
@@ -27,7 +27,7 @@ fn frames(mut body: &[u8]) -> (Option<Vec<u8>>, String) {
         let (frame, rest) =
             rest.split_at(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize);
         if head[0] & 0x80 != 0 {
-            assert!(rest.is_empty(), "something after the trailers");
+            assert!(rest.is_empty(), "bytes after the trailers");
             return (message, String::from_utf8(frame.to_vec()).unwrap());
         }
         (message, body) = (Some(frame.to_vec()), rest);
@@ -42,7 +42,7 @@ async fn check(process: &Process, origin: &str, kind: &str, body: Vec<u8>) -> Re
     request.body(body).send().await.unwrap()
 }
 
-fn question() -> pb::CheckSendRequest {
+fn check_request() -> pb::CheckSendRequest {
     pb::CheckSendRequest {
         app: "Open".into(),
         room: "room".into(),
@@ -60,10 +60,11 @@ async fn only_pages_of_configured_origins_may_read_answers() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["--grpc-web-origins", "https://console.example,http://localhost:3000"];
     let process = Process::spawn(directory.path(), directory.path(), &arguments).ready();
-    // The same port still speaks gRPC.
+    // The same port still serves gRPC.
     mute(&mut process.mutes().await, "room", vec!["u".to_owned()]).await.unwrap();
 
-    let answer = check(&process, PAGE, "application/grpc-web+proto", framed(&question())).await;
+    let answer =
+        check(&process, PAGE, "application/grpc-web+proto", framed(&check_request())).await;
     assert_eq!(
         (answer.status().as_u16(), header(&answer, "access-control-allow-origin")),
         (200, Some(PAGE))
@@ -72,15 +73,15 @@ async fn only_pages_of_configured_origins_may_read_answers() {
     let checked = pb::CheckSendResponse::decode(&*message.unwrap()).unwrap();
     assert!(!checked.allowed && checked.actor == "service:dev", "{checked:?}");
     assert!(trailers.contains("grpc-status:0"), "{trailers}");
-    // As text, for browsers that stream no bytes.
+    // As text, for browsers that cannot stream bytes.
     let answer = check(
         &process,
         PAGE,
         "application/grpc-web-text",
-        BASE64.encode(framed(&question())).into(),
+        BASE64.encode(framed(&check_request())).into(),
     )
     .await;
-    // Each piece is padded for itself.
+    // Each chunk has its own padding.
     let body: Vec<_> = answer
         .bytes()
         .await
@@ -90,7 +91,7 @@ async fn only_pages_of_configured_origins_may_read_answers() {
         .collect();
     assert!(frames(&body).0.is_some());
     // An error can be read too.
-    let unknown = pb::CheckSendRequest { app: "None".into(), ..question() };
+    let unknown = pb::CheckSendRequest { app: "None".into(), ..check_request() };
     let answer = check(&process, PAGE, "application/grpc-web+proto", framed(&unknown)).await;
     assert_eq!(header(&answer, "grpc-status"), Some("5"));
     assert!(
@@ -100,7 +101,7 @@ async fn only_pages_of_configured_origins_may_read_answers() {
     );
 
     let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
-    let ask = async |origin: &str| {
+    let preflight = async |origin: &str| {
         let request = Client::new().request(Method::OPTIONS, &url).header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
         request
@@ -109,24 +110,24 @@ async fn only_pages_of_configured_origins_may_read_answers() {
             .await
             .unwrap()
     };
-    let answer = ask(PAGE).await;
+    let answer = preflight(PAGE).await;
     assert_eq!(
         (answer.status().as_u16(), header(&answer, "access-control-allow-origin")),
         (200, Some(PAGE))
     );
     assert!(header(&answer, "access-control-allow-headers").unwrap().contains("authorization"));
     for other in ["https://evil.example", "http://console.example", "null"] {
-        assert_eq!(header(&ask(other).await, "access-control-allow-origin"), None, "{other}");
+        assert_eq!(header(&preflight(other).await, "access-control-allow-origin"), None, "{other}");
         let answer =
-            check(&process, other, "application/grpc-web+proto", framed(&question())).await;
+            check(&process, other, "application/grpc-web+proto", framed(&check_request())).await;
         assert_eq!(header(&answer, "access-control-allow-origin"), None, "{other}");
     }
-    // What is neither is refused at once.
+    // Other requests are refused immediately.
     assert_eq!(Client::new().get(&url).send().await.unwrap().status(), 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_page_may_call_where_nobody_has_said_so() {
+async fn without_configured_origins_no_page_may_call() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());

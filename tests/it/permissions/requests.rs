@@ -1,4 +1,4 @@
-//! A valid request of every RPC, and of each of its forms that is permitted apart.
+//! A valid request of every RPC, and of each form of it with permissions of its own.
 
 use std::pin::Pin;
 
@@ -8,20 +8,20 @@ use mute_service::proto::v1::{
 };
 use tonic::transport::Channel;
 
-use super::Stage;
+use super::Targets;
 use crate::harness::*;
 
 type Mutes = MuteServiceClient<Channel>;
 type Directory = DirectoryServiceClient<Channel>;
 type Tokens = TokenServiceClient<Channel>;
 type Headers = Vec<(&'static str, String)>;
-/// What has come of a request: a reason, or "let through".
+/// The outcome of a request: the reason of the refusal, or "admitted".
 type Outcome = Pin<Box<dyn Future<Output = String>>>;
 /// A row of the table, and its request.
 pub(super) type Rpc = (&'static str, Box<dyn Fn(Channel, Headers) -> Outcome>);
 
 macro_rules! rpcs {
-    ($stage:ident; $(
+    ($targets:ident; $(
         $client:ident.$rpc:ident $name:literal
         $request:ident { $($field:ident: $value:expr),* $(,)? }
     )+) => {
@@ -29,7 +29,7 @@ macro_rules! rpcs {
             ($name, Box::new(move |channel: Channel, headers: Headers| -> Outcome {
                 #[allow(clippy::needless_update)]
                 let message = pb::$request {
-                    app: $stage.app.into(),
+                    app: $targets.app.into(),
                     $($field: $value,)*
                     ..Default::default()
                 };
@@ -37,7 +37,7 @@ macro_rules! rpcs {
                     let headers: Vec<_> =
                         headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
                     let sent = $client::new(channel).$rpc(with(message, &headers)).await;
-                    sent.err().map_or_else(|| "let through".to_owned(), |status| reason(&status))
+                    sent.err().map_or_else(|| "admitted".to_owned(), |status| reason(&status))
                 })
             }) as Box<dyn Fn(Channel, Headers) -> Outcome>),
         )+]
@@ -45,12 +45,13 @@ macro_rules! rpcs {
 }
 
 /// A valid request of every row.
-pub(super) fn rpcs(at: Stage) -> Vec<Rpc> {
-    let (room, user) = (move || at.room.to_owned(), move || at.user.to_owned());
+pub(super) fn rpcs(targets: Targets) -> Vec<Rpc> {
+    let room = move || targets.room.to_owned();
+    let user = move || targets.user.to_owned();
     let users = move || vec![user()];
     let pair = move |user: &str| pb::RoomUser { room: room(), user: user.to_owned() };
     let client = move || Some(pb::Client { user: user(), ..Default::default() });
-    rpcs! { at;
+    rpcs! { targets;
         Mutes.mute_members "MuteMembers" MuteMembersRequest { room: room(), users: users() }
         Mutes.unmute_members "UnmuteMembers" UnmuteMembersRequest { room: room(), users: users() }
         Mutes.list_muted_members "ListMutedMembers" ListMutedMembersRequest { room: room() }
@@ -70,8 +71,8 @@ pub(super) fn rpcs(at: Stage) -> Vec<Rpc> {
         Mutes.list_muted_rooms "ListMutedRooms" ListMutedRoomsRequest { user: user() }
         Mutes.filter_recipients "FilterRecipients" FilterRecipientsRequest { room: room(), users: users() }
         Mutes.check_send "CheckSend" CheckSendRequest { room: room(), user: user() }
-        Mutes.batch_check_send "BatchCheckSend" BatchCheckSendRequest { pairs: vec![pair(at.user)] }
-        Mutes.batch_check_send "BatchCheckSend of two users" BatchCheckSendRequest { pairs: vec![pair(at.user), pair("user2")] }
+        Mutes.batch_check_send "BatchCheckSend" BatchCheckSendRequest { pairs: vec![pair(targets.user)] }
+        Mutes.batch_check_send "BatchCheckSend of two users" BatchCheckSendRequest { pairs: vec![pair(targets.user), pair("user2")] }
         Mutes.watch "Watch" WatchRequest {}
         Mutes.watch "Watch of a room" WatchRequest { room: room() }
         Mutes.list_events "ListEvents" ListEventsRequest {}

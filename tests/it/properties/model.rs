@@ -1,16 +1,18 @@
-//! What the service should say, by a few maps. Nothing in it is ever stored, swept or restarted.
+//! The expected answers, computed with a few maps. The model stores nothing, and is never swept or
+//! restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ROOMS, Step, USERS, pb, strings};
 
-/// The end of a mark; nothing is for good.
+/// When a restriction ends, in Unix milliseconds; `None` if it is permanent.
 type End = Option<u64>;
 
-/// What has ended: kind, room, and user; a ban has none.
-pub type Ends = BTreeMap<(pb::ChangeKind, String, String), usize>;
+/// How often each restriction has expired, by kind, room and user; a ban has no user.
+pub type Expiries = BTreeMap<(pb::ChangeKind, String, String), usize>;
 
-/// Everything that can be asked. What is not registered in a strict app is nothing.
+/// Everything that reads return. In a strict app, rooms and clients that are not registered are
+/// `None`.
 #[derive(Debug, PartialEq)]
 pub struct Facts {
     pub rooms: [Option<RoomFacts>; 2],
@@ -28,7 +30,7 @@ pub struct RoomFacts {
     pub recipients: Vec<String>,
 }
 
-/// What is known of a room.
+/// The state of a room.
 #[derive(Default)]
 struct Room {
     is_registered: bool,
@@ -47,8 +49,8 @@ pub struct Model {
     muted_users: BTreeMap<&'static str, End>,
     /// By user, in the order of muting.
     push_muted: BTreeMap<&'static str, Vec<(&'static str, End)>>,
-    /// How often each mark has come to its end.
-    ended: Ends,
+    /// How often each restriction has expired.
+    expiries: Expiries,
 }
 
 impl Model {
@@ -62,7 +64,7 @@ impl Model {
             clients: USERS.into_iter().filter(|_| is_strict).collect(),
             muted_users: BTreeMap::new(),
             push_muted: BTreeMap::new(),
-            ended: Ends::new(),
+            expiries: Expiries::new(),
         }
     }
 
@@ -70,8 +72,8 @@ impl Model {
         self.now_ms
     }
 
-    pub fn ended(&self) -> Ends {
-        self.ended.clone()
+    pub fn expiries(&self) -> Expiries {
+        self.expiries.clone()
     }
 
     /// Errors: the reason of the refusal.
@@ -86,7 +88,7 @@ impl Model {
             Step::MuteNotifications { room, user, duration_ms } => {
                 self.require_client(*user)?;
                 self.require_room(*room)?;
-                self.silence(ROOMS[*room], USERS[*user], self.end(*duration_ms));
+                self.mute_notifications(ROOMS[*room], USERS[*user], self.end(*duration_ms));
             }
             Step::UnmuteNotifications { room, user } => {
                 self.require_client(*user)?;
@@ -94,7 +96,7 @@ impl Model {
                 self.push_muted
                     .entry(USERS[*user])
                     .or_default()
-                    .retain(|(known, _)| *known != ROOMS[*room]);
+                    .retain(|(other, _)| *other != ROOMS[*room]);
             }
             Step::MuteUser { user, duration_ms } => {
                 self.require_client(*user)?;
@@ -110,7 +112,7 @@ impl Model {
                 self.rooms[*room] = Room::default();
                 self.push_muted
                     .values_mut()
-                    .for_each(|list| list.retain(|(known, _)| *known != ROOMS[*room]));
+                    .for_each(|list| list.retain(|(other, _)| *other != ROOMS[*room]));
             }
             Step::CreateClient { user } => drop(self.clients.insert(USERS[*user])),
             Step::DeleteClient { user } => {
@@ -163,14 +165,14 @@ impl Model {
         Ok(())
     }
 
-    fn silence(&mut self, room: &'static str, user: &'static str, end: End) {
-        // Who mutes something is registered by that, in an open app.
+    fn mute_notifications(&mut self, room: &'static str, user: &'static str, end: End) {
+        // In an open app, a client is registered by muting something.
         self.clients.insert(user);
         let now_ms = self.now_ms;
         let list = self.push_muted.entry(user).or_default();
         list.retain(|(_, end)| end.is_none_or(|end| now_ms < end));
-        match list.iter_mut().find(|(known, _)| *known == room) {
-            Some(known) => known.1 = end,
+        match list.iter_mut().find(|(other, _)| *other == room) {
+            Some(entry) => entry.1 = end,
             None => list.push((room, end)),
         }
     }
@@ -195,7 +197,7 @@ impl Model {
         duration_ms.map(|ms| self.now_ms + ms)
     }
 
-    fn in_force(&self, end: End) -> bool {
+    fn is_in_force(&self, end: End) -> bool {
         end.is_none_or(|end| self.now_ms < end)
     }
 
@@ -219,16 +221,16 @@ impl Model {
         let muted_users = self.muted_users.iter().filter(|(_, end)| has_ended(end));
         ended.extend(muted_users.map(|(user, _)| (pb::ChangeKind::UserMuteExpired, "", *user)));
         for (kind, room, user) in ended {
-            *self.ended.entry((kind, room.to_owned(), user.to_owned())).or_default() += 1;
+            *self.expiries.entry((kind, room.to_owned(), user.to_owned())).or_default() += 1;
         }
     }
 
     fn rule(&self, room: &Room, user: &str) -> pb::Rule {
-        if self.muted_users.get(user).is_some_and(|end| self.in_force(*end)) {
+        if self.muted_users.get(user).is_some_and(|end| self.is_in_force(*end)) {
             return pb::Rule::UserMute;
         }
-        let muted = room.muted.get(user).is_some_and(|end| self.in_force(*end));
-        let banned = room.ban.is_some_and(|end| self.in_force(end));
+        let muted = room.muted.get(user).is_some_and(|end| self.is_in_force(*end));
+        let banned = room.ban.is_some_and(|end| self.is_in_force(end));
         match (muted, banned, room.allowed.contains(user)) {
             (true, _, _) => pb::Rule::MemberMute,
             (false, true, true) => pb::Rule::AllowList,
@@ -240,16 +242,16 @@ impl Model {
     fn those_in_force(&self, mutes: &BTreeMap<&'static str, End>) -> Vec<(String, End)> {
         mutes
             .iter()
-            .filter(|(_, end)| self.in_force(**end))
+            .filter(|(_, end)| self.is_in_force(**end))
             .map(|(user, end)| ((*user).to_owned(), *end))
             .collect()
     }
 
-    /// Those of the users who may be pushed to.
+    /// The users who may receive pushes from the room.
     fn recipients(&self, room: usize) -> Vec<String> {
         let is_push_muted = |user: &str| {
             let mut list = self.push_muted.get(user).into_iter().flatten();
-            list.any(|(silent, end)| *silent == ROOMS[room] && self.in_force(*end))
+            list.any(|(muted, end)| *muted == ROOMS[room] && self.is_in_force(*end))
         };
         strings(&USERS).into_iter().filter(|user| !is_push_muted(user)).collect()
     }
@@ -263,7 +265,7 @@ impl Model {
             rules: (0..USERS.len()).map(rule).collect(),
             muted: self.those_in_force(&room.muted),
             recipients: self.recipients(number),
-            banned: room.ban.filter(|end| self.in_force(*end)),
+            banned: room.ban.filter(|end| self.is_in_force(*end)),
             allowed: room.allowed.iter().map(|user| (*user).to_owned()).collect(),
         })
     }
@@ -273,7 +275,7 @@ impl Model {
             self.require_client(user).ok()?;
             let list = self.push_muted.get(USERS[user]).into_iter().flatten();
             Some(
-                list.filter(|(_, end)| self.in_force(*end))
+                list.filter(|(_, end)| self.is_in_force(*end))
                     .map(|(room, end)| ((*room).to_owned(), *end))
                     .collect(),
             )

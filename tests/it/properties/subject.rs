@@ -1,10 +1,10 @@
-//! The service under test, with its callers.
+//! The service under test and its clients.
 
 use mute_service::{clock::Clock, sweep::Sweeper};
 use tempfile::TempDir;
 use tonic::{Request, Status, transport::Channel};
 
-use super::{Ends, Facts, MODERATOR, ROOMS, RoomFacts, Step, USERS, pb};
+use super::{Expiries, Facts, MODERATOR, ROOMS, RoomFacts, Step, USERS, pb};
 use crate::harness::*;
 
 pub struct Subject {
@@ -15,14 +15,14 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub async fn start(app: &'static str, place: &TempDir, now_ms: u64) -> Self {
-        let server = Server::on(place.path(), Clock::manual(now_ms), unlimited()).await;
+    pub async fn start(app: &'static str, data: &TempDir, now_ms: u64) -> Self {
+        let server = Server::on(data.path(), Clock::manual(now_ms), unlimited()).await;
         let mutes = server.mutes().await;
         let directory = server.directory().await;
         Self { server, app, mutes, directory }
     }
 
-    /// All rooms and users, and the moderator.
+    /// Registers all rooms and users, and the moderator.
     pub async fn register_all(&mut self) {
         for user in USERS.iter().chain([&MODERATOR]) {
             self.create_client(user).await.unwrap();
@@ -45,19 +45,19 @@ impl Subject {
             | Step::DeleteRoom { .. }
             | Step::SetStaff { .. }
             | Step::CreateClient { .. }
-            | Step::DeleteClient { .. } => self.direct(step).await,
+            | Step::DeleteClient { .. } => self.change_directory(step).await,
             Step::Advance { .. } | Step::Jump { .. } | Step::Sweep | Step::SweepDeleted => {
-                self.pass(step).await;
+                self.apply_time(step).await;
                 Ok(())
             }
-            Step::Restart => unreachable!("a restart is the driver's"),
-            step => self.mute_for_itself(step).await,
+            Step::Restart => unreachable!("the driver restarts the service"),
+            step => self.apply_user_mute(step).await,
         };
         done.map_err(|status| reason(&status))
     }
 
-    /// As an internal service, or as the moderator.
-    fn by<T>(&self, message: T, by_user: bool) -> Request<T> {
+    /// A request of the internal service, or of the moderator.
+    fn request<T>(&self, message: T, by_user: bool) -> Request<T> {
         if by_user {
             with(
                 message,
@@ -85,7 +85,7 @@ impl Subject {
                     duration,
                     ..Default::default()
                 };
-                self.mutes.mute_members(self.by(message, by_user)).await.map(drop)
+                self.mutes.mute_members(self.request(message, by_user)).await.map(drop)
             }
             Step::Unmute { room: id, users, .. } => {
                 let message = pb::UnmuteMembersRequest {
@@ -94,17 +94,17 @@ impl Subject {
                     users: names(users),
                     ..Default::default()
                 };
-                self.mutes.unmute_members(self.by(message, by_user)).await.map(drop)
+                self.mutes.unmute_members(self.request(message, by_user)).await.map(drop)
             }
             Step::Ban { room: id, duration_ms, .. } => {
                 let duration = duration_ms.map(duration);
                 let message =
                     pb::BanRoomRequest { app, room: room(id), duration, ..Default::default() };
-                self.mutes.ban_room(self.by(message, by_user)).await.map(drop)
+                self.mutes.ban_room(self.request(message, by_user)).await.map(drop)
             }
             Step::Unban { room: id, .. } => {
                 let message = pb::UnbanRoomRequest { app, room: room(id), ..Default::default() };
-                self.mutes.unban_room(self.by(message, by_user)).await.map(drop)
+                self.mutes.unban_room(self.request(message, by_user)).await.map(drop)
             }
             Step::Allow { room: id, user, .. } => {
                 let message = pb::AllowMembersRequest {
@@ -113,7 +113,7 @@ impl Subject {
                     users: names(&[*user]),
                     ..Default::default()
                 };
-                self.mutes.allow_members(self.by(message, by_user)).await.map(drop)
+                self.mutes.allow_members(self.request(message, by_user)).await.map(drop)
             }
             Step::Disallow { room: id, user, .. } => {
                 let message = pb::DisallowMembersRequest {
@@ -122,13 +122,13 @@ impl Subject {
                     users: names(&[*user]),
                     ..Default::default()
                 };
-                self.mutes.disallow_members(self.by(message, by_user)).await.map(drop)
+                self.mutes.disallow_members(self.request(message, by_user)).await.map(drop)
             }
-            other => unreachable!("{other:?} moderates nothing"),
+            other => unreachable!("{other:?} is no step of a moderator"),
         }
     }
 
-    async fn mute_for_itself(&mut self, step: &Step) -> Result<(), Status> {
+    async fn apply_user_mute(&mut self, step: &Step) -> Result<(), Status> {
         let app = self.app.to_owned();
         let name = |user: &usize| USERS[*user].to_owned();
         match step {
@@ -164,11 +164,11 @@ impl Subject {
                 let message = pb::UnmuteUserRequest { app, user: name(user), ..Default::default() };
                 self.mutes.unmute_user(with(message, &[SERVICE])).await.map(drop)
             }
-            other => unreachable!("{other:?} mutes nothing"),
+            other => unreachable!("{other:?} is no mute of a user"),
         }
     }
 
-    async fn direct(&mut self, step: &Step) -> Result<(), Status> {
+    async fn change_directory(&mut self, step: &Step) -> Result<(), Status> {
         let app = self.app.to_owned();
         match step {
             Step::CreateRoom { room } => self.create_room(*room, None).await,
@@ -192,12 +192,12 @@ impl Subject {
                     ..Default::default()
                 };
                 match self.directory.delete_client(with(message, &[SERVICE])).await {
-                    // One that is gone already is as good as deleted.
+                    // A client that does not exist counts as deleted.
                     Err(status) if reason(&status) != "CLIENT_NOT_FOUND" => Err(status),
                     _ => Ok(()),
                 }
             }
-            other => unreachable!("{other:?} is none of the directory"),
+            other => unreachable!("{other:?} does not change the directory"),
         }
     }
 
@@ -222,7 +222,7 @@ impl Subject {
         self.directory.upsert_client(with(message, &[SERVICE])).await.map(drop)
     }
 
-    async fn pass(&self, step: &Step) {
+    async fn apply_time(&self, step: &Step) {
         match step {
             Step::Advance { ms } => self.server.advance(*ms),
             Step::Jump { by_ms } => {
@@ -241,8 +241,8 @@ impl Subject {
         Sweeper { store: store.clone(), view: view.clone(), clock: clock.clone() }
     }
 
-    /// The ends that history tells.
-    pub async fn ended(&mut self) -> Ends {
+    /// The expiries that history has.
+    pub async fn expiries(&mut self) -> Expiries {
         use pb::ChangeKind::{BanExpired, Expired, NotificationsExpired, UserMuteExpired};
         let kinds =
             [Expired, BanExpired, NotificationsExpired, UserMuteExpired].map(i32::from).to_vec();
@@ -252,17 +252,17 @@ impl Subject {
             page_size: 1_000,
             ..Default::default()
         };
-        let mut ended = Ends::new();
+        let mut expiries = Expiries::new();
         for event in
             self.mutes.list_events(with(message, &[SERVICE])).await.unwrap().into_inner().events
         {
             let users =
                 if event.users.is_empty() { vec![String::new()] } else { event.users.clone() };
             for user in users {
-                *ended.entry((event.kind(), event.room.clone(), user)).or_default() += 1;
+                *expiries.entry((event.kind(), event.room.clone(), user)).or_default() += 1;
             }
         }
-        ended
+        expiries
     }
 
     pub async fn facts(&mut self) -> Facts {
@@ -297,7 +297,7 @@ impl Subject {
         let app = self.app.to_owned();
         let room = room.to_owned();
         let message = pb::GetRoomRequest { app: app.clone(), room: room.clone(), min_revision: 0 };
-        let seen = found(self.mutes.get_room(with(message, &[SERVICE])).await);
+        let info = found(self.mutes.get_room(with(message, &[SERVICE])).await);
         let message = pb::ListMutedMembersRequest {
             app: app.clone(),
             room: room.clone(),
@@ -331,8 +331,8 @@ impl Subject {
                     .map(|answer| answer.rule()),
             );
         }
-        // All of them find the room, or none.
-        let Some(seen) = seen else {
+        // Either all reads find the room or none does.
+        let Some(info) = info else {
             assert!(
                 muted.is_none()
                     && allowed.is_none()
@@ -348,14 +348,14 @@ impl Subject {
                 .into_iter()
                 .map(|member| (member.user, member.expire_time.as_ref().map(ms)))
                 .collect(),
-            banned: seen.ban.map(|ban| ban.expire_time.as_ref().map(ms)),
+            banned: info.ban.map(|ban| ban.expire_time.as_ref().map(ms)),
             allowed: allowed?.members.into_iter().map(|member| member.user).collect(),
             recipients: recipients?.users,
         })
     }
 }
 
-/// Nothing where the room or the client is not registered and has to be.
+/// `None` where the room or client is not registered but has to be.
 fn found<T>(answer: Result<tonic::Response<T>, Status>) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer.into_inner()),

@@ -1,5 +1,5 @@
-//! A service over a store of its own, through which a rival passes once: after the plan of a write,
-//! and before its commit.
+//! A service over its own store, in which a rival can commit once: after the plan of a write and
+//! before its commit.
 
 use std::{
     fmt::Write as _,
@@ -38,12 +38,12 @@ use tonic::Request;
 
 use crate::harness::*;
 
-/// What the room of a world is.
+/// The kind of room in a world.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// In an app whose directory is strict; who moderates it is one of its admins.
+    /// In an app with a strict directory; its moderator is one of its admins.
     Strict,
-    /// Not registered, in an app whose directory is open.
+    /// Not registered, in an app with an open directory.
     Unregistered,
 }
 
@@ -67,11 +67,10 @@ pub enum Write {
     Disallow {
         users: Vec<&'static str>,
     },
-    /// Mutes the room's notifications.
-    Silence {
+    MuteNotifications {
         ms: Option<u64>,
     },
-    Unsilence,
+    UnmuteNotifications,
     MuteUser {
         ms: Option<u64>,
     },
@@ -86,27 +85,27 @@ pub enum Write {
         admins: Option<&'static [&'static str]>,
     },
     DeleteRoom,
-    /// The same, with a request id.
-    Named(Box<Write>),
+    /// The inner write, with a request id.
+    WithRequestId(Box<Write>),
 }
 
 /// A step of a rival.
 #[derive(Clone, Debug)]
 pub enum Step {
     Write(Write),
-    Pass(u64),
+    Advance(u64),
     Sweep,
     SweepDeleted,
 }
 
-/// A store that lets a rival go first, once.
-struct Overtaking {
+/// A store that runs a rival before its next commit.
+struct InterleavingStore {
     store: Arc<dyn Store>,
     rival: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 #[async_trait]
-impl Store for Overtaking {
+impl Store for InterleavingStore {
     async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
         let rival = self.rival.lock().unwrap().take();
         if let Some(rival) = rival {
@@ -145,9 +144,9 @@ impl Store for Overtaking {
     }
 }
 
-/// Who calls, and through which store.
+/// The API over one of the stores, with its sweeper.
 #[derive(Clone)]
-struct Door {
+struct Endpoint {
     app: &'static str,
     api: Arc<Api>,
     clock: Clock,
@@ -156,23 +155,23 @@ struct Door {
 
 pub struct World {
     kind: Kind,
-    /// Straight to the store.
-    door: Door,
-    overtaken: Door,
-    rival: Arc<Overtaking>,
+    /// Without rivals.
+    direct: Endpoint,
+    interleaved: Endpoint,
+    rival: Arc<InterleavingStore>,
     store: Arc<dyn Store>,
     view: View,
     _follower: JoinSet<()>,
     _directory: TempDir,
 }
 
-/// Of the dev apps.
+/// Access to the dev apps.
 pub async fn access() -> Arc<Access> {
     Server::start().await.service.access.clone()
 }
 
 impl World {
-    /// With marks on `u` of each kind that end in 10 s, and none on `w`.
+    /// With a restriction of each kind on `u` that ends in 10 s, and none on `w`.
     pub async fn new(kind: Kind, access: &Arc<Access>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let retention = Retention { events: 1_000, age_ms: u64::MAX };
@@ -181,40 +180,40 @@ impl World {
         let view = filled.view.clone();
         let mut follower = JoinSet::new();
         follower.spawn(filled.follow(store.clone()));
-        let rival = Arc::new(Overtaking { store: store.clone(), rival: Mutex::default() });
+        let rival = Arc::new(InterleavingStore { store: store.clone(), rival: Mutex::default() });
         let clock = Clock::manual(START_MS);
         let app = if kind == Kind::Strict { IMKIT } else { OPEN };
-        let door = |through: Arc<dyn Store>| {
+        let endpoint = |through: Arc<dyn Store>| {
             let service = service(access.clone(), through.clone(), view.clone(), clock.clone());
             let sweeper = Sweeper { store: through, view: view.clone(), clock: clock.clone() };
-            Door {
+            Endpoint {
                 app,
                 api: Arc::new(Api::new(Arc::new(service))),
                 clock: clock.clone(),
                 sweeper: Arc::new(sweeper),
             }
         };
-        let overtaken = door(rival.clone());
-        let door = door(store.clone());
+        let interleaved = endpoint(rival.clone());
+        let direct = endpoint(store.clone());
         let world = Self {
             kind,
-            door,
-            overtaken,
+            direct,
+            interleaved,
             rival,
             store,
             view,
             _follower: follower,
             _directory: directory,
         };
-        world.begin().await;
+        world.set_up().await;
         world
     }
 
-    async fn begin(&self) {
+    async fn set_up(&self) {
         let mut steps = Vec::new();
         if self.kind == Kind::Strict {
             for user in ["o", "m", "w"] {
-                assert!(self.door.client(user).await.starts_with("Ok"));
+                assert!(self.direct.client(user).await.starts_with("Ok"));
             }
             steps.push(Write::Client { nickname: "" });
             steps.push(Write::Room { name: None, owner: Some("o"), admins: Some(&["m"]) });
@@ -225,9 +224,9 @@ impl World {
             Write::Ban { ms },
             Write::Allow { users: vec!["u"] },
         ]);
-        steps.extend([Write::Silence { ms }, Write::MuteUser { ms }]);
+        steps.extend([Write::MuteNotifications { ms }, Write::MuteUser { ms }]);
         for write in steps {
-            let answer = self.door.write(&write, None).await;
+            let answer = self.direct.write(&write, None).await;
             assert!(answer.starts_with("Ok"), "{write:?}: {answer}");
         }
     }
@@ -237,28 +236,27 @@ impl World {
         (self.kind == Kind::Strict).then_some("m")
     }
 
-    /// What the answer is, and all that is known then, where the rival is done before the write
-    /// begins.
-    pub async fn one_after_the_other(self, rival: &[Step], call: &Write) -> String {
-        self.door.clone().take(rival.to_vec()).await;
-        let answer = self.door.write(call, self.moderator()).await;
+    /// Runs the rival before the write starts. Returns the answer and the state afterwards.
+    pub async fn run_in_sequence(self, rival: &[Step], call: &Write) -> String {
+        self.direct.clone().run(rival.to_vec()).await;
+        let answer = self.direct.write(call, self.moderator()).await;
         self.outcome(&answer).await
     }
 
-    /// The same, where the rival goes between plan and commit.
-    pub async fn overtaken(self, rival: &[Step], call: &Write) -> String {
-        *self.rival.rival.lock().unwrap() = Some(Box::pin(self.door.clone().take(rival.to_vec())));
-        let answer = self.overtaken.write(call, self.moderator()).await;
-        assert!(self.rival.rival.lock().unwrap().is_none(), "{call:?} has committed nothing");
+    /// The same, with the rival between plan and commit of the write.
+    pub async fn run_interleaved(self, rival: &[Step], call: &Write) -> String {
+        *self.rival.rival.lock().unwrap() = Some(Box::pin(self.direct.clone().run(rival.to_vec())));
+        let answer = self.interleaved.write(call, self.moderator()).await;
+        assert!(self.rival.rival.lock().unwrap().is_none(), "{call:?} did not commit");
         self.outcome(&answer).await
     }
 
     async fn outcome(&self, answer: &str) -> String {
         let mut text = format!("{answer}\n");
-        self.view.room(self.door.app, "r", |room| room_state(&mut text, room));
-        self.view.client(self.door.app, "u", |client| client_state(&mut text, client));
-        for logged in self.store.events(EventRange::default(), false, 1_000).await.unwrap() {
-            let event = codec::decode_event(&logged.event).unwrap();
+        self.view.room(self.direct.app, "r", |room| room_state(&mut text, room));
+        self.view.client(self.direct.app, "u", |client| client_state(&mut text, client));
+        for stored in self.store.events(EventRange::default(), false, 1_000).await.unwrap() {
+            let event = codec::decode_event(&stored.event).unwrap();
             if event.kind != EventKind::Swept {
                 writeln!(
                     text,
@@ -284,7 +282,7 @@ fn room_state(text: &mut String, room: Option<&Room>) {
     });
     room.push_muted
         .iter()
-        .for_each(|(user, until)| writeln!(text, "  silenced {user} {:?}", until.value).unwrap());
+        .for_each(|(user, until)| writeln!(text, "  push_muted {user} {:?}", until.value).unwrap());
 }
 
 fn client_state(text: &mut String, client: Option<ClientRef<'_>>) {
@@ -315,20 +313,20 @@ fn service(access: Arc<Access>, store: Arc<dyn Store>, view: View, clock: Clock)
     }
 }
 
-/// Calls an RPC, and answers what it said but for the revision.
+/// Calls an RPC. Returns its answer without the revision, or the reason of the refusal.
 macro_rules! send {
     (
-        $door:ident, $caller:expr, $id:expr,
+        $endpoint:ident, $caller:expr, $id:expr,
         $rpc:ident $request:ident { $($field:ident $(: $value:expr)?),* }
     ) => {{
         let mut message = Request::new(pb::$request {
-            app: $door.app.to_owned(),
+            app: $endpoint.app.to_owned(),
             request_id: $id,
             $($field $(: $value)?,)*
             ..Default::default()
         });
         message.extensions_mut().insert($caller);
-        match $door.api.$rpc(message).await {
+        match $endpoint.api.$rpc(message).await {
             Ok(answer) => {
                 let mut answer = answer.into_inner();
                 answer.revision = 0;
@@ -339,12 +337,12 @@ macro_rules! send {
     }};
 }
 
-impl Door {
-    async fn take(self, steps: Vec<Step>) {
+impl Endpoint {
+    async fn run(self, steps: Vec<Step>) {
         for step in steps {
             match step {
                 Step::Write(write) => drop(self.write(&write, None).await),
-                Step::Pass(ms) => self.clock.advance(Duration::from_millis(ms)),
+                Step::Advance(ms) => self.clock.advance(Duration::from_millis(ms)),
                 Step::Sweep => while self.sweeper.sweep().await.unwrap() > 0 {},
                 Step::SweepDeleted => while self.sweeper.sweep_deleted().await.unwrap() > 0 {},
             }
@@ -356,23 +354,23 @@ impl Door {
         send!(self, self.caller(None), String::new(), upsert_client UpsertClientRequest { client })
     }
 
-    /// Moderates as this user, or as an admin of the app.
+    /// Writes as this user, or as an admin of the app.
     async fn write(&self, write: &Write, moderator: Option<&str>) -> String {
         let (write, id) = match write {
-            Write::Named(write) => (&**write, "id".to_owned()),
+            Write::WithRequestId(write) => (&**write, "id".to_owned()),
             write => (write, String::new()),
         };
         match write {
             Write::Client { .. } | Write::DeleteClient | Write::Room { .. } | Write::DeleteRoom => {
-                self.direct(write, id).await
+                self.change_directory(write, id).await
             }
-            write => self.restriction(write, id, moderator).await,
+            write => self.restrict(write, id, moderator).await,
         }
     }
 
-    // The macro fills up what a request has besides, and some have nothing.
+    // The macro adds the defaults of other fields, and some requests have none.
     #[allow(clippy::needless_update)]
-    async fn restriction(&self, write: &Write, id: String, moderator: Option<&str>) -> String {
+    async fn restrict(&self, write: &Write, id: String, moderator: Option<&str>) -> String {
         let caller = self.caller(moderator);
         let admin = self.caller(None);
         let room = "r".to_owned();
@@ -411,14 +409,14 @@ impl Door {
                     disallow_members DisallowMembersRequest { room, users: strings(users) }
                 )
             }
-            Write::Silence { ms } => {
+            Write::MuteNotifications { ms } => {
                 let duration = duration(ms);
                 send!(
                     self, admin, id,
                     mute_room_notifications MuteRoomNotificationsRequest { user, room, duration }
                 )
             }
-            Write::Unsilence => {
+            Write::UnmuteNotifications => {
                 send!(
                     self, admin, id,
                     unmute_room_notifications UnmuteRoomNotificationsRequest { user, room }
@@ -428,12 +426,12 @@ impl Door {
                 send!(self, admin, id, mute_user MuteUserRequest { user, duration: duration(ms) })
             }
             Write::UnmuteUser => send!(self, admin, id, unmute_user UnmuteUserRequest { user }),
-            other => unreachable!("{other:?} marks nobody"),
+            other => unreachable!("{other:?} is no restriction"),
         }
     }
 
     #[allow(clippy::needless_update)]
-    async fn direct(&self, write: &Write, id: String) -> String {
+    async fn change_directory(&self, write: &Write, id: String) -> String {
         let admin = self.caller(None);
         let room = "r".to_owned();
         let user = "u".to_owned();
@@ -456,7 +454,7 @@ impl Door {
                 send!(self, admin, id, upsert_room UpsertRoomRequest { room, name, owner, admins })
             }
             Write::DeleteRoom => send!(self, admin, id, delete_room DeleteRoomRequest { room }),
-            other => unreachable!("{other:?} is none of the directory"),
+            other => unreachable!("{other:?} does not change the directory"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The attacks. Each goes on until it is dropped, from addresses of its own.
+//! The attacks. Each runs until it is dropped, from its own addresses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,8 +20,8 @@ use tokio::{
 
 use crate::hostile::{call, connect_from, framed, reading_nothing};
 
-/// What the attackers know: where the doors are, the token of an app of theirs, and one of a user
-/// of the app that is attacked.
+/// What the attackers know: the addresses, the token of an app of their own, and the token of a
+/// user of the attacked app.
 pub struct Target {
     pub grpc: String,
     pub rest: String,
@@ -37,21 +37,19 @@ const LIST: &str = "/evil/tenant/chatrooms/room/mute";
 pub type Attack = fn(Arc<Target>) -> BoxFuture<'static, ()>;
 
 pub const ATTACKS: [(&str, Attack); 9] = [
-    ("heads without a message, 10 x 1,024", |target| heads(target).boxed()),
-    ("messages that are nearly sent, 4 x 50 of 2 MiB", |target| nearly_sent(target).boxed()),
-    ("connections that ask once and are silent, of 4 addresses", |target| {
-        connections(target).boxed()
-    }),
+    ("headers without a message, 10 x 1,024", |target| heads(target).boxed()),
+    ("almost complete messages, 4 x 50 of 2 MiB", |target| nearly_sent(target).boxed()),
+    ("idle connections after one call, from 4 addresses", |target| connections(target).boxed()),
     ("wrong secrets, 100/s", |target| guesses(target).boxed()),
-    ("calls that a user may not make, 200/s", |target| forbidden(target).boxed()),
-    ("tokens that are forged, 500/s", |target| forged(target).boxed()),
-    ("answers that nobody reads, 50 of 0.5 MB", |target| unread(target).boxed()),
-    ("history of an app that has little, 60/s", |target| history(target).boxed()),
+    ("forbidden calls, 200/s", |target| forbidden(target).boxed()),
+    ("forged tokens, 500/s", |target| forged(target).boxed()),
+    ("unread answers, 50 of 0.5 MB", |target| unread(target).boxed()),
+    ("history of an app with few events, 60/s", |target| history(target).boxed()),
     ("whole lists of 20,000 over REST, 20/s", |target| lists(target).boxed()),
 ];
 
 impl Target {
-    /// The attackers' app has a room of 20,000 who are muted.
+    /// Creates a room with 20,000 muted users in the attackers' app.
     pub async fn prepare(&self) {
         let client = http2(2, &self.grpc).await.unwrap();
         for call in 0..200 {
@@ -64,13 +62,14 @@ impl Target {
                 reason,
                 ..Default::default()
             };
-            // As many a second as it may.
+            // As fast as the rate limit allows.
             sleep(Duration::from_millis(12)).await;
-            let answer =
-                ask(&client, &self.grpc, "MuteMembers", &self.tenant, &message).await.unwrap();
+            let answer = call_unary(&client, &self.grpc, "MuteMembers", &self.tenant, &message)
+                .await
+                .unwrap();
             assert!(!answer.headers().contains_key("grpc-status"), "{:?}", answer.headers());
         }
-        // What these attacks ask for is looked at, and not refused before.
+        // The requests of these attacks are processed, not refused early.
         assert_eq!(rest(self, 29, Method::GET, LIST, &self.tenant, "").await, Some(StatusCode::OK));
         assert_eq!(
             rest(self, 24, Method::POST, TOKEN, "", WRONG).await,
@@ -79,7 +78,7 @@ impl Target {
     }
 }
 
-/// A connection of this address; nothing where it is not let in.
+/// An HTTP/2 connection from this address; `None` where it is refused.
 async fn http2(from: u8, to: &str) -> Option<SendRequest<Body>> {
     let stream = TokioIo::new(connect_from(from, to).await);
     let (client, connection) =
@@ -88,8 +87,8 @@ async fn http2(from: u8, to: &str) -> Option<SendRequest<Body>> {
     Some(client)
 }
 
-/// The head of the answer: a refusal has its status there.
-async fn ask(
+/// Returns the headers of the answer, which have the status of a refusal.
+async fn call_unary(
     client: &SendRequest<Body>,
     to: &str,
     method: &str,
@@ -100,10 +99,10 @@ async fn ask(
     client.clone().send_request(call(to, method, token).body(body).unwrap()).await
 }
 
-/// Heads on 10 connections of 5 addresses, half of a known user.
+/// Headers on 10 connections from 5 addresses, half of them with a user's token.
 async fn heads(target: Arc<Target>) {
     loop {
-        let mut held = JoinSet::new();
+        let mut running = JoinSet::new();
         for number in 0..10 {
             let Some(mut client) = http2(10 + number % 5, &target.grpc).await else { continue };
             for stream in 0..1_024 {
@@ -112,7 +111,7 @@ async fn heads(target: Arc<Target>) {
                 if client.ready().now_or_never().is_none_or(|ready| ready.is_err()) {
                     break;
                 }
-                held.spawn(
+                running.spawn(
                     client
                         .send_request(call(&target.grpc, "CheckSend", token).body(never).unwrap())
                         .map(drop),
@@ -124,45 +123,45 @@ async fn heads(target: Arc<Target>) {
 }
 
 async fn nearly_sent(target: Arc<Target>) {
-    let most = Bytes::from(framed(&vec![0; 2 << 20])).slice(..(2 << 20) - 10);
+    let incomplete = Bytes::from(framed(&vec![0; 2 << 20])).slice(..(2 << 20) - 10);
     loop {
-        let mut held = JoinSet::new();
+        let mut running = JoinSet::new();
         for from in 15..19 {
             let Some(mut client) = http2(from, &target.grpc).await else { continue };
             for _ in 0..50 {
-                let body =
-                    stream::iter([Ok::<_, std::io::Error>(most.clone())]).chain(stream::pending());
+                let body = stream::iter([Ok::<_, std::io::Error>(incomplete.clone())])
+                    .chain(stream::pending());
                 let request = call(&target.grpc, "FilterRecipients", &target.tenant)
                     .body(Body::from_stream(body))
                     .unwrap();
-                held.spawn(client.send_request(request).map(drop));
+                running.spawn(client.send_request(request).map(drop));
             }
         }
         sleep(Duration::from_secs(2)).await;
     }
 }
 
-/// As many as are let in; those that are closed are opened again.
+/// As many connections as are accepted; closed ones are replaced.
 async fn connections(target: Arc<Target>) {
     let check = pb::CheckSendRequest { app: "Open".into(), ..Default::default() };
-    let mut held: Vec<SendRequest<Body>> = Vec::new();
+    let mut running: Vec<SendRequest<Body>> = Vec::new();
     loop {
-        held.retain(|client| !client.is_closed());
+        running.retain(|client| !client.is_closed());
         for from in 20..24 {
             let open = async || {
                 let client = http2(from, &target.grpc).await?;
-                let _ = ask(&client, &target.grpc, "CheckSend", "", &check).await;
+                let _ = call_unary(&client, &target.grpc, "CheckSend", "", &check).await;
                 (!client.is_closed()).then_some(client)
             };
-            if held.len() < 1_200 {
-                held.extend(join_all((0..20).map(|_| open())).await.into_iter().flatten());
+            if running.len() < 1_200 {
+                running.extend(join_all((0..20).map(|_| open())).await.into_iter().flatten());
             }
         }
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// A request over a connection of its own, whose answer is read.
+/// Sends a request over its own connection, and reads the answer.
 async fn rest(
     target: &Target,
     from: u8,
@@ -196,7 +195,7 @@ async fn guesses(target: Arc<Target>) {
     }
 }
 
-/// Calls at this pace, several at a time.
+/// Makes calls at this rate, several at a time.
 async fn calls(
     target: Arc<Target>,
     from: u8,
@@ -205,17 +204,20 @@ async fn calls(
     token: impl Fn(u32) -> String,
     message: impl prost::Message + Clone + 'static,
 ) {
-    let (mut calls, mut due, mut number) =
-        (JoinSet::new(), interval(Duration::from_secs(1) / per_s), 0);
+    let mut calls = JoinSet::new();
+    let mut due = interval(Duration::from_secs(1) / per_s);
+    let mut number = 0;
     while let Some(client) = http2(from, &target.grpc).await {
         while !client.is_closed() {
             due.tick().await;
             number += 1;
             if calls.len() < 60 {
-                let (client, target, token, message) =
-                    (client.clone(), target.clone(), token(number), message.clone());
+                let client = client.clone();
+                let target = target.clone();
+                let token = token(number);
+                let message = message.clone();
                 calls.spawn(async move {
-                    ask(&client, &target.grpc, method, &token, &message).await.is_ok()
+                    call_unary(&client, &target.grpc, method, &token, &message).await.is_ok()
                 });
             }
             while calls.try_join_next().is_some() {}
@@ -262,14 +264,14 @@ async fn unread(target: Arc<Target>) {
         ..Default::default()
     };
     loop {
-        let mut held = JoinSet::new();
+        let mut running = JoinSet::new();
         if let Ok((client, _)) = reading_nothing(27, &target.grpc).await {
             for _ in 0..50 {
                 let body = Body::from(framed(&message.encode_to_vec()));
                 let request =
                     call(&target.grpc, "ListMutedMembers", &target.tenant).body(body).unwrap();
                 let answer = client.clone().send_request(request);
-                held.spawn(async move {
+                running.spawn(async move {
                     let _answer = answer.await;
                     std::future::pending::<()>().await;
                 });

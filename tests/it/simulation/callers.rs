@@ -1,5 +1,4 @@
-//! Who calls while the cluster is at odds with itself. Each caller goes its own way, by random
-//! numbers of its own, and asks whichever replica it gets.
+//! The callers of a simulation. Each makes its own random calls, to any replica.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +14,8 @@ use tonic::Status;
 use super::{
     Fault,
     world::{
-        Answer, OPEN, Observation, Replica, STRICT, Watched, World, as_admin, as_user, ask, pause,
+        Answer, OPEN, Observation, Replica, STRICT, Watched, World, as_admin, as_user, outcome_of,
+        pause,
     },
 };
 use crate::{
@@ -23,16 +23,16 @@ use crate::{
     harness::{duration, reason},
 };
 
-/// Whose rights in the room below come and go.
+/// The user whose rights in [`STAFFED_ROOM`] are granted and revoked.
 pub const MODERATOR: &str = "mod";
 pub const STAFFED_ROOM: &str = "r0";
 /// Rooms that are deleted and registered again.
 pub const DELETED_ROOMS: [(&str, &str); 2] = [(OPEN, "d0"), (STRICT, "d1")];
-/// Who mutes their notifications.
+/// The users who mute notifications.
 pub const CLIENTS: [&str; 3] = ["n0", "n1", "n2"];
 
-/// Short enough to end while somebody looks, long enough not to, or for good.
-fn some_duration(random: &mut StdRng) -> Option<prost_types::Duration> {
+/// A duration that ends during the run or long after it, or none: a permanent mute.
+fn random_duration(random: &mut StdRng) -> Option<prost_types::Duration> {
     match random.random_range(0..4) {
         0 => None,
         1 => Some(duration(3_600_000)),
@@ -40,17 +40,17 @@ fn some_duration(random: &mut StdRng) -> Option<prost_types::Duration> {
     }
 }
 
-/// Mutes and unmutes members whom nobody else touches.
+/// Mutes and unmutes members whom no other caller touches.
 pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec<Operation> {
     let mut operations = Vec::new();
-    while world.goes_on() {
+    while world.is_running() {
         pause(&mut random, 50..400).await;
         let name = format!("w{number}-{}", operations.len());
         let message = pb::MuteMembersRequest {
             app: OPEN.into(),
             room: format!("m{}", random.random_range(0..2)),
             users: vec![format!("w{number}u{}", random.random_range(0..2))],
-            duration: some_duration(&mut random),
+            duration: random_duration(&mut random),
             reason: name.clone(),
             request_id: if random.random_bool(0.5) { name } else { String::new() },
         };
@@ -63,8 +63,8 @@ pub async fn writer(world: Arc<World>, mut random: StdRng, number: usize) -> Vec
     operations
 }
 
-/// What got no answer is sent again where it has an id; and what got one too, at another replica,
-/// which has to answer the same.
+/// Repeats a call without an answer, if it has a request id. Sometimes also repeats an answered
+/// one, at another replica, which has to return the same answer.
 async fn write(
     world: &World,
     random: &mut StdRng,
@@ -89,7 +89,7 @@ async fn write(
             }
             Outcome::Unknown if first != Outcome::Unknown => return first,
             Outcome::Done(_) if random.random_bool(0.3) => first = outcome,
-            // What refuses a repeat says nothing of what got no answer.
+            // A refusal of the repeat says nothing about the call without an answer.
             Outcome::Nothing if number > 0 => return first,
             Outcome::Done(_) | Outcome::Nothing => return outcome,
             Outcome::Unknown => pause(random, 50..1_000).await,
@@ -102,13 +102,13 @@ async fn write(
 }
 
 async fn mute(world: &World, replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome {
-    match ask(replica.api.mute_members(as_admin(OPEN, message.clone()))).await {
+    match outcome_of(replica.api.mute_members(as_admin(OPEN, message.clone()))).await {
         Answer::Done(answer) => {
             let is_long = message.duration.as_ref().is_none_or(|duration| duration.seconds > 60);
             if is_long && may_speak(replica, message) {
                 world.fault(
                     Fault::History,
-                    format!("{} was answered, and is not in force", message.reason),
+                    format!("{} was acknowledged but is not in force", message.reason),
                 );
             }
             Outcome::Done(answer.revision)
@@ -118,7 +118,7 @@ async fn mute(world: &World, replica: &Replica, message: &pb::MuteMembersRequest
     }
 }
 
-/// As the replica that has just muted a user answers at this very moment.
+/// What the replica that has just muted a user answers immediately.
 fn may_speak(replica: &Replica, message: &pb::MuteMembersRequest) -> bool {
     let pb::MuteMembersRequest { app, room, users, .. } = message.clone();
     let check = pb::CheckSendRequest { app, room, user: users[0].clone(), min_revision: 0 };
@@ -129,7 +129,7 @@ fn may_speak(replica: &Replica, message: &pb::MuteMembersRequest) -> bool {
 async fn unmute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome {
     let pb::MuteMembersRequest { app, room, users, reason, request_id, .. } = message.clone();
     let message = pb::UnmuteMembersRequest { app, room, users, reason, request_id };
-    match ask(replica.api.unmute_members(as_admin(OPEN, message))).await {
+    match outcome_of(replica.api.unmute_members(as_admin(OPEN, message))).await {
         Answer::Done(answer) if answer.members.iter().any(|member| member.was_muted) => {
             Outcome::Done(answer.revision)
         }
@@ -138,10 +138,11 @@ async fn unmute(replica: &Replica, message: &pb::MuteMembersRequest) -> Outcome 
     }
 }
 
-/// Gives a moderator its right and takes it away, the latter while it is at work at every replica.
+/// Grants a moderator its right and revokes it, the latter while the moderator writes at every
+/// replica.
 pub async fn owner(world: Arc<World>, mut random: StdRng) {
     let mut number = 0;
-    while world.goes_on() {
+    while world.is_running() {
         pause(&mut random, 200..800).await;
         let Some(replica) = world.any_replica(&mut random) else { continue };
         number += 1;
@@ -151,7 +152,7 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
                 room: STAFFED_ROOM.into(),
                 ..Default::default()
             };
-            ask(replica.api.delete_room(as_admin(OPEN, message))).await;
+            outcome_of(replica.api.delete_room(as_admin(OPEN, message))).await;
             continue;
         }
         let has_right = number % 2 == 1;
@@ -160,7 +161,7 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
         let message = pb::UpsertRoomRequest {
             app: OPEN.into(),
             room: STAFFED_ROOM.into(),
-            // Something changes each time.
+            // A new name, so that each call changes something.
             name: Some(request_id.clone()),
             admins: Some(pb::RoomAdmins { users }),
             request_id: request_id.clone(),
@@ -170,7 +171,7 @@ pub async fn owner(world: Arc<World>, mut random: StdRng) {
         let delay_us = random.random_range(0..4_000);
         let change = async {
             sleep(Duration::from_micros(delay_us)).await;
-            ask(replica.api.upsert_room(as_admin(OPEN, message))).await;
+            outcome_of(replica.api.upsert_room(as_admin(OPEN, message))).await;
         };
         let replicas = world.replicas();
         let moderated =
@@ -187,16 +188,17 @@ async fn moderate(replica: &Replica, user: usize) {
         users: vec![format!("x{user}r{}", replica.number)],
         ..Default::default()
     };
-    ask(replica.api.mute_members(as_user(OPEN, MODERATOR, message))).await;
+    outcome_of(replica.api.mute_members(as_user(OPEN, MODERATOR, message))).await;
 }
 
-/// Mutes and unmutes notifications of the rooms that come and go, and asks at once.
+/// Mutes and unmutes notifications of rooms that are deleted and created, and observes the result
+/// immediately.
 pub async fn client(world: Arc<World>, mut random: StdRng, user: &'static str) {
-    while world.goes_on() {
+    while world.is_running() {
         pause(&mut random, 50..400).await;
         let (app, room) = DELETED_ROOMS[random.random_range(0..2)];
         let Some(replica) = world.any_replica(&mut random) else { continue };
-        let duration = some_duration(&mut random);
+        let duration = random_duration(&mut random);
         let user = user.to_owned();
         let room = room.to_owned();
         if random.random_bool(0.75) {
@@ -207,7 +209,7 @@ pub async fn client(world: Arc<World>, mut random: StdRng, user: &'static str) {
                 duration,
                 ..Default::default()
             };
-            ask(replica.api.mute_room_notifications(as_admin(app, message))).await;
+            outcome_of(replica.api.mute_room_notifications(as_admin(app, message))).await;
         } else {
             let message = pb::UnmuteRoomNotificationsRequest {
                 app: app.into(),
@@ -215,15 +217,15 @@ pub async fn client(world: Arc<World>, mut random: StdRng, user: &'static str) {
                 room: room.clone(),
                 ..Default::default()
             };
-            ask(replica.api.unmute_room_notifications(as_admin(app, message))).await;
+            outcome_of(replica.api.unmute_room_notifications(as_admin(app, message))).await;
         }
         observe(&world, &replica, app, &room);
     }
 }
 
-/// Deletes rooms and clients, registers them again, and asks at once.
+/// Deletes rooms and clients, registers them again, and observes the result immediately.
 pub async fn keeper(world: Arc<World>, mut random: StdRng) {
-    while world.goes_on() {
+    while world.is_running() {
         pause(&mut random, 100..700).await;
         let (app, room) = DELETED_ROOMS[random.random_range(0..2)];
         let Some(replica) = world.any_replica(&mut random) else { continue };
@@ -234,11 +236,11 @@ pub async fn keeper(world: Arc<World>, mut random: StdRng) {
                 user: user.into(),
                 ..Default::default()
             };
-            ask(replica.api.delete_client(as_admin(app, message))).await;
+            outcome_of(replica.api.delete_client(as_admin(app, message))).await;
         } else {
             let message =
                 pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
-            ask(replica.api.delete_room(as_admin(app, message))).await;
+            outcome_of(replica.api.delete_room(as_admin(app, message))).await;
         }
         observe(&world, &replica, app, room);
         if random.random_bool(0.5) {
@@ -250,7 +252,7 @@ pub async fn keeper(world: Arc<World>, mut random: StdRng) {
     }
 }
 
-/// The room, and all clients.
+/// Registers the room and all clients.
 pub async fn register(replica: &Replica, app: &'static str, room: &str) {
     let message = pb::UpsertRoomRequest {
         app: app.into(),
@@ -258,26 +260,26 @@ pub async fn register(replica: &Replica, app: &'static str, room: &str) {
         name: Some("room".into()),
         ..Default::default()
     };
-    ask(replica.api.upsert_room(as_admin(app, message))).await;
+    outcome_of(replica.api.upsert_room(as_admin(app, message))).await;
     for user in CLIENTS {
         let client = pb::Client { user: user.into(), ..Default::default() };
         let message =
             pb::UpsertClientRequest { app: app.into(), client: Some(client), ..Default::default() };
-        ask(replica.api.upsert_client(as_admin(app, message))).await;
+        outcome_of(replica.api.upsert_client(as_admin(app, message))).await;
     }
 }
 
-/// Bans and unbans a room, and mutes a user everywhere.
+/// Bans and unbans a room, and mutes a user in the whole app.
 pub async fn banner(world: Arc<World>, mut random: StdRng) {
-    while world.goes_on() {
+    while world.is_running() {
         pause(&mut random, 100..700).await;
         let Some(replica) = world.any_replica(&mut random) else { continue };
-        let duration = some_duration(&mut random);
+        let duration = random_duration(&mut random);
         let app: String = OPEN.into();
         match random.random_range(0..4) {
             0 => {
                 let message = pb::UnbanRoomRequest { app, room: "b0".into(), ..Default::default() };
-                ask(replica.api.unban_room(as_admin(OPEN, message))).await;
+                outcome_of(replica.api.unban_room(as_admin(OPEN, message))).await;
             }
             1 => {
                 let message = pb::MuteUserRequest {
@@ -286,18 +288,18 @@ pub async fn banner(world: Arc<World>, mut random: StdRng) {
                     duration,
                     ..Default::default()
                 };
-                ask(replica.api.mute_user(as_admin(OPEN, message))).await;
+                outcome_of(replica.api.mute_user(as_admin(OPEN, message))).await;
             }
             _ => {
                 let message =
                     pb::BanRoomRequest { app, room: "b0".into(), duration, ..Default::default() };
-                ask(replica.api.ban_room(as_admin(OPEN, message))).await;
+                outcome_of(replica.api.ban_room(as_admin(OPEN, message))).await;
             }
         }
     }
 }
 
-/// Asks who wants no push, at one moment of the view.
+/// Records who receives no push from the room, at one revision of the view.
 pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) {
     let users: Vec<_> = CLIENTS.iter().map(|user| (*user).to_owned()).collect();
     let message = pb::FilterRecipientsRequest {
@@ -307,7 +309,7 @@ pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) 
         min_revision: 0,
     };
     let revision = replica.service.view.revision();
-    // A room that is not registered is not asked about.
+    // An unregistered room is not observed.
     let Some(Ok(answer)) = replica.api.filter_recipients(as_admin(app, message)).now_or_never()
     else {
         return;
@@ -322,28 +324,29 @@ pub fn observe(world: &World, replica: &Replica, app: &'static str, room: &str) 
     });
 }
 
-/// Watches an app, or a room of it, at one machine, for as long as there are callers; begins anew
-/// whenever it is ended.
+/// Watches an app, or a room of it, at one machine while callers run. Resumes whenever the watch
+/// ends.
 pub async fn watcher(world: Arc<World>, machine: usize, room: &'static str) {
     let mut after = None;
-    while world.goes_on() {
+    while world.is_running() {
         sleep(Duration::from_millis(50)).await;
         let Some(replica) = world.replica(machine) else { continue };
         let message =
             pb::WatchRequest { app: OPEN.into(), room: room.into(), after_revision: after };
-        let Answer::Done(stream) = ask(replica.api.watch(as_admin(OPEN, message))).await else {
+        let Answer::Done(stream) = outcome_of(replica.api.watch(as_admin(OPEN, message))).await
+        else {
             after = None;
             continue;
         };
         drop(replica);
-        let watched = listen(&world, machine, stream, room).await;
+        let watched = read_watch(&world, machine, stream, room).await;
         after = (watched.end != "REVISION_COMPACTED" && watched.last > 0).then_some(watched.last);
         world.log().watches.push(watched);
     }
 }
 
-/// Listens until the watch ends, its replica is gone, or nobody calls any more.
-async fn listen(
+/// Reads the watch until it ends, its replica is gone, or the callers stop.
+async fn read_watch(
     world: &World,
     machine: usize,
     mut stream: impl futures_util::Stream<Item = Result<pb::WatchResponse, Status>> + Unpin,
@@ -351,20 +354,20 @@ async fn listen(
 ) -> Watched {
     let mut watched = Watched { room: room.to_owned(), ..Watched::default() };
     let begun = world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize);
-    while world.goes_on()
+    while world.is_running()
         && world.replica(machine).map(|replica| Arc::as_ptr(&replica.service) as usize) == begun
     {
-        let told = match timeout(Duration::from_millis(200), stream.next()).await {
+        let event = match timeout(Duration::from_millis(200), stream.next()).await {
             Err(_) => continue,
-            Ok(Some(Ok(pb::WatchResponse { event: Some(told) }))) => told,
+            Ok(Some(Ok(pb::WatchResponse { event: Some(event) }))) => event,
             Ok(Some(Err(status))) => {
                 watched.end = reason(&status);
                 break;
             }
             Ok(_) => break,
         };
-        match told {
-            // The first of all says where it begins.
+        match event {
+            // The first heartbeat has the revision at which the watch begins.
             pb::watch_response::Event::Heartbeat(pb::Heartbeat { revision })
                 if watched.last == 0 =>
             {

@@ -1,5 +1,5 @@
-//! etcd before 3.4.36 and 3.5.19 forgets the deletions of the very revision that it is compacted
-//! to: a watch that goes on there is not told of them.
+//! etcd before 3.4.36 and 3.5.19 forgets the deletions of exactly the revision to which it is
+//! compacted: a watch that resumes there does not receive them.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::sleep;
 
 use super::{
-    Fault, is_told,
-    world::{OPEN, Replica, World, as_admin, ask},
+    Fault, is_reported,
+    world::{OPEN, Replica, World, as_admin, outcome_of},
 };
 use crate::double::link::State;
 
 const ROUNDS: usize = 5;
 
-/// One replica is cut off for a moment, in which the other unmutes somebody and the cluster is
+/// One replica is partitioned briefly. Meanwhile the other unmutes a user and the cluster is
 /// compacted.
 pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
-    if !is_told(Fault::CompactedDeletion) {
+    if !is_reported(Fault::CompactedDeletion) {
         return Vec::new();
     }
-    let world = World::of_two().await;
+    let world = World::with_two_replicas().await;
     let writer = world.replica(0).unwrap();
     let reader = world.replica(1).unwrap();
     for round in 0..ROUNDS {
@@ -32,7 +32,7 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
             users: vec![user.clone()],
             ..Default::default()
         };
-        ask(writer.api.mute_members(as_admin(OPEN, message))).await;
+        outcome_of(writer.api.mute_members(as_admin(OPEN, message))).await;
         sleep(Duration::from_millis(random.random_range(1_000..2_000))).await;
         let link = &reader.network.links[0];
         link.set(State::Cut);
@@ -42,14 +42,16 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
             users: vec![user.clone()],
             ..Default::default()
         };
-        ask(writer.api.unmute_members(as_admin(OPEN, message))).await;
+        outcome_of(writer.api.unmute_members(as_admin(OPEN, message))).await;
         world.double.compact(world.double.revision());
         link.set(State::Up);
         sleep(Duration::from_secs(4)).await;
         if is_muted(&reader, &user).await {
             world.fault(
                 Fault::CompactedDeletion,
-                format!("{user} is muted at a replica that was cut off when it was unmuted"),
+                format!(
+                    "{user} is still muted at a replica that was partitioned when it was unmuted"
+                ),
             );
         }
     }

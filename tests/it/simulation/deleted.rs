@@ -1,4 +1,4 @@
-//! What is muted again after a deletion, while the sweeper takes away what was muted before it.
+//! Mutes made after a deletion, while the sweeper removes those from before it.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use tokio::time::sleep;
 use super::{
     Fault,
     callers::{self, CLIENTS, DELETED_ROOMS},
-    facts, is_told,
-    world::{Replica, World, as_admin, ask, pause},
+    facts, is_reported,
+    world::{Replica, World, as_admin, outcome_of, pause},
 };
 
 const ROUNDS: usize = 10;
-/// The sweeper has been everywhere by then.
-const SWEPT: Duration = Duration::from_secs(2);
+/// By then the sweeper has visited everything.
+const SWEEP_WAIT: Duration = Duration::from_secs(2);
 
-/// One replica deletes and mutes again, at any moment of the sweepers of both.
+/// One replica deletes and mutes again, at any moment of both sweepers.
 pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
-    if !is_told(Fault::AfterDeletion) {
+    if !is_reported(Fault::AfterDeletion) {
         return Vec::new();
     }
-    let world = World::of_two().await;
+    let world = World::with_two_replicas().await;
     for (app, room) in DELETED_ROOMS {
         callers::register(&world.any_replica(&mut random).unwrap(), app, room).await;
     }
@@ -38,28 +38,29 @@ pub async fn run(mut random: StdRng) -> Vec<(Fault, String)> {
             callers::register(&replica, app, room).await;
             mute(&replica, app, room).await;
         }
-        sleep(SWEPT).await;
+        sleep(SWEEP_WAIT).await;
         for replica in world.replicas() {
-            look(&world, &replica).await;
+            check_replica(&world, &replica).await;
         }
     }
     std::mem::take(&mut world.log().faults)
 }
 
-/// For good: the room's notifications by all clients, a member, and the room.
+/// Permanent mutes: the room's notifications by all clients, a member, and the room.
 async fn mute(replica: &Replica, app: &'static str, room: &str) {
     for user in CLIENTS {
-        let (user, room) = (user.to_owned(), room.to_owned());
+        let user = user.to_owned();
+        let room = room.to_owned();
         let message =
             pb::MuteRoomNotificationsRequest { app: app.into(), user, room, ..Default::default() };
-        ask(replica.api.mute_room_notifications(as_admin(app, message))).await;
+        outcome_of(replica.api.mute_room_notifications(as_admin(app, message))).await;
     }
     let users = vec![CLIENTS[0].to_owned()];
     let message =
         pb::MuteMembersRequest { app: app.into(), room: room.into(), users, ..Default::default() };
-    ask(replica.api.mute_members(as_admin(app, message))).await;
+    outcome_of(replica.api.mute_members(as_admin(app, message))).await;
     let message = pb::BanRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
-    ask(replica.api.ban_room(as_admin(app, message))).await;
+    outcome_of(replica.api.ban_room(as_admin(app, message))).await;
 }
 
 async fn delete(replica: &Replica, random: &mut StdRng, app: &'static str, room: &str) {
@@ -69,28 +70,29 @@ async fn delete(replica: &Replica, random: &mut StdRng, app: &'static str, room:
             user: CLIENTS[0].into(),
             ..Default::default()
         };
-        ask(replica.api.delete_client(as_admin(app, message))).await;
+        outcome_of(replica.api.delete_client(as_admin(app, message))).await;
     } else {
         let message =
             pb::DeleteRoomRequest { app: app.into(), room: room.into(), ..Default::default() };
-        ask(replica.api.delete_room(as_admin(app, message))).await;
+        outcome_of(replica.api.delete_room(as_admin(app, message))).await;
     }
 }
 
-/// What was muted again is what every replica answers with.
-async fn look(world: &World, replica: &Replica) {
-    let found = match facts::of_replica(replica, world.now_ms()).await {
+/// Reports mutes from after the deletion that the replica does not have.
+async fn check_replica(world: &World, replica: &Replica) {
+    let found = match facts::replica_facts(replica, world.now_ms()).await {
         Ok(found) => found,
         Err(status) => return world.fault(Fault::AfterDeletion, status.to_string()),
     };
     for (app, room) in DELETED_ROOMS {
-        let silences = CLIENTS.map(|user| format!("silence {app} {room} {user} for good"));
-        let member = format!("mute {app} {room} {} for good", CLIENTS[0]);
-        let expected = silences.into_iter().chain([member, format!("ban {app} {room} for good")]);
+        let push_mutes = CLIENTS.map(|user| format!("push mute {app} {room} {user} permanent"));
+        let member = format!("mute {app} {room} {} permanent", CLIENTS[0]);
+        let expected =
+            push_mutes.into_iter().chain([member, format!("ban {app} {room} permanent")]);
         for lost in expected.filter(|fact| !found.contains(fact)) {
             world.fault(
                 Fault::AfterDeletion,
-                format!("replica {} lacks {lost:?}, of after a deletion", replica.number),
+                format!("replica {} lacks {lost:?} from after a deletion", replica.number),
             );
         }
     }

@@ -1,5 +1,5 @@
-//! What is so in the end: the history of all, what the records of the store say, and what each
-//! replica answers, in one form each.
+//! The final state in one common form: the history, the records of the store, and what each replica
+//! answers.
 
 use std::collections::BTreeSet;
 
@@ -21,12 +21,12 @@ use super::{
 };
 use crate::harness::ms;
 
-/// Lines, each of something that is so; what ends soon is left out.
+/// One line a fact; restrictions that end soon are left out.
 pub type Facts = BTreeSet<String>;
 
 const ROOMS: [&str; 7] = ["m0", "m1", "r0", "d0", "d1", "b0", super::trouble::IMPORTED_ROOM];
 
-/// All that has happened in an app, the oldest first.
+/// The events of an app, oldest first.
 pub async fn history(replica: &Replica, app: &str) -> Result<Vec<pb::Change>, Status> {
     let mut changes = Vec::new();
     let mut page_token = String::new();
@@ -47,8 +47,8 @@ pub async fn history(replica: &Replica, app: &str) -> Result<Vec<pb::Change>, St
     }
 }
 
-/// What the records say that the store has. Answers to requests are the service's own matter.
-pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String> {
+/// Facts from the records of the store. Idempotency records are left out.
+pub async fn stored_facts(replica: &Replica, after_ms: u64) -> Result<Facts, String> {
     let snapshot = replica.service.store.snapshot().await.map_err(|error| error.to_string())?;
     let pages: Vec<_> = snapshot.pages.try_collect().await.map_err(|error| error.to_string())?;
     let mut tombstones = Tombstones::default();
@@ -73,11 +73,11 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
         (Key::UserMute { app, user }, Value::Restriction(restriction)) => {
             Some(format!("user mute {app} {user} {}", end(restriction, after_ms)?))
         }
-        // Nobody can ask about a room that is not registered and has to be.
+        // No read returns mutes of a room that is not registered but has to be.
         (Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction, _))
             if is_registered(app, room) =>
         {
-            Some(format!("silence {app} {room} {user} {}", end(restriction, after_ms)?))
+            Some(format!("push mute {app} {room} {user} {}", end(restriction, after_ms)?))
         }
         _ => None,
     };
@@ -86,20 +86,20 @@ pub async fn of_store(replica: &Replica, after_ms: u64) -> Result<Facts, String>
 
 fn end(restriction: &Restriction, after_ms: u64) -> Option<String> {
     if restriction.expire == Expire::NEVER {
-        return Some("for good".to_owned());
+        return Some("permanent".to_owned());
     }
-    restriction.expire.in_force(after_ms).then(|| "for long".to_owned())
+    restriction.expire.in_force(after_ms).then(|| "long".to_owned())
 }
 
-fn told_end(end: Option<&prost_types::Timestamp>, after_ms: u64) -> Option<&'static str> {
+fn end_of(end: Option<&prost_types::Timestamp>, after_ms: u64) -> Option<&'static str> {
     match end {
-        None => Some("for good"),
-        Some(end) => (ms(end) > after_ms).then_some("for long"),
+        None => Some("permanent"),
+        Some(end) => (ms(end) > after_ms).then_some("long"),
     }
 }
 
-/// What a replica answers.
-pub async fn of_replica(replica: &Replica, after_ms: u64) -> Result<Facts, Status> {
+/// Facts from the answers of a replica.
+pub async fn replica_facts(replica: &Replica, after_ms: u64) -> Result<Facts, Status> {
     let mut facts = Facts::new();
     for app in [OPEN, STRICT] {
         let list = pb::ListRoomsRequest { app: app.into(), page_size: 1_000, ..Default::default() };
@@ -113,18 +113,18 @@ pub async fn of_replica(replica: &Replica, after_ms: u64) -> Result<Facts, Statu
         let list =
             pb::ListMutedUsersRequest { app: app.into(), page_size: 1_000, ..Default::default() };
         for muted in replica.api.list_muted_users(as_admin(app, list)).await?.into_inner().users {
-            let end = told_end(muted.expire_time.as_ref(), after_ms);
+            let end = end_of(muted.expire_time.as_ref(), after_ms);
             facts.extend(end.map(|end| format!("user mute {app} {} {end}", muted.user)));
         }
         for room in ROOMS
             .iter()
-            .filter(|room| app == OPEN || rooms.iter().any(|known| known.room == **room))
+            .filter(|room| app == OPEN || rooms.iter().any(|other| other.room == **room))
         {
-            of_room(replica, app, room, after_ms, &mut facts).await?;
+            add_room_facts(replica, app, room, after_ms, &mut facts).await?;
         }
         for user in CLIENTS
             .iter()
-            .filter(|user| app == OPEN || clients.iter().any(|known| known.user == **user))
+            .filter(|user| app == OPEN || clients.iter().any(|other| other.user == **user))
         {
             let list = pb::ListMutedRoomsRequest {
                 app: app.into(),
@@ -135,16 +135,16 @@ pub async fn of_replica(replica: &Replica, after_ms: u64) -> Result<Facts, Statu
             for muted in replica.api.list_muted_rooms(as_admin(app, list)).await?.into_inner().rooms
             {
                 let is_registered =
-                    app == OPEN || rooms.iter().any(|known| known.room == muted.room);
-                let end = told_end(muted.expire_time.as_ref(), after_ms).filter(|_| is_registered);
-                facts.extend(end.map(|end| format!("silence {app} {} {user} {end}", muted.room)));
+                    app == OPEN || rooms.iter().any(|other| other.room == muted.room);
+                let end = end_of(muted.expire_time.as_ref(), after_ms).filter(|_| is_registered);
+                facts.extend(end.map(|end| format!("push mute {app} {} {user} {end}", muted.room)));
             }
         }
     }
     Ok(facts)
 }
 
-async fn of_room(
+async fn add_room_facts(
     replica: &Replica,
     app: &str,
     room: &str,
@@ -154,8 +154,7 @@ async fn of_room(
     let get = pb::GetRoomRequest { app: app.into(), room: room.into(), min_revision: 0 };
     if let Some(ban) = replica.api.get_room(as_admin(app, get)).await?.into_inner().ban {
         facts.extend(
-            told_end(ban.expire_time.as_ref(), after_ms)
-                .map(|end| format!("ban {app} {room} {end}")),
+            end_of(ban.expire_time.as_ref(), after_ms).map(|end| format!("ban {app} {room} {end}")),
         );
     }
     let list = pb::ListMutedMembersRequest {
@@ -165,7 +164,7 @@ async fn of_room(
         ..Default::default()
     };
     for muted in replica.api.list_muted_members(as_admin(app, list)).await?.into_inner().members {
-        let end = told_end(muted.expire_time.as_ref(), after_ms);
+        let end = end_of(muted.expire_time.as_ref(), after_ms);
         facts.extend(end.map(|end| format!("mute {app} {room} {} {end}", muted.user)));
     }
     Ok(())

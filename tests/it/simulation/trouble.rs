@@ -1,4 +1,4 @@
-//! What happens to the cluster, its members, its replicas and their clocks while callers call.
+//! Faults of the cluster, its members, its replicas and their clocks while callers run.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,19 +19,18 @@ use crate::double::{
     mvcc::Mvcc,
 };
 
-/// Ten minutes, by which a clock is wrong for a little more than a second.
+/// Ten minutes, for which a clock is wrong a little more than a second.
 const JUMP_MS: i64 = 600_000;
 const AHEAD: Duration = Duration::from_millis(1_200);
-/// Who is muted by imports, and where.
+/// The room of imported mutes.
 pub const IMPORTED_ROOM: &str = "imported";
 
-/// Does what happens, one thing after the other, and answers the older state of the cluster that
-/// was kept.
-pub async fn trouble(world: &Arc<World>, random: &mut StdRng, steps: usize) -> Mvcc {
-    let mut kept = world.double.backup();
+/// Injects faults one after the other. Returns a backup of the cluster from an earlier step.
+pub async fn inject_faults(world: &Arc<World>, random: &mut StdRng, steps: usize) -> Mvcc {
+    let mut backup = world.double.backup();
     for step in 0..steps {
         if step == steps / 4 {
-            kept = world.double.backup();
+            backup = world.double.backup();
         }
         match random.random_range(0..20) {
             0..7 => network(world, random),
@@ -43,18 +42,18 @@ pub async fn trouble(world: &Arc<World>, random: &mut StdRng, steps: usize) -> M
         }
         pause(random, 50..450).await;
     }
-    kept
+    backup
 }
 
-/// All is well again: links, members and clocks; every machine runs a replica.
+/// Repairs links, members and clocks. Afterwards every machine runs a replica.
 pub async fn heal(world: &World) {
     world.double.set_full(false);
     for member in 0..world.double.members() {
         world.double.lag(member, 0);
         world.double.set_has_leader(member, true);
     }
-    world.replicas().iter().for_each(well);
-    // Those that are ahead go back.
+    world.replicas().iter().for_each(repair_links);
+    // Clocks that are ahead are set back.
     sleep(AHEAD).await;
     for machine in 0..world.machines() {
         let ahead_ms = world.clock(machine).now_ms() as i64 - world.now_ms() as i64;
@@ -65,7 +64,7 @@ pub async fn heal(world: &World) {
     }
 }
 
-fn well(replica: &Replica) {
+fn repair_links(replica: &Replica) {
     for link in &replica.network.links {
         link.set(State::Up);
         link.pace(Duration::from_micros(200), None);
@@ -78,7 +77,7 @@ fn network(world: &World, random: &mut StdRng) {
     let link = &links[random.random_range(0..links.len())];
     match random.random_range(0..8) {
         0 => link.set(State::Cut),
-        // The replica is paused, as far as others see.
+        // To the others this looks like a paused replica.
         1 => links.iter().for_each(|link| link.set(State::Stalled)),
         2 => links.iter().for_each(|link| link.set(State::Cut)),
         3 => {
@@ -90,7 +89,7 @@ fn network(world: &World, random: &mut StdRng) {
         }
         4 => links.iter().for_each(|link| link.lose_answers(1, Loss::Silent)),
         5 => links.iter().for_each(|link| link.lose_answers(1, Loss::Reset)),
-        _ => world.replicas().iter().for_each(well),
+        _ => world.replicas().iter().for_each(repair_links),
     }
 }
 
@@ -116,7 +115,7 @@ async fn replicas(world: &World, random: &mut StdRng) {
     let _ = timeout(Duration::from_secs(20), world.start(machine)).await;
 }
 
-/// One clock is ten minutes ahead for a while, and right again.
+/// Sets one clock ten minutes ahead for a while.
 fn clock(world: &Arc<World>, random: &mut StdRng) {
     let world = world.clone();
     let machine = random.random_range(0..world.machines());
@@ -127,14 +126,14 @@ fn clock(world: &Arc<World>, random: &mut StdRng) {
     });
 }
 
-/// Imports some records, beside all replicas.
+/// Imports some records while the replicas run.
 async fn import(world: &World, random: &mut StdRng, number: usize) {
     let Some(replica) = world.any_replica(random) else { return };
-    let why = Provenance { actor: "app".into(), reason: "import".into() };
+    let provenance = Provenance { actor: "app".into(), reason: "import".into() };
     let value = Value::Restriction(Restriction {
         expire: Expire::NEVER,
         set_ms: world.now_ms(),
-        provenance: Arc::new(why),
+        provenance: Arc::new(provenance),
     });
     let record = |user: usize| {
         let key = codec::encode_key(Key::MemberMute {
@@ -159,6 +158,6 @@ async fn import(world: &World, random: &mut StdRng, number: usize) {
             .await
             .ok()
     };
-    // What it comes to, the history tells.
+    // The outcome is in the history.
     let _ = timeout(Duration::from_secs(5), imported).await;
 }

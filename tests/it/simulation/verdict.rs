@@ -1,5 +1,5 @@
-//! Whether what was seen can be of a service that keeps its promises. Each function holds one of
-//! them against the history.
+//! Whether a service that keeps its promises can have produced the observations. Each function
+//! checks one promise against the history.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,20 +19,20 @@ use crate::{
 
 type Faults = Vec<(Fault, String)>;
 
-/// The commits of one revision of the cluster have so many revisions of ours.
-const PLACES: i64 = 128;
-/// Clocks may be wrong by less, and nobody has to notice.
-const CLOCKS_MS: u64 = 4_000;
+/// Revisions of the service for each revision of the cluster.
+const SLOTS: i64 = 128;
+/// Clock error below which no expiry counts as early.
+const MAX_CLOCK_ERROR_MS: u64 = 4_000;
 
 fn group(revision: i64) -> i64 {
-    revision / PLACES
+    revision / SLOTS
 }
 
 fn is_of(change: &pb::Change, kinds: &[ChangeKind]) -> bool {
     kinds.contains(&change.kind())
 }
 
-/// The writers' calls, by the checker that processes are held to too.
+/// Checks the writers' calls, with the checker that tests of real processes use as well.
 pub fn writers(
     history: &[pb::Change],
     mut operations: Vec<Vec<Operation>>,
@@ -41,8 +41,8 @@ pub fn writers(
     let kinds = [ChangeKind::Muted, ChangeKind::Unmuted, ChangeKind::Expired];
     let is_theirs = |change: &&pb::Change| is_of(change, &kinds) && change.room.starts_with('m');
     let history: Vec<_> = history.iter().filter(is_theirs).cloned().collect();
-    // A call with an id is answered with the revision of its record, which is the first of those
-    // that came together.
+    // A repeated call with a request id returns the revision of its idempotency record, which is
+    // the first of the commits in its group.
     for operation in operations.iter_mut().flatten() {
         let change = history.iter().find(|change| change.reason == operation.reason);
         if let Outcome::Done(revision) = operation.outcome
@@ -56,7 +56,7 @@ pub fn writers(
     faults.into_iter().map(|what| (Fault::History, what)).collect()
 }
 
-/// Nothing is told as ended before its end by the true time.
+/// No expiry is emitted before its time, by the true clock.
 pub fn ends(world: &World, app: &str, history: &[pb::Change]) -> Faults {
     use ChangeKind::*;
     let mut ends = BTreeMap::new();
@@ -65,7 +65,7 @@ pub fn ends(world: &World, app: &str, history: &[pb::Change]) -> Faults {
         let class = match change.kind() {
             Muted | Unmuted | Expired => "mute",
             Banned | Unbanned | BanExpired => "ban",
-            NotificationsMuted | NotificationsUnmuted | NotificationsExpired => "silence",
+            NotificationsMuted | NotificationsUnmuted | NotificationsExpired => "push mute",
             UserMuted | UserUnmuted | UserMuteExpired => "user mute",
             _ => continue,
         };
@@ -82,9 +82,9 @@ pub fn ends(world: &World, app: &str, history: &[pb::Change]) -> Faults {
                         .time_of(group(change.revision))
                         .map_or(0, |time| world.ms_of(time));
                     let early_ms = ends.remove(&key).unwrap_or(0).saturating_sub(now_ms);
-                    if early_ms > CLOCKS_MS {
+                    if early_ms > MAX_CLOCK_ERROR_MS {
                         let what = format!(
-                            "{app}: the {key:?} has ended {early_ms} ms early, at {}",
+                            "{app}: the {key:?} has expired {early_ms} ms early, at {}",
                             change.revision
                         );
                         faults.push((Fault::EarlyEnd, what));
@@ -99,7 +99,7 @@ pub fn ends(world: &World, app: &str, history: &[pb::Change]) -> Faults {
     faults
 }
 
-/// No moderator has a write after the commit that took its right away.
+/// No moderator makes a write after the commit that revoked its right.
 pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
     let mut has_right = false;
     let mut since = 0;
@@ -119,7 +119,7 @@ pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
                     "the moderator wrote at {}, and was removed at {since}",
                     change.revision
                 );
-                faults.push((Fault::RightGone, what));
+                faults.push((Fault::RevokedRight, what));
             }
             _ => {}
         }
@@ -127,22 +127,22 @@ pub fn rights(history: &[pb::Change], log: &Log) -> Faults {
     faults
 }
 
-/// Who wanted no push from a room up to a revision, until when; and whose mute of it has gone with
-/// the room or the client.
+/// Users with a notification mute of a room at a revision, with its end; and users whose mute was
+/// removed with the room or the client.
 fn push_muted(
     history: &[pb::Change],
     room: &str,
     revision: i64,
 ) -> (BTreeMap<String, u64>, BTreeSet<String>) {
     let mut push_muted = BTreeMap::new();
-    let mut voided = BTreeSet::new();
+    let mut removed = BTreeSet::new();
     for change in history.iter().take_while(|change| change.revision <= revision) {
         match change.kind() {
             ChangeKind::RoomDeleted if change.room == room => {
-                voided.extend(std::mem::take(&mut push_muted).into_keys());
+                removed.extend(std::mem::take(&mut push_muted).into_keys());
             }
             ChangeKind::ClientDeleted => {
-                voided.extend(
+                removed.extend(
                     change.users.iter().filter(|user| push_muted.remove(*user).is_some()).cloned(),
                 );
             }
@@ -160,36 +160,36 @@ fn push_muted(
             _ => {}
         }
     }
-    (push_muted, voided)
+    (push_muted, removed)
 }
 
-/// A notification mute is in force from its commit on until it is removed or ends, and never after
-/// its room or client has gone.
-pub fn observation(history: &[pb::Change], seen: &Observation) -> Faults {
-    let (expected, voided) = push_muted(history, &seen.room, seen.revision | (PLACES - 1));
+/// A notification mute is in force from its commit until it is removed or ends, and never after its
+/// room or client was deleted.
+pub fn observation(history: &[pb::Change], observed: &Observation) -> Faults {
+    let (expected, removed) = push_muted(history, &observed.room, observed.revision | (SLOTS - 1));
     let mut faults = Faults::new();
-    for user in &seen.push_muted {
-        if expected.get(user).is_none_or(|end_ms| *end_ms <= seen.now_ms) {
-            let fault = if voided.contains(user) { Fault::DeletedRoom } else { Fault::History };
-            faults.push((fault, format!("{user} is not to be silent in {seen:?}")));
+    for user in &observed.push_muted {
+        if expected.get(user).is_none_or(|end_ms| *end_ms <= observed.now_ms) {
+            let fault = if removed.contains(user) { Fault::DeletedRoom } else { Fault::History };
+            faults.push((fault, format!("{user} should receive pushes in {observed:?}")));
         }
     }
     for (user, _) in expected
         .iter()
-        .filter(|(user, end_ms)| **end_ms > seen.now_ms && !seen.push_muted.contains(*user))
+        .filter(|(user, end_ms)| **end_ms > observed.now_ms && !observed.push_muted.contains(*user))
     {
         let was_deleted = history.iter().any(|change| {
-            change.room == seen.room
+            change.room == observed.room
                 && change.kind() == ChangeKind::RoomDeleted
-                && change.revision <= seen.revision
+                && change.revision <= observed.revision
         });
         let fault = if was_deleted { Fault::AfterDeletion } else { Fault::History };
-        faults.push((fault, format!("{user}, who has muted, is not silent in {seen:?}")));
+        faults.push((fault, format!("{user} has muted, but receives pushes in {observed:?}")));
     }
     faults
 }
 
-/// A watch tells every change once, in order, and ends where it meets an import.
+/// A watch emits every change once, in order, and ends at an import.
 pub fn watches(history: &[pb::Change], log: &Log) -> Faults {
     let mut faults = Faults::new();
     for watched in &log.watches {
@@ -201,30 +201,30 @@ pub fn watches(history: &[pb::Change], log: &Log) -> Faults {
             covered.iter().filter(|change| change.kind() == ChangeKind::Imported).collect();
         if let Some(import) = imports.first() {
             let what = format!(
-                "a watch of \"{}\" passed over the import at {} to {}",
+                "a watch of \"{}\" skipped the import at {} to {}",
                 watched.room, import.revision, watched.last
             );
-            faults.push((Fault::ImportPassedOver, what));
+            faults.push((Fault::ImportSkipped, what));
         }
-        let is_told = |change: &&&pb::Change| {
+        let is_expected = |change: &&&pb::Change| {
             change.kind() != ChangeKind::Imported
                 && (watched.room.is_empty() || watched.room == change.room)
         };
         let expected: Vec<_> =
-            covered.iter().filter(is_told).map(|change| change.revision).collect();
-        let mut told = watched.changes.clone();
-        told.retain(|revision| !imports.iter().any(|import| import.revision == *revision));
-        if told != expected {
+            covered.iter().filter(is_expected).map(|change| change.revision).collect();
+        let mut emitted = watched.changes.clone();
+        emitted.retain(|revision| !imports.iter().any(|import| import.revision == *revision));
+        if emitted != expected {
             faults.push((
                 Fault::History,
-                format!("a watch has told {watched:?}, and there was {expected:?}"),
+                format!("a watch has emitted {watched:?}, expected {expected:?}"),
             ));
         }
     }
     faults
 }
 
-/// The records of the store are those that the history tells of.
+/// The records of the store are those that follow from the history.
 pub fn records(history: &[pb::Change], store: &Facts, after_ms: u64) -> Faults {
     use ChangeKind::{Expired, Muted, RoomDeleted, Unmuted};
     let mut muted = BTreeMap::new();
@@ -244,8 +244,8 @@ pub fn records(history: &[pb::Change], store: &Facts, after_ms: u64) -> Faults {
         }
     }
     let end = |end: &Option<prost_types::Timestamp>| match end {
-        None => Some("for good"),
-        Some(end) => (ms(end) > after_ms).then_some("for long"),
+        None => Some("permanent"),
+        Some(end) => (ms(end) > after_ms).then_some("long"),
     };
     let line = |((room, user), time): (&(String, String), &&Option<_>)| {
         Some(format!("mute {OPEN} {room} {user} {}", end(time)?))
@@ -263,9 +263,9 @@ pub fn records(history: &[pb::Change], store: &Facts, after_ms: u64) -> Faults {
         .collect()
 }
 
-/// Nothing where both are the same.
+/// `None` where both are equal.
 pub fn difference(who: &str, found: &Facts, expected: &Facts) -> Option<String> {
     let lacks: Vec<_> = expected.difference(found).collect();
     let has: Vec<_> = found.difference(expected).collect();
-    (found != expected).then(|| format!("{who} lacks {lacks:?}, and has {has:?} too much"))
+    (found != expected).then(|| format!("{who} lacks {lacks:?}, and has {has:?} in excess"))
 }

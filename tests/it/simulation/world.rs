@@ -1,5 +1,5 @@
-//! What a simulation is made of: a double of etcd, replicas as the program starts them, their
-//! clocks, and what is written down of it all.
+//! The parts of a simulation: a double of etcd, replicas started like those of the program, their
+//! clocks, and the log of what happened.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,12 +37,12 @@ use crate::{
     harness::{START_MS, unlimited},
 };
 
-/// Two apps, and by their names how they are.
+/// Two apps, named after their directories.
 pub const OPEN: &str = "Open";
 pub const STRICT: &str = "Strict";
-/// A chapter of history is a sixteenth of what is kept; nothing of a run is forgotten.
+/// A segment of history is a sixteenth of what is kept. No event of a run is dropped.
 const RETENTION: Retention = Retention { events: 4_000, age_ms: u64::MAX };
-/// A caller waits so long for an answer.
+/// Deadline of the callers.
 const TIMEOUT: Duration = Duration::from_secs(6);
 const TICK: Duration = Duration::from_millis(25);
 
@@ -52,17 +52,17 @@ pub struct World {
     started: Instant,
     log: Mutex<Log>,
     stopping: AtomicBool,
-    /// Aborted when it is dropped.
+    /// Aborted on drop.
     _ticking: JoinSet<()>,
 }
 
-/// A machine that runs a replica, or does not at the moment.
+/// A machine, which runs a replica or none.
 struct Slot {
     clock: Clock,
     running: Mutex<Option<(App, Replica)>>,
 }
 
-/// A replica that runs, or has.
+/// A replica that runs or has run.
 #[derive(Clone)]
 pub struct Replica {
     pub number: usize,
@@ -72,42 +72,42 @@ pub struct Replica {
     pub clock: Clock,
 }
 
-/// What was seen while it ran, to be judged in the end.
+/// What happened during the run, to be judged at the end.
 #[derive(Default)]
 pub struct Log {
-    /// By the request that has set the staff of a room: whether the moderator is of it.
+    /// By the request id of the change of staff: whether the moderator is staff after it.
     pub rights: BTreeMap<String, bool>,
     pub observations: Vec<Observation>,
     pub watches: Vec<Watched>,
     pub faults: Vec<(Fault, String)>,
 }
 
-/// Who wants no push from a room, as a replica has answered.
+/// Who receives no push from a room, as answered by a replica.
 #[derive(Debug)]
 pub struct Observation {
     pub app: &'static str,
     pub room: String,
-    /// That of the view.
+    /// The applied revision of the view.
     pub revision: i64,
     /// By its clock.
     pub now_ms: u64,
     pub push_muted: BTreeSet<String>,
 }
 
-/// What a watch of the open app has told, and how it ended.
+/// What a watch of the open app has emitted, and how it ended.
 #[derive(Debug, Default)]
 pub struct Watched {
     pub room: String,
-    /// It was begun after this revision.
+    /// The watch began after this revision.
     pub after: i64,
-    /// All up to here is told.
+    /// All changes up to this revision were emitted.
     pub last: i64,
     pub changes: Vec<i64>,
-    /// The reason; empty where nobody has listened on.
+    /// The reason of the end; empty where reading has stopped before it.
     pub end: String,
 }
 
-/// What became of a call.
+/// The outcome of a call.
 pub enum Answer<T> {
     Done(T),
     /// It has changed nothing, and never will.
@@ -117,7 +117,7 @@ pub enum Answer<T> {
 }
 
 impl World {
-    /// With a machine for each offset of a clock, in milliseconds; none of them runs anything yet.
+    /// One machine for each clock offset, in milliseconds. None of them runs a replica yet.
     pub fn new(members: usize, offsets_ms: &[i64]) -> Arc<Self> {
         let clocks: Vec<_> = offsets_ms
             .iter()
@@ -146,8 +146,8 @@ impl World {
         })
     }
 
-    /// Two replicas over one member, whose clocks are right.
-    pub async fn of_two() -> Arc<Self> {
+    /// Two replicas over one member, with correct clocks.
+    pub async fn with_two_replicas() -> Arc<Self> {
         let world = Self::new(1, &[0, 0]);
         for machine in 0..2 {
             world.start(machine).await.unwrap();
@@ -172,7 +172,7 @@ impl World {
         self.log().faults.push((fault, what));
     }
 
-    pub fn goes_on(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         !self.stopping.load(Ordering::Relaxed)
     }
 
@@ -202,8 +202,8 @@ impl World {
         (!replicas.is_empty()).then(|| replicas[random.random_range(0..replicas.len())].clone())
     }
 
-    /// Starts a replica on a machine that has none, as the program does. Errors: the cluster does
-    /// not answer.
+    /// Starts a replica on a machine without one, as the program does. Errors: the cluster does not
+    /// answer.
     pub async fn start(&self, machine: usize) -> Result<(), Failure> {
         let network = self.double.network();
         let clock = self.slots[machine].clock.clone();
@@ -215,7 +215,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the replica of a machine: in order, or by a kill.
+    /// Stops the replica of a machine, in order or as by a kill.
     pub async fn stop(&self, machine: usize, in_order: bool) {
         let running = self.slots[machine].running().take();
         let Some((app, replica)) = running else { return };
@@ -244,8 +244,8 @@ pub async fn pause(random: &mut StdRng, ms: std::ops::Range<u64>) {
     sleep(Duration::from_millis(random.random_range(ms))).await;
 }
 
-/// Waits for an answer as a caller does.
-pub async fn ask<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
+/// Waits for the answer to a call, at most until the deadline.
+pub async fn outcome_of<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
     match timeout(TIMEOUT, call).await {
         Ok(Ok(answer)) => Answer::Done(answer.into_inner()),
         Ok(Err(status)) => match status.code() {
@@ -276,7 +276,7 @@ pub fn as_user<T>(app: &str, user: &str, message: T) -> Request<T> {
     )
 }
 
-/// As the layer of credentials leaves it.
+/// As the credentials layer passes it on.
 fn with_caller<T>(principal: Principal, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(Caller::of(Ok(principal)));
