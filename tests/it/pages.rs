@@ -51,7 +51,7 @@ async fn the_commands_of_the_readme_work() {
         match block.language {
             "sh" => last = last_answer(&server, directory.path(), block.text).await,
             "json" => assert_eq!(masked(&last), masked(&serde_json::from_str(block.text).unwrap())),
-            other => panic!("nothing says whether a block in {other} is true"),
+            other => panic!("the test cannot check a block in {other}"),
         }
     }
 }
@@ -157,7 +157,7 @@ fn the_shell_sessions_for_callers_print_what_they_show() {
     watcher.env("MUTE_ADDR", &url);
     let file = directory.path().join("changes");
     let watcher = Running::start(watcher, &file);
-    // Its first line says that it follows.
+    // Its first line shows that the watch has begun.
     await_lines(&file, 1);
 
     let moderating = session(moderating);
@@ -191,7 +191,7 @@ fn the_python_for_callers_prints_what_it_shows() {
     fs::write(directory.path().join("example.py"), example).unwrap();
     let expected = texts(&page, "text").join("\n");
     let file = directory.path().join("printed");
-    // Unbuffered. It goes on, since the page's last example watches.
+    // Unbuffered. The example keeps running, since its last part watches.
     let example = Running::start(shell(directory.path(), "exec python3 -u example.py"), &file);
     await_lines(&file, expected.lines().count());
     drop(example);

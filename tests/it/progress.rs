@@ -1,4 +1,4 @@
-//! How far a long command is: shown at the foot of a terminal, and nowhere else.
+//! Progress of long commands: shown on the last line of a terminal, and only there.
 
 use std::{
     fs::File,
@@ -38,10 +38,10 @@ impl OnTerminal {
         Self { child, terminal: terminal.into() }
     }
 
-    /// All that was shown until the program has ended.
+    /// Everything that the program has printed until it exits.
     fn shown(mut self) -> String {
         let mut shown = Vec::new();
-        // The end of a terminal that nobody holds any more is an error.
+        // Reading fails once no process has the terminal open.
         let _ = self.terminal.read_to_end(&mut shown);
         assert!(self.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&shown));
         text(&shown)
@@ -88,16 +88,16 @@ async fn long_commands_show_progress_on_a_terminal_only() {
         let rest = shown.rsplit("\u{1b}[2K").next().unwrap();
         assert!(
             !words.iter().any(|word| rest.contains(word)),
-            "{arguments:?}: it is still there: {shown:?}"
+            "{arguments:?}: the progress is still there: {shown:?}"
         );
     }
     for (arguments, words) in cases("2") {
         let done = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        let told = text(&done.stderr);
+        let stderr = text(&done.stderr);
         assert!(
-            done.status.success() && !told.contains(['\r', '\u{1b}']),
-            "{arguments:?}: {told:?}"
+            done.status.success() && !stderr.contains(['\r', '\u{1b}']),
+            "{arguments:?}: {stderr:?}"
         );
-        assert!(!words.iter().any(|word| told.contains(word)), "{arguments:?}: {told:?}");
+        assert!(!words.iter().any(|word| stderr.contains(word)), "{arguments:?}: {stderr:?}");
     }
 }

@@ -244,13 +244,13 @@ async fn forged(target: Arc<Target>) {
         user: "u".into(),
         min_revision: 0,
     };
-    let good = target.user.clone();
+    let valid = target.user.clone();
     calls(
         target,
         26,
         500,
         "CheckSend",
-        move |number| format!("{}{number:08}", &good[..good.len() - 8]),
+        move |number| format!("{}{number:08}", &valid[..valid.len() - 8]),
         message,
     )
     .await;
