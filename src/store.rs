@@ -5,6 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 pub mod backup;
+mod batch;
 mod cluster;
 pub mod codec;
 mod connector;
@@ -13,9 +14,10 @@ mod embedded;
 mod error;
 mod feed_buffer;
 
+pub use batch::Batch;
 pub use connector::{Connection, Connector};
 pub use contract::{
-    Batch, ClusterConfig, ClusterTls, ClusterUser, Commit, Engine, Entry, EventRange, Feed,
+    ClusterConfig, ClusterTls, ClusterUser, Commit, EncodedBatch, Engine, Entry, EventRange, Feed,
     Location, MAX_SKEW_MS, Memory, Operation, Precondition, Retention, Revision, Snapshot, Store,
     StoredEvent, Update, Updates,
 };

@@ -143,8 +143,8 @@ pub async fn expire(
     let batches = expired.iter().flat_map(|expired| {
         batches(expired, now_ms).into_iter().map(move |(batch, count)| (expired, batch, count))
     });
-    let commits =
-        batches.map(async |(expired, batch, count)| (expired, store.commit(batch).await, count));
+    let commits = batches
+        .map(async |(expired, batch, count)| (expired, store.commit(batch.encode()).await, count));
     let mut swept = Swept::default();
     for (expired, committed, count) in join_all(commits).await {
         let revision = match committed {
@@ -167,7 +167,7 @@ pub async fn expire(
 }
 
 /// The commits that remove these restrictions, each with their number.
-fn batches(expired: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
+fn batches(expired: &Expired, now_ms: u64) -> Vec<(Batch<'_>, usize)> {
     let app = &*expired.app;
     let batch = |kind, room: &str, users: Vec<String>| {
         Batch::of(&Event { room: room.to_owned(), users, ..Event::new(kind, app, ACTOR, now_ms) })
@@ -209,7 +209,7 @@ fn batches(expired: &Expired, now_ms: u64) -> Vec<(Batch, usize)> {
     }
 }
 
-fn remove(batch: &mut Batch, key: Key<'_>, revision: Revision) {
+fn remove<'a>(batch: &mut Batch<'a>, key: Key<'a>, revision: Revision) {
     batch.expect(key, Some(revision));
     batch.delete(key);
 }

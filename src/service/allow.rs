@@ -30,7 +30,7 @@ impl Service {
             let current = self.allowed_revisions(call, room, users);
             let new: Vec<_> = users
                 .iter()
-                .zip(current)
+                .zip(&current)
                 .filter(|(_, current)| current.is_none())
                 .map(|(user, _)| user.clone())
                 .collect();
@@ -42,12 +42,13 @@ impl Service {
             expect_room(&mut batch, call.key(), room, registration);
             let key = |user| Key::Allowed { app: call.key(), room: room.as_str(), user };
             // Also for existing entries: the result holds only if they still exist.
-            users
-                .iter()
-                .zip(stored)
-                .for_each(|(user, revision)| batch.expect(key(user.as_str()), revision));
             let value = Value::Restriction(call.restriction(now_ms, Expire::NEVER, reason));
-            new.iter().for_each(|user| batch.put(key(user.as_str()), &value));
+            for ((user, revision), current) in users.iter().zip(stored).zip(current) {
+                batch.expect(key(user.as_str()), revision);
+                if current.is_none() {
+                    batch.put(key(user.as_str()), value.clone());
+                }
+            }
             Ok((Some(batch), ()))
         })
         .await

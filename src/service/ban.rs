@@ -43,7 +43,7 @@ impl Service {
             let restriction = call.restriction(now_ms, expire, reason);
             let key = Key::Ban { app: call.key(), room: room.as_str() };
             batch.expect(key, self.view.room(call.key(), room.as_str(), |room| room?.stored_ban()));
-            batch.put(key, &Value::Restriction(restriction.clone()));
+            batch.put(key, Value::Restriction(restriction.clone()));
             Ok((Some(batch), restriction))
         })
         .await

@@ -16,17 +16,17 @@ use crate::{
 const CONFLICT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A planned change and its result. No batch: there is nothing to change.
-pub(super) type Plan<T> = (Option<Batch>, T);
+pub(super) type Plan<'a, T> = (Option<Batch<'a>>, T);
 
 impl Service {
     /// Plans and commits a change, and waits until the view has applied it. `plan` runs again after
     /// each conflict. `answer` makes the response, which a repeat of the request returns too.
     /// Errors: those of the plan, STORE_UNAVAILABLE, STORE_FULL, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
-    pub(super) async fn change<T: Send, A: Answer>(
+    pub(super) async fn change<'a, T: Send, A: Answer>(
         &self,
-        call: &RequestContext,
+        call: &'a RequestContext,
         answer: impl Fn(T) -> A + Send,
-        plan: impl Fn(u64) -> Result<Plan<T>, Error> + Send,
+        plan: impl Fn(u64) -> Result<Plan<'a, T>, Error> + Send,
     ) -> Result<Committed<A>, Error> {
         let started = Instant::now();
         while started.elapsed() < CONFLICT_TIMEOUT {
@@ -53,7 +53,7 @@ impl Service {
             if self.expire_first(&batch).await? {
                 continue;
             }
-            match traces::part("commit", self.store.commit(batch)).await {
+            match traces::part("commit", self.store.commit(batch.encode())).await {
                 Ok(revision) => {
                     if !self.view.wait_for(revision).await {
                         return Err(Error::committed_not_applied(revision));
@@ -94,7 +94,7 @@ pub(super) fn remove_stored<'a>(
     stored: Vec<Option<Revision>>,
     key: impl Fn(&'a str) -> Key<'a>,
     event: impl FnOnce(&[UserId]) -> Event,
-) -> Option<Batch> {
+) -> Option<Batch<'a>> {
     let existing: Vec<_> =
         users.iter().zip(stored).filter_map(|(user, revision)| Some((user, revision?))).collect();
     if existing.is_empty() {

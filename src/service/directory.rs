@@ -77,7 +77,7 @@ impl Service {
             let mut batch = Batch::of(&event);
             let key = Key::Client { app: call.key(), user: user.as_str() };
             batch.expect(key, revision);
-            batch.put(key, &Value::Client(profile.clone()));
+            batch.put(key, Value::Client(profile.clone()));
             Ok((Some(batch), ClientInfo { profile, ..info }))
         })
         .await
@@ -141,9 +141,9 @@ impl Service {
         answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
+        let is_named = room.is_some();
+        let id = room.map_or_else(|| self.new_room_id(call), |room| Ok(room.clone()))?;
         self.change(call, answer, |now_ms| {
-            let id =
-                room.map_or_else(|| self.new_room_id(call, now_ms), |room| Ok(room.clone()))?;
             let staff = patch
                 .owner
                 .iter()
@@ -151,11 +151,14 @@ impl Service {
                 .chain(patch.admins.iter().flatten());
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
+            if old.is_some() && !is_named {
+                return Err(Error::unavailable("another call chose the same room id; try again"));
+            }
             let revision = old.as_ref().map(|old| old.revision);
             let old = old.map(|old: Box<Versioned<RoomProfile>>| old.value);
             let new = merge_room(old.clone().unwrap_or_default(), patch);
             if old.as_ref() == Some(&new) {
-                return Ok((None, (id, new)));
+                return Ok((None, (id.clone(), new)));
             }
             let created_ms = old.map_or(now_ms, |old| old.created_ms);
             let new = RoomProfile { created_ms, updated_ms: now_ms, ..new };
@@ -163,8 +166,8 @@ impl Service {
                 Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, &id, &[], ""));
             let key = Key::Room { app: call.key(), room: id.as_str() };
             batch.expect(key, revision);
-            batch.put(key, &Value::Room(new.clone()));
-            Ok((Some(batch), (id, new)))
+            batch.put(key, Value::Room(new.clone()));
+            Ok((Some(batch), (id.clone(), new)))
         })
         .await
     }
@@ -212,9 +215,9 @@ impl Service {
         Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
     }
 
-    /// A free id of sixteen digits, made of the time and a random number. If two calls choose the
-    /// same id, one of the commits fails, and that call chooses again.
-    fn new_room_id(&self, call: &RequestContext, now_ms: u64) -> Result<RoomId, Error> {
+    /// A free id of sixteen digits, made of the time and a random number.
+    fn new_room_id(&self, call: &RequestContext) -> Result<RoomId, Error> {
+        let now_ms = self.clock.now_ms();
         for _ in 0..100 {
             let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
             if self.view.room(call.key(), &id, |room| room.is_none()) {

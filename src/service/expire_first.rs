@@ -7,7 +7,7 @@ use super::Service;
 use crate::{
     error::Error,
     model::Key,
-    store::{Batch, Operation, Revision, codec},
+    store::{Batch, Revision},
     sweep,
     view::{Expired, ExpiredRestrictions},
 };
@@ -22,9 +22,9 @@ impl Service {
     /// Sweeps the restrictions that have certainly expired and that the batch overwrites or
     /// deletes. Returns true if there were any: the batch must be planned again. Errors:
     /// STORE_UNAVAILABLE, STORE_FULL.
-    pub(super) async fn expire_first(&self, batch: &Batch) -> Result<bool, Error> {
+    pub(super) async fn expire_first(&self, batch: &Batch<'_>) -> Result<bool, Error> {
         let certain_ms = sweep::certain_ms(&*self.store, &self.clock);
-        let expired = self.expired_by(batch, certain_ms)?;
+        let expired = self.expired_by(batch, certain_ms);
         if expired.is_empty() {
             return Ok(false);
         }
@@ -39,17 +39,16 @@ impl Service {
     }
 
     /// The restrictions that have expired at `now_ms` and that the batch overwrites or deletes.
-    fn expired_by(&self, batch: &Batch, now_ms: u64) -> Result<Vec<Expired>, Error> {
+    fn expired_by(&self, batch: &Batch<'_>, now_ms: u64) -> Vec<Expired> {
         let mut expired = Vec::new();
-        for Operation::Put { key, .. } | Operation::Delete { key } in &batch.operations {
-            let key = codec::decode_key(key)?;
+        for key in batch.written() {
             if let Key::DeletedRoom { .. } | Key::DeletedClient { .. } = key {
                 expired.extend(self.view.expired_restrictions_of(key.owner(), now_ms, BATCH_MAX));
             } else if let Some(revision) = self.view.expired_revision(key, now_ms) {
                 add_expired(&mut expired, key, revision);
             }
         }
-        Ok(expired)
+        expired
     }
 }
 

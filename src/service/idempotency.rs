@@ -69,13 +69,13 @@ impl RequestContext {
     /// Adds the response to the batch, on the precondition that the idempotency record still has
     /// the revision `record`, or is still absent. If there is nothing to change, the batch has the
     /// record alone, so a repeat returns the same response even after other changes.
-    pub(super) fn record_answer<A: Answer>(
-        &self,
-        batch: Option<Batch>,
+    pub(super) fn record_answer<'a, A: Answer>(
+        &'a self,
+        batch: Option<Batch<'a>>,
         answer: &A,
         record: Option<Revision>,
         now_ms: u64,
-    ) -> Option<Batch> {
+    ) -> Option<Batch<'a>> {
         let Some(IdempotencyKey { key: id, fingerprint, .. }) = &self.idempotency_key else {
             return batch;
         };
@@ -86,7 +86,7 @@ impl RequestContext {
         batch.expect(key, record);
         batch.put_first(
             key,
-            &Value::Request(IdempotencyRecord {
+            Value::Request(IdempotencyRecord {
                 fingerprint,
                 answer: answer.encode_to_vec().into(),
                 expire,

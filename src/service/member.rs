@@ -39,7 +39,7 @@ impl Service {
                 let key =
                     Key::MemberMute { app: call.key(), room: room.as_str(), user: user.as_str() };
                 batch.expect(key, revision);
-                batch.put(key, &value);
+                batch.put(key, value.clone());
             }
             Ok((Some(batch), restriction))
         })

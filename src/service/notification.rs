@@ -78,7 +78,7 @@ impl Service {
             let key =
                 Key::NotificationMute { app: call.key(), user: user.as_str(), room: room.as_str() };
             batch.expect(key, stored_revision);
-            batch.put(key, &Value::NotificationMute(call.restriction(now_ms, expire, ""), place));
+            batch.put(key, Value::NotificationMute(call.restriction(now_ms, expire, ""), place));
             // The list is in the order of muting.
             client.muted_rooms.extend(is_new.then(|| room.to_string()));
             Ok((Some(batch), client))
@@ -168,12 +168,12 @@ impl Service {
 
 /// A batch that updates the client's `update_time`, and the client after it. The batch fails if the
 /// client has changed concurrently, so two concurrent mutes get different places.
-fn update_client(
-    call: &RequestContext,
-    user: &UserId,
+fn update_client<'a>(
+    call: &'a RequestContext,
+    user: &'a UserId,
     snapshot: PreconditionSnapshot,
     event: &Event,
-) -> (Batch, ClientInfo) {
+) -> (Batch<'a>, ClientInfo) {
     let PreconditionSnapshot { client, client_revision, .. } = snapshot;
     let mut batch = Batch::of(event);
     let key = Key::Client { app: call.key(), user: user.as_str() };
@@ -181,6 +181,6 @@ fn update_client(
     let created_ms =
         if client_revision.is_some() { client.profile.created_ms } else { event.at_ms };
     let profile = ClientProfile { created_ms, updated_ms: event.at_ms, ..client.profile };
-    batch.put(key, &Value::Client(profile.clone()));
+    batch.put(key, Value::Client(profile.clone()));
     (batch, ClientInfo { profile, ..client })
 }

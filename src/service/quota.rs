@@ -2,7 +2,6 @@
 //! others.
 
 use std::{
-    collections::HashSet,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use crate::{
     auth::Principal,
     error::{Error, Reason},
     model::{Key, Value},
-    store::{Batch, Operation, codec},
+    store::Batch,
     view::{Room, Usage},
 };
 
@@ -70,7 +69,7 @@ impl Service {
     pub(super) fn require_quota(
         &self,
         call: &RequestContext,
-        batch: &Batch,
+        batch: &Batch<'_>,
         adds_idempotency_record: bool,
     ) -> Result<(), Error> {
         let requests = quota_for(&call.principal, self.quotas.requests);
@@ -79,8 +78,8 @@ impl Service {
         }
         let usage = self.view.app(call.key()).usage();
         // A cheap upper bound of what the batch can add. Usually there is quota for that.
-        let count = batch.operations.len() as u64;
-        let profile_bytes = value_bytes(batch);
+        let count = batch.puts().count() as u64;
+        let profile_bytes = batch.puts().map(|(_, value, _)| profile_bytes(value)).sum();
         let bound = Usage { rooms: count, clients: count, mutes: count, profile_bytes };
         if self.first_exceeded(call, usage, bound).is_none() {
             return Ok(());
@@ -107,34 +106,24 @@ impl Service {
 
     /// What the batch adds: the keys that it puts on the precondition that they are absent, and the
     /// growth of the profiles.
-    fn added(&self, call: &RequestContext, batch: &Batch) -> Usage {
-        let absent: HashSet<_> = batch
-            .preconditions
-            .iter()
-            .filter(|precondition| precondition.revision.is_none())
-            .map(|precondition| &precondition.key)
-            .collect();
+    fn added(&self, call: &RequestContext, batch: &Batch<'_>) -> Usage {
         let mut added = Usage::default();
-        for operation in &batch.operations {
-            let Operation::Put { key: bytes, value } = operation else { continue };
-            let Ok(key) = codec::decode_key(bytes) else { continue };
-            let is_new = u64::from(absent.contains(bytes));
+        for (key, value, is_new) in batch.puts() {
+            let is_new = u64::from(is_new);
             match key {
                 Key::Room { room, .. } => {
+                    let before = self
+                        .view
+                        .room(call.key(), room, |room| room.map_or(0, Room::profile_bytes));
                     added.rooms += is_new;
-                    added.profile_bytes += profile_growth(
-                        bytes,
-                        value,
-                        self.view
-                            .room(call.key(), room, |room| room.map_or(0, Room::profile_bytes)),
-                    );
+                    added.profile_bytes += profile_bytes(value).saturating_sub(before);
                 }
                 Key::Client { user, .. } => {
-                    added.clients += is_new;
                     let before = self.view.client(call.key(), user, |client| {
                         client.map_or(0, |client| client.profile_bytes())
                     });
-                    added.profile_bytes += profile_growth(bytes, value, before);
+                    added.clients += is_new;
+                    added.profile_bytes += profile_bytes(value).saturating_sub(before);
                 }
                 Key::Ban { .. }
                 | Key::MemberMute { .. }
@@ -166,15 +155,16 @@ impl Service {
     }
 }
 
-/// By how many bytes the stored profile `value` is larger than it was. 0 if it is smaller, or no
-/// profile.
-fn profile_growth(key: &[u8], value: &[u8], before: u64) -> u64 {
-    let bytes = match codec::decode(key, value) {
-        Ok((_, Value::Room(room))) => room.text_bytes(),
-        Ok((_, Value::Client(client))) => client.text_bytes(),
-        _ => 0,
-    };
-    bytes.saturating_sub(before)
+/// Size of a profile. 0 if the value is none.
+fn profile_bytes(value: &Value) -> u64 {
+    match value {
+        Value::Room(room) => room.text_bytes(),
+        Value::Client(client) => client.text_bytes(),
+        Value::Restriction(_)
+        | Value::NotificationMute(..)
+        | Value::Request(_)
+        | Value::Deleted(_) => 0,
+    }
 }
 
 /// The part of a quota that a caller may use. Users may use half of it: the rest is for those who
@@ -184,15 +174,6 @@ const fn quota_for(principal: &Principal, quota: u64) -> u64 {
         Principal::User { .. } => quota / 2,
         Principal::Service(_) | Principal::AppAdmin { .. } => quota,
     }
-}
-
-/// Size of all values that the batch puts.
-fn value_bytes(batch: &Batch) -> u64 {
-    let bytes = |operation: &Operation| match operation {
-        Operation::Put { value, .. } => value.len() as u64,
-        Operation::Delete { .. } => 0,
-    };
-    batch.operations.iter().map(bytes).sum()
 }
 
 /// The QUOTA_EXCEEDED error. It is also logged, once per [`LOG_INTERVAL`].

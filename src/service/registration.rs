@@ -65,10 +65,10 @@ impl Service {
 
 /// Adds the precondition that the room is registered, or is not, as when the batch was planned.
 /// Enough for a batch that does not depend on the room's other records.
-pub(super) fn expect_registration(
-    batch: &mut Batch,
-    app: &str,
-    room: &RoomId,
+pub(super) fn expect_registration<'a>(
+    batch: &mut Batch<'a>,
+    app: &'a str,
+    room: &'a RoomId,
     registration: Registration,
 ) {
     batch.expect(Key::Room { app, room: room.as_str() }, registration.profile);
@@ -77,7 +77,12 @@ pub(super) fn expect_registration(
 /// Adds the precondition that the registration has not changed since the batch was planned, so the
 /// room's other records still count. In an open app, a room that is not registered can be deleted
 /// too; only its tombstone shows that.
-pub(super) fn expect_room(batch: &mut Batch, app: &str, room: &RoomId, registration: Registration) {
+pub(super) fn expect_room<'a>(
+    batch: &mut Batch<'a>,
+    app: &'a str,
+    room: &'a RoomId,
+    registration: Registration,
+) {
     expect_registration(batch, app, room, registration);
     if registration.profile.is_none() {
         batch.expect(Key::DeletedRoom { app, room: room.as_str() }, registration.tombstone);

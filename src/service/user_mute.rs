@@ -34,7 +34,7 @@ impl Service {
                     Some(client?.user_mute.as_ref()?.revision)
                 }),
             );
-            batch.put(key, &Value::Restriction(restriction.clone()));
+            batch.put(key, Value::Restriction(restriction.clone()));
             Ok((Some(batch), restriction))
         })
         .await

@@ -52,8 +52,8 @@ use self::{
     writer::{Job, Writer},
 };
 use super::{
-    Batch, ClusterConfig, EventRange, Feed, Retention, Revision, Snapshot, Store, StoreError,
-    StoredEvent, Updates,
+    ClusterConfig, EncodedBatch, EventRange, Feed, Retention, Revision, Snapshot, Store,
+    StoreError, StoredEvent, Updates,
 };
 use crate::proto::store_v1 as pb;
 
@@ -173,7 +173,7 @@ async fn begin_history(etcd: &Etcd, layout: &Layout) -> Result<Segment, StoreErr
 
 #[async_trait]
 impl Store for Cluster {
-    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+    async fn commit(&self, batch: EncodedBatch) -> Result<Revision, StoreError> {
         self.send(|reply| Job::commit(batch, reply)).await
     }
 

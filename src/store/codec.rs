@@ -23,7 +23,7 @@ use self::messages::{
     idempotency_model, kind_model, restriction_message, restriction_model, room_message,
     room_model,
 };
-use super::{Batch, Operation, Precondition, Revision, StoreError, StoredEvent};
+use super::{StoreError, StoredEvent};
 use crate::{
     model::{Event, EventKind, Key, Value},
     proto::store_v1 as pb,
@@ -45,53 +45,6 @@ const MUTED: u8 = b'm';
 const ALLOWED: u8 = b'a';
 const NOTIFICATION: u8 = b'n';
 
-impl Batch {
-    /// A batch with this event and no operations yet.
-    #[must_use]
-    pub fn of(event: &Event) -> Self {
-        Self { event: frame(&[], &event_message(event)), at_ms: event.at_ms, ..Self::default() }
-    }
-
-    /// Writes a record.
-    pub fn put(&mut self, key: Key<'_>, value: &Value) {
-        let key = encode_key(key);
-        let value = encode_value(&key, value);
-        self.operations.push(Operation::Put { key, value });
-    }
-
-    /// Writes a record before all others of the batch, so that a reader who sees any of the others
-    /// sees this one too.
-    pub fn put_first(&mut self, key: Key<'_>, value: &Value) {
-        self.put(key, value);
-        self.operations.rotate_right(1);
-    }
-
-    /// Deletes a record.
-    pub fn delete(&mut self, key: Key<'_>) {
-        self.operations.push(Operation::Delete { key: encode_key(key) });
-    }
-
-    /// Deletes a room's registration and, by a tombstone, its ban, member mutes, allow list and
-    /// notification mutes.
-    pub fn delete_room(&mut self, app: &str, room: &str) {
-        self.put(Key::DeletedRoom { app, room }, &Value::Deleted(self.at_ms));
-        self.delete(Key::Room { app, room });
-        self.is_alone = true;
-    }
-
-    /// Deletes a client's registration and, by a tombstone, its notification mutes.
-    pub fn delete_client(&mut self, app: &str, user: &str) {
-        self.put(Key::DeletedClient { app, user }, &Value::Deleted(self.at_ms));
-        self.delete(Key::Client { app, user });
-        self.is_alone = true;
-    }
-
-    /// Adds a precondition: the record still has this revision, or with `None` is still absent.
-    pub fn expect(&mut self, key: Key<'_>, revision: Option<Revision>) {
-        self.preconditions.push(Precondition { key: encode_key(key), revision });
-    }
-}
-
 fn join(kind: u8, app: &str, id: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(app.len() + id.len() + 3 + 65);
     bytes.push(kind);
@@ -100,6 +53,12 @@ fn join(kind: u8, app: &str, id: &str) -> Vec<u8> {
     bytes.extend_from_slice(id.as_bytes());
     bytes.push(0);
     bytes
+}
+
+/// Encodes an event.
+#[must_use]
+pub fn encode_event(event: &Event) -> Vec<u8> {
+    frame(&[], &event_message(event))
 }
 
 /// Encodes a key.

@@ -51,7 +51,7 @@ pub type Revision = u64;
 
 /// One commit to make: its preconditions, its operations and its event.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
+pub struct EncodedBatch {
     /// If any of them does not hold, nothing changes (clause 5).
     pub preconditions: Vec<Precondition>,
     /// Applied in order.
@@ -165,7 +165,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Errors: [`StoreError::Conflict`] if a precondition does not hold; [`StoreError::Full`];
     /// [`StoreError::Unavailable`], after which the batch may have taken effect.
-    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError>;
+    async fn commit(&self, batch: EncodedBatch) -> Result<Revision, StoreError>;
 
     /// Streams every record as of the current revision (clause 3).
     async fn snapshot(&self) -> Result<Snapshot, StoreError>;

@@ -50,8 +50,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Batch, EventRange, Feed, Memory, Retention, Revision, Snapshot, Store, StoreError, StoredEvent,
-    Update, Updates, feed_buffer::FeedBuffer,
+    EncodedBatch, EventRange, Feed, Memory, Retention, Revision, Snapshot, Store, StoreError,
+    StoredEvent, Update, Updates, feed_buffer::FeedBuffer,
 };
 
 mod commit_group;
@@ -159,7 +159,7 @@ impl Drop for Embedded {
 
 #[async_trait]
 impl Store for Embedded {
-    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+    async fn commit(&self, batch: EncodedBatch) -> Result<Revision, StoreError> {
         self.send(|reply| Job::Commit(batch, reply)).await
     }
 

@@ -5,7 +5,7 @@
 use super::{ACTOR, BATCH_MAX, COMMIT_RECORDS, Sweeper};
 use crate::{
     model::{Event, EventKind},
-    store::{Batch, Operation, Precondition, Revision, StoreError},
+    store::{EncodedBatch, Operation, Precondition, Revision, StoreError},
     view::Leftover,
 };
 
@@ -33,8 +33,8 @@ impl Sweeper {
     }
 }
 
-fn batch(app: &str, keys: &[(Vec<u8>, Revision)], at_ms: u64) -> Batch {
-    let mut batch = Batch::of(&Event::new(EventKind::Swept, app, ACTOR, at_ms));
+fn batch(app: &str, keys: &[(Vec<u8>, Revision)], at_ms: u64) -> EncodedBatch {
+    let mut batch = EncodedBatch::of(&Event::new(EventKind::Swept, app, ACTOR, at_ms));
     for (key, revision) in keys {
         batch.preconditions.push(Precondition { key: key.clone(), revision: Some(*revision) });
         batch.operations.push(Operation::Delete { key: key.clone() });

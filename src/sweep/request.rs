@@ -15,7 +15,7 @@ impl Sweeper {
         let expired = self.view.expired_requests(now_ms, BATCH_MAX);
         let mut last_revision = 0;
         for requests in expired.chunks(COMMIT_RECORDS) {
-            match self.store.commit(batch(requests, now_ms)).await {
+            match self.store.commit(batch(requests, now_ms).encode()).await {
                 // After a conflict the next sweep removes the rest.
                 Ok(revision) | Err(StoreError::Conflict { revision }) => last_revision = revision,
                 Err(error) => return Err(error),
@@ -27,7 +27,7 @@ impl Sweeper {
 }
 
 /// The event has no app, because no watcher gets it.
-fn batch(requests: &[ExpiredRequest], now_ms: u64) -> Batch {
+fn batch(requests: &[ExpiredRequest], now_ms: u64) -> Batch<'_> {
     let mut batch = Batch::of(&Event::new(EventKind::Request, "", ACTOR, now_ms));
     requests.iter().for_each(|ExpiredRequest { app, id, revision }| {
         remove(&mut batch, Key::Request { app, id }, *revision)

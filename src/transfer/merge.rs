@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{Event, EventKind},
-    store::{Batch, Operation, Precondition, Revision, Snapshot, Store, StoreError, codec},
+    store::{EncodedBatch, Operation, Precondition, Revision, Snapshot, Store, StoreError, codec},
 };
 
 /// Records in one commit, as many as in one call of a user.
@@ -182,9 +182,9 @@ fn groups(mut changes: &[PlannedChange]) -> impl Iterator<Item = &[PlannedChange
     })
 }
 
-fn batch(changes: &[PlannedChange], now_ms: u64) -> Batch {
+fn batch(changes: &[PlannedChange], now_ms: u64) -> EncodedBatch {
     let app = changes.first().map_or("", |change| &change.app);
-    let mut batch = Batch::of(&Event::new(EventKind::Imported, app, ACTOR, now_ms));
+    let mut batch = EncodedBatch::of(&Event::new(EventKind::Imported, app, ACTOR, now_ms));
     for PlannedChange { key, value, revision, .. } in changes {
         batch.preconditions.push(Precondition { key: key.clone(), revision: *revision });
         batch.operations.push(match value {

@@ -8,7 +8,7 @@ use super::{Hub, Subject, WatchEvent, WatchStream};
 use crate::{
     clock::Clock,
     model::{Event, EventKind},
-    store::{self, Batch, Commit, Location, Retention, Revision, Store},
+    store::{self, Commit, EncodedBatch, Location, Retention, Revision, Store},
     view::View,
 };
 
@@ -51,7 +51,7 @@ impl Fixture {
                 users: vec!["u".to_owned()],
                 ..Event::new(EventKind::Muted, "a", "", 1)
             };
-            let batch = Batch::of(&event);
+            let batch = EncodedBatch::of(&event);
             let event = batch.event.clone();
             let at_ms = batch.at_ms;
             let revision = self.store.commit(batch).await.unwrap();

@@ -42,8 +42,8 @@ async fn every_kind(directory: &Path) -> Revision {
     let mut revision = 0;
     for (_, key, value) in records::records() {
         let mut batch = Batch::of(&event());
-        batch.put(key, &value);
-        revision = store.commit(batch).await.unwrap();
+        batch.put(key, value);
+        revision = store.commit(batch.encode()).await.unwrap();
     }
     store.close().await.unwrap();
     revision
@@ -209,11 +209,11 @@ async fn fill(store: &dyn Store, commits: std::ops::Range<usize>) {
             set_ms: 1,
             provenance: Arc::new(why),
         });
-        for number in 0..100 {
-            let user = format!("{commit:05}{number:02}");
-            batch.put(Key::MemberMute { app: AGORA, room: ROOM, user: &user }, &value);
+        let users: Vec<_> = (0..100).map(|number| format!("{commit:05}{number:02}")).collect();
+        for user in &users {
+            batch.put(Key::MemberMute { app: AGORA, room: ROOM, user }, value.clone());
         }
-        store.commit(batch).await.unwrap();
+        store.commit(batch.encode()).await.unwrap();
     }
 }
 
@@ -324,14 +324,14 @@ async fn watch_positions_from_before_a_restore_are_refused() {
             );
         }
         let mut feed = store.watch(latest).await.unwrap();
-        let next = store.commit(Batch::of(&event())).await.unwrap();
+        let next = store.commit(Batch::of(&event()).encode()).await.unwrap();
         assert_eq!(feed.next().await.unwrap().unwrap().revision, next);
         assert!(next > latest && latest >= old + backup::REVISION_LEAP);
         positions.extend([latest, next, next + 1_000]);
         // It works like any other store, also after a crash and after an orderly close.
         drop((store, feed));
         let store = open(&again).await.unwrap();
-        assert!(store.commit(Batch::of(&event())).await.unwrap() > next);
+        assert!(store.commit(Batch::of(&event()).encode()).await.unwrap() > next);
         store.close().await.unwrap();
         drop(store);
         assert_eq!(entries(&*open(&again).await.unwrap()).await.0, next + 1);

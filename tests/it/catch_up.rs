@@ -51,11 +51,12 @@ async fn fill(store: &dyn Store, records: usize) {
     let commits = (0..records / 100).map(|commit| {
         let room = format!("room{}", commit % 100);
         let mut batch = Batch::of(&Event::new(EventKind::Muted, "Open", "service:dev", 1));
-        for user in 0..100 {
-            let user = format!("a user with the number {commit:06}-{user:02}");
-            batch.put(Key::MemberMute { app: "Open", room: &room, user: &user }, &value);
+        let users: Vec<_> =
+            (0..100).map(|user| format!("a user with the number {commit:06}-{user:02}")).collect();
+        for user in &users {
+            batch.put(Key::MemberMute { app: "Open", room: &room, user }, value.clone());
         }
-        store.commit(batch)
+        store.commit(batch.encode())
     });
     assert!(futures_util::future::join_all(commits).await.iter().all(Result::is_ok));
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Commit, Entry, EventRange, Location, Memory, Operation, Precondition, Retention,
-    Revision, Store, StoreError, StoredEvent, Update, Updates,
+    self, Commit, EncodedBatch, Entry, EventRange, Location, Memory, Operation, Precondition,
+    Retention, Revision, Store, StoreError, StoredEvent, Update, Updates,
 };
 
 use crate::{double::Double, etcd::Etcd};
@@ -36,17 +36,20 @@ fn delete(key: &str) -> Operation {
     Operation::Delete { key: key.into() }
 }
 
-fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
-    Batch {
+fn batch(operations: impl IntoIterator<Item = Operation>) -> EncodedBatch {
+    EncodedBatch {
         operations: operations.into_iter().collect(),
         event: b"event".to_vec(),
         at_ms: 1,
-        ..Batch::default()
+        ..EncodedBatch::default()
     }
 }
 
-fn with_precondition(key: &str, revision: Option<Revision>, operation: Operation) -> Batch {
-    Batch { preconditions: vec![Precondition { key: key.into(), revision }], ..batch([operation]) }
+fn with_precondition(key: &str, revision: Option<Revision>, operation: Operation) -> EncodedBatch {
+    EncodedBatch {
+        preconditions: vec![Precondition { key: key.into(), revision }],
+        ..batch([operation])
+    }
 }
 
 async fn entries(store: &dyn Store) -> (Revision, Vec<Entry>) {

@@ -32,12 +32,12 @@ fn restriction() -> Restriction {
     }
 }
 
-fn batch() -> Batch {
+fn batch<'a>() -> Batch<'a> {
     Batch::of(&Event::new(EventKind::Muted, APP, "", 1))
 }
 
 /// One record of each kind that a room has, and a notification mute of the room.
-fn filled_room(is_registered: bool) -> Batch {
+fn filled_room(is_registered: bool) -> Batch<'static> {
     let app = APP;
     let room = "r";
     let user = "u";
@@ -45,14 +45,13 @@ fn filled_room(is_registered: bool) -> Batch {
     if is_registered {
         batch.put(
             Key::Room { app, room },
-            &Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }),
+            Value::Room(RoomProfile { owner: "o".into(), ..RoomProfile::default() }),
         );
     }
-    batch.put(Key::Ban { app, room }, &Value::Restriction(restriction()));
-    batch.put(Key::MemberMute { app, room, user }, &Value::Restriction(restriction()));
-    batch.put(Key::Allowed { app, room, user }, &Value::Restriction(restriction()));
-    batch
-        .put(Key::NotificationMute { app, user, room }, &Value::NotificationMute(restriction(), 1));
+    batch.put(Key::Ban { app, room }, Value::Restriction(restriction()));
+    batch.put(Key::MemberMute { app, room, user }, Value::Restriction(restriction()));
+    batch.put(Key::Allowed { app, room, user }, Value::Restriction(restriction()));
+    batch.put(Key::NotificationMute { app, user, room }, Value::NotificationMute(restriction(), 1));
     batch
 }
 
@@ -79,8 +78,8 @@ fn found(view: &View) -> ([bool; 5], Vec<String>) {
 
 const NOTHING: ([bool; 5], Vec<String>) = ([false; 5], Vec::new());
 
-async fn commit(store: &dyn Store, view: &View, batch: Batch) -> Revision {
-    let revision = store.commit(batch).await.unwrap();
+async fn commit(store: &dyn Store, view: &View, batch: Batch<'_>) -> Revision {
+    let revision = store.commit(batch.encode()).await.unwrap();
     assert!(view.wait_for(revision).await);
     revision
 }
@@ -238,7 +237,7 @@ async fn exports_skip_deleted_records_and_imports_replace_them() -> Result<(), S
     let directory = tempfile::tempdir().unwrap();
     let (store, loaded) = open(directory.path()).await;
     drop(loaded);
-    store.commit(filled_room(true)).await?;
+    store.commit(filled_room(true).encode()).await?;
     let export = async |store: &dyn Store| {
         let mut text = Vec::new();
         let content = export::export(store, None, 1, &mut text, "memory").await.unwrap();
@@ -248,7 +247,7 @@ async fn exports_skip_deleted_records_and_imports_replace_them() -> Result<(), S
     assert_eq!(all, 5);
     let mut delete = batch();
     delete.delete_room(APP, "r");
-    store.commit(delete).await?;
+    store.commit(delete.encode()).await?;
     assert_eq!(export(&*store).await.0, 0);
     let incoming = import::read(&text[..], Default::default()).unwrap().unwrap();
     let plan =
@@ -289,8 +288,9 @@ async fn deleted_records_are_swept_during_a_flood_of_expiries() {
     commit(&*store, &view, delete).await;
     let ended = Value::Restriction(Restriction { expire: Expire::at_ms(2), ..restriction() });
     let mut flood = batch();
-    for user in 0..ENDED {
-        flood.put(Key::MemberMute { app: APP, room: "flooded", user: &user.to_string() }, &ended);
+    let users: Vec<_> = (0..ENDED).map(|user| user.to_string()).collect();
+    for user in &users {
+        flood.put(Key::MemberMute { app: APP, room: "flooded", user }, ended.clone());
     }
     let before = commit(&*store, &view, flood).await;
     let mut feed = store.watch(before).await.unwrap();

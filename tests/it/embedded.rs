@@ -14,7 +14,7 @@ use crate::harness::skipped;
 use futures_util::{StreamExt as _, future::join_all};
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
-    store::{self, Batch, Location, Retention, Store, StoreError, codec},
+    store::{self, Batch, EncodedBatch, Location, Retention, Store, StoreError, codec},
 };
 
 pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
@@ -24,14 +24,15 @@ pub async fn open(directory: &Path) -> Result<Arc<dyn Store>, StoreError> {
 
 /// The largest commit that a call can make, apart from an idempotency record: 100 users with the
 /// longest ids, and the longest reason.
-pub fn largest_commit(room: usize) -> Batch {
+pub fn largest_commit(room: usize) -> EncodedBatch {
     let user = |number: usize| format!("{number:03}{}", "\u{10ffff}".repeat(61));
     let app = format!("{}#{}", "o".repeat(64), "a".repeat(64));
     let room = format!("{room:0>128}");
+    let users: Vec<_> = (0..100).map(user).collect();
     let reason: Box<str> = "r".repeat(512).into();
     let mut batch = Batch::of(&Event {
         room: room.clone(),
-        users: (0..100).map(user).collect(),
+        users: users.clone(),
         reason: reason.to_string(),
         request_id: "i".repeat(36),
         ..Event::new(EventKind::Muted, &app, &user(0), 1)
@@ -42,10 +43,10 @@ pub fn largest_commit(room: usize) -> Batch {
         set_ms: u64::MAX,
         provenance: Arc::new(provenance),
     });
-    for number in 0..100 {
-        batch.put(Key::MemberMute { app: &app, room: &room, user: &user(number) }, &value);
+    for user in &users {
+        batch.put(Key::MemberMute { app: &app, room: &room, user }, value.clone());
     }
-    batch
+    batch.encode()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use mute_service::{
     config::Settings,
     model::{Event, EventKind},
     proto::v1::{self as pb, ChangeKind},
-    store::Batch,
+    store::EncodedBatch,
 };
 
 use crate::harness::*;
@@ -218,7 +218,7 @@ async fn fill(server: &Server, count: u64) {
     };
     for from in (0..count).step_by(2_000) {
         let commits = (from..count.min(from + 2_000))
-            .map(|number| server.service.store.commit(Batch::of(&mute(number))));
+            .map(|number| server.service.store.commit(EncodedBatch::of(&mute(number))));
         let done = futures_util::future::join_all(commits).await;
         let latest = done.into_iter().map(Result::unwrap).max().unwrap();
         assert!(server.service.view.wait_for(latest).await);

@@ -56,8 +56,8 @@ fn restriction(reason: &str) -> Value {
 async fn put(store: &dyn Store, records: &[(Key<'_>, Value)]) {
     let event = mute_service::model::Event::new(EventKind::Muted, OTHER, "", 1);
     let mut batch = Batch::of(&event);
-    records.iter().for_each(|(key, value)| batch.put(*key, value));
-    store.commit(batch).await.unwrap();
+    records.iter().for_each(|(key, value)| batch.put(*key, value.clone()));
+    store.commit(batch.encode()).await.unwrap();
 }
 
 /// A closed data directory with a record of every kind and form.
@@ -335,9 +335,9 @@ async fn merge_keeps_other_records_and_replace_removes_the_apps() {
         ],
     )
     .await;
-    let mut delete = Batch::default();
+    let mut delete = Batch::of(&mute_service::model::Event::new(EventKind::Unmuted, "a", "", 1));
     delete.delete(key("a", "u2"));
-    store.commit(delete).await.unwrap();
+    store.commit(delete.encode()).await.unwrap();
     let changed = export_text(&*store, None).await;
     assert_eq!(import(&*store, &of_a, Mode::Merge).await, [1, 1, 0, 0]);
     let merged = export_text(&*store, None).await;

@@ -22,7 +22,8 @@ use std::{
 use fuser::Errno;
 use futures_util::{FutureExt as _, TryStreamExt as _, future::join_all};
 use mute_service::store::{
-    self, Batch, EventRange, Location, Memory, Operation, Retention, Revision, Store, StoreError,
+    self, EncodedBatch, EventRange, Location, Memory, Operation, Retention, Revision, Store,
+    StoreError,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
@@ -83,7 +84,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn next(&mut self) -> (u64, bool, Batch) {
+    fn next(&mut self) -> (u64, bool, EncodedBatch) {
         self.commits += 1;
         let number = self.commits;
         let deletes = self.commits.is_multiple_of(9);
@@ -96,11 +97,11 @@ impl Ledger {
         (
             number,
             deletes,
-            Batch {
+            EncodedBatch {
                 operations,
                 event: number.to_be_bytes().to_vec(),
                 at_ms: number,
-                ..Batch::default()
+                ..EncodedBatch::default()
             },
         )
     }

@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::TryStreamExt as _;
 use mute_service::{
     model::{Event, EventKind, Expire, Key, Provenance, Restriction, Value},
-    store::{self, Batch, ClusterConfig, Location, Retention, Store, StoreError},
+    store::{self, Batch, ClusterConfig, EncodedBatch, Location, Retention, Store, StoreError},
     view::View,
 };
 use serde_json::json;
@@ -20,18 +20,17 @@ fn place(etcd: &Etcd, prefix: &str) -> Location {
 }
 
 /// A mute of a user whose name contains the prefix.
-fn mute_of(prefix: &str) -> Batch {
+fn mute_of(prefix: &str) -> EncodedBatch {
+    let user = format!("u{prefix}");
     let mut batch = Batch::of(&Event::new(EventKind::Muted, "a", "", 1));
     let restriction = Restriction {
         expire: Expire::NEVER,
         set_ms: 1,
         provenance: std::sync::Arc::new(Provenance::default()),
     };
-    batch.put(
-        Key::MemberMute { app: "a", room: "r", user: &format!("u{prefix}") },
-        &Value::Restriction(restriction),
-    );
     batch
+        .put(Key::MemberMute { app: "a", room: "r", user: &user }, Value::Restriction(restriction));
+    batch.encode()
 }
 
 async fn users(store: &dyn Store) -> Vec<String> {

@@ -9,7 +9,7 @@ use mute_service::{
         Address, ClientProfile, Event, EventKind, Expire, IdempotencyRecord, Key, Provenance,
         Restriction, RoomProfile, Value,
     },
-    store::{Batch, StoreError, codec},
+    store::{EncodedBatch, StoreError, codec},
 };
 use proptest::prelude::*;
 
@@ -147,7 +147,7 @@ fn version_1_matches_its_golden_file_both_ways() {
         })
         .collect();
     for (name, event) in events() {
-        written.insert(name.to_owned(), [String::new(), hex(&Batch::of(&event).event)]);
+        written.insert(name.to_owned(), [String::new(), hex(&EncodedBatch::of(&event).event)]);
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/records/v1.json");
     if std::env::var_os("MUTE_BLESS").is_some() {
@@ -166,7 +166,7 @@ fn version_1_matches_its_golden_file_both_ways() {
     // The expiry of a ban, in the form used before it had its own kind.
     let ended = Event { kind: EventKind::Expired, users: Vec::new(), ..event() };
     assert_eq!(
-        codec::decode_event(&Batch::of(&ended).event).unwrap(),
+        codec::decode_event(&EncodedBatch::of(&ended).event).unwrap(),
         Event { kind: EventKind::BanExpired, ..ended }
     );
 }

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::join_all};
-use mute_service::store::{self, Batch, Location, Memory, Operation, Retention, Revision, Store};
+use mute_service::store::{
+    self, EncodedBatch, Location, Memory, Operation, Retention, Revision, Store,
+};
 use rand::{RngExt as _, rngs::StdRng};
 
 use crate::ledger::random;
@@ -28,11 +30,11 @@ async fn commit(store: &dyn Store, records: &mut Records, numbers: &[u32]) {
         _ => Operation::Put { key: key(*number), value: value.clone() },
     };
     let operations: Vec<_> = numbers.iter().map(operation).collect();
-    let batch = Batch {
+    let batch = EncodedBatch {
         operations: operations.clone(),
         event: b"event".to_vec(),
         at_ms: 1,
-        ..Batch::default()
+        ..EncodedBatch::default()
     };
     let revision = tokio::time::timeout(TIMEOUT, store.commit(batch))
         .await

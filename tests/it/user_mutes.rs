@@ -6,7 +6,7 @@ use mute_service::{
     clock::Clock,
     model::{EventKind, Key},
     proto::v1 as pb,
-    store::{Batch, codec},
+    store::{EncodedBatch, codec},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -266,8 +266,12 @@ async fn removing_a_users_records_removes_its_mute_from_the_view() {
     mute(&server, AGORA, "user1", None).await.unwrap();
     let key = codec::encode_key(Key::UserMute { app: AGORA, user: "user1" });
     let operations = vec![mute_service::store::Operation::Delete { key }];
-    let revision =
-        server.service.store.commit(Batch { operations, ..Batch::default() }).await.unwrap();
+    let revision = server
+        .service
+        .store
+        .commit(EncodedBatch { operations, ..EncodedBatch::default() })
+        .await
+        .unwrap();
     assert!(server.service.view.wait_for(revision).await);
     assert_eq!(muted(&server, AGORA).await, [""; 0]);
     assert!(server.check(AGORA, ROOM, "user1").await.allowed);

@@ -21,11 +21,9 @@ async fn import_one(server: &Server, app: &str) -> i64 {
         set_ms: START_MS,
         provenance: Provenance { actor: "app".into(), reason: "".into() }.into(),
     };
-    batch.put(
-        Key::MemberMute { app, room: "r", user: "imported" },
-        &Value::Restriction(restriction),
-    );
-    server.service.store.commit(batch).await.unwrap().try_into().unwrap()
+    batch
+        .put(Key::MemberMute { app, room: "r", user: "imported" }, Value::Restriction(restriction));
+    server.service.store.commit(batch.encode()).await.unwrap().try_into().unwrap()
 }
 
 async fn ends_compacted(watch: &mut Watch) {

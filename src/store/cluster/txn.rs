@@ -10,7 +10,7 @@ use super::{
     kv::KeyRange,
     layout::{Layout, cluster_revision},
 };
-use crate::store::{Batch, Operation, Precondition};
+use crate::store::{EncodedBatch, Operation, Precondition};
 
 /// The net effect of a batch, and its preconditions.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct CommitPlan {
 }
 
 impl CommitPlan {
-    pub(super) fn of(batch: Batch) -> Self {
+    pub(super) fn of(batch: EncodedBatch) -> Self {
         let mut plan = Self { is_alone: batch.is_alone, ..Self::default() };
         for Precondition { key, revision } in batch.preconditions {
             let revision = revision.map(cluster_revision);
@@ -129,11 +129,11 @@ mod tests {
             .iter()
             .map(|key| Precondition { key: key.as_bytes().to_vec(), revision: None })
             .collect();
-        CommitPlan::of(Batch {
+        CommitPlan::of(EncodedBatch {
             operations: operations.to_vec(),
             preconditions,
             is_alone,
-            ..Batch::default()
+            ..EncodedBatch::default()
         })
     }
 
@@ -171,9 +171,9 @@ mod tests {
             );
         }
         let other_revision = Precondition { key: b"r/1/p".to_vec(), revision: Some(128) };
-        assert!(touched.conflicts_with(&CommitPlan::of(Batch {
+        assert!(touched.conflicts_with(&CommitPlan::of(EncodedBatch {
             preconditions: vec![other_revision],
-            ..Batch::default()
+            ..EncodedBatch::default()
         })));
         touched = TouchedKeys::new();
         assert!(!touched.conflicts_with(&plan(&[put("s/1", "x")], &[], true)));

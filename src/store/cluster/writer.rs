@@ -22,7 +22,7 @@ use super::{
 };
 use crate::proto::store_v1 as pb;
 use crate::{
-    store::{Batch, Revision, StoreError, codec::corrupt},
+    store::{EncodedBatch, Revision, StoreError, codec::corrupt},
     telemetry::{metrics::METRICS, traces},
 };
 
@@ -56,7 +56,7 @@ pub(super) struct QueuedCommit {
 }
 
 impl Job {
-    pub(super) fn commit(mut batch: Batch, reply: CommitReply) -> Self {
+    pub(super) fn commit(mut batch: EncodedBatch, reply: CommitReply) -> Self {
         let event = std::mem::take(&mut batch.event);
         let at_ms = batch.at_ms;
         Self::Commit(Box::new(QueuedCommit {

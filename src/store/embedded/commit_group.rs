@@ -9,7 +9,7 @@ use super::{
     shared::CommitReply,
     tree::Tree,
 };
-use crate::store::{Batch, Commit, Operation, Precondition, Revision, StoreError};
+use crate::store::{Commit, EncodedBatch, Operation, Precondition, Revision, StoreError};
 
 /// The most keys that [`AbsentKeys`] remembers.
 const ABSENT_KEYS_MAX: usize = 16_384;
@@ -38,7 +38,7 @@ impl Group {
         tree: &Tree,
         memtables: &Memtables,
         absent_keys: &mut AbsentKeys,
-        batch: Batch,
+        batch: EncodedBatch,
         reply: CommitReply,
     ) {
         match self.preconditions_hold(tree, memtables, absent_keys, &batch.preconditions) {
@@ -73,7 +73,7 @@ impl Group {
         Ok(true)
     }
 
-    fn apply(&mut self, batch: Batch) {
+    fn apply(&mut self, batch: EncodedBatch) {
         let revision = self.revision + 1;
         let mut changes = Mutations::new();
         for operation in &batch.operations {
@@ -86,7 +86,7 @@ impl Group {
                 }
             }
         }
-        let Batch { operations, event, at_ms, .. } = batch;
+        let EncodedBatch { operations, event, at_ms, .. } = batch;
         self.bytes += event.len();
         self.bytes += changes
             .iter()
@@ -137,7 +137,7 @@ pub(super) fn replay_journal(tree: &Tree, journal: &Path) -> Result<Memtables, S
         let mut group = Group::after(memtables.active.revision);
         for Commit { revision, operations, event, at_ms } in commits {
             if revision > group.revision {
-                group.apply(Batch { operations, event, at_ms, ..Batch::default() });
+                group.apply(EncodedBatch { operations, event, at_ms, ..EncodedBatch::default() });
             }
         }
         memtables.active.extend(&group.commits, group.changes);

@@ -63,7 +63,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::{Batch, Memory, Retention, Store as _, embedded::Embedded};
+    use crate::store::{EncodedBatch, Memory, Retention, Store as _, embedded::Embedded};
 
     const KEEP_ALL: Retention = Retention { events: 1_000_000, age_ms: u64::MAX };
 
@@ -75,7 +75,10 @@ mod tests {
             let at_ms = store.shared.feed_buffer.latest_revision() + 1;
             let event = at_ms.to_be_bytes().into_iter().cycle().take(bytes).collect();
             assert_eq!(
-                store.commit(Batch { event, at_ms, ..Batch::default() }).await.unwrap(),
+                store
+                    .commit(EncodedBatch { event, at_ms, ..EncodedBatch::default() })
+                    .await
+                    .unwrap(),
                 at_ms
             );
         }

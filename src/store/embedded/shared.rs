@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{data_dir::Directory, memtable::Memtables, overlay::Snapshots, tree::Tree};
-use crate::store::{Batch, Revision, StoreError, feed_buffer::FeedBuffer};
+use crate::store::{EncodedBatch, Revision, StoreError, feed_buffer::FeedBuffer};
 
 pub(super) struct Shared {
     /// `None` while the flusher reopens it.
@@ -36,7 +36,7 @@ pub(super) type CommitReply = oneshot::Sender<Result<Revision, StoreError>>;
 
 /// A job of the writer.
 pub(super) enum Job {
-    Commit(Batch, CommitReply),
+    Commit(EncodedBatch, CommitReply),
     /// Answered when the tree has everything before it. Everything after it is refused.
     Close(CommitReply),
 }

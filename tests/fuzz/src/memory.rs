@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mute_service::store::{
-    Batch, Commit, Entry, EventRange, Feed, Operation, Revision, Snapshot, Store, StoreError,
-    StoredEvent, Update, Updates,
+    Commit, EncodedBatch, Entry, EventRange, Feed, Operation, Revision, Snapshot, Store,
+    StoreError, StoredEvent, Update, Updates,
 };
 use tokio::sync::watch;
 
@@ -84,7 +84,7 @@ impl Memory {
 
 #[async_trait]
 impl Store for Memory {
-    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+    async fn commit(&self, batch: EncodedBatch) -> Result<Revision, StoreError> {
         let mut content = self.content();
         let Content { records, commits } = &mut *content;
         let revision_of = |key: &Vec<u8>| records.by_key.get(key).map(|(revision, _)| *revision);
@@ -97,7 +97,7 @@ impl Store for Memory {
         }
         records.revision += 1;
         batch.operations.iter().for_each(|operation| records.apply(operation));
-        let Batch { operations, event, at_ms, .. } = batch;
+        let EncodedBatch { operations, event, at_ms, .. } = batch;
         let revision = records.revision;
         commits.insert(revision, Arc::new(Commit { revision, operations, event, at_ms }));
         self.latest.send_replace(revision);

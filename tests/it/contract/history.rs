@@ -25,7 +25,7 @@ fn numbers(events: &[StoredEvent]) -> Vec<u64> {
 async fn make_history(store: &dyn Store, from: u64, count: u64) -> Vec<Revision> {
     let mut revisions = Vec::new();
     for number in from..from + count {
-        let batch = Batch {
+        let batch = EncodedBatch {
             event: format!("e{number}").into(),
             at_ms: number * 10,
             ..batch([put("k", "v")])

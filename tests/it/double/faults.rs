@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use mute_service::store::{
-    self, Batch, Operation, Precondition, Retention, Revision, Store, StoreError, Update,
+    self, EncodedBatch, Operation, Precondition, Retention, Revision, Store, StoreError, Update,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,8 +20,8 @@ async fn open(network: &Network) -> Arc<dyn Store> {
     store::open(&network.location(), KEEP_ALL).await.unwrap()
 }
 
-fn put_new(key: &str) -> Batch {
-    Batch {
+fn put_new(key: &str) -> EncodedBatch {
+    EncodedBatch {
         preconditions: vec![Precondition { key: key.into(), revision: None }],
         operations: vec![Operation::Put { key: key.into(), value: b"v".to_vec() }],
         event: key.as_bytes().to_vec(),
@@ -177,7 +177,7 @@ async fn events_are_dropped_by_age_once_all_clocks_agree() {
     let store = store::open(&networks[0].location(), retention).await.unwrap();
     let other = store::open(&networks[1].location(), retention).await.unwrap();
     let write = async |name: &str, at_ms: u64| {
-        store.commit(Batch { at_ms, ..put_new(name) }).await.unwrap();
+        store.commit(EncodedBatch { at_ms, ..put_new(name) }).await.unwrap();
         // A segment ends after the commit that fills it.
         sleep(Duration::from_millis(500)).await;
     };

@@ -25,8 +25,8 @@ use mute_service::{
     },
     service::{Quotas, Service},
     store::{
-        self, Batch, EventRange, Feed, Location, Retention, Revision, Snapshot, Store, StoreError,
-        StoredEvent, Updates, codec,
+        self, EncodedBatch, EventRange, Feed, Location, Retention, Revision, Snapshot, Store,
+        StoreError, StoredEvent, Updates, codec,
     },
     sweep::Sweeper,
     view::{ClientRef, Room, View},
@@ -106,7 +106,7 @@ struct InterleavingStore {
 
 #[async_trait]
 impl Store for InterleavingStore {
-    async fn commit(&self, batch: Batch) -> Result<Revision, StoreError> {
+    async fn commit(&self, batch: EncodedBatch) -> Result<Revision, StoreError> {
         let rival = self.rival.lock().unwrap().take();
         if let Some(rival) = rival {
             rival.await;

@@ -16,7 +16,7 @@ use std::{cell::LazyCell, collections::BTreeMap};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use mute_service::{
     model::{Key, Value},
-    store::{Batch, Entry, codec},
+    store::{EncodedBatch, Entry, codec},
     transfer::{line::Line, record::KnownRecord},
 };
 use mute_service_fuzz::frame;
@@ -87,7 +87,7 @@ fn check_key(bytes: &[u8]) {
 
 fn check_event(message: &[u8]) {
     let Ok(event) = codec::decode_event(&frame(&[], message)) else { return };
-    let again = Batch::of(&event);
+    let again = EncodedBatch::of(&event);
     assert_eq!(
         (codec::decode_event(&again.event).unwrap(), again.at_ms),
         (event.clone(), event.at_ms)
