@@ -46,7 +46,8 @@ pub enum Reason {
     WatcherTooSlow,
     /// The service is stopping.
     Stopping,
-    /// `max_calls` is reached.
+    /// A concurrency limit (`max_calls`, `max_message_mib`), or the caller's share of it, is
+    /// reached.
     Overloaded,
     /// The store cannot take a write or read history now, or the view has not reached the revision
     /// that the caller needs.
@@ -233,9 +234,11 @@ impl Error {
         }
     }
 
-    /// `max_calls` is reached.
+    /// A concurrency limit (`max_calls`, `max_message_mib`), or the caller's share of it, is
+    /// reached.
     pub fn overloaded() -> Self {
-        let message = "the service has reached its limit of concurrent calls; try again";
+        let message =
+            "the service is at its limit of concurrent calls or of their bytes; try again";
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::Overloaded, message) }
     }
 

@@ -3,14 +3,16 @@
 //!
 //! # Admission
 //! [`Service::authorize`] turns a caller and an app key into a [`RequestContext`]: the caller is
-//! authenticated, may access the app, and is within its rate limit. Every rule takes a
-//! `RequestContext`, so no rule runs for an unauthorized caller. A read with a minimum revision
+//! authenticated, may access the app, and is within its rate limit. Every rule but
+//! `issue_token`, which checks the app's own secret, takes a `RequestContext`, so no rule runs for an
+//! unauthorized caller. A read with a minimum revision
 //! waits for it in [`Service::wait_for_revision`].
 //!
 //! # Changes
 //! `Service::change` (`change.rs`) runs every write:
-//! 1. It plans a batch against the view. The batch has a precondition on every record that the plan
-//!    read.
+//! 1. It plans a batch against the view. The batch has a precondition on every record that it
+//!    overwrites, and on the registration of the room that its permission depends on. The
+//!    registration of a client is checked, but is no precondition.
 //! 2. It commits the batch, and waits until the view has applied it.
 //! 3. If a precondition fails, a concurrent writer was faster: it waits until the view has applied
 //!    that commit, and plans again.

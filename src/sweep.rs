@@ -49,7 +49,7 @@ impl Sweeper {
     pub async fn run(self) {
         let mut was_skewed = false;
         loop {
-            self.store.report_wall_clock(self.clock.certain_ms());
+            self.store.report_certain_time(self.clock.certain_ms());
             let skew_ms = far_skew_ms(&*self.store, &self.clock);
             if let Some(skew_ms) = skew_ms.filter(|_| !was_skewed) {
                 tracing::error!(

@@ -128,7 +128,7 @@ impl WatchStream {
             if self.hub.is_closed() {
                 return Err(Error::new(
                     Reason::Stopping,
-                    "the service is stopping; resume after last_revision, on another replica",
+                    "the service is stopping; resume after last_revision, on another replica or after the restart",
                 ));
             }
             if self.revision >= self.history_end && self.take_queued()? {

@@ -235,7 +235,7 @@ pub struct Members {
     /// Room id
     #[arg(value_name = "ROOM")]
     pub room: String,
-    /// User ids, up to 100; on an error, none of them is changed
+    /// User ids, up to 100; all of them are changed or none
     #[arg(value_name = "USER", required = true)]
     pub users: Vec<String>,
 }

@@ -118,7 +118,7 @@ fn hint(reason: &str) -> Option<&'static str> {
             "Try again in a moment; a repeated write does no harm."
         }
         "STORE_FULL" => {
-            "Free space on the disk that holds the service's data, or raise the cluster's quota (see README, More than one machine)."
+            "Free space on the disk that holds the service's data, or raise the cluster's quota (deploy/CLUSTER.md, In production)."
         }
         "INTERNAL" => "See the log of the service for the cause.",
         _ => return None,

@@ -24,19 +24,20 @@ impl DurableFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
-        let draft = Builder::new().prefix(&prefix).suffix(".part").tempfile_in(directory(path))?;
+        let draft = Builder::new().prefix(&prefix).suffix(".part").tempfile_in(directory(path));
+        let draft = draft.map_err(without_draft)?;
         Ok(Self { path: path.to_path_buf(), draft: BufWriter::new(draft) })
     }
 
     /// Flushes, and returns the path of the draft.
     pub fn draft(&mut self) -> io::Result<&Path> {
-        self.draft.flush()?;
+        self.flush()?;
         Ok(self.draft.get_ref().path())
     }
 
     /// Makes the draft durable and renames it to `path`, replacing what is there.
     pub fn commit(self) -> io::Result<()> {
-        let draft = self.draft.into_inner()?;
+        let draft = self.draft.into_inner().map_err(|error| without_draft(error.into_error()))?;
         draft.as_file().sync_all()?;
         draft.persist(&self.path)?;
         File::open(directory(&self.path))?.sync_all()
@@ -45,12 +46,17 @@ impl DurableFile {
 
 impl Write for DurableFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.draft.write(bytes)
+        self.draft.write(bytes).map_err(without_draft)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.draft.flush()
+        self.draft.flush().map_err(without_draft)
     }
+}
+
+/// The kind of an error alone: `tempfile` adds the draft's path, which no user has named.
+fn without_draft(error: io::Error) -> io::Error {
+    error.kind().into()
 }
 
 fn directory(path: &Path) -> &Path {
@@ -80,6 +86,12 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(names(directory.path()), ["file"]);
+    }
+
+    #[test]
+    fn an_error_names_no_draft() {
+        let error = DurableFile::create(Path::new("/nowhere/file")).err().unwrap();
+        assert_eq!(error.to_string(), io::Error::from(io::ErrorKind::NotFound).to_string());
     }
 
     #[test]

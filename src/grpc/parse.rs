@@ -94,7 +94,7 @@ pub(super) fn text(field: &'static str, raw: Option<String>) -> Result<Option<St
 pub(super) fn duration_ms(raw: Option<prost_types::Duration>) -> Result<Option<u64>, Error> {
     let Some(raw) = raw else { return Ok(None) };
     let invalid = || {
-        let message = "duration must be more than zero; omit it for a mute that does not expire";
+        let message = "duration must be more than zero; omit it for no expiry";
         Error::invalid("duration", message)
     };
     let seconds = u64::try_from(raw.seconds).map_err(|_| invalid())?;

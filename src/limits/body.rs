@@ -173,7 +173,7 @@ impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for CountedBody<
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body as CallerKindle;
+    use axum::body::Body as AxumBody;
 
     use super::*;
     use crate::limits::concurrency::CallerKind;
@@ -187,7 +187,7 @@ mod tests {
         let limit = ConcurrencyLimit::new(1, 1_000_000);
         let guard = || CallGuard { permit: Some(limit.permit(service())), ..CallGuard::default() };
         let text: Bytes = (0..300_000_u32).map(|at| at.to_le_bytes()[0]).collect::<Vec<_>>().into();
-        let mut body = CountedBody::unary(CallerKindle::from(text.clone()), guard()).unwrap();
+        let mut body = CountedBody::unary(AxumBody::from(text.clone()), guard()).unwrap();
         assert_eq!(
             (limit.in_use(Resource::Byte), body.size_hint().exact()),
             (300_000, Some(300_000))
@@ -209,8 +209,8 @@ mod tests {
         // A long response may be refused, a short one is not.
         let mut other = limit.permit(service());
         other.acquire(Resource::Byte, 950_000).unwrap();
-        assert!(CountedBody::unary(CallerKindle::from(text.clone()), guard()).is_err());
-        assert!(CountedBody::unary(CallerKindle::from(text.slice(..60_000)), guard()).is_ok());
+        assert!(CountedBody::unary(AxumBody::from(text.clone()), guard()).is_err());
+        assert!(CountedBody::unary(AxumBody::from(text.slice(..60_000)), guard()).is_ok());
         assert_eq!(limit.in_use(Resource::Byte), 950_000);
     }
 
@@ -251,7 +251,7 @@ mod tests {
             }
             assert_eq!(chunks.iter().sum::<usize>(), bytes);
             assert!(
-                chunks.iter().all(|next_chunk| *next_chunk <= CHUNK_BYTES)
+                chunks.iter().all(|chunk| *chunk <= CHUNK_BYTES)
                     && *chunks.last().unwrap() <= LAST_CHUNK_BYTES,
                 "{chunks:?}"
             );
@@ -266,7 +266,7 @@ mod tests {
             .map(|bytes| Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])));
         let guard = CallGuard { permit: Some(limit.permit(service())), ..CallGuard::default() };
         let mut body =
-            CountedBody::unary(CallerKindle::from_stream(futures_util::stream::iter(pages)), guard)
+            CountedBody::unary(AxumBody::from_stream(futures_util::stream::iter(pages)), guard)
                 .unwrap();
         let mut bytes = 0;
         let mut max_held = 0;

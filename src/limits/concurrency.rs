@@ -35,7 +35,7 @@ const RESERVE_DIVISOR: usize = 8;
 pub struct Account {
     /// The address of the caller; `None` behind a trusted proxy that does not report it.
     pub peer: Option<Arc<Peer>>,
-    /// The authenticated caller.
+    /// The kind of caller.
     pub caller: CallerKind,
 }
 

@@ -36,7 +36,7 @@ const STAFF_METHODS: [&str; 9] = [
     "ListEvents",
 ];
 /// When a limiter has this many buckets, full ones are evicted, at most once a second.
-const MAX_BUCKETS: usize = 100_000;
+const EVICT_FROM_BUCKETS: usize = 100_000;
 /// The allowed rate of wrong client secrets is the rate of tokens divided by this.
 const TOKENS_PER_GUESS: u32 = 10;
 /// Chunks of history (250 events) that may be read for an app, for each call of one method that the
@@ -233,7 +233,7 @@ impl Limits {
     ) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
         // This scans all buckets.
-        if limiter.len() >= MAX_BUCKETS && self.is_first_in_second() {
+        if limiter.len() >= EVICT_FROM_BUCKETS && self.is_first_in_second() {
             limiter.retain_recent();
         }
         let counted = limiter.check_key_n(&key, calls).or_else(|InsufficientCapacity(capacity)| {
@@ -347,13 +347,13 @@ mod tests {
             limits.calls(ONE_CALL, 0, RateSubject::User(&number.to_string()), "CheckSend").unwrap()
         };
         let bucket_count = || limits.one_user.as_ref().map_or(0, Limiter::len);
-        (0..MAX_BUCKETS + 10).for_each(call);
-        assert_eq!(bucket_count(), MAX_BUCKETS + 10, "all have called just now");
+        (0..EVICT_FROM_BUCKETS + 10).for_each(call);
+        assert_eq!(bucket_count(), EVICT_FROM_BUCKETS + 10, "all have called just now");
         clock.advance(Duration::from_millis(500));
-        call(MAX_BUCKETS + 10);
-        assert_eq!(bucket_count(), MAX_BUCKETS + 11, "already scanned within this second");
+        call(EVICT_FROM_BUCKETS + 10);
+        assert_eq!(bucket_count(), EVICT_FROM_BUCKETS + 11, "already scanned within this second");
         clock.advance(Duration::from_millis(600));
-        call(MAX_BUCKETS + 11);
+        call(EVICT_FROM_BUCKETS + 11);
         assert!(bucket_count() < 10, "{}", bucket_count());
     }
 

@@ -27,7 +27,7 @@ impl Expire {
             None => Ok(Self::NEVER),
             Some(0) => Err(Error::invalid(
                 "duration",
-                "duration must be more than zero; omit it for a mute that does not expire",
+                "duration must be more than zero; omit it for no expiry",
             )),
             Some(ms) => now_ms
                 .checked_add(ms)
@@ -36,7 +36,7 @@ impl Expire {
                 .ok_or_else(|| {
                     Error::invalid(
                         "duration",
-                        "duration ends after the year 9999; omit it for a mute that does not expire",
+                        "duration ends after the year 9999; omit it for no expiry",
                     )
                 }),
         }

@@ -32,7 +32,7 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         let invalid = || {
             format!(
-                "\"{text}\" is not an origin; write https://HOST, https://HOST:PORT or *, without a path"
+                "\"{text}\" is not an origin; write https://HOST or *, with :PORT if it is not 443 (80 for http), without a path"
             )
         };
         // Browsers send it in lower case, and there are no wildcards within it.

@@ -23,6 +23,7 @@ struct Change<'a> {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a batch lives until its commit, mostly of puts")]
 enum Write {
     Put(Value),
     Delete,

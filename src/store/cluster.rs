@@ -217,7 +217,7 @@ impl Store for Cluster {
         *self.shared.confirmed()
     }
 
-    fn report_wall_clock(&self, now_ms: u64) {
+    fn report_certain_time(&self, now_ms: u64) {
         self.shared.clocks.report(now_ms);
     }
 

@@ -201,7 +201,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Publishes this process's certain time (`Clock::certain_ms`), in Unix milliseconds, so that
     /// other processes can compare their clocks with it.
-    fn report_wall_clock(&self, now_ms: u64) {
+    fn report_certain_time(&self, now_ms: u64) {
         let _ = now_ms;
     }
 

@@ -111,7 +111,8 @@ impl Client {
         self.tombstone.as_ref().is_some_and(|tombstone| revision <= tombstone.revision)
     }
 
-    /// Moves all records up to this revision under the tombstone, except the user mute.
+    /// Drops the profile, and moves all other records up to this revision under the tombstone,
+    /// except the user mute.
     fn delete(&mut self, revision: Revision) {
         if self.profile.as_ref().is_some_and(|profile| profile.revision <= revision) {
             self.profile = None;

@@ -188,7 +188,7 @@ impl Room {
         }
     }
 
-    /// Moves all records up to this revision under the tombstone.
+    /// Drops the profile, and moves all other records up to this revision under the tombstone.
     fn delete(&mut self, revision: Revision) {
         let mut tombstone = self.tombstone.take().unwrap_or_default();
         tombstone.revision = revision;

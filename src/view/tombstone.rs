@@ -37,7 +37,7 @@ pub(super) struct ClientTombstone {
     pub(super) muted: Vec<MutedRoom>,
 }
 
-/// The rooms and clients that have a tombstone, in the order of their keys.
+/// The rooms and clients that have a tombstone, grouped by app.
 #[derive(Default)]
 pub(super) struct TombstonedSet(Mutex<BTreeSet<Tombstoned>>);
 
@@ -63,8 +63,8 @@ impl RoomTombstone {
         revision: Revision,
     ) -> bool {
         match (key, value) {
-            // The commit of the tombstone deletes the registration itself: a stored one is a stale
-            // copy.
+            // The commit of the tombstone deletes the registration itself: one that arrives here
+            // was read before it.
             (Key::Room { .. }, _) => {}
             (Key::Ban { .. }, Some(Value::Restriction(value))) => {
                 self.ban = Some(Versioned { value: value.clone(), revision })

@@ -24,7 +24,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why a queue receives no more changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndReason {
-    /// Some commits were skipped. They are in history.
+    /// The hub skipped commits, which are in history, or it is closed.
     Skipped,
     /// The changes were not taken in time.
     TooSlow,

@@ -28,7 +28,7 @@ pub(super) struct Clocks(Mutex<ClockState>);
 
 #[derive(Default)]
 struct ClockState {
-    /// The wall clock that this process reported last, and when.
+    /// The certain time that this process reported last, and when.
     reported: Option<(u64, Instant)>,
     replicas: HashMap<ReplicaId, Ticks>,
 }
@@ -40,12 +40,12 @@ struct Ticks {
 }
 
 impl Clocks {
-    /// Records the wall clock of this process, in Unix milliseconds.
+    /// Records the certain time of this process, in Unix milliseconds.
     pub(super) fn report(&self, now_ms: u64) {
         self.state().reported = Some((now_ms, Instant::now()));
     }
 
-    /// The wall clock, in Unix milliseconds; `None` before the first report.
+    /// The certain time now, in Unix milliseconds; `None` before the first report.
     pub(super) fn now_ms(&self) -> Option<u64> {
         self.state().now_ms()
     }

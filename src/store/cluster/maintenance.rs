@@ -24,19 +24,19 @@ const STALE_TICK_AGE: Duration = Duration::from_secs(600);
 /// Limits of a segment, because a segment is read as a whole.
 const SEGMENT_COMMITS: u64 = 2_000;
 const SEGMENT_BYTES: usize = 1 << 20;
-/// A segment is deleted as a whole. So it covers at most this fraction of the retention, by number
-/// and by age.
-const SEGMENTS_KEPT: u64 = 16;
+/// A segment is deleted as a whole. So it covers at most one part in this many of the retention, by
+/// number and by age.
+const RETENTION_DIVISOR: u64 = 16;
 
 /// The task that does this work.
 pub(super) struct Maintenance(pub(super) Arc<Shared>);
 
 impl Segment {
     pub(super) fn is_full(&self, retention: Retention) -> bool {
-        let max_commits = SEGMENT_COMMITS.min(retention.events / SEGMENTS_KEPT).max(1);
+        let max_commits = SEGMENT_COMMITS.min(retention.events / RETENTION_DIVISOR).max(1);
         self.commits >= max_commits
             || self.bytes >= SEGMENT_BYTES
-            || self.latest_ms - self.at_ms > retention.age_ms / SEGMENTS_KEPT
+            || self.latest_ms - self.at_ms > retention.age_ms / RETENTION_DIVISOR
     }
 }
 

@@ -172,7 +172,7 @@ impl Directory {
     }
 }
 
-/// Whether the directory holds a store.
+/// Whether the directory holds a store, or a part of an interrupted restore, which an open refuses.
 pub(in crate::store) fn is_store(path: &Path) -> bool {
     path.join(DURABLE_REVISION).exists()
 }

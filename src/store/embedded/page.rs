@@ -12,7 +12,7 @@ use crate::{
 
 /// A page beyond this size is split. Twice the size would halve the tree's memory and double the
 /// bytes that a single change writes.
-pub(super) const MAX_BYTES: usize = 1_024;
+pub(super) const SPLIT_BYTES: usize = 1_024;
 /// Size of a record beside its key and value.
 const RECORD_BYTES: usize = 12;
 
@@ -91,7 +91,7 @@ fn put(merged: &mut Vec<Record>, key: &[u8], change: &Mutation, checksum: &mut R
 /// Splits records into pages of about the same size.
 pub(super) fn split(records: &[Record]) -> Vec<&[Record]> {
     let total: usize = records.iter().map(size).sum();
-    let target = total.div_ceil(total.div_ceil(MAX_BYTES).max(1));
+    let target = total.div_ceil(total.div_ceil(SPLIT_BYTES).max(1));
     let mut pages = Vec::new();
     let mut start = 0;
     let mut bytes = 0;

@@ -389,7 +389,7 @@ fn put_pages(
     if records.is_empty() {
         batch.remove(fence);
         // sled writes as much to remove a page.
-        return page::MAX_BYTES;
+        return page::SPLIT_BYTES;
     }
     let mut bytes = 0;
     for (index, records) in page::split(&records).into_iter().enumerate() {
