@@ -5,7 +5,10 @@ use std::{io::IsTerminal as _, sync::OnceLock};
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::visible::EscapedLines;
 
@@ -42,13 +45,24 @@ pub fn init_logs(format: LogFormat) {
         are_json,
         are_colored: is_terminal && !are_json,
     };
-    let filter = EnvFilter::try_from_env("MUTE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,mute_service=info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+    let logs = tracing_subscriber::fmt::layer().with_writer(lines);
+    let subscriber = tracing_subscriber::registry().with(levels());
     // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
     let _ = match format {
-        LogFormat::Text => logs.with_ansi(is_terminal).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => subscriber.with(logs.with_ansi(is_terminal)).try_init(),
+        LogFormat::Json => subscriber.with(logs.json().flatten_event(true)).try_init(),
     };
+}
+
+/// The levels by target. They are those of `EnvFilter`, without its filters of spans, for which it
+/// needs two regex engines.
+fn levels() -> Targets {
+    let levels = std::env::var("MUTE_LOG").ok().filter(|levels| !levels.is_empty());
+    let levels = levels.and_then(|levels| levels.parse().ok());
+    levels.unwrap_or_else(|| {
+        Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("mute_service", LevelFilter::INFO)
+    })
 }
