@@ -3,10 +3,9 @@
 //!
 //! # Admission
 //! [`Service::authorize`] turns a caller and an app key into a [`RequestContext`]: the caller is
-//! authenticated, may access the app, and is within its rate limit. Every rule but
-//! `issue_token`, which checks the app's own secret, takes a `RequestContext`, so no rule runs for an
-//! unauthorized caller. A read with a minimum revision
-//! waits for it in [`Service::wait_for_revision`].
+//! authenticated, may access the app, and is within its rate limit. Every rule but `issue_token`,
+//! which checks the app's own secret, takes a `RequestContext`, so no rule runs for an unauthorized
+//! caller. A read with a minimum revision waits for it in [`Service::wait_for_revision`].
 //!
 //! # Changes
 //! `Service::change` (`change.rs`) runs every write:

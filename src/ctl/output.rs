@@ -161,8 +161,8 @@ impl Output {
         }
     }
 
-    /// The heading and the rows. comfy-table renders whole tables; this one is printed in pages, each
-    /// with the widths of the earlier ones. Only a cell of more than 65,535 columns would be
+    /// The heading and the rows. comfy-table renders whole tables; this one is printed in pages,
+    /// each with the widths of the earlier ones. Only a cell of more than 65,535 columns would be
     /// wrapped.
     fn table(&mut self, first: &Record, records: &[Record]) -> Vec<String> {
         let mut table = Table::new();

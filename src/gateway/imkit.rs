@@ -25,7 +25,7 @@ use self::{
     envelope::{Admin, Me, success},
     failure::Failure,
 };
-use super::wire::{self, Gateway, rpc};
+use super::wire::{self, Gateway, optional_string, rpc};
 use crate::{
     grpc::{Api, status::DecodedError},
     proto::v1::{
@@ -188,11 +188,11 @@ async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outc
 
 async fn upsert_room(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {
     let body = json_object(body)?;
-    let room_id = client::optional_string(&body, "_id")?
+    let room_id = optional_string(&body, "_id")?
         .filter(|id| !id.is_empty())
         .ok_or_else(|| Failure::invalid("_id is missing"))?;
-    let name = client::optional_string(&body, "name")?;
-    let description = client::optional_string(&body, "description")?;
+    let name = optional_string(&body, "name")?;
+    let description = optional_string(&body, "description")?;
     let app = admin.app.clone();
     let request_id = admin.request_id.clone();
     let message = pb::UpsertRoomRequest {

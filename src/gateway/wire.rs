@@ -96,6 +96,8 @@ pub(super) enum BadBody {
     InvalidJson,
     /// The connection failed before all of it was read.
     Incomplete,
+    /// This field is neither a string nor null.
+    NotAString(String),
 }
 
 /// The bytes of a body. Errors: it is too large, or incomplete.
@@ -109,6 +111,18 @@ pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, BadBod
 /// A body as JSON, whatever its Content-Type: SDKs in use send none, or a form type.
 pub(super) fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBody> {
     serde_json::from_slice(&bytes(body)?).map_err(|_| BadBody::InvalidJson)
+}
+
+/// A field that is a string, null or absent. Errors: it is something else.
+pub(super) fn optional_string(
+    body: &serde_json::Map<String, serde_json::Value>,
+    name: &str,
+) -> Result<Option<String>, BadBody> {
+    match body.get(name) {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(BadBody::NotAString(name.to_owned())),
+    }
 }
 
 /// An answer with a JSON body.

@@ -39,15 +39,16 @@ impl ExpiredRestrictions {
 }
 
 impl View {
-    /// Expired mutes and bans of all apps, at most about `limit`. Rooms and clients come in the order
-    /// of their earliest expiry.
+    /// Expired mutes and bans of all apps, at most about `limit`. Rooms and clients come in the
+    /// order of their earliest expiry.
     #[must_use]
     pub fn expired_restrictions(&self, now_ms: u64, limit: usize) -> Vec<Expired> {
         expired_restrictions(&self.inner.state.load(), now_ms, limit)
     }
 
     /// Expired mutes and bans that a deletion of this room or client would delete, and the expired
-    /// user mute of a client, at most about `limit`. None of a request: the expiry of an idempotency record has no event.
+    /// user mute of a client, at most about `limit`. None of a request: the expiry of an
+    /// idempotency record has no event.
     #[must_use]
     pub fn expired_restrictions_of(
         &self,

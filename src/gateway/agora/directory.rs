@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use super::{
     envelope::{Body, Outcome, Unauthenticated, VendorRequest},
     failure::{Failure, into_message},
-    fields::{NO_EXPIRY_S, check_name, json_object, optional_string, timestamp_ms, ttl},
+    fields::{NO_EXPIRY_S, check_name, json_object, timestamp_ms, ttl},
 };
 use crate::{
-    gateway::wire::{self, Gateway, rpc},
+    gateway::wire::{self, Gateway, optional_string, rpc},
     grpc::{Api, MAX_TEXT_BYTES},
     proto::v1::{
         self as pb, directory_service_server::DirectoryService as _,

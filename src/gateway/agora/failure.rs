@@ -221,6 +221,7 @@ impl From<BadBody> for Failure {
                 "The body is not valid JSON",
             ),
             BadBody::Incomplete => Self::of_status(StatusCode::BAD_REQUEST),
+            BadBody::NotAString(field) => Self::argument(format!("{field} must be a string")),
         }
     }
 }

@@ -170,15 +170,3 @@ pub(super) fn check_name(user: &str) -> Result<(), Failure> {
         Err(Failure::argument("a username must have 1 to 64 characters of A-Z a-z 0-9 _ - ."))
     }
 }
-
-/// A field that is a string, null or absent.
-pub(super) fn optional_string(
-    body: &Map<String, Value>,
-    name: &str,
-) -> Result<Option<String>, Failure> {
-    match body.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Failure::argument(format!("{name} must be a string"))),
-    }
-}

@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use super::{
     envelope::{Body, Outcome, VendorRequest},
     failure::{Failure, into_message},
-    fields::{MuteDuration, check_name, json_object, optional_string, remaining_s},
+    fields::{MuteDuration, check_name, json_object, remaining_s},
 };
 use crate::{
-    gateway::wire::rpc,
+    gateway::wire::{optional_string, rpc},
     grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
 };

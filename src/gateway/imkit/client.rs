@@ -8,7 +8,7 @@ use super::{
     envelope::{Address, Me},
     failure::Failure,
 };
-use crate::proto::v1 as pb;
+use crate::{gateway::wire::optional_string, proto::v1 as pb};
 
 /// Fields that the service sets or stores apart. All others are custom fields.
 const RESERVED_FIELDS: [&str; 17] = [
@@ -149,18 +149,6 @@ pub(super) fn parse(mut body: Map<String, Value>) -> Result<pb::Client, Failure>
     body = custom_fields(body);
     let custom_json = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
     Ok(pb::Client { custom_json, ..client })
-}
-
-/// A field that is a string, null or absent.
-pub(super) fn optional_string(
-    body: &Map<String, Value>,
-    name: &str,
-) -> Result<Option<String>, Failure> {
-    match body.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Failure::invalid(format!("{name} must be a string"))),
-    }
 }
 
 /// A field that is true, false, null or absent.

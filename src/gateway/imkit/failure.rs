@@ -166,6 +166,7 @@ impl From<BadBody> for Failure {
             BadBody::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
             BadBody::InvalidJson => Self::invalid("The body is not valid JSON"),
             BadBody::Incomplete => Self::of_status(StatusCode::BAD_REQUEST),
+            BadBody::NotAString(field) => Self::invalid(format!("{field} must be a string")),
         }
     }
 }
