@@ -62,7 +62,12 @@ pub(super) fn recipients<'a>(
             ..Error::new(Reason::TooManyUsers, "users must have at most 10000 entries")
         });
     }
-    raw.iter().map(|user| call.app.user_ref(user)).collect()
+    // A `collect` of results does not know its length, and grows the vector step by step.
+    let mut users = Vec::with_capacity(raw.len());
+    for user in raw {
+        users.push(call.app.user_ref(user)?);
+    }
+    Ok(users)
 }
 
 /// Replaces the user ids in an error with the caller's spelling of them.
