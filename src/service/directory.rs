@@ -11,6 +11,9 @@ use crate::{
     view::{ClientRef, Page, Room, Versioned},
 };
 
+/// The number of ids that a call without a room id may try. Half of the thousand ids of one
+/// millisecond taken, one call in 60,000 finds none.
+const ROOM_ID_CANDIDATES: usize = 16;
 /// Maximum size of a client's custom fields as JSON.
 const MAX_CUSTOM_JSON_BYTES: usize = 16 << 10;
 
@@ -141,9 +144,13 @@ impl Service {
         answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
-        let is_named = room.is_some();
-        let id = room.map_or_else(|| self.new_room_id(call), |room| Ok(room.clone()))?;
+        let candidates = if room.is_none() { self.room_id_candidates()? } else { Vec::new() };
         self.change(call, answer, |now_ms| {
+            let is_free =
+                |id: &&RoomId| self.view.room(call.key(), id.as_str(), |room| room.is_none());
+            let id = room
+                .or_else(|| candidates.iter().find(is_free))
+                .ok_or_else(|| Error::unavailable("found no free room id"))?;
             let staff = patch
                 .owner
                 .iter()
@@ -151,9 +158,6 @@ impl Service {
                 .chain(patch.admins.iter().flatten());
             self.require_clients(call, staff.map(String::as_str))?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
-            if old.is_some() && !is_named {
-                return Err(Error::unavailable("another call chose the same room id; try again"));
-            }
             let revision = old.as_ref().map(|old| old.revision);
             let old = old.map(|old: Box<Versioned<RoomProfile>>| old.value);
             let new = merge_room(old.clone().unwrap_or_default(), patch);
@@ -163,7 +167,7 @@ impl Service {
             let created_ms = old.map_or(now_ms, |old| old.created_ms);
             let new = RoomProfile { created_ms, updated_ms: now_ms, ..new };
             let mut batch =
-                Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, &id, &[], ""));
+                Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, id, &[], ""));
             let key = Key::Room { app: call.key(), room: id.as_str() };
             batch.expect(key, revision);
             batch.put(key, Value::Room(new.clone()));
@@ -215,16 +219,12 @@ impl Service {
         Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
     }
 
-    /// A free id of sixteen digits, made of the time and a random number.
-    fn new_room_id(&self, call: &RequestContext) -> Result<RoomId, Error> {
+    /// Ids for a new room, of sixteen digits each, made of the time and a random number. If two
+    /// calls choose the same id, one of the commits fails, and that call takes its next candidate.
+    fn room_id_candidates(&self) -> Result<Vec<RoomId>, Error> {
         let now_ms = self.clock.now_ms();
-        for _ in 0..100 {
-            let id = (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
-            if self.view.room(call.key(), &id, |room| room.is_none()) {
-                return RoomId::parse(id);
-            }
-        }
-        Err(Error::unavailable("found no free room id"))
+        let new_id = |_| (now_ms * 1_000 + rand::random_range(0..1_000)).to_string();
+        (0..ROOM_ID_CANDIDATES).map(new_id).map(RoomId::parse).collect()
     }
 
     fn client_info(&self, call: &RequestContext, user: &str) -> ClientInfo {

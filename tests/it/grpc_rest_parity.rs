@@ -321,3 +321,20 @@ async fn a_repeated_credential_is_refused_over_grpc_and_rest() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn simultaneous_new_rooms_get_ids_of_their_own() {
+    let server = Server::start().await;
+    let directory = server.directory().await;
+    let creations = (0..200).map(|number| {
+        let mut directory = directory.clone();
+        let name = Some(format!("room {number}"));
+        let message = pb::UpsertRoomRequest { app: AGORA.to_owned(), name, ..Default::default() };
+        async move { directory.upsert_room(with(message, &[SERVICE])).await }
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    for created in futures_util::future::join_all(creations).await {
+        ids.insert(created.unwrap().into_inner().room.unwrap().room);
+    }
+    assert_eq!(ids.len(), 200, "with one millisecond of the clock for all of them");
+}
