@@ -34,7 +34,7 @@ struct PreconditionSnapshot {
 impl Service {
     /// Mutes the room's notifications for the user, and returns the client. No duration: the mute
     /// does not expire. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND, ROOM_NOT_FOUND,
-    /// INVALID_ARGUMENT on `duration`, or on `room` beyond [`MAX_MUTED_ROOMS`].
+    /// INVALID_ARGUMENT on `duration`, or on `room` beyond `MAX_MUTED_ROOMS`.
     pub async fn mute_notifications<A: Answer>(
         &self,
         call: &RequestContext,
