@@ -1,62 +1,62 @@
 //! Writes a file atomically: after a power cut it is there whole or not at all.
 //!
-//! `tempfile` makes the draft: in the same directory, under a unique name, readable by its owner
-//! only, and removed on drop. This module adds the syncs: `tempfile` syncs neither the file nor its
-//! directory, `atomic-write-file` only the file.
+//! `tempfile` names the draft, in the same directory, and removes it on drop. This module adds the
+//! syncs: `tempfile` syncs neither the file nor its directory, `atomic-write-file` only the file.
+//! The file is opened and written by the standard library alone, because `tempfile` would add the
+//! draft's path, which no user has named, to errors.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, TempPath};
 
 /// A file that is being written. Dropped before [`DurableFile::commit`], it leaves nothing behind.
 pub struct DurableFile {
     path: PathBuf,
-    draft: BufWriter<NamedTempFile>,
+    file: BufWriter<File>,
+    draft: TempPath,
 }
 
 impl DurableFile {
-    /// Creates a draft beside `path`. A process that is killed leaves it there, as
-    /// `NAME.XXXXXX.part`.
+    /// Creates a draft beside `path`, readable by its owner only. A process that is killed leaves
+    /// it there, as `NAME.XXXXXX.part`.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
-        let draft = Builder::new().prefix(&prefix).suffix(".part").tempfile_in(directory(path));
-        let draft = draft.map_err(without_draft)?;
-        Ok(Self { path: path.to_path_buf(), draft: BufWriter::new(draft) })
+        let create =
+            |draft: &Path| OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft);
+        let draft = Builder::new().prefix(&prefix).suffix(".part").make_in(directory(path), create);
+        let (file, draft) = draft?.into_parts();
+        Ok(Self { path: path.to_path_buf(), file: BufWriter::new(file), draft })
     }
 
     /// Flushes, and returns the path of the draft.
     pub fn draft(&mut self) -> io::Result<&Path> {
         self.flush()?;
-        Ok(self.draft.get_ref().path())
+        Ok(&self.draft)
     }
 
     /// Makes the draft durable and renames it to `path`, replacing what is there.
     pub fn commit(self) -> io::Result<()> {
-        let draft = self.draft.into_inner().map_err(|error| without_draft(error.into_error()))?;
-        draft.as_file().sync_all()?;
-        draft.persist(&self.path)?;
+        let file = self.file.into_inner()?;
+        file.sync_all()?;
+        self.draft.persist(&self.path)?;
         File::open(directory(&self.path))?.sync_all()
     }
 }
 
 impl Write for DurableFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.draft.write(bytes).map_err(without_draft)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.draft.flush().map_err(without_draft)
+        self.file.flush()
     }
-}
-
-/// The kind of an error alone: `tempfile` adds the draft's path, which no user has named.
-fn without_draft(error: io::Error) -> io::Error {
-    error.kind().into()
 }
 
 fn directory(path: &Path) -> &Path {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn an_error_names_no_draft() {
         let error = DurableFile::create(Path::new("/nowhere/file")).err().unwrap();
-        assert_eq!(error.to_string(), io::Error::from(io::ErrorKind::NotFound).to_string());
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
     }
 
     #[test]
