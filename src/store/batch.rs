@@ -1,5 +1,5 @@
-//! A planned change: typed records and preconditions, encoded once, when it is committed. Whoever
-//! plans, checks a quota or looks for expired records reads keys and values as they are.
+//! A planned change: typed records and preconditions, encoded once, when it is committed. Until
+//! then plans, quotas and the search for expired records read keys and values as they are.
 
 use super::{EncodedBatch, Operation, Precondition, Revision, codec};
 use crate::model::{Event, Key, Value};

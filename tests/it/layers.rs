@@ -1,11 +1,7 @@
 //! The layers that `src/lib.rs` draws: which modules each module may use. The tests read the
 //! sources, because a rule that no test checks is soon broken.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use syn::{
     Attribute, Item, ItemMod, ItemUse, Macro, UseTree, Visibility,
@@ -44,25 +40,10 @@ fn sources() -> BTreeMap<String, String> {
 }
 
 fn texts() -> BTreeMap<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut pending = vec![root.clone()];
-    let mut texts = BTreeMap::new();
-    while let Some(directory) = pending.pop() {
-        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                pending.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(&root)
-                    .map(PathBuf::from)
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
-                texts.insert(name, fs::read_to_string(&path).unwrap());
-            }
-        }
-    }
+    let texts: BTreeMap<_, _> = crate::style::texts(&["src"], &["rs"])
+        .into_iter()
+        .map(|(name, text)| (name.trim_start_matches("src/").to_owned(), text))
+        .collect();
     assert!(texts.len() > 30, "{:?}", texts.keys());
     texts
 }
