@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use mute_service::proto::v1::{self as pb, mute_service_client::MuteServiceClient};
-use tonic::transport::Channel;
+use tonic::{Request, transport::Channel};
 
 use crate::{
     etcd::Etcd,
@@ -97,6 +97,18 @@ async fn a_watch_resumes_at_any_replica_from_anothers_revision() {
     assert!(started.elapsed() < Duration::from_secs(1), "refused after {:?}", started.elapsed());
 }
 
+/// A mute with a request id, in a room of its own.
+fn request(number: usize) -> Request<pb::MuteMembersRequest> {
+    let message = pb::MuteMembersRequest {
+        app: "Open".into(),
+        room: format!("room{number}"),
+        users: vec!["u".into()],
+        request_id: format!("request{number}"),
+        ..Default::default()
+    };
+    with(message, &[SERVICE])
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_at_two_replicas_at_once_takes_effect_once() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
@@ -105,23 +117,8 @@ async fn one_request_at_two_replicas_at_once_takes_effect_once() {
     let mut one = one.mutes().await;
     let mut other = other.mutes().await;
     for round in 0..30 {
-        let request = || {
-            let app = "Open".into();
-            let room = format!("room{round}");
-            let request_id = format!("request{round}");
-            with(
-                pb::MuteMembersRequest {
-                    app,
-                    room,
-                    users: vec!["u".into()],
-                    request_id,
-                    ..Default::default()
-                },
-                &[SERVICE],
-            )
-        };
         let (first, second) =
-            tokio::join!(one.mute_members(request()), other.mute_members(request()));
+            tokio::join!(one.mute_members(request(round)), other.mute_members(request(round)));
         assert_eq!(first.unwrap().into_inner(), second.unwrap().into_inner());
     }
     let list = pb::ListEventsRequest { app: "Open".into(), page_size: 1_000, ..Default::default() };
@@ -136,21 +133,6 @@ async fn a_repeat_gets_the_first_answer_at_every_replica() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let (one, _one) = replica(&etcd);
     let (other, _other) = replica(&etcd);
-    let request = |number: usize| {
-        let app = "Open".into();
-        let room = format!("room{number}");
-        let request_id = format!("request{number}");
-        with(
-            pb::MuteMembersRequest {
-                app,
-                room,
-                users: vec!["u".into()],
-                request_id,
-                ..Default::default()
-            },
-            &[SERVICE],
-        )
-    };
     // Enough at a time that some share a transaction of the cluster.
     let all = async |mutes: MuteServiceClient<Channel>| {
         let call = |number| {
