@@ -66,6 +66,7 @@ mod stopping;
 mod style;
 mod tenants;
 mod tls;
+mod tools;
 mod traces;
 mod user_mutes;
 mod watch;

@@ -69,7 +69,9 @@ pub fn texts(places: &[&str], extensions: &[&str]) -> Vec<(String, String)> {
     while let Some(path) = pending.pop() {
         if path.is_dir() {
             let entries = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
-            pending.extend(entries.filter(|path| !path.ends_with("target")));
+            let is_generated =
+                |path: &PathBuf| path.ends_with("target") || path.ends_with("node_modules");
+            pending.extend(entries.filter(|path| !is_generated(path)));
         } else if path.extension().is_some_and(|end| extensions.iter().any(|known| end == *known)) {
             let name = path.strip_prefix(root).unwrap().display().to_string();
             texts.push((name, fs::read_to_string(&path).unwrap()));
