@@ -365,33 +365,32 @@ async fn print_pages(
     Ok(())
 }
 
-/// The answer as a sentence: user, room, actor, end, remaining time and reason.
+/// The answer as a sentence: user, room, end, remaining time, actor and reason. The end is that of
+/// all that forbids the user to speak; actor and reason are those of the rule that decided.
 fn verdict(out: &Output, room: &str, user: &str, answer: &pb::CheckSendResponse) -> String {
     let room = shown(room);
     let user = shown(user);
     let until = if answer.expire_time.is_some() { "until " } else { "" };
-    let cause = format!(
-        "by {} {until}{}, {}",
-        shown(&answer.actor),
-        out.end(answer.expire_time),
-        quoted_reason(&answer.reason)
-    );
+    let until = format!("{until}{}", out.end(answer.expire_time));
+    let actor = shown(&answer.actor);
+    let banned = format!("the room is banned by {actor}");
+    let why = quoted_reason(&answer.reason);
     let verdict = if answer.allowed { "may speak" } else { "may not speak" };
     match answer.rule() {
-        pb::Rule::MemberMute => format!("{user} {verdict} in {room}: muted {cause}."),
-        pb::Rule::UserMute => {
-            format!("{user} {verdict} in {room}, nor in any other room of the app: muted {cause}.")
+        pb::Rule::MemberMute => {
+            format!("{user} {verdict} in {room} {until}: muted by {actor}, {why}.")
         }
-        pb::Rule::RoomBan => format!("{user} {verdict} in {room}: the room is banned {cause}."),
+        pb::Rule::UserMute => {
+            format!("{user} {verdict} in {room} {until}: muted in all rooms by {actor}, {why}.")
+        }
+        pb::Rule::RoomBan => {
+            format!("{user} {verdict} in {room} {until}: {banned}, {why}.")
+        }
         pb::Rule::RoomStaff => {
-            format!(
-                "{user} {verdict} in {room}, as its owner or admin: the room is banned {cause}."
-            )
+            format!("{user} {verdict} in {room}, as its owner or admin: {banned} {until}, {why}.")
         }
         pb::Rule::AllowList => {
-            format!(
-                "{user} {verdict} in {room}, being on its allow list: the room is banned {cause}."
-            )
+            format!("{user} {verdict} in {room}, being on its allow list: {banned} {until}, {why}.")
         }
         pb::Rule::None => format!("{user} {verdict} in {room}: nothing forbids it."),
         pb::Rule::NotRegistered => {

@@ -107,10 +107,10 @@ pub(super) fn decision(decision: Decision<'_>) -> pb::CheckSendResponse {
     let mut message = pb::CheckSendResponse {
         allowed: decision.allowed,
         rule: decision.rule.into(),
+        expire_time: decision.until.and_then(expire_time),
         ..Default::default()
     };
     if let Some(restriction) = decision.restriction {
-        message.expire_time = expire_time(restriction.expire);
         message.reason = restriction.provenance.reason.to_string();
         message.actor = restriction.provenance.actor.to_string();
     }

@@ -67,6 +67,17 @@ impl Room {
         self.ban.as_ref().filter(|ban| ban.value.expire.in_force(now_ms))
     }
 
+    /// The rule for this user while the room is banned.
+    fn rule_of_ban(&self, user: &str) -> Rule {
+        if self.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user)) {
+            Rule::RoomStaff
+        } else if self.allowed.get(user).is_some() {
+            Rule::AllowList
+        } else {
+            Rule::RoomBan
+        }
+    }
+
     /// The member mutes in force, sorted by user, from after `after` on.
     pub fn mutes_after<'a>(
         &'a self,
@@ -216,12 +227,16 @@ impl Room {
 
 /// Whether the user may speak, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Decision<'a> {
+    /// Whether the user may speak.
     pub allowed: bool,
+    /// The rule that decided.
     pub rule: Rule,
     /// The mute or the ban that the rule refers to.
     pub restriction: Option<&'a Restriction>,
+    /// The latest end of the mutes and the ban that apply to the user now: when the user may speak
+    /// again. For a user who may speak during a ban, the end of the ban. `None` without any.
+    pub until: Option<Expire>,
 }
 
 /// Decides whether a user may speak in a room now. The first match decides: a user mute in force
@@ -234,25 +249,26 @@ pub fn may_speak<'a>(
     user: &str,
     now_ms: u64,
 ) -> Decision<'a> {
-    if let Some(mute) = user_mute.filter(|mute| mute.expire.in_force(now_ms)) {
-        return Decision { allowed: false, rule: Rule::UserMute, restriction: Some(mute) };
+    let user_mute = user_mute.filter(|mute| mute.expire.in_force(now_ms));
+    let member_mute = room.and_then(|room| room.mute_in_force(user, now_ms));
+    let ban = room.and_then(|room| Some((room, room.ban_in_force(now_ms)?)));
+    let ban = ban.map(|(room, ban)| (room.rule_of_ban(user), &ban.value));
+    let mutes = [
+        user_mute.map(|mute| (Rule::UserMute, mute)),
+        member_mute.map(|mute| (Rule::MemberMute, &mute.value)),
+    ];
+    let denials = mutes.into_iter().chain([ban.filter(|(rule, _)| *rule == Rule::RoomBan)]);
+    let until = denials.clone().flatten().map(|(_, restriction)| restriction.expire).max();
+    if let Some((rule, restriction)) = denials.flatten().next() {
+        return Decision { allowed: false, rule, restriction: Some(restriction), until };
     }
-    let Some(room) = room else {
-        return Decision { allowed: true, rule: Rule::None, restriction: None };
-    };
-    if let Some(mute) = room.mute_in_force(user, now_ms) {
-        return Decision { allowed: false, rule: Rule::MemberMute, restriction: Some(&mute.value) };
+    let (rule, restriction) = ban.unzip();
+    Decision {
+        allowed: true,
+        rule: rule.unwrap_or(Rule::None),
+        restriction,
+        until: restriction.map(|restriction| restriction.expire),
     }
-    let Some(ban) = room.ban_in_force(now_ms) else {
-        return Decision { allowed: true, rule: Rule::None, restriction: None };
-    };
-    let is_staff = room.profile.as_ref().is_some_and(|profile| profile.value.is_staff(user));
-    let (allowed, rule) = match (is_staff, room.allowed.get(user).is_some()) {
-        (true, _) => (true, Rule::RoomStaff),
-        (false, true) => (true, Rule::AllowList),
-        (false, false) => (false, Rule::RoomBan),
-    };
-    Decision { allowed, rule, restriction: Some(&ban.value) }
 }
 
 #[cfg(test)]
@@ -330,6 +346,39 @@ mod tests {
                 may_speak(Some(&room), Some(&expired), user, NOW),
                 may_speak(Some(&room), None, user, NOW)
             );
+        }
+    }
+
+    #[test]
+    fn the_end_is_the_latest_of_all_that_forbids() {
+        let at = |ms| restriction(Expire::at_ms(NOW + ms));
+        let banned = Room {
+            ban: Some(at(3)),
+            muted: ["u", "guest", "admin"].into_iter().map(|user| (user, at(2))).collect(),
+            ..room(&[], true, &["guest", "other guest"])
+        };
+        let user_mute = at(1).value;
+        let long_mute = at(9).value;
+        for (user, user_mute, rule, until_ms) in [
+            ("u", Some(&user_mute), Rule::UserMute, NOW + 3),
+            ("u", None, Rule::MemberMute, NOW + 3),
+            ("u", Some(&long_mute), Rule::UserMute, NOW + 9),
+            ("other", Some(&user_mute), Rule::UserMute, NOW + 3),
+            ("guest", Some(&user_mute), Rule::UserMute, NOW + 2),
+            ("admin", None, Rule::MemberMute, NOW + 2),
+            ("owner", Some(&user_mute), Rule::UserMute, NOW + 1),
+            ("owner", None, Rule::RoomStaff, NOW + 3),
+            ("other guest", None, Rule::AllowList, NOW + 3),
+        ] {
+            let decision = may_speak(Some(&banned), user_mute, user, NOW);
+            let until_ms = Some(Expire::at_ms(until_ms));
+            assert_eq!((decision.rule, decision.until), (rule, until_ms), "{user}");
+        }
+        let for_good =
+            Room { ban: Some(restriction(Expire::NEVER)), ..room(&["admin"], true, &[]) };
+        for user in ["u", "admin"] {
+            let decision = may_speak(Some(&for_good), Some(&user_mute), user, NOW);
+            assert_eq!(decision.until, Some(Expire::NEVER), "{user}");
         }
     }
 

@@ -22,8 +22,9 @@ pub struct Facts {
 
 #[derive(Debug, PartialEq)]
 pub struct RoomFacts {
-    /// By user.
-    pub rules: Vec<Option<pb::Rule>>,
+    /// By user: the rule, and when the user may speak again (or when the ban ends that spares the
+    /// user).
+    pub checks: Vec<Option<(pb::Rule, End)>>,
     pub muted: Vec<(String, End)>,
     pub banned: Option<End>,
     pub allowed: Vec<String>,
@@ -225,18 +226,23 @@ impl Model {
         }
     }
 
-    fn rule(&self, room: &Room, user: &str) -> pb::Rule {
-        if self.muted_users.get(user).is_some_and(|end| self.is_in_force(*end)) {
-            return pb::Rule::UserMute;
-        }
-        let muted = room.muted.get(user).is_some_and(|end| self.is_in_force(*end));
-        let banned = room.ban.is_some_and(|end| self.is_in_force(end));
-        match (muted, banned, room.allowed.contains(user)) {
-            (true, _, _) => pb::Rule::MemberMute,
-            (false, true, true) => pb::Rule::AllowList,
-            (false, true, false) => pb::Rule::RoomBan,
-            (false, false, _) => pb::Rule::None,
-        }
+    fn check(&self, room: &Room, user: &str) -> (pb::Rule, End) {
+        let in_force = |end: &End| Some(*end).filter(|end| self.is_in_force(*end));
+        let user_mute = self.muted_users.get(user).and_then(in_force);
+        let mute = room.muted.get(user).and_then(in_force);
+        let ban = room.ban.as_ref().and_then(in_force);
+        let is_allowed = room.allowed.contains(user);
+        let rule = match (user_mute, mute, ban) {
+            (Some(_), _, _) => pb::Rule::UserMute,
+            (None, Some(_), _) => pb::Rule::MemberMute,
+            (None, None, Some(_)) if is_allowed => pb::Rule::AllowList,
+            (None, None, Some(_)) => pb::Rule::RoomBan,
+            (None, None, None) => pb::Rule::None,
+        };
+        let counts_ban = !is_allowed || rule == pb::Rule::AllowList;
+        let ends = [user_mute, mute, ban.filter(|_| counts_ban)];
+        let last = ends.into_iter().flatten().max_by_key(|end| end.unwrap_or(u64::MAX));
+        (rule, last.flatten())
     }
 
     fn those_in_force(&self, mutes: &BTreeMap<&'static str, End>) -> Vec<(String, End)> {
@@ -259,10 +265,10 @@ impl Model {
     fn room_facts(&self, number: usize) -> Option<RoomFacts> {
         self.require_room(number).ok()?;
         let room = &self.rooms[number];
-        let rule =
-            |user: usize| self.require_client(user).ok().map(|()| self.rule(room, USERS[user]));
+        let check =
+            |user: usize| self.require_client(user).ok().map(|()| self.check(room, USERS[user]));
         Some(RoomFacts {
-            rules: (0..USERS.len()).map(rule).collect(),
+            checks: (0..USERS.len()).map(check).collect(),
             muted: self.those_in_force(&room.muted),
             recipients: self.recipients(number),
             banned: room.ban.filter(|end| self.is_in_force(*end)),

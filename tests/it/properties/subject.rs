@@ -318,7 +318,7 @@ impl Subject {
             min_revision: 0,
         };
         let recipients = found(self.mutes.filter_recipients(with(message, &[SERVICE])).await);
-        let mut rules = Vec::new();
+        let mut checks = Vec::new();
         for user in strings(&USERS) {
             let message = pb::CheckSendRequest {
                 app: app.clone(),
@@ -326,10 +326,8 @@ impl Subject {
                 user,
                 ..Default::default()
             };
-            rules.push(
-                found(self.mutes.check_send(with(message, &[SERVICE])).await)
-                    .map(|answer| answer.rule()),
-            );
+            let answer = found(self.mutes.check_send(with(message, &[SERVICE])).await);
+            checks.push(answer.map(|answer| (answer.rule(), answer.expire_time.as_ref().map(ms))));
         }
         // Either all reads find the room or none does.
         let Some(info) = info else {
@@ -337,12 +335,12 @@ impl Subject {
                 muted.is_none()
                     && allowed.is_none()
                     && recipients.is_none()
-                    && rules.iter().all(Option::is_none)
+                    && checks.iter().all(Option::is_none)
             );
             return None;
         };
         Some(RoomFacts {
-            rules,
+            checks,
             muted: muted?
                 .members
                 .into_iter()
