@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+mod refusal;
+
+pub use refusal::Refusal;
+
 /// The reason of an error. Its name on the wire is [`Reason::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {

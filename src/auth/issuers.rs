@@ -23,10 +23,7 @@ use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use self::{keys::Keys, source::Source};
 use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
-    error::{Error, Reason},
-    files::FileWatcher,
-    limits::holder::Site,
-    telemetry::metrics::METRICS,
+    error::Refusal, files::FileWatcher, limits::holder::Site, telemetry::metrics::METRICS,
 };
 
 mod config;
@@ -51,8 +48,8 @@ pub(super) struct Issuers {
     issuers: HashMap<String, Arc<Issuer>>,
     accounts: HashMap<(String, String), Arc<ServiceAccount>>,
     verified: Cache<KeyHash, Arc<Verified>>,
-    /// Invalid tokens, with the keys they were verified with.
-    rejected: Cache<KeyHash, Arc<Keys>>,
+    /// Invalid tokens, with the keys they were verified with and what was wrong.
+    rejected: Cache<KeyHash, (Arc<Keys>, Refusal)>,
     /// Invalid tokens by site: in which second of the clock, and how many.
     failures: Cache<Site, (u64, u32)>,
     /// Tasks that refresh keys; they end with this set of issuers.
@@ -182,9 +179,8 @@ impl Issuers {
         is_good.then(|| Principal::Service(account.clone()))
     }
 
-    /// Verifies a token of the issuer with this name. Errors: INVALID_TOKEN, MALFORMED_TOKEN;
-    /// PERMISSION_DENIED if it is valid but its subject is not configured; RATE_LIMITED after too
-    /// many invalid tokens from this site.
+    /// Verifies a token of the issuer with this name. After too many invalid tokens from this site
+    /// it is not looked at.
     pub(super) fn verify(
         &self,
         name: &str,
@@ -192,12 +188,14 @@ impl Issuers {
         hash: KeyHash,
         now_ms: u64,
         site: Option<Site>,
-    ) -> Result<Principal, Error> {
-        let issuer = self.issuers.get(name).ok_or_else(super::token::invalid)?;
-        let header = jsonwebtoken::decode_header(token).map_err(|_| super::token::malformed())?;
+    ) -> Result<Principal, Refusal> {
+        let issuer = self.issuers.get(name).ok_or(Refusal::UnknownIssuer)?;
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::NotAToken)?;
         let keys = issuer.keys.load_full();
-        if self.rejected.get(&hash).is_some_and(|checked_with| Arc::ptr_eq(&checked_with, &keys)) {
-            return Err(super::token::invalid());
+        if let Some((checked_with, refusal)) = self.rejected.get(&hash)
+            && Arc::ptr_eq(&checked_with, &keys)
+        {
+            return Err(refusal);
         }
         let second = now_ms / 1_000;
         let failures = site
@@ -205,23 +203,22 @@ impl Issuers {
             .filter(|(at, _)| *at == second)
             .map_or(0, |(_, count)| count);
         if failures >= MAX_FAILURES {
-            let error = Error::new(
-                Reason::RateLimited,
-                "too many invalid tokens from this address; try again later",
-            );
-            return Err(Error { retry_after: Some(Duration::from_secs(1)), ..error });
+            return Err(Refusal::TooMany);
         }
-        let Some(claims) = issuer.claims(token, &header, &keys, now_ms) else {
-            self.rejected.insert(hash, keys);
-            site.into_iter().for_each(|site| self.failures.insert(site, (second, failures + 1)));
-            return Err(super::token::invalid());
+        let claims = match issuer.claims(token, &header, &keys, now_ms) {
+            Ok(claims) => claims,
+            Err(refusal) => {
+                // The time alone makes an early token valid.
+                if refusal != Refusal::NotYetValid {
+                    self.rejected.insert(hash, (keys, refusal));
+                }
+                let count = (second, failures + 1);
+                site.into_iter().for_each(|site| self.failures.insert(site, count));
+                return Err(refusal);
+            }
         };
-        let account = self.accounts.get(&(name.to_owned(), claims.sub)).ok_or_else(|| {
-            Error::new(
-                Reason::PermissionDenied,
-                "the token is valid, but its subject is not a configured service",
-            )
-        })?;
+        let account = self.accounts.get(&(name.to_owned(), claims.sub));
+        let account = account.ok_or(Refusal::UnknownSubject)?;
         let expires_ms = claims.exp * 1_000.0 + LEEWAY_MS;
         let verified =
             Verified { account: account.clone(), expires_ms, issuer: issuer.clone(), keys };
@@ -251,18 +248,32 @@ impl Issuer {
     }
 
     /// The claims of the token, if its audience, time and signature are valid.
-    fn claims(&self, token: &str, header: &Header, keys: &Keys, now_ms: u64) -> Option<Claims> {
-        let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    fn claims(
+        &self,
+        token: &str,
+        header: &Header,
+        keys: &Keys,
+        now_ms: u64,
+    ) -> Result<Claims, Refusal> {
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token)
+            .map_err(|_| Refusal::MissingClaim)?;
         let now_ms = now_ms as f64;
-        let has_started = claims.nbf.is_none_or(|nbf| nbf * 1_000.0 <= now_ms + LEEWAY_MS);
+        if !claims.aud.contains(&self.config.audience) {
+            return Err(Refusal::WrongAudience);
+        }
         let is_unexpired = now_ms < claims.exp * 1_000.0 + LEEWAY_MS;
-        if !(has_started && is_unexpired && claims.aud.contains(&self.config.audience)) {
-            return None;
+        if !is_unexpired {
+            return Err(Refusal::Expired);
+        }
+        let has_started = claims.nbf.is_none_or(|nbf| nbf * 1_000.0 <= now_ms + LEEWAY_MS);
+        if !has_started {
+            return Err(Refusal::NotYetValid);
         }
         if header.kid.as_ref().is_some_and(|id| !keys.contains(id)) {
             self.unknown_key.notify_one();
         }
-        keys.verify_signature(token, header).then_some(claims)
+        keys.verify_signature(token, header)?;
+        Ok(claims)
     }
 
     /// Keeps the keys fresh. Runs forever.

@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use toml::value::Datetime;
 
 use super::secret::Secret;
-use crate::error::{Error, Reason};
 
 mod mint;
 mod verify;
@@ -94,23 +93,17 @@ impl SigningKeys {
     }
 }
 
-/// The token is wrong, revoked, expired, or of another app.
-pub(super) fn invalid() -> Error {
-    Error::new(Reason::InvalidToken, "the token is invalid or has expired")
-}
-
-/// The value is not a token at all.
-pub(super) fn malformed() -> Error {
-    Error::new(Reason::MalformedToken, "malformed token: it is not a JWT")
-}
-
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     use jsonwebtoken::{Algorithm, Header};
 
     use super::*;
-    use crate::{auth::apps::AppConfig, model::AppKey};
+    use crate::{
+        auth::apps::AppConfig,
+        error::{Error, Reason, Refusal},
+        model::AppKey,
+    };
 
     const NOW_MS: u64 = 1_700_000_000_000;
     const NOW_S: u64 = NOW_MS / 1_000;
@@ -143,8 +136,8 @@ mod tests {
         keys_of(&config).ok().flatten().unwrap_or_else(|| unreachable!())
     }
 
-    fn reason(result: Result<Bearer, Error>) -> Option<Reason> {
-        result.err().map(|error| error.reason)
+    fn reason(result: Result<Bearer, Refusal>) -> Option<Reason> {
+        result.err().map(|refusal| Error::from(refusal).reason)
     }
 
     #[test]

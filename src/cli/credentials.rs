@@ -16,6 +16,7 @@ use crate::{
     auth::{apps::Apps, secret::KeyHash, token::Unverified},
     clock::Clock,
     config::Settings,
+    error::Error,
     service::MAX_TTL_S,
 };
 
@@ -65,7 +66,10 @@ pub(super) fn mint(token: &Token) -> Result<(), Failure> {
     };
     let minted = minted.map_err(|error| Failure::Serve(error.into()))?;
     say(&format!("{minted}\n"));
-    let facts = Unverified::read(&minted).map_err(|error| Failure::Serve(error.into()))?;
+    let facts = Unverified::read(&minted).map_err(|refusal| {
+        let error = Error::from(refusal);
+        Failure::Serve(error.into())
+    })?;
     let expiry = facts.ends_ms().map_or_else(
         || "does not expire".to_owned(),
         |end_ms| format!("expires {}", rfc3339(end_ms)),

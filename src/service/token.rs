@@ -2,8 +2,8 @@
 
 use super::{RequestContext, Service};
 use crate::{
-    auth::{Action, apps::App},
-    error::{Error, Reason},
+    auth::{Action, apps::App, credentials::refuse_client_secret},
+    error::{Error, Refusal},
     limits::holder::Site,
     model::{AppKey, UserId},
 };
@@ -30,10 +30,11 @@ impl Service {
     /// INVALID_CREDENTIALS, INVALID_ARGUMENT.
     pub fn issue_token(&self, request: TokenRequest<'_>) -> Result<(String, Option<u64>), Error> {
         let TokenRequest { app, client_id, client_secret, ttl_s, site } = request;
-        let app = self.access.app(AppKey::parse(app)?.as_str()).ok();
+        let key = AppKey::parse(app)?;
+        let app = self.access.app(key.as_str()).ok();
         let Some(app) = App::with_client(app, client_id, client_secret) else {
             self.limits.guess(client_id, site)?;
-            return Err(invalid_credentials());
+            return Err(refuse_client_secret(key.as_str()));
         };
         self.limits.token(app.number)?;
         let ttl_s = match ttl_s.unwrap_or(self.token_ttl_s) {
@@ -46,7 +47,7 @@ impl Service {
                 ));
             }
         };
-        let tokens = app.tokens.as_ref().ok_or_else(invalid_credentials)?;
+        let tokens = app.tokens.as_ref().ok_or(Refusal::WrongClientSecret)?;
         Ok((tokens.mint_app(&app.key, self.clock.now_ms(), ttl_s)?, ttl_s))
     }
 
@@ -66,8 +67,4 @@ impl Service {
         let exp_s = now_ms / 1_000 + ttl_s;
         Ok((tokens.mint_user(&call.app.key, user.as_str(), now_ms, exp_s)?, exp_s))
     }
-}
-
-fn invalid_credentials() -> Error {
-    Error::new(Reason::InvalidCredentials, "invalid client id or client secret")
 }

@@ -11,7 +11,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{error::Reason, proto::Rule};
+use crate::{
+    error::{Reason, Refusal},
+    proto::Rule,
+};
 
 mod register;
 mod rpc;
@@ -51,6 +54,7 @@ pub struct Metrics {
     expiry_lag_seconds: Histogram,
     rate_limited: Counter,
     auth_failures: Family<ReasonLabels, Counter>,
+    credentials_refused: Family<CauseLabels, Counter>,
     issuer_failures: Counter,
     calls_shed: Counter,
     connections_refused: Counter,
@@ -111,6 +115,11 @@ struct RestLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
 }
 
 impl Metrics {
@@ -181,6 +190,12 @@ impl Metrics {
                 "auth_failures",
                 "Calls refused because of their credentials, by reason",
                 by_reason(&CREDENTIAL_REASONS),
+            ),
+            credentials_refused: register(
+                own_registry,
+                "credentials_refused",
+                "Credentials refused, by what was wrong with them",
+                by_cause(),
             ),
             issuer_failures: register(
                 own_registry,
@@ -262,6 +277,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a refused credential.
+    pub fn credential_refused(&self, refusal: Refusal) {
+        self.credentials_refused.get_or_create(&CauseLabels { cause: refusal.as_str() }).inc();
+    }
+
     /// Counts a failed read of an issuer's keys.
     pub fn issuer_failed(&self) {
         self.issuer_failures.inc();
@@ -301,6 +321,15 @@ fn by_reason(reasons: &[Reason]) -> Family<ReasonLabels, Counter> {
     let family = Family::default();
     reasons.iter().for_each(|reason| {
         drop(family.get_or_create_owned(&ReasonLabels { reason: reason.as_str() }))
+    });
+    family
+}
+
+/// The same for each cause of a refusal.
+fn by_cause() -> Family<CauseLabels, Counter> {
+    let family = Family::default();
+    Refusal::ALL.iter().for_each(|refusal| {
+        drop(family.get_or_create_owned(&CauseLabels { cause: refusal.as_str() }))
     });
     family
 }

@@ -1,6 +1,8 @@
 //! Services that authenticate with the token of an issuer, such as Kubernetes' service accounts:
 //! which tokens are valid, and where their keys come from.
 
+mod refusals;
+
 use std::{
     fs,
     path::Path,

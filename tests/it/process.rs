@@ -89,7 +89,8 @@ impl Process {
         Self::launch_with(command, directory, addrs, arguments, "")
     }
 
-    fn launch_with(
+    /// Like [`Process::launch`], with more configuration.
+    pub fn launch_with(
         mut command: Command,
         directory: &Path,
         addrs: [&str; 3],

@@ -8,6 +8,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     lookup::Credentials,
+    refused,
     request::{CertNames, Proof},
 };
 use crate::{
@@ -68,7 +69,7 @@ impl Access {
     ) -> Result<Principal, Error> {
         match (self.principal(headers, site), certificate) {
             (Err(error), Some(certificate)) if error.reason == Reason::MissingToken => {
-                self.service_by_cert(certificate).ok_or(error)
+                self.service_by_cert(certificate).ok_or_else(|| refused::certificate(certificate))
             }
             (result, _) => result,
         }

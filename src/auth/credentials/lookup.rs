@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use super::{
     config::ServiceConfig,
+    refused,
     request::{
         CertNames, IM_API_KEY, IM_AUTHORIZATION, IM_CLIENT_KEY, header, missing, strip_bearer,
     },
@@ -18,10 +19,10 @@ use crate::{
         apps::{App, AppConfig, Apps},
         issuers::{IssuerConfig, Issuers},
         secret::KeyHash,
-        token::{Bearer, Unverified, invalid},
+        token::{Bearer, Unverified},
     },
     clock::Clock,
-    error::{Error, Reason},
+    error::{Error, Refusal},
     limits::holder::Site,
 };
 
@@ -84,29 +85,41 @@ impl Credentials {
             .map(Principal::Service)
     }
 
+    /// The principal of the credential in these headers. Errors: the UNAUTHENTICATED reasons;
+    /// PERMISSION_DENIED; RATE_LIMITED.
     pub(super) fn principal(
         &self,
         headers: &HeaderMap,
         site: Option<Site>,
     ) -> Result<Principal, Error> {
+        match self.find(headers, site) {
+            Ok(found) => found.ok_or_else(missing),
+            Err(refusal) => Err(refused::credential(refusal, headers)),
+        }
+    }
+
+    /// `None` without a credential.
+    fn find(&self, headers: &HeaderMap, site: Option<Site>) -> Result<Option<Principal>, Refusal> {
         if let Some(key) = header(headers, &IM_API_KEY) {
-            let app = find_app(&self.apps, &self.api_keys, key);
-            let app = app.ok_or_else(|| Error::new(Reason::InvalidApiKey, "invalid API key"))?;
-            return Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::ApiKey });
+            let app = find_app(&self.apps, &self.api_keys, key).ok_or(Refusal::UnknownApiKey)?;
+            let by = Credential::ApiKey;
+            return Ok(Some(Principal::AppAdmin { app: app.key.clone(), by }));
         }
         if let Some(key) = header(headers, &IM_CLIENT_KEY) {
-            let app = find_app(&self.apps, &self.client_keys, key);
             let app =
-                app.ok_or_else(|| Error::new(Reason::InvalidClientKey, "invalid client key"))?;
+                find_app(&self.apps, &self.client_keys, key).ok_or(Refusal::UnknownClientKey)?;
             let token = header(headers, &IM_AUTHORIZATION)
                 .map(strip_bearer)
                 .filter(|token| !token.is_empty());
-            return self.bearer(app, token.ok_or_else(missing)?);
+            return token.map(|token| self.bearer(app, token)).transpose();
         }
-        let token = header(headers, &AUTHORIZATION)
-            .map(strip_bearer)
-            .filter(|token| !token.is_empty())
-            .ok_or_else(missing)?;
+        let token =
+            header(headers, &AUTHORIZATION).map(strip_bearer).filter(|token| !token.is_empty());
+        token.map(|token| self.authorized(token, site)).transpose()
+    }
+
+    /// The principal of the token in the header `Authorization`.
+    fn authorized(&self, token: &str, site: Option<Site>) -> Result<Principal, Refusal> {
         let hash = KeyHash::of(token);
         let now_ms = self.clock.now_ms();
         if let Some(service) = self.services_by_token.get(&hash) {
@@ -119,18 +132,18 @@ impl Credentials {
         if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.contains(name)) {
             return self.issuers.verify(issuer, token, hash, now_ms, site);
         }
-        match unverified.app.and_then(|key| self.apps.get(&key).ok()) {
-            Some(app) => self.bearer(app, token),
-            None => Err(invalid()),
+        match &unverified.app {
+            Some(key) => self.bearer(self.apps.get(key).map_err(|_| Refusal::UnknownApp)?, token),
+            None => Err(Refusal::UnknownIssuer),
         }
     }
 
-    fn bearer(&self, app: &App, token: &str) -> Result<Principal, Error> {
-        let keys = app.tokens.as_ref().ok_or_else(invalid)?;
+    fn bearer(&self, app: &App, token: &str) -> Result<Principal, Refusal> {
+        let keys = app.tokens.as_ref().ok_or(Refusal::UnknownApp)?;
         match keys.verify(&app.key, token, self.clock.now_ms())? {
             Bearer::App => Ok(Principal::AppAdmin { app: app.key.clone(), by: Credential::Token }),
             Bearer::User(user) => {
-                let user = app.user(user).map_err(|_| invalid())?.into();
+                let user = app.user(user).map_err(|_| Refusal::MissingClaim)?.into();
                 Ok(Principal::User { app: app.key.clone(), user })
             }
         }

@@ -9,6 +9,8 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::error::Refusal;
+
 /// The minimum size of RSA keys; shorter ones are not secure.
 const MIN_RSA_BITS: usize = 2_048;
 
@@ -57,22 +59,26 @@ impl Keys {
         self.by_id.contains_key(id)
     }
 
-    /// Whether the signature of the token is valid for the key it names. The key determines the
+    /// Verifies the signature of the token with the key that it names. The key determines the
     /// algorithm; a token with another algorithm, or with `crit` (extensions that are required), is
-    /// rejected.
-    pub(super) fn verify_signature(&self, token: &str, header: &Header) -> bool {
-        let Some((algorithm, key)) = header.kid.as_ref().and_then(|id| self.by_id.get(id)) else {
-            return false;
-        };
-        if header.alg != *algorithm || header.crit.is_some() {
-            return false;
+    /// refused.
+    pub(super) fn verify_signature(&self, token: &str, header: &Header) -> Result<(), Refusal> {
+        let key = header.kid.as_ref().and_then(|id| self.by_id.get(id));
+        let (algorithm, key) = key.ok_or(Refusal::UnknownKey)?;
+        if header.alg != *algorithm {
+            return Err(Refusal::WrongAlgorithm);
+        }
+        if header.crit.is_some() {
+            return Err(Refusal::CriticalHeader);
         }
         let mut validation = Validation::new(*algorithm);
         // The caller checks the claims, with the service's clock.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        jsonwebtoken::decode::<serde::de::IgnoredAny>(token, key, &validation).is_ok()
+        jsonwebtoken::decode::<serde::de::IgnoredAny>(token, key, &validation)
+            .map(drop)
+            .map_err(|_| Refusal::WrongSignature)
     }
 }
 

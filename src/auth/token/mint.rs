@@ -4,8 +4,11 @@ use base16ct::lower as hex;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, invalid};
-use crate::{error::Error, model::AppKey};
+use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys};
+use crate::{
+    error::{Error, Refusal},
+    model::AppKey,
+};
 
 #[derive(Serialize)]
 struct MintedUserClaims<'a> {
@@ -54,7 +57,7 @@ impl TokenKeys {
         claims: &C,
         key: fn(&SigningKeys) -> &EncodingKey,
     ) -> Result<String, Error> {
-        let signer = self.signers.first().ok_or_else(invalid)?;
+        let signer = self.signers.first().ok_or(Refusal::UnknownApp)?;
         let header = Header { kid: Some(signer.id.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, claims, key(signer)).map_err(Error::internal)
     }

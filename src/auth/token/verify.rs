@@ -1,11 +1,11 @@
 //! Verifies tokens.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys, invalid, malformed};
-use crate::{error::Error, model::AppKey};
+use super::{APP_TYPE, AppClaims, SigningKeys, TokenKeys};
+use crate::{error::Refusal, model::AppKey};
 
 /// The claims of a user token, which an app's own back end may have signed. RFC 7519 allows
 /// fractions in times.
@@ -45,15 +45,14 @@ pub enum Bearer {
 }
 
 impl Unverified {
-    /// Reads the claims. Errors: MALFORMED_TOKEN if it is not a JWT; INVALID_TOKEN if its header
-    /// has `crit`.
-    pub fn read(token: &str) -> Result<Self, Error> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| malformed())?;
+    /// Reads the claims. Errors: it is not a JWT, or its header has `crit`.
+    pub fn read(token: &str) -> Result<Self, Refusal> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::NotAToken)?;
         if has_crit(token) {
-            return Err(invalid());
+            return Err(Refusal::CriticalHeader);
         }
-        let claims: Self =
-            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| malformed())?;
+        let claims: Self = jsonwebtoken::dangerous::insecure_decode_claims(token)
+            .map_err(|_| Refusal::NotAToken)?;
         Ok(Self { signer: header.kid, ..claims })
     }
 
@@ -77,31 +76,31 @@ impl Unverified {
 }
 
 impl TokenKeys {
-    /// Verifies signature, algorithm, app, time and revocation. Errors: MALFORMED_TOKEN,
-    /// INVALID_TOKEN.
-    pub fn verify(&self, app: &AppKey, token: &str, now_ms: u64) -> Result<Bearer, Error> {
+    /// Verifies signature, algorithm, app, time and revocation.
+    pub fn verify(&self, app: &AppKey, token: &str, now_ms: u64) -> Result<Bearer, Refusal> {
         let unverified = Unverified::read(token)?;
         let signer = unverified.signer.as_deref();
         if unverified.typ.as_deref() == Some(APP_TYPE) {
             let claims: AppClaims = self.decode_signed(token, signer, |signer| &signer.app.1)?;
-            let is_in_time = claims.exp.is_none_or(|exp| now_ms < exp.saturating_mul(1_000));
-            let is_good = is_in_time
-                && claims.app == app.as_str()
-                && !self.is_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
-            return if is_good { Ok(Bearer::App) } else { Err(invalid()) };
+            let is_expired = claims.exp.is_some_and(|exp| exp.saturating_mul(1_000) <= now_ms);
+            refuse_if(is_expired, Refusal::Expired)?;
+            refuse_if(claims.app != app.as_str(), Refusal::WrongApp)?;
+            let is_revoked = self.is_revoked(claims.jti.as_deref(), Some(claims.iat as f64));
+            refuse_if(is_revoked, Refusal::Revoked)?;
+            return Ok(Bearer::App);
         }
         let claims: UserClaims = self.decode_signed(token, signer, |signer| &signer.user.1)?;
         let now_s = now_ms as f64 / 1_000.0;
-        let is_in_time = now_s < claims.exp && claims.nbf.is_none_or(|nbf| nbf <= now_s);
+        let is_in_time = now_s < claims.exp;
+        refuse_if(!is_in_time, Refusal::Expired)?;
+        let has_started = claims.nbf.is_none_or(|nbf| nbf <= now_s);
+        refuse_if(!has_started, Refusal::NotYetValid)?;
         let is_of_app = claims.app.is_none_or(|claimed| claimed == app.as_str());
+        refuse_if(!is_of_app, Refusal::WrongApp)?;
         let id = claims.jti.as_ref().and_then(|id| id.as_str());
-        let is_good = is_in_time
-            && is_of_app
-            && !self.is_revoked(id, claims.iat.as_ref().and_then(|iat| iat.as_f64()));
-        match claims.id.or(claims.sub) {
-            Some(user) if is_good => Ok(Bearer::User(user)),
-            _ => Err(invalid()),
-        }
+        let issued_at_s = claims.iat.as_ref().and_then(|iat| iat.as_f64());
+        refuse_if(self.is_revoked(id, issued_at_s), Refusal::Revoked)?;
+        claims.id.or(claims.sub).map(Bearer::User).ok_or(Refusal::MissingClaim)
     }
 
     fn is_revoked(&self, id: Option<&str>, issued_at_s: Option<f64>) -> bool {
@@ -119,7 +118,7 @@ impl TokenKeys {
         token: &str,
         key_id: Option<&str>,
         key: fn(&SigningKeys) -> &DecodingKey,
-    ) -> Result<C, Error> {
+    ) -> Result<C, Refusal> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
@@ -127,10 +126,24 @@ impl TokenKeys {
         let is_named = |signer: &&SigningKeys| Some(signer.id.as_str()) == key_id;
         let named = self.signers.iter().find(is_named);
         let candidates = named.into_iter().chain(self.signers.iter().filter(|_| named.is_none()));
-        let mut results =
-            candidates.map(|signer| jsonwebtoken::decode(token, key(signer), &validation));
-        results.find_map(Result::ok).map(|data| data.claims).ok_or_else(invalid)
+        let mut refusal = Refusal::WrongSignature;
+        for signer in candidates {
+            match jsonwebtoken::decode(token, key(signer), &validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(error) => match error.kind() {
+                    ErrorKind::InvalidAlgorithm => refusal = Refusal::WrongAlgorithm,
+                    // The claims are parsed after the signature was found valid.
+                    ErrorKind::Json(_) => refusal = Refusal::MissingClaim,
+                    _ => {}
+                },
+            }
+        }
+        Err(refusal)
     }
+}
+
+fn refuse_if(is_wrong: bool, refusal: Refusal) -> Result<(), Refusal> {
+    if is_wrong { Err(refusal) } else { Ok(()) }
 }
 
 /// Whether the header has `crit`, extensions that the recipient must understand (RFC 7515, section
