@@ -16,12 +16,12 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
 use self::{
-    client::{admin_view, own_view},
+    client::{AdminView, admin_view, own_view},
     envelope::{Admin, Me, success},
     failure::Failure,
 };
@@ -160,12 +160,29 @@ async fn list_clients(
     let page_size =
         number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let skip = number(paging.skip).unwrap_or(0).max(0);
-    let message =
+    let mut message =
         pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
-    let list = into_message(api.list_clients(rpc(&admin.caller, message)).await)?;
-    let data: Vec<_> =
-        list.clients.into_iter().map(|client| admin_view(&admin.app, client)).collect();
-    Ok(success(json!({"totalCount": list.total_size, "data": data})))
+    let mut data = Vec::new();
+    // A page of the RPC ends early where the clients are large; one of this list does not, because
+    // its callers go on after `limit` clients.
+    loop {
+        let page = into_message(api.list_clients(rpc(&admin.caller, message.clone())).await)?;
+        data.extend(page.clients.into_iter().map(|client| admin_view(&admin.app, client)));
+        let missing = page_size.saturating_sub_unsigned(data.len().try_into().unwrap_or(u32::MAX));
+        if missing <= 0 || page.next_page_token.is_empty() {
+            return Ok(success(ClientList { total_count: page.total_size, data }));
+        }
+        message.page_token = page.next_page_token;
+        message.page_size = missing;
+        message.skip = 0;
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientList {
+    total_count: i64,
+    data: Vec<AdminView>,
 }
 
 async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     model::{Address, RoomId},
     proto::v1::{self as pb, directory_service_server::DirectoryService},
-    service::{ClientPatch, RequestContext, RoomPage, RoomPatch},
+    service::{ClientPatch, RequestContext, RoomPatch},
     view::Page,
 };
 
@@ -120,7 +120,7 @@ impl DirectoryService for Api {
         let size = parse::page_size(message.page_size)?;
         let after = parse::page_token(&message.page_token)?;
         let revision = self.revision();
-        let RoomPage { rooms, total } = self
+        let (rooms, total) = self
             .service
             .list_rooms(&call, Page { after: after.as_deref(), skip: 0, size: size + 1 })?;
         let room = |(id, profile): (Arc<str>, _)| encode::room(id.to_string(), profile);

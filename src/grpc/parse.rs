@@ -196,9 +196,10 @@ pub(super) fn truncate_page<T>(
 }
 
 /// Like [`truncate_page`], for items that may be long: it also encodes them, and ends the page
-/// early at [`PAGE_BYTES`]. A page has at least one item.
+/// early at [`PAGE_BYTES`]. A page has at least one item. Of `items`, it takes one more than the
+/// page has.
 pub(super) fn encode_page<T, M: Message>(
-    items: Vec<T>,
+    items: impl IntoIterator<Item = T>,
     size: usize,
     id: impl Fn(&T) -> String,
     encode: impl Fn(T) -> M,
@@ -311,5 +312,17 @@ mod tests {
         let longest = "x".repeat(PAGE_BYTES + 1);
         assert_eq!(encode(&[&longest, "b"], 9).0, 1, "a page has at least one item");
         assert!(page_token("%%%").is_err());
+    }
+
+    #[test]
+    fn a_page_that_ends_early_takes_one_item_more_than_it_has() {
+        let mut taken = 0;
+        let items = (0..1_001).map(|number: usize| {
+            taken = number + 1;
+            "x".repeat(PAGE_BYTES / 10)
+        });
+        let message = |user| pb::MutedUser { user, ..Default::default() };
+        let (page, _) = encode_page(items, 1_000, String::clone, message);
+        assert_eq!((page.len(), taken), (9, 10));
     }
 }

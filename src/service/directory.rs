@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Committed, RequestContext, Service, registration::expect_room};
+use super::{
+    Answer, Committed, RequestContext, Service, notification::MAX_MUTED_ROOMS,
+    registration::expect_room,
+};
 use crate::{
     auth::Action,
     error::Error,
@@ -29,14 +32,6 @@ pub struct RoomPatch {
     /// An empty id removes the owner.
     pub owner: Option<String>,
     pub admins: Option<Vec<String>>,
-}
-
-/// A page of the registered rooms.
-pub struct RoomPage {
-    /// Ordered by id.
-    pub rooms: Vec<(Arc<str>, RoomProfile)>,
-    /// Number of all registered rooms of the app.
-    pub total: usize,
 }
 
 /// A client with its muted rooms.
@@ -93,16 +88,17 @@ impl Service {
         Ok(self.client_info(call, user.as_str()))
     }
 
-    /// A page of the registered clients, ordered by id, and the number of all of them. Errors:
+    /// A page of the registered clients, ordered by id, and the number of all of them. Each client
+    /// is read when it is taken, because a page may end before all of them. Errors:
     /// PERMISSION_DENIED.
     pub fn list_clients(
         &self,
         call: &RequestContext,
         page: Page<'_>,
-    ) -> Result<(Vec<ClientInfo>, usize), Error> {
+    ) -> Result<(impl Iterator<Item = ClientInfo>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.client_ids(call.key(), page);
-        Ok((ids.iter().map(|id| self.client_info(call, id)).collect(), total))
+        Ok((ids.into_iter().map(|id| self.client_info(call, &id)), total))
     }
 
     /// Removes a client, and in the same commit its notification mutes. Returns the client as it
@@ -207,16 +203,20 @@ impl Service {
     }
 
     /// A page of the registered rooms. Errors: PERMISSION_DENIED.
-    pub fn list_rooms(&self, call: &RequestContext, page: Page<'_>) -> Result<RoomPage, Error> {
+    pub fn list_rooms(
+        &self,
+        call: &RequestContext,
+        page: Page<'_>,
+    ) -> Result<(impl Iterator<Item = (Arc<str>, RoomProfile)>, usize), Error> {
         call.permit(Action::ListDirectory)?;
         let (ids, total) = self.view.room_ids(call.key(), page);
-        let profile = |id: Arc<str>| {
+        let profile = move |id: Arc<str>| {
             let profile = self.view.room(call.key(), &id, |room| {
                 room.and_then(|room| Some(room.profile.as_ref()?.value.clone()))
             });
             (id, profile.unwrap_or_default())
         };
-        Ok(RoomPage { rooms: ids.into_iter().map(profile).collect(), total })
+        Ok((ids.into_iter().map(profile), total))
     }
 
     /// Ids for a new room, of sixteen digits each, made of the time and a random number. If two
@@ -241,7 +241,8 @@ impl ClientInfo {
                 .and_then(|client| Some(client.profile.as_ref()?.value.clone()))
                 .unwrap_or_default(),
             muted_rooms: client.map_or_else(Vec::new, |client| {
-                client.muted_in_force(now_ms).map(|muted| muted.room.to_string()).collect()
+                let muted = client.muted_in_force(now_ms).take(MAX_MUTED_ROOMS);
+                muted.map(|muted| muted.room.to_string()).collect()
             }),
         }
     }

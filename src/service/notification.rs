@@ -12,9 +12,9 @@ use crate::{
     view::MutedRoom,
 };
 
-/// Maximum number of notification mutes of a client. A client is always returned with all of them,
-/// and each change of one scans all of them.
-const MAX_MUTED_ROOMS: usize = 1_000;
+/// Maximum number of notification mutes of a client. A client is returned with all of them, and each
+/// change of one scans all of them.
+pub(super) const MAX_MUTED_ROOMS: usize = 1_000;
 
 /// What a change of a client's notification mute is planned from.
 struct PreconditionSnapshot {

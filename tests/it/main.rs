@@ -12,6 +12,7 @@ mod backup;
 mod catch_up;
 mod certificates;
 mod checker;
+mod clients;
 mod clocks;
 mod cluster;
 mod cluster_operations;

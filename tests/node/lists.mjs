@@ -1,0 +1,30 @@
+// Makes calls at the defaults of a library, and pages through each list:
+//
+//     node lists.mjs grpc-js|connect ADDRESS DESCRIPTORS TASK
+//
+// TASK is a file: {"app": ..., "calls": [[SERVICE, METHOD, MESSAGE, FIELD], ...]}. Prints how many elements the field has in all pages of each call.
+
+import { readFileSync } from "node:fs";
+import { client } from "./client.mjs";
+
+const [library, address, descriptors, task] = process.argv.slice(2);
+const { app, calls } = JSON.parse(readFileSync(task));
+const call = client(library, address, descriptors);
+
+async function count([service, method, message, field]) {
+  let elements = 0;
+  let token = "";
+  do {
+    const page = token ? { page_token: token } : {};
+    const answer = await call(service, method, { app, ...message, ...page });
+    const value = field.split(".").reduce((part, name) => part?.[name], answer);
+    elements += value?.length ?? 0;
+    token = answer.next_page_token;
+  } while (token);
+  return elements;
+}
+
+const counts = [];
+for (const one of calls) counts.push(await count(one));
+console.log(JSON.stringify(counts));
+process.exit(0);
