@@ -73,8 +73,10 @@ pub struct App {
     gateway: Gateway,
     listeners: [TcpListener; 3],
     rules: Rules,
-    /// Origins that may call gRPC over grpc-web.
-    web_origins: Vec<Origin>,
+    /// Origins of pages that may call gRPC, over grpc-web.
+    grpc_pages: Vec<Origin>,
+    /// Origins of pages that may call REST.
+    rest_pages: Vec<Origin>,
     /// None for a cluster.
     data_dir: Option<PathBuf>,
     /// Tasks that run as long as the service; dropping the set aborts them.
@@ -147,7 +149,6 @@ impl App {
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,
         };
-        let web_origins = config.grpc_web_origins.clone();
         let data_dir = match &config.location {
             Location::Directory { path, .. } => Some(path.clone()),
             Location::Cluster(_) => None,
@@ -160,7 +161,8 @@ impl App {
             gateway,
             listeners,
             rules,
-            web_origins,
+            grpc_pages: config.grpc_web_origins.clone(),
+            rest_pages: config.rest_origins.clone(),
             data_dir,
             background,
             stop_delay,
@@ -196,7 +198,8 @@ impl App {
             gateway,
             listeners,
             rules,
-            web_origins,
+            grpc_pages,
+            rest_pages,
             data_dir,
             mut background,
             stop_delay,
@@ -215,12 +218,19 @@ impl App {
             grpc,
             rules.clone(),
             routes,
-            web_origins,
+            grpc_pages,
             access.clone(),
             load,
             calls_stopped.clone(),
         ));
-        servers.spawn(server::serve_rest(rest, rules, gateway, access.clone(), calls_stopped));
+        servers.spawn(server::serve_rest(
+            rest,
+            rules,
+            gateway,
+            rest_pages,
+            access.clone(),
+            calls_stopped,
+        ));
         let Addresses { grpc: grpc_addr, rest: rest_addr, admin: admin_addr } = addresses;
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
         let admin = tokio::spawn(server::serve_admin(

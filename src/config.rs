@@ -57,6 +57,7 @@ pub struct Config {
     pub refuse_skewed_clock: bool,
     pub tls: Option<TlsFiles>,
     pub grpc_web_origins: Vec<Origin>,
+    pub rest_origins: Vec<Origin>,
     pub max_connections: usize,
     pub max_calls: usize,
     pub max_message_bytes: usize,
@@ -106,6 +107,8 @@ impl Config {
                 ]);
             }
         };
+        // A page can do with the public keys of dev mode only what every program here can.
+        let default_origins = || if dev { vec![Origin::Loopback] } else { Vec::new() };
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
@@ -148,7 +151,8 @@ impl Config {
                 .map_or(crate::clock::DEFAULT_DOUBT, Duration::from_secs),
             refuse_skewed_clock: settings.refuse_skewed_clock.unwrap_or(false),
             tls,
-            grpc_web_origins: settings.grpc_web_origins.unwrap_or_default(),
+            grpc_web_origins: settings.grpc_web_origins.unwrap_or_else(default_origins),
+            rest_origins: settings.rest_origins.unwrap_or_else(default_origins),
             // An idle connection takes some 10 KiB; a running call takes more.
             max_connections: settings.max_connections.unwrap_or(10_000),
             max_calls: settings.max_calls.unwrap_or(10_000),

@@ -151,16 +151,19 @@ pub async fn serve_grpc(
     }
 }
 
-/// Serves REST until `stop` is true, then finishes the running calls.
+/// Serves REST until `stop` is true, then finishes the running calls. Web pages of these origins
+/// may call.
 pub async fn serve_rest(
     listener: TcpListener,
     rules: Rules,
     gateway: Gateway,
+    pages: Vec<Origin>,
     access: Arc<Access>,
     stop: Stop,
 ) {
     let routes = credentials::layer(access).layer(gateway::router(gateway));
-    listener::serve(listener, Protocols::Auto, Rules { name: "rest", ..rules }, routes, stop).await;
+    let service = web::wrap_rest(routes, &pages);
+    listener::serve(listener, Protocols::Auto, Rules { name: "rest", ..rules }, service, stop).await;
 }
 
 /// Serves probes, metrics and backups until `stop` is true, which is after the other listeners have

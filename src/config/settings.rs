@@ -125,7 +125,7 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", env = "MUTE_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
     /// Origins of web pages that may call gRPC, over grpc-web, such as `https://console.example`;
-    /// `*` allows every origin [default: none]
+    /// `*` allows every origin; in dev mode, pages of this machine may by default [default: none]
     #[arg(
         long,
         value_name = "ORIGIN,ORIGIN",
@@ -133,6 +133,10 @@ pub struct Settings {
         env = "MUTE_GRPC_WEB_ORIGINS"
     )]
     pub grpc_web_origins: Option<Vec<Origin>>,
+    /// Origins of web pages that may call REST; `*` allows every origin; in dev mode, pages of this
+    /// machine may by default [default: none]
+    #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',', env = "MUTE_REST_ORIGINS")]
+    pub rest_origins: Option<Vec<Origin>>,
     /// Maximum number of connections to each of gRPC and REST; at the maximum, an idle connection
     /// is closed for a new one, or else the new one is [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
@@ -203,6 +207,7 @@ impl Settings {
             tls_key: self.tls_key.or(other.tls_key),
             tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
             grpc_web_origins: self.grpc_web_origins.or(other.grpc_web_origins),
+            rest_origins: self.rest_origins.or(other.rest_origins),
             max_connections: self.max_connections.or(other.max_connections),
             max_calls: self.max_calls.or(other.max_calls),
             max_message_mib: self.max_message_mib.or(other.max_message_mib),

@@ -1,22 +1,22 @@
-//! gRPC for web pages. Browsers cannot speak gRPC, so they send grpc-web over HTTP/1.1 or HTTP/2,
-//! after a CORS preflight.
+//! What web pages need of both doors: CORS, and for gRPC also grpc-web, because browsers cannot
+//! speak gRPC. A preflight is answered here: it has no credentials, and is no call.
 
-use std::{convert::Infallible, str::FromStr, time::Duration};
+use std::{convert::Infallible, net::IpAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
-use hyper::body::Body as HttpBody;
+use hyper::body::{Body as HttpBody, Incoming};
 use serde::Deserialize;
 use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
-use tower::{BoxError, Service, ServiceBuilder};
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower::{BoxError, Layer, Service, ServiceBuilder, util::option_layer};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::listener::HttpService;
 
 /// How long a browser may cache a preflight.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
-/// The response headers that a page may read.
+/// The response headers of gRPC that a page may read.
 const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
 const ANY_ORIGIN: &str = "*";
 
@@ -24,7 +24,34 @@ const ANY_ORIGIN: &str = "*";
 /// the scheme's default; or `*` for any origin.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Origin(HeaderValue);
+pub enum Origin {
+    /// Every origin.
+    Any,
+    /// Every origin on this machine: the default of dev mode. A configuration cannot name it.
+    Loopback,
+    /// This one.
+    Exact(HeaderValue),
+}
+
+impl Origin {
+    fn includes(&self, origin: &HeaderValue) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Loopback => is_loopback(origin),
+            Self::Exact(exact) => exact == origin,
+        }
+    }
+}
+
+fn is_loopback(origin: &HeaderValue) -> bool {
+    let Ok(uri) = Uri::try_from(origin.as_bytes()) else { return false };
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    is_web
+        && uri.host().is_some_and(|host| {
+            let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+        })
+}
 
 impl FromStr for Origin {
     type Err = String;
@@ -45,8 +72,10 @@ impl FromStr for Origin {
                     matches!(scheme, "http" | "https") && text == format!("{scheme}://{authority}")
                 })
             });
-        if is_origin || text == ANY_ORIGIN {
-            HeaderValue::from_str(text).map(Self).map_err(|_| invalid())
+        if text == ANY_ORIGIN {
+            Ok(Self::Any)
+        } else if is_origin {
+            HeaderValue::from_str(text).map(Self::Exact).map_err(|_| invalid())
         } else {
             Err(invalid())
         }
@@ -61,8 +90,22 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// Wraps the service in grpc-web and CORS for pages of these origins. A page's only credentials are
-/// those it sends with each call, so cookies are not allowed.
+/// CORS for pages of these origins. A page's only credentials are those it sends with each call,
+/// so cookies are not allowed.
+fn cors(pages: &[Origin]) -> CorsLayer {
+    let pages = pages.to_vec();
+    let origins = if pages.contains(&Origin::Any) {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::predicate(move |origin, _| pages.iter().any(|page| page.includes(origin)))
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_headers(AllowHeaders::mirror_request())
+        .max_age(CORS_MAX_AGE)
+}
+
+/// Wraps gRPC in grpc-web and CORS for pages of these origins.
 pub(super) fn wrap<S, A>(service: S, pages: &[Origin]) -> impl HttpService
 where
     S: Service<Request<Body>, Response = Response<A>, Error = Infallible, Future: Send>
@@ -72,23 +115,32 @@ where
         + 'static,
     A: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let origins = if pages.iter().any(|Origin(origin)| origin == ANY_ORIGIN) {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(pages.iter().map(|Origin(origin)| origin.clone()))
-    };
-    let cors = CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::POST])
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
-        .max_age(CORS_MAX_AGE);
+    let exposed = EXPOSED_HEADERS.map(HeaderName::from_static);
     let response = |response: Response<A>| response.map(Body::new);
     ServiceBuilder::new()
-        .layer(cors)
+        .layer(cors(pages).allow_methods([Method::POST]).expose_headers(exposed))
         .layer(GrpcWebLayer::new())
         .map_response(response)
         .service(service)
+}
+
+/// Wraps REST in CORS for pages of these origins, if there are any. Pages may read all headers of
+/// an answer, such as `Retry-After`.
+pub(super) fn wrap_rest<S, A>(service: S, pages: &[Origin]) -> impl HttpService
+where
+    S: Service<Request<Incoming>, Response = Response<A>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    A: HttpBody<Data: Send, Error: Into<BoxError>> + Default + Send + 'static,
+{
+    let cors = (!pages.is_empty()).then(|| {
+        cors(pages)
+            .allow_methods(AllowMethods::mirror_request())
+            .expose_headers(ExposeHeaders::any())
+    });
+    option_layer(cors).layer(service)
 }
 
 #[cfg(test)]
@@ -111,6 +163,26 @@ mod tests {
             "null",
         ] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_origin_is_a_page_of_this_machine() {
+        let is_loopback = |origin| is_loopback(&HeaderValue::from_static(origin));
+        for own in
+            ["http://localhost:3000", "https://localhost", "http://127.0.0.1", "http://[::1]:1"]
+        {
+            assert!(is_loopback(own), "{own}");
+        }
+        for other in [
+            "null",
+            "https://console.example",
+            "http://localhost.example",
+            "http://127.0.0.1.example",
+            "file://localhost",
+            "localhost",
+        ] {
+            assert!(!is_loopback(other), "{other}");
         }
     }
 }

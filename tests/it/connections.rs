@@ -14,6 +14,7 @@ use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -31,8 +32,29 @@ fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
     (Process::spawn(directory.path(), directory.path(), arguments).ready(), directory)
 }
 
-async fn metrics(process: &Process) -> String {
+pub async fn metrics(process: &Process) -> String {
     reqwest::get(format!("{}/metrics", process.admin())).await.unwrap().text().await.unwrap()
+}
+
+/// A process with these arguments, in which a call runs: it waits for a revision that does not
+/// exist yet.
+pub async fn occupied(
+    arguments: &[&str],
+) -> (Process, tempfile::TempDir, JoinHandle<Result<(), tonic::Status>>) {
+    let (process, directory) = start(arguments);
+    let mut mutes = process.mutes().await;
+    let waiting = tokio::spawn(async move {
+        let check = pb::CheckSendRequest {
+            app: "Open".into(),
+            room: "room".into(),
+            user: "u".into(),
+            min_revision: 1_000_000,
+        };
+        mutes.check_send(with(check, &[SERVICE])).await.map(drop)
+    });
+    let begun = "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"CheckSend\"} 1\n";
+    until("the call runs", async || metrics(&process).await.contains(begun)).await;
+    (process, directory, waiting)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,22 +76,7 @@ async fn connections_over_the_limit_are_closed_until_one_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_over_the_limit_are_refused_over_grpc_and_rest() {
-    let (process, _directory) = start(&["--max-calls", "1"]);
-    // A call that waits for a revision that does not exist yet.
-    let waiting = {
-        let mut mutes = process.mutes().await;
-        tokio::spawn(async move {
-            let check = pb::CheckSendRequest {
-                app: "Open".into(),
-                room: "room".into(),
-                user: "u".into(),
-                min_revision: 1_000_000,
-            };
-            mutes.check_send(with(check, &[SERVICE])).await
-        })
-    };
-    let begun = "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"mute.v1.MuteService\",grpc_method=\"CheckSend\"} 1\n";
-    until("the call runs", async || metrics(&process).await.contains(begun)).await;
+    let (process, _directory, waiting) = occupied(&["--max-calls", "1"]).await;
     let started = Instant::now();
     let refused = mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap_err();
     assert_eq!(

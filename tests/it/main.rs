@@ -9,6 +9,7 @@ mod skips;
 
 mod agora;
 mod backup;
+mod browsers;
 mod catch_up;
 mod certificates;
 mod checker;

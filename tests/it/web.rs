@@ -1,12 +1,14 @@
-//! grpc-web: calls from web pages of allowed origins, over HTTP/1.1.
+//! Calls from web pages of allowed origins: grpc-web over HTTP/1.1, and REST.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use mute_service::proto::v1 as pb;
+use mute_service::{config::Settings, proto::v1 as pb};
 use prost::Message;
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, RequestBuilder, Response};
 
 use crate::{
-    harness::SERVICE,
+    agora::limited,
+    connections::{metrics, occupied},
+    harness::{SERVICE, Server, unlimited},
     process::{Process, mute},
 };
 
@@ -139,4 +141,120 @@ async fn without_configured_origins_no_page_may_call() {
             .await
             .is_err()
     );
+}
+
+const LIST: &str = "/easemob-demo/testapp/chatrooms/1265710621211/mute";
+
+fn for_page(settings: Settings) -> Settings {
+    Settings { rest_origins: Some(vec![PAGE.parse().unwrap()]), ..settings }
+}
+
+/// Whether this page may read the answer, and no cache gives it to another.
+fn is_for_page(answer: &Response) -> bool {
+    header(answer, "access-control-allow-origin") == Some(PAGE)
+        && header(answer, "access-control-expose-headers") == Some("*")
+        && header(answer, "vary").is_some_and(|vary| vary.contains("origin"))
+}
+
+#[tokio::test]
+async fn a_page_may_read_every_answer_of_rest_and_errors_too() {
+    let server = Server::with(for_page(limited())).await;
+    let token = format!("Bearer {}", server.agora_token());
+    let call = async |method, path: &str, token: &str, body: String| {
+        let request = server.rest(method, path, &[("origin", PAGE), ("authorization", token)]);
+        request.body(body).send().await.unwrap()
+    };
+    for (status, method, path, token, body) in [
+        (200, Method::GET, LIST, &*token, 0),
+        (401, Method::GET, LIST, "Bearer none", 0),
+        (404, Method::GET, "/nowhere", &token, 0),
+        (405, Method::PATCH, LIST, &token, 0),
+        (413, Method::POST, LIST, &token, 65 << 10),
+    ] {
+        let answer = call(method, path, token, "x".repeat(body)).await;
+        assert_eq!((answer.status().as_u16(), is_for_page(&answer)), (status, true), "{path}");
+    }
+    for _ in 1..100 {
+        call(Method::GET, LIST, &token, String::new()).await;
+    }
+    let answer = call(Method::GET, LIST, &token, String::new()).await;
+    assert_eq!((answer.status().as_u16(), is_for_page(&answer)), (429, true));
+    assert_eq!(header(&answer, "retry-after"), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_may_read_that_the_service_is_overloaded() {
+    let (process, _directory, _waiting) =
+        occupied(&["--max-calls", "1", "--rest-origins", PAGE]).await;
+    let request = Client::new().get(format!("{}/app-id/Open/mutes", process.rest()));
+    let answer = request.header("origin", PAGE).header(SERVICE.0, SERVICE.1).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), is_for_page(&answer)), (503, true));
+}
+
+/// A preflight of a DELETE with a token, without the token.
+async fn preflight(rest: &str, origin: &str) -> Response {
+    let headers = [
+        ("origin", origin),
+        ("access-control-request-method", "DELETE"),
+        ("access-control-request-headers", "authorization"),
+    ];
+    let request = Client::new().request(Method::OPTIONS, format!("{rest}{LIST}"));
+    let with_header = |request: RequestBuilder, (name, value)| request.header(name, value);
+    headers.into_iter().fold(request, with_header).send().await.unwrap()
+}
+
+fn allowed_origin(answer: &Response) -> Option<&str> {
+    header(answer, "access-control-allow-origin")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preflight_of_rest_needs_no_token_and_is_no_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["--rest-origins", PAGE];
+    let process = Process::spawn(directory.path(), directory.path(), &arguments).ready();
+    let rest = process.rest();
+    let answer = preflight(&rest, PAGE).await;
+    assert_eq!((answer.status().as_u16(), allowed_origin(&answer)), (200, Some(PAGE)));
+    assert_eq!(header(&answer, "access-control-allow-methods"), Some("DELETE"));
+    assert_eq!(header(&answer, "access-control-allow-headers"), Some("authorization"));
+    assert!(header(&answer, "vary").unwrap().contains("origin"));
+    for other in ["https://evil.example", "http://console.example", "http://localhost:1", "null"] {
+        assert_eq!(allowed_origin(&preflight(&rest, other).await), None, "{other}");
+    }
+    let counted = "rest_handled_total{";
+    assert!(!metrics(&process).await.contains(counted));
+    Client::new().get(format!("{rest}{LIST}")).send().await.unwrap();
+    assert!(metrics(&process).await.contains(counted));
+}
+
+#[tokio::test]
+async fn an_asterisk_lets_every_page_call() {
+    let every = Settings { rest_origins: Some(vec!["*".parse().unwrap()]), ..unlimited() };
+    let server = Server::with(every).await;
+    let rest = format!("http://{}", server.addresses.rest);
+    assert_eq!(allowed_origin(&preflight(&rest, "https://any.example").await), Some("*"));
+}
+
+#[tokio::test]
+async fn in_dev_mode_pages_of_this_machine_may_call() {
+    let server = Server::start().await;
+    for (origin, may) in [("http://localhost:3000", true), (PAGE, false), ("null", false)] {
+        let expected = may.then_some(origin);
+        let rest = format!("http://{}", server.addresses.rest);
+        assert_eq!(allowed_origin(&preflight(&rest, origin).await), expected, "{origin}");
+        let url = format!("http://{}/mute.v1.MuteService/CheckSend", server.addresses.grpc);
+        let request = server.http.request(Method::OPTIONS, url).header("origin", origin);
+        let answer = request.send().await.unwrap();
+        assert_eq!(header(&answer, "access-control-allow-origin"), expected, "{origin}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_configured_origins_rest_names_no_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let request = Client::new().request(Method::OPTIONS, format!("{}{LIST}", process.rest()));
+    let answer = request.header("origin", "http://localhost:3000").send().await.unwrap();
+    assert_eq!(answer.status(), 405);
+    assert_eq!(header(&answer, "access-control-allow-origin"), None);
 }
