@@ -32,6 +32,7 @@ mod export;
 mod faults;
 mod faulty;
 mod follow;
+mod generators;
 mod grpc_rest_parity;
 mod idempotency;
 mod imkit;

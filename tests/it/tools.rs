@@ -22,6 +22,15 @@ pub fn has_program(program: &str, package: &str) -> bool {
     is_there
 }
 
+/// The same for a program of a Python package.
+pub fn has_python_program(program: &str, package: &str) -> bool {
+    let is_there = is_on_path(program);
+    if !is_there {
+        skipped(&format!("pip install {package}, so that {program} is on the PATH"));
+    }
+    is_there
+}
+
 /// `node` with this script of tests/node. `None` where Node.js or a package of
 /// tests/node/package.json is missing: records that the test is skipped.
 pub fn node(script: &str) -> Option<Command> {

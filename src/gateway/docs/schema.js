@@ -9,21 +9,11 @@ export function resolve(api, part) {
   return { ...resolve(api, named), ...Object.fromEntries(Object.entries(part).filter(([name]) => name !== "$ref")) };
 }
 
-/** Merges a schema with its `allOf` parts. Later fields override earlier ones. */
-function merged(api, schema) {
-  const { allOf = [], ...own } = resolve(api, schema) ?? {};
-  return [...allOf.map((part) => merged(api, part)), own].reduce((all, part) => {
-    const properties = { ...all.properties };
-    for (const [name, field] of Object.entries(part.properties ?? {})) properties[name] = { ...resolve(api, properties[name]), ...field };
-    return { ...all, ...part, properties, required: [...(all.required ?? []), ...(part.required ?? [])] };
-  }, {});
-}
-
 function type(api, schema) {
   if ("const" in schema) return JSON.stringify(schema.const);
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" or ");
-  if (schema.anyOf) return schema.anyOf.map((part) => type(api, merged(api, part))).join(" or ");
-  if (schema.type === "array") return `array of ${type(api, merged(api, schema.items))}`;
+  if (schema.anyOf) return schema.anyOf.map((part) => type(api, resolve(api, part))).join(" or ");
+  if (schema.type === "array") return `array of ${type(api, resolve(api, schema.items))}`;
   return [schema.type ?? "anything"].flat().join(" or ");
 }
 
@@ -35,8 +25,8 @@ function range(from, to, unit = "") {
 
 /** The type and limits of a schema, on one line. */
 export function summary(api, schema) {
-  const full = merged(api, schema);
-  const pattern = full.pattern ?? full.anyOf?.map((part) => merged(api, part).pattern).find(Boolean);
+  const full = resolve(api, schema);
+  const pattern = full.pattern ?? full.anyOf?.map((part) => resolve(api, part).pattern).find(Boolean);
   const limit = (word, value) => (value === undefined ? undefined : `${word} ${value}`);
   const words = [
     range(full.minimum, full.maximum), limit("not", full.not?.const), range(full.minLength, full.maxLength, " characters"),
@@ -51,8 +41,8 @@ export function summary(api, schema) {
 
 /** The fields of a schema; required ones are marked if it is `sent`. Undefined if it has no fields. */
 export function fields(api, schema, { sent }) {
-  const full = merged(api, schema);
-  const inner = full.type === "array" ? full.items : full.anyOf?.find((part) => merged(api, part).properties);
+  const full = resolve(api, schema);
+  const inner = full.type === "array" ? full.items : full.anyOf?.find((part) => resolve(api, part).properties);
   if (inner) return fields(api, inner, { sent });
   const properties = Object.entries(full.properties ?? {});
   if (!properties.length) return undefined;
@@ -61,6 +51,6 @@ export function fields(api, schema, { sent }) {
       h("code", { class: "name" }, name),
       sent && full.required?.includes(name) ? h("span", { class: "required" }, "required") : "",
       summary(api, field),
-      h("span", { class: "words" }, prose(merged(api, field).description)),
+      h("span", { class: "words" }, prose(resolve(api, field).description)),
       fields(api, field, { sent }))));
 }
