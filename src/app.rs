@@ -148,6 +148,7 @@ impl App {
             trusted_proxies: config.trusted_proxies.clone().into(),
             max_age: Duration::from_secs(config.max_connection_age_seconds),
             tls,
+            fault_body: None,
         };
         let data_dir = match &config.location {
             Location::Directory { path, .. } => Some(path.clone()),

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::{
     auth::credentials::Caller,
+    clock::Clock,
     error::Error,
     limits::{
         body::{CallGuard, CountedBody},
@@ -61,6 +62,26 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(gateway.clone(), limit_and_observe))
         .with_state(gateway)
+}
+
+/// A trailing slash is the same path: IMKit documents `/rooms/`.
+pub fn trim_trailing_slash<B>(mut request: http::Request<B>) -> http::Request<B> {
+    let uri = request.uri();
+    let trimmed = uri.path().strip_suffix('/');
+    if let Some(path) = trimmed.filter(|path| !path.is_empty() && !path.ends_with('/')) {
+        let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = format!("{path}{query}").parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+/// The body of an error with this status that has no request: what came is not HTTP.
+pub fn fault_body(status: StatusCode, clock: &Clock) -> String {
+    agora::fault_body(status, clock)
 }
 
 async fn no_such_path(uri: Uri) -> Response {

@@ -16,7 +16,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tonic::server::NamedService as _;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::Layer as _;
+use tower::{Layer as _, util::MapRequestLayer};
 
 use crate::{
     auth::credentials::{self, Access},
@@ -49,6 +49,7 @@ mod listener;
 mod message;
 mod metrics;
 mod narrow_window;
+mod parse_faults;
 mod routes;
 pub mod tls;
 pub mod web;
@@ -58,6 +59,7 @@ use calls::CallLayer;
 use http::Protocols;
 use listener::Failure;
 pub use listener::{Rules, Stop};
+use parse_faults::FaultBody;
 pub use routes::Routes;
 use web::Origin;
 
@@ -161,9 +163,12 @@ pub async fn serve_rest(
     access: Arc<Access>,
     stop: Stop,
 ) {
+    let clock = gateway.clock.clone();
+    let fault_body: FaultBody = Arc::new(move |status| gateway::fault_body(status, &clock));
+    let rules = Rules { name: "rest", fault_body: Some(fault_body), ..rules };
     let routes = credentials::layer(access).layer(gateway::router(gateway));
-    let service = web::wrap_rest(routes, &pages);
-    listener::serve(listener, Protocols::Auto, Rules { name: "rest", ..rules }, service, stop).await;
+    let routes = MapRequestLayer::new(gateway::trim_trailing_slash).layer(routes);
+    listener::serve(listener, Protocols::Auto, rules, web::wrap_rest(routes, &pages), stop).await;
 }
 
 /// Serves probes, metrics and backups until `stop` is true, which is after the other listeners have
@@ -190,6 +195,7 @@ pub async fn serve_admin(
         trusted_proxies: Arc::default(),
         max_age: Duration::ZERO,
         tls: None,
+        fault_body: None,
     };
     let routes = routes.with_state(admin).merge(backups).layer(middleware::from_fn(track_exchange));
     listener::serve(listener, Protocols::Auto, rules, routes, stop).await;

@@ -14,18 +14,19 @@ use axum::{
     routing::{delete, get, post},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use self::{
     directory::{create_room, create_users, delete_room, issue_token},
     envelope::{Body, Outcome, VendorRequest},
     failure::{Failure, into_message},
     fields::{
-        MuteDuration, check_name, expire_ms, json_object, path_users, timestamp_ms, usernames,
+        MuteDuration, check_name, expire_ms, json_object, optional_object, path_users,
+        timestamp_ms, usernames,
     },
     user_mute::{list_muted_users, mute_user, muted_user},
 };
-use super::wire::{self, Gateway, rpc};
+use super::wire::{Gateway, rpc};
 use crate::{
     grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
@@ -38,7 +39,7 @@ mod fields;
 mod listing;
 mod user_mute;
 
-pub(super) use failure::render;
+pub(super) use failure::{fault_body, render};
 
 /// Elements that a streamed list fetches at a time.
 const PAGE_SIZE: i32 = 1_000;
@@ -187,8 +188,7 @@ async fn list_muted(
 }
 
 async fn ban(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
-    let body = wire::bytes(body)?;
-    let body = if body.is_empty() { Map::new() } else { json_object(Ok(body))? };
+    let body = optional_object(body)?;
     let duration = match body.get("mute_duration") {
         None | Some(Value::Null) => MuteDuration::ForGood,
         value => MuteDuration::from_ms(value, request.now_ms())?,

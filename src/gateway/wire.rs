@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
 };
+use bytes::Buf as _;
 use ipnet::IpNet;
 use serde::Serialize;
 use uuid::Uuid;
@@ -100,13 +101,20 @@ pub(super) enum BadBody {
     NotAString(String),
 }
 
-/// The bytes of a body. Errors: it is too large, or incomplete.
+/// The bytes of a body, without a byte order mark. Errors: it is too large, or incomplete.
 pub(super) fn bytes(body: Result<Bytes, BytesRejection>) -> Result<Bytes, BadBody> {
-    body.map_err(|rejection| match rejection.status() {
+    let mut body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => BadBody::TooLarge,
         _ => BadBody::Incomplete,
-    })
+    })?;
+    if body.starts_with(BOM) {
+        body.advance(BOM.len());
+    }
+    Ok(body)
 }
+
+/// The byte order mark that some programs put before a text.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// A body as JSON, whatever its Content-Type: SDKs in use send none, or a form type.
 pub(super) fn json(body: Result<Bytes, BytesRejection>) -> Result<serde_json::Value, BadBody> {
@@ -125,13 +133,18 @@ pub(super) fn optional_string(
     }
 }
 
+/// The JSON of an answer.
+pub(super) fn json_text<T: Serialize>(body: &T) -> String {
+    serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned())
+}
+
 /// An answer with a JSON body.
 pub(super) fn json_response<T: Serialize>(
     status: StatusCode,
     body: &T,
     retry_after: Option<Duration>,
 ) -> Response {
-    let text = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
+    let text = json_text(body);
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
     set_retry_after(&mut response, retry_after);
     response

@@ -46,6 +46,7 @@ use super::{
     forwarded,
     h2_frames::Inspected,
     http::{HEAD_TIMEOUT, Protocols, builder},
+    parse_faults::{FaultBody, WithFaultBodies},
     tls::{self, Tls},
 };
 use crate::{
@@ -90,6 +91,8 @@ pub struct Rules {
     pub max_age: Duration,
     /// TLS, if the listener uses it.
     pub tls: Option<Arc<Tls>>,
+    /// The body of an answer to what is not HTTP; without it, such an answer has none.
+    pub fault_body: Option<FaultBody>,
 }
 
 /// The HTTP service that handles the requests of a listener.
@@ -252,7 +255,8 @@ async fn serve_requests(
         service.clone().oneshot(request)
     });
     let builder = builder(protocols);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Inspected::new(io)), service));
+    let io = WithFaultBodies::new(Inspected::new(io), rules.fault_body.clone());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     // This set is polled only when one of its futures is ready, not at each frame.
     let events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
     events.push(sleep(HEAD_TIMEOUT).map(|()| Event::FirstRequestDue).boxed());

@@ -340,3 +340,25 @@ async fn an_organization_named_as_the_page_is_still_the_vendors() {
     let (status, body) = sent(server.rest(Method::POST, "/openapi.json", &[])).await;
     assert_eq!((status, &body["error"]), (405, &json!("method_not_allowed")));
 }
+
+#[tokio::test]
+async fn a_trailing_slash_is_the_same_path() {
+    let server = Server::start().await;
+    for operation in operations(&document(&server).await) {
+        let mut request = operation.request(&server, None).build().unwrap();
+        let path = format!("{}/", request.url().path());
+        request.url_mut().set_path(&path);
+        let status = server.http.execute(request).await.unwrap().status().as_u16();
+        // It has no credentials, or no body.
+        assert!([400, 401, 403].contains(&status), "{path}: {status}");
+    }
+    let token = server.agora_token();
+    let list = |slash| {
+        let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute{slash}?pagenum=1");
+        sent(server.rest(Method::GET, &path, &[]).bearer_auth(&token))
+    };
+    assert_eq!(list("/").await, list("").await);
+    let (status, room) = server.imkit(Method::POST, "/rooms/", Some(json!({"_id": "new"}))).await;
+    assert_eq!((status, &room["result"]["_id"]), (200, &json!("new")));
+    assert_eq!(sent(server.rest(Method::GET, "/docs/page.css/x/", &[])).await.0, 404);
+}

@@ -165,7 +165,7 @@ impl Failure {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
                 "header_too_large",
                 "HeaderTooLargeException",
-                "The headers are larger than 16 KiB",
+                "The headers are larger than 16 KiB, or more than 100",
             ),
             StatusCode::INTERNAL_SERVER_ERROR => {
                 ("internal_error", "InternalErrorException", "internal error")
@@ -191,6 +191,14 @@ impl IntoResponse for Failure {
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The body of an error with this status that has no request.
+pub(in crate::gateway) fn fault_body(status: StatusCode, clock: &Clock) -> String {
+    let Failure { error, exception, description, .. } = Failure::of_status(status);
+    let error_description = &description;
+    let timestamp = clock.now_ms();
+    wire::json_text(&ErrorBody { error, exception, timestamp, duration: 0, error_description })
 }
 
 /// Writes the body of an answer that was made of a [`Failure`]. Other answers stay as they are.

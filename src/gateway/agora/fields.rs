@@ -21,6 +21,15 @@ pub(super) fn json_object(
     }
 }
 
+/// A body as a JSON object. One of nothing is an empty object, whatever an SDK sends for nothing.
+pub(super) fn optional_object(
+    body: Result<Bytes, BytesRejection>,
+) -> Result<serde_json::Map<String, Value>, Failure> {
+    let body = wire::bytes(body)?;
+    let is_nothing = matches!(body.trim_ascii(), b"" | b"null" | b"[]" | b"\"\"");
+    if is_nothing { Ok(Map::new()) } else { json_object(Ok(body)) }
+}
+
 /// A `ttl` in seconds, as a number or a string.
 pub(super) fn ttl(value: Option<&Value>) -> Result<Option<i64>, Failure> {
     let seconds = match value {

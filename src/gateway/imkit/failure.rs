@@ -129,7 +129,7 @@ impl Failure {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
                 "Request Header Fields Too Large",
                 "HEADER_TOO_LARGE",
-                "The headers are larger than 16 KiB",
+                "The headers are larger than 16 KiB, or more than 100",
             ),
             StatusCode::INTERNAL_SERVER_ERROR => {
                 ("Internal Server Error", "INTERNAL_ERROR", "internal error")

@@ -157,3 +157,29 @@ async fn an_empty_list_of_users_is_refused() {
     );
     assert_golden("error_empty", room(&server, Method::DELETE, "/white/users/,", None).await);
 }
+
+#[tokio::test]
+async fn a_ban_takes_every_body_of_nothing() {
+    let server = Server::start().await;
+    let token = server.agora_token();
+    for body in ["", " ", "null", "[]", "{}", "\"\"", "\u{feff}{}\n"] {
+        let ban = room_request(&server, Method::POST, "/ban", &token).body(body);
+        assert_eq!(sent(ban).await.1["data"]["expire"], json!(4_638_873_600_000_u64), "{body:?}");
+    }
+    for body in ["5", "[1]", "\"x\"", "true"] {
+        let ban = room_request(&server, Method::POST, "/ban", &token).body(body);
+        assert_eq!(sent(ban).await.1["error"], json!("illegal_argument"), "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_a_body_is_skipped() {
+    let server = Server::start().await;
+    let body = "\u{feff}{\"usernames\":[\"user1\"],\"mute_duration\":-1}";
+    let mute = room_request(&server, Method::POST, "/mute", &server.agora_token()).body(body);
+    assert_eq!(sent(mute).await.0, 200);
+    let room = server.rest(Method::POST, "/rooms", &[API_KEY]).body("\u{feff}{\"_id\":\"r\"}");
+    assert_eq!(sent(room).await.0, 200);
+    let twice = room_request(&server, Method::POST, "/mute", &server.agora_token());
+    assert_eq!(sent(twice.body(format!("\u{feff}{body}"))).await.1["error"], json!("json_parse"));
+}

@@ -1,5 +1,10 @@
 //! Calls that are refused, each with its documented error.
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use super::*;
 
 #[tokio::test]
@@ -149,7 +154,7 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
         "/chatgroups",
         "/chatrooms/1/mutes",
         "/",
-        "/chatrooms/1/mute/",
+        "/chatrooms/1/mute//",
         "/chatrooms/1/mute/a/b",
         "/%ff",
     ] {
@@ -157,11 +162,9 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
     }
     assert_golden("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
     assert_golden("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
-    for (method, path) in [
-        (Method::PUT, "/mute"),
-        (Method::PATCH, "/ban"),
-        (Method::POST, "/mute/user1"),
-    ] {
+    for (method, path) in
+        [(Method::PUT, "/mute"), (Method::PATCH, "/ban"), (Method::POST, "/mute/user1")]
+    {
         assert_golden("error_method", room(&server, method, path, None).await);
     }
     assert_golden("error_method", server.agora(Method::GET, "/token", None).await);
@@ -213,4 +216,33 @@ async fn too_long_bodies_and_uris_get_the_error_envelope() {
         room(&server, Method::GET, &format!("/mute?x={}", &long[..16 << 10]), None).await,
     );
     assert_eq!(mute(&server, json!(["user1"]), json!(60_000)).await.0, 200);
+}
+
+/// Status and body of the answer to these bytes.
+async fn answer_to(server: &Server, bytes: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(server.addresses.rest).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length = format!("content-length: {}", body.len());
+    assert!(head.contains("application/json") && head.contains(&length), "{head}");
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn what_hyper_cannot_parse_gets_the_error_envelope_too() {
+    let server = Server::start().await;
+    let headers: String = (0..101).map(|number| format!("x{number}: y\r\n")).collect();
+    for (status, error, bytes) in [
+        (400, "bad_request", "no HTTP\r\n\r\n".to_owned()),
+        (400, "bad_request", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n".to_owned()),
+        (431, "header_too_large", format!("GET /me HTTP/1.1\r\n{headers}\r\n")),
+        (431, "header_too_large", format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(33_000))),
+    ] {
+        let (answered, body) = answer_to(&server, &bytes).await;
+        assert_eq!((answered, &body["error"]), (status, &json!(error)), "{body}");
+        assert_eq!(body.as_object().unwrap().len(), 5, "{body}");
+        assert_eq!(body["timestamp"], json!(START_MS));
+    }
 }
