@@ -1,7 +1,10 @@
 //! Logs, traces, and the metrics that are counted. `server/metrics.rs` adds the gauges that are
 //! read for each scrape.
 
-use std::{io::IsTerminal as _, sync::OnceLock};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::OnceLock,
+};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -14,6 +17,8 @@ use crate::visible::EscapedLines;
 
 pub mod metrics;
 pub mod traces;
+
+use metrics::METRICS;
 
 /// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -40,12 +45,15 @@ pub fn logs_are_json() -> bool {
 pub fn init_logs(format: LogFormat) {
     let are_json = format == LogFormat::Json;
     let is_terminal = std::io::stderr().is_terminal();
-    let lines = move || EscapedLines {
-        writer: std::io::stderr(),
-        are_json,
-        are_colored: is_terminal && !are_json,
+    let lines = move || {
+        CountedLines(EscapedLines {
+            writer: std::io::stderr(),
+            are_json,
+            are_colored: is_terminal && !are_json,
+        })
     };
-    let logs = tracing_subscriber::fmt::layer().with_writer(lines);
+    // It would report a failed write by `eprintln!`, which panics where standard error fails.
+    let logs = tracing_subscriber::fmt::layer().with_writer(lines).log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(levels());
     // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
@@ -53,6 +61,20 @@ pub fn init_logs(format: LogFormat) {
         LogFormat::Text => subscriber.with(logs.with_ansi(is_terminal)).try_init(),
         LogFormat::Json => subscriber.with(logs.json().flatten_event(true)).try_init(),
     };
+}
+
+/// Counts the lines that cannot be written, because the disk is full or the reader is gone. They
+/// are lost: the service goes on without a log.
+struct CountedLines<W>(W);
+
+impl<W: Write> Write for CountedLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line).inspect_err(|_| METRICS.log_line_dropped())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// The levels by target. They are those of `EnvFilter`, without its filters of spans, for which it

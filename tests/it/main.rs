@@ -39,6 +39,7 @@ mod imkit;
 mod issuers;
 mod layers;
 mod ledger;
+mod logs;
 mod lossy_disk;
 mod metrics;
 mod min_revision;
