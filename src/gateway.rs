@@ -214,7 +214,7 @@ fn refuse(uri: &Uri, status: StatusCode) -> Response {
 fn vendor(uri: &Uri) -> &'static str {
     match uri.path().split('/').nth(1) {
         Some("admin" | "me" | "rooms") => IMKIT,
-        Some("docs" | "openapi.json") => "docs",
+        Some("" | "docs" | "openapi.json") => "docs",
         _ => "agora",
     }
 }

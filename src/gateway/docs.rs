@@ -1,6 +1,6 @@
 //! The documentation of the REST API: an OpenAPI document at `/openapi.json`, and at `/docs` a page
-//! that shows the document and sends calls. Neither needs credentials, and the page loads nothing
-//! from other hosts.
+//! that shows the document and sends calls. `/` says where they are. None needs credentials, and
+//! the pages load nothing from other hosts.
 //!
 //! The document is written by hand in `docs/openapi.json`: the gateway parses bodies by hand, in
 //! the vendors' own ways, so there are no types to derive it from. `tests/it/openapi.rs` compares
@@ -11,12 +11,13 @@ use std::sync::LazyLock;
 use axum::{
     Router,
     body::Bytes,
-    http::header,
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use serde_json::json;
 
-use super::wire::Gateway;
+use super::wire::{Gateway, header_text, json_response};
 
 mod document;
 
@@ -24,9 +25,10 @@ mod document;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document::document().to_string().into());
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| format!("{}\n", document::document()).into());
 
 pub(super) fn routes() -> Router<Gateway> {
+    let root = include_bytes!("docs/root.html");
     let page = include_bytes!("docs/page.html");
     let style = include_bytes!("docs/page.css");
     let script = include_bytes!("docs/page.js");
@@ -34,7 +36,23 @@ pub(super) fn routes() -> Router<Gateway> {
     let schema = include_bytes!("docs/schema.js");
     let dom = include_bytes!("docs/dom.js");
     let icon = include_bytes!("docs/icon.svg");
+    let welcome = json!({
+        "service": "mute-service",
+        "version": env!("CARGO_PKG_VERSION"),
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+    });
+    let answer_root = async move |headers: HeaderMap| {
+        let is_browser = header_text(&headers, header::ACCEPT)
+            .is_some_and(|accepted| accepted.contains("text/html"));
+        if is_browser {
+            file("text/html; charset=utf-8", Bytes::from_static(root))
+        } else {
+            json_response(StatusCode::OK, &welcome, None)
+        }
+    };
     Router::new()
+        .route("/", get(answer_root))
         .route("/openapi.json", get(async || file("application/json", DOCUMENT.clone())))
         .route("/docs", get(async || file("text/html; charset=utf-8", Bytes::from_static(page))))
         .route(

@@ -133,9 +133,9 @@ pub(super) fn optional_string(
     }
 }
 
-/// The JSON of an answer.
+/// One line of JSON, which ends where a shell's next prompt begins.
 pub(super) fn json_text<T: Serialize>(body: &T) -> String {
-    serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned())
+    serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned()) + "\n"
 }
 
 /// An answer with a JSON body.

@@ -81,3 +81,27 @@ async fn the_vendors_web_sdks_moderate_a_room_in_chromium() {
         assert_answers(sdk, &printed(&mut command));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_docs_fit_a_phone_and_try_it_waits_for_credentials() {
+    if !has_program("chromium", "chromium") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::dev(directory.path());
+    let Some(mut command) = node("docs_page.mjs") else { return };
+    let page = printed(command.arg(server.rest()));
+    assert_eq!(
+        (&page["broken"], &page["wide"], &page["width"]),
+        (&json!([]), &json!([]), &json!(390))
+    );
+    let waits = |headers: &str| json!([true, format!("First fill in {headers}.")]);
+    assert_eq!(
+        page["before"],
+        json!([waits("Authorization"), [false, ""], waits("IM-CLIENT-KEY and IM-Authorization")])
+    );
+    assert_eq!(
+        (&page["after"], &page["status"]),
+        (&json!([[false, ""], [false, ""]]), &json!("200"))
+    );
+}

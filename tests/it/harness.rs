@@ -321,6 +321,7 @@ pub async fn sent(request: RequestBuilder) -> (u16, Value) {
     let body: Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
     assert!(body.as_object().is_some_and(|object| !object.is_empty()), "{text}");
+    assert!(text.ends_with("}\n"), "a line of a terminal ends after it: {text:?}");
     (status, body)
 }
 

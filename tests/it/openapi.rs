@@ -342,6 +342,19 @@ async fn an_organization_named_as_the_page_is_still_the_vendors() {
 }
 
 #[tokio::test]
+async fn the_root_says_what_this_is_and_links_the_docs() {
+    let server = Server::start().await;
+    let (status, body) = sent(server.rest(Method::GET, "/", &[])).await;
+    assert_eq!((status, &body["service"]), (200, &json!("mute-service")));
+    for name in ["docs", "openapi"] {
+        let linked = server.rest(Method::GET, body[name].as_str().unwrap(), &[]).send().await;
+        assert_eq!(linked.unwrap().status(), 200);
+    }
+    let page = server.rest(Method::GET, "/", &[("accept", "text/html,*/*;q=0.8")]);
+    assert!(page.send().await.unwrap().text().await.unwrap().contains("<a href=\"/docs\">"));
+}
+
+#[tokio::test]
 async fn a_trailing_slash_is_the_same_path() {
     let server = Server::start().await;
     for operation in operations(&document(&server).await) {

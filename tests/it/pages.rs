@@ -16,7 +16,9 @@ use crate::{
 mod page;
 mod run;
 
-use page::{ROOT, anchors, blocks, commands, links, masked, page, session, texts, words};
+use page::{
+    ROOT, anchors, blocks, commands, has, links, masked, page, session, shown_answers, texts, words,
+};
 use run::{Running, TIMEOUT, await_lines, is_installed, localized, printed, shell};
 
 const PAGES: [&str; 7] = [
@@ -78,6 +80,10 @@ async fn last_answer(server: &Process, directory: &Path, block: &str) -> Value {
         .filter(|command| command.starts_with("curl ") || command.starts_with("grpcurl "));
     assert_eq!(answers.len(), calls.count(), "{answers:?}");
     assert!(answers.iter().all(Value::is_object), "{answers:?}");
+    for (answer, shown) in answers.iter().zip(shown_answers(block)) {
+        let shown = shown.map(|shown| serde_json::from_str(shown).unwrap());
+        assert!(shown.as_ref().is_none_or(|shown| has(answer, shown)), "{shown:?} of {answer:#}");
+    }
     answers.pop().unwrap_or_default()
 }
 

@@ -200,7 +200,7 @@ impl VendorRequest {
             let now_ms = clock.now_ms();
             let count = count.map_or_else(String::new, |count| format!(",\"count\":{count}"));
             format!(
-                "]{count},\"timestamp\":{now_ms},\"duration\":{}}}",
+                "]{count},\"timestamp\":{now_ms},\"duration\":{}}}\n",
                 now_ms.saturating_sub(started_ms)
             )
         };

@@ -15,12 +15,12 @@ export function request(method, path, values, credentials, body) {
   return { method: method.toUpperCase(), url, headers, body: body || undefined };
 }
 
-/** The curl command that sends the same request. */
+/** The curl command that sends the same request, a line for each option. */
 export function curl({ method, url, headers, body }) {
-  const words = ["curl", "-X", method, quoted(url)];
-  for (const [name, value] of Object.entries(headers)) words.push("-H", quoted(`${name}: ${value}`));
-  if (body) words.push("-d", quoted(body));
-  return words.join(" ");
+  const words = [`curl -X ${method} ${quoted(url)}`];
+  for (const [name, value] of Object.entries(headers)) words.push(`-H ${quoted(`${name}: ${value}`)}`);
+  if (body) words.push(`-d ${quoted(body)}`);
+  return words.join(" \\\n  ");
 }
 
 /** Sends a request, and measures how long the answer takes. */

@@ -22,6 +22,11 @@ export function paragraphs(text = "") {
   return text.split("\n\n").filter(Boolean).map((part) => h("p", {}, prose(part)));
 }
 
+/** A path, which may be broken before each slash and nowhere else. */
+export function breakable(path) {
+  return path.split(/(?=\/)/).flatMap((part) => [h("wbr"), part]);
+}
+
 /** Indented JSON. */
 export function pretty(value) {
   return JSON.stringify(value, null, 2);

@@ -1,7 +1,7 @@
 // The page: the operations of /openapi.json by tag, each with a form that sends it.
 
 import { curl, rendered, request, send } from "./call.js";
-import { h, paragraphs, pretty, prose } from "./dom.js";
+import { breakable, h, paragraphs, pretty, prose } from "./dom.js";
 import { fields, resolve, summary } from "./schema.js";
 
 const METHODS = ["get", "post", "delete"];
@@ -62,6 +62,7 @@ async function fillForDev() {
     if (!app.access_token || !user.result?.token) return "This server does not run in dev mode (--dev).";
     const values = { ...keys, Bearer: app.access_token, UserToken: user.result.token };
     for (const [name, value] of Object.entries(values)) secrets[name].value = value;
+    byName("credentials").dispatchEvent(new Event("input"));
     return "Filled in.";
   } catch (error) {
     return `${error}`;
@@ -127,9 +128,19 @@ function tryIt({ path, method, operation, parameters }) {
       answer.replaceChildren(h("p", { class: "status bad" }, `No answer: ${error.message}`));
     }
   };
+  const trigger = h("button", {}, "Try it");
+  const missing = h("span", { class: "words" });
+  // A call without its credentials tells only that they are missing.
+  const refresh = () => {
+    const empty = Object.entries(credentials(operation)).filter(([, value]) => !value).map(([name]) => name);
+    trigger.disabled = empty.length > 0;
+    missing.replaceChildren(...(empty.length ? ["First fill in ", h("a", { href: "#credentials" }, empty.join(" and ")), "."] : []));
+    line.textContent = curl(buildCall());
+  };
+  byName("credentials").addEventListener("input", refresh);
   const copy = h("button", { type: "button", class: "quiet", click: () => navigator.clipboard?.writeText(curl(buildCall())) }, "Copy as curl");
-  const form = h("form", { submit, input: () => (line.textContent = curl(buildCall())) }, rows, body.row, h("p", { class: "actions" }, h("button", {}, "Try it"), copy), line, answer);
-  line.textContent = curl(buildCall());
+  const form = h("form", { submit, input: refresh }, rows, body.row, h("p", { class: "actions" }, trigger, copy, missing), line, answer);
+  refresh();
   return form;
 }
 
@@ -137,7 +148,7 @@ function operationCard(entry) {
   const { path, method, operation } = entry;
   const needs = Object.keys(operation.security?.[0] ?? {}).map((name) => header(name));
   const card = h("details", { class: "operation", id: operation.operationId, "data-words": `${method} ${path} ${operation.summary}`.toLowerCase() },
-    h("summary", {}, h("span", { class: `method ${method}` }, method.toUpperCase()), h("code", { class: "path" }, path), h("span", { class: "what" }, operation.summary)));
+    h("summary", {}, h("span", { class: `method ${method}` }, method.toUpperCase()), h("code", { class: "path" }, breakable(path)), h("span", { class: "what" }, operation.summary)));
   // The content is built when the card is first opened: the document has many operations.
   card.addEventListener("toggle", () => {
     card.append(

@@ -160,7 +160,6 @@ async fn unknown_paths_and_methods_get_the_error_envelope() {
     ] {
         assert_golden("error_no_path", server.agora(Method::GET, path, None).await);
     }
-    assert_golden("error_no_path", sent(server.rest(Method::GET, "/", &[])).await);
     assert_golden("error_no_path", sent(server.rest(Method::GET, "//", &[])).await);
     for (method, path) in
         [(Method::PUT, "/mute"), (Method::PATCH, "/ban"), (Method::POST, "/mute/user1")]

@@ -37,6 +37,29 @@ pub fn commands(block: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
+/// The comment below each call of a block in sh, if it shows a part of the answer.
+pub fn shown_answers(block: &str) -> Vec<Option<&str>> {
+    let mut shown = Vec::new();
+    for line in block.lines() {
+        match (line.strip_prefix("# {"), shown.last_mut()) {
+            (Some(_), Some(last)) => *last = Some(&line[2..]),
+            _ if line.starts_with("curl ") => shown.push(None),
+            _ => {}
+        }
+    }
+    shown
+}
+
+/// Whether an answer has what is shown of it, times and numbers aside.
+pub fn has(answer: &Value, shown: &Value) -> bool {
+    match (answer, shown) {
+        (Value::Object(answer), Value::Object(shown)) => shown
+            .iter()
+            .all(|(name, shown)| answer.get(name).is_some_and(|answer| has(answer, shown))),
+        _ => masked(answer) == masked(shown),
+    }
+}
+
 /// Where the links of a page lead, those to other sites left out.
 pub fn links(page: &str) -> impl Iterator<Item = &str> {
     let targets = page.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
