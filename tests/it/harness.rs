@@ -85,6 +85,9 @@ impl Server {
             rest_addr: free,
             admin_addr: free,
             cache_mib: Some(16),
+            // As in production, unlike dev mode.
+            grpc_web_origins: settings.grpc_web_origins.or(Some(Vec::new())),
+            rest_origins: settings.rest_origins.or(Some(Vec::new())),
             ..settings
         };
         let mut config = Config::load(settings, None, true).unwrap();

@@ -235,17 +235,17 @@ async fn an_asterisk_lets_every_page_call() {
     assert_eq!(allowed_origin(&preflight(&rest, "https://any.example").await), Some("*"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_dev_mode_pages_of_this_machine_may_call() {
-    let server = Server::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::dev(directory.path());
     for (origin, may) in [("http://localhost:3000", true), (PAGE, false), ("null", false)] {
         let expected = may.then_some(origin);
-        let rest = format!("http://{}", server.addresses.rest);
-        assert_eq!(allowed_origin(&preflight(&rest, origin).await), expected, "{origin}");
-        let url = format!("http://{}/mute.v1.MuteService/CheckSend", server.addresses.grpc);
-        let request = server.http.request(Method::OPTIONS, url).header("origin", origin);
-        let answer = request.send().await.unwrap();
-        assert_eq!(header(&answer, "access-control-allow-origin"), expected, "{origin}");
+        let answer = preflight(&process.rest(), origin).await;
+        assert_eq!(allowed_origin(&answer), expected, "{origin}");
+        let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
+        let request = Client::new().request(Method::OPTIONS, url).header("origin", origin);
+        assert_eq!(allowed_origin(&request.send().await.unwrap()), expected, "{origin}");
     }
 }
 
