@@ -138,6 +138,7 @@ impl App {
             api: Api::new(service.clone()),
             clock,
             max_users: config.max_users,
+            is_tls: tls.is_some(),
             trusted_proxies: config.trusted_proxies.clone().into(),
             load: service.load.clone(),
         };

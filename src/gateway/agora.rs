@@ -37,6 +37,7 @@ mod envelope;
 mod failure;
 mod fields;
 mod listing;
+mod uri;
 mod user_mute;
 
 pub(super) use failure::{fault_body, render};

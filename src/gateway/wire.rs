@@ -30,7 +30,9 @@ pub struct Gateway {
     pub clock: Clock,
     /// The maximum number of users in one Agora call.
     pub max_users: usize,
-    /// Proxies whose `X-Forwarded-...` headers are trusted.
+    /// Whether the listener uses TLS.
+    pub is_tls: bool,
+    /// Proxies whose `X-Forwarded-...` and `Forwarded` headers are trusted.
     pub trusted_proxies: Arc<[IpNet]>,
     /// Limits the calls that run at a time, and the memory of their messages.
     pub load: Arc<ConcurrencyLimit>,

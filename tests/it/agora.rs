@@ -376,6 +376,7 @@ async fn forwarded_uri(settings: Settings, headers: &[(&str, &str)]) -> String {
 async fn forwarded_headers_are_used_from_trusted_proxies_only() {
     let proto = ("x-forwarded-proto", "https");
     let host = ("x-forwarded-host", "a1.example.com");
+    let standard = ("forwarded", "for=\"[2001:db8::7]:4711\";proto=https;host=\"a1.example.com\"");
     let path = format!("/easemob-demo/testapp/chatrooms/{ROOM}/mute");
     for (settings, headers, expected) in [
         (unlimited(), vec![proto, host], "http://HOST"),
@@ -384,6 +385,15 @@ async fn forwarded_headers_are_used_from_trusted_proxies_only() {
         (trusting_proxies_in("127.0.0.1/32"), vec![proto], "https://HOST"),
         (trusting_proxies_in("127.0.0.1/32"), vec![host], "http://a1.example.com"),
         (trusting_proxies_in("127.0.0.1/32"), vec![], "http://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![("x-forwarded-proto", "HTTPS")], "https://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![("x-forwarded-proto", "gopher")], "http://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![standard], "https://a1.example.com"),
+        (
+            trusting_proxies_in("127.0.0.1/32"),
+            vec![("forwarded", "for=203.0.113.9;Proto=HTTPS, for=10.0.0.1;proto=http")],
+            "https://HOST",
+        ),
+        (unlimited(), vec![standard], "http://HOST"),
         (unlimited(), vec![("host", "chat.example.com")], "http://chat.example.com"),
     ] {
         assert_eq!(

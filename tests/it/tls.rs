@@ -130,6 +130,10 @@ async fn a_client_certificate_authenticates_a_service() {
         );
         assert_eq!(mute(&mut client, &[SERVICE]).await.unwrap(), "service:dev");
     }
+    let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let refused = "mute_credentials_refused_total{cause=\"unknown_certificate\"} 1\n";
+    assert!(metrics.contains(refused), "{metrics}");
     // In TLS 1.3 a client learns only with the first answer that its certificate was refused.
     if let Ok(mut client) = connect(&process, files, "servers", Some("stranger")).await {
         assert!(mute(&mut client, &[SERVICE]).await.is_err());
@@ -144,6 +148,25 @@ async fn a_client_certificate_authenticates_a_service() {
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(reqwest::get(process.rest()).await.is_err());
     assert_eq!(reqwest::get(format!("{}/livez", process.admin())).await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_over_tls_has_an_https_uri() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path();
+    Authority::new(files, "servers").issue("server", "localhost");
+    let _clients = Authority::new(files, "clients");
+    let process = start(files);
+    let rest = process.rest().trim_start_matches("http://").to_owned();
+    for (forwarded, expected) in [("", "https"), ("x-forwarded-proto: http\r\n", "https")] {
+        let head = format!(
+            "GET /app-id/Open/mutes/u HTTP/1.1\r\nhost: chat.example\r\n{forwarded}\
+             authorization: Bearer dev-service-token\r\nconnection: close\r\n\r\n"
+        );
+        let answer = over_tls(&rest, &files.join("servers.pem"), &head).await;
+        let uri = format!("\"uri\":\"{expected}://chat.example/app-id/Open/mutes/u\"");
+        assert!(answer.contains(&uri), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,11 +288,13 @@ async fn connect_over_tls(
 
 /// GET /me.
 async fn get_over_tls(addr: &str, ca: &Path) -> String {
+    over_tls(addr, ca, "GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await
+}
+
+/// The answer to a request that closes the connection.
+async fn over_tls(addr: &str, ca: &Path, head: &str) -> String {
     let mut stream = connect_over_tls(addr, ca, &[]).await.unwrap();
-    stream
-        .write_all(b"GET /me HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer

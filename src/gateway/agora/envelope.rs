@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::{
     body::Bytes,
     extract::{FromRequestParts, Path, rejection::BytesRejection},
-    http::{StatusCode, header, request::Parts},
+    http::{StatusCode, request::Parts},
     response::Response,
 };
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::{failure::Failure, uri};
 use crate::{
     auth::credentials::Caller,
     clock::Clock,
@@ -71,7 +71,7 @@ impl FromRequestParts<Gateway> for Unauthenticated {
         };
         let organization = organization.unwrap_or_default();
         let caller = wire::caller(parts);
-        let uri = full_uri(gateway, parts);
+        let uri = uri::requested(gateway, parts);
         let clock = gateway.clock.clone();
         let request_id = wire::request_id(&parts.headers);
         Ok(Self(VendorRequest {
@@ -86,28 +86,6 @@ impl FromRequestParts<Gateway> for Unauthenticated {
             started_ms,
         }))
     }
-}
-
-fn first_of(list: &str) -> Option<&str> {
-    list.split(',').next().map(str::trim)
-}
-
-/// The URI that the caller requested, without the query. Scheme and host are those in the headers
-/// of a trusted proxy, if there are any.
-fn full_uri(gateway: &Gateway, parts: &Parts) -> String {
-    // Each proxy appends to such a list; the first value is what the caller sent.
-    let forwarded = |name| {
-        wire::forwarded_headers(gateway, parts)
-            .and_then(|headers| wire::header_text(headers, name))
-            .and_then(first_of)
-    };
-    let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
-    let host =
-        forwarded("x-forwarded-host").or_else(|| wire::header_text(&parts.headers, header::HOST));
-    let host = host
-        .or_else(|| parts.uri.authority().map(|authority| authority.as_str()))
-        .unwrap_or("localhost");
-    format!("{scheme}://{host}{}", parts.uri.path())
 }
 
 #[derive(Serialize)]
