@@ -37,6 +37,8 @@ pub enum Reason {
     InvalidArgument,
     /// The call has more users than allowed.
     TooManyUsers,
+    /// The message has more bytes than its method takes.
+    MessageTooLarge,
     /// A different request has used this request id.
     RequestIdReused,
     /// The rate limit of this method in this app is reached.
@@ -64,7 +66,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the table.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidApiKey,
         Self::InvalidClientKey,
         Self::InvalidToken,
@@ -78,6 +80,7 @@ impl Reason {
         Self::OwnerNotMutable,
         Self::InvalidArgument,
         Self::TooManyUsers,
+        Self::MessageTooLarge,
         Self::RequestIdReused,
         Self::RateLimited,
         Self::QuotaExceeded,
@@ -107,6 +110,7 @@ impl Reason {
             Self::OwnerNotMutable => "OWNER_NOT_MUTABLE",
             Self::InvalidArgument => "INVALID_ARGUMENT",
             Self::TooManyUsers => "TOO_MANY_USERS",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::RequestIdReused => "REQUEST_ID_REUSED",
             Self::RateLimited => "RATE_LIMITED",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
@@ -177,6 +181,14 @@ impl Error {
     /// INVALID_ARGUMENT on this field.
     pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         Self { field: Some(field), ..Self::new(Reason::InvalidArgument, message) }
+    }
+
+    /// The message has more bytes than its method takes.
+    pub fn message_too_large(max_bytes: usize) -> Self {
+        let message = format!(
+            "the message is too large: this method takes at most {max_bytes} bytes; send it in parts"
+        );
+        Self::new(Reason::MessageTooLarge, message)
     }
 
     /// An internal error. The caller receives no detail; `cause` goes to the log.

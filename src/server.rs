@@ -59,15 +59,13 @@ use calls::CallLayer;
 use http::Protocols;
 use listener::Failure;
 pub use listener::{Rules, Stop};
+use message::UNAUTHENTICATED_MAX_BYTES;
 use parse_faults::FaultBody;
 pub use routes::Routes;
 use web::Origin;
 
 /// Enough for probes, scrapers and a backup.
 const ADMIN_CONNECTIONS: usize = 256;
-
-/// The maximum size of a message to health and reflection.
-const UNAUTHENTICATED_MAX_BYTES: usize = 4 << 10;
 
 /// All services of the gRPC listener, and what sets the status of gRPC's health service.
 pub async fn grpc_routes(

@@ -154,6 +154,7 @@ mod tests {
             "INVALID_CLIENT_KEY",
             "INVALID_CREDENTIALS",
             "INVALID_ARGUMENT",
+            "MESSAGE_TOO_LARGE",
             "REQUEST_ID_REUSED",
             "REVISION_COMPACTED",
             "WATCHER_TOO_SLOW",

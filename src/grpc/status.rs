@@ -30,7 +30,10 @@ const fn code(reason: Reason) -> Code {
         Reason::InvalidArgument | Reason::TooManyUsers | Reason::RequestIdReused => {
             Code::InvalidArgument
         }
-        Reason::RateLimited | Reason::QuotaExceeded | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::RateLimited
+        | Reason::QuotaExceeded
+        | Reason::StoreFull
+        | Reason::MessageTooLarge => Code::ResourceExhausted,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => Code::OutOfRange,
         Reason::Stopping | Reason::Overloaded | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,

@@ -191,6 +191,7 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::InvalidArgument
         | Reason::TooManyUsers
         | Reason::RequestIdReused => StatusCode::BAD_REQUEST,
+        Reason::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::RevisionCompacted | Reason::WatcherTooSlow => StatusCode::GONE,
         Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -41,6 +41,9 @@ use crate::{
 /// The service where callers without credentials get a token.
 const TOKENS: &str = "/mute.v1.TokenService/";
 
+/// Every error of this service has it.
+const GRPC_STATUS_DETAILS: &str = "grpc-status-details-bin";
+
 // Parsed once, because each call looks them up.
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -161,6 +164,7 @@ where
             Err(refusal) => Err(refusal),
         };
         let is_unary = has_unary_request && !call.method.is_stream;
+        let response = response.and_then(|response| translate_too_large(call.method, response));
         let response =
             response.and_then(|response| counted(call.method, is_unary, response, guard));
         call.end(response.as_ref().map_or_else(Status::code, |response| code(response.headers())));
@@ -179,6 +183,23 @@ fn admit<ReqBody>(
         permit.acquire(if is_stream { Resource::Stream } else { Resource::Call }, 1)?;
     }
     Ok(Request::from_parts(head, message))
+}
+
+/// The response, unless it says that tonic found the message too large: it says so with
+/// OUT_OF_RANGE, which here means *list again*. Errors: MESSAGE_TOO_LARGE.
+fn translate_too_large<ResBody>(
+    method: &Method,
+    response: Response<ResBody>,
+) -> Result<Response<ResBody>, Status> {
+    let head = response.headers();
+    if code(head) != Code::OutOfRange || head.contains_key(GRPC_STATUS_DETAILS) {
+        return Ok(response);
+    }
+    Err(if method.is_ours {
+        message::too_large(&format!("/{}", method.name()))
+    } else {
+        message::too_large(message::HEALTH)
+    })
 }
 
 /// The response, with a body that holds the permit until it is sent. Errors: OVERLOADED.

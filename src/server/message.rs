@@ -23,13 +23,15 @@ use crate::{
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// The default limit of a message: a hundred users, or a profile.
 const DEFAULT_MAX_BYTES: usize = 128 << 10;
-/// Methods with another limit: batches (1,000 pairs of the longest ids, 10,000 users), and methods
-/// that need no credentials.
+/// The limit of a message to a method that needs no credentials.
+pub(super) const UNAUTHENTICATED_MAX_BYTES: usize = 4 << 10;
+/// Paths of methods with another limit, or how they begin: batches (1,000 pairs of the longest ids,
+/// 10,000 users), and methods that need no credentials.
 const MAX_BYTES: [(&str, usize); 4] = [
     ("/mute.v1.MuteService/BatchCheckSend", 512 << 10),
     ("/mute.v1.MuteService/FilterRecipients", 5 << 19),
-    ("/mute.v1.TokenService/IssueToken", 4 << 10),
-    (HEALTH, 4 << 10),
+    ("/mute.v1.TokenService/", UNAUTHENTICATED_MAX_BYTES),
+    ("/grpc.", UNAUTHENTICATED_MAX_BYTES),
 ];
 /// gRPC's prefix of each message: a compression flag and the length.
 const PREFIX_BYTES: usize = 5;
@@ -78,8 +80,8 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
     }
 }
 
-/// Reads the whole message of a call at this path. Errors: OVERLOADED; INVALID_ARGUMENT if it is
-/// too large or has too many fields; DEADLINE_EXCEEDED if it does not arrive within `timeout`.
+/// Reads the whole message of a call at this path. Errors: OVERLOADED; MESSAGE_TOO_LARGE;
+/// INVALID_ARGUMENT if it has too many fields, or another one follows; DEADLINE_EXCEEDED if it does not arrive within `timeout`.
 pub(super) async fn read_whole<B>(
     path: &str,
     body: &mut B,
@@ -93,11 +95,7 @@ where
     let message =
         message::read_whole(body, max_bytes, permit, timeout).await.map_err(
             |error| match error {
-                ReadError::TooLarge => Error::invalid(
-                    "message",
-                    format!("a message to this method has at most {max_bytes} bytes"),
-                )
-                .into(),
+                ReadError::TooLarge => too_large(path),
                 ReadError::TimedOut => {
                     Status::deadline_exceeded("the request message did not arrive in time")
                 }
@@ -105,6 +103,10 @@ where
                 ReadError::Transport(error) => Status::from_error(error),
             },
         )?;
+    // A message that is cut off after its prefix.
+    if declared_bytes(&message).is_some_and(|bytes| bytes > max_bytes as u64) {
+        return Err(too_large(path));
+    }
     if !has_one_message(&message) {
         return Err(Error::invalid("message", "a unary call has exactly one message").into());
     }
@@ -118,19 +120,28 @@ where
     Ok(message)
 }
 
+/// The refusal of a message to the method at this path.
+pub(super) fn too_large(path: &str) -> Status {
+    Error::message_too_large(max_bytes_of(path)).into()
+}
+
 fn max_bytes_of(path: &str) -> usize {
     MAX_BYTES
         .iter()
-        .find(|(other, _)| *other == path)
+        .find(|(start, _)| path.starts_with(start))
         .map_or(DEFAULT_MAX_BYTES, |(_, bytes)| *bytes)
+}
+
+/// The length that the prefix of the first message declares, if there is one.
+fn declared_bytes(framed: &[u8]) -> Option<u64> {
+    let &[_, a, b, c, d] = framed.first_chunk::<PREFIX_BYTES>()?;
+    Some(u32::from_be_bytes([a, b, c, d]).into())
 }
 
 /// Whether nothing follows the first message. A truncated message passes here and fails to decode.
 fn has_one_message(framed: &[u8]) -> bool {
-    let Some((&[_, a, b, c, d], message)) = framed.split_first_chunk::<PREFIX_BYTES>() else {
-        return true;
-    };
-    message.len() as u64 <= u64::from(u32::from_be_bytes([a, b, c, d]))
+    let message_bytes = framed.len().saturating_sub(PREFIX_BYTES) as u64;
+    declared_bytes(framed).is_none_or(|bytes| message_bytes <= bytes)
 }
 
 /// How many fields the message has; each repetition counts. It is not decoded, so that a message of

@@ -70,6 +70,7 @@ mod stopping;
 mod style;
 mod tenants;
 mod tls;
+mod too_large;
 mod tools;
 mod traces;
 mod user_mutes;

@@ -126,6 +126,7 @@ impl Failure {
             ),
             Reason::InvalidArgument | Reason::RequestIdReused => Self::argument(message()),
             Reason::TooManyUsers => Self::too_many(message()),
+            Reason::MessageTooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
             Reason::QuotaExceeded => {
                 Self::new(403, "exceed_limit", "ExceedLimitException", message())
             }

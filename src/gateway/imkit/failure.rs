@@ -101,6 +101,7 @@ impl Failure {
             | Reason::InvalidArgument
             | Reason::TooManyUsers
             | Reason::RequestIdReused => Self::invalid(message),
+            Reason::MessageTooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
             Reason::QuotaExceeded => Self::new(403, "Forbidden", "QUOTA_EXCEEDED", message),
             Reason::RateLimited => {
                 Self::new(429, "Too Many Requests", "RATE_LIMIT_EXCEEDED", message)
