@@ -7,3 +7,4 @@ pub mod connection;
 pub mod holder;
 pub mod message;
 pub mod rate;
+pub mod window;

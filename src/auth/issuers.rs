@@ -10,7 +10,7 @@
 //! `jsonwebtoken` checks signatures. Crates that also fetch keys, such as `jwt-authorizer`, bring
 //! another HTTP client, and another clock than the service's.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
@@ -23,7 +23,11 @@ use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use self::{keys::Keys, source::Source};
 use super::{Principal, ServiceAccount, secret::KeyHash};
 use crate::{
-    error::Refusal, files::FileWatcher, limits::holder::Site, telemetry::metrics::METRICS,
+    clock::Clock,
+    error::Refusal,
+    files::FileWatcher,
+    limits::{holder::Site, window::WindowLimiter},
+    telemetry::metrics::METRICS,
 };
 
 mod config;
@@ -41,7 +45,7 @@ const MIN_REFRESH_DELAY: Duration = Duration::from_secs(10);
 const CACHE_ENTRIES: usize = 16_384;
 /// Invalid tokens that are verified for one address per second; after that its uncached tokens are
 /// refused unverified. An RSA-4096 signature takes 1.5 ms.
-const MAX_FAILURES: u32 = 100;
+const MAX_FAILURES: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
 /// All issuers, and the services of their subjects.
 pub(super) struct Issuers {
@@ -50,8 +54,8 @@ pub(super) struct Issuers {
     verified: Cache<KeyHash, Arc<Verified>>,
     /// Invalid tokens, with the keys they were verified with and what was wrong.
     rejected: Cache<KeyHash, (Arc<Keys>, Refusal)>,
-    /// Invalid tokens by site: in which second of the clock, and how many.
-    failures: Cache<Site, (u64, u32)>,
+    /// Invalid tokens by site.
+    failures: WindowLimiter<Site>,
     /// Tasks that refresh keys; they end with this set of issuers.
     refreshers: JoinSet<()>,
 }
@@ -137,7 +141,7 @@ impl Issuers {
                 accounts,
                 verified: Cache::new(CACHE_ENTRIES),
                 rejected: Cache::new(CACHE_ENTRIES),
-                failures: Cache::new(CACHE_ENTRIES),
+                failures: WindowLimiter::new(MAX_FAILURES),
                 refreshers: JoinSet::new(),
             })
         } else {
@@ -186,7 +190,7 @@ impl Issuers {
         name: &str,
         token: &str,
         hash: KeyHash,
-        now_ms: u64,
+        clock: &Clock,
         site: Option<Site>,
     ) -> Result<Principal, Refusal> {
         let issuer = self.issuers.get(name).ok_or(Refusal::UnknownIssuer)?;
@@ -197,23 +201,19 @@ impl Issuers {
         {
             return Err(refusal);
         }
-        let second = now_ms / 1_000;
-        let failures = site
-            .and_then(|site| self.failures.get(&site))
-            .filter(|(at, _)| *at == second)
-            .map_or(0, |(_, count)| count);
-        if failures >= MAX_FAILURES {
+        if site.as_ref().is_some_and(|site| self.failures.is_full(site, clock.monotonic())) {
             return Err(Refusal::TooMany);
         }
-        let claims = match issuer.claims(token, &header, &keys, now_ms) {
+        let claims = match issuer.claims(token, &header, &keys, clock.now_ms()) {
             Ok(claims) => claims,
             Err(refusal) => {
                 // The time alone makes an early token valid.
                 if refusal != Refusal::NotYetValid {
                     self.rejected.insert(hash, (keys, refusal));
                 }
-                let count = (second, failures + 1);
-                site.into_iter().for_each(|site| self.failures.insert(site, count));
+                if let Some(site) = site {
+                    let _ = self.failures.count(site, NonZeroU32::MIN, clock.monotonic());
+                }
                 return Err(refusal);
             }
         };

@@ -1,23 +1,13 @@
 //! Rate limits: how often one method may be called in one app, and how often by one user. Internal
 //! services are not limited, because they ask on every message.
 //!
-//! Admins, staff and other users have separate token buckets, so that users cannot starve admins
-//! and staff, nor staff the admins. A method that needs staff rights counts against the staff's
-//! bucket only after the right was checked, so that a user without it spends only its own bucket.
+//! Admins, staff and other users are counted separately, so that users cannot starve admins and
+//! staff, nor staff the admins. A method that needs staff rights counts for the staff only after
+//! the right was checked, so that a user without it spends only its own calls.
 
-use std::{
-    hash::Hash,
-    num::NonZeroU32,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{hash::Hash, num::NonZeroU32, time::Duration};
 
-use governor::{
-    InsufficientCapacity, Quota, RateLimiter, clock, middleware::NoOpMiddleware,
-    state::keyed::HashMapStateStore,
-};
-
-use super::holder::Site;
+use super::{holder::Site, window::WindowLimiter};
 use crate::{
     clock::Clock,
     error::{Error, Reason},
@@ -35,8 +25,6 @@ const STAFF_METHODS: [&str; 9] = [
     "ListAllowedMembers",
     "ListEvents",
 ];
-/// When a limiter has this many buckets, full ones are evicted, at most once a second.
-const EVICT_FROM_BUCKETS: usize = 100_000;
 /// The allowed rate of wrong client secrets is the rate of tokens divided by this.
 const TOKENS_PER_GUESS: u32 = 10;
 /// Chunks of history (250 events) that may be read for an app, for each call of one method that the
@@ -60,29 +48,26 @@ pub enum RateSubject<'a> {
 
 /// App number and method.
 type Key = (usize, &'static str);
-type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Clock, NoOpMiddleware<Duration>>;
 
-/// The token buckets of all limits; a limit that is off has none.
+/// What is counted for each limit; nothing for a limit that is off.
 pub struct Limits {
     /// Calls of admins, by app and method.
-    admins: Option<Limiter<Key>>,
+    admins: Option<WindowLimiter<Key>>,
     /// Calls that users make as staff, by app and method.
-    staff: Option<Limiter<Key>>,
+    staff: Option<WindowLimiter<Key>>,
     /// Calls of all users of an app, by app and method.
-    users: Option<Limiter<Key>>,
+    users: Option<WindowLimiter<Key>>,
     /// Calls of one user of an app, all methods together.
-    one_user: Option<Limiter<(usize, String)>>,
+    one_user: Option<WindowLimiter<(usize, String)>>,
     /// Chunks of history read in an app, by whether a user asked.
-    history: Option<Limiter<(usize, bool)>>,
+    history: Option<WindowLimiter<(usize, bool)>>,
     /// Pages after the first of complete lists, by whether a user asked.
-    pages: Option<Limiter<(usize, bool)>>,
+    pages: Option<WindowLimiter<(usize, bool)>>,
     /// Chunks of history read for the watches of an app.
-    watch_history: Option<Limiter<usize>>,
-    tokens: Option<Limiter<usize>>,
-    guesses: Option<Limiter<GuessKey>>,
+    watch_history: Option<WindowLimiter<usize>>,
+    tokens: Option<WindowLimiter<usize>>,
+    guesses: Option<WindowLimiter<GuessKey>>,
     clock: Clock,
-    /// When buckets were last evicted, in whole seconds.
-    evicted_at_s: AtomicU64,
 }
 
 /// What wrong client secrets are counted by.
@@ -103,36 +88,27 @@ pub struct Rates {
     pub tokens: u32,
 }
 
-impl clock::Clock for Clock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.monotonic()
-    }
-}
-
 impl Limits {
     /// Limits with these rates.
     #[must_use]
     pub fn new(rates: Rates, clock: &Clock) -> Self {
         let Rates { calls, user_calls, tokens } = rates;
         Self {
-            admins: limiter(calls, clock),
-            staff: limiter(calls, clock),
-            users: limiter(calls, clock),
-            one_user: limiter(user_calls, clock),
-            history: limiter(calls.saturating_mul(CHUNKS_PER_CALL), clock),
-            pages: limiter(calls, clock),
-            watch_history: limiter(calls.saturating_mul(CHUNKS_PER_CALL), clock),
-            tokens: limiter(tokens, clock),
-            guesses: limiter(tokens.div_ceil(TOKENS_PER_GUESS), clock),
+            admins: limiter(calls),
+            staff: limiter(calls),
+            users: limiter(calls),
+            one_user: limiter(user_calls),
+            history: limiter(calls.saturating_mul(CHUNKS_PER_CALL)),
+            pages: limiter(calls),
+            watch_history: limiter(calls.saturating_mul(CHUNKS_PER_CALL)),
+            tokens: limiter(tokens),
+            guesses: limiter(tokens.div_ceil(TOKENS_PER_GUESS)),
             clock: clock.clone(),
-            evicted_at_s: AtomicU64::new(0),
         }
     }
 
     /// Counts `calls` that begin together, capped at the rate of one second. Errors: RATE_LIMITED;
-    /// for a user's call the user's own bucket may be spent then, the app's is not.
+    /// for a user's call the user's own calls may be spent then, the app's are not.
     pub fn calls(
         &self,
         calls: NonZeroU32,
@@ -181,21 +157,20 @@ impl Limits {
     /// Counts a page after the first of a complete list. Errors: how long to wait for it.
     pub fn page(&self, app: usize, subject: RateSubject<'_>) -> Result<(), Duration> {
         let Some(is_user) = is_user(subject) else { return Ok(()) };
-        self.check(self.pages.as_ref(), &(app, is_user))
+        self.check(self.pages.as_ref(), (app, is_user))
     }
 
     /// Counts one chunk of history that is read for a watch. Errors: how long to wait for it.
     pub fn watched(&self, app: usize, subject: RateSubject<'_>) -> Result<(), Duration> {
-        is_user(subject).map_or(Ok(()), |_| self.check(self.watch_history.as_ref(), &app))
+        is_user(subject).map_or(Ok(()), |_| self.check(self.watch_history.as_ref(), app))
     }
 
-    fn check<K: Clone + Hash + Eq>(
+    fn check<K: Hash + Eq>(
         &self,
-        limiter: Option<&Limiter<K>>,
-        key: &K,
+        limiter: Option<&WindowLimiter<K>>,
+        key: K,
     ) -> Result<(), Duration> {
-        let Some(limiter) = limiter else { return Ok(()) };
-        limiter.check_key(key).map_err(|until| until.wait_time_from(self.clock.monotonic()))
+        limiter.map_or(Ok(()), |limiter| limiter.count(key, ONE_CALL, self.clock.monotonic()))
     }
 
     /// Counts a token issued. Errors: RATE_LIMITED.
@@ -219,30 +194,17 @@ impl Limits {
         .and(by_client)
     }
 
-    fn is_first_in_second(&self) -> bool {
-        let now_s = self.clock.monotonic().as_secs();
-        self.evicted_at_s.swap(now_s, Ordering::Relaxed) != now_s
-    }
-
-    fn count<K: Clone + Hash + Eq>(
+    fn count<K: Hash + Eq>(
         &self,
         calls: NonZeroU32,
-        limiter: Option<&Limiter<K>>,
+        limiter: Option<&WindowLimiter<K>>,
         key: K,
         message: &str,
     ) -> Result<(), Error> {
         let Some(limiter) = limiter else { return Ok(()) };
-        // This scans all buckets.
-        if limiter.len() >= EVICT_FROM_BUCKETS && self.is_first_in_second() {
-            limiter.retain_recent();
-        }
-        let counted = limiter.check_key_n(&key, calls).or_else(|InsufficientCapacity(capacity)| {
-            let capacity = NonZeroU32::new(capacity).unwrap_or(ONE_CALL);
-            limiter.check_key_n(&key, capacity)
-        });
-        counted.unwrap_or(Ok(())).map_err(|until| {
-            let wait = until.wait_time_from(self.clock.monotonic());
-            Error { retry_after: Some(wait), ..Error::new(Reason::RateLimited, message) }
+        limiter.count(key, calls, self.clock.monotonic()).map_err(|wait| Error {
+            retry_after: Some(wait),
+            ..Error::new(Reason::RateLimited, message)
         })
     }
 }
@@ -256,13 +218,15 @@ fn is_user(subject: RateSubject<'_>) -> Option<bool> {
     }
 }
 
-fn limiter<K: Clone + Hash + Eq>(rate: u32, clock: &Clock) -> Option<Limiter<K>> {
-    Some(Limiter::hashmap_with_clock(Quota::per_second(NonZeroU32::new(rate)?), clock.clone()))
+fn limiter<K: Hash + Eq>(rate: u32) -> Option<WindowLimiter<K>> {
+    NonZeroU32::new(rate).map(WindowLimiter::new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::window::EVICT_FROM_KEYS;
+
     #[test]
     fn the_rate_is_per_second_app_and_method() {
         let clock = Clock::manual(1_700_000_000_000);
@@ -275,7 +239,7 @@ mod tests {
         assert!(
             error
                 .and_then(|error| error.retry_after)
-                .is_some_and(|wait| wait <= Duration::from_millis(10))
+                .is_some_and(|wait| wait == Duration::from_secs(1))
         );
         assert!(limits.calls(ONE_CALL, 0, RateSubject::Admin, "UnmuteMembers").is_ok());
         assert!(limits.calls(ONE_CALL, 1, RateSubject::Admin, "MuteMembers").is_ok());
@@ -285,6 +249,48 @@ mod tests {
         );
         assert!((0..3).all(|_| limits.token(0).is_ok()));
         assert!(limits.token(0).is_err());
+    }
+
+    #[test]
+    fn no_second_has_more_than_the_rate() {
+        type Count = fn(&Limits) -> bool;
+        let rates = Rates { calls: 100, user_calls: 20, tokens: 30 };
+        let kinds: [(&str, usize, Count); 9] = [
+            ("admins", 100, |limits| {
+                limits.calls(ONE_CALL, 0, RateSubject::Admin, "MuteMembers").is_ok()
+            }),
+            ("staff", 100, |limits| limits.staff(0, "MuteMembers").is_ok()),
+            ("users", 100, |limits| {
+                let users = ["1", "2", "3", "4", "5", "6", "7"].into_iter();
+                let call = |user| limits.calls(ONE_CALL, 0, RateSubject::User(user), "GetClient");
+                users.map(call).any(|counted| counted.is_ok())
+            }),
+            ("one user", 20, |limits| {
+                limits.calls(ONE_CALL, 0, RateSubject::User("u"), "MuteMembers").is_ok()
+            }),
+            ("history", 400, |limits| limits.history(0, RateSubject::Admin).is_ok()),
+            ("pages", 100, |limits| limits.page(0, RateSubject::Admin).is_ok()),
+            ("watched history", 400, |limits| limits.watched(0, RateSubject::Admin).is_ok()),
+            ("tokens", 30, |limits| limits.token(0).is_ok()),
+            ("guesses", 3, |limits| limits.guess("client", None).is_ok()),
+        ];
+        for (kind, rate, count) in kinds {
+            let clock = Clock::manual(0);
+            let limits = Limits::new(rates, &clock);
+            let mut accepted = Vec::new();
+            // The first second has few calls, so that a token bucket would be full after it.
+            for at_ms in (0..5_000).step_by(7) {
+                let attempts = if at_ms < 990 { 1 } else { 10 };
+                let made = (0..attempts).filter(|_| count(&limits)).count();
+                accepted.extend(std::iter::repeat_n(at_ms, made));
+                clock.advance(Duration::from_millis(7));
+            }
+            let in_second = |start: u64| {
+                accepted.iter().filter(|at| (start..start + 1_000).contains(*at)).count()
+            };
+            let most = accepted.iter().map(|start| in_second(*start)).max();
+            assert_eq!(most, Some(rate), "{kind}");
+        }
     }
 
     #[test]
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn users_spend_only_their_own_buckets() {
+    fn users_spend_only_their_own_calls() {
         let limits =
             Limits::new(Rates { calls: 100, user_calls: 20, tokens: 3 }, &Clock::manual(0));
         let made = |name: &str, method| {
@@ -318,7 +324,7 @@ mod tests {
             ["2", "3", "4", "5", "6"].map(|name| made(name, "CheckSend")).iter().sum::<usize>(),
             80
         );
-        // Attempts at methods of staff do not spend the bucket of users.
+        // Attempts at methods of staff do not spend the calls of users.
         assert_eq!(
             ["7", "8", "9", "10", "11", "12"].map(|name| made(name, "MuteMembers")),
             [20; 6]
@@ -339,22 +345,22 @@ mod tests {
     }
 
     #[test]
-    fn full_buckets_are_evicted_once_a_second() {
+    fn keys_without_recent_calls_are_evicted_once_a_second() {
         let clock = Clock::manual(0);
         let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
         clock.advance(Duration::from_secs(1));
         let call = |number: usize| {
             limits.calls(ONE_CALL, 0, RateSubject::User(&number.to_string()), "CheckSend").unwrap()
         };
-        let bucket_count = || limits.one_user.as_ref().map_or(0, Limiter::len);
-        (0..EVICT_FROM_BUCKETS + 10).for_each(call);
-        assert_eq!(bucket_count(), EVICT_FROM_BUCKETS + 10, "all have called just now");
+        let key_count = || limits.one_user.as_ref().map_or(0, WindowLimiter::len);
+        (0..EVICT_FROM_KEYS + 10).for_each(call);
+        assert_eq!(key_count(), EVICT_FROM_KEYS + 10, "all have called just now");
         clock.advance(Duration::from_millis(500));
-        call(EVICT_FROM_BUCKETS + 10);
-        assert_eq!(bucket_count(), EVICT_FROM_BUCKETS + 11, "already scanned within this second");
+        call(EVICT_FROM_KEYS + 10);
+        assert_eq!(key_count(), EVICT_FROM_KEYS + 11, "already scanned within this second");
         clock.advance(Duration::from_millis(600));
-        call(EVICT_FROM_BUCKETS + 11);
-        assert!(bucket_count() < 10, "{}", bucket_count());
+        call(EVICT_FROM_KEYS + 11);
+        assert!(key_count() < 10, "{}", key_count());
     }
 
     #[test]

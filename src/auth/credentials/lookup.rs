@@ -121,16 +121,15 @@ impl Credentials {
     /// The principal of the token in the header `Authorization`.
     fn authorized(&self, token: &str, site: Option<Site>) -> Result<Principal, Refusal> {
         let hash = KeyHash::of(token);
-        let now_ms = self.clock.now_ms();
         if let Some(service) = self.services_by_token.get(&hash) {
             return Ok(Principal::Service(service.clone()));
         }
-        if let Some(service) = self.issuers.cached(&hash, now_ms) {
+        if let Some(service) = self.issuers.cached(&hash, self.clock.now_ms()) {
             return Ok(service);
         }
         let unverified = Unverified::read(token)?;
         if let Some(issuer) = unverified.issuer().filter(|name| self.issuers.contains(name)) {
-            return self.issuers.verify(issuer, token, hash, now_ms, site);
+            return self.issuers.verify(issuer, token, hash, &self.clock, site);
         }
         match &unverified.app {
             Some(key) => self.bearer(self.apps.get(key).map_err(|_| Refusal::UnknownApp)?, token),
