@@ -111,22 +111,7 @@ pub enum Action<'a> {
 pub fn may(principal: &Principal, action: Action<'_>) -> bool {
     match principal {
         Principal::AppAdmin { .. } => true,
-        Principal::Service(service) => service.scopes.contains(&match action {
-            Action::CheckSend { .. }
-            | Action::SeeRoom
-            | Action::ListRoom { .. }
-            | Action::ListMutedUsers
-            | Action::FilterRecipients
-            | Action::SeeClient { .. }
-            | Action::ListDirectory
-            | Action::Watch
-            | Action::ListEvents { .. } => Scope::Check,
-            Action::Moderate { .. }
-            | Action::MuteUser
-            | Action::MuteNotifications { .. }
-            | Action::IssueUserToken => Scope::Write,
-            Action::WriteDirectory => Scope::Admin,
-        }),
+        Principal::Service(service) => service.scopes.contains(&needed_scope(action)),
         Principal::User { user: own, .. } => match action {
             Action::CheckSend { user }
             | Action::SeeClient { user }
@@ -144,6 +129,57 @@ pub fn may(principal: &Principal, action: Action<'_>) -> bool {
             | Action::IssueUserToken => false,
         },
     }
+}
+
+/// The scope that a service needs for this.
+const fn needed_scope(action: Action<'_>) -> Scope {
+    match action {
+        Action::CheckSend { .. }
+        | Action::SeeRoom
+        | Action::ListRoom { .. }
+        | Action::ListMutedUsers
+        | Action::FilterRecipients
+        | Action::SeeClient { .. }
+        | Action::ListDirectory
+        | Action::Watch
+        | Action::ListEvents { .. } => Scope::Check,
+        Action::Moderate { .. }
+        | Action::MuteUser
+        | Action::MuteNotifications { .. }
+        | Action::IssueUserToken => Scope::Write,
+        Action::WriteDirectory => Scope::Admin,
+    }
+}
+
+/// PERMISSION_DENIED for a principal that may not do this. It says who may.
+#[must_use]
+pub fn denied(principal: &Principal, action: Action<'_>) -> Error {
+    let message = match (principal, action) {
+        (Principal::Service(_), _) => match needed_scope(action) {
+            Scope::Check => "this service needs the scope \"check\" for this",
+            Scope::Write => "this service needs the scope \"write\" for this",
+            Scope::Admin => "this service needs the scope \"admin\" for this",
+        },
+        (_, Action::ListRoom { .. } | Action::Moderate { .. } | Action::ListEvents { .. }) => {
+            "of the users, only the owner and the admins of a room may do this, in that room"
+        }
+        (
+            _,
+            Action::CheckSend { .. } | Action::SeeClient { .. } | Action::MuteNotifications { .. },
+        ) => "a user may do this for itself only",
+        (
+            _,
+            Action::SeeRoom
+            | Action::MuteUser
+            | Action::ListMutedUsers
+            | Action::FilterRecipients
+            | Action::ListDirectory
+            | Action::WriteDirectory
+            | Action::Watch
+            | Action::IssueUserToken,
+        ) => "users may not do this; services and app admins may",
+    };
+    Error::new(Reason::PermissionDenied, message)
 }
 
 /// Whether this principal may take a backup. A backup holds the records of all apps, so a service

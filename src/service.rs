@@ -39,10 +39,10 @@ use crate::{
         Action, Principal,
         apps::App,
         credentials::{Access, Caller},
-        may,
+        denied, may,
     },
     clock::Clock,
-    error::{Error, Reason},
+    error::Error,
     limits::concurrency::ConcurrencyLimit,
     limits::rate::Limits,
     model::{Event, EventKind, Expire, Provenance, RequestId, Restriction, RoomId, UserId},
@@ -147,11 +147,7 @@ pub struct Committed<T> {
 impl RequestContext {
     /// Checks that the caller may do this. Errors: PERMISSION_DENIED.
     fn permit(&self, action: Action<'_>) -> Result<(), Error> {
-        if may(&self.principal, action) {
-            Ok(())
-        } else {
-            Err(Error::new(Reason::PermissionDenied, "the caller may not do this"))
-        }
+        if may(&self.principal, action) { Ok(()) } else { Err(denied(&self.principal, action)) }
     }
 
     /// The app key.

@@ -319,7 +319,8 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
         backup::restore(&file, &data_dir, now_ms, &bytes_read(&file))?;
     say(&content.report(header.revision).to_string());
     complain(&format!(
-        "The store is at revision {revision}. Watchers of the lost store must list and watch again."
+        "The store is at revision {revision}, above all that the lost store can have issued. \
+         Watchers of the lost store must list and watch again."
     ));
     Ok(())
 }

@@ -140,7 +140,12 @@ pub enum Command {
     Check(Member),
     /// Print the changes of the app or of one room as they happen, until Ctrl-C; reconnects if the
     /// service restarts
-    #[command(after_help = "Example: mute-service ctl watch --room 1265710621211")]
+    #[command(after_help = concat!(
+        "Revisions rise with each change, with gaps: other apps have numbers too, a cluster gives\n",
+        "out near multiples of 128, and a restored store goes on far above the lost one. No change\n",
+        "is missing: where some are no longer kept, the output says so.\n\n",
+        "Example: mute-service ctl watch --room 1265710621211"
+    ))]
     Watch {
         /// Watch only this room
         #[arg(long, value_name = "ROOM")]

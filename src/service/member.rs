@@ -125,7 +125,11 @@ impl Service {
             None => Ok(()),
             Some(owner) => Err(Error {
                 users: vec![owner],
-                ..Error::new(Reason::OwnerNotMutable, "the owner of a room cannot be muted in it")
+                ..Error::new(
+                    Reason::OwnerNotMutable,
+                    "the owner of a room cannot be muted in it; a mute from before the user became \
+                     the owner stays in force: it can be removed, but not changed",
+                )
             }),
         }
     }

@@ -43,6 +43,7 @@ mod logs;
 mod lossy_disk;
 mod metrics;
 mod min_revision;
+mod moderators;
 mod modes;
 mod network;
 mod notifications;

@@ -418,7 +418,7 @@ async fn users_may_not_mute_or_list_across_the_app() {
     let request = server.rest(Method::POST, "/easemob-demo/testapp/mutes", &headers);
     let (status, body) =
         sent(request.body(json!({"username": "user1", "chatroom": 0}).to_string())).await;
-    golden("agora", "error_forbidden", status, body);
+    golden("agora", "error_not_for_users", status, body);
 }
 
 fn assert_golden(name: &str, (status, body): (u16, Value)) {
