@@ -8,14 +8,16 @@ use rustix::fs::Mode;
 
 use crate::{app::Failure, ctl, telemetry};
 
+mod completions;
 mod credentials;
 mod output;
 mod progress;
 mod serve;
 mod source;
+mod suggestions;
 mod transfer;
 
-use output::{complain, say};
+use output::complain;
 
 const USAGE: u8 = 64;
 const FAILURE: u8 = 1;
@@ -35,7 +37,7 @@ const VERSION: &str = concat!(
     about,
     after_help = "Without a command, `serve --dev` runs: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
                   MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
-                  Exit codes: 0 for success, 64 for an error in usage or configuration, 1 for any other failure."
+                  Exit codes: 0 for success, 64 for an error in usage or configuration, 1 for any other failure; `ctl check` has its own."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -91,7 +93,7 @@ enum Command {
     /// the lost store can have issued, so that watchers of the lost store must list and watch
     /// again. A backup does not contain the history of events.
     Restore(transfer::Restore),
-    /// Call a running service over gRPC: mute, ban, check, watch
+    /// Call a running service over gRPC: register rooms and users, mute, ban, check, watch
     Ctl(ctl::Ctl),
     /// Print a completion script for a shell; save it where the shell looks for completions
     #[command(
@@ -117,6 +119,7 @@ pub fn main() -> ExitCode {
     match parsed {
         Ok(cli) => run(cli.command),
         Err(error) => {
+            let error = suggestions::nearest_first(error);
             // If standard error is closed, there is nowhere to report that.
             let _ = error.print();
             match error.kind() {
@@ -142,7 +145,7 @@ fn run(command: Command) -> ExitCode {
         Command::Restore(restore) => transfer::restore(restore),
         Command::Ctl(ctl) => return ctl::run(ctl),
         Command::Completions { shell } => {
-            completions(shell);
+            completions::print(shell, &mut Cli::command());
             Ok(())
         }
     };
@@ -157,10 +160,4 @@ fn run(command: Command) -> ExitCode {
             ExitCode::from(if matches!(failure, Failure::Config(_)) { USAGE } else { FAILURE })
         }
     }
-}
-
-fn completions(shell: clap_complete::Shell) {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "mute-service", &mut script);
-    say(&String::from_utf8_lossy(&script));
 }

@@ -1,51 +1,19 @@
 //! Progress of long commands: shown on the last line of a terminal, and only there.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    process::{Child, Stdio},
+use std::process::Stdio;
+
+use crate::{
+    process::{Process, mute, program, run, text},
+    terminal::{OnTerminal, Stream},
 };
 
-use rustix::{
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
-};
-
-use crate::process::{Process, mute, program, run, text};
-
-/// A program whose standard error is a terminal.
-struct OnTerminal {
-    child: Child,
-    terminal: File,
-}
-
-impl OnTerminal {
-    fn spawn(arguments: &[&str]) -> Self {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&terminal).unwrap();
-        unlockpt(&terminal).unwrap();
-        tcsetwinsize(&terminal, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })
-            .unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let end = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let child = program()
-            .env("TERM", "xterm")
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(end)
-            .spawn()
-            .unwrap();
-        Self { child, terminal: terminal.into() }
-    }
-
-    /// Everything that the program has printed until it exits.
-    fn shown(mut self) -> String {
-        let mut shown = Vec::new();
-        // Reading fails once no process has the terminal open.
-        let _ = self.terminal.read_to_end(&mut shown);
-        assert!(self.child.wait().unwrap().success(), "{}", String::from_utf8_lossy(&shown));
-        text(&shown)
-    }
+/// What a program shows whose standard error is a terminal.
+fn shown(arguments: &[&str]) -> String {
+    let mut program = program();
+    program.args(arguments).stdout(Stdio::null());
+    let (shown, code) = OnTerminal::spawn(program, 80, &[Stream::Err]).ended();
+    assert_eq!(code, Some(0), "{shown}");
+    shown
 }
 
 #[tokio::test]
@@ -81,7 +49,7 @@ async fn long_commands_show_progress_on_a_terminal_only() {
     };
     for (arguments, words) in cases("") {
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let shown = OnTerminal::spawn(&arguments).shown();
+        let shown = shown(&arguments);
         for word in words {
             assert!(shown.contains(word), "{arguments:?}: {word}: {shown:?}");
         }
