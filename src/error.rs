@@ -140,6 +140,17 @@ pub enum Outcome {
     Committed,
 }
 
+/// What an error is about, where a caller may need its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Nothing that has an id.
+    Unnamed,
+    /// These users.
+    Users(Vec<String>),
+    /// This room.
+    Room(Box<str>),
+}
+
 /// The error of a call, as the caller receives it; `cause` goes to the log only.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -150,8 +161,8 @@ pub struct Error {
     pub message: String,
     /// The invalid field.
     pub field: Option<&'static str>,
-    /// The users that the error is about.
-    pub users: Vec<String>,
+    /// What the error is about.
+    pub subject: Subject,
     /// The delay after which a retry may succeed.
     pub retry_after: Option<Duration>,
     /// The revision after which to resume a watch that has ended, or the revision of a write that
@@ -170,7 +181,7 @@ impl Error {
             reason,
             message: message.into(),
             field: None,
-            users: Vec::new(),
+            subject: Subject::Unnamed,
             retry_after: None,
             last_revision: None,
             outcome: None,
@@ -201,12 +212,16 @@ impl Error {
 
     /// These users are not in the directory.
     pub fn clients_not_found(users: Vec<String>) -> Self {
-        Self { users, ..Self::new(Reason::ClientNotFound, "a user is not registered in this app") }
+        Self {
+            subject: Subject::Users(users),
+            ..Self::new(Reason::ClientNotFound, "a user is not registered in this app")
+        }
     }
 
-    /// The room is not in the directory.
-    pub fn room_not_found() -> Self {
-        Self::new(Reason::RoomNotFound, "the room is not registered in this app")
+    /// This room is not in the directory.
+    pub fn room_not_found(room: &str) -> Self {
+        let message = format!("the room \"{room}\" is not registered in this app");
+        Self { subject: Subject::Room(room.into()), ..Self::new(Reason::RoomNotFound, message) }
     }
 
     /// The events after the revision are no longer kept, or the store has lost them.

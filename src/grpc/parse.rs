@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 
 use crate::{
-    error::{Error, Reason},
+    error::{Error, Reason, Subject},
     model::{RoomId, UserId, UserRef},
     proto::v1 as pb,
     service::{PAGE_BYTES, RequestContext},
@@ -72,11 +72,10 @@ pub(super) fn recipients<'a>(
 
 /// Replaces the user ids in an error with the caller's spelling of them.
 pub(super) fn with_raw_users(error: Error, raw: &[String], users: &[UserId]) -> Error {
-    let matching = raw
-        .iter()
-        .zip(users)
-        .filter(|(_, user)| error.users.iter().any(|other| other == user.as_str()));
-    Error { users: matching.map(|(raw, _)| raw.clone()).collect(), ..error }
+    let Subject::Users(named) = &error.subject else { return error };
+    let matching =
+        raw.iter().zip(users).filter(|(_, user)| named.iter().any(|other| other == user.as_str()));
+    Error { subject: Subject::Users(matching.map(|(raw, _)| raw.clone()).collect()), ..error }
 }
 
 pub(super) fn reason(raw: String) -> Result<String, Error> {

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    error::{Error, Outcome, Reason},
+    error::{Error, Outcome, Reason, Subject},
     telemetry::metrics::METRICS,
 };
 
@@ -48,9 +48,12 @@ impl From<Error> for Status {
             tracing::error!(reason = error.reason.as_str(), cause, "call failed");
         }
         let mut metadata = HashMap::new();
-        if !error.users.is_empty() {
-            metadata.insert("users".to_owned(), join_users(&error.users));
-        }
+        let subject = match error.subject {
+            Subject::Users(users) if !users.is_empty() => Some(("users", join_users(&users))),
+            Subject::Room(room) => Some(("room", room.into())),
+            Subject::Users(_) | Subject::Unnamed => None,
+        };
+        metadata.extend(subject.map(|(name, ids)| (name.to_owned(), ids)));
         let outcome = match error.outcome {
             Some(Outcome::Unknown) => Some("unknown"),
             Some(Outcome::Committed) => Some("committed"),
@@ -123,7 +126,7 @@ mod tests {
     fn every_reason_is_decoded_from_its_status() {
         for reason in Reason::ALL {
             let error = Error {
-                users: vec!["a".to_owned(), "b".to_owned()],
+                subject: Subject::Users(vec!["a".to_owned(), "b".to_owned()]),
                 ..Error::new(reason, "words")
             };
             let decoded = DecodedError::from(Status::from(error));

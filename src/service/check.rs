@@ -37,7 +37,7 @@ impl Service {
         let answer = decide(call, &view, room, &speaker, self.clock.now_ms(), |decision| {
             decision.map(answer)
         });
-        let answer = answer.ok_or_else(Error::room_not_found)?;
+        let answer = answer.ok_or_else(|| Error::room_not_found(room.as_str()))?;
         if speaker.is_accepted {
             Ok(answer)
         } else {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     auth::Action,
-    error::{Error, Reason},
+    error::{Error, Reason, Subject},
     model::{Event, EventKind, Expire, Key, Restriction, RoomId, UserId, Value},
     store::{Batch, Revision},
 };
@@ -124,7 +124,7 @@ impl Service {
         match owner {
             None => Ok(()),
             Some(owner) => Err(Error {
-                users: vec![owner],
+                subject: Subject::Users(vec![owner]),
                 ..Error::new(
                     Reason::OwnerNotMutable,
                     "the owner of a room cannot be muted in it; a mute from before the user became \

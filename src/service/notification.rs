@@ -162,7 +162,7 @@ impl Service {
         if call.app.strict && snapshot.client_revision.is_none() {
             return Err(Error::clients_not_found(vec![user.to_string()]));
         }
-        Ok((snapshot, registration.require(call)?))
+        Ok((snapshot, registration.require(call, room)?))
     }
 }
 

@@ -21,12 +21,12 @@ impl Service {
         call.permit(Action::FilterRecipients)?;
         self.require_new_view()?;
         let now_ms = self.clock.now_ms();
-        self.view.room(call.key(), room.as_str(), |room| {
-            if call.app.strict && !room.is_some_and(Room::is_registered) {
-                return Err(Error::room_not_found());
+        self.view.room(call.key(), room.as_str(), |found| {
+            if call.app.strict && !found.is_some_and(Room::is_registered) {
+                return Err(Error::room_not_found(room.as_str()));
             }
             let is_push_muted = |user: &UserRef<'_>| {
-                room.is_some_and(|room| room.is_push_muted(user.as_str(), now_ms))
+                found.is_some_and(|room| room.is_push_muted(user.as_str(), now_ms))
             };
             Ok(users.iter().map(|user| !is_push_muted(user)).collect())
         })

@@ -21,9 +21,9 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Errors: ROOM_NOT_FOUND if the app is strict and the room is not registered.
-    pub(super) fn require(self, call: &RequestContext) -> Result<Self, Error> {
+    pub(super) fn require(self, call: &RequestContext, room: &RoomId) -> Result<Self, Error> {
         if call.app.strict && self.profile.is_none() {
-            Err(Error::room_not_found())
+            Err(Error::room_not_found(room.as_str()))
         } else {
             Ok(self)
         }
@@ -42,7 +42,7 @@ impl Service {
     ) -> Result<Registration, Error> {
         let registration = self.registration(call, room);
         self.permit_in_room(call, room, |is_staff| Action::Moderate { is_staff })?;
-        registration.require(call)
+        registration.require(call, room)
     }
 
     /// The room's registration. Errors: ROOM_NOT_FOUND if the app is strict and the room is not
@@ -52,7 +52,7 @@ impl Service {
         call: &RequestContext,
         room: &RoomId,
     ) -> Result<Registration, Error> {
-        self.registration(call, room).require(call)
+        self.registration(call, room).require(call, room)
     }
 
     pub(super) fn registration(&self, call: &RequestContext, room: &RoomId) -> Registration {
