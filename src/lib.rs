@@ -14,7 +14,7 @@
 //! view                           the index in memory that answers every read
 //! store  auth                    commits, snapshots, feed, history | from credential to principal
 //! model  limits  telemetry  fetch  ids, times, records | bounds | logs, metrics, traces | HTTP
-//! error  clock  files  pem  proto  visible
+//! error  clock  counted  files  pem  proto  visible
 //! ```
 //!
 //! A module uses only modules on the lines below its own; `tests/it/layers.rs` enforces that.
@@ -37,7 +37,8 @@
 //! of [`limits`]. [`server`] owns the connections. [`files`] reports when certificates or
 //! credentials change on disk, and writes files that a power cut leaves whole. [`pem`] reads
 //! certificates, [`fetch`] downloads over HTTP, and [`visible`] escapes what others wrote before a
-//! person reads it. [`transfer`] reads and writes backups and exports, over the store alone.
+//! person reads it. [`counted`] writes a number with its noun. [`transfer`] reads and writes
+//! backups and exports, over the store alone.
 //! [`ctl`] is a client like any other.
 //!
 //! A mute has no effect from the millisecond of its `expire_time`, by the reader's clock; [`sweep`]
@@ -71,6 +72,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod counted;
 pub mod ctl;
 pub mod dev;
 pub mod error;

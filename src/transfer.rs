@@ -44,6 +44,10 @@ pub enum Failure {
     Fetch { from: String, what: String },
     #[error("there is no store in {0}")]
     NoStore(String),
+    #[error(
+        "nothing was imported, because standard input is empty; if another command feeds it, see the error of that command"
+    )]
+    EmptyInput,
     #[error("{what} cannot be imported; nothing was changed:\n{faults}")]
     Faults { what: String, faults: import::Faults },
     #[error(

@@ -53,7 +53,9 @@ pub(super) struct Import {
 impl Import {
     /// An import of `total` records.
     pub(super) fn new(total: u64) -> Self {
-        let bar = bar("importing {wide_bar} {percent:>3} % of {human_len} records", Some(total));
+        let noun = if total == 1 { "record" } else { "records" };
+        let template = format!("importing {{wide_bar}} {{percent:>3}} % of {{human_len}} {noun}");
+        let bar = bar(&template, Some(total));
         Self { bar, total, logged: Instant::now() }
     }
 

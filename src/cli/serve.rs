@@ -15,6 +15,7 @@ use crate::{
     },
     clock::Clock,
     config::{Config, Settings},
+    counted::counted,
     dev,
     files::FileWatcher,
     server::tls::Tls,
@@ -120,12 +121,10 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 pub(super) fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = source.load(settings)?;
     config.tls.map(Tls::new).transpose().map_err(|error| Failure::Config(vec![error]))?;
-    let apps = config.apps.len();
-    let services = config.services.len();
-    let issuers = config.issuers.len();
-    say(&format!(
-        "The configuration is valid: apps {apps}, services {services}, issuers {issuers}.\n"
-    ));
+    let apps = counted(config.apps.len() as u64, "app");
+    let services = counted(config.services.len() as u64, "service");
+    let issuers = counted(config.issuers.len() as u64, "issuer");
+    say(&format!("The configuration is valid: {apps}, {services}, {issuers}.\n"));
     let parsed = Apps::new(&config.apps).map_err(Failure::Config)?;
     config.apps.iter().for_each(|app| {
         say(&rotation(app, parsed.get(&app.key).ok().and_then(|app| app.tokens.as_ref())))
@@ -154,7 +153,7 @@ fn rotation(app: &AppConfig, tokens: Option<&TokenKeys>) -> String {
     );
     lines.extend(
         (!app.revoked_tokens.is_empty())
-            .then(|| format!("{} tokens are revoked", app.revoked_tokens.len())),
+            .then(|| format!("revoked: {}", counted(app.revoked_tokens.len() as u64, "token"))),
     );
     lines.iter().map(|line| format!("app {}: {line}\n", app.key)).collect()
 }

@@ -19,6 +19,7 @@ use crate::{
     app::Failure,
     clock::Clock,
     config::{Config, EtcdSettings, Settings},
+    counted::counted,
     files::durable::DurableFile,
     model::AppKey,
     store::{Engine, Location, Memory, Store, exists},
@@ -149,7 +150,8 @@ pub(super) fn export(command: Export) -> Result<(), Failure> {
         };
         store.close().await?;
         let content = content?;
-        complain(&format!("exported {} records; sha256 {}", content.records(), content.sha256()));
+        let records = counted(content.records(), "record");
+        complain(&format!("exported {records}; sha256 {}", content.sha256()));
         Ok(())
     })
 }
@@ -220,13 +222,16 @@ fn read_export(file: &Path, folds: Folds) -> Result<Incoming, Failure> {
     let is_stdin = file == Path::new("-");
     let what = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
     let failed = |source| transfer::Failure::File { what: what.clone(), source };
-    let from: Box<dyn BufRead> = match is_stdin {
+    let mut from: Box<dyn BufRead> = match is_stdin {
         true => Box::new(io::stdin().lock()),
         false => {
             let opened = File::open(file).map_err(failed)?;
             Box::new(BufReader::new(bytes_read(file).wrap_read(opened)))
         }
     };
+    if is_stdin && from.fill_buf().map_err(failed)?.is_empty() {
+        return Err(transfer::Failure::EmptyInput.into());
+    }
     let read = import::read(from, folds).map_err(failed)?;
     Ok(read.map_err(|faults| transfer::Failure::Faults { what, faults })?)
 }

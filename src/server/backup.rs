@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Stop;
 use crate::{
     auth::{credentials::Access, may_back_up},
+    counted::counted,
     error::{Error, Reason},
     service::Service,
     store::StoreError,
@@ -146,7 +147,10 @@ async fn forward(
             sent = tokio::time::timeout(remaining, to.send(chunk)) => match sent {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err("the client hung up".to_owned()),
-                Err(_) => return Err(format!("the client was too slow, after {sent_bytes} bytes")),
+                Err(_) => {
+                    let sent = counted(sent_bytes, "byte");
+                    return Err(format!("the client was too slow, after {sent}"));
+                }
             },
             _ = stopping.wait_for(|stopping| *stopping) => {
                 return Err("the service is stopping".to_owned());

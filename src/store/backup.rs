@@ -16,7 +16,7 @@ use super::{
     Entry, Revision, StoreError, codec,
     embedded::page::{self, Record},
 };
-use crate::proto::store_v1 as pb;
+use crate::{counted::counted, proto::store_v1 as pb};
 
 const NAME: &str = "mute-service backup ";
 const FIRST_LINE: &[u8] = b"mute-service backup 1\n";
@@ -196,8 +196,9 @@ impl<R: Read> Reader<R> {
     fn check_end(&mut self, end: &pb::BackupEnd, hash: Sha256) -> Result<(), BackupError> {
         if end.records != self.records {
             return Err(self.damaged(&format!(
-                "it has {} records, and was written with {}",
-                self.records, end.records
+                "it has {}, and was written with {}",
+                counted(self.records, "record"),
+                end.records
             )));
         }
         if end.sha256 != hash.finalize().to_vec() {

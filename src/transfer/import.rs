@@ -17,6 +17,7 @@ use super::{
     line::{End, FORMAT, Header, Line, VERSION},
     record,
 };
+use crate::counted::counted;
 
 /// The most faults that are listed; further ones are counted.
 const LISTED_MAX: usize = 20;
@@ -148,7 +149,8 @@ impl Reader {
                 self.faults.add(
                     self.number,
                     format_args!(
-                        "the file has {records} records, but this line says {}",
+                        "the file has {}, but this line says {}",
+                        counted(records, "record"),
                         end.records
                     ),
                 );

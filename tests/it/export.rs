@@ -34,6 +34,7 @@ use crate::{
     records,
 };
 
+mod pipe;
 mod properties;
 
 const OTHER: &str = "Other";
@@ -286,7 +287,7 @@ fn a_truncated_or_changed_file_is_refused() {
         (whole[..1].concat(), "line 1: the file is truncated"),
         (
             [whole[0], whole[1], whole[3]].concat(),
-            "line 3: the file has 1 records, but this line says 2",
+            "line 3: the file has 1 record, but this line says 2",
         ),
         (good.replace("\"v\"", "\"w\""), "line 4: the SHA-256 of the records is"),
         ([&whole[..], &whole[1..2]].concat().concat(), "line 5: a line after the \"end\" line"),

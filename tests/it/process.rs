@@ -386,7 +386,7 @@ fn check_config_hash_key_token_and_help_work() {
     let checked = run(&["check-config", "--config", path.to_str().unwrap()]);
     assert_eq!(
         text(&checked.stdout),
-        "The configuration is valid: apps 2, services 1, issuers 0.\n",
+        "The configuration is valid: 2 apps, 1 service, 0 issuers.\n",
         "{}",
         text(&checked.stderr)
     );

@@ -28,7 +28,10 @@ use super::{
     memtable::{Memtable, Mutation},
     page::{self, Record, RecordChecksum},
 };
-use crate::store::{Retention, Revision, StoreError, StoredEvent, codec::corrupt};
+use crate::{
+    counted::counted,
+    store::{Retention, Revision, StoreError, StoredEvent, codec::corrupt},
+};
 
 mod cache;
 mod database;
@@ -166,8 +169,9 @@ impl Tree {
             return Ok(());
         }
         let what = format!(
-            "{} records were read, but {} were written, or their contents differ",
-            checksum.records, expected.records
+            "it has {}, and was written with {}, or their contents differ",
+            counted(checksum.records, "record"),
+            expected.records
         );
         Err(corrupt(LATEST, &what))
     }
