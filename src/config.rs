@@ -78,7 +78,7 @@ impl Config {
         let mut file = file.map(File::read).transpose()?.unwrap_or_default();
         if dev {
             file.apps.extend(dev::apps());
-            file.services.push(dev::service());
+            file.services.extend(dev::services());
         }
         let settings = flags.or(file.settings);
         let memory = Memory::default();

@@ -27,6 +27,7 @@ const CLIENT_SECRET: &str = "dev-secret";
 const API_KEY: &str = "dev-api-key";
 const CLIENT_KEY: &str = "dev-client-key";
 const SERVICE_TOKEN: &str = "dev-service-token";
+const BACKUP_TOKEN: &str = "dev-backup-token";
 const AGORA_ROOM: &str = "1265710621211";
 
 /// The two apps, with public keys.
@@ -58,7 +59,20 @@ pub fn apps() -> [AppConfig; 2] {
     ]
 }
 
-/// The internal service, with a public token and all scopes.
+/// The internal services of dev mode: [`service`], and one for backups, which are of all apps.
+#[must_use]
+pub fn services() -> [ServiceConfig; 2] {
+    let backup = ServiceConfig {
+        name: "dev-backup".to_owned(),
+        token_hash: vec![KeyHash::of(BACKUP_TOKEN)],
+        scopes: vec![Scope::Admin],
+        apps: vec!["*".to_owned()],
+        ..service()
+    };
+    [service(), backup]
+}
+
+/// The internal service for calls, with a public token and all scopes.
 #[must_use]
 pub fn service() -> ServiceConfig {
     ServiceConfig {
@@ -170,12 +184,13 @@ fn user_example() -> ClientPatch {
 
 /// Commands to paste into a shell, for these addresses and tokens.
 #[must_use]
-pub fn welcome(rest: SocketAddr, grpc: SocketAddr, app_token: &str, user_token: &str) -> String {
+pub fn welcome([grpc, rest, admin]: [SocketAddr; 3], app_token: &str, user_token: &str) -> String {
     format!(
         "Dev mode: loopback addresses only, because its keys are public.
   app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
   app {IMKIT_APP}: IM-API-KEY {API_KEY}, IM-CLIENT-KEY {CLIENT_KEY}; rooms demo, demo-room
   internal service, over gRPC at {grpc}: authorization: Bearer {SERVICE_TOKEN}
+  internal service for backups, at {admin}: MUTE_TOKEN={BACKUP_TOKEN} mute-service backup --from http://{admin} --output mutes.backup
 
 Mute two members of a room (Agora, Easemob):
   curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{output::say, source::Source};
 use crate::{
-    app::{App, Failure},
+    app::{Addresses, App, Failure},
     auth::{
         apps::{AppConfig, Apps},
         credentials::Access,
@@ -56,7 +56,8 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
         if config.dev {
             let (app_token, user_token) =
                 app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
-            say(&dev::welcome(app.addresses.rest, app.addresses.grpc, &app_token, &user_token));
+            let Addresses { grpc, rest, admin } = app.addresses;
+            say(&dev::welcome([grpc, rest, admin], &app_token, &user_token));
         }
         let access = app.service.access.clone();
         let outcome = tokio::select! {

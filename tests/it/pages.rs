@@ -255,6 +255,20 @@ fn backups_and_exports_work_as_the_page_says() {
 }
 
 #[test]
+fn a_dev_server_is_backed_up_with_the_token_of_the_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::dev(directory.path());
+    let page = page("deploy/README.md");
+    let token = page.split('`').find(|word| word.starts_with("dev-")).unwrap();
+    let backup = localized(own_blocks(&page)[0], &server);
+    let backup = backup.replace("MUTE_TOKEN=...", &format!("MUTE_TOKEN={token}"));
+    printed(shell(directory.path(), &backup));
+    stop(server);
+    let hash = sha256(directory.path(), "--data-dir data");
+    assert_eq!(sha256(directory.path(), "--data-dir new-data"), hash);
+}
+
+#[test]
 fn records_move_into_a_cluster_as_the_page_says() {
     let Some(etcd) = Etcd::start(1, &[]) else { return };
     let directory = tempfile::tempdir().unwrap();
