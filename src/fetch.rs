@@ -1,5 +1,6 @@
 //! An HTTP client for other servers: for backups of a running service, and the keys of an issuer.
-//! It is hyper's own client; `reqwest`, which is built on it, would add crates for two GETs.
+//! It is hyper's own client; `reqwest`, which is built on it, would add crates for a few
+//! GETs. [`peer`] finds out which server answers.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,6 +13,8 @@ use hyper_util::{
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::pem;
+
+pub mod peer;
 
 /// A client for http and https. Cheap to clone.
 pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;

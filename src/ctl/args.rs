@@ -1,18 +1,18 @@
-//! The commands and options of `ctl`, and how durations and times are written on the command line.
+//! The commands and options of `ctl`: `arguments` has what several commands take, `directory` the
+//! commands of rooms and users, `values` how durations and times are written.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::path::PathBuf;
 
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
-use prost_types::Timestamp;
+use clap::{Args, Subcommand};
 
-use super::{failure::Failure, records};
-use crate::proto::v1::ChangeKind;
+use super::failure::Failure;
+
+mod arguments;
+mod directory;
+mod values;
+
+pub use arguments::{Filter, Length, Limit, Member, Members, Reason, Room, User};
+pub use directory::{AdminChange, Profile, RoomCommand, RoomProfile, UserCommand};
 
 /// The options of all commands: how to reach the service, and the output format.
 #[derive(Args)]
@@ -132,11 +132,17 @@ pub enum Command {
         #[command(flatten)]
         limit: Limit,
     },
-    /// Show a room: its ban, its owner and admins, and the number of muted members
-    #[command(after_help = "Example: mute-service ctl room 1265710621211")]
-    Room(Room),
+    /// Register, show, list and delete rooms, and change their admins
+    #[command(subcommand)]
+    Room(RoomCommand),
+    /// Register, show, list and delete users
+    #[command(subcommand)]
+    User(UserCommand),
     /// Check whether a user may speak in a room now, and if not, until when and why
-    #[command(after_help = "Example: mute-service ctl check 1265710621211 user1")]
+    #[command(
+        after_help = "Exit codes: 0 if the user may speak, 1 if not, 2 if the check failed, 64 for an error in usage.\n\
+                            Example: mute-service ctl check 1265710621211 user1"
+    )]
     Check(Member),
     /// Print the changes of the app or of one room as they happen, until Ctrl-C; reconnects if the
     /// service restarts
@@ -211,162 +217,9 @@ pub enum Command {
     },
 }
 
-#[derive(Args)]
-pub struct Room {
-    /// Room id
-    #[arg(value_name = "ROOM")]
-    pub room: String,
-}
-
-#[derive(Args)]
-pub struct User {
-    /// User id
-    #[arg(value_name = "USER")]
-    pub user: String,
-}
-
-#[derive(Args)]
-pub struct Member {
-    /// Room id
-    #[arg(value_name = "ROOM")]
-    pub room: String,
-    /// User id
-    #[arg(value_name = "USER")]
-    pub user: String,
-}
-
-#[derive(Args)]
-pub struct Members {
-    /// Room id
-    #[arg(value_name = "ROOM")]
-    pub room: String,
-    /// User ids, up to 100; all of them are changed or none
-    #[arg(value_name = "USER", required = true)]
-    pub users: Vec<String>,
-}
-
-#[derive(Args)]
-pub struct Length {
-    /// Duration, such as 10m, 24h or 7d, or `good` for a mute or ban without end [default: good]
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length)]
-    pub length: Option<MuteLength>,
-}
-
-#[derive(Args)]
-pub struct Reason {
-    /// Reason, at most 512 bytes; it may be shown to the affected users
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    pub reason: String,
-}
-
-#[derive(Args)]
-pub struct Limit {
-    /// Maximum number of entries [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub limit: Option<u64>,
-}
-
-#[derive(Args)]
-pub struct Filter {
-    /// Only events of this room
-    #[arg(long, value_name = "ROOM", default_value = "", hide_default_value = true)]
-    pub room: String,
-    /// Only events of this user
-    #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
-    pub user: String,
-    /// Only events by this actor: service:NAME, app, user:ID, or `service` for mutes and bans that
-    /// expired
-    #[arg(long, value_name = "ACTOR", default_value = "", hide_default_value = true)]
-    pub actor: String,
-    /// Only events of these kinds
-    #[arg(long = "kind", value_name = "KIND,KIND", value_delimiter = ',', ignore_case = true, value_parser = kind_parser())]
-    pub kinds: Vec<ChangeKind>,
-    /// Only events at or after this time: 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such
-    /// as 2h
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub since: Option<Timestamp>,
-    /// Only events before this time
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub until: Option<Timestamp>,
-}
-
-/// The duration of a mute or ban; none is for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MuteLength(Option<Duration>);
-
-impl Length {
-    /// The duration of an RPC; none is for good.
-    pub fn duration(&self) -> Option<prost_types::Duration> {
-        let duration = self.length.and_then(|MuteLength(duration)| duration)?;
-        // A duration that the message cannot hold becomes its maximum, which the service refuses.
-        prost_types::Duration::try_from(duration)
-            .ok()
-            .or(Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }))
-    }
-}
-
-fn parse_length(raw: &str) -> Result<MuteLength, String> {
-    if raw == "good" {
-        return Ok(MuteLength(None));
-    }
-    let duration = humantime::parse_duration(raw);
-    duration
-        .map(|duration| MuteLength(Some(duration)))
-        .map_err(|error| format!("{error}; write 10m, 24h, 7d, or good"))
-}
-
-fn parse_time(raw: &str) -> Result<Timestamp, String> {
-    if let Ok(ago) = humantime::parse_duration(raw) {
-        let time = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
-        return Ok(time.into());
-    }
-    raw.parse().map_err(|_| {
-        "write 2026-11-25, 2026-11-25T08:00:00Z, or how long ago, such as 2h".to_owned()
-    })
-}
-
-fn kind_parser() -> impl TypedValueParser<Value = ChangeKind> {
-    let kind_of = |name: String| {
-        records::kinds().find(|kind| records::kind_name(*kind).eq_ignore_ascii_case(&name))
-    };
-    PossibleValuesParser::new(records::kinds().map(records::kind_name))
-        .try_map(move |name| kind_of(name).ok_or("unknown event kind"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_is_a_duration_or_for_good() {
-        let seconds = |seconds| Ok(MuteLength(Some(Duration::from_secs(seconds))));
-        for (raw, expected) in
-            [("10m", 600), ("24h", 86_400), ("7d", 604_800), ("1h 30m", 5_400), ("90s", 90)]
-        {
-            assert_eq!(parse_length(raw), seconds(expected), "{raw}");
-        }
-        assert_eq!(parse_length("good"), Ok(MuteLength(None)));
-        for raw in ["", "soon", "10", "-1h"] {
-            assert!(parse_length(raw).is_err(), "{raw}");
-        }
-    }
-
-    #[test]
-    fn a_time_is_a_date_a_timestamp_or_an_age() {
-        assert_eq!(parse_time("2022-01-13").unwrap().to_string(), "2022-01-13T00:00:00Z");
-        assert_eq!(
-            parse_time("2022-01-13T09:59:10.410+02:00").unwrap().to_string(),
-            "2022-01-13T07:59:10.410Z"
-        );
-        let time_then: SystemTime = parse_time("2h").unwrap().try_into().unwrap();
-        assert_eq!(time_then.elapsed().unwrap().as_secs() / 60, 120);
-        assert!(parse_time("yesterday").is_err());
-    }
-
-    #[test]
-    fn a_duration_is_capped_at_the_maximum_of_a_message() {
-        let length = Length { length: Some(MuteLength(Some(Duration::MAX))) };
-        assert_eq!(length.duration().unwrap().seconds, i64::MAX);
-        assert_eq!(Length { length: Some(MuteLength(None)) }.duration(), None);
+impl Command {
+    /// The exit code of a failure that is not one of usage. `check` needs 1 for its answer.
+    pub fn failure_code(&self) -> u8 {
+        if matches!(self, Self::Check(_)) { 2 } else { 1 }
     }
 }

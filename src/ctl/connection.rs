@@ -9,8 +9,17 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{args::Options, failure::Failure};
-use crate::{fetch, pem, proto::v1::mute_service_client::MuteServiceClient};
+use super::{
+    args::Options,
+    failure::{self, Failure},
+};
+use crate::{
+    fetch::{self, peer},
+    pem,
+    proto::v1::{
+        directory_service_client::DirectoryServiceClient, mute_service_client::MuteServiceClient,
+    },
+};
 
 /// A page of 1,000 events with 100 users each fits.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -21,6 +30,13 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 pub type Mutes = MuteServiceClient<InterceptedService<Channel, Bearer>>;
+pub type Directory = DirectoryServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// The clients of the service, on one connection.
+pub struct Clients {
+    pub mutes: Mutes,
+    pub directory: Directory,
+}
 
 /// Adds the token, if there is one, to each call.
 #[derive(Clone)]
@@ -37,26 +53,43 @@ impl Interceptor for Bearer {
 
 /// Connects. A call on a broken connection reconnects by itself. Errors: invalid options, or the
 /// service is unreachable.
-pub async fn connect(options: &Options) -> Result<Mutes, Failure> {
+pub async fn connect(options: &Options) -> Result<Clients, Failure> {
     let bearer = Bearer(token(options)?.map(|token| authorization(&token)).transpose()?);
     let endpoint = endpoint(options)?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|error| Failure::Unreachable { addr: options.addr.clone(), error })?;
-    Ok(MuteServiceClient::with_interceptor(channel, bearer)
-        .max_decoding_message_size(MAX_ANSWER_BYTES))
+    let mutes = MuteServiceClient::with_interceptor(channel.clone(), bearer.clone());
+    let directory = DirectoryServiceClient::with_interceptor(channel, bearer);
+    Ok(Clients {
+        mutes: mutes.max_decoding_message_size(MAX_ANSWER_BYTES),
+        directory: directory.max_decoding_message_size(MAX_ANSWER_BYTES),
+    })
+}
+
+/// The failure, or what answers instead of gRPC if that is known.
+pub async fn explain(options: &Options, failure: Failure) -> Failure {
+    let url = url(&options.addr);
+    let wants_tls = url.starts_with("https://");
+    match peer::identify(&url, options.ca.as_deref()).await {
+        Some(peer) => failure::elsewhere(&url, wants_tls, peer).map_or(failure, Failure::Elsewhere),
+        None => failure,
+    }
+}
+
+fn url(addr: &str) -> String {
+    if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") }
 }
 
 fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
     let addr = &options.addr;
-    let url = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
     let invalid_address = || {
         Failure::Usage(format!(
             "--addr: `{addr}` is not an address; write http://HOST:PORT or https://HOST:PORT"
         ))
     };
-    let endpoint = Endpoint::from_shared(url).map_err(|_| invalid_address())?;
+    let endpoint = Endpoint::from_shared(url(addr)).map_err(|_| invalid_address())?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("http") => endpoint,
         Some("https") => endpoint.tls_config(tls(options)?).map_err(|error| {

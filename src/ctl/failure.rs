@@ -1,11 +1,11 @@
 //! The errors of `ctl`: the service's message, its reason, and what to do next.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-const USAGE: u8 = 64;
+use crate::fetch::peer::{Peer, Server};
 
 #[derive(Debug)]
 pub enum Failure {
@@ -13,6 +13,8 @@ pub enum Failure {
     Usage(String),
     /// No connection to the address.
     Unreachable { addr: String, error: tonic::transport::Error },
+    /// Something else than gRPC of a service answers at the address; what, and what to do.
+    Elsewhere(String),
     /// The service refused the call.
     Refused(Box<Status>),
     /// Standard output cannot be written.
@@ -20,10 +22,17 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn exit_code(&self) -> ExitCode {
+    /// Whether the arguments are wrong.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_))
+    }
+
+    /// Whether it may not come from the service, but from something else at the address.
+    pub fn is_foreign(&self) -> bool {
         match self {
-            Self::Usage(_) => ExitCode::from(USAGE),
-            Self::Unreachable { .. } | Self::Refused(_) | Self::Output(_) => ExitCode::FAILURE,
+            Self::Unreachable { .. } => true,
+            Self::Refused(status) => reason(status).is_none(),
+            Self::Usage(_) | Self::Elsewhere(_) | Self::Output(_) => false,
         }
     }
 }
@@ -43,7 +52,7 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) => f.write_str(message),
+            Self::Usage(message) | Self::Elsewhere(message) => f.write_str(message),
             Self::Unreachable { addr, error } => {
                 write!(
                     f,
@@ -55,6 +64,32 @@ impl fmt::Display for Failure {
             Self::Refused(status) => write_refusal(f, status),
             Self::Output(error) => write!(f, "cannot write: {error}"),
         }
+    }
+}
+
+/// What a caller is told who asked for gRPC at this URL, with or without TLS, and met this peer.
+/// None: it is what was asked for.
+pub fn elsewhere(url: &str, wants_tls: bool, peer: Peer) -> Option<String> {
+    let authority = url.split_once("://").map_or(url, |(_, authority)| authority);
+    let which = match peer.server {
+        Some(Server::Rest) => Some("the REST port of a mute-service"),
+        Some(Server::Admin) => Some("the admin port of a mute-service"),
+        Some(Server::Http) => Some("an HTTP server that is no gRPC server"),
+        Some(Server::Grpc) | None => None,
+    };
+    if let Some(which) = which {
+        return Some(format!(
+            "cannot call {url}: this is {which}.\nGive the address of its gRPC port, 50051 by default, with --addr or MUTE_ADDR."
+        ));
+    }
+    match (wants_tls, peer.uses_tls) {
+        (true, false) => Some(format!(
+            "cannot call {url}: the server does not use TLS.\nWrite http://{authority} in --addr or MUTE_ADDR."
+        )),
+        (false, true) => Some(format!(
+            "cannot call {url}: the server uses TLS.\nWrite https://{authority} in --addr or MUTE_ADDR, and name its certificate authority with --ca."
+        )),
+        _ => None,
     }
 }
 
@@ -99,10 +134,10 @@ fn hint(reason: &str) -> Option<&'static str> {
         }
         "APP_NOT_FOUND" => "Give the key of a configured app, such as org#app, with --app.",
         "ROOM_NOT_FOUND" => {
-            "Check the room id and --app. In an app with a strict directory, register the room first: UpsertRoom, or POST /chatrooms."
+            "Check the room id and --app. In an app with a strict directory, register the room first: `mute-service ctl room create ROOM`."
         }
         "CLIENT_NOT_FOUND" => {
-            "Check the user id and --app. In an app with a strict directory, register the user first: UpsertClient, or POST /users."
+            "Check the user id and --app. In an app with a strict directory, register the user first: `mute-service ctl user create USER`."
         }
         "OWNER_NOT_MUTABLE" => {
             "To mute an owner, use `ctl mute-user`: it mutes the user in all rooms, including those it owns."

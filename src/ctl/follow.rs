@@ -18,7 +18,15 @@ use crate::proto::v1::{WatchRequest, watch_response::Event};
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
 /// Of the table's columns, since rows are printed before later ones are known.
-const COLUMN_WIDTHS: [u16; 7] = [8, 20, 12, 14, 14, 36, 12];
+const COLUMN_WIDTHS: [(&str, usize); 7] = [
+    ("revision", 8),
+    ("change_time", 20),
+    ("kind", 12),
+    ("room", 14),
+    ("users", 14),
+    ("expire_time", 36),
+    ("actor", 12),
+];
 
 /// One watch, over all its connections.
 pub struct Follow {
@@ -43,6 +51,7 @@ impl Follow {
     /// Returns on an error only: the service refuses the watch, or the output cannot be written. An
     /// unreachable service is an error before the first stream; later it is retried.
     pub async fn run(mut self, out: &mut Output) -> Result<(), Failure> {
+        out.fix("room", !self.room.is_empty());
         out.reserve(&COLUMN_WIDTHS);
         let mut has_begun = false;
         let mut retry_delay = MIN_RETRY_DELAY;

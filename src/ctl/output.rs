@@ -1,29 +1,32 @@
 //! The output of `ctl`: aligned tables for people, one JSON object a line for programs. Text that
-//! users wrote cannot control the terminal in either form.
+//! users wrote cannot control the terminal in either form. `layout` places the cells, and
+//! `remaining` writes times.
 
 use std::{
     env,
     io::{self, BufWriter, IsTerminal as _, Write},
-    time::Duration,
 };
 
 use clap::builder::styling::{AnsiColor, Style};
-use comfy_table::{ColumnConstraint::Absolute, Table, Width, presets};
 use prost_types::Timestamp;
 use serde::Serialize as _;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::records::{Record, Value};
+use super::records::{Field, Record, Tone, Value};
 use crate::{
     clock::Clock,
     visible::{is_harmful, json_escape, shown},
 };
 
+mod layout;
+mod remaining;
+
+use layout::{Cell, Layout};
+use remaining::{moment, remaining};
+
 const HEADING: Style = Style::new().bold();
-pub const GOOD: Style = AnsiColor::Green.on_default();
-pub const BAD: Style = AnsiColor::Red.on_default();
-/// Spaces between the columns of a table.
-const GAP: u16 = 2;
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
 
 /// Where output goes, and in which form.
 pub struct Output {
@@ -32,26 +35,42 @@ pub struct Output {
     is_colored: bool,
     /// Shows how much time is left.
     clock: Clock,
-    /// Widths of the table's columns. They only grow from page to page.
-    widths: Vec<u16>,
-    has_heading: bool,
+    layout: Layout,
+    /// Names of fields that have no column, because they are the same in all rows.
+    fixed: Vec<&'static str>,
 }
 
 impl Output {
-    /// Coloured only on a terminal, and never with NO_COLOR.
+    /// Coloured only on a terminal, and never with NO_COLOR. As wide as the terminal.
     pub fn stdout(is_json: bool, clock: Clock) -> Self {
         let is_colored = io::stdout().is_terminal()
             && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self::new(Box::new(BufWriter::new(io::stdout())), is_json, is_colored, clock)
+        // A terminal that does not know its width says 0.
+        let size = terminal_size::terminal_size_of(io::stdout());
+        let width = size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0);
+        let to = Box::new(BufWriter::new(io::stdout()));
+        Self::new(to, is_json, is_colored, Layout::new(width), clock)
     }
 
-    fn new(to: Box<dyn Write>, is_json: bool, is_colored: bool, clock: Clock) -> Self {
-        Self { to, is_json, is_colored, clock, widths: Vec::new(), has_heading: false }
+    fn new(
+        to: Box<dyn Write>,
+        is_json: bool,
+        is_colored: bool,
+        layout: Layout,
+        clock: Clock,
+    ) -> Self {
+        Self { to, is_json, is_colored, clock, layout, fixed: Vec::new() }
     }
 
-    /// Sets minimum widths, for a table that is printed row by row.
-    pub fn reserve(&mut self, widths: &[u16]) {
-        self.widths = widths.to_vec();
+    /// Leaves this field out of the table if the caller's own choice has fixed it.
+    pub fn fix(&mut self, name: &'static str, is_fixed: bool) {
+        self.fixed.extend(is_fixed.then_some(name));
+    }
+
+    /// Sets minimum widths of columns, for a table that is printed row by row.
+    pub fn reserve(&mut self, widths: &[(&str, usize)]) {
+        let shown = widths.iter().filter(|(name, _)| !self.fixed.contains(name));
+        self.layout.reserve(shown.map(|(_, width)| *width).collect());
     }
 
     /// Prints the next rows of the table, after its heading.
@@ -59,12 +78,12 @@ impl Output {
         if self.is_json {
             records.iter().try_for_each(|record| self.json(record))?;
         } else if let Some(first) = records.first() {
-            let mut lines = self.table(first, records);
-            if !self.has_heading {
-                self.has_heading = true;
-                self.styled(HEADING, &lines[0])?;
-            }
-            lines.drain(1..).try_for_each(|line| writeln!(self.to, "{line}"))?;
+            let titles: Vec<_> = self.columns(first).map(|field| field.title).collect();
+            let cells =
+                |record| self.columns(record).map(|field| self.cell(&field.value)).collect();
+            let rows: Vec<_> = records.iter().map(cells).collect();
+            let lines = self.layout.lines(&titles, self.style(HEADING), &rows);
+            lines.iter().try_for_each(|line| writeln!(self.to, "{line}"))?;
         }
         self.to.flush()
     }
@@ -74,24 +93,19 @@ impl Output {
         if self.is_json {
             return self.json_line(record);
         }
-        let mut lines = Vec::new();
-        self.fields(record, &mut lines);
-        let width = lines.iter().map(|(title, _)| title.len()).max().unwrap_or_default();
-        for (title, cell) in lines {
-            let title = format!("{title:width$}");
-            let title =
-                if self.is_colored { format!("{HEADING}{title}{HEADING:#}") } else { title };
-            writeln!(self.to, "{title}  {cell}")?;
-        }
+        let (titles, cells): (Vec<_>, Vec<_>) = self.fields(record).into_iter().unzip();
+        let lines = self.layout.block(&titles, self.style(HEADING), &cells);
+        lines.iter().try_for_each(|line| writeln!(self.to, "{line}"))?;
         self.to.flush()
     }
 
     /// Prints a sentence about one record. Text from others in it must be escaped by [`shown`].
-    pub fn sentence(&mut self, record: &Record, style: Style, sentence: &str) -> io::Result<()> {
+    pub fn sentence(&mut self, record: &Record, tone: Tone, sentence: &str) -> io::Result<()> {
         if self.is_json {
             return self.json_line(record);
         }
-        self.styled(style, sentence)?;
+        let style = self.toned(tone);
+        writeln!(self.to, "{style}{sentence}{style:#}")?;
         self.to.flush()
     }
 
@@ -115,12 +129,9 @@ impl Output {
     /// service's.
     pub fn end(&self, end: Option<Timestamp>) -> String {
         let Some(end) = end else { return "for good".to_owned() };
-        let end_ms = u64::try_from(end.seconds).unwrap_or_default().saturating_mul(1_000);
-        let end_ms =
-            end_ms.saturating_add(u64::try_from(end.nanos).unwrap_or_default() / 1_000_000);
-        match end_ms.saturating_sub(self.clock.now_ms()) {
-            0 => moment(end),
-            left_ms => format!("{} (in {})", moment(end), roughly(left_ms.div_ceil(1_000))),
+        match remaining(end, self.clock.now_ms()) {
+            Some(left) => format!("{} (in {left})", moment(end)),
+            None => moment(end),
         }
     }
 
@@ -129,56 +140,48 @@ impl Output {
         self.to.write_all(b"\n")
     }
 
-    fn styled(&mut self, style: Style, text: &str) -> io::Result<()> {
-        if self.is_colored {
-            writeln!(self.to, "{style}{text}{style:#}")
-        } else {
-            writeln!(self.to, "{text}")
-        }
+    /// The style, where there are colours.
+    fn style(&self, style: Style) -> Style {
+        if self.is_colored { style } else { Style::new() }
     }
 
-    fn cell(&self, value: &Value) -> String {
-        let cell = match value {
+    fn toned(&self, tone: Tone) -> Style {
+        self.style(match tone {
+            Tone::Good => GOOD,
+            Tone::Bad => BAD,
+            Tone::Plain => Style::new(),
+        })
+    }
+
+    fn cell(&self, value: &Value) -> Cell {
+        let text = match value {
             Value::Text(text) => shown(text),
             Value::Texts(texts) => shown(&texts.join(", ")),
             Value::Number(number) => number.to_string(),
             Value::Flag(flag) => if *flag { "yes" } else { "no" }.to_owned(),
-            Value::Name(_, name) => name.clone(),
+            Value::Name(_, name, _) => name.clone(),
             Value::Time(time) => time.map(moment).unwrap_or_default(),
             Value::End(end) => self.end(*end),
             Value::Record(_) => String::new(),
         };
-        if cell.is_empty() { "-".to_owned() } else { cell }
+        let tone = if let Value::Name(_, _, tone) = value { *tone } else { Tone::Plain };
+        let text = if text.is_empty() { "-".to_owned() } else { text };
+        Cell { text, style: self.toned(tone) }
     }
 
     /// Fields of a nested record are printed like its own.
-    fn fields(&self, record: &Record, lines: &mut Vec<(&'static str, String)>) {
-        for (title, value) in columns(record) {
-            match value {
-                Value::Record(Some(record)) => self.fields(record, lines),
-                value => lines.push((title, self.cell(value))),
-            }
-        }
+    fn fields(&self, record: &Record) -> Vec<(&'static str, Cell)> {
+        let field = |field: &Field| match &field.value {
+            Value::Record(Some(record)) => self.fields(record),
+            value => vec![(field.title, self.cell(value))],
+        };
+        self.columns(record).flat_map(field).collect()
     }
 
-    /// The heading and the rows. comfy-table renders whole tables; this one is printed in pages,
-    /// each with the widths of the earlier ones. Only a cell of more than 65,535 columns would be
-    /// wrapped.
-    fn table(&mut self, first: &Record, records: &[Record]) -> Vec<String> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(columns(first).map(|(title, _)| title));
-        for record in records {
-            table.add_row(columns(record).map(|(_, value)| self.cell(value)));
-        }
-        self.widths.resize(table.column_max_content_widths().len(), 0);
-        for (width, needed) in self.widths.iter_mut().zip(table.column_max_content_widths()) {
-            *width = needed.max(*width);
-        }
-        for (column, width) in table.column_iter_mut().zip(&self.widths) {
-            let width = Absolute(Width::Fixed(width.saturating_add(GAP)));
-            column.set_padding((0, GAP)).set_constraint(width);
-        }
-        table.lines().map(|line| line.trim_end().to_owned()).collect()
+    /// The fields that people see.
+    fn columns<'a>(&self, record: &'a Record) -> impl Iterator<Item = &'a Field> {
+        let fields = record.0.iter().filter(|field| !field.title.is_empty());
+        fields.filter(|field| !self.fixed.contains(&field.name))
     }
 }
 
@@ -187,25 +190,6 @@ pub fn notice(text: &str) {
     let lines: Vec<_> = text.lines().map(shown).collect();
     // A failed write to standard error cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
-}
-
-fn columns(record: &Record) -> impl Iterator<Item = (&'static str, &Value)> {
-    record.0.iter().filter(|field| !field.title.is_empty()).map(|field| (field.title, &field.value))
-}
-
-fn moment(time: Timestamp) -> String {
-    Timestamp { nanos: 0, ..time }.to_string()
-}
-
-/// Rounded down to the next smaller unit.
-fn roughly(seconds: u64) -> String {
-    let step = match seconds {
-        0..3_600 => 1,
-        3_600..86_400 => 60,
-        86_400..2_592_000 => 3_600,
-        _ => 86_400,
-    };
-    humantime::format_duration(Duration::from_secs(seconds - seconds % step)).to_string()
 }
 
 /// Also escapes the characters that JSON allows but that control a terminal.
@@ -254,7 +238,13 @@ mod tests {
 
     fn written(is_json: bool, is_colored: bool, write: impl FnOnce(&mut Output)) -> String {
         let page = Page::default();
-        write(&mut Output::new(Box::new(page.clone()), is_json, is_colored, Clock::manual(NOW_MS)));
+        write(&mut Output::new(
+            Box::new(page.clone()),
+            is_json,
+            is_colored,
+            Layout::new(None),
+            Clock::manual(NOW_MS),
+        ));
         String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -280,10 +270,10 @@ mod tests {
             out.rows(&[member("v", Some(90), "x")]).unwrap();
         });
         let expected = "\
-USER     UNTIL                           SINCE                 BY   REASON
-u        2022-01-14T07:59:10Z (in 1day)  2022-01-13T07:59:10Z  app  spam
-someone  for good                        2022-01-13T07:59:10Z  app  -
-v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
+USER     UNTIL                            SINCE                 BY   REASON
+u        2022-01-14T07:59:10Z (in 1 day)  2022-01-13T07:59:10Z  app  spam
+someone  for good                         2022-01-13T07:59:10Z  app  -
+v        2022-01-13T07:59:10Z (in 1s)     2022-01-13T07:59:10Z  app  x
 ";
         assert_eq!(table, expected);
     }
@@ -304,28 +294,15 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     }
 
     #[test]
-    fn the_time_left_is_rounded_and_never_too_short() {
-        let out = Output::new(Box::new(io::sink()), false, false, Clock::manual(0));
-        let end = |ms: u64| {
-            out.end(Some(Timestamp {
-                seconds: (ms / 1_000) as i64,
-                nanos: (ms % 1_000) as i32 * 1_000_000,
-            }))
+    fn a_column_that_the_caller_has_fixed_is_left_out_of_the_table() {
+        let write = |out: &mut Output| {
+            out.fix("actor", true);
+            out.fix("reason", false);
+            out.rows(&[member("u", None, "spam")]).unwrap();
         };
-        let left =
-            |ms: u64| end(ms).split_once(" (in ").unwrap().1.trim_end_matches(')').to_owned();
-        let cases = [
-            (1, "1s"),
-            (59_001, "1m"),
-            (86_399_000, "23h 59m"),
-            (90_000_000, "1day 1h"),
-            (32 * 86_400_000, "1month 1day"),
-        ];
-        for (ms, expected) in &cases[..4] {
-            assert_eq!(left(*ms), *expected);
-        }
-        assert!(left(cases[4].0).starts_with("1month"));
-        assert_eq!(end(0), "1970-01-01T00:00:00Z");
+        let table = written(false, false, write);
+        assert!(!table.contains("BY") && table.contains("REASON"), "{table}");
+        assert!(written(true, false, write).contains("\"actor\":\"app\""));
     }
 
     #[test]
@@ -343,7 +320,9 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
     fn only_headings_and_verdicts_are_coloured_where_wanted() {
         let write = |out: &mut Output| {
             out.rows(&[member("u", None, "")]).unwrap();
-            out.sentence(&member("u", None, ""), BAD, "no").unwrap();
+            let kind = pb::ChangeKind::Unmuted.into();
+            out.one(&records::change(pb::Change { kind, ..Default::default() })).unwrap();
+            out.sentence(&member("u", None, ""), Tone::Bad, "no").unwrap();
         };
         let (plain, colored) = (written(false, false, write), written(false, true, write));
         assert!(!plain.contains('\u{1b}'));
@@ -351,5 +330,6 @@ v        2022-01-13T07:59:10Z (in 1s)    2022-01-13T07:59:10Z  app  x
             colored.starts_with("\u{1b}[1mUSER") && colored.contains("\u{1b}[31mno\u{1b}[0m"),
             "{colored:?}"
         );
+        assert!(colored.contains("\u{1b}[32munmuted\u{1b}[0m"), "{colored:?}");
     }
 }

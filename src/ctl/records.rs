@@ -27,12 +27,23 @@ pub enum Value {
     Texts(Vec<String>),
     Number(i64),
     Flag(bool),
-    /// A value of an enum: its name for JSON, and its text for the table.
-    Name(&'static str, String),
+    /// A value of an enum: its name for JSON, its text for the table, and what it means.
+    Name(&'static str, String, Tone),
     Time(Option<Timestamp>),
     /// The end of a mute or ban; none is for good.
     End(Option<Timestamp>),
     Record(Option<Record>),
+}
+
+/// Whether something may be said: what a colour shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// More may be said.
+    Good,
+    /// Less may be said.
+    Bad,
+    /// Neither.
+    Plain,
 }
 
 impl Record {
@@ -50,6 +61,12 @@ impl Record {
     fn new() -> Self {
         Self(Vec::new())
     }
+
+    /// Leaves these fields to the JSON.
+    fn untitle(&mut self, names: &[&str]) {
+        let fields = self.0.iter_mut().filter(|field| names.contains(&field.name));
+        fields.for_each(|field| field.title = "");
+    }
 }
 
 impl Serialize for Record {
@@ -65,7 +82,7 @@ impl Serialize for Value {
             Self::Texts(texts) => texts.serialize(serializer),
             Self::Number(number) => number.serialize(serializer),
             Self::Flag(flag) => flag.serialize(serializer),
-            Self::Name(name, _) => name.serialize(serializer),
+            Self::Name(name, ..) => name.serialize(serializer),
             Self::Time(time) | Self::End(time) => {
                 time.map(|time| time.to_string()).serialize(serializer)
             }
@@ -83,6 +100,18 @@ pub fn kinds() -> impl Iterator<Item = pb::ChangeKind> {
 pub fn kind_name(kind: pb::ChangeKind) -> &'static str {
     let name = kind.as_str_name();
     name.strip_prefix(KIND_PREFIX).unwrap_or(name)
+}
+
+fn tone(kind: pb::ChangeKind) -> Tone {
+    use pb::ChangeKind::{
+        BanExpired, Banned, Expired, Muted, Unbanned, Unmuted, UserMuteExpired, UserMuted,
+        UserUnmuted,
+    };
+    match kind {
+        Muted | Banned | UserMuted => Tone::Bad,
+        Unmuted | Expired | Unbanned | BanExpired | UserUnmuted | UserMuteExpired => Tone::Good,
+        _ => Tone::Plain,
+    }
 }
 
 /// A kind's name as words.
@@ -200,6 +229,63 @@ fn profile(
     )
 }
 
+pub fn registered_room(room: pb::Room) -> Record {
+    Record::new().with("room", "ROOM", Value::Record(Some(profile(room))))
+}
+
+/// A room in a list. Its description is in the JSON only.
+pub fn listed_room(room: pb::Room) -> Record {
+    let mut record = profile(room);
+    record.untitle(&["description", "update_time"]);
+    record
+}
+
+/// Those who may moderate a room: its owner first.
+pub fn moderators(room: pb::Room) -> Vec<Record> {
+    let owner = (!room.owner.is_empty()).then_some((room.owner, "owner"));
+    let admins = room.admins.into_iter().map(|admin| (admin, "admin"));
+    owner
+        .into_iter()
+        .chain(admins)
+        .map(|(user, role)| {
+            Record::new().with("user", "USER", text(user)).with("role", "ROLE", text(role))
+        })
+        .collect()
+}
+
+pub fn was_registered(was_registered: bool) -> Record {
+    Record::new().with("was_registered", "WAS REGISTERED", Value::Flag(was_registered))
+}
+
+/// What a person gave a user, and its notification mutes.
+pub fn user(client: pb::Client) -> Record {
+    let record = Record::new().with("user", "USER", text(client.user)).with(
+        "nickname",
+        "NICKNAME",
+        text(client.nickname.unwrap_or_default()),
+    );
+    let record = record
+        .with("description", "DESCRIPTION", text(client.description.unwrap_or_default()))
+        .with("email", "EMAIL", text(client.email.unwrap_or_default()));
+    let record = record.with("muted_rooms", "MUTED ROOMS", Value::Texts(client.muted_rooms)).with(
+        "last_login_time",
+        "LAST LOGIN",
+        Value::Time(client.last_login_time),
+    );
+    record.with("create_time", "CREATED", Value::Time(client.create_time)).with(
+        "update_time",
+        "CHANGED",
+        Value::Time(client.update_time),
+    )
+}
+
+/// A user in a list.
+pub fn listed_user(client: pb::Client) -> Record {
+    let mut record = user(client);
+    record.untitle(&["description", "muted_rooms", "last_login_time", "update_time"]);
+    record
+}
+
 /// A client's fields that concern notifications.
 pub fn client(client: Option<pb::Client>) -> Record {
     let client = client.map(|client| {
@@ -218,8 +304,8 @@ pub fn change(change: pb::Change) -> Record {
     };
     let record = Record::new().with("revision", "REVISION", Value::Number(change.revision));
     let record = record.with("change_time", "TIME", Value::Time(change.change_time));
-    let record =
-        record.with("kind", "KIND", Value::Name(kind.as_str_name(), words(kind_name(kind))));
+    let name = Value::Name(kind.as_str_name(), words(kind_name(kind)), tone(kind));
+    let record = record.with("kind", "KIND", name);
     let record = record.with("room", "ROOM", text(change.room)).with(
         "users",
         "USERS",
@@ -237,10 +323,14 @@ pub fn gap(after: i64) -> Record {
     Record::new().with("compacted_after_revision", "", Value::Number(after))
 }
 
+fn rule(rule: pb::Rule) -> Value {
+    Value::Name(rule.as_str_name(), String::new(), Tone::Plain)
+}
+
 pub fn check(room: &str, user: &str, answer: &pb::CheckSendResponse) -> Record {
     let record = Record::new().with("room", "", text(room)).with("user", "", text(user));
     let record = record.with("allowed", "", Value::Flag(answer.allowed));
-    let record = record.with("rule", "", Value::Name(answer.rule().as_str_name(), String::new()));
+    let record = record.with("rule", "", rule(answer.rule()));
     let record = record.with("expire_time", "", Value::End(answer.expire_time));
     record.with("reason", "", text(&answer.reason)).with("actor", "", text(&answer.actor))
 }

@@ -8,7 +8,13 @@ use futures_util::StreamExt as _;
 use http::{Request, StatusCode, Uri, header, uri::Scheme};
 
 use super::Failure;
-use crate::fetch;
+use crate::{
+    counted::counted,
+    fetch::{
+        self,
+        peer::{self, Peer, Server},
+    },
+};
 
 /// For the response, and for each chunk of it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,7 +34,8 @@ pub async fn backup(
     let mut body = with_timeout(request(from, token)).await.map_err(failed)?.into_data_stream();
     let mut bytes = 0;
     while let Some(chunk) = with_timeout(async { Ok(body.next().await) }).await.map_err(failed)? {
-        let chunk = chunk.map_err(|error| failed(format!("after {bytes} bytes: {error}")))?;
+        let chunk =
+            chunk.map_err(|error| failed(format!("after {}: {error}", counted(bytes, "byte"))))?;
         to.write_all(&chunk).map_err(|source| Failure::File { what: what.to_owned(), source })?;
         bytes += chunk.len() as u64;
     }
@@ -52,13 +59,32 @@ async fn request(from: &str, token: &str) -> Result<Body, String> {
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Body::empty());
     let request = request.map_err(|error| error.to_string())?;
-    let response =
-        fetch::client(None)?.request(request).await.map_err(|error| fetch::describe(&error))?;
+    let response = match fetch::client(None)?.request(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(elsewhere(from).await.unwrap_or(fetch::describe(&error))),
+    };
     let status = response.status();
     let body = Body::new(response.into_body());
     if status == StatusCode::OK {
         return Ok(body);
     }
+    if status == StatusCode::NOT_FOUND
+        && let Some(elsewhere) = elsewhere(from).await
+    {
+        return Err(elsewhere);
+    }
     let message = axum::body::to_bytes(body, MAX_ERROR_BYTES).await.unwrap_or_default();
     Err(format!("{status}: {}", String::from_utf8_lossy(&message)))
+}
+
+/// What answers at this URL, if it is no admin listener.
+async fn elsewhere(from: &str) -> Option<String> {
+    let which = match peer::identify(from, None).await? {
+        Peer { server: Some(Server::Grpc), .. } => "the gRPC port of a service",
+        Peer { server: Some(Server::Rest), .. } => "the REST port of a mute-service",
+        Peer { server: Some(Server::Http), .. } => "an HTTP server that is no mute-service",
+        Peer { uses_tls: true, .. } => "a server with TLS",
+        Peer { server: Some(Server::Admin) | None, .. } => return None,
+    };
+    Some(format!("this is {which}; give the address of its admin port, 9090 by default"))
 }

@@ -24,6 +24,11 @@ use crate::{
     process::{Process, program},
 };
 
+mod directory;
+mod narrow;
+mod ports;
+mod usage;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How a run has ended, and what it has printed.
@@ -54,8 +59,13 @@ async fn run(mut command: Command) -> Run {
 async fn done(server: &Server, app: &str, words: &str) -> String {
     let arguments: Vec<_> = words.split(' ').collect();
     let run = run(ctl(&server.addresses.grpc.to_string(), app, &arguments)).await;
-    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{words}");
+    let code = i32::from(words.starts_with("check ") && may_not_speak(&run.out));
+    assert_eq!((run.code, run.err.as_str()), (Some(code), ""), "{words}");
     run.out
+}
+
+fn may_not_speak(out: &str) -> bool {
+    out.contains("may not speak") || out.contains("\"allowed\":false")
 }
 
 /// The objects of a `--json` run.
@@ -205,7 +215,7 @@ owner1 may speak in 1265710621211, as its owner or admin: the room is banned by 
         ("check 1265710621211 user4", "\
 user4 may not speak in 1265710621211 until 2022-01-13T08:09:10Z: the room is banned by service:dev, because of \"raid\".
 "),
-        ("room 1265710621211", "\
+        ("room show 1265710621211", "\
 ROOM          1265710621211
 NAME          testchatroom
 DESCRIPTION   -
@@ -257,10 +267,10 @@ MUTED ROOMS  -
 WAS MUTED    yes
 "),
         ("events --room 1265710621211 --kind muted,banned,UNBANNED --limit 3", "\
-REVISION  TIME                  KIND      ROOM           USERS  UNTIL                 BY           REASON
-18        2022-01-13T07:59:10Z  unbanned  1265710621211  -      -                     service:dev  -
-15        2022-01-13T07:59:10Z  banned    1265710621211  -      2022-01-13T08:09:10Z  service:dev  raid
-13        2022-01-13T07:59:10Z  muted     1265710621211  user5  for good              service:dev  -
+REVISION  TIME                  KIND      USERS  UNTIL                 BY           REASON
+18        2022-01-13T07:59:10Z  unbanned  -      -                     service:dev  -
+15        2022-01-13T07:59:10Z  banned    -      2022-01-13T08:09:10Z  service:dev  raid
+13        2022-01-13T07:59:10Z  muted     user5  for good              service:dev  -
 "),
     ];
     for (words, expected) in story {
@@ -303,7 +313,7 @@ async fn each_command_prints_an_object_a_line_for_programs() {
         ("allow 1265710621211 user3", json!([{"user": "user3", "revision": 15}])),
         ("allowed 1265710621211", json!([{"user": "user3", "allow_time": now}])),
         (
-            "room 1265710621211",
+            "room show 1265710621211",
             json!([{"room": room, "ban": ban, "muted_count": 1, "allowed_count": 1, "revision": 15}]),
         ),
         (
@@ -312,7 +322,7 @@ async fn each_command_prints_an_object_a_line_for_programs() {
         ),
         ("unban 1265710621211", json!([{"was_banned": true, "revision": 17}])),
         (
-            "room 1265710621211",
+            "room show 1265710621211",
             json!([{"room": room, "ban": null, "muted_count": 1, "allowed_count": 0, "revision": 17}]),
         ),
         ("mute-user user4 --for 1m --reason spam", json!([at(mute("user4"), 18)])),
@@ -345,7 +355,7 @@ async fn an_end_says_how_long_it_is_still() {
     let process = Process::start(directory.path());
     let muted = run(ctl(process.grpc(), OPEN, &["mute", "r", "u", "--for", "26h"])).await;
     assert!(
-        muted.out.contains("Z (in 1day 2h)") || muted.out.contains("Z (in 1day 1h)"),
+        muted.out.contains("Z (in 1 day 2h)") || muted.out.contains("Z (in 1 day 1h)"),
         "{muted:?}"
     );
 }
@@ -381,24 +391,24 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
     refused(
         to(&grpc),
         &["--token", "wrong"],
-        1,
+        2,
         &["(MALFORMED_TOKEN)", "MUTE_TOKEN", "--token-file"],
     )
     .await;
     let mut anonymous = to(&grpc);
     anonymous.env_remove("MUTE_TOKEN");
-    refused(anonymous, &[], 1, &["(MISSING_TOKEN)", "MUTE_TOKEN"]).await;
-    refused(to(&grpc), &["--app", "nobody#here"], 1, &["(PERMISSION_DENIED)", "--app"]).await;
+    refused(anonymous, &[], 2, &["(MISSING_TOKEN)", "MUTE_TOKEN"]).await;
+    refused(to(&grpc), &["--app", "nobody#here"], 2, &["(PERMISSION_DENIED)", "--app"]).await;
     let nowhere = ctl(&grpc, AGORA, &["list", "nowhere"]);
     refused(
         nowhere,
         &[],
         1,
-        &["the room is not registered in this app (ROOM_NOT_FOUND)", "UpsertRoom"],
+        &["the room \"nowhere\" is not registered in this app (ROOM_NOT_FOUND)", "ctl room create"],
     )
     .await;
     let strangers = ctl(&grpc, AGORA, &["mute", ROOM, "user1", "x", "y"]);
-    refused(strangers, &[], 1, &["(CLIENT_NOT_FOUND)", "Users: x, y", "UpsertClient"]).await;
+    refused(strangers, &[], 1, &["(CLIENT_NOT_FOUND)", "Users: x, y", "ctl user create"]).await;
     refused(
         ctl(&grpc, AGORA, &["mute", ROOM, "owner1"]),
         &[],
@@ -432,15 +442,8 @@ async fn what_goes_wrong_is_told_with_its_reason_and_what_to_do_next() {
         "Check that the service is running",
         "--addr",
     ];
-    refused(to(&free), &[], 1, &words).await;
+    refused(to(&free), &[], 2, &words).await;
     refused(ctl(&free, AGORA, &["watch"]), &[], 1, &words).await;
-    refused(
-        to(&server.addresses.rest.to_string()),
-        &[],
-        1,
-        &["Check that this is the gRPC address of a mute-service", "--addr"],
-    )
-    .await;
     // Ours.
     let mut no_app = to(&grpc);
     no_app.env_remove("MUTE_APP");
@@ -614,18 +617,4 @@ async fn what_users_write_is_shown_and_not_obeyed_by_the_terminal() {
     let nowhere =
         run(ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "x\u{202e}y"])).await;
     assert!(nowhere.err.contains(r"Users: x\u{202e}y"), "{nowhere:?}");
-}
-
-#[tokio::test]
-async fn shells_complete_the_commands() {
-    for shell in ["bash", "zsh", "fish"] {
-        let mut command = program();
-        command.args(["completions", shell]);
-        let script = run(command).await;
-        assert!(
-            script.code == Some(0) && script.out.contains("unmute-notifications"),
-            "{shell}: {}",
-            script.err
-        );
-    }
 }

@@ -169,7 +169,7 @@ fn the_shell_sessions_for_callers_print_what_they_show() {
     let moderating = session(moderating);
     for step in &moderating.steps {
         let mut moderator =
-            shell(directory.path(), &format!("{}{}", moderating.exports, step.command));
+            shell(directory.path(), &format!("{}{}", moderating.exports, lenient(&step.command)));
         moderator.env("MUTE_ADDR", &url);
         assert_eq!(words(&printed(moderator)), words(&step.out), "{}", step.command);
     }
@@ -177,6 +177,12 @@ fn the_shell_sessions_for_callers_print_what_they_show() {
     await_lines(&file, watch.out.lines().count());
     drop(watcher);
     assert_eq!(words(&fs::read_to_string(file).unwrap()), words(&watch.out));
+}
+
+/// A check that succeeds too where the user may not speak.
+fn lenient(command: &str) -> String {
+    let is_check = command.starts_with("mute-service ctl check ");
+    if is_check { format!("{command} || [ $? = 1 ]") } else { command.to_owned() }
 }
 
 #[test]

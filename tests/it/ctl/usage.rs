@@ -1,0 +1,63 @@
+//! The exit codes of `check`, questions about units, and suggestions.
+
+use super::*;
+
+#[tokio::test]
+async fn check_tells_its_verdict_by_its_exit_code() {
+    let server = Server::start().await;
+    let grpc = server.addresses.grpc.to_string();
+    let code = async |arguments: &[&str]| run(ctl(&grpc, AGORA, arguments)).await.code;
+    done(&server, AGORA, "mute 1265710621211 user1").await;
+    assert_eq!(code(&["check", ROOM, "user2"]).await, Some(0));
+    assert_eq!(code(&["check", ROOM, "user1"]).await, Some(1));
+    assert_eq!(code(&["check", ROOM, "user1", "--json"]).await, Some(1));
+    assert_eq!(code(&["check", "nowhere", "user1"]).await, Some(2));
+    assert_eq!(code(&["check", ROOM, "user1", "--token", "wrong"]).await, Some(2));
+    assert_eq!(code(&["check", ROOM, "user1", "--addr", "127.0.0.1:1"]).await, Some(2));
+    assert_eq!(code(&["check", ROOM]).await, Some(64));
+    assert_eq!(code(&["check", ROOM, "user1", "--addr", "no address"]).await, Some(64));
+    // The verdict stays the exit code where nobody reads it.
+    let mut unread = ctl(&grpc, AGORA, &["check", ROOM, "user1"]);
+    let mut child = unread.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap().code()).await.unwrap();
+    assert_eq!(ended, Some(1));
+    let help = run(ctl(&grpc, AGORA, &["check", "--help"])).await.out;
+    let codes = "Exit codes: 0 if the user may speak, 1 if not, 2 if the check failed, 64";
+    assert!(help.contains(codes), "{help}");
+}
+
+#[tokio::test]
+async fn a_capital_m_is_asked_about_and_not_taken_for_a_month() {
+    for arguments in [
+        &["mute", "r", "u", "--for", "1M"][..],
+        &["ban", "r", "--for", "1h 30M"],
+        &["mute-user", "u", "--for", "10M"],
+        &["mute-notifications", "r", "u", "--for", "1M"],
+        &["events", "--since", "1M"],
+        &["events", "--until", "2M"],
+    ] {
+        let words = ["a month or a minute?", "1month", "1m "];
+        refused(ctl("127.0.0.1:1", OPEN, arguments), &[], 64, &words).await;
+    }
+}
+
+#[tokio::test]
+async fn the_nearest_command_is_suggested_first() {
+    for (arguments, tip) in [
+        (&["mut"][..], "exist: 'mute', "),
+        (&["mute-notification"], "exist: 'mute-notifications', 'unmute-notifications'"),
+        (&["unmut"], "exist: 'unmute', "),
+        (&["room", "creat"], "exists: 'create'"),
+    ] {
+        let run = run(ctl("127.0.0.1:1", OPEN, arguments)).await;
+        assert!(run.code == Some(64) && run.err.contains(tip), "{arguments:?}: {}", run.err);
+        let tips = run.err.lines().find(|line| line.contains("tip:")).unwrap();
+        assert!(tips.matches('\'').count() <= 6, "{tips}");
+    }
+    let mut top = program();
+    top.arg("sevre");
+    let top = run(top).await;
+    assert!(top.err.contains("'serve'"), "{}", top.err);
+    assert!(top.err.find("'serve'") < top.err.find("'restore'"), "{}", top.err);
+}
