@@ -8,7 +8,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -239,7 +239,8 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     (StatusCode::OK, "ok".to_owned())
 }
 
-async fn metrics_page(State(admin): State<Admin>) -> impl IntoResponse {
-    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, TEXT)], metrics::text(&admin.service, admin.data_dir.as_deref()))
+async fn metrics_page(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
+    let format = metrics::Format::accepted(&headers);
+    let text = metrics::text(&admin.service, admin.data_dir.as_deref(), format);
+    ([(header::CONTENT_TYPE, format.content_type())], text)
 }

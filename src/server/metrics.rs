@@ -9,10 +9,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+mod format;
+
+pub(super) use format::Format;
+
 use crate::{limits::holder::Resource, service::Service, sweep, telemetry::metrics::METRICS};
 
-/// All metrics, in the OpenMetrics text format.
-pub(super) fn text(service: &Service, data_dir: Option<&Path>) -> String {
+/// All metrics, in this format.
+pub(super) fn text(service: &Service, data_dir: Option<&Path>, format: Format) -> String {
     let mut text = String::new();
     let encoded = encode_registry(&mut text, METRICS.registry())
         .and_then(|()| encode_registry(&mut text, &current(service, data_dir)))
@@ -20,7 +24,10 @@ pub(super) fn text(service: &Service, data_dir: Option<&Path>) -> String {
     if let Err(error) = encoded {
         tracing::error!(%error, "the metrics page is incomplete");
     }
-    text
+    match format {
+        Format::OpenMetrics => text,
+        Format::Plain => format::plain(&text),
+    }
 }
 
 /// Metrics that are read from their source for each scrape.

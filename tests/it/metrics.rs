@@ -1,6 +1,12 @@
 //! The metrics that /metrics exports. The dashboard and the alerts use no others.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
 use mute_service::proto::v1 as pb;
 
@@ -8,17 +14,64 @@ use crate::{
     cluster::until,
     harness::{SERVICE, duration, with},
     process::{Process, mute},
+    tools::has_program,
 };
 
+/// The page and its type, for this header `Accept`.
+async fn page(process: &Process, accept: &str) -> (String, String) {
+    let request = reqwest::Client::new().get(format!("{}/metrics", process.admin()));
+    let answer = request.header("accept", accept).send().await.unwrap();
+    let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    (content_type, answer.text().await.unwrap())
+}
+
 async fn scrape(process: &Process) -> String {
-    let answer = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
-    assert!(
-        answer.headers()["content-type"]
-            .to_str()
-            .unwrap()
-            .starts_with("application/openmetrics-text; version=1.0.0")
-    );
-    answer.text().await.unwrap()
+    let (content_type, text) = page(process, "application/openmetrics-text").await;
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    text
+}
+
+/// Runs promtool with this text as its input.
+fn promtool(text: &str) -> Output {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    promtool.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promtool_finds_no_fault_in_the_text_format() {
+    if !has_program("promtool", "prometheus") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    mute(&mut process.mutes().await, "lobby", vec!["u".into()]).await.unwrap();
+    reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
+    for accept in ["text/plain", "*/*", "text/html"] {
+        let (content_type, text) = page(&process, accept).await;
+        assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8", "{accept}");
+        assert_eq!(value(&text, "mute_commits_total"), 1.0);
+        let checked = promtool(&text);
+        let complaints = [checked.stdout, checked.stderr].concat();
+        assert!(
+            checked.status.success() && complaints.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&complaints)
+        );
+    }
+    // Both formats have the same samples.
+    let samples = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect()
+    };
+    let plain: BTreeSet<String> = samples(&page(&process, "text/plain").await.1);
+    assert_eq!(plain, samples(&scrape(&process).await));
 }
 
 /// The value of the sample with this name and these labels.
