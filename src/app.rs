@@ -24,7 +24,7 @@ use crate::{
     limits::concurrency::ConcurrencyLimit,
     limits::rate::Limits,
     model::UserId,
-    server::{self, Rules, tls::Tls, web::Origin},
+    server::{self, ConnectionLimits, Rules, tls::Tls, web::Origin},
     service::Service,
     store::{self, Location, Store, StoreError},
     sweep::Sweeper,
@@ -73,6 +73,7 @@ pub struct App {
     gateway: Gateway,
     listeners: [TcpListener; 3],
     rules: Rules,
+    admin_rules: Rules,
     /// Origins of pages that may call gRPC, over grpc-web.
     grpc_pages: Vec<Origin>,
     /// Origins of pages that may call REST.
@@ -142,8 +143,9 @@ impl App {
             trusted_proxies: config.trusted_proxies.clone().into(),
             load: service.load.clone(),
         };
+        let limits = connection_limits(config.max_connections);
         let rules = Rules {
-            max_connections: config.max_connections,
+            max_connections: limits.calls,
             name: "",
             sites: Arc::default(),
             trusted_proxies: config.trusted_proxies.clone().into(),
@@ -151,6 +153,7 @@ impl App {
             tls,
             fault_body: None,
         };
+        let admin_rules = Rules { max_connections: limits.admin, ..rules.clone() };
         let data_dir = match &config.location {
             Location::Directory { path, .. } => Some(path.clone()),
             Location::Cluster(_) => None,
@@ -163,6 +166,7 @@ impl App {
             gateway,
             listeners,
             rules,
+            admin_rules,
             grpc_pages: config.grpc_web_origins.clone(),
             rest_pages: config.rest_origins.clone(),
             data_dir,
@@ -200,6 +204,7 @@ impl App {
             gateway,
             listeners,
             rules,
+            admin_rules,
             grpc_pages,
             rest_pages,
             data_dir,
@@ -237,6 +242,7 @@ impl App {
         tracing::info!(grpc = %grpc_addr, rest = %rest_addr, admin = %admin_addr, "ready");
         let admin = tokio::spawn(server::serve_admin(
             admin,
+            admin_rules,
             service.clone(),
             data_dir,
             access,
@@ -277,6 +283,23 @@ impl App {
         tracing::info!(revision = service.view.revision(), "closed");
         outcome.and(closed.map_err(Failure::Store))
     }
+}
+
+/// What the system's limit of open files leaves of the configured number of connections.
+fn connection_limits(max_connections: usize) -> ConnectionLimits {
+    let open_files = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    let limits = ConnectionLimits::within(open_files, max_connections);
+    if limits.calls < max_connections {
+        tracing::warn!(
+            open_files,
+            max_connections,
+            "the limit of open files is too low for max_connections: each of gRPC and REST has at \
+             most {} connections; raise the limit (ulimit -n, LimitNOFILE), or lower \
+             max_connections",
+            limits.calls
+        );
+    }
+    limits
 }
 
 /// Writes what must exist before the first call: the directory of dev mode, and the address file.

@@ -49,6 +49,7 @@ mod listener;
 mod message;
 mod metrics;
 mod narrow_window;
+mod open_files;
 mod parse_faults;
 mod routes;
 pub mod tls;
@@ -60,12 +61,10 @@ use http::Protocols;
 use listener::Failure;
 pub use listener::{Rules, Stop};
 use message::UNAUTHENTICATED_MAX_BYTES;
+pub use open_files::ConnectionLimits;
 use parse_faults::FaultBody;
 pub use routes::Routes;
 use web::Origin;
-
-/// Enough for probes, scrapers and a backup.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// All services of the gRPC listener, and what sets the status of gRPC's health service.
 pub async fn grpc_routes(
@@ -174,6 +173,7 @@ pub async fn serve_rest(
 /// come from inside the cluster.
 pub async fn serve_admin(
     listener: TcpListener,
+    rules: Rules,
     service: Arc<Service>,
     data_dir: Option<PathBuf>,
     access: Arc<Access>,
@@ -187,13 +187,12 @@ pub async fn serve_admin(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page));
     let rules = Rules {
-        max_connections: ADMIN_CONNECTIONS,
         name: "admin",
         sites: Arc::default(),
         trusted_proxies: Arc::default(),
         max_age: Duration::ZERO,
         tls: None,
-        fault_body: None,
+        ..rules
     };
     let routes = routes.with_state(admin).merge(backups).layer(middleware::from_fn(track_exchange));
     listener::serve(listener, Protocols::Auto, rules, routes, stop).await;

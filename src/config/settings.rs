@@ -137,8 +137,9 @@ pub struct Settings {
     /// machine may by default [default: none]
     #[arg(long, value_name = "ORIGIN,ORIGIN", value_delimiter = ',', env = "MUTE_REST_ORIGINS")]
     pub rest_origins: Option<Vec<Origin>>,
-    /// Maximum number of connections to each of gRPC and REST; at the maximum, an idle connection
-    /// is closed for a new one, or else the new one is [default: 10000]
+    /// Maximum number of connections to each of gRPC and REST; fewer where the limit of open files
+    /// is too low; at the maximum, an idle connection is closed for a new one, or else the new one
+    /// is [default: 10000]
     #[arg(long, value_name = "N", env = "MUTE_MAX_CONNECTIONS")]
     pub max_connections: Option<usize>,
     /// Maximum number of concurrent calls; further calls are refused at once [default: 10000]

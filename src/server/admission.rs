@@ -19,8 +19,9 @@ use crate::limits::{
 /// Once a listener is half full, one address may have at most `1 / SHARE_DIVISOR` of its
 /// connections.
 const SHARE_DIVISOR: usize = 4;
-/// A connection without an open call for this long may be evicted.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection without an open call for this long may be evicted: longer than proxies keep one,
+/// because a call may be under way to it until then.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// The same, for a connection that never had a request.
 const NO_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often candidates for eviction are collected.

@@ -37,7 +37,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tower::{Service, ServiceExt as _};
 
@@ -69,6 +69,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Delay after `accept` failed, for example for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How often such failures are logged.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 
@@ -132,6 +134,7 @@ pub(super) async fn serve(
     let mut ids = HashMap::new();
     let (stop_connections, stopping) = watch::channel(false);
     let mut stop_requested = pin!(stop_requested(stop));
+    let mut failures = AcceptFailures::default();
     loop {
         METRICS.connections(rules.name, admission.connections());
         let accepted = tokio::select! {
@@ -168,7 +171,7 @@ pub(super) async fn serve(
                 ids.insert(task.id(), id);
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted; trying again");
+                failures.log(rules.name, &error);
                 sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
@@ -178,6 +181,30 @@ pub(super) async fn serve(
     drop(listener);
     stop_connections.send_replace(true);
     while connections.join_next().await.is_some() {}
+}
+
+/// Failures to accept a connection, of which the log has one a minute.
+#[derive(Default)]
+struct AcceptFailures {
+    logged_at: Option<Instant>,
+    unlogged: u64,
+}
+
+impl AcceptFailures {
+    fn log(&mut self, listener: &str, error: &io::Error) {
+        if self.logged_at.is_some_and(|at| at.elapsed() < ACCEPT_LOG_INTERVAL) {
+            self.unlogged += 1;
+            return;
+        }
+        let since_last = std::mem::take(&mut self.unlogged);
+        self.logged_at = Some(Instant::now());
+        tracing::warn!(
+            listener,
+            since_last,
+            %error,
+            "connections could not be accepted; trying again, logged once a minute"
+        );
+    }
 }
 
 async fn serve_connection(

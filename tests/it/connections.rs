@@ -25,6 +25,7 @@ use crate::{
     process::{Process, mute, muted, program, was_not_taken},
 };
 
+mod few_files;
 mod frames;
 
 fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {

@@ -1,0 +1,50 @@
+//! A limit of open files below the number of connections.
+
+use std::process::Command;
+
+use crate::{
+    cluster::until,
+    hostile::connect_from,
+    process::{Process, build, muted},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_are_answered_when_connections_use_up_the_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let limited = build();
+    let mut command = Command::new("sh");
+    command
+        .env_clear()
+        .args(["-c", "ulimit -n 128 && exec \"$0\" \"$@\""])
+        .arg(limited.get_program());
+    let arguments = ["--data-dir", data.to_str().unwrap()];
+    let process =
+        Process::launch(command, directory.path(), ["127.0.0.1:0"; 3], &arguments).ready();
+    let log = || std::fs::read_to_string(directory.path().join("log")).unwrap();
+    assert!(log().contains("WARN") && log().contains("at most 24 connections"), "{}", log());
+    let [rest, admin] =
+        [process.rest(), process.admin()].map(|url| url.trim_start_matches("http://").to_owned());
+    let mut held = Vec::new();
+    for number in 0..200_u8 {
+        let to = [process.grpc(), rest.as_str(), admin.as_str()][usize::from(number % 3)];
+        held.push(connect_from(2 + number, to).await);
+    }
+    for path in ["/readyz", "/livez", "/readyz", "/livez"] {
+        let answer = || async {
+            let answer = reqwest::get(format!("{}{path}", process.admin())).await.ok()?;
+            Some(answer.status().as_u16())
+        };
+        // Silent connections make room after two seconds.
+        until("a probe is answered", async || answer().await == Some(200)).await;
+    }
+    // More of them change nothing.
+    for number in 0..200_u8 {
+        held.push(connect_from(2 + number, &rest).await);
+    }
+    let probe = reqwest::get(format!("{}/livez", process.admin())).await.unwrap();
+    assert_eq!(probe.status(), 200);
+    assert_eq!(muted(&mut process.mutes().await, "room").await, Vec::<String>::new());
+    let complaints = log().matches("could not be accepted").count();
+    assert!(complaints <= 1, "{complaints} lines");
+}
