@@ -55,7 +55,7 @@ pub struct Settings {
     /// [default: 604800, a week]
     #[arg(long, value_name = "SECONDS", env = "MUTE_TOKEN_TTL_SECONDS")]
     pub token_ttl_seconds: Option<u64>,
-    /// Networks of proxies whose X-Forwarded-... headers are trusted [default: none]
+    /// Networks of proxies whose headers X-Forwarded-... and Forwarded are trusted [default: none]
     #[arg(long, value_name = "CIDR,CIDR", value_delimiter = ',', env = "MUTE_TRUSTED_PROXIES")]
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Number of events to keep; each change is an event: who did what to whom, when and why

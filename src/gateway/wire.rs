@@ -63,7 +63,7 @@ pub(super) fn peer(parts: &Parts) -> Option<SocketAddr> {
 
 /// The headers of a request that comes from a trusted proxy; none for any other peer.
 pub(super) fn forwarded_headers<'a>(gateway: &Gateway, parts: &'a Parts) -> Option<&'a HeaderMap> {
-    let peer = peer(parts)?.ip().to_canonical();
+    let peer = peer(parts)?.ip();
     gateway.trusted_proxies.iter().any(|net| net.contains(&peer)).then_some(&parts.headers)
 }
 

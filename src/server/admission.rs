@@ -97,8 +97,8 @@ impl Admission {
         &mut self,
         addr: SocketAddr,
     ) -> Option<(u64, Arc<Connection>, Arc<Notify>)> {
-        let peer = addr.ip().to_canonical();
-        let site = (!self.trusted.iter().any(|net| net.contains(&peer))).then(|| Site::from(peer));
+        let ip = addr.ip();
+        let site = (!self.trusted.iter().any(|net| net.contains(&ip))).then(|| Site::from(ip));
         // A site at its share gives up one of its own connections. If the listener is full, the
         // site with the most connections gives up one.
         let has_share = self.connections.len() >= self.max / 2

@@ -17,6 +17,7 @@ use std::{
     convert::Infallible,
     error::Error as StdError,
     io,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -149,6 +150,8 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
+                // A listener of both families has IPv4 addresses as IPv6 addresses.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let Some((id, state, evicted)) = admission.admit(peer) else {
                     METRICS.connection_refused();
                     tracing::debug!(
