@@ -150,6 +150,7 @@ impl App {
             sites: Arc::default(),
             trusted_proxies: config.trusted_proxies.clone().into(),
             max_age: Duration::from_secs(config.max_connection_age_seconds),
+            max_idle: Duration::from_secs(config.max_connection_idle_seconds),
             tls,
             fault_body: None,
         };

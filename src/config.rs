@@ -62,6 +62,7 @@ pub struct Config {
     pub max_calls: usize,
     pub max_message_bytes: usize,
     pub max_connection_age_seconds: u64,
+    pub max_connection_idle_seconds: u64,
     pub stop_delay_seconds: u64,
     pub drain_seconds: u64,
     pub log_format: LogFormat,
@@ -159,6 +160,8 @@ impl Config {
             // Size on the wire; a decoded message takes several times as much.
             max_message_bytes: settings.max_message_mib.unwrap_or(64).saturating_mul(1 << 20),
             max_connection_age_seconds: settings.max_connection_age_seconds.unwrap_or(1_800),
+            // Above the 60 seconds of nginx and of most load balancers.
+            max_connection_idle_seconds: settings.max_connection_idle_seconds.unwrap_or(75),
             stop_delay_seconds: settings.stop_delay_seconds.unwrap_or(0),
             drain_seconds: settings.drain_seconds.unwrap_or(10),
             log_format: settings.log_format.unwrap_or_default(),
@@ -202,6 +205,9 @@ impl Config {
         }
         if self.max_connections == 0 || self.max_calls == 0 {
             errors.push("max_connections and max_calls must be at least 1".to_owned());
+        }
+        if !(30..=86_400).contains(&self.max_connection_idle_seconds) {
+            errors.push("max_connection_idle_seconds must be 30 to 86400".to_owned());
         }
         if !(16..=1 << 20).contains(&(self.max_message_bytes >> 20)) {
             errors.push("max_message_mib must be 16 to 1048576".to_owned());

@@ -44,6 +44,7 @@ mod calls;
 mod forwarded;
 mod h2_frames;
 mod h2_goaway_fix;
+mod head_timer;
 mod http;
 mod listener;
 mod message;

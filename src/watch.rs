@@ -10,7 +10,11 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::{Stream, stream};
+use futures_util::{
+    FutureExt as _, Stream,
+    future::{BoxFuture, pending},
+    stream,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -64,6 +68,9 @@ pub struct WatchStream {
     /// The last revision to read from history. Later changes come over the subscription.
     history_end: Revision,
     subscription: Option<Subscription>,
+    /// Completes when the watch is to end.
+    end: BoxFuture<'static, ()>,
+    has_ended: bool,
     _permit: Option<WatchPermit>,
 }
 
@@ -94,8 +101,16 @@ impl WatchStream {
             history_rate_limit: Box::new(|| Ok(())),
             history_end,
             subscription: None,
+            end: pending().boxed(),
+            has_ended: false,
             _permit: None,
         })
+    }
+
+    /// Ends with STOPPING when `end` completes.
+    #[must_use]
+    pub fn until(self, end: BoxFuture<'static, ()>) -> Self {
+        Self { end, ..self }
     }
 
     /// Holds the permit for as long as it lives, and takes each page of history from the rate
@@ -124,6 +139,13 @@ impl WatchStream {
         loop {
             if let Some(change) = self.buffer.pop_front() {
                 return Ok(WatchEvent::Change(change));
+            }
+            self.has_ended = self.has_ended || (&mut self.end).now_or_never().is_some();
+            if self.has_ended {
+                return Err(Error::new(
+                    Reason::Stopping,
+                    "this connection has reached its maximum age; resume after last_revision, on another one",
+                ));
             }
             if self.hub.is_closed() {
                 return Err(Error::new(
@@ -167,13 +189,14 @@ impl WatchStream {
         Ok(true)
     }
 
-    /// Waits for the queue, at most until a heartbeat is due. Subscribes first if there is no
-    /// subscription.
+    /// Waits for the queue, at most until a heartbeat is due or the watch is to end. Subscribes
+    /// first if there is no subscription.
     async fn wait_or_subscribe(&mut self) {
         match &self.subscription {
-            Some(subscription) => {
-                drop(timeout_at(self.next_heartbeat, subscription.queue.arrival()).await)
-            }
+            Some(subscription) => tokio::select! {
+                _ = timeout_at(self.next_heartbeat, subscription.queue.arrival()) => {}
+                () = &mut self.end => self.has_ended = true,
+            },
             None => {
                 self.subscription = self.hub.subscribe(&self.subject);
                 self.history_end = self
@@ -246,6 +269,8 @@ impl WatchStream {
     }
 }
 
+#[cfg(test)]
+mod end_of_watch;
 #[cfg(test)]
 mod fixture;
 

@@ -152,6 +152,10 @@ pub struct Settings {
     /// over new replicas; 0 is never [default: 1800]
     #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_CONNECTION_AGE_SECONDS")]
     pub max_connection_age_seconds: Option<u64>,
+    /// How long an HTTP/1 connection may be idle before it is closed, 30 to 86400; longer than a
+    /// proxy in front keeps it, or calls through the proxy fail [default: 75]
+    #[arg(long, value_name = "SECONDS", env = "MUTE_MAX_CONNECTION_IDLE_SECONDS")]
+    pub max_connection_idle_seconds: Option<u64>,
     /// How long to keep serving after SIGTERM while health reports not ready, so that load
     /// balancers send new calls elsewhere [default: 0]
     #[arg(long, value_name = "SECONDS", env = "MUTE_STOP_DELAY_SECONDS")]
@@ -215,6 +219,9 @@ impl Settings {
             max_connection_age_seconds: self
                 .max_connection_age_seconds
                 .or(other.max_connection_age_seconds),
+            max_connection_idle_seconds: self
+                .max_connection_idle_seconds
+                .or(other.max_connection_idle_seconds),
             stop_delay_seconds: self.stop_delay_seconds.or(other.stop_delay_seconds),
             drain_seconds: self.drain_seconds.or(other.drain_seconds),
             log_format: self.log_format.or(other.log_format),

@@ -1,16 +1,21 @@
 //! `Watch` and `ListEvents`: the change feed and the history.
 
+use std::{sync::Arc, time::Duration};
+
 use futures_util::{
     FutureExt as _, StreamExt as _,
-    future::{BoxFuture, Either, select},
+    future::{BoxFuture, Either, pending, select},
     stream::{self, BoxStream},
 };
+use rand::RngExt as _;
+use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{Api, Reply, encode, parse, unpack};
 use crate::{
     auth::credentials::Proof,
     error::Error,
+    limits::connection::Connection,
     model::{EventKind, RoomId},
     proto::v1 as pb,
     service::EventFilter,
@@ -18,11 +23,15 @@ use crate::{
 };
 
 const MAX_ACTOR_BYTES: usize = 512;
+/// The watches of a connection that closes end within this time, one by one, so that those of a
+/// proxy do not all return at once. The server closes the connection later than that.
+const END_WITHIN_MS: u64 = 20_000;
 
 pub(super) type Stream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 
 pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Reply<Stream> {
     let proof = Proof::of(request.metadata().as_ref(), request.extensions());
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let (caller, message) = unpack(request);
     let call = api.service.authorize(caller, message.app, "Watch")?;
     let room = non_empty(message.room).map(RoomId::parse).transpose()?;
@@ -30,10 +39,21 @@ pub(super) async fn watch(api: &Api, request: Request<pb::WatchRequest>) -> Repl
     let after = after
         .map_err(|_| Error::invalid("after_revision", "after_revision must not be negative"))?;
     let stream = api.service.watch(&call, room.as_ref(), after).await?;
+    let stream = stream.until(end_of(connection).boxed());
     let service = api.service.clone();
     let revoked = async move { service.watch_revoked(&call, &proof).await };
     let responses = stream.into_stream().map(|event| Ok(response(event?))).boxed();
     Ok(Response::new(end_with(responses, revoked.boxed()).boxed()))
+}
+
+/// Completes some time after the connection has begun to close.
+async fn end_of(connection: Option<Arc<Connection>>) {
+    match connection {
+        Some(connection) => connection.closing().await,
+        None => pending().await,
+    }
+    let delay_ms = rand::rng().random_range(0..END_WITHIN_MS);
+    sleep(Duration::from_millis(delay_ms)).await;
 }
 
 /// The stream, which ends with the error as soon as `error` resolves.

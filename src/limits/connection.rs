@@ -1,18 +1,18 @@
-//! The state of one connection: where it comes from, how long it has been idle, and whether its
-//! responses are being read.
+//! The state of one connection: where it comes from, how long it has been idle, whether its
+//! responses are being read, and whether it is closing.
 //! hyper reports none of this.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use http::Extensions;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::holder::{Holder, Peer};
 
@@ -50,6 +50,9 @@ pub struct Connection {
     idle_since_ms: AtomicU64,
     /// Responses being sent, by the slot of their last progress.
     responses: [AtomicU32; SLOTS],
+    is_closing: AtomicBool,
+    /// Notified when the connection begins to close.
+    close: Notify,
 }
 
 /// A request on a connection, and its response.
@@ -76,6 +79,28 @@ impl Connection {
             open: AtomicU32::new(0),
             idle_since_ms: AtomicU64::new(0),
             responses,
+            is_closing: AtomicBool::new(false),
+            close: Notify::new(),
+        }
+    }
+
+    /// Begins to close: running calls are finished, and streams without an end are asked to end.
+    pub fn begin_close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        self.close.notify_waiters();
+    }
+
+    /// Whether the connection has begun to close.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
+    /// Completes when the connection has begun to close.
+    pub async fn closing(&self) {
+        let notified = self.close.notified();
+        if !self.is_closing() {
+            notified.await;
         }
     }
 
@@ -155,6 +180,9 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
     use tokio::time::advance;
 
     use super::*;
@@ -189,6 +217,16 @@ mod tests {
             assert!(!connection.check_unread());
             advance(Duration::from_secs(begun)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_before_and_after_it_closes_are_told() {
+        let connection = connection();
+        let mut before = pin!(connection.closing());
+        assert!(before.as_mut().now_or_never().is_none());
+        connection.begin_close();
+        before.await;
+        connection.closing().await;
     }
 
     #[tokio::test(start_paused = true)]

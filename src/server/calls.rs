@@ -94,7 +94,10 @@ where
             return Box::pin(std::future::ready(Ok(refusal.into_http())));
         }
         let account = Caller::take_account(request.extensions_mut());
-        let connection = request.extensions_mut().remove::<Arc<Connection>>();
+        let extensions = request.extensions_mut();
+        // A watch ends when its connection closes.
+        let connection: Option<Arc<Connection>> =
+            if call.method.is_stream { extensions.get().cloned() } else { extensions.remove() };
         // A stream that needs no credentials, such as a watch of the health, does not keep its
         // connection busy.
         let guard = CallGuard::begin(&self.limit, account, connection, call.method.is_ours);

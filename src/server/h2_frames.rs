@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{h2_goaway_fix::GoawayFix, narrow_window::is_narrow};
+use super::{h2_goaway_fix::GoawayFix, head_timer::HeadTimer, narrow_window::is_narrow};
 
 /// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,11 +29,17 @@ const PING_BYTES: usize = 8;
 pub(super) struct Inspected<T> {
     io: T,
     frames: Frames,
+    head_timer: HeadTimer,
 }
 
 impl<T> Inspected<T> {
     pub(super) fn new(io: T) -> Self {
-        Self { io, frames: Frames::default() }
+        Self { io, frames: Frames::default(), head_timer: HeadTimer::default() }
+    }
+
+    /// The timer of the connection's HTTP/1 heads, which learns here when bytes arrive.
+    pub(super) fn head_timer(&self) -> HeadTimer {
+        self.head_timer.clone()
     }
 }
 
@@ -142,6 +148,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Inspected<T> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
         self.frames.pass(&mut buffer.filled_mut()[before..]);
+        self.head_timer.receive();
         Poll::Ready(if self.frames.is_narrow {
             Err(io::Error::other("the client's flow-control window is smaller than the minimum"))
         } else {

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto::Builder,
-};
+use hyper_util::{rt::TokioExecutor, server::conn::auto::Builder};
 
-/// The timeout of the TLS handshake, of the first request, and of each HTTP/1 head; the last also
-/// runs while an HTTP/1 connection is idle.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+use super::head_timer::HeadTimer;
+
 /// The maximum size of all headers of a request.
 const MAX_HEAD_BYTES: u32 = 32 << 10;
 /// The maximum number of concurrent calls on one HTTP/2 connection.
@@ -33,12 +29,17 @@ pub(super) enum Protocols {
     Auto,
 }
 
-pub(super) fn builder(protocols: Protocols) -> Builder<TokioExecutor> {
+/// Idle HTTP/1 connections are closed after `max_idle`.
+pub(super) fn builder(
+    protocols: Protocols,
+    max_idle: Duration,
+    head_timer: HeadTimer,
+) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .timer(head_timer)
+        .header_read_timeout(max_idle)
         .max_buf_size(MAX_HEAD_BYTES as usize);
     let mut http2 = builder.http2();
     http2.max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD_BYTES);

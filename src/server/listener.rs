@@ -2,15 +2,18 @@
 //! shutdown.
 //!
 //! A connection cannot be held open without use. The handshake, the first request and each HTTP/1
-//! head must arrive within half a minute. A peer that neither responds nor acknowledges data for a
+//! head must arrive within half a minute. An idle HTTP/1 connection is closed after `max_idle`,
+//! because it may be closed only when no request can be under way to it; an idle HTTP/2 connection
+//! stays open. A peer that neither responds nor acknowledges data for a
 //! minute is disconnected: the kernel does this (keepalive and user timeout), because pings of
 //! HTTP/2 cost a lock for each frame. The kernel does not see responses that wait for an HTTP/2
 //! window, so those are checked here. When the listener is full, idle connections are evicted
 //! (`admission.rs`).
 //!
-//! At its maximum age a connection is asked to close (GOAWAY), so that callers spread over added
-//! replicas. The same happens to all connections when the service stops. Running calls are
-//! finished.
+//! At its maximum age a connection is asked to close, so that callers spread over added replicas:
+//! by GOAWAY, or over HTTP/1 by `connection: close` in its next response. When the service stops,
+//! all connections close. Running calls are finished, and watches end with the revision to resume
+//! from.
 
 use std::{
     collections::HashMap,
@@ -26,8 +29,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use http::{Request, Response};
+use futures_util::{
+    FutureExt as _, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream::FuturesUnordered,
+};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -46,13 +51,15 @@ use super::{
     admission::{Admission, SiteHolders},
     forwarded,
     h2_frames::Inspected,
-    http::{HEAD_TIMEOUT, Protocols, builder},
+    head_timer::HEAD_TIMEOUT,
+    http::{Protocols, builder},
     parse_faults::{FaultBody, WithFaultBodies},
     tls::{self, Tls},
 };
 use crate::{
     auth::credentials::CertNames,
     limits::{
+        concurrency::MAX_DEADLINE,
         connection::{Connection, POLL_INTERVAL},
         holder::Peer,
     },
@@ -64,8 +71,9 @@ use crate::{
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
 const KEEPALIVE_PROBES: u32 = 5;
-/// How long running calls may take after the connection reached its maximum age.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long running calls may take after the connection reached its maximum age: longer than any
+/// call but a watch, and longer than a watch takes to end.
+const DRAIN_TIMEOUT: Duration = MAX_DEADLINE.saturating_add(Duration::from_secs(5));
 /// The same, for an evicted connection, which had no open call.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Delay after `accept` failed, for example for lack of file descriptors.
@@ -92,6 +100,8 @@ pub struct Rules {
     pub trusted_proxies: Arc<[IpNet]>,
     /// The age at which a connection is closed gracefully, plus or minus a tenth; zero means never.
     pub max_age: Duration,
+    /// How long an HTTP/1 connection may be idle between two requests.
+    pub max_idle: Duration,
     /// TLS, if the listener uses it.
     pub tls: Option<Arc<Tls>>,
     /// The body of an answer to what is not HTTP; without it, such an answer has none.
@@ -267,12 +277,16 @@ async fn serve_requests(
     info: ConnectionInfo,
 ) -> Result<(), Failure> {
     let has_request = Arc::new(AtomicBool::new(false));
+    let is_http1 = Arc::new(AtomicBool::new(false));
     let proxies =
         info.state.peer.is_none().then(|| (rules.trusted_proxies.clone(), rules.sites.clone()));
     let mark_request = has_request.clone();
+    let mark_http1 = is_http1.clone();
     let state = info.state.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let over_http1 = request.version() < Version::HTTP_2;
         mark_request.store(true, Ordering::Relaxed);
+        mark_http1.store(over_http1, Ordering::Relaxed);
         request.extensions_mut().insert(info.state.clone());
         if let Some((trusted, sites)) = &proxies
             && let Some(ip) = forwarded::caller(request.headers(), trusted)
@@ -282,10 +296,17 @@ async fn serve_requests(
         if let Some(names) = &info.certificate {
             request.extensions_mut().insert(names.clone());
         }
-        service.clone().oneshot(request)
+        let state = info.state.clone();
+        service.clone().oneshot(request).map_ok(move |mut response| {
+            if over_http1 && state.is_closing() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        })
     });
-    let builder = builder(protocols);
-    let io = WithFaultBodies::new(Inspected::new(io), rules.fault_body.clone());
+    let io = Inspected::new(io);
+    let builder = builder(protocols, rules.max_idle, io.head_timer());
+    let io = WithFaultBodies::new(io, rules.fault_body.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     // This set is polled only when one of its futures is ready, not at each frame.
     let events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
@@ -305,6 +326,12 @@ async fn serve_requests(
                 Event::CheckUnread if !state.check_unread() || state.peer.is_none() => {
                     events.push(sleep(POLL_INTERVAL).map(|()| Event::CheckUnread).boxed());
                 }
+                // Closed now, it could lose the request that is under way to it.
+                Event::MaxAge if is_http1.load(Ordering::Relaxed) => {
+                    state.begin_close();
+                    let last = DRAIN_TIMEOUT.max(rules.max_idle);
+                    events.push(sleep(last).map(|()| Event::Outlived).boxed());
+                }
                 event => break event,
             }
         }
@@ -312,8 +339,10 @@ async fn serve_requests(
     match event {
         Event::FirstRequestDue => return Err("no request arrived in time".into()),
         Event::CheckUnread => return Err("the client does not read its responses".into()),
+        Event::Outlived => return Err("a response took too long after the maximum age".into()),
         Event::Evicted | Event::MaxAge | Event::Stop => {}
     }
+    state.begin_close();
     connection.as_mut().graceful_shutdown();
     match event {
         // The owner of the process limits how long this takes.
@@ -336,6 +365,8 @@ enum Event {
     Evicted,
     /// It reached its maximum age.
     MaxAge,
+    /// It is still open, long after that.
+    Outlived,
     /// The service stops.
     Stop,
 }
@@ -352,3 +383,6 @@ async fn stop_requested(mut stop: Stop) {
     // An error means that the sender is gone, which also means to stop.
     let _ = stop.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod tests;

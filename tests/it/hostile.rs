@@ -30,7 +30,7 @@ token_secret = "another secret of sixteen"
 client_id = "client"
 client_secret_hash = ""#;
 
-fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
+pub fn start(arguments: &[&str]) -> (Process, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let app = format!("{APP}{}\"\n", text(&run(&["hash-key", SECRET]).stdout).trim());
     (Process::spawn_with(directory.path(), directory.path(), arguments, &app).ready(), directory)

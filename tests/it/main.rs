@@ -57,6 +57,7 @@ mod prefixes;
 mod process;
 mod progress;
 mod properties;
+mod proxies;
 mod quotas;
 mod recipients;
 mod records;

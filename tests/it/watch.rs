@@ -86,7 +86,8 @@ impl Watch {
     }
 }
 
-fn last_revision(status: &Status) -> i64 {
+/// The revision that the end of a watch names.
+pub fn last_revision(status: &Status) -> i64 {
     status.get_details_error_info().unwrap().metadata["last_revision"].parse().unwrap()
 }
 
