@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{StatusCode, Uri},
+    http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::Response,
 };
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod agora;
+mod compression;
 mod docs;
 mod imkit;
 mod wire;
@@ -61,6 +62,7 @@ pub fn router(gateway: Gateway) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(gateway.clone(), limit_and_observe))
+        .layer(compression::layer())
         .with_state(gateway)
 }
 
@@ -188,11 +190,20 @@ async fn limit_size(uri: &Uri, guard: &mut CallGuard, request: Request, next: Ne
     // A body is read for authenticated callers only, and on the paths that issue a token.
     let body = if is_authenticated || uri.path().ends_with(TOKEN_SUFFIX) {
         let max_bytes = if is_authenticated { MAX_BODY_BYTES } else { MAX_TOKEN_REQUEST_BYTES };
-        match message::read_whole(&mut body, max_bytes, permit, MESSAGE_TIMEOUT).await {
+        let Ok(encoding) = compression::encoding(&head.headers) else {
+            // RFC 9110, 15.5.16: the answer names what is accepted.
+            let mut refusal = refuse(uri, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            refusal.headers_mut().insert(header::ACCEPT_ENCODING, compression::ACCEPTED);
+            return refusal;
+        };
+        let read = message::read_whole(&mut body, max_bytes, permit, MESSAGE_TIMEOUT).await;
+        match read.and_then(|body| compression::inflated(body, encoding, max_bytes, permit)) {
             Ok(bytes) => bytes,
             Err(ReadError::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
             Err(ReadError::TimedOut) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
-            Err(ReadError::Transport(_)) => return refuse(uri, StatusCode::BAD_REQUEST),
+            Err(ReadError::Malformed | ReadError::Transport(_)) => {
+                return refuse(uri, StatusCode::BAD_REQUEST);
+            }
             Err(ReadError::Overloaded(error)) => return overloaded(uri, &error),
         }
     } else {

@@ -5,6 +5,7 @@ pub mod body;
 pub mod concurrency;
 pub mod connection;
 pub mod holder;
+pub mod inflate;
 pub mod message;
 pub mod rate;
 pub mod window;

@@ -14,7 +14,7 @@ use axum::{
     routing::get,
 };
 use tokio::net::TcpListener;
-use tonic::server::NamedService as _;
+use tonic::{codec::CompressionEncoding, server::NamedService as _};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Layer as _, util::MapRequestLayer};
 
@@ -41,6 +41,7 @@ use crate::{
 mod admission;
 mod backup;
 mod calls;
+mod compression;
 mod forwarded;
 mod h2_frames;
 mod h2_goaway_fix;
@@ -80,17 +81,24 @@ pub async fn grpc_routes(
         builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // Health and reflection need no credentials.
-    let mut services =
-        tonic::service::Routes::new(health.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES));
-    services = services
-        .add_service(reflection().build_v1()?.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES));
-    services = services.add_service(
-        reflection().build_v1alpha()?.max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES),
-    );
-    services = services
-        .add_service(DirectoryServiceServer::new(api.clone()))
-        .add_service(TokenServiceServer::new(api.clone()));
-    Ok((Routes::new(MuteServiceServer::new(api), services), reporter))
+    macro_rules! compressible {
+        ($service:expr) => {
+            $service
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd)
+        };
+    }
+    macro_rules! unauthenticated {
+        ($service:expr) => {
+            compressible!($service).max_decoding_message_size(UNAUTHENTICATED_MAX_BYTES)
+        };
+    }
+    let services = tonic::service::Routes::new(unauthenticated!(health))
+        .add_service(unauthenticated!(reflection().build_v1()?))
+        .add_service(unauthenticated!(reflection().build_v1alpha()?))
+        .add_service(compressible!(DirectoryServiceServer::new(api.clone())))
+        .add_service(compressible!(TokenServiceServer::new(api.clone())));
+    Ok((Routes::new(compressible!(MuteServiceServer::new(api)), services), reporter))
 }
 
 const SERVICES: [&str; 4] = [

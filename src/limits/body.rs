@@ -125,6 +125,21 @@ impl<A> CountedBody<A> {
     pub fn stream(body: A, guard: CallGuard) -> Self {
         Self { data: Bytes::new(), held_bytes: 0, early_frame: None, body, guard }
     }
+
+    /// What is sent next: of a unary response, the whole message.
+    pub fn staged(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// Sends this in place of what is staged.
+    pub fn shorten(&mut self, shorter: Bytes) {
+        let freed_bytes = self.held_bytes.saturating_sub(shorter.len());
+        if let Some(permit) = &mut self.guard.permit {
+            permit.release(Resource::Byte, freed_bytes);
+        }
+        self.held_bytes -= freed_bytes;
+        self.data = shorter;
+    }
 }
 
 impl<A: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for CountedBody<A> {

@@ -28,6 +28,8 @@ pub enum ReadError {
     TimedOut,
     /// Other calls hold the bytes that it needs.
     Overloaded(Error),
+    /// It is not compressed as it says.
+    Malformed,
     /// The connection or the stream failed.
     Transport(BoxError),
 }

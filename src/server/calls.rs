@@ -22,7 +22,10 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{BoxError, Layer, Service};
 
-use super::message::{self, Message};
+use super::{
+    compression,
+    message::{self, Message},
+};
 use crate::{
     auth::credentials::Caller,
     grpc::grpc_timeout,
@@ -155,12 +158,12 @@ where
         let message = match &mut guard.permit {
             Some(permit) if has_unary_request => {
                 let timeout = MESSAGE_TIMEOUT.min(deadline);
-                let message =
-                    message::read_whole(head.uri.path(), &mut body, permit, timeout).await;
+                let message = message::read_whole(&head, &mut body, permit, timeout).await;
                 message.map(Message::Whole)
             }
             _ => Ok(Message::Stream(body)),
         };
+        let encoding = compression::response_encoding(&head.headers);
         let admitted = message.and_then(|message| admit(head, message, &mut guard));
         let response = match admitted.map(|request| inner.call(request)) {
             Ok(response) => with_deadline(call.started, deadline, response).await,
@@ -170,6 +173,13 @@ where
         let response = response.and_then(|response| translate_too_large(call.method, response));
         let response =
             response.and_then(|response| counted(call.method, is_unary, response, guard));
+        // In a box of its own, because few calls compress.
+        let response = match (response, encoding.filter(|_| is_unary)) {
+            (Ok(response), Some(encoding)) => {
+                Ok(Box::pin(compression::compressed(response, encoding)).await)
+            }
+            (response, _) => response,
+        };
         call.end(response.as_ref().map_or_else(Status::code, |response| code(response.headers())));
         Ok(response.unwrap_or_else(Status::into_http))
     }

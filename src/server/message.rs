@@ -7,10 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::request::Parts;
 use hyper::body::{Body, Frame, SizeHint};
 use tonic::Status;
 use tower::BoxError;
 
+use super::compression::{self, PREFIX_BYTES};
 use crate::{
     error::Error,
     limits::{
@@ -33,8 +35,6 @@ const MAX_BYTES: [(&str, usize); 4] = [
     ("/mute.v1.TokenService/", UNAUTHENTICATED_MAX_BYTES),
     ("/grpc.", UNAUTHENTICATED_MAX_BYTES),
 ];
-/// gRPC's prefix of each message: a compression flag and the length.
-const PREFIX_BYTES: usize = 5;
 /// The maximum number of fields of a message: the 10,000 users of one call, and some more. A
 /// decoded field takes many times its size on the wire.
 const MAX_FIELDS: usize = 10_100;
@@ -80,10 +80,11 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Body for Message<B> {
     }
 }
 
-/// Reads the whole message of a call at this path. Errors: OVERLOADED; MESSAGE_TOO_LARGE;
-/// INVALID_ARGUMENT if it has too many fields, or another one follows; DEADLINE_EXCEEDED if it does not arrive within `timeout`.
+/// Reads the whole message of a call, and inflates it. Errors: OVERLOADED; MESSAGE_TOO_LARGE, also
+/// after inflating; INVALID_ARGUMENT if it has too many fields, or another one follows; INTERNAL if
+/// it cannot be inflated; DEADLINE_EXCEEDED if it does not arrive within `timeout`.
 pub(super) async fn read_whole<B>(
-    path: &str,
+    head: &Parts,
     body: &mut B,
     permit: &mut Permit,
     timeout: Duration,
@@ -91,25 +92,18 @@ pub(super) async fn read_whole<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    let max_bytes = max_bytes_of(path);
-    let message =
-        message::read_whole(body, max_bytes, permit, timeout).await.map_err(
-            |error| match error {
-                ReadError::TooLarge => too_large(path),
-                ReadError::TimedOut => {
-                    Status::deadline_exceeded("the request message did not arrive in time")
-                }
-                ReadError::Overloaded(error) => error.into(),
-                ReadError::Transport(error) => Status::from_error(error),
-            },
-        )?;
+    let max_bytes = max_bytes_of(head.uri.path());
+    let refusal = |error| refusal(error, max_bytes);
+    let message = message::read_whole(body, max_bytes, permit, timeout).await.map_err(refusal)?;
     // A message that is cut off after its prefix.
     if declared_bytes(&message).is_some_and(|bytes| bytes > max_bytes as u64) {
-        return Err(too_large(path));
+        return Err(refusal(ReadError::TooLarge));
     }
     if !has_one_message(&message) {
         return Err(Error::invalid("message", "a unary call has exactly one message").into());
     }
+    let message =
+        compression::inflated(message, &head.headers, max_bytes, permit).map_err(refusal)?;
     if message.len() > DEFAULT_MAX_BYTES && count_fields(&message) > MAX_FIELDS {
         return Err(Error::invalid(
             "message",
@@ -122,7 +116,20 @@ where
 
 /// The refusal of a message to the method at this path.
 pub(super) fn too_large(path: &str) -> Status {
-    Error::message_too_large(max_bytes_of(path)).into()
+    refusal(ReadError::TooLarge, max_bytes_of(path))
+}
+
+fn refusal(error: ReadError, max_bytes: usize) -> Status {
+    match error {
+        ReadError::TooLarge => Error::message_too_large(max_bytes).into(),
+        ReadError::TimedOut => {
+            Status::deadline_exceeded("the request message did not arrive in time")
+        }
+        ReadError::Overloaded(error) => error.into(),
+        // The code that gRPC names for this.
+        ReadError::Malformed => Status::internal("the message is not in its grpc-encoding"),
+        ReadError::Transport(error) => Status::from_error(error),
+    }
 }
 
 fn max_bytes_of(path: &str) -> usize {

@@ -17,7 +17,8 @@ use super::listener::HttpService;
 /// How long a browser may cache a preflight.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
 /// The response headers of gRPC that a page may read.
-const EXPOSED_HEADERS: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+const EXPOSED_HEADERS: [&str; 4] =
+    ["grpc-encoding", "grpc-status", "grpc-message", "grpc-status-details-bin"];
 const ANY_ORIGIN: &str = "*";
 
 /// The origin of a page, as browsers send it: `https://console.example`, with the port unless it is

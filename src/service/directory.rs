@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Answer, Committed, RequestContext, Service, notification::MAX_MUTED_ROOMS,
-    registration::expect_room,
-};
+use super::{Answer, Committed, RequestContext, Service, registration::expect_room};
 use crate::{
     auth::Action,
     error::Error,
@@ -17,6 +14,9 @@ use crate::{
 /// The number of ids that a call without a room id may try. Half of the thousand ids of one
 /// millisecond taken, one call in 60,000 finds none.
 const ROOM_ID_CANDIDATES: usize = 16;
+/// Maximum number of notification mutes of a client. A client is returned with all of them, and
+/// each change of one scans all of them.
+pub(super) const MAX_MUTED_ROOMS: usize = 1_000;
 /// Maximum size of a client's custom fields as JSON.
 const MAX_CUSTOM_JSON_BYTES: usize = 16 << 10;
 

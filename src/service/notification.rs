@@ -2,6 +2,7 @@
 
 use super::{
     Answer, ClientInfo, Committed, RequestContext, Service,
+    directory::MAX_MUTED_ROOMS,
     registration::{Registration, expect_room},
 };
 use crate::{
@@ -11,10 +12,6 @@ use crate::{
     store::{Batch, Revision},
     view::MutedRoom,
 };
-
-/// Maximum number of notification mutes of a client. A client is returned with all of them, and each
-/// change of one scans all of them.
-pub(super) const MAX_MUTED_ROOMS: usize = 1_000;
 
 /// What a change of a client's notification mute is planned from.
 struct PreconditionSnapshot {

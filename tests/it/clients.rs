@@ -11,10 +11,11 @@ use crate::{
     tools::node,
 };
 
+mod compression;
 mod lists;
 
-/// A program for each client library that can run here. Its arguments are the address of the server,
-/// a file with the descriptors, and one with its task as JSON. Records what is missing.
+/// A program for each client library that can run here. Its arguments are the address of the
+/// server, a file with the descriptors, and one with its task as JSON. Records what is missing.
 fn libraries(program: &str) -> Vec<(&'static str, Command)> {
     let python = has_python().then(|| {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python");

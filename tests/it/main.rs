@@ -18,6 +18,7 @@ mod clocks;
 mod cluster;
 mod cluster_operations;
 mod completions;
+mod compression;
 mod connections;
 mod contract;
 mod crash;

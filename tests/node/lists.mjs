@@ -2,14 +2,21 @@
 //
 //     node lists.mjs grpc-js|connect ADDRESS DESCRIPTORS TASK
 //
-// TASK is a file: {"app": ..., "calls": [[SERVICE, METHOD, MESSAGE, FIELD], ...]}. Prints how many elements the field has in all pages of each call.
+// TASK is a file: {"app": ..., "calls": [[SERVICE, METHOD, MESSAGE, FIELD], ...], "gzip": false}. Prints how many elements the field has in all
+// pages of each call. With "gzip", messages are compressed.
 
 import { readFileSync } from "node:fs";
+import grpc from "@grpc/grpc-js";
+import { compressionGzip } from "@connectrpc/connect-node";
 import { client } from "./client.mjs";
 
 const [library, address, descriptors, task] = process.argv.slice(2);
-const { app, calls } = JSON.parse(readFileSync(task));
-const call = client(library, address, descriptors);
+const { app, calls, gzip } = JSON.parse(readFileSync(task));
+const compression = {
+  "grpc-js": { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip },
+  connect: { sendCompression: compressionGzip },
+};
+const call = client(library, address, descriptors, gzip ? compression[library] : {});
 
 async function count([service, method, message, field]) {
   let elements = 0;

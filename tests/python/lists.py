@@ -7,12 +7,15 @@ import functools
 import json
 import sys
 
+import grpc
+
 from client import client
 
 address, descriptors, task = sys.argv[1:]
 with open(task) as file:
     task = json.load(file)
-call = client(address, descriptors)
+compression = grpc.Compression.Gzip if task.get("gzip") else None
+call = client(address, descriptors, compression=compression)
 
 
 def count(service, method, message, field):

@@ -163,6 +163,11 @@ impl Failure {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ("payload_too_large", "PayloadTooLargeException", "The body is larger than 64 KiB")
             }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+                "unsupported_media_type",
+                "UnsupportedMediaTypeException",
+                "The Content-Encoding of a body is gzip or absent",
+            ),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
                 "header_too_large",
                 "HeaderTooLargeException",
@@ -211,7 +216,7 @@ pub(in crate::gateway) fn render(response: Response, clock: &Clock, started_ms: 
     let body = ErrorBody { error, exception, timestamp, duration, error_description: description };
     let mut rendered = wire::json_response(failure.status, &body, failure.retry_after);
     // Headers that a request without a handler got from the router, or from the concurrency limit.
-    for name in [header::ALLOW, header::RETRY_AFTER] {
+    for name in [header::ACCEPT_ENCODING, header::ALLOW, header::RETRY_AFTER] {
         if let Some(value) = response.headers().get(&name) {
             rendered.headers_mut().insert(name, value.clone());
         }

@@ -58,6 +58,10 @@ where
     };
     // One chunk with the head: the memory of an answer's first chunk is charged before it is sent.
     let first = Bytes::from(head + &listing.render(first));
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    if listing.page_token.is_none() {
+        return (content_type, first).into_response();
+    }
     let pages = stream::try_unfold(listing, |mut listing| async move {
         let page = match listing.page_token.take() {
             None => return Ok(None),
@@ -68,8 +72,7 @@ where
         Ok::<_, Status>(Some((Bytes::from(listing.render(page)), listing)))
     });
     let first = stream::once(std::future::ready(Ok(first)));
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(first.chain(pages)))
-        .into_response()
+    (content_type, Body::from_stream(first.chain(pages))).into_response()
 }
 
 fn timed_out<E>(_: E) -> Status {

@@ -127,6 +127,11 @@ impl Failure {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 ("Payload Too Large", "PAYLOAD_TOO_LARGE", "The body is larger than 64 KiB")
             }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => (
+                "Unsupported Media Type",
+                "UNSUPPORTED_MEDIA_TYPE",
+                "The Content-Encoding of a body is gzip or absent",
+            ),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
                 "Request Header Fields Too Large",
                 "HEADER_TOO_LARGE",
