@@ -190,7 +190,11 @@ pub fn welcome([grpc, rest, admin]: [SocketAddr; 3], app_token: &str, user_token
   app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
   app {IMKIT_APP}: IM-API-KEY {API_KEY}, IM-CLIENT-KEY {CLIENT_KEY}; rooms demo, demo-room
   internal service, over gRPC at {grpc}: authorization: Bearer {SERVICE_TOKEN}
-  internal service for backups, at {admin}: MUTE_TOKEN={BACKUP_TOKEN} mute-service backup --from http://{admin} --output mutes.backup
+  internal service for backups, from {admin}: authorization: Bearer {BACKUP_TOKEN}
+
+Ask from a shell whether a user may speak, and make a backup:
+  MUTE_TOKEN={SERVICE_TOKEN} mute-service ctl --addr {grpc} --app '{AGORA_APP}' check {AGORA_ROOM} user1
+  MUTE_TOKEN={BACKUP_TOKEN} mute-service backup --from {admin} --output mutes.backup
 
 Mute two members of a room (Agora, Easemob):
   curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'

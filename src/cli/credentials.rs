@@ -65,7 +65,7 @@ pub(super) fn mint(token: &Token) -> Result<(), Failure> {
         None => keys.mint_app(&app.key, now_ms, (token.ttl != 0).then_some(token.ttl)),
     };
     let minted = minted.map_err(|error| Failure::Serve(error.into()))?;
-    say(&format!("{minted}\n"));
+    say(&format!("{minted}\n"))?;
     let facts = Unverified::read(&minted).map_err(|refusal| {
         let error = Error::from(refusal);
         Failure::Serve(error.into())
@@ -104,8 +104,7 @@ pub(super) fn hash_key(key: Option<String>) -> Result<(), Failure> {
              make a random one with `openssl rand -hex 32`",
         );
     }
-    say(&format!("{}\n", KeyHash::of(&key)));
-    Ok(())
+    say(&format!("{}\n", KeyHash::of(&key)))
 }
 
 fn read_key() -> Result<String, Failure> {

@@ -1,16 +1,23 @@
-//! Standard output and standard error of the commands. A failure to write is ignored: there is
-//! nowhere to report it.
+//! Standard output and standard error of the commands.
 
 use std::io::{self, Write as _};
 
-use crate::visible::shown;
+use crate::{app::Failure, visible::shown};
 
-/// Prints a command's result.
-pub(super) fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// Prints a command's result. It is no error if the reader closes the output, and one if the output
+/// cannot be written, since the result is lost.
+pub(super) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::File { what: "standard output".to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
-/// Prints a message for the person at the terminal.
+/// Prints a message for the person at the terminal. If standard error cannot be written, there is
+/// nowhere to report it.
 pub(super) fn complain(text: &str) {
     // Messages quote files, whose control characters could harm a terminal.
     let lines: Vec<_> = text.lines().map(shown).collect();

@@ -57,7 +57,8 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
             let (app_token, user_token) =
                 app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
             let Addresses { grpc, rest, admin } = app.addresses;
-            say(&dev::welcome([grpc, rest, admin], &app_token, &user_token));
+            // The service is of use without these words.
+            let _ = say(&dev::welcome([grpc, rest, admin], &app_token, &user_token));
         }
         let access = app.service.access.clone();
         let outcome = tokio::select! {
@@ -125,16 +126,15 @@ pub(super) fn check_config(source: &Source, settings: Settings) -> Result<(), Fa
     let apps = counted(config.apps.len() as u64, "app");
     let services = counted(config.services.len() as u64, "service");
     let issuers = counted(config.issuers.len() as u64, "issuer");
-    say(&format!("The configuration is valid: {apps}, {services}, {issuers}.\n"));
+    say(&format!("The configuration is valid: {apps}, {services}, {issuers}.\n"))?;
     let parsed = Apps::new(&config.apps).map_err(Failure::Config)?;
-    config.apps.iter().for_each(|app| {
+    config.apps.iter().try_for_each(|app| {
         say(&rotation(app, parsed.get(&app.key).ok().and_then(|app| app.tokens.as_ref())))
-    });
+    })?;
     let rotating = config.services.iter().filter(|service| service.token_hash.len() > 1);
-    rotating.for_each(|service| {
+    rotating.into_iter().try_for_each(|service| {
         say(&format!("service {}: two values of token_hash are valid\n", shown(&service.name)))
-    });
-    Ok(())
+    })
 }
 
 /// The keys of an app that are being rotated, and the tokens that it refuses; a line each.

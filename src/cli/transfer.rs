@@ -190,8 +190,7 @@ pub(super) fn import(command: Import) -> Result<(), Failure> {
         if let Some(store) = store {
             store.close().await?;
         }
-        say(&summary?);
-        Ok(())
+        say(&summary?)
     })
 }
 
@@ -255,8 +254,7 @@ pub(super) fn verify(command: Verify) -> Result<(), Failure> {
             ));
         }
     };
-    say(&content.report(revision).to_string());
-    Ok(())
+    say(&content.report(revision).to_string())
 }
 
 async fn read_all(store: &dyn Store) -> Result<(Content, u64), Failure> {
@@ -301,8 +299,7 @@ pub(super) fn backup(command: Backup) -> Result<(), Failure> {
     let draft = file.draft().map_err(failed)?;
     let (header, content) = backup::verify(draft, &bytes_read(draft))?;
     file.commit().map_err(failed)?;
-    say(&content.report(header.revision).to_string());
-    Ok(())
+    say(&content.report(header.revision).to_string())
 }
 
 async fn write_backup(store: &dyn Store, output: &mut impl io::Write) -> Result<(), Failure> {
@@ -322,7 +319,7 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let now_ms = Clock::system().now_ms();
     let (header, content, revision) =
         backup::restore(&file, &data_dir, now_ms, &bytes_read(&file))?;
-    say(&content.report(header.revision).to_string());
+    say(&content.report(header.revision).to_string())?;
     complain(&format!(
         "The store is at revision {revision}, above all that the lost store can have issued. \
          Watchers of the lost store must list and watch again."

@@ -129,7 +129,8 @@ impl Process {
         let _ = fs::remove_file(&addr_file);
         command.env("MUTE_ADDR_FILE", &addr_file);
         let log_file = fs::File::options().create(true).append(true).open(&log).unwrap();
-        let child = command.stdout(Stdio::null()).stderr(log_file).spawn().unwrap();
+        let out = fs::File::create(directory.join("out")).unwrap();
+        let child = command.stdout(out).stderr(log_file).spawn().unwrap();
         Self { child, addresses: Value::Null, addr_file, log }
     }
 
@@ -357,6 +358,28 @@ fn usage_errors_exit_with_64_and_say_what_to_do() {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
         assert!(text(&output.stderr).contains(word), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    for arguments in [
+        &["check-config", "--dev"][..],
+        &["completions", "bash"],
+        &["hash-key", "a key of more than sixteen characters"],
+        &["token", "--dev", "--app", "SampleApp"],
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = program().args(arguments).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("standard output: No space left"), "{arguments:?}: {stderr}");
+        // A reader who has seen enough is no failure.
+        let mut unread = program();
+        let unread = unread.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = unread.spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
     }
 }
 
