@@ -144,10 +144,7 @@ fn run(command: Command) -> ExitCode {
         Command::Backup(backup) => transfer::backup(backup),
         Command::Restore(restore) => transfer::restore(restore),
         Command::Ctl(ctl) => return ctl::run(ctl),
-        Command::Completions { shell } => {
-            completions::print(shell, &mut Cli::command());
-            Ok(())
-        }
+        Command::Completions { shell } => completions::print(shell, &mut Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

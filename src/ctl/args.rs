@@ -157,7 +157,7 @@ pub enum Command {
         #[arg(long, value_name = "ROOM")]
         room: Option<String>,
         /// Start after this revision; 0 starts at the oldest change that is kept [default: now]
-        #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
+        #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..), allow_hyphen_values = true)]
         after: Option<i64>,
     },
     /// List past events, newest first

@@ -49,19 +49,20 @@ async fn with_timeout<T>(read: impl Future<Output = Result<T, String>>) -> Resul
 }
 
 async fn request(from: &str, token: &str) -> Result<Body, String> {
-    let uri: Uri =
-        from.trim_end_matches('/').parse().map_err(|error| format!("it is not a URL: {error}"))?;
+    let from = from.trim_end_matches('/');
+    let from = if from.contains("://") { from.to_owned() } else { format!("http://{from}") };
+    let uri: Uri = from.parse().map_err(|error| format!("it is not a URL: {error}"))?;
     if uri.scheme() != Some(&Scheme::HTTP) {
         return Err("it must be http://HOST:PORT; if a TLS proxy is in front, use a port-forward"
             .to_owned());
     }
-    let request = Request::get(format!("{}/backup", from.trim_end_matches('/')))
+    let request = Request::get(format!("{from}/backup"))
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Body::empty());
     let request = request.map_err(|error| error.to_string())?;
     let response = match fetch::client(None)?.request(request).await {
         Ok(response) => response,
-        Err(error) => return Err(elsewhere(from).await.unwrap_or(fetch::describe(&error))),
+        Err(error) => return Err(elsewhere(&from).await.unwrap_or(fetch::describe(&error))),
     };
     let status = response.status();
     let body = Body::new(response.into_body());
@@ -69,7 +70,7 @@ async fn request(from: &str, token: &str) -> Result<Body, String> {
         return Ok(body);
     }
     if status == StatusCode::NOT_FOUND
-        && let Some(elsewhere) = elsewhere(from).await
+        && let Some(elsewhere) = elsewhere(&from).await
     {
         return Err(elsewhere);
     }

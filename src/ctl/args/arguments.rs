@@ -3,7 +3,7 @@
 use clap::Args;
 use prost_types::Timestamp;
 
-use super::values::{MuteLength, kind_parser, parse_length, parse_time};
+use super::values::{MuteLength, kind_parser, parse_length, parse_limit, parse_time};
 use crate::proto::v1::ChangeKind;
 
 #[derive(Args)]
@@ -43,7 +43,7 @@ pub struct Members {
 #[derive(Args)]
 pub struct Length {
     /// Duration, such as 10m, 24h or 7d, or `good` for a mute or ban without end [default: good]
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length, allow_hyphen_values = true)]
     length: Option<MuteLength>,
 }
 
@@ -64,7 +64,7 @@ pub struct Reason {
 #[derive(Args)]
 pub struct Limit {
     /// Maximum number of entries [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_limit, allow_hyphen_values = true)]
     pub limit: Option<u64>,
 }
 

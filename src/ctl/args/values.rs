@@ -45,6 +45,11 @@ pub(super) fn parse_time(raw: &str) -> Result<Timestamp, String> {
     })
 }
 
+pub(super) fn parse_limit(raw: &str) -> Result<u64, String> {
+    let limit = raw.parse().ok().filter(|limit| *limit > 0);
+    limit.ok_or_else(|| "write a number from 1 on, or leave the option out for all".to_owned())
+}
+
 fn parse_duration(raw: &str) -> Result<Duration, String> {
     match month_or_minute(raw) {
         Some(question) => Err(question),

@@ -4,13 +4,16 @@
 //! Where a terminal is too narrow for a table, long cells are wrapped. Where it is too narrow for
 //! that too, each row is a block with a line for each cell.
 
+use std::ops::RangeInclusive;
+
 use clap::builder::styling::Style;
 use textwrap::{Options, WordSeparator, core::display_width};
 
 /// Spaces between two columns.
 const GAP: usize = 2;
-/// Cells are not wrapped to less: a time has this width.
-const MIN_WRAPPED: usize = 20;
+/// Columns are not made narrower than their longest word, within these bounds: a column of short
+/// words would become a tower, and a time has 20 characters.
+const MIN_WRAPPED: RangeInclusive<usize> = 12..=20;
 
 /// A cell of a row, without characters that control a terminal.
 pub(super) struct Cell {
@@ -24,17 +27,20 @@ pub(super) struct Layout {
     width: Option<usize>,
     /// What the columns need. They only grow from page to page.
     needed: Vec<usize>,
+    /// What they need at least, with their cells wrapped.
+    least: Vec<usize>,
     /// Whether rows are blocks. Decided by the first page.
     in_blocks: Option<bool>,
 }
 
 impl Layout {
     pub(super) fn new(width: Option<usize>) -> Self {
-        Self { width, needed: Vec::new(), in_blocks: None }
+        Self { width, needed: Vec::new(), least: Vec::new(), in_blocks: None }
     }
 
     /// Sets minimum widths, for rows that are printed one by one.
     pub(super) fn reserve(&mut self, widths: Vec<usize>) {
+        self.least = widths.iter().map(|width| *width.min(MIN_WRAPPED.end())).collect();
         self.needed = widths;
     }
 
@@ -45,10 +51,13 @@ impl Layout {
         heading: Style,
         rows: &[Vec<Cell>],
     ) -> Vec<String> {
-        self.grow(titles.iter().map(|title| display_width(title)));
-        rows.iter().for_each(|row| self.grow(row.iter().map(|cell| display_width(&cell.text))));
+        self.grow(titles.iter().copied());
+        rows.iter().for_each(|row| self.grow(row.iter().map(|cell| cell.text.as_str())));
         let is_first = self.in_blocks.is_none();
-        if *self.in_blocks.get_or_insert_with(|| !can_fit(&self.needed, self.width)) {
+        if *self
+            .in_blocks
+            .get_or_insert_with(|| self.width.is_some_and(|width| total(&self.least) > width))
+        {
             let blocks = rows.iter().map(|row| self.block(titles, heading, row));
             return blocks.enumerate().fold(Vec::new(), |mut lines, (number, block)| {
                 lines.extend((number > 0 || !is_first).then(String::new));
@@ -56,7 +65,7 @@ impl Layout {
                 lines
             });
         }
-        let widths = fitted(&self.needed, self.width);
+        let widths = self.fitted();
         let head = titles.iter().map(|title| Cell { text: (*title).to_owned(), style: heading });
         let head = is_first.then(|| head.collect::<Vec<_>>());
         head.iter().chain(rows).flat_map(|row| aligned(row, &widths)).collect()
@@ -75,36 +84,38 @@ impl Layout {
         lines.collect()
     }
 
-    fn grow(&mut self, widths: impl ExactSizeIterator<Item = usize>) {
-        self.needed.resize(widths.len().max(self.needed.len()), 0);
-        for (needed, width) in self.needed.iter_mut().zip(widths) {
+    fn grow<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
+        let columns = texts.len().max(self.needed.len());
+        self.needed.resize(columns, 0);
+        self.least.resize(columns, 0);
+        for ((needed, least), text) in self.needed.iter_mut().zip(&mut self.least).zip(texts) {
+            let width = display_width(text);
+            let word = text.split(' ').map(display_width).max().unwrap_or_default();
             *needed = width.max(*needed);
+            *least = word.clamp(*MIN_WRAPPED.start(), *MIN_WRAPPED.end()).min(width).max(*least);
         }
+    }
+
+    /// The widths of the columns: what they need, the widest ones less where that is too much.
+    fn fitted(&self) -> Vec<usize> {
+        let mut widths = self.needed.clone();
+        while self.width.is_some_and(|width| total(&widths) > width) {
+            let least = self.least.iter().copied();
+            let columns = widths.iter().copied().zip(least).enumerate();
+            // A later page can have longer words than the first, which chose the form.
+            let widest = columns.max_by_key(|(_, (width, least))| (width > least, *width));
+            match widest {
+                Some((at, (width, _))) if width > 1 => widths[at] -= 1,
+                _ => break,
+            }
+        }
+        widths
     }
 }
 
-fn total(widths: impl ExactSizeIterator<Item = usize>) -> usize {
-    let gaps = widths.len().saturating_sub(1) * GAP;
-    widths.sum::<usize>() + gaps
-}
-
-/// Whether a table of these columns fits, with long cells wrapped.
-fn can_fit(needed: &[usize], width: Option<usize>) -> bool {
-    let least = total(needed.iter().map(|needed| *needed.min(&MIN_WRAPPED)));
-    width.is_none_or(|width| least <= width)
-}
-
-/// The widths of the columns: what they need, the widest ones less where that is too much.
-fn fitted(needed: &[usize], width: Option<usize>) -> Vec<usize> {
-    let mut widths = needed.to_vec();
-    let Some(width) = width else { return widths };
-    while total(widths.iter().copied()) > width {
-        match widths.iter_mut().max().filter(|widest| **widest > MIN_WRAPPED) {
-            Some(widest) => *widest -= 1,
-            None => break,
-        }
-    }
-    widths
+/// The width of a row.
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + widths.len().saturating_sub(1) * GAP
 }
 
 /// A row as lines: more than one where a cell is wrapped.
@@ -173,6 +184,18 @@ mod tests {
         ];
         let id = "0123456789abcdef0123456789abcdef";
         assert_eq!(lines(Some(44), &["USER", "UNTIL"], &[&[id, TIME]]), expected);
+    }
+
+    #[test]
+    fn short_words_are_wrapped_and_times_are_not() {
+        let expected = [
+            "USERS         SINCE                 REASON",
+            "user1,        2022-01-14T07:59:10Z  he said a",
+            "user2, user3                        lot of",
+            "                                    things",
+        ];
+        let rows: [&[&str]; 1] = [&["user1, user2, user3", TIME, "he said a lot of things"]];
+        assert_eq!(lines(Some(48), &["USERS", "SINCE", "REASON"], &rows), expected);
     }
 
     #[test]

@@ -85,4 +85,8 @@ fn a_backup_from_the_wrong_port_says_what_answers_there() {
         assert!(err.contains(what) && err.contains("its admin port, 9090"), "{err}");
         assert_eq!(output.status.code(), Some(1));
     }
+    let admin = process.admin();
+    let right =
+        ["backup", "--from", host(&admin), "--token", "dev-service-token", "--output", &file];
+    assert_eq!(run_program(&right).status.code(), Some(0));
 }

@@ -43,6 +43,18 @@ async fn a_capital_m_is_asked_about_and_not_taken_for_a_month() {
 }
 
 #[tokio::test]
+async fn a_number_out_of_bounds_says_what_to_write() {
+    for (arguments, words) in [
+        (&["list", "r", "--limit", "0"][..], "write a number from 1 on"),
+        (&["list", "r", "--limit", "-1"], "write a number from 1 on"),
+        (&["mute", "r", "u", "--for", "-1h"], "write 10m, 24h, 7d, or good"),
+        (&["watch", "--after", "-1"], "-1 is not in 0.."),
+    ] {
+        refused(ctl("127.0.0.1:1", OPEN, arguments), &[], 64, &[words]).await;
+    }
+}
+
+#[tokio::test]
 async fn the_nearest_command_is_suggested_first() {
     for (arguments, tip) in [
         (&["mut"][..], "exist: 'mute', "),
