@@ -34,6 +34,7 @@ fn connect(max_age: Duration, routes: Router) -> Client {
         max_age,
         max_idle: Duration::from_secs(75),
         tls: None,
+        fault_body: None,
     };
     let served = tokio::spawn(async move {
         serve_requests(server, Protocols::Auto, &rules, stopping, routes, info).await
