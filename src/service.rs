@@ -38,7 +38,7 @@ use crate::{
     auth::{
         Action, Principal,
         apps::App,
-        credentials::{Access, Caller},
+        credentials::{Access, Caller, refused},
         denied, may,
     },
     clock::Clock,
@@ -195,7 +195,7 @@ impl Service {
         let Caller { principal, calls, .. } = caller;
         let principal = principal?;
         let key = crate::model::AppKey::parse(app)?;
-        principal.belongs_to(&key)?;
+        principal.belongs_to(&key).inspect_err(|_| refused::wrong_app(&principal, key.as_str()))?;
         let app = self.access.app(key.as_str())?;
         if let Some(calls) = NonZeroU32::new(calls) {
             self.limits.calls(calls, app.number, principal.rated(), method)?;

@@ -28,13 +28,12 @@ use crate::{
 mod access;
 mod config;
 mod lookup;
-mod refused;
+pub mod refused;
 mod request;
 
 pub use access::Access;
 pub use config::ServiceConfig;
 pub use lookup::Credentials;
-pub use refused::client_secret as refuse_client_secret;
 use request::missing;
 pub use request::{CertNames, Proof};
 

@@ -16,6 +16,8 @@ pub enum Refusal {
     UnknownClientKey,
     /// No service has a name of this client certificate.
     UnknownCertificate,
+    /// The client certificate is expired, or of another authority.
+    UntrustedCertificate,
     /// The client id or the client secret of a token request is wrong.
     WrongClientSecret,
     /// It is not a JWT.
@@ -52,10 +54,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::UnknownApiKey,
         Self::UnknownClientKey,
         Self::UnknownCertificate,
+        Self::UntrustedCertificate,
         Self::WrongClientSecret,
         Self::NotAToken,
         Self::CriticalHeader,
@@ -81,6 +84,7 @@ impl Refusal {
             Self::UnknownApiKey => "unknown_api_key",
             Self::UnknownClientKey => "unknown_client_key",
             Self::UnknownCertificate => "unknown_certificate",
+            Self::UntrustedCertificate => "untrusted_certificate",
             Self::WrongClientSecret => "wrong_client_secret",
             Self::NotAToken => "not_a_token",
             Self::CriticalHeader => "critical_header",
@@ -107,7 +111,9 @@ impl From<Refusal> for Error {
         match refusal {
             Refusal::UnknownApiKey => Self::new(Reason::InvalidApiKey, "invalid API key"),
             Refusal::UnknownClientKey => Self::new(Reason::InvalidClientKey, "invalid client key"),
-            Refusal::UnknownCertificate => Self::new(Reason::MissingToken, "no token was sent"),
+            Refusal::UnknownCertificate | Refusal::UntrustedCertificate => {
+                Self::new(Reason::MissingToken, "no token was sent")
+            }
             Refusal::WrongClientSecret => {
                 Self::new(Reason::InvalidCredentials, "invalid client id or client secret")
             }

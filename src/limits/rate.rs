@@ -225,7 +225,6 @@ fn limiter<K: Hash + Eq>(rate: u32) -> Option<WindowLimiter<K>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::window::EVICT_FROM_KEYS;
 
     #[test]
     fn the_rate_is_per_second_app_and_method() {
@@ -342,25 +341,6 @@ mod tests {
         assert!(limits.guess("client", None).is_err(), "at the same client");
         assert!(limits.guess("another", None).is_ok());
         assert!((0..30).all(|_| limits.token(0).is_ok()));
-    }
-
-    #[test]
-    fn keys_without_recent_calls_are_evicted_once_a_second() {
-        let clock = Clock::manual(0);
-        let limits = Limits::new(Rates { user_calls: 20, ..Rates::default() }, &clock);
-        clock.advance(Duration::from_secs(1));
-        let call = |number: usize| {
-            limits.calls(ONE_CALL, 0, RateSubject::User(&number.to_string()), "CheckSend").unwrap()
-        };
-        let key_count = || limits.one_user.as_ref().map_or(0, WindowLimiter::len);
-        (0..EVICT_FROM_KEYS + 10).for_each(call);
-        assert_eq!(key_count(), EVICT_FROM_KEYS + 10, "all have called just now");
-        clock.advance(Duration::from_millis(500));
-        call(EVICT_FROM_KEYS + 10);
-        assert_eq!(key_count(), EVICT_FROM_KEYS + 11, "already scanned within this second");
-        clock.advance(Duration::from_millis(600));
-        call(EVICT_FROM_KEYS + 11);
-        assert!(key_count() < 10, "{}", key_count());
     }
 
     #[test]

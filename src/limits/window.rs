@@ -3,16 +3,14 @@
 //!
 //! A token bucket (`governor`) cannot do both: a full one lets through the rate at once, and again
 //! what is refilled within the second, so nearly twice the rate. So each call is remembered for a
-//! second; those of one millisecond are one entry. One lock and one look-up a call.
+//! second; those of one millisecond are one entry. One lock and one look-up a call. Keys without a
+//! call in the last second are evicted when the number of keys has doubled.
 
 use std::{
     collections::VecDeque,
     hash::Hash,
     num::NonZeroU32,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,15 +18,19 @@ use foldhash::HashMap;
 
 /// The length of the window, in milliseconds.
 const WINDOW_MS: u64 = 1_000;
-/// With this many keys, those without a recent call are evicted, at most once a second.
-pub(super) const EVICT_FROM_KEYS: usize = 100_000;
+/// With fewer keys none is evicted.
+const MIN_KEYS: usize = 1_024;
 
 /// A rate limit for each key. Times are of a clock that does not go back.
 pub struct WindowLimiter<K> {
     rate: u32,
-    windows: Mutex<HashMap<K, Window>>,
-    /// When keys were last evicted, in whole seconds.
-    evicted_at_s: AtomicU64,
+    windows: Mutex<Windows<K>>,
+}
+
+struct Windows<K> {
+    by_key: HashMap<K, Window>,
+    /// The number of keys from which on idle ones are evicted.
+    evict_from: usize,
 }
 
 /// The calls of one key.
@@ -44,40 +46,40 @@ struct Window {
 impl<K: Eq + Hash> WindowLimiter<K> {
     /// This many calls a second for each key.
     pub fn new(rate: NonZeroU32) -> Self {
-        Self { rate: rate.get(), windows: Mutex::default(), evicted_at_s: AtomicU64::new(0) }
+        let windows = Windows { by_key: HashMap::default(), evict_from: MIN_KEYS };
+        Self { rate: rate.get(), windows: Mutex::new(windows) }
     }
 
     /// Counts calls that begin together: all of them or none. They are capped at the rate. Errors:
     /// how long to wait for them.
     pub fn count(&self, key: K, calls: NonZeroU32, now: Duration) -> Result<(), Duration> {
         let mut windows = self.windows();
-        if windows.len() >= EVICT_FROM_KEYS && self.is_first_in_second(now) {
-            windows.retain(|_, window| window.has_calls(now));
-        }
+        windows.evict(now);
         let calls = calls.get().min(self.rate);
-        windows.entry(key).or_default().count(calls, self.rate, now)
+        windows.by_key.entry(key).or_default().count(calls, self.rate, now)
     }
 
     /// Whether the next call of this key would be refused.
     pub fn is_full(&self, key: &K, now: Duration) -> bool {
-        self.windows().get_mut(key).is_some_and(|window| {
+        self.windows().by_key.get_mut(key).is_some_and(|window| {
             window.forget(now);
             window.sum >= self.rate
         })
     }
 
-    fn is_first_in_second(&self, now: Duration) -> bool {
-        self.evicted_at_s.swap(now.as_secs(), Ordering::Relaxed) != now.as_secs()
-    }
-
-    fn windows(&self) -> MutexGuard<'_, HashMap<K, Window>> {
+    fn windows(&self) -> MutexGuard<'_, Windows<K>> {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// How many keys are remembered.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.windows().len()
+impl<K: Eq + Hash> Windows<K> {
+    /// A scan of all keys, once for as many new ones.
+    fn evict(&mut self, now: Duration) {
+        if self.by_key.len() >= self.evict_from {
+            self.by_key.retain(|_, window| window.has_calls(now));
+            self.evict_from = MIN_KEYS.max(2 * self.by_key.len());
+            self.by_key.shrink_to(self.evict_from);
+        }
     }
 }
 
@@ -160,13 +162,26 @@ mod tests {
     }
 
     #[test]
-    fn a_call_within_a_millisecond_counts_a_little_longer_never_shorter() {
+    fn a_call_counts_at_most_a_millisecond_longer_never_shorter() {
         let count = limiter();
         for us in [1_300, 1_700, 1_999] {
             assert_eq!(count(us), Ok(()));
         }
         assert_eq!(count(1_001_999), Err(at(1)));
         assert_eq!(count(1_002_000), Ok(()));
+    }
+
+    #[test]
+    fn keys_without_recent_calls_are_evicted() {
+        let limiter = WindowLimiter::new(RATE);
+        let call = |key, us| limiter.count(key, NonZeroU32::MIN, at(us));
+        let keys = || limiter.windows().by_key.len();
+        assert!((0..5_000).all(|key| call(key, 0).is_ok()));
+        assert_eq!(keys(), 5_000, "all have called just now");
+        assert!((0..5_000).all(|key| call(5_000 + key, 1_000_000).is_ok()));
+        assert!(keys() < 10_000, "{}", keys());
+        assert!((0..9_999).all(|key| call(key, 3_000_000 * (key + 1)).is_ok()));
+        assert!(keys() <= MIN_KEYS, "{}", keys());
     }
 
     #[test]

@@ -234,7 +234,9 @@ async fn serve_connection(
     };
     let stream = tokio::select! {
         stream = timeout(HEAD_TIMEOUT, certificates.acceptor(protocols).accept(stream)) => {
-            stream.map_err(io::Error::from)??
+            let peer = info.state.addr;
+            let stream = stream.map_err(io::Error::from)?;
+            stream.inspect_err(|error| tls::report_refusal(peer, error))?
         }
         () = info.evicted.notified() => {
             return Err("evicted to make room for another connection".into());

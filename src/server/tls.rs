@@ -1,13 +1,13 @@
 //! TLS of the listeners: certificates that are reloaded while the service runs, and the names in
 //! client certificates.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        self, ServerConfig,
         crypto::ring,
         pki_types::{PrivateKeyDer, pem::PemObject as _},
         server::WebPkiClientVerifier,
@@ -17,7 +17,11 @@ use tokio_rustls::{
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
 use super::http::Protocols;
-use crate::{auth::credentials::CertNames, files::FileWatcher, pem};
+use crate::{
+    auth::credentials::{CertNames, refused},
+    files::FileWatcher,
+    pem,
+};
 
 const H2: &[u8] = b"h2";
 
@@ -118,6 +122,14 @@ pub(super) fn cert_names<T>(stream: &TlsStream<T>) -> Option<CertNames> {
         Some(extension) => extension.value.general_names.iter().filter_map(name_of).collect(),
         None => common_names(),
     }))
+}
+
+/// Reports a client certificate that the handshake has refused; no other failure.
+pub(super) fn report_refusal(peer: SocketAddr, error: &io::Error) {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    if let Some(rustls::Error::InvalidCertificate(error)) = cause {
+        refused::untrusted_certificate(peer, error);
+    }
 }
 
 fn read_config(files: &TlsFiles) -> Result<ServerConfig, String> {

@@ -2,7 +2,7 @@
 
 use super::{RequestContext, Service};
 use crate::{
-    auth::{Action, apps::App, credentials::refuse_client_secret},
+    auth::{Action, apps::App, credentials::refused},
     error::{Error, Refusal},
     limits::holder::Site,
     model::{AppKey, UserId},
@@ -34,7 +34,7 @@ impl Service {
         let app = self.access.app(key.as_str()).ok();
         let Some(app) = App::with_client(app, client_id, client_secret) else {
             self.limits.guess(client_id, site)?;
-            return Err(refuse_client_secret(key.as_str()));
+            return Err(refused::client_secret(key.as_str()));
         };
         self.limits.token(app.number)?;
         let ttl_s = match ttl_s.unwrap_or(self.token_ttl_s) {

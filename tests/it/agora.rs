@@ -385,6 +385,8 @@ async fn forwarded_headers_are_used_from_trusted_proxies_only() {
         (trusting_proxies_in("127.0.0.1/32"), vec![proto], "https://HOST"),
         (trusting_proxies_in("127.0.0.1/32"), vec![host], "http://a1.example.com"),
         (trusting_proxies_in("127.0.0.1/32"), vec![], "http://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![("x-forwarded-host", "")], "http://HOST"),
+        (trusting_proxies_in("127.0.0.1/32"), vec![("forwarded", "host=\"\"")], "http://HOST"),
         (trusting_proxies_in("127.0.0.1/32"), vec![("x-forwarded-proto", "HTTPS")], "https://HOST"),
         (trusting_proxies_in("127.0.0.1/32"), vec![("x-forwarded-proto", "gopher")], "http://HOST"),
         (trusting_proxies_in("127.0.0.1/32"), vec![standard], "https://a1.example.com"),

@@ -1,4 +1,5 @@
-//! Who may moderate a room, and whom: what a refusal says, and mutes of a user who becomes its owner.
+//! Who may moderate a room, and whom: what a refusal says, and mutes of a user who becomes the
+//! owner.
 
 use http::Method;
 use mute_service::proto::v1 as pb;

@@ -138,6 +138,17 @@ async fn a_client_certificate_authenticates_a_service() {
     if let Ok(mut client) = connect(&process, files, "servers", Some("stranger")).await {
         assert!(mute(&mut client, &[SERVICE]).await.is_err());
     }
+    let count = "mute_credentials_refused_total{cause=\"untrusted_certificate\"} ";
+    let is_counted = async || {
+        let metrics = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
+        !metrics.text().await.unwrap().contains(&format!("{count}0\n"))
+    };
+    let mut waited = 0;
+    while !is_counted().await {
+        waited += 1;
+        assert!(waited < 100, "the stranger's certificate is not counted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert!(
         connect(&process, files, "clients", None).await.is_err(),
         "a server certificate of another authority is accepted"

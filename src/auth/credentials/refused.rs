@@ -1,14 +1,17 @@
 //! Reports refused credentials to the operator: a count by cause, and a line at debug with what the
 //! token claims of itself, so that its sender can be found. The credential is never in it.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, header::AUTHORIZATION};
+use tokio_rustls::rustls::CertificateError;
 use tracing::Level;
 
 use super::request::{
     CertNames, IM_API_KEY, IM_AUTHORIZATION, IM_CLIENT_KEY, header, strip_bearer,
 };
 use crate::{
-    auth::token::Unverified,
+    auth::{Principal, token::Unverified},
     error::{Error, Refusal},
     telemetry::metrics::METRICS,
 };
@@ -66,6 +69,31 @@ pub fn client_secret(app: &str) -> Error {
         "a credential was refused"
     );
     refusal.into()
+}
+
+/// Reports a credential that is valid, and not for the app of the call.
+pub fn wrong_app(principal: &Principal, app: &str) {
+    let refusal = Refusal::WrongApp;
+    METRICS.credential_refused(refusal);
+    tracing::debug!(
+        credential = principal.actor(),
+        cause = refusal.as_str(),
+        app,
+        "a credential was refused"
+    );
+}
+
+/// Reports a client certificate that the handshake refuses.
+pub fn untrusted_certificate(peer: SocketAddr, error: &CertificateError) {
+    let refusal = Refusal::UntrustedCertificate;
+    METRICS.credential_refused(refusal);
+    tracing::debug!(
+        credential = "certificate",
+        cause = refusal.as_str(),
+        %peer,
+        %error,
+        "a credential was refused"
+    );
 }
 
 fn cut(text: &str) -> &str {

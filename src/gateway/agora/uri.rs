@@ -1,6 +1,6 @@
 //! The URI that the caller requested, as the envelope has it. Behind a trusted proxy, scheme and
-//! host are those that the caller sent to the first proxy: in `X-Forwarded-Proto` and `-Host`, or in
-//! `Forwarded` (RFC 7239).
+//! host are those that the caller sent to the first proxy: in `X-Forwarded-Proto` and `-Host`, or
+//! in `Forwarded` (RFC 7239).
 
 use axum::http::{HeaderMap, header, request::Parts};
 
@@ -11,7 +11,9 @@ pub(super) fn requested(gateway: &Gateway, parts: &Parts) -> String {
     let forwarded = wire::forwarded_headers(gateway, parts);
     let forwarded = |header, parameter| {
         let headers = forwarded?;
-        list_first(headers, header).or_else(|| forwarded_first(headers, parameter))
+        list_first(headers, header)
+            .or_else(|| forwarded_first(headers, parameter))
+            .filter(|value| !value.is_empty())
     };
     let scheme = match forwarded("x-forwarded-proto", "proto") {
         Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
@@ -28,7 +30,8 @@ pub(super) fn requested(gateway: &Gateway, parts: &Parts) -> String {
 
 /// The first value of a list: each proxy appends to it, so that is what the caller sent.
 fn list_first<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    wire::header_text(headers, name)?.split(',').next().map(str::trim)
+    let first = wire::header_text(headers, name)?.split(',').next().map(str::trim);
+    first.filter(|value| !value.is_empty())
 }
 
 /// A parameter of the first element of `Forwarded`, which is the proxy nearest to the caller. No

@@ -115,6 +115,7 @@ impl Server {
             api: Api::new(service.clone()),
             clock: clock.clone(),
             max_users: 60,
+            is_tls: false,
             trusted_proxies: Arc::new([PEER.ip().into()]),
             load: service.load.clone(),
         };

@@ -26,7 +26,7 @@ use mute_service::{
     },
     clock::Clock,
     dev::{AGORA_APP, IMKIT_APP},
-    error::Reason,
+    error::{Error, Reason},
 };
 use mute_service_fuzz::server::{START_MS, apps, services};
 use serde_json::{Map, Value};
@@ -188,10 +188,10 @@ impl Fixture {
                         }
                     }
                 }
-                Err(error) => {
-                    let reason =
-                        if read.is_ok() { Reason::InvalidToken } else { Reason::MalformedToken };
-                    assert_eq!(error.reason, reason);
+                Err(refusal) => {
+                    let expected = read.as_ref().err().map(|refusal| Error::from(*refusal).reason);
+                    let reason = Error::from(refusal).reason;
+                    assert_eq!(reason, expected.unwrap_or(Reason::InvalidToken));
                 }
             }
         }
