@@ -10,13 +10,14 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::Response,
 };
 use futures_util::FutureExt as _;
 use opentelemetry::KeyValue;
 use tokio::time::timeout;
+use tonic::Status;
 
 use crate::{
     auth::credentials::Caller,
@@ -86,8 +87,19 @@ pub fn fault_body(status: StatusCode, clock: &Clock) -> String {
     agora::fault_body(status, clock)
 }
 
-async fn no_such_path(uri: Uri) -> Response {
-    refuse(&uri, StatusCode::NOT_FOUND)
+async fn no_such_path(uri: Uri, headers: HeaderMap) -> Response {
+    if is_grpc(&headers) { no_grpc_here() } else { refuse(&uri, StatusCode::NOT_FOUND) }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|content_type| content_type.starts_with(b"application/grpc"))
+}
+
+/// In the form that gRPC clients read: a page of JSON would be a broken message to them.
+fn no_grpc_here() -> Response {
+    let message = "this is the REST port; gRPC has a port of its own, 50051 by default";
+    Status::unimplemented(message).into_http()
 }
 
 async fn no_such_method(uri: Uri) -> Response {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::failure::Failure;
 
@@ -154,7 +154,7 @@ pub enum Command {
     ))]
     Watch {
         /// Watch only this room
-        #[arg(long, value_name = "ROOM")]
+        #[arg(long, value_name = "ROOM", value_parser = NonEmptyStringValueParser::new())]
         room: Option<String>,
         /// Start after this revision; 0 starts at the oldest change that is kept [default: now]
         #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..), allow_hyphen_values = true)]

@@ -89,6 +89,10 @@ fn endpoint(options: &Options) -> Result<Endpoint, Failure> {
             "--addr: `{addr}` is not an address; write http://HOST:PORT or https://HOST:PORT"
         ))
     };
+    // Without a scheme, the port of http would be a surprise.
+    if !addr.contains(':') {
+        return Err(invalid_address());
+    }
     let endpoint = Endpoint::from_shared(url(addr)).map_err(|_| invalid_address())?;
     let endpoint = match endpoint.uri().scheme_str() {
         Some("http") => endpoint,

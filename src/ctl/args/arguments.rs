@@ -1,6 +1,6 @@
 //! The arguments that several commands take.
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use prost_types::Timestamp;
 
 use super::values::{MuteLength, kind_parser, parse_length, parse_limit, parse_time};
@@ -71,15 +71,15 @@ pub struct Limit {
 #[derive(Args)]
 pub struct Filter {
     /// Only events of this room
-    #[arg(long, value_name = "ROOM", default_value = "", hide_default_value = true)]
-    pub room: String,
+    #[arg(long, value_name = "ROOM", value_parser = NonEmptyStringValueParser::new())]
+    pub room: Option<String>,
     /// Only events of this user
-    #[arg(long, value_name = "USER", default_value = "", hide_default_value = true)]
-    pub user: String,
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
+    pub user: Option<String>,
     /// Only events by this actor: service:NAME, app, user:ID, or `service` for mutes and bans that
     /// expired
-    #[arg(long, value_name = "ACTOR", default_value = "", hide_default_value = true)]
-    pub actor: String,
+    #[arg(long, value_name = "ACTOR", value_parser = NonEmptyStringValueParser::new())]
+    pub actor: Option<String>,
     /// Only events of these kinds
     #[arg(long = "kind", value_name = "KIND,KIND", value_delimiter = ',', ignore_case = true, value_parser = kind_parser())]
     pub kinds: Vec<ChangeKind>,

@@ -30,9 +30,9 @@ impl Session {
         let kinds = kinds.into_iter().map(i32::from).collect();
         let first = pb::ListEventsRequest {
             app: self.app,
-            room,
-            user,
-            actor,
+            room: room.unwrap_or_default(),
+            user: user.unwrap_or_default(),
+            actor: actor.unwrap_or_default(),
             kinds,
             start_time: since,
             end_time: until,

@@ -59,6 +59,16 @@ async fn a_call_to_the_wrong_port_says_what_answers_there() {
 }
 
 #[tokio::test]
+async fn any_grpc_client_of_the_rest_port_is_told_so() {
+    let server = Server::start().await;
+    let mut mutes = crate::process::connect(&server.addresses.rest.to_string()).await;
+    let message = pb::CheckSendRequest { app: OPEN.into(), ..Default::default() };
+    let status = mutes.check_send(with(message, &[SERVICE])).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    assert!(status.message().starts_with("this is the REST port; gRPC has"), "{status:?}");
+}
+
+#[tokio::test]
 async fn another_http_server_is_told_from_a_service() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();

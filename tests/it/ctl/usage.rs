@@ -55,6 +55,21 @@ async fn a_number_out_of_bounds_says_what_to_write() {
 }
 
 #[tokio::test]
+async fn an_empty_filter_is_an_error_and_does_not_mean_all() {
+    for arguments in [
+        &["watch", "--room", ""][..],
+        &["events", "--room", ""],
+        &["events", "--user", ""],
+        &["events", "--actor", ""],
+    ] {
+        refused(ctl("127.0.0.1:1", OPEN, arguments), &[], 64, &["a value is required"]).await;
+    }
+    let mut portless = ctl("", OPEN, &["events"]);
+    portless.env("MUTE_ADDR", "localhost");
+    refused(portless, &[], 64, &["`localhost` is not an address", "HOST:PORT"]).await;
+}
+
+#[tokio::test]
 async fn the_nearest_command_is_suggested_first() {
     for (arguments, tip) in [
         (&["mut"][..], "exist: 'mute', "),
