@@ -53,6 +53,7 @@ mod metrics;
 mod narrow_window;
 mod open_files;
 mod parse_faults;
+mod reflection;
 mod routes;
 pub mod tls;
 pub mod web;
@@ -78,7 +79,10 @@ pub async fn grpc_routes(
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS);
-        builder.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        builder
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors: clients look up the types of what they receive.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     // Health and reflection need no credentials.
     macro_rules! compressible {
@@ -94,8 +98,8 @@ pub async fn grpc_routes(
         };
     }
     let services = tonic::service::Routes::new(unauthenticated!(health))
-        .add_service(unauthenticated!(reflection().build_v1()?))
-        .add_service(unauthenticated!(reflection().build_v1alpha()?))
+        .add_service(unauthenticated!(reflection::v1::server(reflection().build_v1()?)))
+        .add_service(unauthenticated!(reflection::v1alpha::server(reflection().build_v1alpha()?)))
         .add_service(compressible!(DirectoryServiceServer::new(api.clone())))
         .add_service(compressible!(TokenServiceServer::new(api.clone())));
     Ok((Routes::new(compressible!(MuteServiceServer::new(api)), services), reporter))

@@ -13,6 +13,7 @@ use crate::{
 
 mod compression;
 mod lists;
+mod restarts;
 
 /// A program for each client library that can run here. Its arguments are the address of the
 /// server, a file with the descriptors, and one with its task as JSON. Records what is missing.

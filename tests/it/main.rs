@@ -62,6 +62,7 @@ mod proxies;
 mod quotas;
 mod recipients;
 mod records;
+mod reflection;
 mod reload;
 mod rivals;
 mod rolling;

@@ -7,16 +7,16 @@
 
 import { readFileSync } from "node:fs";
 import grpc from "@grpc/grpc-js";
-import { compressionGzip } from "@connectrpc/connect-node";
+import { compressionGzip, createGrpcTransport } from "@connectrpc/connect-node";
 import { client } from "./client.mjs";
 
 const [library, address, descriptors, task] = process.argv.slice(2);
 const { app, calls, gzip } = JSON.parse(readFileSync(task));
-const compression = {
-  "grpc-js": { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip },
-  connect: { sendCompression: compressionGzip },
+const compressing = {
+  "grpc-js": () => ({ "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip }),
+  connect: () => createGrpcTransport({ baseUrl: `http://${address}`, sendCompression: compressionGzip }),
 };
-const call = client(library, address, descriptors, gzip ? compression[library] : {});
+const call = client(library, address, descriptors, gzip ? compressing[library]() : undefined);
 
 async function count([service, method, message, field]) {
   let elements = 0;

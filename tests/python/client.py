@@ -8,12 +8,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 TOKEN = [("authorization", "Bearer dev-service-token")]
 
 
-def client(address, descriptors, options=(), **arguments):
+def client(address, descriptors, channel=None, **arguments):
     pool = descriptor_pool.DescriptorPool()
     with open(descriptors, "rb") as file:
         for proto in descriptor_pb2.FileDescriptorSet.FromString(file.read()).file:
             pool.Add(proto)
-    channel = grpc.insecure_channel(address, options=list(options))
+    channel = channel or grpc.insecure_channel(address)
 
     def call(service, method, message):
         described = pool.FindServiceByName(f"mute.v1.{service}").methods_by_name[method]
