@@ -12,6 +12,7 @@ mod completions;
 mod credentials;
 mod output;
 mod progress;
+mod reload;
 mod serve;
 mod source;
 mod suggestions;

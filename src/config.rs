@@ -31,7 +31,7 @@ mod settings;
 mod weak;
 
 pub use etcd::EtcdSettings;
-use file::File;
+pub use file::ConfigText;
 pub use settings::Settings;
 
 /// The complete configuration, checked.
@@ -76,7 +76,16 @@ pub struct Config {
 impl Config {
     /// Merges flags, environment, file and defaults. Errors: all that is wrong, a sentence each.
     pub fn load(flags: Settings, file: Option<&Path>, dev: bool) -> Result<Self, Vec<String>> {
-        let mut file = file.map(File::read).transpose()?.unwrap_or_default();
+        Self::parse(flags, file.map(ConfigText::read).transpose()?.as_ref(), dev)
+    }
+
+    /// Like [`Self::load`], of a file that was read.
+    pub fn parse(
+        flags: Settings,
+        file: Option<&ConfigText>,
+        dev: bool,
+    ) -> Result<Self, Vec<String>> {
+        let mut file = file.map(ConfigText::parse).transpose()?.unwrap_or_default();
         if dev {
             file.apps.extend(dev::apps());
             file.services.extend(dev::services());

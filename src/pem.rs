@@ -7,6 +7,7 @@ use tokio_rustls::rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// All certificates of a file, at least one. Errors: a sentence that names the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -26,6 +27,15 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| describe(path, &error))?;
     }
     Ok(roots)
+}
+
+/// When each certificate of this PEM ends, in seconds since 1970. One that cannot be parsed is left
+/// out.
+pub fn ends_s(pem: &[u8]) -> impl Iterator<Item = i64> {
+    CertificateDer::pem_slice_iter(pem).flatten().filter_map(|certificate| {
+        let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    })
 }
 
 /// An error message that names the file.

@@ -3,18 +3,17 @@
 use std::{io, pin::pin};
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{output::say, source::Source};
+use super::{output::say, reload::Reloader, source::Source};
 use crate::{
     app::{Addresses, App, Failure},
     auth::{
         apps::{AppConfig, Apps},
-        credentials::Access,
         token::TokenKeys,
     },
     clock::Clock,
-    config::{Config, Settings},
+    config::Settings,
     counted::counted,
     dev,
     files::FileWatcher,
@@ -40,7 +39,7 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     tracing::debug!(open_files, "limit of open files");
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
         let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::Serve(error.into()))?;
         let traces = config
@@ -61,51 +60,19 @@ pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> 
             let _ = say(&dev::welcome([grpc, rest, admin], &app_token, &user_token));
         }
         let access = app.service.access.clone();
+        let reloader = Reloader::new(source.config.clone(), settings, &config, &access);
         let outcome = tokio::select! {
             outcome = app.run(stop) => outcome,
-            () = reload_credentials(source, files, &settings, &access, hangups) => Ok(()),
+            () = reloader.run(files, hangups) => Ok(()),
         };
         if let Some(traces) = traces {
             traces.end().await;
         }
         outcome
-    })
-}
-
-/// Reloads the callers' credentials when the file changes and on SIGHUP. If the file has an error,
-/// none of it takes effect. Never returns.
-async fn reload_credentials(
-    source: &Source,
-    mut files: FileWatcher,
-    settings: &Settings,
-    access: &Access,
-    mut hangups: Signal,
-) {
-    loop {
-        tokio::select! {
-            () = files.changed() => {}
-            Some(()) = hangups.recv() => {}
-        }
-        let config = Config::load(settings.clone(), source.config.as_deref(), source.dev);
-        match config.and_then(|config| Ok((config.credentials(&Clock::system())?, config))) {
-            Ok((credentials, config)) => {
-                access.replace(credentials).await;
-                let apps = config.apps.len();
-                let services = config.services.len();
-                let issuers = config.issuers.len();
-                tracing::info!(
-                    apps,
-                    services,
-                    issuers,
-                    "the credentials were reloaded; other settings take effect at the next start"
-                );
-            }
-            Err(errors) => tracing::error!(
-                wrong = errors.join("; "),
-                "the credentials were not reloaded; the previous ones stay in force"
-            ),
-        }
-    }
+    });
+    // A thread may still wait for the writer of a pipe.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Completes on SIGTERM or SIGINT.

@@ -1,6 +1,9 @@
 //! The configuration file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::settings::Settings;
 use crate::auth::{apps::AppConfig, credentials::ServiceConfig, issuers::IssuerConfig};
@@ -14,15 +17,35 @@ pub(super) struct File {
     pub(super) issuers: Vec<IssuerConfig>,
 }
 
-impl File {
-    pub(super) fn read(path: &Path) -> Result<Self, Vec<String>> {
+/// The text of a configuration file, not parsed yet. It holds secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConfigText {
+    path: PathBuf,
+    text: String,
+}
+
+impl ConfigText {
+    /// Reads the file. Errors: a sentence that names it.
+    pub fn read(path: &Path) -> Result<Self, Vec<String>> {
         let text = fs::read_to_string(path)
             .map_err(|error| vec![format!("{}: {error}", path.display())])?;
-        Self::parse(&text).map_err(|errors| {
-            errors.into_iter().map(|error| format!("{}: {error}", path.display())).collect()
-        })
+        Ok(Self { path: path.to_path_buf(), text })
     }
 
+    /// Whether it has no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    pub(super) fn parse(&self) -> Result<File, Vec<String>> {
+        File::parse(&self.text).map_err(|errors| {
+            errors.into_iter().map(|error| format!("{}: {error}", self.path.display())).collect()
+        })
+    }
+}
+
+impl File {
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
         let mut table: toml::Table =
             text.parse().map_err(|error| vec![syntax_error(text, &error)])?;

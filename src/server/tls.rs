@@ -1,7 +1,7 @@
 //! TLS of the listeners: certificates that are reloaded while the service runs, and the names in
 //! client certificates.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio_rustls::{
@@ -21,6 +21,7 @@ use crate::{
     auth::credentials::{CertNames, refused},
     files::FileWatcher,
     pem,
+    telemetry::metrics::{METRICS, Outcome, Reloaded},
 };
 
 const H2: &[u8] = b"h2";
@@ -65,6 +66,8 @@ impl Tls {
         let watcher =
             FileWatcher::new([Some(cert), Some(key), client_ca].into_iter().flatten().collect());
         let configs = ArcSwap::from_pointee(Configs::new(read_config(&files)?));
+        METRICS.reloads.loaded(Reloaded::Certificate);
+        record_ends(&files);
         Ok(Self { files, watcher, configs })
     }
 
@@ -85,13 +88,18 @@ impl Tls {
             match read_config(&self.files) {
                 Ok(config) => {
                     self.configs.store(Arc::new(Configs::new(config)));
+                    METRICS.reloads.reloaded(Reloaded::Certificate, Outcome::Ok);
+                    record_ends(&self.files);
                     let cert = self.files.cert.display();
                     tracing::info!(%cert, "the certificate was reloaded");
                 }
-                Err(error) => tracing::error!(
-                    error,
-                    "the certificate could not be reloaded; the previous one stays in use"
-                ),
+                Err(error) => {
+                    METRICS.reloads.reloaded(Reloaded::Certificate, Outcome::Failed);
+                    tracing::error!(
+                        error,
+                        "the certificate could not be reloaded; the previous one stays in use"
+                    );
+                }
             }
         }
     }
@@ -130,6 +138,16 @@ pub(super) fn report_refusal(peer: SocketAddr, error: &io::Error) {
     if let Some(rustls::Error::InvalidCertificate(error)) = cause {
         refused::untrusted_certificate(peer, error);
     }
+}
+
+/// Records when the certificates in use end: the chain with its first one, the authorities of
+/// clients with the last.
+fn record_ends(files: &TlsFiles) {
+    let cert = fs::read(&files.cert).unwrap_or_default();
+    METRICS.reloads.certificate_end("tls_cert", pem::ends_s(&cert).min());
+    let client_ca = files.client_ca.as_ref().and_then(|path| fs::read(path).ok());
+    let client_ca = client_ca.unwrap_or_default();
+    METRICS.reloads.certificate_end("tls_client_ca", pem::ends_s(&client_ca).max());
 }
 
 fn read_config(files: &TlsFiles) -> Result<ServerConfig, String> {

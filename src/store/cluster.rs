@@ -56,6 +56,7 @@ use super::{
     StoreError, StoredEvent, Updates,
 };
 use crate::proto::store_v1 as pb;
+use crate::{pem, telemetry::metrics::METRICS};
 
 mod alphabet;
 mod client;
@@ -89,6 +90,7 @@ impl Cluster {
         retention: Retention,
     ) -> Result<Self, StoreError> {
         let etcd = Etcd::new(config)?;
+        record_ends(config);
         let layout = Layout::new(&config.prefix);
         refuse_earlier_layout(&etcd, &config.prefix).await?;
         let segment = begin_history(&etcd, &layout).await?;
@@ -124,6 +126,14 @@ impl Cluster {
         self.queue.send(job(reply)).await.map_err(|_| closed())?;
         result.await.map_err(|_| closed())?
     }
+}
+
+/// Records when the certificates for the members end.
+fn record_ends(config: &ClusterConfig) {
+    let Some(tls) = &config.tls else { return };
+    METRICS.reloads.certificate_end("etcd_ca", pem::ends_s(tls.ca.as_bytes()).max());
+    let identity = tls.identity.iter().flat_map(|(cert, _)| pem::ends_s(cert.as_bytes()));
+    METRICS.reloads.certificate_end("etcd_cert", identity.min());
 }
 
 /// Whether a mute service has ever opened a store below this prefix.

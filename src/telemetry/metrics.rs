@@ -17,9 +17,11 @@ use crate::{
 };
 
 mod register;
+mod reload;
 mod rpc;
 
 use register::{latency_histogram, register};
+pub use reload::{Outcome, Reloaded, Reloads};
 pub use rpc::Method;
 use rpc::{Methods, OTHER};
 
@@ -44,6 +46,8 @@ const STORE_REASONS: [Reason; 2] = [Reason::StoreUnavailable, Reason::StoreFull]
 /// ecosystem.
 pub struct Metrics {
     registry: Registry,
+    /// Files that are read again, and certificates.
+    pub reloads: Reloads,
     rest_handled: Family<RestLabels, Counter>,
     rest_handling_seconds: Family<ApiLabels, Histogram>,
     commit_seconds: Histogram,
@@ -132,6 +136,7 @@ impl Metrics {
         let checks =
             register(own_registry, "checks", help, Family::<CheckLabels, Counter>::default());
         Self {
+            reloads: Reloads::register(own_registry),
             rest_handled: register(
                 own_registry,
                 "rest_handled",

@@ -11,6 +11,7 @@ use std::{
 use mute_service::proto::v1 as pb;
 
 use crate::{
+    certificates::Authority,
     cluster::until,
     harness::{SERVICE, duration, with},
     process::{Process, mute},
@@ -172,7 +173,14 @@ async fn dashboard_and_alerts_use_only_exported_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     reqwest::get(format!("{}/no/such/path", process.rest())).await.unwrap();
-    let exported = names(&scrape(&process).await);
+    let mut exported = names(&scrape(&process).await);
+    // The end of a certificate, where there is one.
+    let secured = tempfile::tempdir().unwrap();
+    Authority::new(secured.path(), "ca").issue("tls", "127.0.0.1");
+    let [cert, key] = ["tls.pem", "tls.key"].map(|name| secured.path().join(name));
+    let tls = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let process = Process::spawn(secured.path(), secured.path(), &tls).ready();
+    exported.extend(names(&scrape(&process).await));
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for file in ["grafana/dashboard.json", "prometheus/alerts.yaml"] {
         let used = names(&fs::read_to_string(deploy.join(file)).unwrap());

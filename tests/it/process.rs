@@ -189,6 +189,11 @@ impl Process {
         format!("http://{}", self.addresses["admin"].as_str().unwrap())
     }
 
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
     pub fn signal(&self, name: &str) {
         let sent =
             Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();

@@ -1,11 +1,12 @@
 //! Apps, services and keys are reloaded while the service runs: completely or not at all.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use mute_service::proto::v1 as pb;
 use tonic::Code;
 
 use crate::{
+    certificates::Authority,
     cluster::until,
     harness::{SERVICE, with},
     process::{Process, mute, run, text},
@@ -200,6 +201,9 @@ async fn a_watch_ends_when_its_service_is_removed() {
     assert!(watch.message().await.unwrap().is_some());
     fs::write(&path, &config[..config.find("[[services]]").unwrap()]).unwrap();
     process.signal("-HUP");
+    // All services are gone, which is believed the second time.
+    until("it is doubted", async || log().contains("send SIGHUP again")).await;
+    process.signal("-HUP");
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), async {
         loop {
             if let Err(status) = watch.message().await {
@@ -208,4 +212,116 @@ async fn a_watch_ends_when_its_service_is_removed() {
         }
     });
     assert_eq!(ended.await.unwrap().code(), Code::Unauthenticated);
+}
+
+/// The value of a metric.
+async fn metric(process: &Process, name: &str) -> Option<f64> {
+    let page = reqwest::get(format!("{}/metrics", process.admin())).await.unwrap();
+    let page = page.text().await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+fn outcome(name: &str, what: &str, outcome: &str) -> String {
+    format!("mute_{name}{{what=\"{what}\",outcome=\"{outcome}\"}}")
+}
+
+async fn doubted(process: &Process) -> f64 {
+    metric(process, &outcome("reloads_total", "config", "doubted")).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_file_is_kept_out_until_it_is_read_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::start(directory.path());
+    let path = directory.path().join("config.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    let service = SERVICE.1.trim_start_matches("Bearer ");
+    let last = outcome("last_reload_timestamp_seconds", "config", "ok");
+    assert!(metric(&process, &last).await.unwrap() > 1.7e9);
+    // Empty, and cut before the services.
+    for (times, cut) in [0, whole.find("[[services]]").unwrap()].into_iter().enumerate() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        process.signal("-HUP");
+        let before = times as f64;
+        until("it is doubted", async || doubted(&process).await > before).await;
+        assert_eq!(code(&process, "Open", service).await, Code::Ok);
+        fs::write(&path, &whole).unwrap();
+        process.signal("-HUP");
+        let reloads = outcome("reloads_total", "config", "ok");
+        until("the whole file is taken", async || metric(&process, &reloads).await > Some(before))
+            .await;
+    }
+    assert!(process.logged().contains("ERROR") && process.logged().contains("send SIGHUP again"));
+    // Without a signal: met by the poll, and believed when it stays so.
+    fs::write(&path, "").unwrap();
+    until("the poll doubts it", async || doubted(&process).await == 3.0).await;
+    assert_eq!(code(&process, "Open", service).await, Code::Ok);
+    until("it is believed", async || {
+        code(&process, "Open", service).await == Code::Unauthenticated
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_that_has_nothing_locks_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::start(directory.path());
+    let path = directory.path().join("config.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    let service = SERVICE.1.trim_start_matches("Bearer ");
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    // The signal comes first: a writer waits for the reader.
+    let piped = async |text: &str| {
+        process.signal("-HUP");
+        let (path, text) = (path.clone(), text.to_owned());
+        tokio::task::spawn_blocking(move || fs::write(path, text)).await.unwrap().unwrap();
+    };
+    let reloads = async |name: &str| {
+        metric(&process, &outcome("reloads_total", "config", name)).await.unwrap()
+    };
+    for _ in 0..2 {
+        piped("").await;
+        until("nothing is doubted", async || doubted(&process).await == 1.0).await;
+        assert_eq!(code(&process, "Open", service).await, Code::Ok);
+    }
+    piped(&whole).await;
+    until("the whole is taken", async || reloads("ok").await == 1.0).await;
+    piped("# no app\n").await;
+    until("it is doubted", async || doubted(&process).await == 2.0).await;
+    assert_eq!(code(&process, "Open", service).await, Code::Ok);
+    piped("# no app\n").await;
+    until("the same again is believed", async || reloads("ok").await == 2.0).await;
+    assert_eq!(code(&process, "Open", service).await, Code::Unauthenticated);
+    // A signal without a writer keeps nobody from stopping the service.
+    process.signal("-HUP");
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(std::time::Duration::from_secs(20)), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_and_reloads_of_certificates_are_exported() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    authority.issue("tls", "127.0.0.1");
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [cert, key, ca] = ["tls.pem", "tls.key", "ca.pem"].map(file);
+    let arguments = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
+    let process = Process::spawn(directory.path(), directory.path(), &arguments).ready();
+    for certificate in ["tls_cert", "tls_client_ca"] {
+        let name =
+            format!("mute_certificate_end_timestamp_seconds{{certificate=\"{certificate}\"}}");
+        // rcgen's default: the year 4096.
+        assert_eq!(metric(&process, &name).await, Some(67_090_118_400.0), "{certificate}");
+    }
+    fs::write(file("tls.pem"), "").unwrap();
+    let failed = outcome("reloads_total", "certificate", "failed");
+    until("the emptied file is an error", async || metric(&process, &failed).await > Some(0.0))
+        .await;
+    assert!(
+        metric(&process, &outcome("last_reload_timestamp_seconds", "certificate", "ok"))
+            .await
+            .is_some()
+    );
 }
