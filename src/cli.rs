@@ -1,15 +1,16 @@
 //! The command line: the commands, and the exit codes: 0 for success, 64 for an error in usage or
 //! configuration, 1 for any other failure.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use rustix::fs::Mode;
 
 use crate::{app::Failure, ctl, telemetry};
 
 mod completions;
 mod credentials;
+mod environment;
 mod output;
 mod progress;
 mod reload;
@@ -111,13 +112,11 @@ enum Command {
 pub fn main() -> ExitCode {
     // Stores, backups and exports hold all records: only their owner may read them.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let parsed = if arguments.len() > 1 {
-        Cli::try_parse_from(arguments)
-    } else {
-        Cli::try_parse_from(["mute-service", "serve", "--dev"])
-    };
-    match parsed {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.len() < 2 {
+        arguments = ["mute-service", "serve", "--dev"].map(OsString::from).into();
+    }
+    match parse(arguments) {
         Ok(cli) => run(cli.command),
         Err(error) => {
             let error = suggestions::nearest_first(error);
@@ -131,9 +130,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let command = environment::without_empty_variables(Cli::command());
+    let parsed = command.try_get_matches_from(arguments.clone());
+    parsed
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| environment::with_variable(error, &Cli::command(), &arguments))
+}
+
 fn run(command: Command) -> ExitCode {
+    let warnings = environment::unknown(&Cli::command());
+    // `serve` logs them.
+    if !matches!(command, Command::Serve(_)) {
+        warnings.iter().for_each(|warning| complain(warning));
+    }
     let outcome = match command {
-        Command::Serve(serve::Serve { source, settings }) => serve::serve(&source, settings),
+        Command::Serve(serve::Serve { source, settings }) => {
+            serve::serve(&source, settings, &warnings)
+        }
         Command::CheckConfig(serve::Serve { source, settings }) => {
             serve::check_config(&source, settings)
         }

@@ -25,6 +25,7 @@ use crate::{
     telemetry::LogFormat,
 };
 
+mod address;
 mod etcd;
 mod file;
 mod settings;

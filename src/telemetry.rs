@@ -41,8 +41,8 @@ pub fn logs_are_json() -> bool {
 
 /// Starts logging to standard error. `MUTE_LOG` sets the level (such as `debug`, or
 /// `mute_service=debug,h2=warn`); the default is `info` for the service and `warn` for its
-/// libraries.
-pub fn init_logs(format: LogFormat) {
+/// libraries. Errors: `MUTE_LOG` cannot be parsed.
+pub fn init_logs(format: LogFormat) -> Result<(), String> {
     let are_json = format == LogFormat::Json;
     let is_terminal = std::io::stderr().is_terminal();
     let lines = move || {
@@ -54,13 +54,14 @@ pub fn init_logs(format: LogFormat) {
     };
     // It would report a failed write by `eprintln!`, which panics where standard error fails.
     let logs = tracing_subscriber::fmt::layer().with_writer(lines).log_internal_errors(false);
-    let subscriber = tracing_subscriber::registry().with(levels());
+    let subscriber = tracing_subscriber::registry().with(log_levels()?);
     // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
     let _ = match format {
         LogFormat::Text => subscriber.with(logs.with_ansi(is_terminal)).try_init(),
         LogFormat::Json => subscriber.with(logs.json().flatten_event(true)).try_init(),
     };
+    Ok(())
 }
 
 /// Counts the lines that cannot be written, because the disk is full or the reader is gone. They
@@ -77,14 +78,25 @@ impl<W: Write> Write for CountedLines<W> {
     }
 }
 
-/// The levels by target. They are those of `EnvFilter`, without its filters of spans, for which it
-/// needs two regex engines.
-fn levels() -> Targets {
-    let levels = std::env::var("MUTE_LOG").ok().filter(|levels| !levels.is_empty());
-    let levels = levels.and_then(|levels| levels.parse().ok());
-    levels.unwrap_or_else(|| {
-        Targets::new()
+/// The levels by target, from `MUTE_LOG`. They are those of `EnvFilter`, without its filters of
+/// spans, for which it needs two regex engines. Errors: it cannot be parsed.
+pub fn log_levels() -> Result<Targets, String> {
+    let levels = std::env::var_os("MUTE_LOG").filter(|levels| !levels.is_empty());
+    let Some(levels) = levels else {
+        return Ok(Targets::new()
             .with_default(LevelFilter::WARN)
-            .with_target("mute_service", LevelFilter::INFO)
+            .with_target("mute_service", LevelFilter::INFO));
+    };
+    let levels = levels.to_string_lossy();
+    let parts: Vec<_> = levels.split(',').map(str::trim).collect();
+    // `Targets` would take a misspelt level for the name of a target, and nothing for a level.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let are_parts = parts.iter().all(|part| part.contains('=') || is_level(part));
+    let parsed = parts.join(",").parse().ok().filter(|_| are_parts);
+    parsed.ok_or_else(|| {
+        format!(
+            "MUTE_LOG \"{levels}\" is no level of the log; write error, warn, info, debug, trace \
+             or off, or one for each target, such as mute_service=debug,h2=warn"
+        )
     })
 }

@@ -30,11 +30,17 @@ pub(super) struct Serve {
     pub(super) settings: Settings,
 }
 
-pub(super) fn serve(source: &Source, settings: Settings) -> Result<(), Failure> {
+/// Serves until a signal. The warnings are logged first.
+pub(super) fn serve(
+    source: &Source,
+    settings: Settings,
+    warnings: &[String],
+) -> Result<(), Failure> {
     // Created before the file is read, so that a change in between is not missed.
     let files = FileWatcher::new(source.config.iter().cloned().collect());
     let config = source.load(settings.clone())?;
-    telemetry::init_logs(config.log_format);
+    telemetry::init_logs(config.log_format).map_err(|error| Failure::Config(vec![error]))?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Each connection is an open file. If the limit cannot be raised, the present one stays.
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     tracing::debug!(open_files, "limit of open files");
@@ -89,6 +95,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 pub(super) fn check_config(source: &Source, settings: Settings) -> Result<(), Failure> {
     let config = source.load(settings)?;
+    telemetry::log_levels().map_err(|error| Failure::Config(vec![error]))?;
     config.tls.map(Tls::new).transpose().map_err(|error| Failure::Config(vec![error]))?;
     let apps = counted(config.apps.len() as u64, "app");
     let services = counted(config.services.len() as u64, "service");

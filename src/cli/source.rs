@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::environment;
 use crate::{
     app::Failure,
     config::{Config, Settings},
@@ -23,6 +24,7 @@ pub(super) struct Source {
 impl Source {
     /// Errors: all that is wrong with the configuration.
     pub(super) fn load(&self, settings: Settings) -> Result<Config, Failure> {
-        Config::load(settings, self.config.as_deref(), self.dev).map_err(Failure::Config)
+        Config::load(settings, self.config.as_deref(), self.dev)
+            .map_err(|errors| Failure::Config(environment::with_variables(errors)))
     }
 }

@@ -315,7 +315,7 @@ async fn write_backup(store: &dyn Store, output: &mut impl io::Write) -> Result<
 
 pub(super) fn restore(command: Restore) -> Result<(), Failure> {
     let Restore { data_dir, file } = command;
-    telemetry::init_logs(telemetry::LogFormat::Text);
+    telemetry::init_logs(telemetry::LogFormat::Text).map_err(|error| usage(&error))?;
     let now_ms = Clock::system().now_ms();
     let (header, content, revision) =
         backup::restore(&file, &data_dir, now_ms, &bytes_read(&file))?;
@@ -328,7 +328,7 @@ pub(super) fn restore(command: Restore) -> Result<(), Failure> {
 }
 
 fn run<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    telemetry::init_logs(telemetry::LogFormat::Text);
+    telemetry::init_logs(telemetry::LogFormat::Text).map_err(|error| usage(&error))?;
     Runtime::new().map_err(|error| Failure::Serve(error.into()))?.block_on(command)
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::etcd::EtcdSettings;
+use super::{address, etcd::EtcdSettings};
 use crate::{server::web::Origin, store::Engine, telemetry::LogFormat};
 
 /// Each setting that is not given is `None`; [`super::Config`] has the defaults.
@@ -24,15 +24,19 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(default)]
     pub etcd: EtcdSettings,
-    /// Address of the gRPC listener; port 0 takes a free port [default: 127.0.0.1:50051]
-    #[arg(long, value_name = "ADDR", env = "MUTE_GRPC_ADDR")]
+    /// Address of the gRPC listener; port 0 takes a free port; `:PORT` is every address of this
+    /// machine, and `localhost:PORT` is 127.0.0.1 [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR", value_parser = address::listener, env = "MUTE_GRPC_ADDR")]
+    #[serde(default, deserialize_with = "address::listener_of_file")]
     pub grpc_addr: Option<SocketAddr>,
     /// Address of the REST listener [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "MUTE_REST_ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address::listener, env = "MUTE_REST_ADDR")]
+    #[serde(default, deserialize_with = "address::listener_of_file")]
     pub rest_addr: Option<SocketAddr>,
     /// Address of the admin listener: health, metrics and backups; do not expose it to the public
     /// [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR", env = "MUTE_ADMIN_ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address::listener, env = "MUTE_ADMIN_ADDR")]
+    #[serde(default, deserialize_with = "address::listener_of_file")]
     pub admin_addr: Option<SocketAddr>,
     /// File to write the bound addresses to, as JSON
     #[arg(long, value_name = "FILE", env = "MUTE_ADDR_FILE")]
@@ -55,8 +59,16 @@ pub struct Settings {
     /// [default: 604800, a week]
     #[arg(long, value_name = "SECONDS", env = "MUTE_TOKEN_TTL_SECONDS")]
     pub token_ttl_seconds: Option<u64>,
-    /// Networks of proxies whose headers X-Forwarded-... and Forwarded are trusted [default: none]
-    #[arg(long, value_name = "CIDR,CIDR", value_delimiter = ',', env = "MUTE_TRUSTED_PROXIES")]
+    /// Networks or addresses of proxies whose headers X-Forwarded-... and Forwarded are trusted
+    /// [default: none]
+    #[arg(
+        long,
+        value_name = "CIDR,CIDR",
+        value_delimiter = ',',
+        value_parser = address::network,
+        env = "MUTE_TRUSTED_PROXIES"
+    )]
+    #[serde(default, deserialize_with = "address::networks_of_file")]
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Number of events to keep; each change is an event: who did what to whom, when and why
     /// [default: 1000000]

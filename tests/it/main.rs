@@ -27,6 +27,7 @@ mod deletion;
 mod disks;
 mod double;
 mod embedded;
+mod environment;
 mod etcd;
 mod events;
 mod expiry;

@@ -116,11 +116,15 @@ impl Process {
     /// Starts the program without arguments, hence in dev mode, on free ports, with its data in
     /// this directory. Returns once it is ready.
     pub fn dev(directory: &Path) -> Self {
-        let mut command = program();
+        Self::spawn_bare(program(), directory).ready()
+    }
+
+    /// Starts this command, which is the program with all arguments but the addresses.
+    pub fn spawn_bare(mut command: Command, directory: &Path) -> Self {
         command.current_dir(directory);
         command
             .envs(["GRPC", "REST", "ADMIN"].map(|at| (format!("MUTE_{at}_ADDR"), "127.0.0.1:0")));
-        Self::spawn_command(command, directory).ready()
+        Self::spawn_command(command, directory)
     }
 
     fn spawn_command(mut command: Command, directory: &Path) -> Self {
