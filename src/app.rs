@@ -33,6 +33,8 @@ use crate::{
     watch::Hub,
 };
 
+mod data_dir;
+
 /// Why the start, the run or a command failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -306,6 +308,9 @@ fn connection_limits(max_connections: usize) -> ConnectionLimits {
 /// Writes what must exist before the first call: the directory of dev mode, and the address file.
 async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Result<(), Failure> {
     if config.dev {
+        if config.dev_public_addresses {
+            tracing::warn!("others can reach dev mode, whose keys are public");
+        }
         dev::seed(service).await.map_err(Failure::Seed)?;
     }
     match &config.addr_file {
@@ -317,10 +322,18 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
 /// Opens the store and loads all its records into the view.
 async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> {
     let started = Instant::now();
+    data_dir::check(config).map_err(|error| Failure::Config(vec![error]))?;
     tracing::info!(place = %config.location, "opening the store");
     let store = store::open(&config.location, config.retention).await?;
     let loaded = View::load(&*store).await?;
     let view = &loaded.view;
+    if let Location::Directory { path, .. } = &config.location
+        && config.dev
+        && view.revision() == 0
+    {
+        let failed = |source| Failure::File { what: path.display().to_string(), source };
+        data_dir::mark_dev(path).map_err(failed)?;
+    }
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "view loaded");
     Ok((store, loaded))

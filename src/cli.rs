@@ -14,6 +14,7 @@ mod environment;
 mod output;
 mod progress;
 mod reload;
+mod resources;
 mod serve;
 mod source;
 mod suggestions;
@@ -37,7 +38,7 @@ const VERSION: &str = concat!(
     name = "mute-service",
     version = VERSION,
     about,
-    after_help = "Without a command, `serve --dev` runs: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
+    after_help = "Without a command, `serve --dev` runs, with the flags that are given: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
                   MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
                   Exit codes: 0 for success, 64 for an error in usage or configuration, 1 for any other failure; `ctl check` has its own."
 )]
@@ -112,11 +113,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // Stores, backups and exports hold all records: only their owner may read them.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let mut arguments: Vec<_> = std::env::args_os().collect();
-    if arguments.len() < 2 {
-        arguments = ["mute-service", "serve", "--dev"].map(OsString::from).into();
-    }
-    match parse(arguments) {
+    match parse(with_command(std::env::args_os().collect())) {
         Ok(cli) => run(cli.command),
         Err(error) => {
             let error = suggestions::nearest_first(error);
@@ -128,6 +125,18 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Flags without a command are those of `serve --dev`, as no argument is.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let first = arguments.get(1).map_or("", |first| first.to_str().unwrap_or("-"));
+    let is_own = ["-h", "--help", "-V", "--version"].contains(&first);
+    if first.is_empty() || (first.starts_with('-') && !is_own) {
+        let is_dev = arguments.iter().any(|argument| argument == "--dev");
+        let default = ["serve", "--dev"].into_iter().take(if is_dev { 1 } else { 2 });
+        arguments.splice(1..1, default.map(OsString::from));
+    }
+    arguments
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {

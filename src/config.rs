@@ -40,7 +40,9 @@ pub use settings::Settings;
 #[allow(missing_docs)]
 pub struct Config {
     pub dev: bool,
+    pub dev_public_addresses: bool,
     pub location: Location,
+    pub refuse_missing_data_dir: bool,
     pub grpc_addr: SocketAddr,
     pub rest_addr: SocketAddr,
     pub admin_addr: SocketAddr,
@@ -123,7 +125,9 @@ impl Config {
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let config = Self {
             dev,
+            dev_public_addresses: settings.dev_public_addresses.unwrap_or(false),
             location,
+            refuse_missing_data_dir: settings.refuse_missing_data_dir.unwrap_or(false),
             grpc_addr: settings.grpc_addr.unwrap_or_else(|| loopback(50_051)),
             rest_addr: settings.rest_addr.unwrap_or_else(|| loopback(8_080)),
             admin_addr: settings.admin_addr.unwrap_or_else(|| loopback(9_090)),
@@ -254,7 +258,7 @@ impl Config {
                 }
             }
         }
-        if self.dev {
+        if self.dev && !self.dev_public_addresses {
             for (name, addr) in [
                 ("grpc_addr", self.grpc_addr),
                 ("rest_addr", self.rest_addr),
@@ -263,7 +267,8 @@ impl Config {
                 if !addr.ip().is_loopback() {
                     errors.push(format!(
                         "{name} {addr}: dev mode has public keys and serves loopback addresses only; \
-                         choose a loopback address, or leave out --dev"
+                         choose a loopback address, leave out --dev, or set \
+                         --dev-public-addresses where only you can reach this address"
                     ));
                 }
             }

@@ -5,7 +5,7 @@ use std::{io, pin::pin};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{output::say, reload::Reloader, source::Source};
+use super::{output::say, reload::Reloader, resources, source::Source};
 use crate::{
     app::{Addresses, App, Failure},
     auth::{
@@ -21,6 +21,9 @@ use crate::{
     telemetry::{self, traces::Traces},
     visible::shown,
 };
+
+/// What a shell reports of a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -44,6 +47,7 @@ pub(super) fn serve(
     // Each connection is an open file. If the limit cannot be raised, the present one stays.
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     tracing::debug!(open_files, "limit of open files");
+    resources::check()?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     let outcome = runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
@@ -81,7 +85,8 @@ pub(super) fn serve(
     outcome
 }
 
-/// Completes on SIGTERM or SIGINT.
+/// Completes on SIGTERM or SIGINT. A later SIGINT ends the process at once: what was acknowledged
+/// is on the disk.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -90,6 +95,11 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            tracing::warn!("SIGINT while stopping: ending at once, without the running calls");
+            std::process::exit(INTERRUPTED);
+        });
     })
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Source {
     #[arg(long, value_name = "FILE", env = "MUTE_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Dev mode: add the apps, keys, users and rooms of the vendors' examples; the keys are public,
-    /// so only loopback addresses are served
+    /// so only loopback addresses are served, unless --dev-public-addresses is set
     #[arg(long, env = "MUTE_DEV", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) dev: bool,
 }

@@ -20,6 +20,15 @@ pub struct Settings {
     /// Directory of the embedded store [default: ./data]
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Refuse to start where the data directory is missing; otherwise it is made, for a new and
+    /// empty store, with a warning [default: false]
+    #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_MISSING_DATA_DIR", num_args = 0..=1, default_missing_value = "true")]
+    pub refuse_missing_data_dir: Option<bool>,
+    /// Let dev mode serve addresses that others can reach, although its keys are public; for
+    /// containers whose ports are published on loopback only [default: false]
+    #[arg(long, value_name = "BOOL", env = "MUTE_DEV_PUBLIC_ADDRESSES", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip)]
+    pub dev_public_addresses: Option<bool>,
     /// Where the cluster is, for `--store etcd`
     #[command(flatten)]
     #[serde(default)]
@@ -194,6 +203,8 @@ impl Settings {
         Self {
             store: self.store.or(other.store),
             data_dir: self.data_dir.or(other.data_dir),
+            refuse_missing_data_dir: self.refuse_missing_data_dir.or(other.refuse_missing_data_dir),
+            dev_public_addresses: self.dev_public_addresses.or(other.dev_public_addresses),
             etcd: self.etcd.or(other.etcd),
             grpc_addr: self.grpc_addr.or(other.grpc_addr),
             rest_addr: self.rest_addr.or(other.rest_addr),

@@ -72,6 +72,7 @@ mod siege;
 mod simulation;
 mod slow_link;
 mod snapshots;
+mod starts;
 mod stopping;
 mod style;
 mod tenants;
