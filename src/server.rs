@@ -47,6 +47,7 @@ mod h2_frames;
 mod h2_goaway_fix;
 mod head_timer;
 mod http;
+mod lingering;
 mod listener;
 mod message;
 mod metrics;

@@ -53,6 +53,7 @@ use super::{
     h2_frames::Inspected,
     head_timer::HEAD_TIMEOUT,
     http::{Protocols, builder},
+    lingering::Lingering,
     parse_faults::{FaultBody, WithFaultBodies},
     tls::{self, Tls},
 };
@@ -306,7 +307,7 @@ async fn serve_requests(
             response
         })
     });
-    let io = Inspected::new(io);
+    let io = Inspected::new(Lingering::new(io));
     let builder = builder(protocols, rules.max_idle, io.head_timer());
     let io = WithFaultBodies::new(io, rules.fault_body.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));

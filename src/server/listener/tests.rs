@@ -66,8 +66,10 @@ impl Client {
         let started = Instant::now();
         let mut rest = Vec::new();
         let _ = self.io.read_to_end(&mut rest).await;
+        let elapsed = started.elapsed();
+        drop(self.io);
         let _ = self.served.await.unwrap();
-        started.elapsed().as_secs()
+        elapsed.as_secs()
     }
 }
 
