@@ -170,7 +170,7 @@ fn run(command: Command) -> ExitCode {
         Command::Ctl(ctl) => return ctl::run(ctl),
         Command::Completions { shell } => completions::print(shell, &mut Cli::command()),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if telemetry::logs_are_json() {
@@ -180,5 +180,7 @@ fn run(command: Command) -> ExitCode {
             }
             ExitCode::from(if matches!(failure, Failure::Config(_)) { USAGE } else { FAILURE })
         }
-    }
+    };
+    telemetry::finish_logs();
+    code
 }

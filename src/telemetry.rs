@@ -1,10 +1,7 @@
 //! Logs, traces, and the metrics that are counted. `server/metrics.rs` adds the gauges that are
 //! read for each scrape.
 
-use std::{
-    io::{self, IsTerminal as _, Write},
-    sync::OnceLock,
-};
+use std::{io::IsTerminal as _, sync::OnceLock};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -15,10 +12,12 @@ use tracing_subscriber::{
 
 use crate::visible::EscapedLines;
 
+mod log_writer;
 pub mod metrics;
 pub mod traces;
 
-use metrics::METRICS;
+use log_writer::QueuedLines;
+pub use log_writer::{finish_logs, lost_log_lines};
 
 /// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -39,22 +38,24 @@ pub fn logs_are_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// Starts logging to standard error. `MUTE_LOG` sets the level (such as `debug`, or
-/// `mute_service=debug,h2=warn`); the default is `info` for the service and `warn` for its
-/// libraries. Errors: `MUTE_LOG` cannot be parsed.
+/// Starts logging to standard error; [`finish_logs`] waits for the last lines. `MUTE_LOG` sets the
+/// level (such as `debug`, or `mute_service=debug,h2=warn`); the default is `info` for the service
+/// and `warn` for its libraries. Errors: `MUTE_LOG` cannot be parsed, or there is no thread for the
+/// log.
 pub fn init_logs(format: LogFormat) -> Result<(), String> {
     let are_json = format == LogFormat::Json;
     let is_terminal = std::io::stderr().is_terminal();
-    let lines = move || {
-        CountedLines(EscapedLines {
-            writer: std::io::stderr(),
-            are_json,
-            are_colored: is_terminal && !are_json,
-        })
+    let levels = log_levels()?;
+    let queue = QueuedLines::start(std::io::stderr())
+        .map_err(|error| format!("no thread can be started for the log: {error}"))?;
+    let lines = move || EscapedLines {
+        writer: queue.writer(),
+        are_json,
+        are_colored: is_terminal && !are_json,
     };
     // It would report a failed write by `eprintln!`, which panics where standard error fails.
     let logs = tracing_subscriber::fmt::layer().with_writer(lines).log_internal_errors(false);
-    let subscriber = tracing_subscriber::registry().with(log_levels()?);
+    let subscriber = tracing_subscriber::registry().with(levels);
     // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
     let _ = match format {
@@ -62,20 +63,6 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
         LogFormat::Json => subscriber.with(logs.json().flatten_event(true)).try_init(),
     };
     Ok(())
-}
-
-/// Counts the lines that cannot be written, because the disk is full or the reader is gone. They
-/// are lost: the service goes on without a log.
-struct CountedLines<W>(W);
-
-impl<W: Write> Write for CountedLines<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(line).inspect_err(|_| METRICS.log_line_dropped())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// The levels by target, from `MUTE_LOG`. They are those of `EnvFilter`, without its filters of

@@ -42,12 +42,12 @@ pub(super) fn serve(
     // Created before the file is read, so that a change in between is not missed.
     let files = FileWatcher::new(source.config.iter().cloned().collect());
     let config = source.load(settings.clone())?;
+    resources::check()?;
     telemetry::init_logs(config.log_format).map_err(|error| Failure::Config(vec![error]))?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Each connection is an open file. If the limit cannot be raised, the present one stays.
     let open_files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
     tracing::debug!(open_files, "limit of open files");
-    resources::check()?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Serve(error.into()))?;
     let outcome = runtime.block_on(async {
         let mut stop = pin!(stop_signal().map_err(|error| Failure::Serve(error.into()))?);
@@ -98,6 +98,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             interrupt.recv().await;
             tracing::warn!("SIGINT while stopping: ending at once, without the running calls");
+            telemetry::finish_logs();
             std::process::exit(INTERRUPTED);
         });
     })

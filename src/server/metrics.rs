@@ -13,7 +13,12 @@ mod format;
 
 pub(super) use format::Format;
 
-use crate::{limits::holder::Resource, service::Service, sweep, telemetry::metrics::METRICS};
+use crate::{
+    limits::holder::Resource,
+    service::Service,
+    sweep,
+    telemetry::{lost_log_lines, metrics::METRICS},
+};
 
 /// All metrics, in this format.
 pub(super) fn text(service: &Service, data_dir: Option<&Path>, format: Format) -> String {
@@ -97,6 +102,10 @@ fn current(service: &Service, data_dir: Option<&Path>) -> Registry {
     let cut = Counter::<u64>::default();
     cut.inc_by(service.hub.slow_watchers());
     registry.register("watchers_cut", "Watches ended because their client did not read", cut);
+    let lost = Counter::<u64>::default();
+    lost.inc_by(lost_log_lines());
+    let help = "Log lines lost because standard error could not be written, or not fast enough";
+    registry.register("log_lines_dropped", help, lost);
     let jumps = Counter::<u64>::default();
     jumps.inc_by(service.clock.jumps());
     registry.register("clock_jumps", "Jumps of the wall clock by more than two seconds", jumps);

@@ -64,7 +64,6 @@ pub struct Metrics {
     connections_refused: Counter,
     connections: Family<ListenerLabels, Gauge>,
     foreign_keys: Counter,
-    log_lines_dropped: Counter,
     checks: [Counter; RULES.len()],
     methods: HashMap<String, Method>,
     other_method: Method,
@@ -233,12 +232,6 @@ impl Metrics {
                 "Foreign keys under this service's prefix of the cluster, which are ignored",
                 Counter::default(),
             ),
-            log_lines_dropped: register(
-                own_registry,
-                "log_lines_dropped",
-                "Log lines lost because standard error could not be written",
-                Counter::default(),
-            ),
             checks: RULES.map(|rule| checks.get_or_create_owned(&check_labels(rule))),
             other_method: methods.method(OTHER, OTHER, false),
             methods: methods.by_path(),
@@ -314,11 +307,6 @@ impl Metrics {
     /// Counts a foreign key under the service's prefix of the cluster.
     pub fn foreign_key(&self) {
         self.foreign_keys.inc();
-    }
-
-    /// Counts a log line that could not be written.
-    pub fn log_line_dropped(&self) {
-        self.log_lines_dropped.inc();
     }
 
     /// The metrics of the RPC at this path, `/package.Service/Method`. Unknown paths share one.

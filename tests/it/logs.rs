@@ -61,6 +61,26 @@ async fn losing_the_reader_of_the_log_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_the_log_that_stands_still_delays_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("log.fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let _reader = fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let mut command = redirected(&format!("2>'{}'", fifo.display()));
+    // A line for each frame of HTTP/2: a pipe has room for some hundreds.
+    command.env("MUTE_LOG", "trace");
+    let process = start(command, directory.path(), "text");
+    until("the queue of lines is full", async || {
+        for number in 0..100 {
+            mute(&mut process.mutes().await, "room", vec![format!("u{number}")]).await.unwrap();
+        }
+        lines_dropped(&process).await > 0
+    })
+    .await;
+    goes_on(process, "text").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_below_the_log_ends_nothing() {
     for format in ["text", "json"] {
         let directory = tempfile::tempdir().unwrap();

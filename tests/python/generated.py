@@ -1,6 +1,6 @@
 """Calls the service with the client that openapi-python-client has made of its OpenAPI document.
 
-    PYTHONPATH=<directory of the package "client"> python tests/python/generated.py <REST URL> <token>
+    PYTHONPATH=<directory of the package> python tests/python/generated.py <REST URL> <token>
 
 Prints what the answers are: the type, the action, and the users.
 """
@@ -8,11 +8,11 @@ Prints what the answers are: the type, the action, and the users.
 import json
 import sys
 
-from client.api.agora_member_mutes import list_muted_members, mute_members
-from client.api.agora_rooms_users_tokens import get_room
-from client.api.im_kit_notification_mutes import mute_room
-from client.client import AuthenticatedClient
-from client.models import MuteMembers
+from generated_client.api.agora_member_mutes import list_muted_members, mute_members
+from generated_client.api.agora_rooms_users_tokens import get_room
+from generated_client.api.im_kit_notification_mutes import mute_room
+from generated_client.client import AuthenticatedClient
+from generated_client.models import MuteMembers
 
 url, token = sys.argv[1:]
 app = {"org_name": "easemob-demo", "app_name": "testapp"}
