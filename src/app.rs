@@ -323,17 +323,11 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
 async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> {
     let started = Instant::now();
     data_dir::check(config).map_err(|error| Failure::Config(vec![error]))?;
+    data_dir::mark(config)?;
     tracing::info!(place = %config.location, "opening the store");
     let store = store::open(&config.location, config.retention).await?;
     let loaded = View::load(&*store).await?;
     let view = &loaded.view;
-    if let Location::Directory { path, .. } = &config.location
-        && config.dev
-        && view.revision() == 0
-    {
-        let failed = |source| Failure::File { what: path.display().to_string(), source };
-        data_dir::mark_dev(path).map_err(failed)?;
-    }
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(records = view.records(), revision = view.revision(), took_ms, "view loaded");
     Ok((store, loaded))

@@ -113,7 +113,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // Stores, backups and exports hold all records: only their owner may read them.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    match parse(with_command(std::env::args_os().collect())) {
+    match with_command(std::env::args_os().collect()).and_then(parse) {
         Ok(cli) => run(cli.command),
         Err(error) => {
             let error = suggestions::nearest_first(error);
@@ -127,16 +127,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Flags without a command are those of `serve --dev`, as no argument is.
-fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// Flags without a command are those of `serve --dev`, as no argument is. Errors: they name a
+/// configuration, which is of a service that must not get dev mode's public keys by mistake.
+fn with_command(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let first = arguments.get(1).map_or("", |first| first.to_str().unwrap_or("-"));
     let is_own = ["-h", "--help", "-V", "--version"].contains(&first);
     if first.is_empty() || (first.starts_with('-') && !is_own) {
         let is_dev = arguments.iter().any(|argument| argument == "--dev");
+        let has_config = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--config");
+        let is_named = std::env::var_os("MUTE_CONFIG").is_some_and(|name| !name.is_empty());
+        if !is_dev && (is_named || arguments.iter().any(has_config)) {
+            return Err(Cli::command().error(
+                ErrorKind::MissingSubcommand,
+                "a configuration needs a command: write `mute-service serve --config FILE`, with \
+                 --dev to add the public keys of dev mode",
+            ));
+        }
         let default = ["serve", "--dev"].into_iter().take(if is_dev { 1 } else { 2 });
         arguments.splice(1..1, default.map(OsString::from));
     }
-    arguments
+    Ok(arguments)
 }
 
 fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {

@@ -90,8 +90,11 @@ impl Config {
     ) -> Result<Self, Vec<String>> {
         let mut file = file.map(ConfigText::parse).transpose()?.unwrap_or_default();
         if dev {
+            // Its token is public, and a backup has the records of every app.
+            let backup = file.apps.is_empty().then(dev::backup_service);
             file.apps.extend(dev::apps());
-            file.services.extend(dev::services());
+            file.services.push(dev::service());
+            file.services.extend(backup);
         }
         let settings = flags.or(file.settings);
         let memory = Memory::default();
@@ -280,6 +283,19 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_public_token_has_the_rights_of_an_admin_of_other_apps() {
+        let app =
+            "[[apps]]\nkey = \"org#app\"\ntoken_secret = \"0123456789abcdef0123456789abcdef\"";
+        for (text, expected) in [("", true), (app, false)] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let config = Config::load(Settings::default(), Some(file.path()), true).unwrap();
+            let is_public = config.services.iter().any(|service| service.apps == ["*"]);
+            assert_eq!(is_public, expected, "{text}");
+        }
+    }
 
     #[test]
     fn dev_mode_serves_loopback_only() {

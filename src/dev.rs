@@ -59,17 +59,16 @@ pub fn apps() -> [AppConfig; 2] {
     ]
 }
 
-/// The internal services of dev mode: [`service`], and one for backups, which are of all apps.
+/// The internal service for backups, with a public token: an admin of every app.
 #[must_use]
-pub fn services() -> [ServiceConfig; 2] {
-    let backup = ServiceConfig {
+pub fn backup_service() -> ServiceConfig {
+    ServiceConfig {
         name: "dev-backup".to_owned(),
         token_hash: vec![KeyHash::of(BACKUP_TOKEN)],
         scopes: vec![Scope::Admin],
         apps: vec!["*".to_owned()],
         ..service()
-    };
-    [service(), backup]
+    }
 }
 
 /// The internal service for calls, with a public token and all scopes.

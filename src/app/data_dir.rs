@@ -1,22 +1,32 @@
 //! Which data directory a start takes. One that is missing may be a volume that is not mounted; one
 //! that dev mode made has the records of public keys.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
+use super::Failure;
 use crate::{config::Config, store::Location};
 
 /// The file that marks a store that dev mode made.
 const DEV_MARK: &str = "DEV";
 
-/// Errors: the directory is missing and must not be made, or dev mode made it and is off.
+/// Errors: the directory is missing and must not be made, or its store is of dev mode and dev mode is
+/// off, or the other way round.
 pub(super) fn check(config: &Config) -> Result<(), String> {
     let Location::Directory { path, .. } = &config.location else { return Ok(()) };
     let directory = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let directory = directory.display();
-    if !config.dev && path.join(DEV_MARK).exists() {
+    let is_dev = path.join(DEV_MARK).exists();
+    if !config.dev && is_dev {
         return Err(format!(
             "{directory}: dev mode made this store, and everyone knows its keys; choose another \
              --data-dir, or delete the file {DEV_MARK} in it to serve its records"
+        ));
+    }
+    if config.dev && !is_dev && holds_store(path) {
+        return Err(format!(
+            "{directory}: dev mode did not make this store, and would open it to everyone, because \
+             its keys are public; choose another --data-dir, write `serve --config FILE` without \
+             --dev, or make an empty file {DEV_MARK} in it"
         ));
     }
     if path.exists() {
@@ -38,7 +48,18 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Marks a store that dev mode has just made.
-pub(super) fn mark_dev(directory: &Path) -> io::Result<()> {
-    fs::write(directory.join(DEV_MARK), "Made by dev mode, whose keys are public.\n")
+fn holds_store(directory: &Path) -> bool {
+    directory.join("store").exists()
+}
+
+/// Marks a store that dev mode is about to make, so that no other start takes it.
+pub(super) fn mark(config: &Config) -> Result<(), Failure> {
+    let Location::Directory { path, .. } = &config.location else { return Ok(()) };
+    if !config.dev || holds_store(path) {
+        return Ok(());
+    }
+    let marked = fs::create_dir_all(path).and_then(|()| {
+        fs::write(path.join(DEV_MARK), "Made by dev mode, whose keys are public.\n")
+    });
+    marked.map_err(|source| Failure::File { what: path.display().to_string(), source })
 }

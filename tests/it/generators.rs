@@ -43,7 +43,8 @@ async fn a_generated_python_client_has_typed_answers() {
     let (directory, server) = described().await;
     let mut generate = Command::new("openapi-python-client");
     generate.args(["generate", "--meta", "none", "--path", "openapi.json"]);
-    let said = run(generate.args(["--output-path", "generated_client"]).current_dir(directory.path()));
+    let said =
+        run(generate.args(["--output-path", "generated_client"]).current_dir(directory.path()));
     assert!(!said.contains("WARNING") && !said.contains("omitted"), "{said}");
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/generated.py");

@@ -101,11 +101,32 @@ fn a_store_that_dev_mode_made_is_not_served_by_mistake() {
     }
     let (code, said) = refused(&mut serve(directory.path(), &[]));
     assert!(code == Some(64) && said.contains("dev mode made") && said.contains("DEV"), "{said}");
-    // Without the mark it is a store like any other, which dev mode does not mark again.
+    // Without the mark it is a store like any other.
     fs::remove_file(directory.path().join("data/DEV")).unwrap();
     drop(Process::spawn(directory.path(), directory.path(), &[]).ready());
-    drop(Process::dev(directory.path()));
+    let mut dev = build();
+    let data = directory.path().join("data");
+    dev.current_dir(directory.path()).arg("--data-dir").arg(&data);
+    let (code, said) = refused(&mut dev);
+    assert!(code == Some(64) && said.contains("did not make this store"), "{said}");
+    assert!(!data.join("DEV").exists());
     drop(Process::spawn(directory.path(), directory.path(), &[]).ready());
+}
+
+#[test]
+fn a_configuration_without_a_command_starts_no_dev_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
+    fs::write(&file, "").unwrap();
+    let by_flag = |command: &mut Command| _ = command.arg("--config").arg(&file);
+    let by_variable = |command: &mut Command| _ = command.env("MUTE_CONFIG", &file);
+    for name_it in [&by_flag as &dyn Fn(&mut Command), &by_variable] {
+        let mut command = build();
+        name_it(command.current_dir(directory.path()));
+        let (code, said) = refused(&mut command);
+        assert!(code == Some(64) && said.contains("serve --config"), "{said}");
+        assert!(!directory.path().join("data").exists());
+    }
 }
 
 #[test]
