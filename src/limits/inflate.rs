@@ -3,6 +3,11 @@
 
 use std::io::Read;
 
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::block_in_place,
+};
+
 use super::{
     concurrency::{Permit, SMALL_BYTES},
     holder::Resource,
@@ -23,6 +28,10 @@ pub enum Encoding {
     Zstd,
 }
 
+/// More than this is inflated off the threads of the runtime: a hostile one takes a tenth of a
+/// second.
+const MAX_INLINE_BYTES: usize = 64 << 10;
+
 /// Appends what `compressed` holds to `into`, which then has at most `max_bytes`. Errors:
 /// [`ReadError::TooLarge`], [`ReadError::Overloaded`], [`ReadError::Malformed`].
 pub fn inflate(
@@ -32,9 +41,29 @@ pub fn inflate(
     max_bytes: usize,
     permit: &mut Permit,
 ) -> Result<(), ReadError> {
+    let mut inflate = || inflate_here(encoding, compressed, into, max_bytes, permit);
+    let has_threads = Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if compressed.len() > MAX_INLINE_BYTES && has_threads {
+        block_in_place(inflate)
+    } else {
+        inflate()
+    }
+}
+
+fn inflate_here(
+    encoding: Encoding,
+    compressed: &[u8],
+    into: &mut Vec<u8>,
+    max_bytes: usize,
+    permit: &mut Permit,
+) -> Result<(), ReadError> {
     match encoding {
+        // One member, as every encoder writes: many empty ones would cost much and give nothing.
         Encoding::Gzip => {
-            append(flate2::bufread::MultiGzDecoder::new(compressed), into, max_bytes, permit)
+            let mut decoder = flate2::bufread::GzDecoder::new(compressed);
+            append(&mut decoder, into, max_bytes, permit)?;
+            if decoder.into_inner().is_empty() { Ok(()) } else { Err(ReadError::Malformed) }
         }
         Encoding::Zstd => {
             let decoder = zstd::Decoder::with_buffer(compressed).and_then(|mut decoder| {
@@ -109,6 +138,12 @@ mod tests {
             let (text, _) = inflated(encoding, &long[..long.len() / 2]);
             assert!(matches!(text, Err(ReadError::Malformed)), "{encoding:?} is cut");
         }
+    }
+
+    #[test]
+    fn gzip_has_one_member() {
+        let members = gzip(b"x").repeat(2);
+        assert!(matches!(inflated(Encoding::Gzip, &members).0, Err(ReadError::Malformed)));
     }
 
     #[test]
