@@ -1,6 +1,7 @@
 //! Reloads the callers' credentials while the service runs. If the file has an error, none of it
-//! takes effect. A file that lists no app or no service any more, where it listed some, was
-//! probably caught while it was written: it takes effect when it is the same the second time.
+//! takes effect. A file that is only the beginning of the one in force, or lists no app, no service
+//! or no issuer any more, was probably caught while it was written: it takes effect when it is the
+//! same the second time.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,24 +28,33 @@ pub(super) struct Reloader<'a> {
     dev: bool,
     access: &'a Access,
     in_force: Listed,
+    /// `None` without a file, and for a pipe until it is read again.
+    text_in_force: Option<ConfigText>,
     /// The text that was not believed.
     doubted: Option<ConfigText>,
 }
 
-/// How many apps and services a configuration lists.
+/// How many apps, services and issuers a configuration lists.
 #[derive(Clone, Copy)]
 struct Listed {
     apps: usize,
     services: usize,
+    issuers: usize,
 }
 
 impl Listed {
     fn of(config: &Config) -> Self {
-        Self { apps: config.apps.len(), services: config.services.len() }
+        Self {
+            apps: config.apps.len(),
+            services: config.services.len(),
+            issuers: config.issuers.len(),
+        }
     }
 
     fn has_lost_all(self, before: Self) -> bool {
-        (before.apps > 0 && self.apps == 0) || (before.services > 0 && self.services == 0)
+        (before.apps > 0 && self.apps == 0)
+            || (before.services > 0 && self.services == 0)
+            || (before.issuers > 0 && self.issuers == 0)
     }
 }
 
@@ -66,7 +76,9 @@ impl<'a> Reloader<'a> {
     ) -> Self {
         METRICS.reloads.loaded(Reloaded::Config);
         let in_force = Listed::of(config);
-        Self { path, settings, dev: config.dev, access, in_force, doubted: None }
+        let file = path.as_deref().filter(|path| !is_pipe(path));
+        let text_in_force = file.and_then(|path| ConfigText::read(path).ok());
+        Self { path, settings, dev: config.dev, access, in_force, text_in_force, doubted: None }
     }
 
     /// Reloads when the file changes and on SIGHUP. Never returns.
@@ -109,17 +121,21 @@ impl<'a> Reloader<'a> {
             }
         };
         let listed = Listed::of(&config);
-        if listed.has_lost_all(self.in_force) && !self.is_believed(trigger, text.as_ref()) {
+        let is_cut = text.as_ref().zip(self.text_in_force.as_ref());
+        let is_cut = is_cut.is_some_and(|(text, before)| text.is_beginning_of(before));
+        let is_doubtful = is_cut || listed.has_lost_all(self.in_force);
+        if is_doubtful && !self.is_believed(trigger, text.as_ref()) {
             return self.doubt(listed, text);
         }
         self.access.replace(credentials).await;
         self.in_force = listed;
+        self.text_in_force = text;
         self.doubted = None;
         METRICS.reloads.reloaded(Reloaded::Config, Outcome::Ok);
         tracing::info!(
             apps = listed.apps,
             services = listed.services,
-            issuers = config.issuers.len(),
+            issuers = listed.issuers,
             "the credentials were reloaded; other settings take effect at the next start"
         );
     }
@@ -138,15 +154,17 @@ impl<'a> Reloader<'a> {
         }
         self.doubted = text;
         METRICS.reloads.reloaded(Reloaded::Config, Outcome::Doubted);
-        let Listed { apps, services } = listed;
+        let Listed { apps, services, issuers } = listed;
         tracing::error!(
             apps,
             services,
+            issuers,
             apps_before = self.in_force.apps,
             services_before = self.in_force.services,
-            "the credentials were not reloaded, because the file has no app or no service any \
-             more; the previous ones stay in force. If that is meant, leave the file as it is for \
-             {} s, or send SIGHUP again",
+            issuers_before = self.in_force.issuers,
+            "the credentials were not reloaded, because the file looks as if it was cut; the \
+             previous ones stay in force. If that is meant, leave the file as it is for {} s, or \
+             send SIGHUP again",
             DOUBT.as_secs()
         );
     }

@@ -38,6 +38,12 @@ impl ConfigText {
         self.text.is_empty()
     }
 
+    /// Whether it is that one, cut.
+    #[must_use]
+    pub fn is_beginning_of(&self, other: &Self) -> bool {
+        self.text.len() < other.text.len() && other.text.starts_with(&self.text)
+    }
+
     pub(super) fn parse(&self) -> Result<File, Vec<String>> {
         File::parse(&self.text).map_err(|errors| {
             errors.into_iter().map(|error| format!("{}: {error}", self.path.display())).collect()

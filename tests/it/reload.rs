@@ -235,12 +235,17 @@ async fn an_emptied_file_is_kept_out_until_it_is_read_twice() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
     let path = directory.path().join("config.toml");
-    let whole = fs::read_to_string(&path).unwrap();
+    let whole = fs::read_to_string(&path).unwrap() + "# the end";
+    fs::write(&path, &whole).unwrap();
+    process.signal("-HUP");
+    let reloads = outcome("reloads_total", "config", "ok");
+    until("the end is taken", async || metric(&process, &reloads).await == Some(1.0)).await;
     let service = SERVICE.1.trim_start_matches("Bearer ");
     let last = outcome("last_reload_timestamp_seconds", "config", "ok");
     assert!(metric(&process, &last).await.unwrap() > 1.7e9);
-    // Empty, and cut before the services.
-    for (times, cut) in [0, whole.find("[[services]]").unwrap()].into_iter().enumerate() {
+    // Empty, cut before the services, and in the comment that ends the file.
+    let cuts = [0, whole.find("[[services]]").unwrap(), whole.len() - 1];
+    for (times, cut) in cuts.into_iter().enumerate() {
         fs::write(&path, &whole[..cut]).unwrap();
         process.signal("-HUP");
         let before = times as f64;
@@ -248,14 +253,15 @@ async fn an_emptied_file_is_kept_out_until_it_is_read_twice() {
         assert_eq!(code(&process, "Open", service).await, Code::Ok);
         fs::write(&path, &whole).unwrap();
         process.signal("-HUP");
-        let reloads = outcome("reloads_total", "config", "ok");
-        until("the whole file is taken", async || metric(&process, &reloads).await > Some(before))
-            .await;
+        until("the whole file is taken", async || {
+            metric(&process, &reloads).await > Some(before + 1.0)
+        })
+        .await;
     }
     assert!(process.logged().contains("ERROR") && process.logged().contains("send SIGHUP again"));
     // Without a signal: met by the poll, and believed when it stays so.
     fs::write(&path, "").unwrap();
-    until("the poll doubts it", async || doubted(&process).await == 3.0).await;
+    until("the poll doubts it", async || doubted(&process).await == 4.0).await;
     assert_eq!(code(&process, "Open", service).await, Code::Ok);
     until("it is believed", async || {
         code(&process, "Open", service).await == Code::Unauthenticated
