@@ -60,6 +60,8 @@ struct Admitted {
 /// The admitted connections of one listener.
 pub(super) struct Admission {
     max: usize,
+    /// How long an HTTP/1 connection of a trusted proxy may be idle.
+    max_idle: Duration,
     /// Trusted proxies, whose connections carry the calls of others.
     trusted: Arc<[IpNet]>,
     sites: Arc<SiteHolders>,
@@ -76,9 +78,15 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(max: usize, trusted: Arc<[IpNet]>, sites: Arc<SiteHolders>) -> Self {
+    pub(super) fn new(
+        max: usize,
+        max_idle: Duration,
+        trusted: Arc<[IpNet]>,
+        sites: Arc<SiteHolders>,
+    ) -> Self {
         Self {
             max,
+            max_idle,
             trusted,
             sites,
             connections: HashMap::new(),
@@ -171,9 +179,11 @@ impl Admission {
     /// than the new one's site would have. Only of the site `own`, if given.
     fn take_candidate(&mut self, own: Option<Site>, count_after: usize) -> Option<u64> {
         let is_evictable = |admitted: &Admitted| match own {
-            Some(own) => admitted.site == Some(own) && is_long_idle(&admitted.connection),
+            Some(own) => {
+                admitted.site == Some(own) && is_long_idle(&admitted.connection, self.max_idle)
+            }
             None => {
-                is_long_idle(&admitted.connection)
+                is_long_idle(&admitted.connection, self.max_idle)
                     || self.count(admitted.site) > count_after
                         && admitted.connection.idle().is_some()
             }
@@ -200,8 +210,13 @@ impl Admission {
 }
 
 /// Whether the connection has been idle for its timeout.
-fn is_long_idle(connection: &Connection) -> bool {
-    let timeout = if connection.had_request() { IDLE_TIMEOUT } else { NO_REQUEST_TIMEOUT };
+fn is_long_idle(connection: &Connection, max_idle: Duration) -> bool {
+    let timeout = match (connection.had_request(), &connection.peer) {
+        (false, _) => NO_REQUEST_TIMEOUT,
+        (true, Some(_)) => IDLE_TIMEOUT,
+        // A trusted proxy, for which the setting was made.
+        (true, None) => IDLE_TIMEOUT.max(max_idle),
+    };
     connection.idle().is_some_and(|idle| idle >= timeout)
 }
 
@@ -222,7 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_connections_make_room_again_and_again() {
-        let mut admission = Admission::new(4, Arc::default(), Arc::default());
+        let mut admission = Admission::new(4, IDLE_TIMEOUT, Arc::default(), Arc::default());
         let first: Vec<_> = (1..5).map(|site| admission.admit(addr(site)).unwrap()).collect();
         assert!(admission.admit(addr(5)).is_none(), "all of them are new");
         advance(NO_REQUEST_TIMEOUT).await;
@@ -241,7 +256,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_three_addresses_keep_a_fourth_out() {
         for has_request in [false, true] {
-            let mut admission = Admission::new(40, Arc::default(), Arc::default());
+            let mut admission = Admission::new(40, IDLE_TIMEOUT, Arc::default(), Arc::default());
             let mut fill = |site, attempts| {
                 (0..attempts)
                     .filter_map(|_| admission.admit(addr(site)))
@@ -267,8 +282,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn proxies_evict_and_yield_only_long_idle_connections() {
-        let mut admission =
-            Admission::new(40, Arc::from(["10.0.0.9/32".parse().unwrap()]), Arc::default());
+        let mut admission = Admission::new(
+            40,
+            IDLE_TIMEOUT,
+            Arc::from(["10.0.0.9/32".parse().unwrap()]),
+            Arc::default(),
+        );
         let mut fill = |site, attempts| {
             (0..attempts)
                 .filter_map(|_| admission.admit(addr(site)))
@@ -282,7 +301,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_with_a_request_is_not_idle() {
-        let mut admission = Admission::new(4, Arc::default(), Arc::default());
+        let mut admission = Admission::new(4, IDLE_TIMEOUT, Arc::default(), Arc::default());
         let first: Vec<_> = (1..5).map(|site| admission.admit(addr(site)).unwrap()).collect();
         advance(NO_REQUEST_TIMEOUT).await;
         assert!(admission.admit(addr(5)).is_some(), "all of them were silent");

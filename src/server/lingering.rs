@@ -7,6 +7,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,16 +22,20 @@ use tokio::{
 
 /// How long the peer may take to close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same while the service stops, which idle connections must not delay.
+const BRIEF_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(super) struct Lingering<T> {
     io: T,
+    is_brief: Arc<AtomicBool>,
     /// Set once everything is sent.
     timeout: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Lingering<T> {
-    pub(super) fn new(io: T) -> Self {
-        Self { io, timeout: None }
+    /// `is_brief` is true while the service stops.
+    pub(super) fn new(io: T, is_brief: Arc<AtomicBool>) -> Self {
+        Self { io, is_brief, timeout: None }
     }
 }
 
@@ -55,11 +63,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, timeout } = &mut *self;
+        let Self { io, is_brief, timeout } = &mut *self;
         if timeout.is_none() {
             ready!(Pin::new(&mut *io).poll_shutdown(context))?;
         }
-        let timeout = timeout.get_or_insert_with(|| Box::pin(sleep(LINGER_TIMEOUT)));
+        let brief = is_brief.load(Ordering::Relaxed).then_some(BRIEF_TIMEOUT);
+        let timeout =
+            timeout.get_or_insert_with(|| Box::pin(sleep(brief.unwrap_or(LINGER_TIMEOUT))));
         while timeout.as_mut().poll(context).is_pending() {
             let mut unread = [0; 1_024];
             let mut buffer = ReadBuf::new(&mut unread);
@@ -95,13 +105,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_waits_for_its_peer_before_it_closes() {
-        for (closes_after, expected) in
-            [(Duration::from_millis(300), 300), (LINGER_TIMEOUT * 2, 1_000)]
+        let early = Duration::from_millis(300);
+        let never = LINGER_TIMEOUT * 2;
+        for (is_brief, closes_after, expected) in
+            [(false, early, 300), (false, never, 1_000), (true, never, 100)]
         {
             let (mut client, server) = duplex(64);
             let started = Instant::now();
             let closed = tokio::spawn(async move {
-                let mut server = Lingering::new(server);
+                let mut server = Lingering::new(server, Arc::new(is_brief.into()));
                 server.write_all(b"the end").await.unwrap();
                 server.shutdown().await.unwrap();
                 started.elapsed().as_millis()

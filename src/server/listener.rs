@@ -140,8 +140,12 @@ pub(super) async fn serve(
     service: impl HttpService,
     stop: Stop,
 ) {
-    let mut admission =
-        Admission::new(rules.max_connections, rules.trusted_proxies.clone(), rules.sites.clone());
+    let mut admission = Admission::new(
+        rules.max_connections,
+        rules.max_idle,
+        rules.trusted_proxies.clone(),
+        rules.sites.clone(),
+    );
     let mut connections = JoinSet::new();
     let mut ids = HashMap::new();
     let (stop_connections, stopping) = watch::channel(false);
@@ -307,7 +311,8 @@ async fn serve_requests(
             response
         })
     });
-    let io = Inspected::new(Lingering::new(io));
+    let is_brief = Arc::new(AtomicBool::new(false));
+    let io = Inspected::new(Lingering::new(io, is_brief.clone()));
     let builder = builder(protocols, rules.max_idle, io.head_timer());
     let io = WithFaultBodies::new(io, rules.fault_body.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -346,6 +351,7 @@ async fn serve_requests(
         Event::Evicted | Event::MaxAge | Event::Stop => {}
     }
     state.begin_close();
+    is_brief.store(matches!(event, Event::Stop), Ordering::Relaxed);
     connection.as_mut().graceful_shutdown();
     match event {
         // The owner of the process limits how long this takes.

@@ -41,10 +41,11 @@ fn completed(bytes: &[u8], body: &FaultBody) -> Option<Bytes> {
         return None;
     }
     let tail = bytes.len().saturating_sub(MAX_HEAD_BYTES);
-    let at = tail + rfind(&bytes[tail..], b"HTTP/1.1 4")?;
+    let at = tail + rfind(&bytes[tail..], b"HTTP/1.")?;
     let (before, head) = bytes.split_at(at);
     let line_end = rfind(head, FIRST_HEADERS)?;
-    let status = StatusCode::from_bytes(head.get(9..12)?).ok()?;
+    let status =
+        StatusCode::from_bytes(head.get(9..12)?).ok().filter(StatusCode::is_client_error)?;
     let body = body(status);
     let headers = format!(
         "\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
