@@ -17,7 +17,7 @@ pub mod metrics;
 pub mod traces;
 
 use log_writer::QueuedLines;
-pub use log_writer::{finish_logs, lost_log_lines};
+pub use log_writer::{finish_logs, lost_log_lines, queue_line};
 
 /// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -75,10 +75,11 @@ pub fn log_levels() -> Result<Targets, String> {
             .with_target("mute_service", LevelFilter::INFO));
     };
     let levels = levels.to_string_lossy();
-    let parts: Vec<_> = levels.split(',').map(str::trim).collect();
+    let parts: Vec<_> = levels.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     // `Targets` would take a misspelt level for the name of a target, and nothing for a level.
-    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
-    let are_parts = parts.iter().all(|part| part.contains('=') || is_level(part));
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
+    let are_parts =
+        !parts.is_empty() && parts.iter().all(|part| part.contains('=') || is_level(part));
     let parsed = parts.join(",").parse().ok().filter(|_| are_parts);
     parsed.ok_or_else(|| {
         format!(

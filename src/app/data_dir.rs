@@ -1,4 +1,4 @@
-//! Which data directory a start takes. One that is missing may be a volume that is not mounted; one
+//! Which data directory a start takes. One without a store may be a volume that is not mounted; one
 //! that dev mode made has the records of public keys.
 
 use std::{fs, path::Path};
@@ -9,7 +9,7 @@ use crate::{config::Config, store::Location};
 /// The file that marks a store that dev mode made.
 const DEV_MARK: &str = "DEV";
 
-/// Errors: the directory is missing and must not be made, or its store is of dev mode and dev mode is
+/// Errors: there is no store and none must be made, or its store is of dev mode and dev mode is
 /// off, or the other way round.
 pub(super) fn check(config: &Config) -> Result<(), String> {
     let Location::Directory { path, .. } = &config.location else { return Ok(()) };
@@ -29,19 +29,19 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
              --dev, or make an empty file {DEV_MARK} in it"
         ));
     }
-    if path.exists() {
+    if holds_store(path) {
         return Ok(());
     }
     if config.refuse_missing_data_dir {
         return Err(format!(
-            "{directory}: the data directory is missing, and refuse_missing_data_dir is set; mount \
-             its volume, or make the directory for a new store"
+            "{directory}: there is no store in the data directory, and refuse_missing_data_dir is \
+             set; mount its volume, or unset that for the first start"
         ));
     }
     if !config.dev {
         tracing::warn!(
             %directory,
-            "the data directory was missing, so it is made, for a new and empty store; \
+            "there is no store in the data directory, so a new and empty one is made; \
              refuse_missing_data_dir makes this an error"
         );
     }

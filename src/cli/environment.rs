@@ -53,7 +53,10 @@ fn is_known(name: &str, known: &BTreeSet<String>) -> bool {
 
 /// Whether Kubernetes or Docker sets it, for a service whose name begins with "mute".
 fn is_service_link(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_")
+    let is_url = |value: String| value.starts_with("tcp://") || value.starts_with("udp://");
+    name.contains("_SERVICE_")
+        || name.contains("_PORT_")
+        || name.ends_with("_PORT") && env::var(name).is_ok_and(is_url)
 }
 
 fn known(command: &Command) -> BTreeSet<String> {
@@ -101,7 +104,10 @@ pub(super) fn with_variables(errors: Vec<String>) -> Vec<String> {
     let arguments: Vec<_> = env::args_os().collect();
     let with = |error: String| {
         let is_of_name = |at: char| at.is_ascii_lowercase() || at == '_' || at == '-';
-        let names = error.split(|at| !is_of_name(at)).map(|name| name.trim_matches('-'));
+        // A path may have the name of a setting in it.
+        let words = error.split_whitespace().filter(|word| !word.contains('/'));
+        let names = words.flat_map(|word| word.split(|at| !is_of_name(at)));
+        let names = names.map(|name| name.trim_matches('-'));
         let variables: BTreeSet<_> = names
             .filter(|name| !is_given(&arguments, &format!("--{}", name.replace('_', "-"))))
             .map(|name| format!("MUTE_{}", name.replace('-', "_").to_ascii_uppercase()))

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use crate::{app::Failure, visible::shown};
+use crate::{app::Failure, telemetry::queue_line, visible::shown};
 
 /// Prints a command's result. It is no error if the reader closes the output, and one if the output
 /// cannot be written, since the result is lost.
@@ -21,5 +21,9 @@ pub(super) fn say(text: &str) -> Result<(), Failure> {
 pub(super) fn complain(text: &str) {
     // Messages quote files, whose control characters could harm a terminal.
     let lines: Vec<_> = text.lines().map(shown).collect();
-    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+    let text = lines.join("\n") + "\n";
+    // Once there is a log, its thread writes to standard error, whose reader may stand still.
+    if !queue_line(text.as_bytes()) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }

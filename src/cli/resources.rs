@@ -8,9 +8,11 @@ use rlimit::Resource;
 use crate::app::Failure;
 
 /// Threads beside one for each core: those of the store and its engine, of files and of names.
-const THREADS: usize = 24;
-/// The allocator reserves 1 GiB of addresses, and each thread has a stack.
-const ADDRESS_SPACE: u64 = 1_536 << 20;
+const THREADS: usize = 16;
+/// The stack of a thread that only counts.
+const STACK_BYTES: usize = 64 << 10;
+/// The allocator reserves 1 GiB of addresses.
+const ADDRESS_SPACE: u64 = 1_100 << 20;
 
 /// Errors: what is lacking, and which limit to raise.
 pub(super) fn check() -> Result<(), Failure> {
@@ -44,7 +46,8 @@ fn threads(needed: usize) -> (usize, Option<io::Error>) {
     thread::scope(|scope| {
         let closed = gate.lock();
         let wait = || drop(gate.lock());
-        let spawned = (0..needed).map(|_| thread::Builder::new().spawn_scoped(scope, wait));
+        let spawned = (0..needed)
+            .map(|_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, wait));
         let mut granted = 0;
         let refusal = spawned
             .inspect(|spawned| granted += usize::from(spawned.is_ok()))

@@ -22,6 +22,7 @@ pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
 
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map_err(|_| {
         format!("\"{text}\" is no network; write one such as 10.0.0.0/8, or an address")

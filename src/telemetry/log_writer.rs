@@ -75,6 +75,12 @@ fn write(mut writer: impl Write, entries: &Receiver<Entry>) {
     }
 }
 
+/// Queues a line that is no part of the log. Whether there is a log, which would write it.
+pub fn queue_line(line: &[u8]) -> bool {
+    let queue = QUEUE.get().cloned();
+    queue.is_some_and(|queue| QueuedLines(queue).write_all(line).is_ok())
+}
+
 /// Waits until what was logged is written, for a second at most.
 pub fn finish_logs() {
     let Some(queue) = QUEUE.get() else { return };

@@ -63,7 +63,7 @@ fn a_start_without_enough_threads_says_so() {
     let copy = directory.path().join("mute-service");
     fs::copy(build().get_program(), &copy).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    for threads in [1, 2, 3, 4, 6, 8, 12, 20] {
+    for threads in [1, 2, 3, 4, 6, 8, 12, 16] {
         let limited = format!(
             "exec prlimit --nproc={threads} setpriv --reuid 54321 --regid 54321 --clear-groups \
              \"$0\" serve --data-dir /nowhere"
@@ -84,13 +84,17 @@ fn a_data_directory_that_was_missing_is_told() {
     let (code, said) = refused(&mut serve(directory.path(), &strict));
     assert!(code == Some(64) && said.contains(data) && said.contains("mount"), "{said}");
     assert!(!Path::new(data).exists());
+    // The place of a volume that is not mounted.
+    fs::create_dir(data).unwrap();
+    let (code, said) = refused(&mut serve(directory.path(), &strict));
+    assert!(code == Some(64) && said.contains("mount"), "{said}");
     let process = Process::spawn(directory.path(), directory.path(), &[]).ready();
     let log = process.logged();
     assert!(log.lines().any(|line| line.contains("WARN") && line.contains(data)), "{log}");
     drop(process);
     let process =
         Process::spawn(directory.path(), directory.path(), &["--refuse-missing-data-dir"]).ready();
-    assert_eq!(process.logged().matches("was missing").count(), 1);
+    assert_eq!(process.logged().matches("a new and empty one").count(), 1);
 }
 
 #[test]
