@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_proxy_may_be_idle_for_as_long_as_the_setting_says() {
+        let max_idle = Duration::from_secs(620);
+        let trusted = Arc::from(["10.0.0.9/32".parse().unwrap()]);
+        let mut admission = Admission::new(1, max_idle, trusted, Arc::default());
+        let (_, proxy, _) = admission.admit(addr(9)).unwrap();
+        drop(open(&proxy));
+        advance(max_idle - Duration::from_secs(1)).await;
+        assert!(admission.admit(addr(1)).is_none());
+        advance(Duration::from_secs(2)).await;
+        assert!(admission.admit(addr(1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_with_a_request_is_not_idle() {
         let mut admission = Admission::new(4, IDLE_TIMEOUT, Arc::default(), Arc::default());
         let first: Vec<_> = (1..5).map(|site| admission.admit(addr(site)).unwrap()).collect();

@@ -141,6 +141,8 @@ mod tests {
             "HTTP/1.1 431 Too Large\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
         let with_body = "HTTP/1.1 431 Too Large\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 14\r\ndate: x\r\n\r\n{\"status\":431}";
         assert_eq!(completed(bare).as_deref(), Some(with_body.as_bytes()));
+        let old = |text: &str| text.replacen("HTTP/1.1", "HTTP/1.0", 1);
+        assert_eq!(completed(&old(bare)).as_deref(), Some(old(with_body).as_bytes()));
         let after_another = completed(&format!("HTTP/1.1 200 OK\r\n\r\n{{}}{bare}"));
         let expected = format!("HTTP/1.1 200 OK\r\n\r\n{{}}{with_body}");
         assert_eq!(after_another.as_deref(), Some(expected.as_bytes()));
