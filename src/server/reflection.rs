@@ -4,7 +4,14 @@
 //! `error_response`.
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Code, Request, Response, Status, Streaming, async_trait};
+
+use super::message::{self, HEALTH};
+
+/// tonic says OUT_OF_RANGE of a message that is too large, which here means *list again*.
+fn refusal(status: Status) -> Status {
+    if status.code() == Code::OutOfRange { message::too_large(HEALTH) } else { status }
+}
 
 /// Reflection in one version of its protocol. Both have the same messages.
 macro_rules! version {
@@ -42,7 +49,7 @@ macro_rules! version {
                     let service = self.0.clone();
                     let responses = requests.into_inner().then(move |request| {
                         let service = service.clone();
-                        async move { Ok(answer(service, request?).await) }
+                        async move { Ok(answer(service, request.map_err(refusal)?).await) }
                     });
                     Ok(Response::new(responses.boxed()))
                 }

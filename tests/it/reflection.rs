@@ -6,7 +6,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
 
-use crate::harness::Server;
+use crate::harness::{Server, reason};
 
 /// The test in one version of the protocol.
 macro_rules! version {
@@ -38,6 +38,22 @@ macro_rules! version {
                     answers.extend(response.message_response);
                 }
                 answers
+            }
+
+            #[tokio::test]
+            async fn a_request_that_is_too_large_says_so() {
+                let server = Server::start().await;
+                let symbol = MessageRequest::FileContainingSymbol("x".repeat(5 << 10));
+                let request =
+                    ServerReflectionRequest { message_request: Some(symbol), ..Default::default() };
+                let mut client = ServerReflectionClient::new(server.channel().await);
+                let responses = client
+                    .server_reflection_info(futures_util::stream::iter([request]))
+                    .await
+                    .unwrap();
+                let status = responses.into_inner().message().await.unwrap_err();
+                let expected = (Code::ResourceExhausted, "MESSAGE_TOO_LARGE".to_owned());
+                assert_eq!((status.code(), reason(&status)), expected);
             }
 
             fn files(answer: &MessageResponse) -> Vec<FileDescriptorProto> {
