@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use axum::body::Body;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsProtocols1};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -22,14 +22,23 @@ pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 /// A client that trusts only the certificate authorities of this PEM file; without one, no https
 /// server is trusted. Errors: a sentence that names the file.
 pub fn client(authorities: Option<&Path>) -> Result<HttpClient, String> {
+    let connector = connector(authorities)?.enable_http1().build();
+    Ok(Client::builder(TokioExecutor::new()).build(connector))
+}
+
+/// As [`client`], for servers of HTTP/2.
+fn http2_client(authorities: Option<&Path>) -> Result<HttpClient, String> {
+    let connector = connector(authorities)?.enable_http2().build();
+    Ok(Client::builder(TokioExecutor::new()).http2_only(true).build(connector))
+}
+
+fn connector(authorities: Option<&Path>) -> Result<HttpsConnectorBuilder<WantsProtocols1>, String> {
     let roots = authorities.map_or_else(|| Ok(RootCertStore::empty()), pem::authorities)?;
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions();
     let tls =
         tls.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http())
 }
 
 /// The error with all of its causes, because hyper's own messages say little.

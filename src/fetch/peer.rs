@@ -4,19 +4,21 @@
 use std::{path::Path, time::Duration};
 
 use axum::body::Body;
-use http::{StatusCode, Uri, uri::Authority};
+use http::{Request, Response, StatusCode, Uri, header::CONTENT_TYPE, uri::Authority};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
-use super::{HttpClient, client};
+use super::{HttpClient, client, http2_client};
 
 /// For each of the few requests.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a TLS server answers a request in plain text: with an alert.
 const TLS_ALERT: &[u8] = &[0x15, 0x03];
+const GRPC: &str = "application/grpc";
 const HTTP1: &[u8] = b"HTTP/1.";
 /// A server of HTTP/2 alone begins with its settings: a frame with a length of three bytes, of
 /// which the first is 0.
@@ -34,7 +36,7 @@ pub struct Peer {
 /// The servers that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// Speaks HTTP/2 only, as gRPC does.
+    /// Speaks HTTP/2 only, as gRPC does, or answers a call.
     Grpc,
     /// The REST listener of a service.
     Rest,
@@ -77,24 +79,28 @@ async fn first_bytes(authority: &Authority) -> std::io::Result<Vec<u8>> {
     Ok(begin)
 }
 
-/// A path that only one server has shows which it is.
+/// A path that only one server has shows which it is. gRPC may answer HTTP/1 too, to web pages.
 async fn http_server(
     scheme: &str,
     authority: &Authority,
     authorities: Option<&Path>,
 ) -> Option<Server> {
-    let client = client(authorities).ok()?;
+    let at = |path| format!("{scheme}://{authority}{path}");
+    let http1 = client(authorities).ok()?;
     for (path, server) in [("/livez", Server::Admin), ("/openapi.json", Server::Rest)] {
-        if has(&client, &format!("{scheme}://{authority}{path}")).await? {
+        let request = Request::get(at(path)).body(Body::empty()).ok()?;
+        if answer(&http1, request).await?.status() == StatusCode::OK {
             return Some(server);
         }
     }
-    Some(Server::Http)
+    let call = Request::post(at("/mute.v1.MuteService/CheckSend")).header(CONTENT_TYPE, GRPC);
+    let answer = answer(&http2_client(authorities).ok()?, call.body(Body::empty()).ok()?).await;
+    let media_type = answer.as_ref().and_then(|answer| answer.headers().get(CONTENT_TYPE));
+    let is_grpc = media_type.is_some_and(|it| it.as_bytes().starts_with(GRPC.as_bytes()));
+    Some(if is_grpc { Server::Grpc } else { Server::Http })
 }
 
-/// None: there is no answer over HTTP/1.
-async fn has(client: &HttpClient, url: &str) -> Option<bool> {
-    let request = http::Request::get(url).body(Body::empty()).ok()?;
-    let answer = within_timeout(client.request(request)).await?.ok()?;
-    Some(answer.status() == StatusCode::OK)
+/// None: there is no answer by this client's version of HTTP.
+async fn answer(client: &HttpClient, request: Request<Body>) -> Option<Response<Incoming>> {
+    within_timeout(client.request(request)).await?.ok()
 }

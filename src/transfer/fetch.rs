@@ -69,9 +69,7 @@ async fn request(from: &str, token: &str) -> Result<Body, String> {
     if status == StatusCode::OK {
         return Ok(body);
     }
-    if status == StatusCode::NOT_FOUND
-        && let Some(elsewhere) = elsewhere(&from).await
-    {
+    if let Some(elsewhere) = elsewhere(&from).await {
         return Err(elsewhere);
     }
     let message = axum::body::to_bytes(body, MAX_ERROR_BYTES).await.unwrap_or_default();

@@ -79,14 +79,38 @@ async fn another_http_server_is_told_from_a_service() {
     server.abort();
 }
 
+/// In dev mode the gRPC port answers HTTP/1 too, to web pages.
+#[tokio::test]
+async fn a_failure_at_a_grpc_port_that_serves_web_pages_is_kept() {
+    let (plain, secure) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tls = certificates(secure.path());
+    let web = ["--grpc-web-origins", "http://localhost:3000"];
+    let arguments: Vec<_> = tls.iter().map(String::as_str).chain(web).collect();
+    let secure_server = Process::spawn(secure.path(), secure.path(), &arguments).ready();
+    let plain_server = Process::dev(plain.path());
+    for addr in
+        [format!("http://{}", plain_server.grpc()), format!("https://{}", secure_server.grpc())]
+    {
+        let mut call = ctl("", AGORA, &["check", ROOM, "user1"]);
+        call.env("MUTE_ADDR", &addr).env("MUTE_TOKEN", "x".repeat(40_000));
+        call.env("MUTE_CA", secure.path().join("ca.crt"));
+        let run = run(call).await;
+        assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{run:?}");
+        assert!(!run.err.contains("no gRPC server"), "{addr}: {}", run.err);
+    }
+}
+
 #[test]
 fn a_backup_from_the_wrong_port_says_what_answers_there() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::start(directory.path());
+    let dev_directory = tempfile::tempdir().unwrap();
+    let dev = Process::dev(dev_directory.path());
     let file = directory.path().join("backup").to_str().unwrap().to_owned();
     for (from, what) in [
         (process.rest(), "this is the REST port"),
         (format!("http://{}", process.grpc()), "this is the gRPC port"),
+        (format!("http://{}", dev.grpc()), "this is the gRPC port"),
     ] {
         let arguments =
             ["backup", "--from", &from, "--token", "dev-service-token", "--output", &file];
