@@ -1,8 +1,9 @@
 //! Logs, traces, and the metrics that are counted. `server/metrics.rs` adds the gauges that are
 //! read for each scrape.
 
-use std::{io::IsTerminal as _, sync::OnceLock};
+use std::sync::OnceLock;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::ValueEnum;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
@@ -44,22 +45,18 @@ pub fn logs_are_json() -> bool {
 /// log.
 pub fn init_logs(format: LogFormat) -> Result<(), String> {
     let are_json = format == LogFormat::Json;
-    let is_terminal = std::io::stderr().is_terminal();
+    let are_colored = !are_json && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let levels = log_levels()?;
     let queue = QueuedLines::start(std::io::stderr())
         .map_err(|error| format!("no thread can be started for the log: {error}"))?;
-    let lines = move || EscapedLines {
-        writer: queue.writer(),
-        are_json,
-        are_colored: is_terminal && !are_json,
-    };
+    let lines = move || EscapedLines { writer: queue.writer(), are_json, are_colored };
     // It would report a failed write by `eprintln!`, which panics where standard error fails.
     let logs = tracing_subscriber::fmt::layer().with_writer(lines).log_internal_errors(false);
     let subscriber = tracing_subscriber::registry().with(levels);
     // A second call, in tests, has no effect.
     let _ = FORMAT.set(format);
     let _ = match format {
-        LogFormat::Text => subscriber.with(logs.with_ansi(is_terminal)).try_init(),
+        LogFormat::Text => subscriber.with(logs.with_ansi(are_colored)).try_init(),
         LogFormat::Json => subscriber.with(logs.json().flatten_event(true)).try_init(),
     };
     Ok(())

@@ -2,11 +2,9 @@
 //! users wrote cannot control the terminal in either form. `layout` places the cells, and
 //! `remaining` writes times.
 
-use std::{
-    env,
-    io::{self, BufWriter, IsTerminal as _, Write},
-};
+use std::io::{self, BufWriter, Write};
 
+use anstream::{AutoStream, ColorChoice};
 use clap::builder::styling::{AnsiColor, Style};
 use prost_types::Timestamp;
 use serde::Serialize as _;
@@ -41,10 +39,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// Coloured only on a terminal, and never with NO_COLOR. As wide as the terminal.
+    /// Coloured where the terminal and the environment want it. As wide as the terminal.
     pub fn stdout(is_json: bool, clock: Clock) -> Self {
-        let is_colored = io::stdout().is_terminal()
-            && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let is_colored = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
         // A terminal that does not know its width says 0.
         let size = terminal_size::terminal_size_of(io::stdout());
         let width = size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0);

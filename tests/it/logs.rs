@@ -9,7 +9,8 @@ use std::{
 
 use crate::{
     cluster::until,
-    process::{Process, build, mute},
+    process::{Process, build, mute, program},
+    terminal::{OnTerminal, Stream},
 };
 
 /// The program with its standard error redirected by a shell, such as `2>/dev/full`.
@@ -96,4 +97,22 @@ async fn a_closed_standard_error_ends_nothing() {
     mute(&mut process.mutes().await, "room", vec!["u".into()]).await.unwrap();
     process.signal("-TERM");
     assert_eq!(process.exit_code(Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn a_log_on_a_terminal_has_colours_only_where_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let shown = |name: &str, value: &str| {
+        let mut serve = program();
+        serve.args(["serve", "--dev", "--grpc-addr", &addr]).current_dir(directory.path());
+        serve.env("MUTE_LOG", "debug").env(name, value);
+        OnTerminal::spawn(serve, 200, &[Stream::Err]).ended().0
+    };
+    assert!(shown("CLICOLOR", "1").contains("\u{1b}["));
+    for (name, value) in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+        let shown = shown(name, value);
+        assert!(shown.contains("limit of open files") && !shown.contains('\u{1b}'), "{shown:?}");
+    }
 }

@@ -36,7 +36,9 @@ impl OnTerminal {
         tcsetwinsize(&terminal, size).unwrap();
         let name = ptsname(&terminal, Vec::new()).unwrap();
         let end = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        command.env("TERM", "xterm");
+        if command.get_envs().all(|(name, _)| name != "TERM") {
+            command.env("TERM", "xterm");
+        }
         for stream in streams {
             let end = end.try_clone().unwrap();
             match stream {
