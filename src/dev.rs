@@ -181,9 +181,15 @@ fn user_example() -> ClientPatch {
     }
 }
 
-/// Commands to paste into a shell, for these addresses and tokens.
+/// Commands to paste into a shell, for these addresses and tokens. `program` is how the shell calls
+/// this program.
 #[must_use]
-pub fn welcome([grpc, rest, admin]: [SocketAddr; 3], app_token: &str, user_token: &str) -> String {
+pub fn welcome(
+    program: &str,
+    [grpc, rest, admin]: [SocketAddr; 3],
+    app_token: &str,
+    user_token: &str,
+) -> String {
     format!(
         "Dev mode: loopback addresses only, because its keys are public.
   app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
@@ -192,8 +198,8 @@ pub fn welcome([grpc, rest, admin]: [SocketAddr; 3], app_token: &str, user_token
   internal service for backups, from {admin}: authorization: Bearer {BACKUP_TOKEN}
 
 Ask from a shell whether a user may speak, and make a backup:
-  MUTE_TOKEN={SERVICE_TOKEN} mute-service ctl --addr {grpc} --app '{AGORA_APP}' check {AGORA_ROOM} user1
-  MUTE_TOKEN={BACKUP_TOKEN} mute-service backup --from {admin} --output mutes.backup
+  MUTE_TOKEN={SERVICE_TOKEN} {program} ctl --addr {grpc} --app '{AGORA_APP}' check {AGORA_ROOM} user1
+  MUTE_TOKEN={BACKUP_TOKEN} {program} backup --from {admin} --output mutes.backup
 
 Mute two members of a room (Agora, Easemob):
   curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'

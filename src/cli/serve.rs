@@ -1,6 +1,6 @@
 //! `serve` runs the service; `check-config` checks what it would run with.
 
-use std::{io, pin::pin};
+use std::{borrow::Cow, env, io, path::PathBuf, pin::pin};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,7 +67,8 @@ pub(super) fn serve(
                 app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
             let Addresses { grpc, rest, admin } = app.addresses;
             // The service is of use without these words.
-            let _ = say(&dev::welcome([grpc, rest, admin], &app_token, &user_token));
+            let _ =
+                say(&dev::welcome(&own_command(), [grpc, rest, admin], &app_token, &user_token));
         }
         let access = app.service.access.clone();
         let reloader = Reloader::new(source.config.clone(), settings, &config, &access);
@@ -83,6 +84,18 @@ pub(super) fn serve(
     // A thread may still wait for the writer of a pipe.
     runtime.shutdown_background();
     outcome
+}
+
+/// How a shell calls this program: by its name if that is how it was found, or else by its path.
+fn own_command() -> String {
+    let given = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let name = given.to_string_lossy();
+    if !name.is_empty() && !name.contains('/') {
+        return name.into_owned();
+    }
+    let path = env::current_exe().unwrap_or_else(|_| given.clone());
+    let path = path.to_string_lossy();
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), Cow::into_owned)
 }
 
 /// Completes on SIGTERM or SIGINT. A later SIGINT ends the process at once: what was acknowledged
