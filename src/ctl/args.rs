@@ -139,10 +139,13 @@ pub enum Command {
     #[command(subcommand)]
     User(UserCommand),
     /// Check whether a user may speak in a room now, and if not, until when and why
-    #[command(
-        after_help = "Exit codes: 0 if the user may speak, 1 if not, 2 if the check failed, 64 for an error in usage.\n\
-                            Example: mute-service ctl check 1265710621211 user1"
-    )]
+    #[command(after_help = concat!(
+        "The end is the latest of all that forbids it; who and why are of the first rule, which\n",
+        "may end earlier.\n",
+        "Exit codes: 0 if the user may speak, 1 if not, 2 if the check failed, 64 for an error in ",
+        "usage.\n",
+        "Example: mute-service ctl check 1265710621211 user1"
+    ))]
     Check(Member),
     /// Print the changes of the app or of one room as they happen, until Ctrl-C; reconnects if the
     /// service restarts

@@ -179,10 +179,10 @@ user2  2022-01-14T07:59:10Z  2022-01-13T07:59:10Z  service:dev  spam
 user5  for good              2022-01-13T07:59:10Z  service:dev  -
 "),
         ("check 1265710621211 user1", "\
-user1 may not speak in 1265710621211 until 2022-01-14T07:59:10Z: muted by service:dev, because of \"spam\".
+user1 may not speak in 1265710621211 until 2022-01-14T07:59:10Z. The user is now muted by service:dev, because of \"spam\".
 "),
         ("check 1265710621211 user5", "\
-user5 may not speak in 1265710621211 for good: muted by service:dev, no reason given.
+user5 may not speak in 1265710621211 for good. The user is now muted by service:dev, no reason given.
 "),
         ("unmute 1265710621211 user5 user4", "\
 USER   WAS MUTED
@@ -213,7 +213,7 @@ user3 may speak in 1265710621211, being on its allow list: the room is banned by
 owner1 may speak in 1265710621211, as its owner or admin: the room is banned by service:dev until 2022-01-13T08:09:10Z, because of \"raid\".
 "),
         ("check 1265710621211 user4", "\
-user4 may not speak in 1265710621211 until 2022-01-13T08:09:10Z: the room is banned by service:dev, because of \"raid\".
+user4 may not speak in 1265710621211 until 2022-01-13T08:09:10Z. The room is now banned by service:dev, because of \"raid\".
 "),
         ("room show 1265710621211", "\
 ROOM          1265710621211
@@ -247,7 +247,7 @@ USER   UNTIL                 SINCE                 BY           REASON
 user4  2022-01-20T07:59:10Z  2022-01-13T07:59:10Z  service:dev  ads
 "),
         ("check 1265710621211 user4", "\
-user4 may not speak in 1265710621211 until 2022-01-20T07:59:10Z: muted in all rooms by service:dev, because of \"ads\".
+user4 may not speak in 1265710621211 until 2022-01-20T07:59:10Z. The user is now muted in all rooms by service:dev, because of \"ads\".
 "),
         ("unmute-user user4", "\
 USER   WAS MUTED

@@ -40,40 +40,36 @@ impl Session {
     }
 }
 
-/// The answer as a sentence: user, room, end, remaining time, actor and reason. The end is that of
-/// all that forbids the user to speak; actor and reason are those of the rule that decided.
+/// The answer in sentences: user, room, end and remaining time; then actor and reason. The end is
+/// that of all that forbids the user to speak; actor and reason are those of the rule that decided,
+/// which may end earlier.
 fn verdict(out: &Output, room: &str, user: &str, answer: &pb::CheckSendResponse) -> String {
     let room = shown(room);
     let user = shown(user);
     let until = if answer.expire_time.is_some() { "until " } else { "" };
     let until = format!("{until}{}", out.end(answer.expire_time));
     let actor = shown(&answer.actor);
-    let banned = format!("the room is banned by {actor}");
+    let banned = format!("the room is banned by {actor} {until}");
     let why = quoted_reason(&answer.reason);
     let verdict = if answer.allowed { "may speak" } else { "may not speak" };
+    let verdict = format!("{user} {verdict} in {room}");
     match answer.rule() {
         pb::Rule::MemberMute => {
-            format!("{user} {verdict} in {room} {until}: muted by {actor}, {why}.")
+            format!("{verdict} {until}. The user is now muted by {actor}, {why}.")
         }
         pb::Rule::UserMute => {
-            format!("{user} {verdict} in {room} {until}: muted in all rooms by {actor}, {why}.")
+            format!("{verdict} {until}. The user is now muted in all rooms by {actor}, {why}.")
         }
         pb::Rule::RoomBan => {
-            format!("{user} {verdict} in {room} {until}: {banned}, {why}.")
+            format!("{verdict} {until}. The room is now banned by {actor}, {why}.")
         }
-        pb::Rule::RoomStaff => {
-            format!("{user} {verdict} in {room}, as its owner or admin: {banned} {until}, {why}.")
-        }
-        pb::Rule::AllowList => {
-            format!("{user} {verdict} in {room}, being on its allow list: {banned} {until}, {why}.")
-        }
-        pb::Rule::None => format!("{user} {verdict} in {room}: nothing forbids it."),
+        pb::Rule::RoomStaff => format!("{verdict}, as its owner or admin: {banned}, {why}."),
+        pb::Rule::AllowList => format!("{verdict}, being on its allow list: {banned}, {why}."),
+        pb::Rule::None => format!("{verdict}: nothing forbids it."),
         pb::Rule::NotRegistered => {
-            format!(
-                "{user} {verdict} in {room}: the room or the user is not registered in the app."
-            )
+            format!("{verdict}: the room or the user is not registered in the app.")
         }
-        pb::Rule::Unspecified => format!("{user} {verdict} in {room}."),
+        pb::Rule::Unspecified => format!("{verdict}."),
     }
 }
 

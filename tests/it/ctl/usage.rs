@@ -28,6 +28,17 @@ async fn check_tells_its_verdict_by_its_exit_code() {
 }
 
 #[tokio::test]
+async fn a_check_does_not_give_its_end_to_the_first_rule() {
+    let server = Server::start().await;
+    done(&server, AGORA, "mute-user user1 --for 1h --reason ads").await;
+    done(&server, AGORA, "ban 1265710621211 --for 2h").await;
+    let check = done(&server, AGORA, "check 1265710621211 user1").await;
+    let expected = "user1 may not speak in 1265710621211 until 2022-01-13T09:59:10Z. \
+                    The user is now muted in all rooms by service:dev, because of \"ads\".\n";
+    assert_eq!(check, expected);
+}
+
+#[tokio::test]
 async fn a_capital_m_is_asked_about_and_not_taken_for_a_month() {
     for arguments in [
         &["mute", "r", "u", "--for", "1M"][..],
