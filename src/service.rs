@@ -69,7 +69,7 @@ mod user_mute;
 mod watch;
 
 pub use ban::RoomInfo;
-pub use directory::{ClientInfo, ClientPatch, RoomPatch};
+pub use directory::{ClientInfo, ClientPatch, PatchedRoom, RoomPatch};
 pub use events::{EventFilter, EventPage, PAGE_BYTES};
 pub use idempotency::Answer;
 pub use quota::Quotas;

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     model::{Address, RoomId},
     proto::v1::{self as pb, directory_service_server::DirectoryService},
-    service::{ClientPatch, RequestContext, RoomPatch},
+    service::{ClientPatch, PatchedRoom, RequestContext, RoomPatch},
     view::Page,
 };
 
@@ -95,9 +95,9 @@ impl DirectoryService for Api {
         let room =
             if message.room.is_empty() { None } else { Some(RoomId::parse(message.room.clone())?) };
         let patch = room_patch(&call, message)?;
-        let answer = |(id, profile): (RoomId, _)| {
+        let answer = |PatchedRoom { id, profile, was_admin }| {
             let room = Some(encode::room(id.into(), profile));
-            pb::UpsertRoomResponse { room, ..Default::default() }
+            pb::UpsertRoomResponse { room, was_admin, ..Default::default() }
         };
         reply(self.service.upsert_room(&call, room.as_ref(), &patch, answer).await?)
     }
@@ -176,12 +176,37 @@ fn room_patch(call: &RequestContext, message: pb::UpsertRoomRequest) -> Result<R
         Some(owner) if !owner.is_empty() => Some(call.app.user(owner)?.into()),
         other => other,
     };
-    let admins =
-        message.admins.map(|admins| parse::optional_users(call, &admins.users)).transpose()?;
+    let add_admins = admins(call, &message.add_admins)?;
+    let remove_admins = admins(call, &message.remove_admins)?;
+    if add_admins.iter().any(|user| remove_admins.contains(user)) {
+        return Err(Error::invalid(
+            "remove_admins",
+            "a user must not be in both add_admins and remove_admins",
+        ));
+    }
+    let changes = !add_admins.is_empty() || !remove_admins.is_empty();
+    if changes && message.admins.is_some() {
+        return Err(Error::invalid(
+            "admins",
+            "admins replaces all admins; omit it, or omit add_admins and remove_admins",
+        ));
+    }
+    if changes && message.room.is_empty() {
+        return Err(Error::invalid(
+            "room",
+            "room is required with add_admins or remove_admins: a new room takes admins",
+        ));
+    }
     Ok(RoomPatch {
         name: parse::text("name", message.name)?,
         description: parse::text("description", message.description)?,
         owner,
-        admins: admins.map(|admins| admins.into_iter().map(Into::into).collect()),
+        admins: message.admins.map(|replaced| admins(call, &replaced.users)).transpose()?,
+        add_admins,
+        remove_admins,
     })
+}
+
+fn admins(call: &RequestContext, users: &[String]) -> Result<Vec<String>, Error> {
+    Ok(parse::optional_users(call, users)?.into_iter().map(Into::into).collect())
 }

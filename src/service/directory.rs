@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Answer, Committed, RequestContext, Service, registration::expect_room};
 use crate::{
     auth::Action,
-    error::Error,
+    error::{Error, Reason},
     model::{ClientProfile, Event, EventKind, Key, RoomId, RoomProfile, UserId, Value},
     store::Batch,
     view::{ClientRef, Page, Room, Versioned},
@@ -17,6 +17,8 @@ const ROOM_ID_CANDIDATES: usize = 16;
 /// Maximum number of notification mutes of a client. A client is returned with all of them, and
 /// each change of one scans all of them.
 pub(super) const MAX_MUTED_ROOMS: usize = 1_000;
+/// Maximum number of admins of a room.
+const MAX_ADMINS: usize = 100;
 /// Maximum size of a client's custom fields as JSON.
 const MAX_CUSTOM_JSON_BYTES: usize = 16 << 10;
 
@@ -31,7 +33,22 @@ pub struct RoomPatch {
     pub description: Option<String>,
     /// An empty id removes the owner.
     pub owner: Option<String>,
+    /// Replaces all admins.
     pub admins: Option<Vec<String>>,
+    /// Users who become admins of a registered room.
+    pub add_admins: Vec<String>,
+    /// Users who are admins of a registered room no longer.
+    pub remove_admins: Vec<String>,
+}
+
+/// A room that a patch has changed.
+pub struct PatchedRoom {
+    /// Its id.
+    pub id: RoomId,
+    /// Its profile after the change.
+    pub profile: RoomProfile,
+    /// For each user of `remove_admins`: whether it was an admin.
+    pub was_admin: Vec<bool>,
 }
 
 /// A client with its muted rooms.
@@ -130,14 +147,15 @@ impl Service {
         .await
     }
 
-    /// Registers or updates a room, and returns it with its id. Without an id, registers a new room
-    /// with a numeric id. Errors: PERMISSION_DENIED, CLIENT_NOT_FOUND for the owner and the admins.
+    /// Registers or updates a room. Without an id, registers a new room with a numeric id. Errors:
+    /// PERMISSION_DENIED, CLIENT_NOT_FOUND for the owner and the admins, TOO_MANY_USERS; where the
+    /// patch adds or removes admins, ROOM_NOT_FOUND.
     pub async fn upsert_room<A: Answer>(
         &self,
         call: &RequestContext,
         room: Option<&RoomId>,
         patch: &RoomPatch,
-        answer: impl Fn((RoomId, RoomProfile)) -> A + Send,
+        answer: impl Fn(PatchedRoom) -> A + Send,
     ) -> Result<Committed<A>, Error> {
         call.permit(Action::WriteDirectory)?;
         let candidates = if room.is_none() { self.room_id_candidates()? } else { Vec::new() };
@@ -147,27 +165,30 @@ impl Service {
             let id = room
                 .or_else(|| candidates.iter().find(is_free))
                 .ok_or_else(|| Error::unavailable("found no free room id"))?;
-            let staff = patch
-                .owner
-                .iter()
-                .filter(|owner| !owner.is_empty())
-                .chain(patch.admins.iter().flatten());
-            self.require_clients(call, staff.map(String::as_str))?;
+            self.require_clients(call, patch.staff())?;
             let old = self.view.room(call.key(), id.as_str(), |room| room?.profile.clone());
             let revision = old.as_ref().map(|old| old.revision);
             let old = old.map(|old: Box<Versioned<RoomProfile>>| old.value);
-            let new = merge_room(old.clone().unwrap_or_default(), patch);
-            if old.as_ref() == Some(&new) {
-                return Ok((None, (id.clone(), new)));
+            if old.is_none() && patch.needs_room() {
+                return Err(Error::room_not_found(id.as_str()));
             }
-            let created_ms = old.map_or(now_ms, |old| old.created_ms);
+            let new = merge_room(old.clone().unwrap_or_default(), patch)?;
+            let patched = |profile, old: Option<&RoomProfile>| PatchedRoom {
+                id: id.clone(),
+                profile,
+                was_admin: patch.were_admins(old),
+            };
+            if old.as_ref() == Some(&new) {
+                return Ok((None, patched(new, old.as_ref())));
+            }
+            let created_ms = old.as_ref().map_or(now_ms, |old| old.created_ms);
             let new = RoomProfile { created_ms, updated_ms: now_ms, ..new };
             let mut batch =
                 Batch::of(&call.room_event(EventKind::RoomUpserted, now_ms, id, &[], ""));
             let key = Key::Room { app: call.key(), room: id.as_str() };
             batch.expect(key, revision);
             batch.put(key, Value::Room(new.clone()));
-            Ok((Some(batch), (id.clone(), new)))
+            Ok((Some(batch), patched(new, old.as_ref())))
         })
         .await
     }
@@ -248,14 +269,52 @@ impl ClientInfo {
     }
 }
 
-fn merge_room(old: RoomProfile, patch: &RoomPatch) -> RoomProfile {
-    RoomProfile {
+impl RoomPatch {
+    /// Whether it changes admins that the room must have already.
+    fn needs_room(&self) -> bool {
+        !self.add_admins.is_empty() || !self.remove_admins.is_empty()
+    }
+
+    /// The users who must be registered.
+    fn staff(&self) -> impl Iterator<Item = &str> {
+        let owner = self.owner.iter().filter(|owner| !owner.is_empty());
+        let admins = self.admins.iter().flatten().chain(&self.add_admins);
+        owner.chain(admins).map(String::as_str)
+    }
+
+    fn were_admins(&self, old: Option<&RoomProfile>) -> Vec<bool> {
+        let is_admin = |user| old.is_some_and(|old| old.admins.contains(user));
+        self.remove_admins.iter().map(is_admin).collect()
+    }
+
+    /// The admins after the change, each once.
+    fn admins(&self, old: Vec<String>) -> Result<Vec<String>, Error> {
+        let mut kept = self.admins.clone().unwrap_or(old);
+        kept.retain(|admin| !self.remove_admins.contains(admin));
+        let mut admins: Vec<String> = Vec::new();
+        for admin in kept.into_iter().chain(self.add_admins.iter().cloned()) {
+            if !admins.contains(&admin) {
+                admins.push(admin);
+            }
+        }
+        if admins.len() <= MAX_ADMINS || self.add_admins.is_empty() {
+            return Ok(admins);
+        }
+        let message = "a room must have at most 100 admins";
+        let error = Error::new(Reason::TooManyUsers, message);
+        Err(Error { field: Some("add_admins"), ..error })
+    }
+}
+
+fn merge_room(old: RoomProfile, patch: &RoomPatch) -> Result<RoomProfile, Error> {
+    Ok(RoomProfile {
+        admins: patch.admins(old.admins)?,
         name: patch.name.clone().unwrap_or(old.name),
         description: patch.description.clone().unwrap_or(old.description),
         owner: patch.owner.clone().unwrap_or(old.owner),
-        admins: patch.admins.clone().unwrap_or(old.admins),
-        ..old
-    }
+        created_ms: old.created_ms,
+        updated_ms: old.updated_ms,
+    })
 }
 
 fn merge_client(old: ClientProfile, patch: &ClientPatch) -> Result<ClientProfile, Error> {

@@ -1,7 +1,7 @@
 //! The commands of the directory: which rooms and users are registered. An app whose directory is
 //! strict, as it is by default, knows no others.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{Limit, Room, User};
 
@@ -77,10 +77,10 @@ pub struct RoomProfile {
 #[derive(Args)]
 pub struct AdminChange {
     /// Make these users admins of the room
-    #[arg(long, value_name = "USER,USER", value_delimiter = ',')]
+    #[arg(long, value_name = "USER,USER", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub add: Vec<String>,
     /// Make these users admins no longer
-    #[arg(long, value_name = "USER,USER", value_delimiter = ',')]
+    #[arg(long, value_name = "USER,USER", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     pub remove: Vec<String>,
 }
 

@@ -4,8 +4,8 @@ use super::pages::{Page, print_pages};
 use crate::{
     ctl::{
         args::{AdminChange, Length, Limit, Reason, Room, RoomCommand, RoomProfile},
-        connection::Clients,
         failure::Failure,
+        output::notice,
         records,
         session::{Outcome, Session},
     },
@@ -42,7 +42,7 @@ impl Session {
             RoomCommand::Show(room) => self.show_room(room).await,
             RoomCommand::List(limit) => self.list_rooms(&limit).await,
             RoomCommand::Delete(room) => self.delete_room(room).await,
-            RoomCommand::Admins { room, change } => self.room_admins(room, &change).await,
+            RoomCommand::Admins { room, change } => self.room_admins(room, change).await,
         }
     }
 
@@ -92,43 +92,42 @@ impl Session {
         Ok(self.out.one(&records::was_registered(answer.was_registered).at(answer.revision))?)
     }
 
-    async fn room_admins(mut self, Room { room }: Room, change: &AdminChange) -> Outcome {
-        let mut profile = registered(&mut self.clients, &self.app, &room).await?;
-        if !change.add.is_empty() || !change.remove.is_empty() {
-            let request = pb::UpsertRoomRequest {
-                app: self.app,
-                room,
-                admins: Some(room_admins(changed(profile.admins, change))),
-                ..Default::default()
-            };
-            let answer = self.clients.directory.upsert_room(request).await?.into_inner();
-            profile = answer.room.unwrap_or_default();
-        }
+    async fn room_admins(mut self, Room { room }: Room, change: AdminChange) -> Outcome {
+        let (profile, strangers) = self.changed_room(room, change).await?;
         let moderators = records::moderators(profile);
         if moderators.is_empty() {
             self.out.nothing();
         }
-        Ok(self.out.rows(&moderators)?)
+        self.out.rows(&moderators)?;
+        strangers.iter().for_each(|user| notice(&format!("{user} was no admin of the room.")));
+        Ok(())
     }
-}
 
-/// The profile of a room. A room without one has no admins.
-async fn registered(clients: &mut Clients, app: &str, room: &str) -> Result<pb::Room, Failure> {
-    let request =
-        pb::GetRoomRequest { app: app.to_owned(), room: room.to_owned(), ..Default::default() };
-    let answer = clients.mutes.get_room(request).await?.into_inner();
-    Ok(answer.room.unwrap_or_default())
-}
-
-/// The admins after a change, each once.
-fn changed(mut admins: Vec<String>, change: &AdminChange) -> Vec<String> {
-    admins.retain(|admin| !change.remove.contains(admin));
-    for user in &change.add {
-        if !admins.contains(user) {
-            admins.push(user.clone());
+    /// The room's profile after the change, and those to remove who were no admins. A room without
+    /// a profile has no admins.
+    async fn changed_room(
+        &mut self,
+        room: String,
+        AdminChange { add, remove }: AdminChange,
+    ) -> Result<(pb::Room, Vec<String>), Failure> {
+        let app = self.app.clone();
+        if add.is_empty() && remove.is_empty() {
+            let request = pb::GetRoomRequest { app, room, ..Default::default() };
+            let answer = self.clients.mutes.get_room(request).await?.into_inner();
+            return Ok((answer.room.unwrap_or_default(), remove));
         }
+        let request = pb::UpsertRoomRequest {
+            app,
+            room,
+            add_admins: add,
+            remove_admins: remove.clone(),
+            ..Default::default()
+        };
+        let answer = self.clients.directory.upsert_room(request).await?.into_inner();
+        let asked = remove.into_iter().zip(answer.was_admin);
+        let strangers = asked.filter(|(_, was_admin)| !was_admin).map(|(user, _)| user);
+        Ok((answer.room.unwrap_or_default(), strangers.collect()))
     }
-    admins
 }
 
 /// An empty user id, as of `--admin ''`, is none.

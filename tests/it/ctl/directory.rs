@@ -68,6 +68,57 @@ user3   admin
 }
 
 #[tokio::test]
+async fn an_admin_is_one_user_in_every_spelling() {
+    let server = Server::start().await;
+    let room = "room admins 1265710621211";
+    let one = "USER    ROLE\nowner1  owner\nuser3   admin\n";
+    for change in ["--add user3,USER3", "--add User3", "--add User3 --remove user2"] {
+        let run = run(ctl(
+            &server.addresses.grpc.to_string(),
+            AGORA,
+            &format!("{room} {change}").split(' ').collect::<Vec<_>>(),
+        ))
+        .await;
+        assert_eq!((run.code, run.out.as_str()), (Some(0), one), "{change}: {run:?}");
+    }
+    let replaced = done(&server, AGORA, "room create 1265710621211 --admin user3,User3").await;
+    assert!(replaced.contains("ADMINS       user3\n"), "{replaced}");
+    let none = done(&server, AGORA, &format!("{room} --remove User3")).await;
+    assert_eq!(none, "USER    ROLE\nowner1  owner\n");
+    let again = ["room", "admins", ROOM, "--remove", "User3,user4"];
+    let again = run(ctl(&server.addresses.grpc.to_string(), AGORA, &again)).await;
+    let words = "User3 was no admin of the room.\nuser4 was no admin of the room.\n";
+    assert_eq!((again.code, again.err.as_str()), (Some(0), words));
+}
+
+#[tokio::test]
+async fn a_change_of_admins_registers_no_room() {
+    let server = Server::start().await;
+    let grpc = server.addresses.grpc.to_string();
+    for change in ["--add", "--remove"] {
+        let admins = ctl(&grpc, OPEN, &["room", "admins", "r", change, "u"]);
+        refused(admins, &[], 1, &["ROOM_NOT_FOUND", "ctl room create"]).await;
+    }
+    assert!(objects(&server, OPEN, "room list").await.is_empty());
+    let empty = ctl(&grpc, OPEN, &["room", "admins", "r", "--add", ""]);
+    refused(empty, &[], 64, &["a value is required"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parallel_changes_of_admins_are_all_kept() {
+    let server = Server::start().await;
+    let grpc = server.addresses.grpc.to_string();
+    let users = ["user1", "user2", "user3", "user4", "user5"];
+    let add = |user| run(ctl(&grpc, AGORA, &["room", "admins", ROOM, "--add", user]));
+    futures_util::future::join_all(users.map(add)).await;
+    let room = objects(&server, AGORA, "room show 1265710621211").await;
+    let mut admins: Vec<String> =
+        serde_json::from_value(room[0]["room"]["admins"].clone()).unwrap();
+    admins.sort();
+    assert_eq!(admins, users);
+}
+
+#[tokio::test]
 async fn users_are_registered_shown_listed_and_deleted() {
     let server = Server::start().await;
     let stranger = ctl(&server.addresses.grpc.to_string(), AGORA, &["mute", ROOM, "user9"]);
