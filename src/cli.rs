@@ -116,11 +116,13 @@ pub fn main() -> ExitCode {
     match with_command(std::env::args_os().collect()).and_then(parse) {
         Ok(cli) => run(cli.command),
         Err(error) => {
-            let error = suggestions::nearest_first(error);
-            // If standard error is closed, there is nowhere to report that.
-            let _ = error.print();
+            let error = suggestions::with_missing_show(suggestions::nearest_first(error));
+            let printed = error.print();
             match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    ended(output::written(printed))
+                }
+                // If standard error is closed, there is nowhere to report that.
                 _ => ExitCode::from(USAGE),
             }
         }
@@ -154,6 +156,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     let parsed = command.try_get_matches_from(arguments.clone());
     parsed
         .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| environment::with_short_usage(error, Cli::command(), &arguments))
         .map_err(|error| environment::with_variable(error, &Cli::command(), &arguments))
 }
 
@@ -180,7 +183,14 @@ fn run(command: Command) -> ExitCode {
         Command::Ctl(ctl) => return ctl::run(ctl),
         Command::Completions { shell } => completions::print(shell, &mut Cli::command()),
     };
-    let code = match outcome {
+    let code = ended(outcome);
+    telemetry::finish_logs();
+    code
+}
+
+/// Reports a failure. Returns the exit code.
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if telemetry::logs_are_json() {
@@ -190,7 +200,5 @@ fn run(command: Command) -> ExitCode {
             }
             ExitCode::from(if matches!(failure, Failure::Config(_)) { USAGE } else { FAILURE })
         }
-    };
-    telemetry::finish_logs();
-    code
+    }
 }

@@ -1,6 +1,10 @@
 //! The variables of the environment. An empty one is an unset one, and a wrong one is named.
 
-use std::{collections::BTreeSet, env, ffi::OsString};
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::{OsStr, OsString},
+};
 
 use clap::{
     Command,
@@ -14,15 +18,29 @@ const PREFIXES: [&str; 2] = ["MUTE_TEST_", "MUTE_BENCH_"];
 
 /// The command, for which variables that are empty are unset.
 pub(super) fn without_empty_variables(command: Command) -> Command {
+    without_variables(command, OsStr::is_empty)
+}
+
+/// The error as without variables, if they are not its cause: with them, its usage lists their
+/// arguments as if they had to be given.
+pub(super) fn with_short_usage(error: Error, command: Command, arguments: &[OsString]) -> Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    let parsed = without_variables(command, |_| true).try_get_matches_from(arguments);
+    parsed.err().filter(|other| other.kind() == error.kind()).unwrap_or(error)
+}
+
+fn without_variables(command: Command, which: fn(&OsStr) -> bool) -> Command {
     let command = command.mut_args(|argument| {
         let variable = argument.get_env().and_then(env::var_os);
-        if variable.is_some_and(|value| value.is_empty()) {
+        if variable.is_some_and(|value| which(&value)) {
             argument.env(Resettable::Reset)
         } else {
             argument
         }
     });
-    command.mut_subcommands(without_empty_variables)
+    command.mut_subcommands(|below| without_variables(below, which))
 }
 
 /// A sentence for each variable `MUTE_...` that the program does not know, with the nearest that it

@@ -8,7 +8,12 @@ use crate::{app::Failure, telemetry::queue_line, visible::shown};
 /// cannot be written, since the result is lost.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// The outcome of a write to standard output, as of [`say`].
+pub(super) fn written(outcome: io::Result<()>) -> Result<(), Failure> {
+    match outcome {
         Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::File { what: "standard output".to_owned(), source })
         }

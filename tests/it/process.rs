@@ -375,6 +375,9 @@ fn a_result_that_cannot_be_written_is_a_failure() {
     for arguments in [
         &["check-config", "--dev"][..],
         &["completions", "bash"],
+        &["--help"],
+        &["ctl", "mute", "--help"],
+        &["--version"],
         &["hash-key", "a key of more than sixteen characters"],
         &["token", "--dev", "--app", "SampleApp"],
     ] {

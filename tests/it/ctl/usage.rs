@@ -39,6 +39,14 @@ async fn a_check_does_not_give_its_end_to_the_first_rule() {
 }
 
 #[tokio::test]
+async fn the_usage_of_an_error_lists_no_argument_that_is_set() {
+    let words = ["Usage: mute-service ctl mute <ROOM> <USER>..."];
+    refused(ctl("127.0.0.1:1", OPEN, &["mute", "r"]), &[], 64, &words).await;
+    let help = run(ctl("127.0.0.1:1", OPEN, &["mute", "--help"])).await;
+    assert!(help.out.contains("[env: MUTE_APP="), "{}", help.out);
+}
+
+#[tokio::test]
 async fn a_capital_m_is_asked_about_and_not_taken_for_a_month() {
     for arguments in [
         &["mute", "r", "u", "--for", "1M"][..],
@@ -92,6 +100,10 @@ async fn the_nearest_command_is_suggested_first() {
         assert!(run.code == Some(64) && run.err.contains(tip), "{arguments:?}: {}", run.err);
         let tips = run.err.lines().find(|line| line.contains("tip:")).unwrap();
         assert!(tips.matches('\'').count() <= 6, "{tips}");
+    }
+    for (object, id) in [("room", "lobby"), ("user", "user1"), ("room", "list1")] {
+        let words = format!("write 'mute-service ctl {object} show {id}'");
+        refused(ctl("127.0.0.1:1", OPEN, &[object, id]), &[], 64, &[&words]).await;
     }
     let mut top = program();
     top.arg("sevre");
