@@ -9,10 +9,10 @@ use crate::proto::v1 as pb;
 const KIND_PREFIX: &str = "CHANGE_KIND_";
 
 /// A row of the table, or an object of the JSON.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Record(pub Vec<Field>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Field {
     /// As in the proto.
     pub name: &'static str,
@@ -21,7 +21,7 @@ pub struct Field {
     pub value: Value,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Value {
     Text(String),
     Texts(Vec<String>),

@@ -4,7 +4,7 @@ use super::pages::{Page, print_pages};
 use crate::{
     ctl::{
         args::{Length, Limit, Members, Reason, Room},
-        records,
+        records::{self, Record},
         session::{Outcome, Session},
     },
     proto::v1 as pb,
@@ -30,7 +30,7 @@ impl Session {
             .members
             .into_iter()
             .map(|member| records::muted_member(member).at(answer.revision));
-        Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
+        Ok(self.out.rows(&distinct(rows))?)
     }
 
     pub(super) async fn unmute(
@@ -44,7 +44,7 @@ impl Session {
         let rows = answer.members.into_iter();
         let rows = rows
             .map(|member| records::was_muted(member.user, member.was_muted).at(answer.revision));
-        Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
+        Ok(self.out.rows(&distinct(rows))?)
     }
 
     pub(super) async fn list(mut self, Room { room }: Room, limit: &Limit) -> Outcome {
@@ -78,7 +78,7 @@ impl Session {
         };
         let revision = self.clients.mutes.allow_members(request).await?.into_inner().revision;
         let rows = users.into_iter().map(|user| records::allowed(user).at(revision));
-        Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
+        Ok(self.out.rows(&distinct(rows))?)
     }
 
     pub(super) async fn disallow(
@@ -97,7 +97,7 @@ impl Session {
         let rows = users.into_iter().zip(answer.was_allowed);
         let rows = rows
             .map(|(user, was_allowed)| records::was_allowed(user, was_allowed).at(answer.revision));
-        Ok(self.out.rows(&rows.collect::<Vec<_>>())?)
+        Ok(self.out.rows(&distinct(rows))?)
     }
 
     pub(super) async fn allowed(mut self, Room { room }: Room, limit: &Limit) -> Outcome {
@@ -116,4 +116,15 @@ impl Session {
         };
         print_pages(&mut self.out, limit, fetch).await
     }
+}
+
+/// The rows without repeats, where a user is named twice.
+fn distinct(all: impl Iterator<Item = Record>) -> Vec<Record> {
+    let mut rows = Vec::new();
+    all.for_each(|row| {
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    });
+    rows
 }

@@ -39,6 +39,15 @@ async fn a_check_does_not_give_its_end_to_the_first_rule() {
 }
 
 #[tokio::test]
+async fn a_user_who_is_named_twice_is_shown_once() {
+    let server = Server::start().await;
+    for command in ["mute", "unmute", "allow", "disallow"] {
+        let shown = done(&server, AGORA, &format!("{command} {ROOM} user1 user2 user1")).await;
+        assert_eq!(shown.matches("user").count(), 2, "{command}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn the_usage_of_an_error_lists_no_argument_that_is_set() {
     let words = ["Usage: mute-service ctl mute <ROOM> <USER>..."];
     refused(ctl("127.0.0.1:1", OPEN, &["mute", "r"]), &[], 64, &words).await;
