@@ -39,6 +39,7 @@ mod docs;
 mod imkit;
 mod wire;
 
+use compression::BodyError;
 pub use wire::Gateway;
 use wire::set_retry_after;
 
@@ -202,21 +203,13 @@ async fn limit_size(uri: &Uri, guard: &mut CallGuard, request: Request, next: Ne
     // A body is read for authenticated callers only, and on the paths that issue a token.
     let body = if is_authenticated || uri.path().ends_with(TOKEN_SUFFIX) {
         let max_bytes = if is_authenticated { MAX_BODY_BYTES } else { MAX_TOKEN_REQUEST_BYTES };
-        let Ok(encoding) = compression::encoding(&head.headers) else {
-            // RFC 9110, 15.5.16: the answer names what is accepted.
-            let mut refusal = refuse(uri, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-            refusal.headers_mut().insert(header::ACCEPT_ENCODING, compression::ACCEPTED);
-            return refusal;
-        };
         let read = message::read_whole(&mut body, max_bytes, permit, MESSAGE_TIMEOUT).await;
-        match read.and_then(|body| compression::inflated(body, encoding, max_bytes, permit)) {
+        let read = read.map_err(BodyError::from);
+        let inflated =
+            read.and_then(|body| compression::inflated(body, &head.headers, max_bytes, permit));
+        match inflated {
             Ok(bytes) => bytes,
-            Err(ReadError::TooLarge) => return refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
-            Err(ReadError::TimedOut) => return refuse(uri, StatusCode::REQUEST_TIMEOUT),
-            Err(ReadError::Malformed | ReadError::Transport(_)) => {
-                return refuse(uri, StatusCode::BAD_REQUEST);
-            }
-            Err(ReadError::Overloaded(error)) => return overloaded(uri, &error),
+            Err(error) => return refuse_body(uri, error),
         }
     } else {
         Bytes::new()
@@ -224,6 +217,24 @@ async fn limit_size(uri: &Uri, guard: &mut CallGuard, request: Request, next: Ne
     match permit.acquire(Resource::Call, 1) {
         Ok(()) => next.run(Request::from_parts(head, Body::from(body))).await,
         Err(error) => overloaded(uri, &error),
+    }
+}
+
+fn refuse_body(uri: &Uri, error: BodyError) -> Response {
+    let error = match error {
+        BodyError::Read(error) => error,
+        BodyError::UnknownEncoding => {
+            // RFC 9110, 15.5.16: the answer names what is accepted.
+            let mut refusal = refuse(uri, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            refusal.headers_mut().insert(header::ACCEPT_ENCODING, compression::ACCEPTED);
+            return refusal;
+        }
+    };
+    match error {
+        ReadError::TooLarge => refuse(uri, StatusCode::PAYLOAD_TOO_LARGE),
+        ReadError::TimedOut => refuse(uri, StatusCode::REQUEST_TIMEOUT),
+        ReadError::Malformed | ReadError::Transport(_) => refuse(uri, StatusCode::BAD_REQUEST),
+        ReadError::Overloaded(error) => overloaded(uri, &error),
     }
 }
 

@@ -156,7 +156,7 @@ async fn rest_takes_bodies_by_gzip_and_refuses_other_encodings() {
     assert_eq!(send("identity", body.to_vec()).await.status(), 200);
     assert_eq!(send("gzip", gzip(&vec![b' '; 1 << 20])).await.status(), 413);
     assert_eq!(send("gzip", body.to_vec()).await.status(), 400);
-    for encoding in ["br", "zstd", "gzip, gzip"] {
+    for encoding in ["br", "zstd", "deflate", "compress", "x-compress", "gzip, gzip", "utf-8, br"] {
         let answer = send(encoding, body.to_vec()).await;
         assert_eq!(
             (answer.status().as_u16(), header(&answer, "accept-encoding")),
@@ -173,6 +173,33 @@ async fn rest_takes_bodies_by_gzip_and_refuses_other_encodings() {
         (&error["RC"], &error["error"]["code"]),
         (&json!(415), &json!("UNSUPPORTED_MEDIA_TYPE"))
     );
+}
+
+#[tokio::test]
+async fn a_content_encoding_that_compresses_nothing_is_ignored() {
+    let server = Server::start().await;
+    let body = json!({ "usernames": ["user"], "mute_duration": 60_000 }).to_string();
+    for encoding in ["utf-8", "UTF-8", "none", "8bit", "7bit", "binary", "identity, utf-8"] {
+        let request = rest(&server, Method::POST, "/chatrooms/room/mute");
+        let request = request.header("content-encoding", encoding).body(body.clone());
+        assert_eq!(request.send().await.unwrap().status(), 200, "{encoding}");
+    }
+    let request = rest(&server, Method::POST, "/chatrooms/room/mute");
+    let request = request.header("content-encoding", "utf-8").header("content-encoding", "gzip");
+    assert_eq!(request.body(gzip(body.as_bytes())).send().await.unwrap().status(), 200);
+    // Nothing is compressed where there is no body.
+    for (method, path) in [
+        (Method::GET, "/chatrooms/room/mute"),
+        (Method::DELETE, "/chatrooms/room/mute/user"),
+        (Method::POST, "/chatrooms/room/ban"),
+        (Method::DELETE, "/chatrooms/room/ban"),
+    ] {
+        for encoding in ["gzip", "br", "deflate", "utf-8"] {
+            let request = rest(&server, method.clone(), path);
+            let answer = request.header("content-encoding", encoding).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{method} {path} {encoding}");
+        }
+    }
 }
 
 #[tokio::test]
