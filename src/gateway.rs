@@ -37,6 +37,7 @@ mod agora;
 mod compression;
 mod docs;
 mod imkit;
+mod listing;
 mod wire;
 
 use compression::BodyError;

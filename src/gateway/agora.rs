@@ -26,7 +26,10 @@ use self::{
     },
     user_mute::{list_muted_users, mute_user, muted_user},
 };
-use super::wire::{Gateway, rpc};
+use super::{
+    listing,
+    wire::{Gateway, rpc},
+};
 use crate::{
     grpc::Api,
     proto::v1::{self as pb, mute_service_server::MuteService as _},
@@ -36,7 +39,6 @@ mod directory;
 mod envelope;
 mod failure;
 mod fields;
-mod listing;
 mod uri;
 mod user_mute;
 
@@ -174,7 +176,7 @@ async fn list_muted(
     }
     let api = api.clone();
     let caller = request.caller.counting(0);
-    let next = move |page_token: String| {
+    let next = move |page_token: String, _| {
         let api = api.clone();
         let caller = caller.clone();
         let message = pb::ListMutedMembersRequest { page_token, ..first.clone() };
@@ -185,7 +187,7 @@ async fn list_muted(
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(listing::stream(&request, "post", false, page, next))
+    Ok(listing::stream(request.envelope_parts("post", false), page, next))
 }
 
 async fn ban(request: VendorRequest, State(api): State<Api>, body: Body) -> Outcome {
@@ -276,7 +278,7 @@ async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome
     let element = |member: pb::AllowedMember| member.user;
     let api = api.clone();
     let caller = request.caller.counting(0);
-    let next = move |page_token: String| {
+    let next = move |page_token: String, _| {
         let api = api.clone();
         let caller = caller.clone();
         let message = pb::ListAllowedMembersRequest { page_token, ..first.clone() };
@@ -287,7 +289,7 @@ async fn list_allowed(request: VendorRequest, State(api): State<Api>) -> Outcome
         }
     };
     let page = (page.members.into_iter().map(element).collect(), page.next_page_token);
-    Ok(listing::stream(&request, "get", true, page, next))
+    Ok(listing::stream(request.envelope_parts("get", true), page, next))
 }
 
 async fn is_allowed(request: VendorRequest, State(gateway): State<Gateway>) -> Outcome {

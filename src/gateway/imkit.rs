@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
@@ -25,7 +25,10 @@ use self::{
     envelope::{Admin, Me, success},
     failure::Failure,
 };
-use super::wire::{self, Gateway, optional_string, rpc};
+use super::{
+    listing,
+    wire::{self, Gateway, optional_string, rpc},
+};
 use crate::{
     grpc::{Api, status::DecodedError},
     proto::v1::{
@@ -160,29 +163,36 @@ async fn list_clients(
     let page_size =
         number(paging.limit).filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let skip = number(paging.skip).unwrap_or(0).max(0);
-    let mut message =
+    let first =
         pb::ListClientsRequest { app: admin.app.clone(), page_size, skip, ..Default::default() };
-    let mut data = Vec::new();
+    let page = into_message(api.list_clients(rpc(&admin.caller, first.clone())).await)?;
+    let envelope = envelope::list_parts(page.total_size);
+    let page = page_of(&first, page);
     // A page of the RPC ends early where the clients are large; one of this list does not, because
     // its callers go on after `limit` clients.
-    loop {
-        let page = into_message(api.list_clients(rpc(&admin.caller, message.clone())).await)?;
-        data.extend(page.clients.into_iter().map(|client| admin_view(&admin.app, client)));
-        let missing = page_size.saturating_sub_unsigned(data.len().try_into().unwrap_or(u32::MAX));
-        if missing <= 0 || page.next_page_token.is_empty() {
-            return Ok(success(ClientList { total_count: page.total_size, data }));
+    let caller = admin.caller.counting(0);
+    let next = move |page_token: String, count: usize| {
+        let api = api.clone();
+        let caller = caller.clone();
+        let page_size = page_size.saturating_sub_unsigned(count.try_into().unwrap_or(u32::MAX));
+        let message = pb::ListClientsRequest { page_token, page_size, skip: 0, ..first.clone() };
+        async move {
+            api.wait_for_page_turn(&caller, &message.app).await?;
+            let page = api.list_clients(rpc(&caller, message.clone())).await?.into_inner();
+            Ok(page_of(&message, page))
         }
-        message.page_token = page.next_page_token;
-        message.page_size = missing;
-        message.skip = 0;
-    }
+    };
+    Ok(listing::stream(envelope, page, next))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ClientList {
-    total_count: i64,
-    data: Vec<AdminView>,
+/// The elements of this page. The list ends with a page that has all that it asked for.
+fn page_of(
+    message: &pb::ListClientsRequest,
+    page: pb::ListClientsResponse,
+) -> listing::Page<AdminView> {
+    let is_last = i32::try_from(page.clients.len()).is_ok_and(|count| count >= message.page_size);
+    let token = if is_last { String::new() } else { page.next_page_token };
+    (page.clients.into_iter().map(|client| admin_view(&message.app, client)).collect(), token)
 }
 
 async fn upsert_client(admin: Admin, State(api): State<Api>, body: Body) -> Outcome {

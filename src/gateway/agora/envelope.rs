@@ -165,18 +165,19 @@ impl VendorRequest {
     }
 
     /// The text before the elements of a streamed `data` array, and a function that renders the
-    /// text after them, given their count if the envelope has one.
+    /// text after them from their number, which the envelope has if `with_count`.
     pub(super) fn envelope_parts(
         &self,
         action: &str,
-    ) -> (String, impl Fn(Option<usize>) -> String + Send + use<>) {
+        with_count: bool,
+    ) -> (String, impl Fn(usize) -> String + Send + use<>) {
         let head = serde_json::to_string(&self.head(action, &[])).unwrap_or_default();
         let head = format!("{},\"data\":[", head.trim_end_matches('}'));
         let clock = self.clock.clone();
         let started_ms = self.started_ms;
-        let tail = move |count: Option<usize>| {
+        let tail = move |count: usize| {
             let now_ms = clock.now_ms();
-            let count = count.map_or_else(String::new, |count| format!(",\"count\":{count}"));
+            let count = if with_count { format!(",\"count\":{count}") } else { String::new() };
             format!(
                 "]{count},\"timestamp\":{now_ms},\"duration\":{}}}\n",
                 now_ms.saturating_sub(started_ms)

@@ -131,6 +131,12 @@ pub(super) fn success<T: Serialize>(result: T) -> Response {
     wire::json_response(StatusCode::OK, &Success { code: 0, message: "OK", result }, None)
 }
 
+/// The text of a list's answer before its elements, and what renders the text after them.
+pub(super) fn list_parts(total: i64) -> (String, impl Fn(usize) -> String + Send + use<>) {
+    let head = format!(r#"{{"RC":0,"RM":"OK","result":{{"totalCount":{total},"data":["#);
+    (head, |_| "]}}\n".to_owned())
+}
+
 #[derive(Serialize)]
 pub(super) struct Address {
     address: String,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use mute_service::{
+    config::Settings,
     model::{
         ClientProfile, Event, EventKind, Expire, Key, Provenance, Restriction, RoomProfile, Value,
     },
@@ -14,7 +15,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::run;
-use crate::harness::{IMKIT, OPEN, SERVICE, START_MS, Server, with};
+use crate::harness::{IMKIT, OPEN, SERVICE, START_MS, Server, unlimited, with};
 
 /// An id of 64 characters and 121 bytes.
 fn id(prefix: &str, number: usize) -> String {
@@ -127,6 +128,23 @@ async fn the_longest_answers_are_taken_at_the_defaults_of_clients() {
     let task = json!({ "app": OPEN, "calls": calls });
     for (library, printed) in run(&server, "lists", &task).await {
         assert_eq!(printed, json!([1_000, 10_000, 100, 1_000]), "{library}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rest_page_of_large_clients_is_one_call_in_parts() {
+    let one_call = Settings { rate_limit: Some(1), ..unlimited() };
+    // An answer may have half of it: the whole list has more than that, and a part of it less.
+    let little_memory = Settings { max_message_mib: Some(16), ..unlimited() };
+    for (settings, rooms, mib) in [(little_memory, 750, 8), (one_call, 400, 4)] {
+        let server = Server::with(settings).await;
+        fill_clients(&server, IMKIT, 100, rooms).await;
+        let (status, body) = server.imkit(Method::GET, "/admin/clients?limit=100", None).await;
+        assert_eq!((status, &body["RC"], &body["RM"]), (200, &json!(0), &json!("OK")));
+        let result = &body["result"];
+        assert_eq!(result["data"].as_array().unwrap().len(), 100);
+        assert!(result["totalCount"].as_u64().unwrap() >= 100);
+        assert!(result.to_string().len() > mib << 20);
     }
 }
 

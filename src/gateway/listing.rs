@@ -1,5 +1,6 @@
-//! Complete lists, streamed page by page, so that a long list costs the server no more memory than
-//! a page. Each page after the first waits for its turn among the calls of the app.
+//! Lists that one RPC does not answer, streamed page by page, so that a long list costs the server
+//! no more memory than a page. Each page after the first waits for its turn among the calls of the
+//! app.
 
 use std::time::Duration;
 
@@ -13,8 +14,6 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
-
-use super::envelope::VendorRequest;
 
 /// Elements, and the token of the next page; the token is empty on the last page.
 pub(super) type Page<T> = (Vec<T>, String);
@@ -32,23 +31,17 @@ struct Listing<N, E> {
     deadline: Instant,
 }
 
-/// An envelope whose `data` are all elements, followed by their `count` if `with_count`. The caller
-/// fetches the first page, so that its error is still answered with a status; `fetch` gets the page
-/// of a token. An error of a later page cuts the connection.
-pub(super) fn stream<T, F, N>(
-    request: &VendorRequest,
-    action: &str,
-    with_count: bool,
-    first: Page<T>,
-    fetch: N,
-) -> Response
+/// An envelope around the elements: the text before them, and what renders the text after them from
+/// their number. The caller fetches the first page, so that its error is still answered with a
+/// status; `fetch` gets the page of a token, and the number of elements before it. An error of a
+/// later page cuts the connection.
+pub(super) fn stream<T, F, N, E>((head, tail): (String, E), first: Page<T>, fetch: N) -> Response
 where
     T: Serialize + Send + 'static,
-    N: Fn(String) -> F + Send + 'static,
+    N: Fn(String, usize) -> F + Send + 'static,
+    E: Fn(usize) -> String + Send + 'static,
     F: Future<Output = Result<Page<T>, Status>> + Send + 'static,
 {
-    let (head, tail) = request.envelope_parts(action);
-    let tail = move |count: usize| tail(with_count.then_some(count));
     let mut listing = Listing {
         page_token: None,
         fetch,
@@ -66,7 +59,8 @@ where
         let page = match listing.page_token.take() {
             None => return Ok(None),
             Some(token) => {
-                timeout_at(listing.deadline, (listing.fetch)(token)).await.map_err(timed_out)??
+                let page = (listing.fetch)(token, listing.count);
+                timeout_at(listing.deadline, page).await.map_err(timed_out)??
             }
         };
         Ok::<_, Status>(Some((Bytes::from(listing.render(page)), listing)))
