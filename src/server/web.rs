@@ -1,10 +1,14 @@
 //! What web pages need of both doors: CORS, and for gRPC also grpc-web, because browsers cannot
-//! speak gRPC. A preflight is answered here: it has no credentials, and is no call.
+//! speak gRPC. A preflight is answered here: it has no credentials, and is no call. It
+//! is an OPTIONS request with an origin and the method that a page wants; any other is a call.
 
 use std::{convert::Infallible, net::IpAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, Uri,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 use hyper::body::{Body as HttpBody, Incoming};
 use serde::Deserialize;
 use tonic::body::Body;
@@ -106,6 +110,30 @@ fn cors(pages: &[Origin]) -> CorsLayer {
         .max_age(CORS_MAX_AGE)
 }
 
+/// Marks an OPTIONS request that is no preflight: it reads what the service answers to OPTIONS.
+#[derive(Clone, Copy)]
+struct PlainOptions;
+
+/// Hides such a request from [`CorsLayer`], which takes every OPTIONS request for a preflight.
+fn hide_plain_options<B>(mut request: Request<B>) -> Request<B> {
+    let headers = request.headers();
+    let is_preflight =
+        headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !is_preflight {
+        *request.method_mut() = Method::GET;
+        request.extensions_mut().insert(PlainOptions);
+    }
+    request
+}
+
+/// Undoes [`hide_plain_options`], behind that layer.
+fn show_plain_options<B>(mut request: Request<B>) -> Request<B> {
+    if request.extensions_mut().remove::<PlainOptions>().is_some() {
+        *request.method_mut() = Method::OPTIONS;
+    }
+    request
+}
+
 /// Wraps gRPC in grpc-web and CORS for pages of these origins.
 pub(super) fn wrap<S, A>(service: S, pages: &[Origin]) -> impl HttpService
 where
@@ -119,7 +147,9 @@ where
     let exposed = EXPOSED_HEADERS.map(HeaderName::from_static);
     let response = |response: Response<A>| response.map(Body::new);
     ServiceBuilder::new()
+        .map_request(hide_plain_options)
         .layer(cors(pages).allow_methods([Method::POST]).expose_headers(exposed))
+        .map_request(show_plain_options)
         .layer(GrpcWebLayer::new())
         .map_response(response)
         .service(service)
@@ -137,9 +167,13 @@ where
     A: HttpBody<Data: Send, Error: Into<BoxError>> + Default + Send + 'static,
 {
     let cors = (!pages.is_empty()).then(|| {
-        cors(pages)
+        let cors = cors(pages)
             .allow_methods(AllowMethods::mirror_request())
-            .expose_headers(ExposeHeaders::any())
+            .expose_headers(ExposeHeaders::any());
+        ServiceBuilder::new()
+            .map_request(hide_plain_options)
+            .layer(cors)
+            .map_request(show_plain_options)
     });
     option_layer(cors).layer(service)
 }

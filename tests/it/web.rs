@@ -4,6 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use mute_service::{config::Settings, proto::v1 as pb};
 use prost::Message;
 use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::Value;
 
 use crate::{
     agora::limited,
@@ -228,6 +229,23 @@ async fn a_preflight_of_rest_needs_no_token_and_is_no_call() {
 }
 
 #[tokio::test]
+async fn an_options_request_that_is_no_preflight_is_a_call() {
+    let server = Server::with(for_page(limited())).await;
+    let asks = ("access-control-request-method", "GET");
+    for (path, status) in [(LIST, 405), ("/nowhere", 404), ("/admin/clients", 405)] {
+        for headers in [vec![], vec![asks], vec![("origin", PAGE)], vec![("origin", "null")]] {
+            let answer = server.rest(Method::OPTIONS, path, &headers).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{path} {headers:?}");
+            assert_eq!(is_for_page(&answer), headers.contains(&("origin", PAGE)), "{path}");
+            assert!(answer.json::<Value>().await.unwrap().is_object());
+        }
+    }
+    let headers = [("origin", PAGE), asks];
+    let preflight = server.rest(Method::OPTIONS, "/nowhere", &headers).send().await.unwrap();
+    assert_eq!((preflight.status().as_u16(), allowed_origin(&preflight)), (200, Some(PAGE)));
+}
+
+#[tokio::test]
 async fn an_asterisk_lets_every_page_call() {
     let every = Settings { rest_origins: Some(vec!["*".parse().unwrap()]), ..unlimited() };
     let server = Server::with(every).await;
@@ -245,7 +263,12 @@ async fn in_dev_mode_pages_of_this_machine_may_call() {
         assert_eq!(allowed_origin(&answer), expected, "{origin}");
         let url = format!("http://{}/mute.v1.MuteService/CheckSend", process.grpc());
         let request = Client::new().request(Method::OPTIONS, url).header("origin", origin);
-        assert_eq!(allowed_origin(&request.send().await.unwrap()), expected, "{origin}");
+        let answer = request.send().await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), allowed_origin(&answer)),
+            (400, expected),
+            "{origin}"
+        );
     }
 }
 
