@@ -11,8 +11,9 @@ use super::request::{
     CertNames, IM_API_KEY, IM_AUTHORIZATION, IM_CLIENT_KEY, header, strip_bearer,
 };
 use crate::{
-    auth::{Principal, token::Unverified},
+    auth::{Credential, Principal, token::Unverified},
     error::{Error, Refusal},
+    model::AppKey,
     telemetry::metrics::METRICS,
 };
 
@@ -71,14 +72,22 @@ pub fn client_secret(app: &str) -> Error {
     refusal.into()
 }
 
-/// Reports a credential that is valid, and not for the app of the call.
-pub fn wrong_app(principal: &Principal, app: &str) {
+/// Reports a credential that is valid, and not for the app of the call. A user is not named.
+pub fn wrong_app(principal: &Principal, called: &str) {
     let refusal = Refusal::WrongApp;
     METRICS.credential_refused(refusal);
+    let (credential, service, app) = match principal {
+        Principal::Service(service) => ("service", Some(&service.name), None),
+        Principal::AppAdmin { app, by: Credential::ApiKey } => ("API key", None, Some(app)),
+        Principal::AppAdmin { app, by: Credential::Token } => ("app token", None, Some(app)),
+        Principal::User { app, .. } => ("user token", None, Some(app)),
+    };
     tracing::debug!(
-        credential = principal.actor(),
+        credential,
         cause = refusal.as_str(),
-        app,
+        service,
+        app = app.map(AppKey::as_str),
+        called,
         "a credential was refused"
     );
 }

@@ -119,6 +119,27 @@ async fn the_cause_of_a_refusal_is_logged_and_counted_not_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_user_is_in_the_log_of_a_credential_for_another_app() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.env("MUTE_LOG", "mute_service=debug");
+    let arguments = ["--log-format", "json"];
+    let addresses = ["127.0.0.1:0"; 3];
+    let process =
+        Process::launch_with(command, directory.path(), addresses, &arguments, APP).ready();
+    let claims = json!({"app": "Other", "id": "somebody", "exp": now_s() + 60});
+    let token = user_token("another secret of sixteen", claims);
+    actor(&process, &token).await.unwrap_err();
+    let log = directory.path().join("log");
+    until(async || !lines(&log).is_empty()).await;
+    let line = &lines(&log)[0];
+    for (name, value) in [("cause", "wrong_app"), ("credential", "user token"), ("app", "Other")] {
+        assert_eq!(line[name], value, "{line}");
+    }
+    assert!(!fs::read_to_string(&log).unwrap().contains("somebody"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_keys_and_secrets_are_counted_by_cause() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::dev(directory.path());
