@@ -255,5 +255,5 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 async fn metrics_page(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
     let format = metrics::Format::accepted(&headers);
     let text = metrics::text(&admin.service, admin.data_dir.as_deref(), format);
-    ([(header::CONTENT_TYPE, format.content_type())], text)
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text)
 }

@@ -11,13 +11,13 @@ use std::sync::LazyLock;
 use axum::{
     Router,
     body::Bytes,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use serde_json::json;
 
-use super::wire::{Gateway, header_text, json_response};
+use super::wire::{Gateway, header_text, json_text};
 
 mod document;
 
@@ -36,20 +36,19 @@ pub(super) fn routes() -> Router<Gateway> {
     let schema = include_bytes!("docs/schema.js");
     let dom = include_bytes!("docs/dom.js");
     let icon = include_bytes!("docs/icon.svg");
-    let welcome = json!({
+    let welcome = Bytes::from(json_text(&json!({
         "service": "mute-service",
         "version": env!("CARGO_PKG_VERSION"),
         "docs": "/docs",
         "openapi": "/openapi.json",
-    });
+    })));
     let answer_root = async move |headers: HeaderMap| {
-        let is_browser = header_text(&headers, header::ACCEPT)
-            .is_some_and(|accepted| accepted.contains("text/html"));
-        if is_browser {
+        let answer = if accepts_html(&headers) {
             file("text/html; charset=utf-8", Bytes::from_static(root))
         } else {
-            json_response(StatusCode::OK, &welcome, None)
-        }
+            file("application/json", welcome.clone())
+        };
+        ([(header::VARY, "accept")], answer)
     };
     Router::new()
         .route("/", get(answer_root))
@@ -76,6 +75,16 @@ pub(super) fn routes() -> Router<Gateway> {
             get(async || file("text/javascript; charset=utf-8", Bytes::from_static(dom))),
         )
         .route("/docs/icon.svg", get(async || file("image/svg+xml", Bytes::from_static(icon))))
+}
+
+/// Whether a browser asks: all of them name HTML, and most other clients accept anything.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let accepted = header_text(headers, header::ACCEPT).unwrap_or_default().to_ascii_lowercase();
+    accepted.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let weight = |part: &str| part.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok());
+        parts.next() == Some("text/html") && !parts.filter_map(weight).any(|q| q == 0.0)
+    })
 }
 
 fn file(content_type: &'static str, content: Bytes) -> Response {

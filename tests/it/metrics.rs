@@ -22,6 +22,7 @@ use crate::{
 async fn page(process: &Process, accept: &str) -> (String, String) {
     let request = reqwest::Client::new().get(format!("{}/metrics", process.admin()));
     let answer = request.header("accept", accept).send().await.unwrap();
+    assert_eq!(answer.headers()["vary"], "accept");
     let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
     (content_type, answer.text().await.unwrap())
 }

@@ -355,6 +355,26 @@ async fn the_root_says_what_this_is_and_links_the_docs() {
 }
 
 #[tokio::test]
+async fn the_root_is_a_page_only_for_those_who_accept_one() {
+    let server = Server::start().await;
+    for (accept, is_page) in [
+        ("text/html", true),
+        ("application/json, TEXT/HTML;q=0.5", true),
+        ("text/html;q=0, application/json", false),
+        ("application/json, text/html; q=0.0", false),
+        ("text/html-like", false),
+        ("*/*", false),
+    ] {
+        let root = server.rest(Method::GET, "/", &[("accept", accept)]).send().await.unwrap();
+        let header = |name: &str| root.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("content-type").starts_with("text/html"), is_page, "{accept}");
+        assert_eq!(header("vary").to_lowercase(), "accept");
+        assert_eq!(header("x-content-type-options"), "nosniff", "{accept}");
+        assert_eq!(header("cache-control"), "no-cache", "{accept}");
+    }
+}
+
+#[tokio::test]
 async fn a_trailing_slash_is_the_same_path() {
     let server = Server::start().await;
     for operation in operations(&document(&server).await) {
