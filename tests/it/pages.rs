@@ -16,9 +16,7 @@ use crate::{
 mod page;
 mod run;
 
-use page::{
-    ROOT, anchors, blocks, commands, has, links, masked, page, session, shown_answers, texts, words,
-};
+use page::{ROOT, anchors, blocks, commands, has, links, masked, page, session, texts, words};
 use run::{Running, TIMEOUT, await_lines, is_installed, localized, printed, shell};
 
 const PAGES: [&str; 7] = [
@@ -31,11 +29,9 @@ const PAGES: [&str; 7] = [
     "tests/README.md",
 ];
 /// Commands of README.md that the test replaces.
-const NOT_RUN: [&str; 2] = [
+const NOT_RUN: [&str; 1] = [
     // The test starts the program without arguments too, but the one that is built.
     "cargo run --release",
-    // It runs this test.
-    "cargo test",
 ];
 /// How a command of README.md begins that the test runs.
 const RUN: [&str; 5] = ["curl ", "grpcurl ", "mute-service ", "TOKEN=", "ROOM="];
@@ -48,18 +44,34 @@ async fn the_commands_of_the_readme_work() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::dev(directory.path());
     let page = page("README.md");
-    let mut last = Value::Null;
+    let mut answers = Vec::new();
     for block in blocks(&page) {
         match block.language {
-            "sh" => last = last_answer(&server, directory.path(), block.text).await,
-            "json" => assert_eq!(masked(&last), masked(&serde_json::from_str(block.text).unwrap())),
+            "sh" => answers = self::answers(&server, directory.path(), block.text).await,
+            "json" => show(&answers, block.text),
             other => panic!("the test cannot check a block in {other}"),
         }
     }
 }
 
-/// Runs the commands of a block. Returns what the last call is answered.
-async fn last_answer(server: &Process, directory: &Path, block: &str) -> Value {
+/// Whether the last answers are as shown: one alone in full, and of several those fields.
+fn show(answers: &[Value], shown: &str) {
+    let shown: Vec<Value> = values(shown);
+    let answers = &answers[answers.len() - shown.len()..];
+    for (answer, shown) in answers.iter().zip(&shown) {
+        assert!(has(answer, shown), "{shown} of {answer:#}");
+    }
+    if let ([answer], [shown]) = (answers, &shown[..]) {
+        assert_eq!(masked(answer), masked(shown));
+    }
+}
+
+fn values(text: &str) -> Vec<Value> {
+    Deserializer::from_str(text).into_iter().map(Result::unwrap).collect()
+}
+
+/// Runs the commands of a block. Returns what each call is answered.
+async fn answers(server: &Process, directory: &Path, block: &str) -> Vec<Value> {
     let mut commands = commands(&localized(block, server));
     commands.retain(|command| !NOT_RUN.contains(&command.as_str()));
     for command in &commands {
@@ -73,18 +85,14 @@ async fn last_answer(server: &Process, directory: &Path, block: &str) -> Value {
         }
     } else {
         let out = printed(shell(directory, &commands.join("\n")));
-        answers.extend(Deserializer::from_str(&out).into_iter::<Value>().map(Result::unwrap));
+        answers = values(&out);
     }
     let calls = commands
         .iter()
         .filter(|command| command.starts_with("curl ") || command.starts_with("grpcurl "));
     assert_eq!(answers.len(), calls.count(), "{answers:?}");
     assert!(answers.iter().all(Value::is_object), "{answers:?}");
-    for (answer, shown) in answers.iter().zip(shown_answers(block)) {
-        let shown = shown.map(|shown| serde_json::from_str(shown).unwrap());
-        assert!(shown.as_ref().is_none_or(|shown| has(answer, shown)), "{shown:?} of {answer:#}");
-    }
-    answers.pop().unwrap_or_default()
+    answers
 }
 
 /// Makes the call of a grpcurl command by the client of the tests. Returns what grpcurl prints.
@@ -312,6 +320,20 @@ fn records_move_into_a_cluster_as_the_page_says() {
     printed(shell(directory.path(), &import.replace("http://127.0.0.1:2379", &etcd.urls())));
     let moved = sha256(directory.path(), &format!("--store etcd --etcd-endpoints {}", etcd.urls()));
     assert_eq!(moved, sha256(directory.path(), "--data-dir data"));
+}
+
+/// An interactive zsh takes a `#` for a word.
+#[test]
+fn no_command_to_paste_has_a_comment() {
+    for path in PAGES {
+        let page = page(path);
+        for block in
+            blocks(&page).iter().filter(|block| ["sh", "console"].contains(&block.language))
+        {
+            let mut words = block.text.split_whitespace();
+            assert!(words.all(|word| !word.starts_with('#')), "{path}: {}", block.text);
+        }
+    }
 }
 
 #[test]

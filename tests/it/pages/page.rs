@@ -33,21 +33,8 @@ pub fn texts<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
 /// The commands of a block in sh, each in one line.
 pub fn commands(block: &str) -> Vec<String> {
     let joined = block.replace("\\\n", "");
-    let lines = joined.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = joined.lines().filter(|line| !line.is_empty());
     lines.map(str::to_owned).collect()
-}
-
-/// The comment below each call of a block in sh, if it shows a part of the answer.
-pub fn shown_answers(block: &str) -> Vec<Option<&str>> {
-    let mut shown = Vec::new();
-    for line in block.lines() {
-        match (line.strip_prefix("# {"), shown.last_mut()) {
-            (Some(_), Some(last)) => *last = Some(&line[2..]),
-            _ if line.starts_with("curl ") => shown.push(None),
-            _ => {}
-        }
-    }
-    shown
 }
 
 /// Whether an answer has what is shown of it, times and numbers aside.
