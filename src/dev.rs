@@ -1,7 +1,7 @@
 //! Dev mode: apps, keys, users and rooms with which the examples in the vendors' documents work.
 //! They exist with `--dev` only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{
     auth::{
@@ -181,26 +181,49 @@ fn user_example() -> ClientPatch {
     }
 }
 
-/// Commands to paste into a shell, for these addresses and tokens. `program` is how the shell calls
-/// this program.
+/// The address by which this machine reaches a listener.
+fn from_here(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+/// Commands to paste into a shell on this machine, for these addresses of gRPC, REST and admin, and
+/// these tokens. `program` is how the shell calls this program. `has_backup`: there is
+/// [`backup_service`].
 #[must_use]
 pub fn welcome(
     program: &str,
-    [grpc, rest, admin]: [SocketAddr; 3],
+    addresses: [SocketAddr; 3],
+    has_backup: bool,
     app_token: &str,
     user_token: &str,
 ) -> String {
+    let is_public = addresses.iter().any(|addr| !addr.ip().is_loopback());
+    let [grpc, rest, admin] = addresses.map(from_here);
+    let reach = if is_public { "others can reach it, and" } else { "loopback addresses only:" };
+    let backup = if has_backup {
+        format!(
+            "
+Make a backup:
+  MUTE_TOKEN={BACKUP_TOKEN} {program} backup --from {admin} --output mutes.backup
+"
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "Dev mode: loopback addresses only, because its keys are public.
+        "Dev mode, {reach} its keys are public.
   app {AGORA_APP}: client_id {CLIENT_ID}, client_secret {CLIENT_SECRET}; room {AGORA_ROOM}
   app {IMKIT_APP}: IM-API-KEY {API_KEY}, IM-CLIENT-KEY {CLIENT_KEY}; rooms demo, demo-room
   internal service, over gRPC at {grpc}: authorization: Bearer {SERVICE_TOKEN}
-  internal service for backups, from {admin}: authorization: Bearer {BACKUP_TOKEN}
 
-Ask from a shell whether a user may speak, and make a backup:
+Ask from a shell whether a user may speak:
   MUTE_TOKEN={SERVICE_TOKEN} {program} ctl --addr {grpc} --app '{AGORA_APP}' check {AGORA_ROOM} user1
-  MUTE_TOKEN={BACKUP_TOKEN} {program} backup --from {admin} --output mutes.backup
-
+{backup}
 Mute two members of a room (Agora, Easemob):
   curl -X POST -H 'Authorization: Bearer {app_token}' -d '{{\"usernames\":[\"user1\",\"user2\"],\"mute_duration\":86400000}}' 'http://{rest}/easemob-demo/testapp/chatrooms/{AGORA_ROOM}/mute'
 

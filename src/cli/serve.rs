@@ -66,9 +66,13 @@ pub(super) fn serve(
             let (app_token, user_token) =
                 app.dev_tokens().map_err(|error| Failure::Serve(error.into()))?;
             let Addresses { grpc, rest, admin } = app.addresses;
+            let addresses = [grpc, rest, admin];
+            let backup = dev::backup_service().name;
+            let has_backup = config.services.iter().any(|service| service.name == backup);
+            let welcome =
+                dev::welcome(&own_command(), addresses, has_backup, &app_token, &user_token);
             // The service is of use without these words.
-            let _ =
-                say(&dev::welcome(&own_command(), [grpc, rest, admin], &app_token, &user_token));
+            let _ = say(&welcome);
         }
         let access = app.service.access.clone();
         let reloader = Reloader::new(source.config.clone(), settings, &config, &access);
