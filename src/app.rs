@@ -323,7 +323,12 @@ async fn prepare(config: &Config, service: &Service, addresses: Addresses) -> Re
 async fn load(config: &Config) -> Result<(Arc<dyn Store>, LoadedView), Failure> {
     let started = Instant::now();
     data_dir::check(config).map_err(|error| Failure::Config(vec![error]))?;
-    data_dir::mark(config)?;
+    if let Location::Directory { path, .. } = &config.location
+        && config.dev
+    {
+        let failed = |source| Failure::File { what: path.display().to_string(), source };
+        data_dir::mark(path).map_err(failed)?;
+    }
     tracing::info!(place = %config.location, "opening the store");
     let store = store::open(&config.location, config.retention).await?;
     let loaded = View::load(&*store).await?;

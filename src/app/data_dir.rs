@@ -1,9 +1,8 @@
 //! Which data directory a start takes. One without a store may be a volume that is not mounted; one
 //! that dev mode made has the records of public keys.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
-use super::Failure;
 use crate::{config::Config, store::Location};
 
 /// The file that marks a store that dev mode made.
@@ -53,13 +52,10 @@ fn holds_store(directory: &Path) -> bool {
 }
 
 /// Marks a store that dev mode is about to make, so that no other start takes it.
-pub(super) fn mark(config: &Config) -> Result<(), Failure> {
-    let Location::Directory { path, .. } = &config.location else { return Ok(()) };
-    if !config.dev || holds_store(path) {
+pub(super) fn mark(path: &Path) -> io::Result<()> {
+    if holds_store(path) {
         return Ok(());
     }
-    let marked = fs::create_dir_all(path).and_then(|()| {
-        fs::write(path.join(DEV_MARK), "Made by dev mode, whose keys are public.\n")
-    });
-    marked.map_err(|source| Failure::File { what: path.display().to_string(), source })
+    fs::create_dir_all(path)?;
+    fs::write(path.join(DEV_MARK), "Made by dev mode, whose keys are public.\n")
 }

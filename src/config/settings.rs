@@ -20,8 +20,8 @@ pub struct Settings {
     /// Directory of the embedded store [default: ./data]
     #[arg(long, value_name = "DIR", env = "MUTE_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Refuse to start where the data directory has no store; otherwise an empty one is made, with a
-    /// warning [default: false]
+    /// Refuse to start where the data directory has no store; otherwise an empty one is made,
+    /// with a warning [default: false]
     #[arg(long, value_name = "BOOL", env = "MUTE_REFUSE_MISSING_DATA_DIR", num_args = 0..=1, default_missing_value = "true")]
     pub refuse_missing_data_dir: Option<bool>,
     /// Let dev mode serve addresses that others can reach, although its keys are public; for
