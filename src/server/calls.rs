@@ -170,19 +170,27 @@ where
             Err(refusal) => Err(refusal),
         };
         let is_unary = has_unary_request && !call.method.is_stream;
-        let response = response.and_then(|response| translate_too_large(call.method, response));
-        let response =
+        let mut response =
             response.and_then(|response| counted(call.method, is_unary, response, guard));
-        // In a box of its own, because few calls compress.
-        let response = match (response, encoding.filter(|_| is_unary)) {
-            (Ok(response), Some(encoding)) => {
-                Ok(Box::pin(compression::compressed(response, encoding)).await)
-            }
-            (response, _) => response,
-        };
-        call.end(response.as_ref().map_or_else(Status::code, |response| code(response.headers())));
+        if let Some(encoding) = encoding.filter(|_| is_unary) {
+            response = match response {
+                // In a box of its own, because few calls compress.
+                Ok(response) => Ok(Box::pin(compression::compressed(response, encoding)).await),
+                refusal => refusal,
+            };
+        }
+        let mut outcome = outcome_of(&response);
+        if outcome == Code::OutOfRange {
+            response = response.and_then(|response| translate_too_large(call.method, response));
+            outcome = outcome_of(&response);
+        }
+        call.end(outcome);
         Ok(response.unwrap_or_else(Status::into_http))
     }
+}
+
+fn outcome_of<ResBody>(response: &Result<Response<ResBody>, Status>) -> Code {
+    response.as_ref().map_or_else(Status::code, |response| code(response.headers()))
 }
 
 /// Takes a slot for a call whose message has arrived. Errors: OVERLOADED.
@@ -198,14 +206,13 @@ fn admit<ReqBody>(
     Ok(Request::from_parts(head, message))
 }
 
-/// The response, unless it says that tonic found the message too large: it says so with
-/// OUT_OF_RANGE, which here means *list again*. Errors: MESSAGE_TOO_LARGE.
+/// A response with OUT_OF_RANGE, unless tonic says so that it found the message too large; here it
+/// means *list again*. Errors: MESSAGE_TOO_LARGE.
 fn translate_too_large<ResBody>(
     method: &Method,
     response: Response<ResBody>,
 ) -> Result<Response<ResBody>, Status> {
-    let head = response.headers();
-    if code(head) != Code::OutOfRange || head.contains_key(GRPC_STATUS_DETAILS) {
+    if response.headers().contains_key(GRPC_STATUS_DETAILS) {
         return Ok(response);
     }
     Err(if method.is_ours {

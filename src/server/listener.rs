@@ -30,7 +30,9 @@ use std::{
 };
 
 use futures_util::{
-    FutureExt as _, StreamExt as _, TryFutureExt as _, future::BoxFuture, stream::FuturesUnordered,
+    FutureExt as _, StreamExt as _, TryFutureExt as _,
+    future::{BoxFuture, Either},
+    stream::FuturesUnordered,
 };
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use hyper::body::{Body, Incoming};
@@ -303,13 +305,17 @@ async fn serve_requests(
         if let Some(names) = &info.certificate {
             request.extensions_mut().insert(names.clone());
         }
+        let response = service.clone().oneshot(request);
+        if !over_http1 {
+            return Either::Left(response);
+        }
         let state = info.state.clone();
-        service.clone().oneshot(request).map_ok(move |mut response| {
-            if over_http1 && state.is_closing() {
+        Either::Right(response.map_ok(move |mut response| {
+            if state.is_closing() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             response
-        })
+        }))
     });
     let is_brief = Arc::new(AtomicBool::new(false));
     let io = Inspected::new(Lingering::new(io, is_brief.clone()));
