@@ -16,7 +16,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{BoxError, Layer, Service, ServiceBuilder, util::option_layer};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
-use super::listener::HttpService;
+use super::connection::HttpService;
 
 /// How long a browser may cache a preflight.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
