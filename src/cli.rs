@@ -38,7 +38,7 @@ const VERSION: &str = concat!(
     name = "mute-service",
     version = VERSION,
     about,
-    after_help = "Without a command, `serve --dev` runs, with the flags that are given: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
+    after_help = "Without a command, `serve --dev` runs, with the flags that are given, unless they or MUTE_CONFIG name a configuration: the embedded store in ./data, loopback addresses only, and the apps, users and rooms of the vendors' examples.\n\
                   MUTE_LOG sets the log level, such as `debug` or `mute_service=debug,h2=warn`.\n\
                   Exit codes: 0 for success, 64 for an error in usage or configuration, 1 for any other failure; `ctl check` has its own."
 )]

@@ -67,7 +67,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a caller is told who asked for gRPC at this URL, with or without TLS, and met this peer.
+/// The message for a caller who asked for gRPC at this URL, with or without TLS, and met this peer.
 /// None: it is what was asked for.
 pub fn elsewhere(url: &str, wants_tls: bool, peer: Peer) -> Option<String> {
     let authority = url.split_once("://").map_or(url, |(_, authority)| authority);

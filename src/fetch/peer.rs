@@ -33,7 +33,7 @@ pub struct Peer {
     pub server: Option<Server>,
 }
 
-/// The servers that are told apart.
+/// The servers that can be recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// Speaks HTTP/2 only, as gRPC does, or answers a call.

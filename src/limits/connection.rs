@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_before_and_after_it_closes_are_told() {
+    async fn a_close_is_noticed_by_who_waited_before_and_after() {
         let connection = connection();
         let mut before = pin!(connection.closing());
         assert!(before.as_mut().now_or_never().is_none());

@@ -20,6 +20,10 @@ const STEP_BYTES: usize = 16 << 10;
 /// library's own limit is 128 MiB, which a frame of a few bytes may ask for.
 const MAX_WINDOW_LOG: u32 = 23;
 
+/// More than this is inflated off the threads of the runtime: a hostile one takes a tenth of a
+/// second.
+const MAX_INLINE_BYTES: usize = 64 << 10;
+
 /// How a message or a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -27,10 +31,6 @@ pub enum Encoding {
     Gzip,
     Zstd,
 }
-
-/// More than this is inflated off the threads of the runtime: a hostile one takes a tenth of a
-/// second.
-const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Appends what `compressed` holds to `into`, which then has at most `max_bytes`. Errors:
 /// [`ReadError::TooLarge`], [`ReadError::Overloaded`], [`ReadError::Malformed`].
@@ -41,24 +41,7 @@ pub fn inflate(
     max_bytes: usize,
     permit: &mut Permit,
 ) -> Result<(), ReadError> {
-    let mut inflate = || inflate_here(encoding, compressed, into, max_bytes, permit);
-    let has_threads = Handle::try_current()
-        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if compressed.len() > MAX_INLINE_BYTES && has_threads {
-        block_in_place(inflate)
-    } else {
-        inflate()
-    }
-}
-
-fn inflate_here(
-    encoding: Encoding,
-    compressed: &[u8],
-    into: &mut Vec<u8>,
-    max_bytes: usize,
-    permit: &mut Permit,
-) -> Result<(), ReadError> {
-    match encoding {
+    off_runtime(compressed.len() > MAX_INLINE_BYTES, || match encoding {
         // One member, as every encoder writes: many empty ones would cost much and give nothing.
         Encoding::Gzip => {
             let mut decoder = flate2::bufread::GzDecoder::new(compressed);
@@ -72,7 +55,14 @@ fn inflate_here(
             });
             append(decoder.map_err(|_| ReadError::Malformed)?, into, max_bytes, permit)
         }
-    }
+    })
+}
+
+/// Does long work where it delays no other task, if there is another thread for these.
+fn off_runtime<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    let has_threads = Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_long && has_threads { block_in_place(work) } else { work() }
 }
 
 fn append(

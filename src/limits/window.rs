@@ -7,14 +7,12 @@
 //! call in the last second are evicted when the number of keys has doubled.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     hash::Hash,
     num::NonZeroU32,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-
-use foldhash::HashMap;
 
 /// The length of the window, in milliseconds.
 const WINDOW_MS: u64 = 1_000;
@@ -28,6 +26,7 @@ pub struct WindowLimiter<K> {
 }
 
 struct Windows<K> {
+    /// With the standard hasher, because strangers choose some of the keys.
     by_key: HashMap<K, Window>,
     /// The number of keys from which on idle ones are evicted.
     evict_from: usize,

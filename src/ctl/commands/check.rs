@@ -18,7 +18,7 @@ use crate::{
 const MAY_NOT_SPEAK: u8 = 1;
 
 impl Session {
-    /// The exit code tells the verdict, also to a caller who does not read the output.
+    /// The exit code is the verdict, also for a caller who does not read the output.
     pub(super) async fn check(
         mut self,
         Member { room, user }: Member,

@@ -130,7 +130,7 @@ function tryIt({ path, method, operation, parameters }) {
   };
   const trigger = h("button", {}, "Try it");
   const missing = h("span", { class: "words" });
-  // A call without its credentials tells only that they are missing.
+  // The answer to a call without its credentials says only that they are missing.
   const refresh = () => {
     const empty = Object.entries(credentials(operation)).filter(([, value]) => !value).map(([name]) => name);
     trigger.disabled = empty.length > 0;
